@@ -1,0 +1,3 @@
+"""Compare quantizations of a vision-language model side by side."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,366 @@
+"""The language half of the split engine: an encoded prompt in, tokens out.
+
+Knows token ids and embeddings, not images, chats or projectors. A prompt is decoded chunk by chunk as
+mtmd_helper_eval_chunks does (llama.cpp tools/mtmd/mtmd-helper.cpp), and the key-value cache is kept by whole chunks:
+a second question on the same image starts behind the image, and what it decodes is cut into the same batches as if
+nothing had been kept, so its logits are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+from llama_cpp import llama_cpp as C
+
+from playground.engine import llama
+from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, TextChunk
+from playground.errors import BadPair, BadPrompt, EngineError, Stopped
+from playground.values import Runtime, Sampling
+
+# Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
+_SEND_INTERVAL_S = 0.02
+
+_INT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _ContextKey:
+    """What a llama_context is made for; another value needs another context."""
+
+    n_ctx: int
+    n_batch: int
+    n_threads: int
+    flash_attention: int
+
+
+class LanguageModel:
+    """Owns a language model and its context until `close`."""
+
+    def __init__(self, path: str, *, n_gpu_layers: int) -> None:
+        self._on_gpu = llama.GPU_OFFLOAD and n_gpu_layers != 0
+        self._model = llama.load_model(path, n_gpu_layers=n_gpu_layers)
+        self._vocabulary = llama.Vocabulary(self._model)
+        self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
+        self.n_embd: int = C.llama_model_n_embd_inp(self._model)
+        self._context: _Context | None = None
+        self._sampling: Sampling | None = None
+        self._chain: C.llama_sampler_p | None = None
+
+    def close(self) -> None:
+        self._drop_context()
+        C.llama_model_free(self._model)
+
+    def _drop_context(self) -> None:
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+        if self._chain is not None:
+            C.llama_sampler_free(self._chain)
+            self._chain = self._sampling = None
+
+    def prepare(self, runtime: Runtime, prompt: EncodedPrompt | None = None) -> float | None:
+        """Make the context for `runtime` (and for `prompt`'s images) and warm it up, if there is none yet.
+
+        Returns the seconds that took, None if there was nothing to do. Raises EngineError.
+        """
+        # While an image is decoded without a causal mask, all of it has to be in one micro-batch.
+        images = prompt.chunks if prompt else ()
+        widest = max((c.n_tokens for c in images if isinstance(c, ImageChunk) and c.non_causal), default=0)
+        wanted = _ContextKey(
+            n_ctx=min(runtime.n_ctx, self.n_ctx_train) if self.n_ctx_train > 0 else runtime.n_ctx,
+            n_batch=max(runtime.n_batch, widest),
+            n_threads=runtime.n_threads or llama.default_threads(),
+            flash_attention=llama.flash_attention(runtime.flash_attention, self._on_gpu),
+        )
+        if self._context is not None and self._context.key == wanted:
+            return None
+        started = time.perf_counter()
+        self._drop_context()
+        self._context = _Context(self._model, wanted)
+        # Without it the first prompt on a GPU runs at a fifth of its speed. On a CPU a short one touches all weights.
+        self._context.warm_up(self._vocabulary.any_token(), wanted.n_batch if self._on_gpu else 2)
+        return time.perf_counter() - started
+
+    def generate(
+        self,
+        prompt: EncodedPrompt,
+        sampling: Sampling,
+        runtime: Runtime,
+        *,
+        cancelled: Event,
+        send: Callable[[Chunk], None],
+    ) -> Finished:
+        """Write an answer to `prompt`, in pieces through `send`.
+
+        Raises BadPair for embeddings of another width, BadPrompt when the prompt does not fit the context,
+        EngineError when llama.cpp fails. A cancelled answer is finished, not an error.
+        """
+        if prompt.n_embd != self.n_embd:
+            raise BadPair(
+                f"The projector writes {prompt.n_embd} values per image token, this language model reads {self.n_embd}."
+            )
+        context_s = self.prepare(runtime, prompt)
+        context = self._context
+        assert context is not None
+        n_prompt = prompt.n_text_tokens + prompt.n_image_tokens
+        if n_prompt >= context.n_ctx:
+            raise BadPrompt(
+                f"The prompt has {n_prompt} tokens ({prompt.n_image_tokens} of them from images), the context holds "
+                f"{context.n_ctx}. {self._remedy(n_prompt, runtime)}"
+            )
+        self._attach_sampler(context, sampling)
+
+        received = time.perf_counter()
+        try:
+            reused = context.read(prompt, cancelled)
+        except Stopped:
+            return Finished("stopped", context_s, None, None, None, 0, 0)
+        chain = self._chain
+        token = C.llama_sampler_sample(chain, context.handle, -1)
+        first_at = last_at = time.perf_counter()
+
+        text = llama.TextStream(sampling.stop)
+        pending_text: list[str] = []
+        pending_ids: list[int] = []
+        sent_at = 0.0
+        generated = 0
+        while True:
+            if self._vocabulary.ends_text(token):
+                reason = "end of text"
+                break
+            generated += 1
+            last_at = sampled_at = time.perf_counter()
+            if generated >= sampling.max_tokens:
+                reason = "max tokens"
+            elif n_prompt + generated >= context.n_ctx:
+                reason = "context full"
+            elif cancelled.is_set():
+                reason = "stopped"
+            else:
+                reason = ""
+                context.decode_token(token)
+            # On a GPU llama_decode returns at once: this is done while it computes.
+            pending_ids.append(token)
+            pending_text.append(text.push(self._vocabulary.piece(token)))
+            if text.stopped:
+                reason = "stop text"
+            if reason:
+                break
+            if sampled_at - sent_at >= _SEND_INTERVAL_S:
+                send(Chunk(text="".join(pending_text), token_ids=tuple(pending_ids)))
+                pending_text, pending_ids, sent_at = [], [], sampled_at
+            token = C.llama_sampler_sample(chain, context.handle, -1)
+        if not text.stopped:
+            pending_text.append(text.push(b"", last=True))
+        send(Chunk(text="".join(pending_text), token_ids=tuple(pending_ids)))
+        return Finished(
+            reason=reason,
+            context_s=context_s,
+            prompt_s=context.read_s,
+            first_token_s=first_at - received,
+            decode_s=last_at - first_at if generated > 1 else None,
+            generated_tokens=generated,
+            reused_tokens=reused,
+        )
+
+    def _remedy(self, n_prompt: int, runtime: Runtime) -> str:
+        if self.n_ctx_train > n_prompt >= runtime.n_ctx:
+            return f"Raise the context size above {n_prompt}, or shorten the prompt."
+        return f"This model was trained for {self.n_ctx_train}: shorten the prompt or use a smaller image."
+
+    def _attach_sampler(self, context: _Context, sampling: Sampling) -> None:
+        """Sample in the compute graph: on a GPU the logits then need not come to the host."""
+        if self._chain is not None and self._sampling == sampling:
+            C.llama_sampler_reset(self._chain)
+            return
+        C.llama_set_sampler(context.handle, 0, None)
+        if self._chain is not None:
+            C.llama_sampler_free(self._chain)
+        self._chain = llama.sampler_chain(sampling, self._vocabulary.n_tokens)
+        self._sampling = sampling
+        C.llama_set_sampler(context.handle, 0, self._chain)
+
+
+class _Context:
+    """Owns a llama_context, its batch buffers, and the knowledge of what its key-value cache holds."""
+
+    def __init__(self, model: C.llama_model_p, key: _ContextKey) -> None:
+        params = C.llama_context_default_params()
+        params.n_ctx = key.n_ctx
+        params.n_batch = params.n_ubatch = key.n_batch
+        params.n_threads = params.n_threads_batch = key.n_threads
+        params.flash_attn_type = key.flash_attention
+        llama.log_lines.clear()
+        handle = C.llama_init_from_model(model, params)
+        if not handle:
+            raise llama.explain(f"llama.cpp could not make a context of {key.n_ctx} tokens.")
+        self.handle = handle
+        self.key = key
+        self.n_ctx: int = C.llama_n_ctx(handle)
+        self.read_s = 0.0
+        self._memory = C.llama_get_memory(handle)
+        self._n_swa: int = C.llama_model_n_swa(model)
+        self._n_pos = 0
+        # Whole chunks in the key-value cache: their key and the position behind them.
+        self._kept: list[tuple[object, int]] = []
+        n = key.n_batch
+        self._n_batch = n
+        self._tokens = (C.llama_token * n)()
+        self._positions = (C.llama_pos * (4 * n))()
+        self._n_seq_id = (ctypes.c_int32 * n)(*([1] * n))
+        self._sequence = (C.llama_seq_id * 1)(0)
+        self._seq_id = (ctypes.POINTER(C.llama_seq_id) * n)(
+            *([ctypes.cast(self._sequence, ctypes.POINTER(C.llama_seq_id))] * n)
+        )
+        self._wants_logits = (ctypes.c_int8 * n)()
+
+    def close(self) -> None:
+        C.llama_free(self.handle)
+
+    def warm_up(self, token: int, n_tokens: int) -> None:
+        C.llama_set_warmup(self.handle, True)
+        for n in (min(n_tokens, self._n_batch, self.n_ctx - 1), 1):
+            for i in range(n):
+                self._tokens[i] = token
+                self._positions[i] = i
+                self._wants_logits[i] = i == n - 1
+            self._decode(self._token_batch(n))
+            C.llama_synchronize(self.handle)
+            C.llama_memory_clear(self._memory, True)
+        C.llama_set_warmup(self.handle, False)
+
+    def read(self, prompt: EncodedPrompt, cancelled: Event) -> int:
+        """Decode the prompt up to its last token's logits. Returns how many tokens of it were still there.
+
+        Sets read_s, the seconds until the logits are there. Raises Stopped when cancelled, EngineError.
+        """
+        started = time.perf_counter()
+        kept = self._keep(prompt)
+        # Between tokens the caller looks at `cancelled`; within a prompt batch ggml asks (CPU only).
+        abort = C.ggml_abort_callback(lambda _data: cancelled.is_set())
+        C.llama_set_abort_callback(self.handle, abort, None)
+        try:
+            for i, chunk in enumerate(prompt.chunks[kept:], start=kept):
+                if isinstance(chunk, TextChunk):
+                    self._read_text(chunk, cancelled, logits=i == len(prompt.chunks) - 1)
+                else:
+                    self._read_image(chunk, cancelled)
+                self._kept.append((_chunk_key(chunk), self._n_pos))
+            C.llama_synchronize(self.handle)
+        except BaseException:
+            self._forget()
+            raise
+        finally:
+            C.llama_set_abort_callback(self.handle, C.ggml_abort_callback(), None)
+        self.read_s = time.perf_counter() - started
+        return sum(_n_tokens(chunk) for chunk in prompt.chunks[:kept])
+
+    def decode_token(self, token: int) -> None:
+        self._tokens[0] = token
+        self._positions[0] = self._n_pos
+        self._wants_logits[0] = 1
+        self._n_pos += 1
+        try:
+            self._decode(self._token_batch(1))
+        except EngineError:
+            self._forget()
+            raise
+
+    def _keep(self, prompt: EncodedPrompt) -> int:
+        """Cut the key-value cache back to the chunks that `prompt` begins with. Returns their number."""
+        n = 0
+        # The last chunk is always read again: its logits are wanted.
+        limit = min(len(self._kept), len(prompt.chunks) - 1)
+        while n < limit and self._kept[n][0] == _chunk_key(prompt.chunks[n]):
+            n += 1
+        if n == 0:
+            self._forget()
+            return 0
+        position = self._kept[n - 1][1]
+        # A sliding window may have dropped what the kept end looks back to; recurrent states cannot be cut.
+        window_gone = self._n_swa > 0 and C.llama_memory_seq_pos_min(self._memory, 0) > max(0, position - self._n_swa)
+        if window_gone or not C.llama_memory_seq_rm(self._memory, 0, position, -1):
+            self._forget()
+            return 0
+        del self._kept[n:]
+        self._n_pos = position
+        return n
+
+    def _forget(self) -> None:
+        C.llama_memory_clear(self._memory, True)
+        self._kept.clear()
+        self._n_pos = 0
+
+    def _read_text(self, chunk: TextChunk, cancelled: Event, *, logits: bool) -> None:
+        ids = chunk.token_ids
+        for start in range(0, len(ids), self._n_batch):
+            part = ids[start : start + self._n_batch]
+            for i, token in enumerate(part):
+                self._tokens[i] = token
+                self._positions[i] = self._n_pos + i
+                self._wants_logits[i] = 0
+            if logits and start + len(part) == len(ids):
+                self._wants_logits[len(part) - 1] = 1
+            self._n_pos += len(part)
+            self._decode(self._token_batch(len(part)), cancelled)
+
+    def _read_image(self, chunk: ImageChunk, cancelled: Event) -> None:
+        width = len(chunk.embeddings) // chunk.n_tokens  # bytes of one embedding
+        embeddings = (ctypes.c_float * (len(chunk.embeddings) // 4)).from_buffer_copy(chunk.embeddings)
+        sections = array("i")
+        sections.frombytes(chunk.positions)
+        if chunk.non_causal:
+            C.llama_set_causal_attn(self.handle, False)
+        try:
+            for start in range(0, chunk.n_tokens, self._n_batch):
+                n = min(self._n_batch, chunk.n_tokens - start)
+                for i in range(n):
+                    self._wants_logits[i] = 0
+                if sections:
+                    for section in range(4):
+                        offset = section * chunk.n_tokens + start
+                        for i in range(n):
+                            self._positions[section * n + i] = sections[offset + i]
+                else:
+                    for i in range(n):
+                        self._positions[i] = self._n_pos + start + i
+                first = ctypes.cast(ctypes.byref(embeddings, start * width), ctypes.POINTER(ctypes.c_float))
+                batch = self._token_batch(n)
+                batch.token, batch.embd = None, first
+                self._decode(batch, cancelled)
+        finally:
+            if chunk.non_causal:
+                C.llama_set_causal_attn(self.handle, True)
+        self._n_pos += chunk.n_pos
+
+    def _token_batch(self, n: int) -> C.llama_batch:
+        return C.llama_batch(
+            n_tokens=n,
+            token=self._tokens,
+            embd=None,
+            pos=self._positions,
+            n_seq_id=self._n_seq_id,
+            seq_id=self._seq_id,
+            logits=self._wants_logits,
+        )
+
+    def _decode(self, batch: C.llama_batch, cancelled: Event | None = None) -> None:
+        code = C.llama_decode(self.handle, batch)
+        if cancelled is not None and cancelled.is_set():
+            raise Stopped("Stopped while the prompt was read.")
+        if code:
+            reason = {1: "the context is full", 2: "it was aborted"}.get(code, f"code {code}")
+            raise EngineError(f"llama.cpp could not go on decoding: {reason}.", tuple(llama.log_lines)[-20:])
+
+
+def _chunk_key(chunk: TextChunk | ImageChunk) -> object:
+    return chunk.token_ids if isinstance(chunk, TextChunk) else (chunk.key, chunk.positions)
+
+
+def _n_tokens(chunk: TextChunk | ImageChunk) -> int:
+    return len(chunk.token_ids) if isinstance(chunk, TextChunk) else chunk.n_tokens

@@ -1,0 +1,185 @@
+"""What parent and worker say to each other. The parent's only door into playground.engine.
+
+One duplex pipe, one msgpack frame a message. The parent sends one request at a time and reads replies until a
+final one (`Failed`, or the reply that the request names). `Cancel` may be sent at any moment. EOF ends the worker.
+"""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from playground.values import Image, Runtime, Sampling
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+# --- parent to worker -----------------------------------------------------------------------------------------
+
+
+class LoadVision(Message, frozen=True, tag=True):
+    """Load a projector and, without its weights, a language model that it belongs to. Reply: Loaded."""
+
+    projector: str
+    model: str
+    use_gpu: bool
+    n_threads: int | None
+
+
+class LoadLanguage(Message, frozen=True, tag=True):
+    """Load a language model and warm up a context for `runtime`. Reply: Loaded."""
+
+    model: str
+    runtime: Runtime
+
+
+class ChatMessage(Message, frozen=True, tag=True):
+    """One turn. `n_images` images stand before its text."""
+
+    role: str
+    text: str
+    n_images: int = 0
+
+
+class Encode(Message, frozen=True, tag=True):
+    """Render the chat, tokenize it, encode its images. To a vision worker. Reply: EncodedPrompt.
+
+    An image without pixels (rgb empty) is one whose embeddings the parent has: it is planned, not encoded.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    images: tuple[Image, ...]
+    chat_template: str | None = None
+
+
+class TextChunk(Message, frozen=True, tag=True):
+    token_ids: tuple[int, ...]
+
+
+class ImageChunk(Message, frozen=True, tag=True):
+    """A stretch of image embeddings; a tiled image has several.
+
+    embeddings: n_tokens x n_embd_inp float32, empty if the image came without pixels.
+    positions: with M-RoPE, 4 x n_tokens int32 in the order t, y, x, z; else empty.
+    """
+
+    image: int  # which of the images
+    key: str  # equal keys have equal embeddings
+    n_tokens: int
+    n_pos: int  # how far the position advances; not n_tokens with M-RoPE
+    non_causal: bool
+    positions: bytes
+    embeddings: bytes
+
+
+class EncodedPrompt(Message, frozen=True, tag=True):
+    """A prompt ready for any language model of the family: all that a generation needs."""
+
+    chunks: tuple[TextChunk | ImageChunk, ...]
+    n_embd: int
+    rendered: str
+    preprocess_s: float
+    encode_s: float | None  # None: no image was encoded
+
+    @property
+    def n_image_tokens(self) -> int:
+        return sum(c.n_tokens for c in self.chunks if isinstance(c, ImageChunk))
+
+    @property
+    def n_text_tokens(self) -> int:
+        return sum(len(c.token_ids) for c in self.chunks if isinstance(c, TextChunk))
+
+
+class Generate(Message, frozen=True, tag=True):
+    """Write an answer. To a language worker. Replies: Chunk ..., then Finished."""
+
+    prompt: EncodedPrompt
+    sampling: Sampling
+    runtime: Runtime
+
+
+class Quantize(Message, frozen=True, tag=True):
+    """Quantize a GGUF file into a new one. To a quantize worker. Replies: Progress ..., then Quantized."""
+
+    source: str
+    target: str
+    quantization: str  # a llama_ftype by name, such as Q4_K_M
+    n_threads: int | None = None
+
+
+class Cancel(Message, frozen=True, tag=True):
+    """Finish what is being done early. The final reply of the running request still comes."""
+
+
+Request = LoadVision | LoadLanguage | Encode | Generate | Quantize | Cancel
+
+
+# --- worker to parent -----------------------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True, tag=True):
+    """The first message: llama.cpp is imported and requests can come."""
+
+    engine: str  # versions of llama-cpp-python and llama.cpp
+    gpu_offload: bool  # built with a GPU backend
+
+
+class Loaded(Message, frozen=True, tag=True):
+    load_s: float
+    warmup_s: float
+    n_ctx_train: int
+
+
+class Chunk(Message, frozen=True, tag=True):
+    """A piece of the answer; several tokens if they come faster than a person can see."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+class Finished(Message, frozen=True, tag=True):
+    """Times of one generation, by one clock inside the worker. None: it was stopped before that."""
+
+    reason: str
+    context_s: float | None  # a new context had to be made and warmed up; not part of the times below
+    prompt_s: float | None
+    first_token_s: float | None  # from the request's arrival to the first token
+    decode_s: float | None  # from the first token to the last one
+    generated_tokens: int
+    reused_tokens: int
+
+
+class Quantized(Message, frozen=True, tag=True):
+    seconds: float
+
+
+class Failed(Message, frozen=True, tag=True):
+    """The request failed, the worker lives on. `kind` is a class of playground.errors."""
+
+    kind: str
+    message: str
+
+
+Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Quantized | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def send(connection: Connection, message: Request | Reply) -> None:
+    """Raises OSError when the other side is gone."""
+    connection.send_bytes(_encoder.encode(message))
+
+
+def receive_request(connection: Connection) -> Request:
+    """Raises EOFError or OSError when the parent is gone."""
+    return _requests.decode(connection.recv_bytes())
+
+
+def receive_reply(connection: Connection) -> Reply:
+    """Raises EOFError or OSError when the worker is gone."""
+    return _replies.decode(connection.recv_bytes())

@@ -1,0 +1,173 @@
+"""The vision half of the split engine: chat and images in, a prompt of token ids and image embeddings out.
+
+It holds a projector and, without its weights, a language model whose vocabulary and widths it needs. What it makes
+is what mtmd_helper_eval_chunks would feed to llama_decode (llama.cpp tools/mtmd/mtmd-helper.cpp), for any language
+model of the family; tests/test_engine_equality.py proves it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import time
+from array import array
+from collections.abc import Sequence
+
+from llama_cpp import llama_cpp as C
+from llama_cpp import mtmd_cpp as M
+
+from playground.engine import llama, templates
+from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
+from playground.errors import BadModel, BadPair, BadPrompt, EngineError
+from playground.values import Image
+
+_FLOAT_BYTES = 4
+
+
+class VisionModel:
+    """Owns a projector and its weightless language model until `close`."""
+
+    def __init__(self, projector: str, model: str, *, use_gpu: bool, n_threads: int | None) -> None:
+        self._model = llama.load_model(model, weights=False)
+        try:
+            self._mtmd = llama.load_projector(
+                projector, self._model, use_gpu=use_gpu, n_threads=n_threads or llama.default_threads()
+            )
+        except Exception:
+            C.llama_model_free(self._model)
+            raise
+        self._vocabulary = llama.Vocabulary(self._model)
+        self._marker = (M.mtmd_get_marker(self._mtmd) or b"").decode()
+        self._template = llama.metadata(self._model, "tokenizer.chat_template")
+        self.n_embd: int = C.llama_model_n_embd_inp(self._model)
+        self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
+
+    def close(self) -> None:
+        M.mtmd_free(self._mtmd)
+        C.llama_model_free(self._model)
+
+    def render(self, messages: Sequence[ChatMessage], chat_template: str | None) -> str:
+        """The prompt's text with an image marker where each image goes."""
+        template = chat_template or self._template
+        if not template:
+            raise BadModel(
+                "The language model's file has no chat template. Choose one; the model's card says which. "
+                f"llama.cpp has {', '.join(templates.builtin_names()[:6])} and more built in."
+            )
+        templates.check(template)
+        text = templates.render(
+            template, messages, self._marker, bos=self._vocabulary.bos, eos=self._vocabulary.eos
+        )
+        # llama_tokenize adds the BOS token; a template that writes it too would double it.
+        if self._vocabulary.adds_bos and self._vocabulary.bos:
+            text = text.removeprefix(self._vocabulary.bos)
+        return text
+
+    def encode(
+        self, messages: Sequence[ChatMessage], images: Sequence[Image], chat_template: str | None
+    ) -> EncodedPrompt:
+        """Tokenize the chat and encode the images that come with pixels.
+
+        Raises BadModel for a template without a place for the image, BadPair when the vocabulary lacks a token
+        that the projector type needs, EngineError when llama.cpp fails.
+        """
+        rendered = self.render(messages, chat_template)
+        started = time.perf_counter()
+        chunks = M.mtmd_input_chunks_init()
+        try:
+            self._tokenize(rendered, images, chunks)
+            preprocess_s = time.perf_counter() - started
+            encode_s = 0.0
+            encoded: list[TextChunk | ImageChunk] = []
+            n_past = 0
+            for i in range(M.mtmd_input_chunks_size(chunks)):
+                chunk = M.mtmd_input_chunks_get(chunks, i)
+                if M.mtmd_input_chunk_get_type(chunk) == M.MTMD_INPUT_CHUNK_TYPE_TEXT:
+                    text = self._text_chunk(chunk)
+                    encoded.append(text)
+                    n_past += len(text.token_ids)
+                    continue
+                image = int(M.mtmd_input_chunk_get_id(chunk))  # all tiles of an image carry its id
+                encode_started = time.perf_counter()
+                tile = self._image_chunk(chunk, image, n_past, with_pixels=bool(images[image].rgb))
+                encode_s += time.perf_counter() - encode_started
+                encoded.append(tile)
+                n_past += tile.n_pos
+        finally:
+            M.mtmd_input_chunks_free(chunks)
+        return EncodedPrompt(
+            chunks=tuple(encoded),
+            n_embd=self.n_embd,
+            rendered=rendered.replace(self._marker, "<image>"),
+            preprocess_s=preprocess_s,
+            encode_s=encode_s if any(image.rgb for image in images) else None,
+        )
+
+    def _tokenize(self, text: str, images: Sequence[Image], chunks: object) -> None:
+        bitmaps = []
+        try:
+            for i, image in enumerate(images):
+                pixels = (ctypes.c_uint8 * len(image.rgb)).from_buffer_copy(image.rgb) if image.rgb else None
+                # Without pixels mtmd plans the same chunks but leaves out the preprocessing.
+                bitmap = M.mtmd_bitmap_init(image.width, image.height, pixels)
+                M.mtmd_bitmap_set_id(bitmap, str(i).encode())
+                bitmaps.append(bitmap)
+            raw = text.encode()
+            prompt = M.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
+            array_of = (M.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
+            llama.log_lines.clear()
+            code = M.mtmd_tokenize(self._mtmd, chunks, ctypes.byref(prompt), array_of, len(bitmaps))
+            if code == 1:
+                raise BadPrompt("The prompt has another number of image places than images.")
+            if code:
+                raise llama.explain("llama.cpp could not prepare the image.")
+        finally:
+            for bitmap in bitmaps:
+                M.mtmd_bitmap_free(bitmap)
+
+    def _text_chunk(self, chunk: object) -> TextChunk:
+        count = ctypes.c_size_t()
+        tokens = M.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
+        token_ids = tuple(tokens[: count.value])
+        if any(not 0 <= token < self._vocabulary.n_tokens for token in token_ids):
+            # llama.cpp aborts the process on these.
+            raise BadPair(
+                "The projector needs special tokens around an image that this language model's vocabulary lacks: "
+                "they were not made for each other. Use the mmproj file that was published with this model."
+            )
+        return TextChunk(token_ids=token_ids)
+
+    def _image_chunk(self, chunk: object, image: int, n_past: int, *, with_pixels: bool) -> ImageChunk:
+        n_tokens = int(M.mtmd_input_chunk_get_n_tokens(chunk))
+        embeddings = b""
+        if with_pixels:
+            llama.log_lines.clear()
+            if M.mtmd_encode_chunk(self._mtmd, chunk):
+                raise llama.explain("llama.cpp could not encode the image.")
+            output = M.mtmd_get_output_embd(self._mtmd)
+            if not output:
+                raise EngineError("llama.cpp gave no embeddings for the image.", tuple(llama.log_lines)[-20:])
+            embeddings = ctypes.string_at(output, n_tokens * self.n_embd * _FLOAT_BYTES)
+        return ImageChunk(
+            image=image,
+            key=hashlib.blake2b(embeddings, digest_size=16).hexdigest() if embeddings else "",
+            n_tokens=n_tokens,
+            n_pos=int(M.mtmd_input_chunk_get_n_pos(chunk)),
+            non_causal=bool(M.mtmd_decode_use_non_causal(self._mtmd, chunk)),
+            positions=self._positions(chunk, n_tokens, n_past),
+            embeddings=embeddings,
+        )
+
+    def _positions(self, chunk: object, n_tokens: int, n_past: int) -> bytes:
+        """4 x n_tokens int32 in the order t, y, x, z for M-RoPE; empty otherwise."""
+        if not M.mtmd_decode_use_mrope(self._mtmd):
+            return b""
+        positions = (M.mtmd_decoder_pos * n_tokens)()
+        M.mtmd_helper_image_get_decoder_pos(M.mtmd_input_chunk_get_tokens_image(chunk), n_past, positions)
+        sections = (
+            array("i", (p.t for p in positions)),
+            array("i", (p.y for p in positions)),
+            array("i", (p.x for p in positions)),
+            array("i", (p.z for p in positions)),
+        )
+        return b"".join(section.tobytes() for section in sections)

@@ -1,0 +1,123 @@
+"""A worker: the process that owns llama.cpp objects. `python -m playground.engine.worker FD`.
+
+The main thread serves one request at a time. A second thread reads the pipe, so that Cancel gets through while
+llama.cpp computes, and so that the worker ends at once when the app does (EOF), however that came about.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Event, Thread
+
+from playground.engine import llama  # first: llama_cpp before numpy (see there)
+from playground.engine.language import LanguageModel
+from playground.engine.protocol import (
+    Cancel,
+    Encode,
+    Failed,
+    Generate,
+    Loaded,
+    LoadLanguage,
+    LoadVision,
+    Quantize,
+    Quantized,
+    Ready,
+    Reply,
+    Request,
+    receive_request,
+    send,
+)
+from playground.engine.quantize import quantize
+from playground.engine.vision import VisionModel
+from playground.errors import PlaygroundError
+
+
+
+class Worker:
+    """Serves requests with whatever model it was told to load."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._cancelled = Event()
+        self._vision: VisionModel | None = None
+        self._language: LanguageModel | None = None
+
+    def serve(self) -> None:
+        """Serve until the parent is gone; then the process ends."""
+        requests: SimpleQueue[Request] = SimpleQueue()
+        Thread(target=self._read, args=(requests,), daemon=True).start()
+        self._send(Ready(engine=llama.start(), gpu_offload=llama.GPU_OFFLOAD))
+        while True:
+            request = requests.get()
+            try:
+                self._send(self._answer(request))
+            except PlaygroundError as error:
+                self._send(Failed(kind=type(error).__name__, message=str(error)))
+            except MemoryError:
+                self._send(Failed(kind="OutOfMemory", message="The worker ran out of host memory."))
+
+    def _read(self, requests: SimpleQueue[Request]) -> None:
+        try:
+            while True:
+                request = receive_request(self._connection)
+                if isinstance(request, Cancel):
+                    self._cancelled.set()
+                else:
+                    # Cleared here, not where the request is served: a Cancel that follows must not be lost.
+                    self._cancelled.clear()
+                    requests.put(request)
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            send(self._connection, reply)
+        except OSError:
+            os._exit(0)
+
+    def _answer(self, request: Request) -> Reply:
+        match request:
+            case LoadLanguage():
+                started = time.perf_counter()
+                self._language = LanguageModel(request.model, n_gpu_layers=request.runtime.n_gpu_layers)
+                loaded = time.perf_counter()
+                self._language.prepare(request.runtime)
+                return Loaded(loaded - started, time.perf_counter() - loaded, self._language.n_ctx_train)
+            case LoadVision():
+                started = time.perf_counter()
+                self._vision = VisionModel(
+                    request.projector, request.model, use_gpu=request.use_gpu, n_threads=request.n_threads
+                )
+                return Loaded(time.perf_counter() - started, 0.0, self._vision.n_ctx_train)
+            case Encode():
+                assert self._vision is not None
+                return self._vision.encode(request.messages, request.images, request.chat_template)
+            case Generate():
+                assert self._language is not None
+                return self._language.generate(
+                    request.prompt,
+                    request.sampling,
+                    request.runtime,
+                    cancelled=self._cancelled,
+                    send=self._send,
+                )
+            case Quantize():
+                started = time.perf_counter()
+                quantize(request.source, request.target, request.quantization, request.n_threads)
+                return Quantized(time.perf_counter() - started)
+            case _:
+                raise AssertionError(f"not a request: {request}")
+
+
+def main() -> None:
+    # llama.cpp and its bindings write to stdout; it goes where the parent keeps the log.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    Worker(Connection(int(sys.argv[1]))).serve()
+
+
+if __name__ == "__main__":
+    main()

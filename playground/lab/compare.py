@@ -1,0 +1,317 @@
+"""The main job: one prompt about one image, answered by several variants, side by side.
+
+`run` is a plain iterator over what the panes look like; the page, the command line and the API only render it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event, Lock, Thread
+
+from playground.engine import protocol
+from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
+from playground.lab import divergence, metrics
+from playground.lab.embeddings import EmbeddingCache
+from playground.pool.pool import Pool, language_spec, vision_spec
+from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant
+
+# How often an update is made while tokens come, and the longest silence: Gradio can close a generator only between
+# two yields.
+_UPDATE_S = 0.05
+_HEARTBEAT_S = 0.25
+
+
+class Stop:
+    """Lets a person stop one pane or the whole run, from any thread."""
+
+    def __init__(self) -> None:
+        self._all = Event()
+        self._panes: set[str] = set()
+
+    def run(self) -> None:
+        self._all.set()
+
+    def pane(self, variant: str) -> None:
+        self._panes.add(variant)
+
+    def wanted(self, variant: str | None = None) -> bool:
+        return self._all.is_set() or variant in self._panes
+
+
+def check(comparison: Comparison, max_panes: int) -> None:
+    """Raises BadInput or BadPrompt for what can be told without loading anything."""
+    if not comparison.prompt.strip():
+        raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
+    if not comparison.variants:
+        raise BadInput("No variant is ticked. Tick at least one quantization.")
+    if len(comparison.variants) > max_panes:
+        raise BadInput(f"{len(comparison.variants)} variants are ticked; at most {max_panes} fit in one comparison.")
+
+
+def run(
+    comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: Stop, *, max_panes: int = 16
+) -> Iterator[ComparisonUpdate]:
+    """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
+
+    Raises BadInput before anything is loaded. What goes wrong in a pane is told in that pane. Closing the iterator
+    stops the run.
+    """
+    check(comparison, max_panes)
+    panes = _Panes(comparison)
+    yield panes.update()
+    thread = Thread(target=_Run(comparison, pool, embeddings, stop, panes).execute, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            if panes.changed.wait(_HEARTBEAT_S):
+                panes.changed.clear()
+                yield panes.update()
+                thread.join(_UPDATE_S)
+            else:
+                yield panes.update()
+        yield panes.update(done=True)
+    finally:
+        stop.run()
+
+
+class _Panes:
+    """What the panes look like now. Written by the run's threads, read by the iterator."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.changed = Event()
+        self._lock = Lock()
+        self._panes = {v.id: Pane(variant=v.id) for v in comparison.variants}
+        self._reference = comparison.reference
+        self._place: int | None = None
+        self._rendered: str | None = None
+        self._notes: tuple[str, ...] = tuple(image.note for image in comparison.images if image.note)
+        self._started = time.monotonic()
+
+    def __getitem__(self, variant: str) -> Pane:
+        with self._lock:
+            return self._panes[variant]
+
+    def set(self, variant: str, **fields: object) -> None:
+        with self._lock:
+            pane = replace(self._panes[variant], **fields)  # type: ignore[arg-type]
+            self._panes[variant] = pane
+            # The reference's end decides about panes that were there before it.
+            others = self._panes if variant == self._reference else [variant]
+            for other in others:
+                self._panes[other] = self._compared(self._panes[other])
+        self.changed.set()
+
+    def place(self, place: int) -> None:
+        with self._lock:
+            self._place = place or None
+        self.changed.set()
+
+    def rendered(self, text: str) -> None:
+        with self._lock:
+            self._rendered = text
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            if text not in self._notes:
+                self._notes += (text,)
+
+    def update(self, *, done: bool = False) -> ComparisonUpdate:
+        with self._lock:
+            return ComparisonUpdate(
+                panes=tuple(self._panes.values()),
+                done=done,
+                queue_place=self._place,
+                rendered_prompt=self._rendered,
+                notes=self._notes,
+                elapsed_s=time.monotonic() - self._started,
+            )
+
+    def _compared(self, pane: Pane) -> Pane:
+        reference = self._panes.get(self._reference)
+        # A reference that was stopped or failed half-way is nothing to compare with.
+        if reference is None or pane.variant == reference.variant or reference.state is not PaneState.DONE:
+            return pane
+        first = divergence.first_divergence(
+            reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE
+        )
+        return replace(pane, first_divergence=first)
+
+
+class _Run:
+    """Executes one comparison in a thread of its own (with Order.RACE, one more for each pane)."""
+
+    def __init__(
+        self, comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: Stop, panes: _Panes
+    ) -> None:
+        self._comparison = comparison
+        self._pool = pool
+        self._embeddings = embeddings
+        self._stop = stop
+        self._panes = panes
+        self._prompts: dict[tuple[str, ...], protocol.EncodedPrompt | PlaygroundError] = {}
+
+    def execute(self) -> None:
+        variants = self._in_order()
+        try:
+            with self._pool.turn(stop=self._stop.wanted, on_place=self._panes.place):
+                if self._comparison.order is Order.RACE:
+                    for variant in variants:
+                        self._guarded(variant, self._encode)
+                    with ThreadPoolExecutor(len(variants)) as threads:
+                        list(threads.map(lambda v: self._guarded(v, self._write), variants))
+                else:
+                    for variant in variants:
+                        self._guarded(variant, self._encode)
+                        self._guarded(variant, self._write)
+        except PlaygroundError as error:  # while it waited for its turn
+            for variant in variants:
+                self._fail(variant, error)
+
+    def _in_order(self) -> list[Variant]:
+        """The reference first: the others can then show from the first token on where they part from it."""
+        return sorted(self._comparison.variants, key=lambda v: v.id != self._comparison.reference)
+
+    def _guarded(self, variant: Variant, step: Callable[[Variant], None]) -> None:
+        """Run a step of a pane; whatever goes wrong ends this pane only."""
+        if self._panes[variant.id].state.ended:
+            return
+        try:
+            if self._stop.wanted(variant.id):
+                raise Stopped("Stopped before it began.")
+            step(variant)
+        except PlaygroundError as error:
+            self._fail(variant, error)
+        except Exception as error:  # a pane must end in a stated state, whatever happened
+            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}: {error}"))
+            raise
+
+    def _fail(self, variant: Variant, error: PlaygroundError) -> None:
+        if isinstance(error, Stopped):
+            self._panes.set(variant.id, state=PaneState.STOPPED, note=None, finish_reason="stopped")
+            return
+        log = error.log[-12:] if isinstance(error, EngineError) else ()
+        self._panes.set(variant.id, state=PaneState.FAILED, error=error.message, log=log, note=None)
+
+    def _wanted(self, variant: Variant) -> Callable[[], bool]:
+        return lambda: self._stop.wanted(variant.id)
+
+    def _prompt_key(self, variant: Variant) -> tuple[str, ...]:
+        """Variants with equal keys share one encoded prompt."""
+        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "")
+
+    def _encode(self, variant: Variant) -> None:
+        """Have the prompt encoded, once for all variants that share it, and note what this pane waited for."""
+        key = self._prompt_key(variant)
+        paid = key not in self._prompts
+        cached = False
+        if paid:
+            try:
+                self._prompts[key], cached = self._encode_prompt(variant)
+            except Stopped:
+                raise
+            except PlaygroundError as error:
+                self._prompts[key] = error
+        prompt = self._prompts[key]
+        if isinstance(prompt, PlaygroundError):
+            raise prompt
+        self._panes.rendered(prompt.rendered)
+        self._panes.set(
+            variant.id, metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid)
+        )
+
+    def _encode_prompt(self, variant: Variant) -> tuple[protocol.EncodedPrompt, bool]:
+        """Returns the prompt, and whether all image embeddings came from the cache."""
+        comparison = self._comparison
+        images = comparison.images
+        keys = {i: self._embeddings.key(variant.projector, image) for i, image in enumerate(images)}
+        known = {i: key for i, key in keys.items() if self._embeddings.has(key)}
+        message = protocol.ChatMessage(role="user", text=comparison.prompt, n_images=len(images))
+        template = comparison.chat_template or variant.chat_template
+        self._panes.set(variant.id, state=PaneState.LOADING, note="projector")
+        spec = vision_spec(variant.projector, variant.model, comparison.runtime)
+        with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
+            self._panes.set(
+                variant.id,
+                state=PaneState.READING,
+                note=None,
+                metrics=replace(self._panes[variant.id].metrics, projector_load_s=lease.load_s),
+            )
+
+            def encode(known: dict[int, str]) -> protocol.EncodedPrompt:
+                sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
+                reply = lease.request(protocol.Encode((message,), sent, template), stop=self._wanted(variant))
+                assert isinstance(reply, protocol.EncodedPrompt)
+                return reply
+
+            prompt = encode(known)
+            filled = self._embeddings.fill(prompt, known)
+            if filled is None:  # evicted in between, or of another shape
+                known = {}
+                filled = prompt = encode(known)
+        for i, key in keys.items():
+            if i not in known:
+                self._embeddings.put(key, prompt, i)
+        if self._embeddings.problem:
+            self._panes.note(self._embeddings.problem)
+        return filled, len(known) == len(images) and bool(images)
+
+    def _write(self, variant: Variant) -> None:
+        comparison = self._comparison
+        prompt = self._prompts[self._prompt_key(variant)]
+        assert isinstance(prompt, protocol.EncodedPrompt)
+        self._panes.set(variant.id, state=PaneState.LOADING, note="language model")
+        spec = language_spec(variant.model, comparison.runtime)
+        with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
+            sizes = replace(
+                self._panes[variant.id].metrics,
+                load_s=lease.load_s,
+                model_bytes=variant.model.bytes,
+                projector_bytes=variant.projector.bytes,
+                speed_shared=comparison.order is Order.RACE and len(comparison.variants) > 1,
+            )
+            self._panes.set(variant.id, state=PaneState.READING, note=None, metrics=sizes)
+
+            def on_chunk(chunk: protocol.Chunk) -> None:
+                pane = self._panes[variant.id]
+                self._panes.set(
+                    variant.id,
+                    state=PaneState.WRITING,
+                    text=pane.text + chunk.text,
+                    token_ids=pane.token_ids + chunk.token_ids,
+                )
+
+            finished = lease.request(
+                protocol.Generate(prompt, comparison.sampling, comparison.runtime),
+                on_chunk=on_chunk,
+                stop=self._wanted(variant),
+            )
+            assert isinstance(finished, protocol.Finished)
+            rss, gpu = self._pool.worker_bytes(lease.pid)
+        numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
+        self._panes.set(
+            variant.id,
+            state=PaneState.STOPPED if finished.reason == "stopped" else PaneState.DONE,
+            metrics=replace(numbers, host_rss_bytes=rss, gpu_bytes=gpu),
+            finish_reason=finished.reason,
+        )
+
+
+def reference_of(variants: Sequence[Variant], wanted: str | None = None) -> str:
+    """The id of the variant to compare with: the wanted one, the family's reference, or the most precise one.
+
+    Raises BadInput if there is no variant, or the wanted one is not among them.
+    """
+    if not variants:
+        raise BadInput("No variant is ticked. Tick at least one quantization.")
+    if wanted:
+        for variant in variants:
+            if wanted in (variant.id, variant.label):
+                return variant.id
+        raise BadInput(f"The reference '{wanted}' is not among the variants of this run.")
+    for variant in variants:
+        if variant.reference:
+            return variant.id
+    return max(variants, key=lambda v: (v.model.bits_per_weight or 0, v.projector.bits_per_weight or 0)).id

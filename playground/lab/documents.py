@@ -1,0 +1,128 @@
+"""The JSON documents of the command line and the API, and the settings they take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import msgspec
+
+from playground.errors import BadInput
+from playground.values import (
+    ComparisonUpdate,
+    MemoryReport,
+    Order,
+    Pane,
+    Runtime,
+    Sampling,
+    Variant,
+)
+
+
+class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything about a run but the image, the prompt and the variants. What is left out keeps its default."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+    n_ctx: int | None = None
+    n_threads: int | None = None
+    n_batch: int | None = None
+    n_gpu_layers: int | None = None
+    flash_attention: bool | None = None
+    order: Order | None = None
+    reference: str | None = None
+    chat_template: str | None = None
+
+    def sampling(self) -> Sampling:
+        return replace(Sampling(), **self._given(Sampling))
+
+    def runtime(self) -> Runtime:
+        return replace(Runtime(), **self._given(Runtime))
+
+    def _given(self, kind: type) -> dict[str, Any]:
+        return {
+            name: value
+            for name in kind.__dataclass_fields__  # type: ignore[attr-defined]
+            if (value := getattr(self, name)) is not None
+        }
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 5),
+    "top_k": (0, 1000),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repeat_penalty": (0.5, 2),
+    "seed": (0, 2**32 - 1),
+    "max_tokens": (1, 8192),
+    "n_ctx": (64, 262_144),
+    "n_threads": (1, 256),
+    "n_batch": (8, 8192),
+    "n_gpu_layers": (-1, 1000),
+}
+
+
+def read_settings(document: dict[str, Any] | None) -> RunSettings:
+    """Raises BadInput naming the setting and what it may be."""
+    try:
+        settings = msgspec.convert(document or {}, RunSettings)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"The settings cannot be used: {error}.") from None
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:  # NaN fails too
+            raise BadInput(f"{name} has to be between {low} and {high}, not {value}.")
+    if sum(len(stop) for stop in settings.stop or ()) > 1000:
+        raise BadInput("The stop texts are too long: at most 1000 characters together.")
+    return settings
+
+
+def of_variant(variant: Variant) -> dict[str, Any]:
+    """bytes and sha256 are the language model's; the projector has its own keys."""
+    return {
+        "id": variant.id,
+        "family": variant.family,
+        "label": variant.label,
+        "quantization": variant.model.quantization,
+        "projector": variant.projector.quantization,
+        "bytes": variant.model.bytes,
+        "sha256": variant.model.sha256,
+        "bits_per_weight": variant.model.bits_per_weight,
+        "projector_bytes": variant.projector.bytes,
+        "projector_sha256": variant.projector.sha256,
+        "reference": variant.reference,
+    }
+
+
+def of_pane(pane: Pane) -> dict[str, Any]:
+    return {
+        "variant": pane.variant,
+        "state": pane.state.value,
+        "text": pane.text,
+        "metrics": asdict(pane.metrics),
+        "first_divergence": pane.first_divergence,
+        "error": pane.error,
+        "finish_reason": pane.finish_reason,
+        "token_ids": list(pane.token_ids),
+    }
+
+
+def of_update(update: ComparisonUpdate) -> dict[str, Any]:
+    return {
+        "panes": [of_pane(pane) for pane in update.panes],
+        "done": update.done,
+        "queue_place": update.queue_place,
+        "notes": list(update.notes),
+        "elapsed_s": update.elapsed_s,
+        "rendered_prompt": update.rendered_prompt,
+    }
+
+
+def of_memory(report: MemoryReport) -> dict[str, Any]:
+    return asdict(report)

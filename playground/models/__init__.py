@@ -1,0 +1,1 @@
+"""Where files come from. Sees only values and errors."""

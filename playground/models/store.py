@@ -1,0 +1,237 @@
+"""The variants that are there: of the presets, and of pairs that a person opened."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+
+from playground import disk
+from playground.errors import BadInput, BadModel, BadPair, NotAllowed, PlaygroundError
+from playground.models.gguf import GgufHeader, read_header
+from playground.models.presets import Preset, data_folder, read_presets
+from playground.values import ModelFile, Variant
+
+# Quantizer: source, target, quantization. Raises PlaygroundError.
+Quantizer = Callable[[Path, Path, str], None]
+
+# The quantization in a file's name, as Hugging Face's publishers write it; it tells UD-Q4_K_XL from Q4_K_M, which
+# general.file_type cannot.
+_NAMED = re.compile(
+    r"(?:^|[-._])((?:UD-|i1-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|F16|F32|MXFP4(?:_MOE)?|NVFP4))(?=[-._]|$)",
+    re.IGNORECASE,
+)
+
+
+def quantization_of(path: Path, header: GgufHeader) -> str:
+    found = _NAMED.findall(path.stem)
+    return str(found[-1]).upper().replace("I1-", "i1-") if found else header.quantization
+
+
+class Store:
+    """Owns the list of variants. Safe to use from several threads."""
+
+    def __init__(self, cache_dir: Path, allowed: Sequence[Path] | None) -> None:
+        """`allowed`: folders whose files may be opened; None for any, when the operator asks on the command line."""
+        self._cache_dir = cache_dir
+        self._allowed = None if allowed is None else tuple(folder.resolve() for folder in allowed)
+        self._checksums = disk.open_cache(cache_dir / "checksums", 16 * 2**20)
+        self._lock = Lock()
+        self._presets = read_presets()
+        self._variants: dict[str, Variant] = {}
+        self.problems: tuple[str, ...] = ()
+        for preset in self._presets:
+            self._add_grid(preset, self._derived(preset, preset.model), self._derived(preset, preset.projector))
+
+    def close(self) -> None:
+        self._checksums.close()
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        return self._presets
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        with self._lock:
+            return tuple(self._variants.values())
+
+    def derive(self, quantize: Quantizer, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Make the presets' derived files that are missing. Seconds at the first start, nothing after.
+
+        What cannot be made is left out, and told in `problems`.
+        """
+        for preset in self._presets:
+            models, projectors = self._derived(preset, preset.model), self._derived(preset, preset.projector)
+            wanted = [(preset.model, q, models) for q in preset.derive.models]
+            wanted += [(preset.projector, q, projectors) for q in preset.derive.projectors]
+            for source, quantization, there in wanted:
+                if quantization in there:
+                    continue
+                tell(f"Making {quantization} of {Path(source).name} ...")
+                try:
+                    there[quantization] = self._make(data_folder() / source, quantization, quantize)
+                except (PlaygroundError, OSError) as error:
+                    self.problems += (f"{quantization} of {preset.name} could not be made: {error}",)
+            self._add_grid(preset, models, projectors)
+
+    def open_pair(self, model: Path, projector: Path) -> Variant:
+        """Add a language model and a projector on this machine as a variant.
+
+        Raises NotAllowed for a path outside the allowed folders, BadModel or BadPair with what is wrong.
+        """
+        model, projector = self._permitted(model), self._permitted(projector)
+        model_header, projector_header = read_header(model), read_header(projector)
+        if model_header.is_projector and not projector_header.is_projector:
+            raise BadPair(
+                f"The two files are swapped: {model.name} is the projector, {projector.name} the language model."
+            )
+        if model_header.is_projector:
+            raise BadPair(f"{model.name} is a projector too. Give the language model's file as the model.")
+        if not projector_header.is_projector:
+            raise BadPair(
+                f"{projector.name} is a language model, not a projector. The projector is the file that its "
+                "publisher calls mmproj."
+            )
+        if projector_header.metadata.get("clip.has_vision_encoder") is False:
+            raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
+        family = model_header.text("general.basename") or _NAMED.split(model.stem)[0].strip("-._") or model.stem
+        variant = _variant(family, self._file(model, model_header), self._file(projector, projector_header))
+        with self._lock:
+            same = [v for v in self._variants.values() if v.family == family]
+            known = self._variants.get(variant.id)
+            if known and (known.model.sha256, known.projector.sha256) != (
+                variant.model.sha256,
+                variant.projector.sha256,
+            ):
+                variant = replace(variant, id=f"{variant.id}@{variant.model.sha256[:8]}", label=model.stem)
+            # The first pair of a family is its reference until one of more bits comes.
+            best = max(same, key=_precision, default=None)
+            if best is None or _precision(variant) > _precision(best):
+                for other in same:
+                    self._variants[other.id] = replace(other, reference=False)
+                variant = replace(variant, reference=True)
+            self._variants[variant.id] = variant
+        return variant
+
+    def choose(self, names: Sequence[str], projectors: Sequence[str] = ()) -> tuple[Variant, ...]:
+        """Variants by id, by label such as Q4_K_M, or by quantization with each of `projectors`.
+
+        Raises BadInput naming what there is.
+        """
+        variants = self.variants
+        chosen: dict[str, Variant] = {}
+        for name in names:
+            if projectors:
+                found = [
+                    v for v in variants if v.model.quantization == name and v.projector.quantization in projectors
+                ]
+            else:
+                found = [v for v in variants if v.label == name]
+            found = found or [v for v in variants if v.id == name]
+            if not found:
+                labels = ", ".join(dict.fromkeys(v.label for v in variants))
+                raise BadInput(f"There is no variant called '{name}'. There are: {labels}.")
+            chosen |= {v.id: v for v in found}
+        return tuple(chosen.values())
+
+    def _permitted(self, path: Path) -> Path:
+        path = path.expanduser().resolve()
+        if self._allowed is not None and not any(path.is_relative_to(folder) for folder in self._allowed):
+            where = ", ".join(str(folder) for folder in self._allowed) or "none yet (PLAYGROUND_MODEL_DIRS)"
+            raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
+        return path
+
+    def _file(self, path: Path, header: GgufHeader) -> ModelFile:
+        return ModelFile(
+            path=str(path),
+            bytes=header.file_bytes,
+            sha256=self._sha256(path),
+            quantization=quantization_of(path, header),
+            n_params=header.n_params,
+            architecture=header.architecture,
+            vocabulary_sha256=None if header.is_projector else header.vocabulary_sha256,
+        )
+
+    def _sha256(self, path: Path) -> str:
+        """Of the whole file; kept by path, size and time of change, since a 5 GB file takes seconds."""
+        stat = path.stat()
+        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+        try:
+            known = self._checksums.get(key)
+            if known:
+                return bytes(known).decode()
+        except disk.DISK_ERRORS:
+            pass
+        with open(path, "rb") as file:
+            value = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            self._checksums.set(key, value.encode())
+        except disk.DISK_ERRORS:
+            pass  # a full disk only costs the next start some time
+        return value
+
+    def _derived(self, preset: Preset, source: str) -> dict[str, ModelFile]:
+        """The source file and what was made of it, by quantization, in the preset's order."""
+        path = data_folder() / source
+        files = [path]
+        wanted = preset.derive.models if source == preset.model else preset.derive.projectors
+        files += [target for q in wanted if (target := self._target(path, q)).exists()]
+        found: dict[str, ModelFile] = {}
+        for file in files:
+            try:
+                header = read_header(file)
+            except BadModel:
+                if file == path:
+                    raise
+                continue  # made again by derive()
+            found[quantization_of(file, header)] = self._file(file, header)
+        return found
+
+    def _target(self, source: Path, quantization: str) -> Path:
+        engine = importlib.metadata.version("llama-cpp-python")
+        folder = self._cache_dir / "derived" / f"{self._sha256(source)[:16]}-{engine}"
+        return folder / f"{_NAMED.sub('', source.stem)}-{quantization}.gguf"
+
+    def _make(self, source: Path, quantization: str, quantize: Quantizer) -> ModelFile:
+        target = self._target(source, quantization)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}.part")
+        try:
+            quantize(source, part, quantization)
+            read_header(part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return self._file(target, read_header(target))
+
+    def _add_grid(self, preset: Preset, models: dict[str, ModelFile], projectors: dict[str, ModelFile]) -> None:
+        """Every language model of a preset with every projector; the first of each is the reference."""
+        order = [next(iter(models)), *preset.derive.models]
+        with self._lock:
+            for n, model in enumerate(q for q in order if q in models):
+                for m, projector in enumerate(projectors):
+                    variant = _variant(preset.family, models[model], projectors[projector])
+                    self._variants[variant.id] = replace(
+                        variant, reference=n == 0 and m == 0, chat_template=preset.chat_template
+                    )
+
+
+def _variant(family: str, model: ModelFile, projector: ModelFile) -> Variant:
+    # A projector is published at 16 bits as a rule; only another one is worth a word on every pane.
+    usual = projector.quantization in ("F16", "BF16", "F32")
+    return Variant(
+        id=f"{family}:{model.quantization}+mmproj-{projector.quantization}",
+        family=family,
+        label=model.quantization if usual else f"{model.quantization} + mmproj-{projector.quantization}",
+        model=model,
+        projector=projector,
+    )
+
+
+def _precision(variant: Variant) -> tuple[float, float]:
+    return variant.model.bits_per_weight or 0.0, variant.projector.bits_per_weight or 0.0

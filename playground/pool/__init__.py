@@ -1,0 +1,1 @@
+"""The parent's side of workers: their life, the leases on them, the memory they take."""

@@ -1,0 +1,33 @@
+"""What the operator can set. The only reader of the environment; PLAYGROUND_CACHE_DIR sets cache_dir, and so on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PLAYGROUND_", frozen=True)
+
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir("vlm-quant-playground")),
+        description="Quantized variants, image embeddings and checksums are kept here.",
+    )
+    model_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="Folders whose GGUF files may be opened from the page, separated by ':'."
+    )
+    memory_budget_bytes: int | None = Field(
+        default=None, gt=0, description="For all loaded models together. Default: 80 % of what is free at the start."
+    )
+    embedding_cache_bytes: int = Field(default=2 * 2**30, gt=0, description="Image embeddings kept on disk.")
+    max_panes: int = Field(default=16, gt=0, description="Variants in one comparison.")
+    max_queue: int = Field(default=32, gt=0, description="Runs waiting for their turn; one more is told to come back.")
+
+    @field_validator("model_dirs", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value

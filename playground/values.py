@@ -1,0 +1,220 @@
+"""The frozen values that travel between the rooms, and their JSON names.
+
+Sizes are in bytes, times in seconds, and the unit is in the name. None means unknown or not measured, never 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One GGUF file of a pair: a language model or a projector."""
+
+    path: str
+    bytes: int
+    sha256: str
+    quantization: str
+    n_params: int
+    architecture: str
+    # Two language models with the same value turn the same text into the same token ids (models/gguf.py).
+    vocabulary_sha256: str | None = None
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        return 8 * self.bytes / self.n_params if self.n_params else None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One pair as an entry in a comparison."""
+
+    id: str
+    family: str
+    label: str
+    model: ModelFile
+    projector: ModelFile
+    reference: bool = False
+    chat_template: str | None = None  # Jinja text or the name of a llama.cpp built-in; None: the one in the file
+
+    @property
+    def bytes(self) -> int:
+        return self.model.bytes + self.projector.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Names and order of the samplers are llama.cpp's."""
+
+    temperature: float = 0.0  # 0: greedy, the most probable token each time
+    top_k: int = 40  # 0: off
+    top_p: float = 0.95  # 1: off
+    min_p: float = 0.05  # 0: off
+    repeat_penalty: float = 1.0  # 1: off
+    seed: int = 1
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature <= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How llama.cpp runs a model; None lets the engine choose (docs/architecture.md, "Defaults by measurement")."""
+
+    n_ctx: int = 4096  # tokens; the page says so when a prompt is longer
+    n_threads: int | None = None
+    n_batch: int = 512  # tokens per llama_decode call while the prompt is read
+    n_gpu_layers: int = -1  # -1: all of them, 0: none
+    flash_attention: bool | None = None
+
+
+class Order(enum.StrEnum):
+    IN_TURN = "one after another"
+    RACE = "race"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as llama.cpp takes it: height x width x 3 bytes, RGB, rows from the top."""
+
+    rgb: bytes = field(repr=False)
+    width: int
+    height: int
+    sha256: str  # of the pixels and the size, so the same picture in two file formats is one image
+    note: str | None = None  # what was done to the upload, for the person to know
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One run of a cell: what is asked, and of which variants."""
+
+    images: tuple[Image, ...]
+    prompt: str
+    variants: tuple[Variant, ...]
+    reference: str  # a variant's id
+    sampling: Sampling = Sampling()
+    runtime: Runtime = Runtime()
+    order: Order = Order.IN_TURN
+    chat_template: str | None = None  # overrides the variants' own
+
+
+class PaneState(enum.StrEnum):
+    QUEUED = "queued"
+    LOADING = "loading"
+    READING = "reading the image"
+    WRITING = "writing"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (PaneState.DONE, PaneState.STOPPED, PaneState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The numbers of one pane. docs/metrics.md defines each."""
+
+    load_s: float | None = None
+    projector_load_s: float | None = None
+    preprocess_s: float | None = None
+    encode_s: float | None = None
+    encode_cached: bool | None = None
+    prompt_s: float | None = None
+    prompt_tokens: int | None = None
+    image_tokens: int | None = None
+    text_tokens: int | None = None
+    reused_tokens: int | None = None
+    ttft_s: float | None = None
+    decode_s: float | None = None
+    decode_tok_per_s: float | None = None
+    generated_tokens: int | None = None
+    short_run: bool | None = None
+    speed_shared: bool | None = None
+    model_bytes: int | None = None
+    projector_bytes: int | None = None
+    host_rss_bytes: int | None = None
+    gpu_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    """One variant's column: everything that the page shows of it at one moment."""
+
+    variant: str
+    state: PaneState = PaneState.QUEUED
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    metrics: Metrics = Metrics()
+    # Index of the first generated token that differs from the reference's; None while they agree.
+    first_divergence: int | None = None
+    error: str | None = None
+    log: tuple[str, ...] = ()
+    note: str | None = None  # what is being waited for, in words
+    finish_reason: str | None = None  # "end of text", "max tokens", "stop text", "stopped", "context full"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonUpdate:
+    """All panes of a run at one moment; the last one has done=True."""
+
+    panes: tuple[Pane, ...]
+    done: bool = False
+    queue_place: int | None = None  # runs ahead of this one; None once it is its turn
+    rendered_prompt: str | None = None
+    notes: tuple[str, ...] = ()
+    elapsed_s: float = 0.0
+
+
+class WorkerRole(enum.StrEnum):
+    VISION = "vision"
+    LANGUAGE = "language"
+    QUANTIZE = "quantize"
+
+
+class WorkerState(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """What one worker holds now."""
+
+    pid: int
+    role: WorkerRole
+    state: WorkerState
+    file: str  # name of the file it serves, without its folder
+    bytes: int | None  # on the GPU if there is one that tells, else resident in host memory
+    host_rss_bytes: int | None
+    gpu_bytes: int | None
+    leases: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    index: int
+    name: str
+    total_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    workers: tuple[WorkerMemory, ...]
+    gpus: tuple[GpuMemory, ...]
+    host_total_bytes: int
+    host_available_bytes: int
+    budget_bytes: int
+    queue_length: int
