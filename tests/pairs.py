@@ -250,17 +250,17 @@ def _language(
     for block in (f"blk.{layer}" for layer in range(size.n_layer)):
         tensors += [
             scale(f"{block}.attn_norm", n_embd),
-            matrix(f"{block}.attn_q", n_embd, n_embd, 2.0),
-            matrix(f"{block}.attn_k", n_key, n_embd, 2.0),
-            matrix(f"{block}.attn_v", n_key, n_embd, 2.0),
-            matrix(f"{block}.attn_output", n_embd, n_embd, 2.0),
+            matrix(f"{block}.attn_q", n_embd, n_embd, 1.5),
+            matrix(f"{block}.attn_k", n_key, n_embd, 1.5),
+            matrix(f"{block}.attn_v", n_key, n_embd),
+            matrix(f"{block}.attn_output", n_embd, n_embd),
             scale(f"{block}.ffn_norm", n_embd),
-            matrix(f"{block}.ffn_gate", size.n_ff, n_embd, 2.0),
+            matrix(f"{block}.ffn_gate", size.n_ff, n_embd),
             matrix(f"{block}.ffn_up", size.n_ff, n_embd),
             matrix(f"{block}.ffn_down", n_embd, size.n_ff),
         ]
         if head_norm:
-            tensors += [scale(f"{block}.attn_{part}_norm", head, 2.0) for part in "qk"]
+            tensors += [scale(f"{block}.attn_{part}_norm", head, 1.75) for part in "qk"]
         if post_norm:
             tensors += [scale(f"{block}.post_{part}_norm", n_embd) for part in ("attention", "ffw")]
     prefixed = {f"{architecture}.{key}": value for key, value in metadata.items()}

@@ -107,6 +107,7 @@ class Quantize(Message, frozen=True, tag=True):
     source: str
     target: str
     quantization: str  # a llama_ftype by name, such as Q4_K_M
+    projector: bool
     n_threads: int | None = None
 
 

@@ -11,7 +11,7 @@ from playground.engine import llama
 from playground.errors import BadInput, EngineError
 
 
-def quantize(source: str, target: str, quantization: str, n_threads: int | None) -> None:
+def quantize(source: str, target: str, quantization: str, *, projector: bool, n_threads: int | None) -> None:
     """Write `source` to `target` in the llama_ftype called `quantization`. Raises BadInput or EngineError."""
     ftype = getattr(C, f"LLAMA_FTYPE_MOSTLY_{quantization}", None)
     if ftype is None:
@@ -19,6 +19,9 @@ def quantize(source: str, target: str, quantization: str, n_threads: int | None)
     params = C.llama_model_quantize_default_params()
     params.ftype = ftype
     params.nthread = n_threads or llama.default_threads()
+    # The mixtures (which tensors get more bits) ask for a language model's head counts and abort on a projector's
+    # file (0.3.36, Q2_K); so a projector gets one type throughout.
+    params.pure = projector
     llama.log_lines.clear()
     code = C.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
     if code:

@@ -107,7 +107,13 @@ class Worker:
                 )
             case Quantize():
                 started = time.perf_counter()
-                quantize(request.source, request.target, request.quantization, request.n_threads)
+                quantize(
+                    request.source,
+                    request.target,
+                    request.quantization,
+                    projector=request.projector,
+                    n_threads=request.n_threads,
+                )
                 return Quantized(time.perf_counter() - started)
             case _:
                 raise AssertionError(f"not a request: {request}")

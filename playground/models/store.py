@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from playground import disk
 from playground.errors import BadInput, BadModel, BadPair, NotAllowed, PlaygroundError
@@ -17,8 +18,10 @@ from playground.models.gguf import GgufHeader, read_header
 from playground.models.presets import Preset, data_folder, read_presets
 from playground.values import ModelFile, Variant
 
-# Quantizer: source, target, quantization. Raises PlaygroundError.
-Quantizer = Callable[[Path, Path, str], None]
+class Quantizer(Protocol):
+    def __call__(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
+        """Raises PlaygroundError."""
+
 
 # The quantization in a file's name, as Hugging Face's publishers write it; it tells UD-Q4_K_XL from Q4_K_M, which
 # general.file_type cannot.
@@ -74,7 +77,7 @@ class Store:
                     continue
                 tell(f"Making {quantization} of {Path(source).name} ...")
                 try:
-                    there[quantization] = self._make(data_folder() / source, quantization, quantize)
+                    there[quantization] = self._make(source, quantization, quantize, projector=there is projectors)
                 except (PlaygroundError, OSError) as error:
                     self.problems += (f"{quantization} of {preset.name} could not be made: {error}",)
             self._add_grid(preset, models, projectors)
@@ -197,12 +200,13 @@ class Store:
         folder = self._cache_dir / "derived" / f"{self._sha256(source)[:16]}-{engine}"
         return folder / f"{_NAMED.sub('', source.stem)}-{quantization}.gguf"
 
-    def _make(self, source: Path, quantization: str, quantize: Quantizer) -> ModelFile:
+    def _make(self, name: str, quantization: str, quantize: Quantizer, *, projector: bool) -> ModelFile:
+        source = data_folder() / name
         target = self._target(source, quantization)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}.part")
         try:
-            quantize(source, part, quantization)
+            quantize(source, part, quantization, projector=projector)
             read_header(part)
             part.replace(target)
         finally:

@@ -195,10 +195,10 @@ class Pool:
         finally:
             self._release(handle)
 
-    def quantize(self, source: Path, target: Path, quantization: str) -> None:
+    def quantize(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
         """Raises EngineError with llama.cpp's words, BadInput for an unknown quantization."""
         with self.lease(_QUANTIZE) as lease:
-            lease.request(protocol.Quantize(str(source), str(target), quantization))
+            lease.request(protocol.Quantize(str(source), str(target), quantization, projector))
 
     def unload(self, role: WorkerRole) -> None:
         """End the idle workers of a role."""

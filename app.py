@@ -1,0 +1,41 @@
+"""The web app: settings -> parts -> page -> launch -> close. Address and port: GRADIO_SERVER_NAME, GRADIO_SERVER_PORT."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from threading import Thread
+
+# Before gradio and huggingface_hub are imported: this app talks to nobody unasked.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from playground.parts import open_parts
+from playground.settings import Settings
+from playground.ui import page
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with open_parts(Settings()) as parts:
+        deriving = Thread(target=parts.store.derive, args=(parts.pool.quantize, logging.info), daemon=True)
+        deriving.start()
+        demo = page.build(parts, deriving)
+        demo.queue(default_concurrency_limit=8, max_size=256)
+        demo.launch(
+            theme=page.theme(),
+            css_paths=page.CSS,
+            head_paths=page.HEAD,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            max_file_size="50mb",
+            show_error=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Numbers as people read them. Unknown stays a dash."""
+
+from __future__ import annotations
+
+UNKNOWN = "–"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    if value < 0.0995:
+        return f"{value * 1000:.1f} ms" if value < 0.00995 else f"{value * 1000:.0f} ms"
+    return f"{value * 1000:.0f} ms" if value < 0.9995 else f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+
+
+def file_size(value: int | None) -> str:
+    """Decimal units, as the Hub shows files."""
+    if value is None:
+        return UNKNOWN
+    return f"{value / 1e9:.2f} GB" if value >= 999.5e6 else f"{value / 1e6:.1f} MB"
+
+
+def memory(value: int | None) -> str:
+    """Binary units, as nvidia-smi and top show memory."""
+    if value is None:
+        return UNKNOWN
+    return f"{value / 2**30:.1f} GiB" if value >= 1000 * 2**20 else f"{value / 2**20:.0f} MiB"
+
+
+def speed(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f} tok/s" if value >= 99.5 else f"{value:.1f} tok/s"
+
+
+def bits(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1f} bpw"

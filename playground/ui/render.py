@@ -1,0 +1,166 @@
+"""Values to HTML. Whatever a model or a person wrote is escaped by Jinja: it is shown as text, never as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from playground.lab.divergence import word_changes
+from playground.models.presets import Example
+from playground.ui import format
+from playground.values import ComparisonUpdate, MemoryReport, Metrics, Pane, PaneState, Variant, WorkerRole
+
+_environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("playground.ui", "assets"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_environment.filters |= {
+    "seconds": format.seconds,
+    "file_size": format.file_size,
+    "memory": format.memory,
+    "speed": format.speed,
+    "bits": format.bits,
+}
+
+_ICONS = {
+    PaneState.QUEUED: "○",
+    PaneState.LOADING: "◔",
+    PaneState.READING: "◑",
+    PaneState.WRITING: "●",
+    PaneState.DONE: "✓",
+    PaneState.STOPPED: "■",
+    PaneState.FAILED: "✕",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    name: str
+    seconds: float
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class _PaneView:
+    pane: Pane
+    variant: Variant
+    is_reference: bool
+    icon: str
+    verdict: str
+    agrees: bool | None  # with the reference; None: nothing to say yet
+    changes: list[tuple[str, str, str]] | None
+    phases: list[_Phase]
+
+
+def panes(update: ComparisonUpdate | None, variants: Sequence[Variant], reference: str) -> str:
+    """The columns of a run, or what to do to see some."""
+    views: list[_PaneView] = []
+    if update is not None:
+        by_id = {v.id: v for v in variants}
+        wanted = next((p for p in update.panes if p.variant == reference), None)
+        longest = max((sum(_phases(p.metrics).values()) for p in update.panes), default=0.0)
+        for pane in update.panes:
+            views.append(_view(pane, by_id[pane.variant], wanted, longest))
+    return _environment.get_template("panes.html").render(
+        views=views, update=update, summary=summary(update, variants, reference), running=bool(views) and not _done(update)
+    )
+
+
+def memory_strip(report: MemoryReport) -> str:
+    held = sum(w.bytes or 0 for w in report.workers)
+    projectors = sum(w.bytes or 0 for w in report.workers if w.role is WorkerRole.VISION)
+    gpu = report.gpus[0] if report.gpus else None
+    return _environment.get_template("memory.html").render(
+        report=report,
+        gpu=gpu,
+        held=held,
+        models=held - projectors,
+        projectors=projectors,
+        # Percent of what the models may take together.
+        scale=100 / max(report.budget_bytes, held, 1),
+    )
+
+
+def examples(items: Sequence[Example], urls: Sequence[str]) -> str:
+    return _environment.get_template("examples.html").render(items=list(zip(items, urls, strict=True)))
+
+
+def summary(update: ComparisonUpdate | None, variants: Sequence[Variant], reference: str) -> str:
+    """One sentence on what came out, made from the panes alone."""
+    if update is None or not _done(update):
+        return ""
+    labels = {v.id: v.label for v in variants}
+    wanted = next((p for p in update.panes if p.variant == reference), None)
+    others = [p for p in update.panes if p.variant != reference]
+    parts = []
+    failed = [labels[p.variant] for p in update.panes if p.state is PaneState.FAILED]
+    stopped = [labels[p.variant] for p in update.panes if p.state is PaneState.STOPPED]
+    if wanted is not None and wanted.state is PaneState.DONE and others:
+        same = [p for p in others if p.state is PaneState.DONE and p.first_divergence is None]
+        if same:
+            sizes = {v.id: v.bytes for v in variants}
+            smallest = min(same, key=lambda p: sizes[p.variant])
+            share = sizes[smallest.variant] / sizes[reference]
+            who = f"{labels[smallest.variant]} answers" if len(same) == 1 else f"{_listed(labels, same)} answer"
+            parts.append(
+                f"{who} exactly like {labels[reference]}"
+                + (f", the smallest at {share:.0%} of its size" if len(same) > 1 else f" at {share:.0%} of its size")
+            )
+        for pane in others:
+            if pane.state is PaneState.DONE and pane.first_divergence is not None:
+                parts.append(f"{labels[pane.variant]} differs from word {_first_word(wanted.text, pane.text)}")
+    if stopped:
+        parts.append(f"{', '.join(stopped)} stopped")
+    if failed:
+        parts.append(f"{', '.join(failed)} failed")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _done(update: ComparisonUpdate | None) -> bool:
+    return update is not None and all(p.state.ended for p in update.panes)
+
+
+def _listed(labels: dict[str, str], panes: Sequence[Pane]) -> str:
+    names = [labels[p.variant] for p in panes]
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _first_word(reference: str, answer: str) -> int:
+    """1-based index of the first word that differs."""
+    kind, before, _ = word_changes(reference, answer)[0]
+    return len(before.split(" ")) + 1 if kind == "equal" else 1
+
+
+def _phases(m: Metrics) -> dict[str, float]:
+    encode = (m.preprocess_s or 0.0) + (m.encode_s or 0.0)
+    return {"image": encode, "prompt": m.prompt_s or 0.0, "decode": m.decode_s or 0.0}
+
+
+def _view(pane: Pane, variant: Variant, reference: Pane | None, longest: float) -> _PaneView:
+    is_reference = reference is not None and pane.variant == reference.variant
+    both_done = reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE
+    agrees, verdict, changes = None, "", None
+    if is_reference:
+        verdict = "★ reference"
+    elif pane.first_divergence is not None and reference is not None:
+        agrees = False
+        verdict = f"≠ from word {_first_word(reference.text, pane.text)}" if both_done else "≠ differs"
+    elif both_done:
+        agrees, verdict = True, "= same"
+    if both_done and not is_reference and not agrees and reference is not None:
+        changes = word_changes(reference.text, pane.text)
+        # An answer that shares little is easier to read without what it replaces.
+        kept = sum(len(after) for kind, _, after in changes if kind == "equal")
+        if kept < len(pane.text) / 2:
+            changes = None
+    phases = [
+        _Phase(name, seconds, 100 * seconds / longest)
+        for name, seconds in _phases(pane.metrics).items()
+        if seconds and longest
+    ]
+    return _PaneView(pane, variant, is_reference, _ICONS[pane.state], verdict, agrees, changes, phases)
