@@ -1,4 +1,4 @@
-"""The web app: settings -> parts -> page -> launch -> close. Address and port: GRADIO_SERVER_NAME, GRADIO_SERVER_PORT."""
+"""The web app: settings -> parts -> page -> launch -> close. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where."""
 
 from __future__ import annotations
 

@@ -109,9 +109,7 @@ def compare(
             chat_template=chat_template,
         )
         last: ComparisonUpdate | None = None
-        for last in lab.run(
-            comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes
-        ):
+        for last in lab.run(comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes):
             if not as_json:
                 _show_progress(last)
     assert last is not None

@@ -145,7 +145,7 @@ class GgufFile:
 
 # --- vocabulary -------------------------------------------------------------------------------------------
 
-END_OF_TEXT, TURN_START, TURN_END = TURNS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TURNS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -158,7 +158,7 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
 """
 
-# Each of these is one token; any other text is spelt in bytes.
+# Each of these is one token, with a space before it too; any other text is spelt in bytes.
 _WORDS = ("describe", "the", "image", "please", "what", "is", "in", "this", "picture", "user", "assistant")
 _SYLLABLES = [consonant + vowel for consonant in "bdfghjklmnprstvz" for vowel in "aeiou"]
 
@@ -200,8 +200,8 @@ def _vocabulary(control: tuple[str, ...], n_vocab: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": [int(token_type) for token_type in types],
         "tokenizer.ggml.merges": list(merges.values()),
         "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": control.index(TURN_END),
-        "tokenizer.ggml.padding_token_id": control.index(END_OF_TEXT),
+        "tokenizer.ggml.eos_token_id": control.index("<|im_end|>"),
+        "tokenizer.ggml.padding_token_id": control.index("<|endoftext|>"),
         "tokenizer.ggml.add_bos_token": control[0] == "<bos>",
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.chat_template": CHAT_TEMPLATE,
@@ -376,9 +376,8 @@ def _write(kind: str, folder: Path, name: str, language: GgufFile, vision: GgufF
 def _qwen2vl(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
     """Any image size: a token for each 28 x 28 pixels, 8 tokens at least."""
     size, text = VisionSize(image=224, patch=14), LanguageSize()
-    sections = {
-        "rope.dimension_sections": [8, 12, 12, 0]
-    }  # pairs of a head's dimensions that turn by t, y, x
+    # How many pairs of a head's dimensions turn by time, y and x.
+    sections = {"rope.dimension_sections": [8, 12, 12, 0]}
     projection = [*norm("v.post_ln", size.embd), *_two_layers("mm.0", "mm.2", text.n_embd, 4 * size.embd)]
     vision = _vision("qwen2vl_merger", size, text.n_embd, projection, gelu=False, two_frames=True)
     return _language("qwen2vl", text, control, extra=sections), vision
@@ -403,10 +402,8 @@ def _qwen3vl(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
         projection += _two_layers(f"{block}.fc1", f"{block}.fc2", text.n_embd, 4 * size.embd)
     is_deepstack = [layer in deepstack for layer in range(size.layer)]
     extra = {"spatial_merge_size": 2, "is_deepstack_layers": is_deepstack}
-    vision = _vision(
-        "qwen3vl_merger", size, text.n_embd, projection, extra=extra, two_frames=True, fused_qkv=True
-    )
-    return language, vision
+    kind = "qwen3vl_merger"
+    return language, _vision(kind, size, text.n_embd, projection, extra=extra, two_frames=True, fused_qkv=True)
 
 
 def _gemma3(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
@@ -419,7 +416,7 @@ def _gemma3(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
         _positions(size),
         *norm("v.post_ln", size.embd),
         scale("mm.soft_emb_norm", size.embd),
-        # The other way round than all others, and transposed at run time: it cannot be quantized.
+        # Stored transposed, turned at run time: quantized, it crashes (Q8_0) or gives nonsense (K-quants).
         Tensor("mm.input_projection.weight", (size.embd, text.n_embd), size.embd**-0.5, dtype=np.float16),
     ]
     return language, _vision("gemma3", size, text.n_embd, projection, extra={"projector.scale_factor": 2})
@@ -428,25 +425,21 @@ def _gemma3(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
 def _idefics3(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
     """Tiles of 64 x 64 pixels, 16 tokens each: two along the longer side, and then an overview."""
     size, text = VisionSize(), LanguageSize()
-    projection = [
-        _positions(size),
-        *norm("v.post_ln", size.embd),
-        matrix("mm.model.fc", text.n_embd, 4 * size.embd),
-    ]
+    fully_connected = matrix("mm.model.fc", text.n_embd, 4 * size.embd)
+    projection = [_positions(size), *norm("v.post_ln", size.embd), fully_connected]
     extra = {"projector.scale_factor": 2, "preproc_image_size": 2 * size.image}
     vision = _vision("idefics3", size, text.n_embd, projection, extra=extra)
     return _language("llama", text, control), vision
 
 
-_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>")
-_TILE_TOKENS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))
+_TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))
 
 # Besides the two halves: the tokens that mtmd.cpp puts around an image, or around a tile of it.
 _BUILDERS = {
-    "qwen2vl": (_qwen2vl, _VISION_TOKENS),
-    "qwen3vl": (_qwen3vl, _VISION_TOKENS),
+    "qwen2vl": (_qwen2vl, ("<|vision_start|>", "<|vision_end|>")),
+    "qwen3vl": (_qwen3vl, ("<|vision_start|>", "<|vision_end|>")),
     "gemma3": (_gemma3, ("<start_of_image>", "<end_of_image>")),
-    "idefics3": (_idefics3, ("<fake_token_around_image>", "<global-img>", *_TILE_TOKENS)),
+    "idefics3": (_idefics3, ("<fake_token_around_image>", "<global-img>", *_TILES)),
 }
 
 
@@ -471,15 +464,9 @@ def write_aborting(folder: Path, *, at: str = "load") -> Path:
     """A well-formed language model that makes llama.cpp abort() where it should report an error.
 
     at="load": it uses one expert of none (GGML_ASSERT in src/llama-model.cpp), with no_alloc just as without.
-    at="context": it loads, but the graph of a new context asserts that heads rotate in full
-    (src/models/qwen2vl.cpp), which they do not.
+    at="context": it loads, but the graph of a new context asserts that whole heads are rotated
+    (src/models/qwen2vl.cpp), and half of each is.
     """
-    sections = {"rope.dimension_sections": [8, 12, 12, 0]}
-    architecture, extra = {
-        "load": ("llama", {"expert_used_count": 1}),
-        "context": ("qwen2vl", sections | {"rope.dimension_count": 32}),
-    }[at]
-    name = f"aborts-at-{at}"
-    return _language(architecture, LanguageSize(), extra=extra).write(
-        folder / f"{name}-F16.gguf", name, seed=0
-    )
+    flaw = {"load": {"expert_used_count": 1}, "context": {"rope.dimension_count": 32}}[at]
+    language = _language("qwen2vl", LanguageSize(), extra=flaw | {"rope.dimension_sections": [8, 12, 12, 0]})
+    return language.write(folder / f"aborts-at-{at}-F16.gguf", f"aborts-at-{at}", seed=0)

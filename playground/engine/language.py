@@ -74,7 +74,7 @@ class LanguageModel:
         wanted = _ContextKey(
             n_ctx=min(runtime.n_ctx, self.n_ctx_train) if self.n_ctx_train > 0 else runtime.n_ctx,
             n_batch=max(runtime.n_batch, widest),
-            n_threads=runtime.n_threads or llama.default_threads(),
+            n_threads=runtime.n_threads or llama.default_threads(C.llama_model_size(self._model)),
             flash_attention=llama.flash_attention(runtime.flash_attention, self._on_gpu),
         )
         if self._context is not None and self._context.key == wanted:

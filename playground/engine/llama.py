@@ -32,7 +32,7 @@ _level = _INFO
 
 
 def _log(level: int, text: bytes, _user_data: object) -> None:
-    global _level
+    global _level  # noqa: PLW0603  llama.cpp has one logger a process
     if level != _CONTINUE:
         _level = level
     if _level == _DEBUG:
@@ -56,8 +56,15 @@ def start() -> str:
     return f"llama-cpp-python {llama_cpp.__version__} (llama.cpp {build})"
 
 
-def default_threads() -> int:
+# Below this size one thread is as fast as two, and with two every barrier (200 a token) can cost a time slice as soon
+# as anything else runs on the machine: measured 4-14 tok/s instead of 800 (bench/README.md).
+_ONE_THREAD_BYTES = 32 * 2**20
+
+
+def default_threads(model_bytes: int) -> int:
     """Physical cores that this process may use: decoding is bound by memory, a second thread on a core slows it."""
+    if model_bytes < _ONE_THREAD_BYTES:
+        return 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
 
@@ -65,8 +72,8 @@ def default_threads() -> int:
 def flash_attention(wanted: bool | None, on_gpu: bool) -> int:
     """On the CPU flash attention costs a third of the decode speed (bench/README.md), so it is off there."""
     if wanted is None:
-        return C.LLAMA_FLASH_ATTN_TYPE_AUTO if on_gpu else C.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    return C.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else C.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        return int(C.LLAMA_FLASH_ATTN_TYPE_AUTO if on_gpu else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+    return int(C.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
 
 
 def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.llama_model_p:
@@ -121,9 +128,7 @@ def explain(message: str) -> EngineError | BadModel:
     if "unknown model architecture: 'clip'" in text:
         return BadModel("This is a projector (mmproj), not a language model. Swap the two files.")
     if unknown := re.search(r"unknown model architecture: '([^']*)'", text):
-        return BadModel(
-            f"This llama.cpp does not know the architecture '{unknown[1]}'. A newer llama-cpp-python may."
-        )
+        return BadModel(f"This llama.cpp does not know the architecture '{unknown[1]}'. A newer llama-cpp-python may.")
     if "is corrupted or incomplete" in text:
         return BadModel("The file is cut short or damaged. Download it again.")
     reasons = [line for line in log_lines if "error" in line.lower() or "fail" in line.lower()]

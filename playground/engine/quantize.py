@@ -18,7 +18,7 @@ def quantize(source: str, target: str, quantization: str, *, projector: bool, n_
         raise BadInput(f"llama.cpp has no quantization called '{quantization}'.")
     params = C.llama_model_quantize_default_params()
     params.ftype = ftype
-    params.nthread = n_threads or llama.default_threads()
+    params.nthread = n_threads or llama.default_threads(os.path.getsize(source))
     # The mixtures (which tensors get more bits) ask for a language model's head counts and abort on a projector's
     # file (0.3.36, Q2_K); so a projector gets one type throughout.
     params.pure = projector

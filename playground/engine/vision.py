@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -31,7 +32,10 @@ class VisionModel:
         self._model = llama.load_model(model, weights=False)
         try:
             self._mtmd = llama.load_projector(
-                projector, self._model, use_gpu=use_gpu, n_threads=n_threads or llama.default_threads()
+                projector,
+                self._model,
+                use_gpu=use_gpu,
+                n_threads=n_threads or llama.default_threads(os.path.getsize(projector)),
             )
         except Exception:
             C.llama_model_free(self._model)
@@ -55,9 +59,7 @@ class VisionModel:
                 f"llama.cpp has {', '.join(templates.builtin_names()[:6])} and more built in."
             )
         templates.check(template)
-        text = templates.render(
-            template, messages, self._marker, bos=self._vocabulary.bos, eos=self._vocabulary.eos
-        )
+        text = templates.render(template, messages, self._marker, bos=self._vocabulary.bos, eos=self._vocabulary.eos)
         # llama_tokenize adds the BOS token; a template that writes it too would double it.
         if self._vocabulary.adds_bos and self._vocabulary.bos:
             text = text.removeprefix(self._vocabulary.bos)
@@ -95,6 +97,8 @@ class VisionModel:
                 n_past += tile.n_pos
         finally:
             M.mtmd_input_chunks_free(chunks)
+        if not encoded or not isinstance(encoded[-1], TextChunk):
+            raise BadModel("The chat template ends with the image, so that no answer can begin. Choose another one.")
         return EncodedPrompt(
             chunks=tuple(encoded),
             n_embd=self.n_embd,

@@ -36,7 +36,6 @@ from playground.engine.vision import VisionModel
 from playground.errors import PlaygroundError
 
 
-
 class Worker:
     """Serves requests with whatever model it was told to load."""
 

@@ -134,9 +134,7 @@ class _Panes:
         # A reference that was stopped or failed half-way is nothing to compare with.
         if reference is None or pane.variant == reference.variant or reference.state is not PaneState.DONE:
             return pane
-        first = divergence.first_divergence(
-            reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE
-        )
+        first = divergence.first_divergence(reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE)
         return replace(pane, first_divergence=first)
 
 

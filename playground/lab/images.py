@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from pathlib import Path
 
+import numpy
 import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
@@ -31,8 +32,9 @@ def read_image(path: str | Path) -> Image:
             with PIL.Image.open(path) as opened:
                 notes = []
                 width, height = opened.size
-                if getattr(opened, "n_frames", 1) > 1:
-                    notes.append(f"first of {opened.n_frames} frames")
+                frames: int = getattr(opened, "n_frames", 1)
+                if frames > 1:
+                    notes.append(f"first of {frames} frames")
                 # Lets a JPEG be decoded at a fraction of its size.
                 opened.draft("RGB", _fitting(opened.size))
                 opened.load()
@@ -45,7 +47,9 @@ def read_image(path: str | Path) -> Image:
         limit = (PIL.Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise BadImage(f"{name} has more than {limit:.0f} megapixels. Scale it down first.") from None
     except PIL.UnidentifiedImageError:
-        raise BadImage(f"{name} is not an image that can be read here. Use PNG, JPEG, WebP, GIF, BMP or TIFF.") from None
+        raise BadImage(
+            f"{name} is not an image that can be read here. Use PNG, JPEG, WebP, GIF, BMP or TIFF."
+        ) from None
     except FileNotFoundError:
         raise BadImage(f"{name} does not exist.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -75,7 +79,7 @@ def _as_rgb(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
         # More than 8 bits a pixel; Pillow's own conversion would clip everything above 255 to white.
         notes.append("reduced to 8 bits")
         grey = image.convert("F")
-        top = 65535.0 if image.mode.startswith("I") else max(1.0, float(grey.getextrema()[1]))
+        top = 65535.0 if image.mode.startswith("I") else float(max(1.0, numpy.asarray(grey).max()))
         return grey.point(lambda value: value * (255.0 / top) + 0.0).convert("L").convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         notes.append("transparency laid on white")

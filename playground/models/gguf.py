@@ -49,7 +49,7 @@ class TensorInfo:
     @property
     def n_bytes(self) -> int:
         block, block_bytes = GGML_QUANT_SIZES[self.type]
-        return self.n_elements // block * block_bytes
+        return int(self.n_elements // block * block_bytes)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class GgufHeader:
         """The name of the file's llama_ftype, such as Q4_K_M; else the type that most weights have."""
         file_type = self.integer("general.file_type")
         try:
-            return LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+            return str(LlamaFileType(file_type).name).removeprefix("MOSTLY_").removeprefix("ALL_")
         except ValueError:
             by_type: dict[str, int] = {}
             for tensor in self.tensors:

@@ -18,6 +18,7 @@ from playground.models.gguf import GgufHeader, read_header
 from playground.models.presets import Preset, data_folder, read_presets
 from playground.values import ModelFile, Variant
 
+
 class Quantizer(Protocol):
     def __call__(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
         """Raises PlaygroundError."""
@@ -130,9 +131,7 @@ class Store:
         chosen: dict[str, Variant] = {}
         for name in names:
             if projectors:
-                found = [
-                    v for v in variants if v.model.quantization == name and v.projector.quantization in projectors
-                ]
+                found = [v for v in variants if v.model.quantization == name and v.projector.quantization in projectors]
             else:
                 found = [v for v in variants if v.label == name]
             found = found or [v for v in variants if v.id == name]

@@ -14,9 +14,7 @@ class Gpus:
         self._handles: tuple[object, ...] = ()
         try:
             pynvml.nvmlInit()
-            self._handles = tuple(
-                pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())
-            )
+            self._handles = tuple(pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount()))
         except pynvml.NVMLError:
             pass  # no driver, or none that talks to us: unknown, not zero
 

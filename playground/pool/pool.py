@@ -19,7 +19,7 @@ import psutil
 
 from playground.engine import protocol
 from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
-from playground.pool import memory
+from playground.pool import memory as decisions
 from playground.pool.gpu import Gpus
 from playground.pool.process import WorkerProcess
 from playground.values import (
@@ -86,7 +86,7 @@ class Handle:
         self.process: WorkerProcess | None = None
         self.loaded: protocol.Loaded | None = None
         self.engine: str | None = None
-        self.bytes = spec.bytes + memory.PROCESS_BYTES
+        self.bytes = spec.bytes + decisions.PROCESS_BYTES
         self.leased = True
         self.last_used = time.monotonic()
 
@@ -264,7 +264,7 @@ class Pool:
                     handle = None
                 if handle is None:
                     new = Handle(spec)
-                    names = memory.evictions(new.bytes, self._residents(), self._budget_bytes)
+                    names = decisions.evictions(new.bytes, self._residents(), self._budget_bytes)
                     if names is not None:
                         victims = [h for h in self._handles.values() if str(id(h)) in names]
                         for victim in victims:
@@ -281,8 +281,8 @@ class Pool:
             if stop():
                 raise Stopped("Stopped while it waited for a worker.")
 
-    def _residents(self) -> list[memory.Resident]:
-        return [memory.Resident(str(id(h)), h.bytes, h.leased, h.last_used) for h in self._handles.values()]
+    def _residents(self) -> list[decisions.Resident]:
+        return [decisions.Resident(str(id(h)), h.bytes, h.leased, h.last_used) for h in self._handles.values()]
 
     def _load(self, handle: Handle) -> float:
         """Returns the seconds from the start of the process to a loaded model, warm-up included."""

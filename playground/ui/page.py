@@ -8,6 +8,7 @@ from threading import Lock, Thread
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from playground.errors import BadInput, PlaygroundError
 from playground.lab import compare as lab
@@ -37,7 +38,7 @@ _MAX_LISTED_FILES = 1000
 def theme() -> gr.themes.Base:
     """Gradio's plain theme in the page's colours; page.css takes them from these variables."""
     return gr.themes.Base(
-        primary_hue=gr.themes.Color(*["#2f5bd0"] * 11, name="accent"),
+        primary_hue=gr.themes.colors.blue,
         font=["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
     ).set(
@@ -110,7 +111,10 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 )
                 order = gr.Radio(
                     label="Run",
-                    choices=[("One after another · honest speeds", Order.IN_TURN.value), ("Race · shared", Order.RACE.value)],
+                    choices=[
+                        ("One after another · honest speeds", Order.IN_TURN.value),
+                        ("Race · shared", Order.RACE.value),
+                    ],
                     value=Order.IN_TURN.value,
                 )
                 with gr.Accordion("Open files on this machine", open=False):
@@ -119,7 +123,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                         gr.Markdown("GGUF files in the folders that the operator allowed.")
                     else:
                         gr.Markdown("The operator has allowed no folder yet: set `PLAYGROUND_MODEL_DIRS` and restart.")
-                    model_file = gr.Dropdown(label="Language model file", choices=files, allow_custom_value=True, value=None)
+                    model_file = gr.Dropdown(
+                        label="Language model file", choices=files, allow_custom_value=True, value=None
+                    )
                     projector_file = gr.Dropdown(
                         label="Projector file (mmproj)", choices=files, allow_custom_value=True, value=None
                     )
@@ -128,9 +134,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 about = gr.Markdown(preset.about, elem_id="vp-about")
                 with gr.Group(elem_id="vp-cell"):
                     with gr.Row(elem_id="vp-ask"):
-                        with gr.Column(scale=0, min_width=52, elem_id="vp-run-column"):
-                            run_button = gr.Button("▶", variant="primary", elem_id="vp-run", min_width=44)
-                            stop_button = gr.Button("■", elem_id="vp-stop-all", interactive=False, min_width=44)
+                        with gr.Column(scale=0, min_width=76, elem_id="vp-run-column"):
+                            run_button = gr.Button("▶ Run", variant="primary", elem_id="vp-run", min_width=72)
+                            stop_button = gr.Button("■ Stop", elem_id="vp-stop-all", interactive=False, min_width=72)
                         gallery = gr.Gallery(
                             label="Image",
                             value=[str(images[0])],
@@ -139,14 +145,14 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                             file_types=["image"],
                             sources=["upload", "clipboard"],
                             columns=1,
-                            height=168,
+                            height=170,
                             object_fit="contain",
                             show_label=False,
                             buttons=[],
                             interactive=True,
                             elem_id="vp-image",
                             scale=0,
-                            min_width=190,
+                            min_width=170,
                         )
                         with gr.Column(elem_id="vp-question"):
                             prompt = gr.Textbox(
@@ -184,12 +190,12 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             lms = {v.model.sha256: v for v in mine}
             mmprojs = {v.projector.sha256: v for v in mine}
             best = {v.model.sha256 for v in mine if v.reference} | {v.projector.sha256 for v in mine if v.reference}
-            ticked = [
-                sha for sha, v in lms.items() if its_preset is None or v.model.quantization in its_preset.ticked
-            ]
+            ticked = [sha for sha, v in lms.items() if its_preset is None or v.model.quantization in its_preset.ticked]
             return (
                 gr.CheckboxGroup(
-                    choices=[(_choice(v.model.quantization, v.model.bytes, sha in best), sha) for sha, v in lms.items()],
+                    choices=[
+                        (_choice(v.model.quantization, v.model.bytes, sha in best), sha) for sha, v in lms.items()
+                    ],
                     value=ticked,
                 ),
                 gr.CheckboxGroup(
@@ -278,7 +284,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 raise gr.Error(error.message, duration=None, print_exception=False) from error
             return gr.Radio(choices=_families(parts), value=variant.family), *choices(variant.family)
 
-        private = {"api_visibility": "private", "show_progress": "hidden"}
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         demo.load(on_load, [family], [models, projectors, about], **private, concurrency_limit=None)
         family.input(choices, [family], [models, projectors, about], **private)
         for group in (models, projectors):
@@ -299,6 +305,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             lambda: render.memory_strip(parts.pool.memory()), None, [memory], concurrency_limit=None, **private
         )
         _api(parts, deriving)
+    assert isinstance(demo, gr.Blocks)
     return demo
 
 
@@ -341,8 +348,8 @@ def _api(parts: Parts, deriving: Thread) -> None:
         except PlaygroundError as error:
             raise gr.Error(error.message, print_exception=False) from error
 
-    gr.api(variants, api_name="variants", concurrency_limit=None)
-    gr.api(memory, api_name="memory", concurrency_limit=None)
+    api(variants, api_name="variants", concurrency_limit=None)
+    api(memory, api_name="memory", concurrency_limit=None)
     # Not gr.api: a component checks that the file is one that the client uploaded, and not one of the server's own.
     image = gr.File(label="image", visible=False, type="filepath")
     prompt = gr.Textbox(label="prompt", visible=False)
@@ -382,7 +389,9 @@ def _settings_inputs(max_tokens: int, n_ctx: int) -> list[Any]:
     with gr.Row():
         inputs += [
             gr.Textbox(label="Stop texts (one a line)", lines=2, min_width=200),
-            gr.Textbox(label="Chat template (empty: the one in the GGUF file; Jinja, or a name)", lines=2, min_width=260),
+            gr.Textbox(
+                label="Chat template (empty: the one in the GGUF file; Jinja, or a name)", lines=2, min_width=260
+            ),
         ]
     return inputs
 

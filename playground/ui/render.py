@@ -67,7 +67,10 @@ def panes(update: ComparisonUpdate | None, variants: Sequence[Variant], referenc
         for pane in update.panes:
             views.append(_view(pane, by_id[pane.variant], wanted, longest))
     return _environment.get_template("panes.html").render(
-        views=views, update=update, summary=summary(update, variants, reference), running=bool(views) and not _done(update)
+        views=views,
+        update=update,
+        summary=summary(update, variants, reference),
+        running=bool(views) and not _done(update),
     )
 
 

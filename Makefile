@@ -1,0 +1,48 @@
+# make run, make test: both set up first. Everything lives in .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test setup check format bench screenshots clean
+
+run: setup
+	$(BIN)/python app.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.done
+
+# llama-cpp-python comes as source: about 9 minutes on 2 cores, shown line by line; pip keeps the wheel for next time.
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing llama-cpp-python. Where it has to be compiled this takes some minutes; log: $(VENV)/build.log"
+	@$(BIN)/python -m pip install --verbose "llama-cpp-python>=0.3.36,<0.4" 2>&1 | tee $(VENV)/build.log \
+		| awk '/^ *\[[0-9]+\/[0-9]+\] / { printf "\r  compiled %s ", $$1; fflush() } END { print "" }' \
+		|| { tail -n 40 $(VENV)/build.log; exit 1; }
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	bash bench/tools.sh
+	$(BIN)/python -m bench
+
+screenshots: setup
+	$(BIN)/python docs/screenshots.py
+
+clean:
+	rm -rf $(VENV) build dist
