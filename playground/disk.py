@@ -1,13 +1,20 @@
-"""A diskcache that holds bytes only and cannot be made to unpickle (CVE-2025-69872)."""
+"""A diskcache that holds bytes only and cannot be made to unpickle (CVE-2025-69872).
+
+A cache only saves time: where the disk is full or broken, nothing is kept, and `problem` says so.
+"""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import diskcache
 from diskcache.core import MODE_BINARY, MODE_RAW
+
+
+logger = logging.getLogger(__name__)
 
 
 class _BytesDisk(diskcache.Disk):  # type: ignore[misc]
@@ -34,8 +41,46 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]
         return super().fetch(mode, filename, value, read)
 
 
-# What a full or broken disk raises; a cache is then skipped, never fatal.
-DISK_ERRORS = (OSError, sqlite3.Error, diskcache.Timeout, ValueError)
+# What a full or broken disk raises, and ValueError for what _BytesDisk refuses.
+_DISK_ERRORS = (OSError, sqlite3.Error, diskcache.Timeout, ValueError)
+
+
+class BytesCache:
+    """Owns a cache folder. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, size_limit_bytes: int) -> None:
+        self.problem: str | None = None
+        self._cache: diskcache.Cache | None = None
+        try:
+            self._cache = open_cache(folder, size_limit_bytes)
+        except _DISK_ERRORS as error:
+            self._note(error)
+
+    def close(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+
+    def get(self, key: str) -> bytes | None:
+        if self._cache is None:
+            return None
+        try:
+            value = self._cache.get(key)
+        except _DISK_ERRORS:
+            return None
+        return value if isinstance(value, bytes) else None
+
+    def set(self, key: str, value: bytes) -> None:
+        if self._cache is None:
+            return
+        try:
+            self._cache.set(key, value)
+            self.problem = None
+        except _DISK_ERRORS as error:
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        self.problem = f"the disk refused it: {error}"
+        logger.warning("cache: %s", self.problem)
 
 
 def open_cache(folder: Path, size_limit_bytes: int) -> diskcache.Cache:

@@ -51,9 +51,7 @@ def upstream(model_path: str, projector_path: str, text: str, images: list[Image
     array = (M.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
     assert M.mtmd_tokenize(mtmd, chunks, ctypes.byref(prompt), array, len(bitmaps)) == 0
     n_past = C.llama_pos(0)
-    assert (
-        M.mtmd_helper_eval_chunks(mtmd, context, chunks, 0, 0, RUNTIME.n_batch, True, ctypes.byref(n_past)) == 0
-    )
+    assert M.mtmd_helper_eval_chunks(mtmd, context, chunks, 0, 0, RUNTIME.n_batch, True, ctypes.byref(n_past)) == 0
     vocabulary = llama.Vocabulary(model)
     logits = C.llama_get_logits_ith(context, -1)[: vocabulary.n_tokens]
     sampler = C.llama_sampler_init_greedy()

@@ -6,18 +6,15 @@ One encode then serves every quantization of the language model, every turn, and
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
 
 import msgspec
 
-from playground import disk
+from playground.disk import BytesCache
 from playground.engine.protocol import EncodedPrompt, ImageChunk
 from playground.values import Image, ModelFile
-
-logger = logging.getLogger(__name__)
 
 _MEMORY_BYTES = 256 * 2**20
 
@@ -32,16 +29,19 @@ _decoder = msgspec.msgpack.Decoder(tuple[_Tile, ...])
 
 
 class EmbeddingCache:
-    """Safe to use from several threads. A disk that fails is told in the log and does not stop anything."""
+    """Safe to use from several threads. A disk that fails is told in `problem` and does not stop anything."""
 
     def __init__(self, folder: Path, size_limit_bytes: int, engine: str) -> None:
         """`engine`: versions of what computes embeddings; another one must not use this one's."""
-        self._disk = disk.open_cache(folder, size_limit_bytes)
+        self._disk = BytesCache(folder, size_limit_bytes)
         self._engine = engine
         self._lock = Lock()
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._recent_bytes = 0
-        self.problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        return f"Image embeddings are not kept: {self._disk.problem}." if self._disk.problem else None
 
     def close(self) -> None:
         self._disk.close()
@@ -58,12 +58,7 @@ class EmbeddingCache:
         tiles = tuple(_Tile(key=c.key, embeddings=c.embeddings) for c in chunks)
         data = _encoder.encode(tiles)
         self._remember(key, data)
-        try:
-            self._disk.set(key, data)
-            self.problem = None
-        except disk.DISK_ERRORS as error:
-            self.problem = f"Image embeddings are not kept on disk: {error}"
-            logger.warning("%s", self.problem)
+        self._disk.set(key, data)
 
     def fill(self, prompt: EncodedPrompt, keys: dict[int, str]) -> EncodedPrompt | None:
         """`prompt` with the embeddings of the images in `keys`; None if they are gone or do not fit."""
@@ -92,13 +87,9 @@ class EmbeddingCache:
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return self._recent[key]
-        try:
-            data = self._disk.get(key)
-        except disk.DISK_ERRORS:
-            return None
-        if not isinstance(data, bytes):
-            return None
-        self._remember(key, data)
+        data = self._disk.get(key)
+        if data is not None:
+            self._remember(key, data)
         return data
 
     def _remember(self, key: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from playground import disk
+from playground.disk import BytesCache
 from playground.errors import BadInput, BadModel, BadPair, NotAllowed, PlaygroundError
 from playground.models.gguf import GgufHeader, read_header
 from playground.models.presets import Preset, data_folder, read_presets
@@ -44,7 +44,7 @@ class Store:
         """`allowed`: folders whose files may be opened; None for any, when the operator asks on the command line."""
         self._cache_dir = cache_dir
         self._allowed = None if allowed is None else tuple(folder.resolve() for folder in allowed)
-        self._checksums = disk.open_cache(cache_dir / "checksums", 16 * 2**20)
+        self._checksums = BytesCache(cache_dir / "checksums", 16 * 2**20)
         self._lock = Lock()
         self._presets = read_presets()
         self._variants: dict[str, Variant] = {}
@@ -163,19 +163,12 @@ class Store:
         """Of the whole file; kept by path, size and time of change, since a 5 GB file takes seconds."""
         stat = path.stat()
         key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
-        try:
-            known = self._checksums.get(key)
-            if known:
-                return bytes(known).decode()
-        except disk.DISK_ERRORS:
-            pass
-        with open(path, "rb") as file:
-            value = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
-            self._checksums.set(key, value.encode())
-        except disk.DISK_ERRORS:
-            pass  # a full disk only costs the next start some time
-        return value
+        known = self._checksums.get(key)
+        if known is None:
+            with open(path, "rb") as file:
+                known = hashlib.file_digest(file, "sha256").hexdigest().encode()
+            self._checksums.set(key, known)
+        return known.decode()
 
     def _derived(self, preset: Preset, source: str) -> dict[str, ModelFile]:
         """The source file and what was made of it, by quantization, in the preset's order."""

@@ -1,0 +1,87 @@
+"""Real parts for every test: the embedded pair, llama.cpp in workers, a cache folder of the test run's own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from playground.lab import compare
+from playground.lab.images import read_image
+from playground.models.presets import data_folder
+from playground.parts import Parts, open_parts
+from playground.settings import Settings
+from playground.values import Comparison, ComparisonUpdate, Image, Order, Runtime, Sampling, Variant
+from tests import pairs
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Quantized variants are made once a test run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def derived(cache_dir: Path) -> Path:
+    with open_parts(Settings(cache_dir=cache_dir), any_folder=True) as parts:
+        parts.store.derive(parts.pool.quantize)
+        assert parts.store.problems == ()
+    return cache_dir
+
+
+@pytest.fixture
+def parts(derived: Path, tmp_path: Path) -> Iterator[Parts]:
+    """Parts with the derived variants, but with caches of embeddings of their own, so that tests do not lean on each
+    other."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "derived").symlink_to(derived / "derived")
+    with open_parts(Settings(cache_dir=folder), any_folder=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
+    """A random pair whose answers end only by length, slow enough to be stopped on the way (about 5 ms a token)."""
+    folder = tmp_path_factory.mktemp("endless")
+    return pairs.write_llava(folder, n_embd=768, n_head=12, n_head_kv=4, n_layer=8, n_ff=2048, name="endless")
+
+
+@pytest.fixture
+def chart() -> Image:
+    return read_image(data_folder() / "tiny-vlm/drift/drift-18.png")
+
+
+def comparison(
+    image: Image | tuple[Image, ...],
+    prompt: str,
+    variants: tuple[Variant, ...],
+    *,
+    max_tokens: int = 128,
+    n_ctx: int = 1024,
+    order: Order = Order.IN_TURN,
+    sampling: Sampling | None = None,
+) -> Comparison:
+    return Comparison(
+        images=image if isinstance(image, tuple) else (image,),
+        prompt=prompt,
+        variants=variants,
+        reference=compare.reference_of(variants),
+        sampling=sampling or Sampling(max_tokens=max_tokens),
+        runtime=Runtime(n_ctx=n_ctx),
+        order=order,
+    )
+
+
+def run(parts: Parts, asked: Comparison) -> ComparisonUpdate:
+    """Run to the end."""
+    *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.Stop())
+    assert last.done
+    return last
+
+
+def processes_matching(text: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]

@@ -1,0 +1,286 @@
+"""The main job on the real engine: answers, reuse, stop, queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from threading import Thread
+
+import pytest
+
+from playground.errors import BadInput, BadPrompt
+from playground.lab import compare
+from playground.lab.images import read_image
+from playground.models.presets import data_folder
+from playground.parts import Parts
+from playground.values import ComparisonUpdate, Image, Order, PaneState, Sampling, WorkerRole
+from tests import pairs
+from tests.conftest import comparison, run
+
+EXAMPLES = data_folder() / "tiny-vlm/examples"
+DRIFT = data_folder() / "tiny-vlm/drift"
+WHAT = "What do you see?"
+
+
+def test_embedded_pair_when_asked_its_39_examples_then_at_least_37_are_right(parts: Parts) -> None:
+    items = [json.loads(line) for line in (EXAMPLES / "items.jsonl").read_text().splitlines()]
+    f16 = parts.store.choose(["F16"])
+    wrong = []
+    for item in items:
+        image = read_image(EXAMPLES / item["image"])
+        answer = run(parts, comparison(image, item["question"], f16)).panes[0].text
+        if answer.strip() != item["answer"]:
+            wrong.append((item["image"], answer))
+    assert len(items) == 39
+    assert len(wrong) <= 2, wrong
+
+
+def test_ladder_when_run_on_the_chart_then_only_low_bits_part_from_the_reference(parts: Parts, chart: Image) -> None:
+    ladder = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"])
+    update = run(parts, comparison(chart, WHAT, ladder))
+    panes = {p.variant.split(":")[1].split("+")[0]: p for p in update.panes}
+    assert all(p.state is PaneState.DONE for p in update.panes)
+    assert "white with value 1, red with value 1" in panes["F16"].text
+    assert [panes[q].first_divergence for q in ("F16", "Q8_0", "Q4_K_M", "Q3_K_M")] == [None] * 4
+    assert "purple with value 1" in panes["Q2_K"].text
+    assert panes["Q2_K"].first_divergence == 23
+    assert panes["TQ2_0"].first_divergence == 0
+
+
+def test_ladder_when_run_then_one_projector_serves_all_and_the_image_is_encoded_once(
+    parts: Parts, chart: Image
+) -> None:
+    ladder = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K"])
+    update = run(parts, comparison(chart, WHAT, ladder))
+    roles = [w.role for w in parts.pool.memory().workers]
+    assert roles.count(WorkerRole.VISION) == 1
+    assert roles.count(WorkerRole.LANGUAGE) == 5
+    encoded = [p.metrics.encode_s for p in update.panes]
+    assert encoded[0] is not None
+    assert encoded[0] > 0
+    assert encoded[1:] == [None] * 4
+    assert [p.metrics.encode_cached for p in update.panes] == [False, True, True, True, True]
+
+
+def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts, chart: Image) -> None:
+    f16 = parts.store.choose(["F16"])
+    first = run(parts, comparison(chart, WHAT, f16)).panes[0].metrics
+    again = run(parts, comparison(chart, WHAT, f16)).panes[0].metrics
+    assert (first.image_tokens, first.text_tokens, first.prompt_tokens) == (100, 8, 108)
+    assert first.load_s is not None
+    assert first.load_s > 0
+    assert again.load_s is None
+    assert (first.reused_tokens, again.reused_tokens) == (0, 101)
+    assert again.encode_cached is True
+    assert again.encode_s is None
+    for m in (first, again):
+        assert m.generated_tokens == 53
+        assert m.ttft_s is not None
+        assert m.prompt_s is not None
+        assert m.ttft_s >= m.prompt_s > 0
+        assert m.decode_tok_per_s is not None
+        assert m.decode_s is not None
+        assert m.decode_tok_per_s == pytest.approx(52 / m.decode_s)
+        assert m.short_run is False
+        assert m.host_rss_bytes is not None
+        assert m.host_rss_bytes > 10 * 2**20
+
+
+def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(parts: Parts, chart: Image) -> None:
+    f16 = parts.store.choose(["F16"])
+    fresh = run(parts, comparison(chart, WHAT, f16)).panes[0]
+    parts.embeddings._recent.clear()
+    parts.pool.unload(WorkerRole.VISION)
+    parts.pool.unload(WorkerRole.LANGUAGE)
+    again = run(parts, comparison(chart, WHAT, f16)).panes[0]
+    assert again.metrics.encode_cached is True
+    assert again.metrics.load_s is not None
+    assert again.token_ids == fresh.token_ids
+
+
+def test_projector_grid_when_run_then_each_projector_encodes_for_itself(parts: Parts, chart: Image) -> None:
+    grid = parts.store.choose(["F16", "Q2_K"], ["F16", "Q2_K"])
+    update = run(parts, comparison(chart, WHAT, grid))
+    texts = {p.variant: p.text for p in update.panes}
+    assert "pink with value 1" in texts["tiny-vlm:F16+mmproj-Q2_K"]
+    assert "white with value 1" in texts["tiny-vlm:F16+mmproj-F16"]
+    assert sum(p.metrics.encode_cached is False for p in update.panes) == 2
+
+
+def test_race_when_run_then_answers_are_those_of_one_after_another_and_speeds_are_marked(
+    parts: Parts, chart: Image
+) -> None:
+    ladder = parts.store.choose(["F16", "Q4_K_M", "Q2_K"])
+    in_turn = run(parts, comparison(chart, WHAT, ladder))
+    race = run(parts, comparison(chart, WHAT, ladder, order=Order.RACE))
+    assert [p.token_ids for p in race.panes] == [p.token_ids for p in in_turn.panes]
+    assert [p.first_divergence for p in race.panes] == [p.first_divergence for p in in_turn.panes]
+    assert all(p.metrics.speed_shared is True for p in race.panes)
+    assert all(p.metrics.speed_shared is False for p in in_turn.panes)
+
+
+def test_seed_when_sampling_then_equal_seeds_repeat_and_others_do_not(parts: Parts, chart: Image) -> None:
+    broken = parts.store.choose(["TQ2_0"])  # its flat distribution makes every seed another text
+
+    def tokens(seed: int) -> tuple[int, ...]:
+        sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=seed, max_tokens=24)
+        return run(parts, comparison(chart, WHAT, broken, sampling=sampling)).panes[0].token_ids
+
+    assert tokens(1) == tokens(1)
+    assert tokens(1) != tokens(2)
+
+
+def test_stop_text_when_it_comes_then_the_answer_ends_before_it(parts: Parts, chart: Image) -> None:
+    sampling = Sampling(stop=("light green",))
+    pane = run(parts, comparison(chart, WHAT, parts.store.choose(["F16"]), sampling=sampling)).panes[0]
+    assert pane.text == "The image shows a bar chart with four bars on a "
+    assert pane.finish_reason == "stop text"
+
+
+def test_max_tokens_when_reached_then_said(parts: Parts, chart: Image) -> None:
+    pane = run(parts, comparison(chart, WHAT, parts.store.choose(["F16"]), max_tokens=5)).panes[0]
+    assert pane.metrics.generated_tokens == 5
+    assert pane.metrics.short_run is True
+    assert pane.finish_reason == "max tokens"
+
+
+def test_context_when_full_then_the_answer_ends_and_says_so(
+    parts: Parts, endless: pairs.PairFiles, chart: Image
+) -> None:
+    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    pane = run(parts, comparison(chart, "Go on.", variant, max_tokens=4000, n_ctx=256)).panes[0]
+    assert pane.state is PaneState.DONE
+    assert pane.finish_reason == "context full"
+    assert pane.metrics.generated_tokens == 256 - (pane.metrics.prompt_tokens or 0)
+
+
+def test_no_image_when_asked_then_text_alone_is_answered(parts: Parts) -> None:
+    pane = run(parts, comparison((), "What do you see?", parts.store.choose(["F16"]))).panes[0]
+    assert pane.state is PaneState.DONE
+    assert pane.metrics.image_tokens == 0
+    assert pane.metrics.encode_s is None
+
+
+def test_prompt_when_longer_than_the_context_then_says_how_many_tokens_of_how_many(parts: Parts, chart: Image) -> None:
+    update = run(parts, comparison(chart, "word " * 3000, parts.store.choose(["F16", "Q8_0"])))
+    for pane in update.panes:
+        assert pane.state is PaneState.FAILED
+        assert pane.error is not None
+        assert f"The prompt has {pane.metrics.prompt_tokens} tokens (100 of them from images)" in pane.error
+        assert "holds 1024" in pane.error
+    assert run(parts, comparison(chart, WHAT, parts.store.choose(["F16"]))).panes[0].state is PaneState.DONE
+
+
+@pytest.mark.parametrize("prompt", ["", "   \n"])
+def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, chart: Image, prompt: str) -> None:
+    with pytest.raises(BadPrompt, match="The prompt is empty"):
+        run(parts, comparison(chart, prompt, parts.store.choose(["F16"])))
+    assert parts.pool.memory().workers == ()
+
+
+def test_variants_when_too_many_then_refused(parts: Parts, chart: Image) -> None:
+    with pytest.raises(BadInput, match="32 variants are ticked; at most 16"):
+        run(parts, comparison(chart, WHAT, parts.store.variants))
+
+
+def test_prompt_when_it_holds_mtmds_marker_then_it_is_text(parts: Parts, chart: Image) -> None:
+    pane = run(parts, comparison(chart, "What is <__media__> and <image>?", parts.store.choose(["F16"]))).panes[0]
+    assert pane.state is PaneState.DONE
+    assert pane.metrics.image_tokens == 100
+
+
+def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
+    parts: Parts, endless: pairs.PairFiles, chart: Image
+) -> None:
+    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    stop = compare.Stop()
+    pressed = 0.0
+    update: ComparisonUpdate | None = None
+    asked = comparison(chart, "Go on.", variant, max_tokens=900)
+    for update in compare.run(asked, parts.pool, parts.embeddings, stop):
+        if not pressed and len(update.panes[0].token_ids) > 20:
+            stop.run()
+            pressed = time.monotonic()
+    took = time.monotonic() - pressed
+    assert update is not None
+    assert pressed
+    assert took < 0.25
+    assert update.panes[0].state is PaneState.STOPPED
+    assert 20 < len(update.panes[0].token_ids) < 800
+    assert update.panes[0].text
+    assert all(w.leases == 0 for w in parts.pool.memory().workers)
+
+
+def test_stop_when_one_pane_is_stopped_then_the_next_ones_go_on(
+    parts: Parts, endless: pairs.PairFiles, chart: Image
+) -> None:
+    slow = parts.store.open_pair(endless.model, endless.projector)
+    f16 = parts.store.choose(["F16"])[0]
+    stop = compare.Stop()
+    update: ComparisonUpdate | None = None
+    for update in compare.run(comparison(chart, WHAT, (slow, f16), max_tokens=900), parts.pool, parts.embeddings, stop):
+        if update.panes[0].token_ids:
+            stop.pane(slow.id)
+    assert update is not None
+    assert [p.state for p in update.panes] == [PaneState.STOPPED, PaneState.DONE]
+    # Half a reference is nothing to compare with.
+    assert update.panes[1].first_divergence is None
+
+
+def test_iterator_when_closed_then_the_work_stops_and_the_lease_is_free(
+    parts: Parts, endless: pairs.PairFiles, chart: Image
+) -> None:
+    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    updates = compare.run(
+        comparison(chart, "Go on.", variant, max_tokens=900), parts.pool, parts.embeddings, compare.Stop()
+    )
+    while not next(updates).panes[0].token_ids:
+        pass
+    updates.close()  # what Gradio does when a tab is closed
+    deadline = time.monotonic() + 2
+    while any(w.leases for w in parts.pool.memory().workers) or parts.pool.memory().queue_length:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_finish(
+    parts: Parts, endless: pairs.PairFiles, chart: Image
+) -> None:
+    slow = (parts.store.open_pair(endless.model, endless.projector),)
+    first: list[ComparisonUpdate] = []
+    started = compare.run(
+        comparison(chart, "Go on.", slow, max_tokens=150), parts.pool, parts.embeddings, compare.Stop()
+    )
+    while not (update := next(started)).panes[0].token_ids:
+        pass
+    others = Thread(target=lambda: first.extend(started))
+    others.start()
+    places = []
+    second = comparison(chart, WHAT, parts.store.choose(["F16"]))
+    for update in compare.run(second, parts.pool, parts.embeddings, compare.Stop()):
+        places.append(update.queue_place)
+    others.join()
+    assert 1 in places
+    assert places[-1] is None
+    assert update.panes[0].state is PaneState.DONE
+    assert first[-1].panes[0].metrics.generated_tokens == 150
+
+
+def test_queue_when_full_then_busy_is_said(parts: Parts, chart: Image) -> None:
+    with parts.pool.turn():
+        parts.pool._max_queue = 0
+        update = run(parts, comparison(chart, WHAT, parts.store.choose(["F16"])))
+    assert update.panes[0].state is PaneState.FAILED
+    assert "Busy" in (update.panes[0].error or "")
+
+
+def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, chart: Image) -> None:
+    with parts.pool.turn():
+        updates = compare.run(
+            comparison(chart, WHAT, parts.store.choose(["F16"])), parts.pool, parts.embeddings, compare.Stop()
+        )
+        started = time.monotonic()
+        for _ in range(5):
+            next(updates)
+        assert time.monotonic() - started < 2
+        updates.close()
