@@ -13,7 +13,6 @@ from typing import Any
 import diskcache
 from diskcache.core import MODE_BINARY, MODE_RAW
 
-
 logger = logging.getLogger(__name__)
 
 

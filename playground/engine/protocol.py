@@ -111,11 +111,15 @@ class Quantize(Message, frozen=True, tag=True):
     n_threads: int | None = None
 
 
+class Ping(Message, frozen=True, tag=True):
+    """Is anybody there? Reply: Pong."""
+
+
 class Cancel(Message, frozen=True, tag=True):
     """Finish what is being done early. The final reply of the running request still comes."""
 
 
-Request = LoadVision | LoadLanguage | Encode | Generate | Quantize | Cancel
+Request = LoadVision | LoadLanguage | Encode | Generate | Quantize | Ping | Cancel
 
 
 # --- worker to parent -----------------------------------------------------------------------------------------
@@ -157,6 +161,10 @@ class Quantized(Message, frozen=True, tag=True):
     seconds: float
 
 
+class Pong(Message, frozen=True, tag=True):
+    pass
+
+
 class Failed(Message, frozen=True, tag=True):
     """The request failed, the worker lives on. `kind` is a class of playground.errors."""
 
@@ -164,7 +172,7 @@ class Failed(Message, frozen=True, tag=True):
     message: str
 
 
-Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Quantized | Failed
+Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Quantized | Pong | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

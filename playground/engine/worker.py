@@ -23,6 +23,8 @@ from playground.engine.protocol import (
     Loaded,
     LoadLanguage,
     LoadVision,
+    Ping,
+    Pong,
     Quantize,
     Quantized,
     Ready,
@@ -114,6 +116,8 @@ class Worker:
                     n_threads=request.n_threads,
                 )
                 return Quantized(time.perf_counter() - started)
+            case Ping():
+                return Pong()
             case _:
                 raise AssertionError(f"not a request: {request}")
 

@@ -189,7 +189,7 @@ class Pool:
                 assert victim.process is not None
                 victim.process.stop()
             load_s = None
-            if handle.process is None:
+            if handle.process is None or not handle.process.responds():
                 load_s = self._load(handle)
             yield Lease(handle, load_s)
         finally:

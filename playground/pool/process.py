@@ -88,6 +88,13 @@ class WorkerProcess:
         self.state = WorkerState.READY
         return ready
 
+    def responds(self) -> bool:
+        """Whether the idle worker is still there: one that was just killed can look alive for some milliseconds."""
+        try:
+            return isinstance(self.request(protocol.Ping()), protocol.Pong)
+        except WorkerDied:
+            return False
+
     def request(
         self,
         request: protocol.Request,
