@@ -105,17 +105,16 @@ class Store:
             raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
         family = model_header.text("general.basename") or _NAMED.split(model.stem)[0].strip("-._") or model.stem
         variant = _variant(family, self._file(model, model_header), self._file(projector, projector_header))
+        hashes = (variant.model.sha256, variant.projector.sha256)
         with self._lock:
-            same = [v for v in self._variants.values() if v.family == family]
-            known = self._variants.get(variant.id)
-            if known and (known.model.sha256, known.projector.sha256) != (
-                variant.model.sha256,
-                variant.projector.sha256,
-            ):
+            for other in self._variants.values():
+                if (other.model.sha256, other.projector.sha256) == hashes:
+                    return other
+            if variant.id in self._variants:  # another uploader's file under the same name
                 variant = replace(variant, id=f"{variant.id}@{variant.model.sha256[:8]}", label=model.stem)
-            # The first pair of a family is its reference until one of more bits comes.
-            best = max(same, key=_precision, default=None)
-            if best is None or _precision(variant) > _precision(best):
+            same = [v for v in self._variants.values() if v.family == family]
+            # The most precise pair of a family is its reference.
+            if all(_precision(variant) > _precision(other) for other in same):
                 for other in same:
                     self._variants[other.id] = replace(other, reference=False)
                 variant = replace(variant, reference=True)
