@@ -43,9 +43,9 @@ def tensor(name: str, shape: tuple[int, ...], kind: int = F32, offset: int = 0) 
 
 
 def gguf(
-    pairs: list[bytes], tensors: list[bytes], data: bytes = b"", *, version: int = 3, alignment: int = 32
+    entries: list[bytes], tensors: list[bytes], data: bytes = b"", *, version: int = 3, alignment: int = 32
 ) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs + tensors)
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(entries)) + b"".join(entries + tensors)
     return head + bytes(-len(head) % alignment) + data
 
 
@@ -217,8 +217,11 @@ NOT_GGUF = "not a GGUF file. Choose a file that ends in .gguf."
 
 @pytest.mark.parametrize(
     ("keep", "message"),
-    [(0, NOT_GGUF), (3, NOT_GGUF), (4, CUT_HEADER), (7, CUT_HEADER), (20, CUT_HEADER), (30, CUT_HEADER)]
-    + [(len(GOOD) - 60, CUT_HEADER), (len(GOOD) - 1, "1 bytes of its tensors are missing. Download it again.")],
+    [
+        *((keep, NOT_GGUF) for keep in (0, 3)),
+        *((keep, CUT_HEADER) for keep in (4, 7, 20, 30, len(GOOD) - 60)),
+        (len(GOOD) - 1, "1 bytes of its tensors are missing. Download it again."),
+    ],
 )
 def test_file_when_truncated_then_says_where(path: Path, keep: int, message: str) -> None:
     assert message in refusal(path, GOOD[:keep])
@@ -340,9 +343,9 @@ def test_file_when_it_holds_a_hole_of_300_mb_then_memory_stays_below_64_mb(path:
     ids=["texts", "tensors", "keys"],
 )
 def test_file_when_a_hole_is_claimed_to_be_full_of_entries_then_it_takes_no_minutes(path: Path, claim: bytes) -> None:
-    """Measured on 16 MB: a hole of the 256 MB that a header may have takes 16 times as long."""
+    """Measured on 32 MB: a hole of the 256 MB that a header may have takes 8 times as long."""
     path.write_bytes(claim)
-    os.truncate(path, 16 * MEGABYTE)
+    os.truncate(path, 32 * MEGABYTE)
     started = time.process_time()
     try:
         read_header(path)
@@ -384,28 +387,27 @@ def _rich() -> bytes:
     return gguf(entries, tensors, bytes(416))
 
 
-def test_header_when_mutated_4000_times_then_read_or_refused_quickly_and_in_little_memory(path: Path) -> None:
+def test_header_when_mutated_3000_times_then_read_or_refused_quickly_and_in_little_memory(path: Path) -> None:
     draw, whole = random.Random(20), _rich()
     assert header_of(path, whole).n_params == 16 + 512 + 32
-    outcomes = {"read": 0, "refused": 0}
-    slowest = 0.0
+    messages, n_read, slowest = [], 0, 0.0
     tracemalloc.start()
-    for _ in range(4000):
+    for _ in range(3000):
         path.write_bytes(_mutate(whole, draw))
         started = time.process_time()
         try:
             header = read_header(path)
-            outcomes["read"] += 1
             assert header.missing_bytes == 0
             assert header.n_params >= 0
             assert header.quantization
             assert header.architecture
+            n_read += 1
         except BadModel as error:
-            outcomes["refused"] += 1
-            assert str(error).startswith("a.gguf")
+            messages.append(str(error))
         slowest = max(slowest, time.process_time() - started)
     peak = tracemalloc.get_traced_memory()[1] / MEGABYTE
     tracemalloc.stop()
-    assert min(outcomes.values()) > 400  # else the mutations are too mild, or too wild to get anywhere
+    assert min(n_read, len(messages)) > 400  # else the mutations are too mild, or too wild to get anywhere
+    assert all(message.startswith("a.gguf") for message in messages)
     assert slowest < 1
     assert peak < 64
