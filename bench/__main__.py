@@ -1,0 +1,55 @@
+"""Prints a table, then one JSON line. `python -m bench [engine|page|all] [--size 168m] [--gpu] [--tools DIR]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("engine", "page", "all"), default="all")
+    parser.add_argument("--size", default="168m", choices=("tiny", "168m", "3b"))
+    parser.add_argument("--gpu", action="store_true", help="all layers and the projector on the GPU")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    version = importlib.metadata.version("llama-cpp-python")
+    parser.add_argument("--tools", type=Path, default=Path(f"build/llama.cpp-{version}/bin"))
+    parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
+    given = parser.parse_args()
+    found: dict[str, object] = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "llama_cpp_python": version,
+        "size": given.size,
+        "gpu": given.gpu,
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        if given.what in ("engine", "all"):
+            from bench import engine  # noqa: PLC0415  the page's benchmark needs none of it
+
+            ready = engine.prepare(
+                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+            )
+            for measure in (engine.five_variants, engine.second_question, engine.decode_speed, engine.defaults):
+                found |= show(measure.__name__, measure(ready))
+        if given.what in ("page", "all"):
+            from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
+
+            found |= show("page", page.measure(Path(temporary)))
+    print(json.dumps(found))
+
+
+def show(name: str, numbers: dict[str, float]) -> dict[str, float]:
+    print(f"\n{name}")
+    for key, value in numbers.items():
+        print(f"  {key:44} {value:12.4g}")
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The engine against llama.cpp's own programs, on a random-weight pair: speed does not depend on the weights' values."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy
+import PIL.Image
+
+from playground.engine import protocol
+from playground.lab import compare
+from playground.lab.embeddings import EmbeddingCache
+from playground.lab.images import from_rgb
+from playground.models.store import Store
+from playground.pool.pool import Pool, language_spec, vision_spec
+from playground.values import Comparison, ComparisonUpdate, Image, PaneState, Runtime, Sampling, Variant, WorkerRole
+from tests import pairs
+
+PROMPT = "Describe what you see in this picture in detail, please."
+QUANTIZATIONS = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")
+# CLIP-L/14-336's shape below the width: 576 image tokens.
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"n_embd": 256, "n_layer": 2, "vision_layer": 2, "image_size": 112, "patch_size": 14},
+    "168m": {
+        "n_embd": 768, "n_layer": 16, "n_head": 12, "n_head_kv": 12, "n_ff": 2048, "n_vocab": 32_000,
+        "vision_embd": 768, "vision_layer": 12, "vision_head": 12, "vision_ff": 3072, "image_size": 336, "patch_size": 14,
+    },
+    "3b": {
+        "n_embd": 2560, "n_layer": 32, "n_head": 20, "n_head_kv": 20, "n_ff": 6912, "n_vocab": 32_000,
+        "vision_embd": 1024, "vision_layer": 24, "vision_head": 16, "vision_ff": 4096, "image_size": 336, "patch_size": 14,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every measurement needs: the variants, the tools to compare with, one image file and more pictures."""
+
+    folder: Path
+    tools: Path
+    variants: tuple[Variant, ...]
+    image_file: Path
+    gpu: bool
+    threads: int
+
+    @property
+    def runtime(self) -> Runtime:
+        # Flash attention as the engine itself chooses it: off on the CPU, llama.cpp's "auto" on a GPU.
+        return Runtime(n_ctx=2048, n_threads=self.threads, n_gpu_layers=-1 if self.gpu else 0)
+
+    @property
+    def flash_attention(self) -> str:
+        return "on" if self.gpu else "off"
+
+    def picture(self, seed: int) -> Image:
+        noise = numpy.random.default_rng(seed).integers(0, 256, (336, 336, 3), dtype=numpy.uint8)
+        return from_rgb(PIL.Image.fromarray(noise))
+
+
+def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) -> Bench:
+    """Write the pair, quantize its language model, and make the picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = pairs.write_llava(folder, name=f"bench-{size}", **SIZES[size])
+    store = Store(folder / "cache", None)
+    variants = [store.open_pair(files.model, files.projector)]
+    with contextlib.closing(Pool()) as pool:
+        for quantization in QUANTIZATIONS:
+            target = folder / f"bench-{size}-{quantization}.gguf"
+            if not target.exists():
+                pool.quantize(files.model, target, quantization, projector=False)
+            variants.append(store.open_pair(target, files.projector))
+    store.close()
+    bench = Bench(folder, tools, tuple(variants), folder / "picture.png", gpu, threads)
+    noise = bench.picture(0)
+    PIL.Image.frombytes("RGB", (noise.width, noise.height), noise.rgb).save(bench.image_file)
+    return bench
+
+
+@contextlib.contextmanager
+def fresh_parts() -> Iterator[tuple[Pool, EmbeddingCache]]:
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Pool()
+        embeddings = EmbeddingCache(Path(folder), 2**30, "bench")
+        try:
+            yield pool, embeddings
+        finally:
+            pool.close()
+            embeddings.close()
+
+
+def ask(bench: Bench, pool: Pool, embeddings: EmbeddingCache, image: Image, prompt: str, n: int) -> ComparisonUpdate:
+    asked = Comparison(
+        images=(image,),
+        prompt=prompt,
+        variants=bench.variants,
+        reference=bench.variants[0].id,
+        sampling=Sampling(max_tokens=n),
+        runtime=bench.runtime,
+    )
+    *_, last = compare.run(asked, pool, embeddings, compare.Stop())
+    assert all(pane.state is PaneState.DONE for pane in last.panes), [pane.error for pane in last.panes]
+    return last
+
+
+def five_variants(bench: Bench) -> dict[str, float]:
+    """Wall time of five variants on one image, 32 tokens each, against llama-mtmd-cli once per variant."""
+    started = time.perf_counter()
+    for variant in bench.variants:
+        _tool(
+            bench, "llama-mtmd-cli", "-m", variant.model.path, "--mmproj", variant.projector.path,
+            "--image", str(bench.image_file), "-p", PROMPT, "-n", "32", "--temp", "0", "-c", "2048",
+            "-t", str(bench.threads), "-fa", bench.flash_attention, *([] if bench.gpu else ["--no-mmproj-offload"]),
+        )  # fmt: skip
+    cli_s = time.perf_counter() - started
+    with fresh_parts() as (pool, embeddings):
+        started = time.perf_counter()
+        ask(bench, pool, embeddings, bench.picture(0), PROMPT, 32)
+        cold_s = time.perf_counter() - started
+        started = time.perf_counter()
+        ask(bench, pool, embeddings, bench.picture(1), PROMPT, 32)
+        warm_s = time.perf_counter() - started
+        projectors = [w for w in pool.memory().workers if w.role is WorkerRole.VISION]
+    return {
+        "five_cli_s": cli_s,
+        "five_cold_s": cold_s,
+        "five_warm_s": warm_s,
+        "five_cold_ratio": cold_s / cli_s,
+        "five_warm_ratio": warm_s / cli_s,
+        "projectors_resident": len(projectors),
+    }
+
+
+def second_question(bench: Bench) -> dict[str, float]:
+    """Time to first token of a second question on the same image, warm handles, against the first one's."""
+    first, second = [], []
+    with fresh_parts() as (pool, embeddings):
+        ask(bench, pool, embeddings, bench.picture(10), PROMPT, 2)
+        for seed in range(11, 14):
+            image = bench.picture(seed)
+            first.append(ask(bench, pool, embeddings, image, PROMPT, 8).panes[0].metrics.ttft_s or 0.0)
+            again = ask(bench, pool, embeddings, image, "And what stands in the background?", 8)
+            second.append(again.panes[0].metrics.ttft_s or 0.0)
+    return {
+        "first_question_ttft_s": statistics.median(first),
+        "second_question_ttft_s": statistics.median(second),
+        "second_question_speedup": statistics.median(first) / statistics.median(second),
+    }
+
+
+def decode_speed(bench: Bench, rounds: int = 3) -> dict[str, float]:
+    """Decode tokens per second against llama-bench, same file, depth, threads and flash attention, in turn."""
+    found: dict[str, float] = {}
+    for variant in (v for v in bench.variants if v.model.quantization in ("F16", "Q4_K_M")):
+        ours, theirs, prompts, their_prompts = [], [], [], []
+        with fresh_parts() as (pool, _):
+            spec = vision_spec(variant.projector, variant.model, bench.runtime)
+            with pool.lease(spec) as lease:
+                chat = (protocol.ChatMessage("user", PROMPT, 1),)
+                prompt = lease.request(protocol.Encode(chat, (bench.picture(0),)))
+                assert isinstance(prompt, protocol.EncodedPrompt)
+            depth = prompt.n_image_tokens + prompt.n_text_tokens
+            generate = protocol.Generate(prompt, Sampling(max_tokens=128), bench.runtime)
+            for _ in range(rounds):
+                # llama-bench has the machine to itself, and so has the worker: loaded models do not compute.
+                speeds = _llama_bench(bench, variant, depth)
+                their_prompts.append(speeds["prompt"])
+                theirs.append(speeds["decode"])
+                with pool.lease(language_spec(variant.model, bench.runtime)) as lease:
+                    for _ in range(2):
+                        finished = lease.request(generate)
+                        assert isinstance(finished, protocol.Finished)
+                        assert finished.generated_tokens == 128
+                        assert finished.decode_s is not None
+                        ours.append(127 / finished.decode_s)
+                        if finished.prompt_s and not finished.reused_tokens:
+                            prompts.append(depth / finished.prompt_s)
+                    reread = lease.request(msgspec.structs.replace(generate, prompt=_other_key(prompt)))
+                    assert isinstance(reread, protocol.Finished)
+                    if reread.prompt_s:
+                        prompts.append(depth / reread.prompt_s)
+        q = variant.model.quantization.lower()
+        found |= {
+            f"decode_{q}_tok_per_s": statistics.median(ours),
+            f"llama_bench_{q}_tok_per_s": statistics.median(theirs),
+            f"decode_{q}_ratio": statistics.median(ours) / statistics.median(theirs),
+            f"prompt_{q}_tok_per_s": statistics.median(prompts),
+            f"llama_bench_prompt_{q}_tok_per_s": statistics.median(their_prompts),
+        }
+    return found
+
+
+def defaults(bench: Bench) -> dict[str, float]:
+    """What the choice of flash attention and threads rests on (playground/engine/llama.py)."""
+    variant = next(v for v in bench.variants if v.model.quantization == "Q4_K_M")
+    found = {}
+    with fresh_parts() as (pool, _):
+        with pool.lease(vision_spec(variant.projector, variant.model, bench.runtime)) as lease:
+            prompt = lease.request(protocol.Encode((protocol.ChatMessage("user", PROMPT, 1),), (bench.picture(0),)))
+            assert isinstance(prompt, protocol.EncodedPrompt)
+        for flash in (False, True):
+            for threads in sorted({1, bench.threads}):
+                runtime = replace(bench.runtime, flash_attention=flash, n_threads=threads)
+                with pool.lease(language_spec(variant.model, runtime)) as lease:
+                    speeds = []
+                    for _ in range(3):
+                        finished = lease.request(protocol.Generate(prompt, Sampling(max_tokens=64), runtime))
+                        assert isinstance(finished, protocol.Finished)
+                        assert finished.decode_s
+                        speeds.append(63 / finished.decode_s)
+                found[f"decode_flash_{'on' if flash else 'off'}_{threads}_threads_tok_per_s"] = max(speeds)
+    return found
+
+
+def _other_key(prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
+    """The same prompt as one that the worker has not seen: its key-value cache cannot be used."""
+    chunks = tuple(
+        msgspec.structs.replace(c, key=os.urandom(8).hex()) if isinstance(c, protocol.ImageChunk) else c
+        for c in prompt.chunks
+    )
+    return msgspec.structs.replace(prompt, chunks=chunks)
+
+
+def _llama_bench(bench: Bench, variant: Variant, depth: int) -> dict[str, float]:
+    def speed(*test: str) -> float:
+        out = _tool(
+            bench, "llama-bench", "-m", variant.model.path, *test, "-t", str(bench.threads), "-fa", bench.flash_attention,
+            "-ngl", "99" if bench.gpu else "0", "-b", "512", "-r", "2", "-o", "json",
+        )  # fmt: skip
+        return float(json.loads(out)[0]["avg_ts"])
+
+    return {"prompt": speed("-p", str(depth), "-n", "0"), "decode": speed("-p", "0", "-n", "128", "-d", str(depth))}
+
+
+def _tool(bench: Bench, name: str, *arguments: str) -> str:
+    done = subprocess.run([str(bench.tools / name), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
+    return done.stdout

@@ -1,0 +1,59 @@
+"""What the page adds: its start, and the way from a click to the first token on the screen."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.webapp import running
+
+_ROUNDS = 7
+
+# Clicks Run and resolves with the milliseconds until a pane that was empty shows text, in the browser's own clock.
+_CLICK_TO_TEXT = """() => new Promise(resolve => {
+    const region = document.getElementById("vp-panes");
+    const begun = performance.now();
+    const watcher = new MutationObserver(() => {
+        const pane = document.querySelector(".vp-pane");
+        const text = pane?.querySelector(".vp-text")?.textContent;
+        if (text && pane.dataset.state !== "queued" && window.vpEmptied) {
+            watcher.disconnect();
+            resolve(performance.now() - begun);
+        } else if (!text) window.vpEmptied = true;
+    });
+    window.vpEmptied = !document.querySelector(".vp-text")?.textContent;
+    watcher.observe(region, {subtree: true, childList: true, characterData: true, attributes: true});
+    document.getElementById("vp-run").click();
+})"""
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Runs the embedded pair's F16 with warm handles; the engine's own time is the pane's time to first token."""
+    with running(folder / "cache", folder / "first.log"):
+        pass  # the first start makes the quantized variants
+    with running(folder / "cache", folder / "log.txt") as app, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        page.goto(app.url)
+        page.get_by_label("Q4_K_M · 2.9 MB").wait_for(timeout=30_000)
+        page.wait_for_timeout(1000)
+        for box in page.locator("#vp-models").get_by_role("checkbox").all():
+            box.set_checked("F16" in box.locator("xpath=..").inner_text())
+        overheads = []
+        for _ in range(_ROUNDS):
+            shown_s = page.evaluate(_CLICK_TO_TEXT) / 1000
+            page.locator(".vp-pane[data-state=done]").wait_for()
+            engine_s = float(page.locator(".vp-pane").get_attribute("data-ttft") or "nan")
+            overheads.append(shown_s - engine_s)
+            page.wait_for_timeout(300)
+        browser.close()
+    return {
+        "page_start_s": app.start_s,
+        "click_to_first_token_overhead_s": statistics.median(overheads[1:]),
+        "click_to_first_token_overhead_max_s": max(overheads[1:]),
+    }
