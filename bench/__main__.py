@@ -35,7 +35,10 @@ def main() -> None:
             ready = engine.prepare(
                 given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
             )
-            for measure in (engine.five_variants, engine.second_question, engine.decode_speed, engine.defaults):
+            measures = [engine.five_variants, engine.second_question, engine.decode_speed]
+            if not given.gpu:
+                measures.append(engine.defaults)
+            for measure in measures:
                 found |= show(measure.__name__, measure(ready))
         if given.what in ("page", "all"):
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack

