@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,15 @@ from playground.engine import protocol
 from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
 from playground.lab import divergence, metrics
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Pool, language_spec, vision_spec
-from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant
+from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
+from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant, WorkerRole
 
 # How often an update is made while tokens come, and the longest silence: Gradio can close a generator only between
 # two yields.
 _UPDATE_S = 0.05
 _HEARTBEAT_S = 0.25
+
+_LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
 
 class Stop:
@@ -150,11 +153,13 @@ class _Run:
         self._stop = stop
         self._panes = panes
         self._prompts: dict[tuple[str, ...], protocol.EncodedPrompt | PlaygroundError] = {}
+        self._load_s: dict[WorkerSpec, float | None] = {}
 
     def execute(self) -> None:
         variants = self._in_order()
         try:
             with self._pool.turn(stop=self._stop.wanted, on_place=self._panes.place):
+                self._load_all(variants)
                 if self._comparison.order is Order.RACE:
                     for variant in variants:
                         self._guarded(variant, self._encode)
@@ -167,6 +172,36 @@ class _Run:
         except PlaygroundError as error:  # while it waited for its turn
             for variant in variants:
                 self._fail(variant, error)
+
+    def _load_all(self, variants: Sequence[Variant]) -> None:
+        """Load what is not loaded yet side by side, before anything is measured; unless the budget cannot hold it all,
+        where each is loaded when its turn comes."""
+        runtime = self._comparison.runtime
+        specs: dict[WorkerSpec, Variant] = {}
+        for variant in variants:
+            specs.setdefault(vision_spec(variant.projector, variant.model, runtime), variant)
+            specs.setdefault(language_spec(variant.model, runtime), variant)
+        if not self._pool.fits(specs):
+            return
+
+        def load(spec: WorkerSpec) -> None:
+            variant = specs[spec]
+            is_projector = spec.role is WorkerRole.VISION
+            self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[spec.role])
+            try:
+                with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
+                    self._load_s[spec] = lease.load_s
+            except PlaygroundError as error:
+                if is_projector and not isinstance(error, Stopped):
+                    self._prompts[self._prompt_key(variant)] = error
+                else:
+                    self._fail(variant, error)
+            else:
+                if not is_projector:
+                    self._panes.set(variant.id, state=PaneState.QUEUED, note="loaded")
+
+        with ThreadPoolExecutor(min(len(specs), os.cpu_count() or 1)) as threads:
+            list(threads.map(load, specs))
 
     def _in_order(self) -> list[Variant]:
         """The reference first: the others can then show from the first token on where they part from it."""
@@ -228,14 +263,14 @@ class _Run:
         known = {i: key for i, key in keys.items() if self._embeddings.has(key)}
         message = protocol.ChatMessage(role="user", text=comparison.prompt, n_images=len(images))
         template = comparison.chat_template or variant.chat_template
-        self._panes.set(variant.id, state=PaneState.LOADING, note="projector")
+        self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
         spec = vision_spec(variant.projector, variant.model, comparison.runtime)
         with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
             self._panes.set(
                 variant.id,
                 state=PaneState.READING,
                 note=None,
-                metrics=replace(self._panes[variant.id].metrics, projector_load_s=lease.load_s),
+                metrics=replace(self._panes[variant.id].metrics, projector_load_s=self._load_s.get(spec, lease.load_s)),
             )
 
             def encode(known: dict[int, str]) -> protocol.EncodedPrompt:
@@ -260,12 +295,12 @@ class _Run:
         comparison = self._comparison
         prompt = self._prompts[self._prompt_key(variant)]
         assert isinstance(prompt, protocol.EncodedPrompt)
-        self._panes.set(variant.id, state=PaneState.LOADING, note="language model")
+        self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
         spec = language_spec(variant.model, comparison.runtime)
         with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
             sizes = replace(
                 self._panes[variant.id].metrics,
-                load_s=lease.load_s,
+                load_s=self._load_s.get(spec, lease.load_s),
                 model_bytes=variant.model.bytes,
                 projector_bytes=variant.projector.bytes,
                 speed_shared=comparison.order is Order.RACE and len(comparison.variants) > 1,

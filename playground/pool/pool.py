@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,11 @@ def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime) -> Wor
 _QUANTIZE = WorkerSpec(WorkerRole.QUANTIZE, (), None, "llama_model_quantize", 0)
 
 
+def forecast(spec: WorkerSpec) -> int:
+    """Bytes that a worker will take, as far as that can be told before it is loaded."""
+    return spec.bytes + decisions.PROCESS_BYTES
+
+
 class Handle:
     """A loaded worker. Its fields are the pool's; a lease gives the right to `request`."""
 
@@ -86,7 +91,7 @@ class Handle:
         self.process: WorkerProcess | None = None
         self.loaded: protocol.Loaded | None = None
         self.engine: str | None = None
-        self.bytes = spec.bytes + decisions.PROCESS_BYTES
+        self.bytes = forecast(spec)
         self.leased = True
         self.last_used = time.monotonic()
 
@@ -199,6 +204,13 @@ class Pool:
         """Raises EngineError with llama.cpp's words, BadInput for an unknown quantization."""
         with self.lease(_QUANTIZE) as lease:
             lease.request(protocol.Quantize(str(source), str(target), quantization, projector))
+
+    def fits(self, specs: Iterable[WorkerSpec]) -> bool:
+        """Whether all of `specs` can be loaded at once, if everything idle gives way."""
+        with self._changed:
+            wanted = {spec: self._handles.get(spec) for spec in specs}
+            leased = sum(h.bytes for h in self._handles.values() if h.leased and h.spec not in wanted)
+        return leased + sum(h.bytes if h else forecast(s) for s, h in wanted.items()) <= self._budget_bytes
 
     def unload(self, role: WorkerRole) -> None:
         """End the idle workers of a role."""
