@@ -37,6 +37,8 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> Any:
         if mode not in (MODE_RAW, MODE_BINARY):
             raise ValueError("refused a value that is not plain bytes")
+        if (mode == MODE_BINARY) != (filename is not None):
+            raise ValueError("refused a value that is in no file, or in one where it should not be")
         return super().fetch(mode, filename, value, read)
 
 

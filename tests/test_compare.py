@@ -178,6 +178,11 @@ def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, 
     assert parts.pool.memory().workers == ()
 
 
+def test_prompt_when_it_holds_half_a_character_then_refused(parts: Parts, chart: Image) -> None:
+    with pytest.raises(BadPrompt, match="half a character"):
+        run(parts, comparison(chart, "what \ud800?", parts.store.choose(["F16"])))
+
+
 def test_variants_when_too_many_then_refused(parts: Parts, chart: Image) -> None:
     with pytest.raises(BadInput, match="32 variants are ticked; at most 16"):
         run(parts, comparison(chart, WHAT, parts.store.variants))

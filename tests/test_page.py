@@ -266,6 +266,17 @@ def test_page_when_a_file_outside_the_allowed_folders_is_opened_then_refused(pag
     expect(page.get_by_text("only in the folders that the operator allowed")).to_be_visible()
 
 
+def test_page_when_a_file_name_holds_markup_then_the_message_shows_it_as_text(page: Page, tmp_path: Path) -> None:
+    evil = tmp_path / "<img src=x onerror=alert(1)>.png"
+    evil.write_bytes(b"no image")
+    page.locator("#vp-image").get_by_role("button", name="Clear").click()
+    page.locator("#vp-image input[type=file]").set_input_files(str(evil))
+    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_text("is not an image that can be read here")).to_be_visible()
+    assert page.locator("img[src=x]").count() == 0
+
+
 def test_page_when_narrow_then_nothing_sticks_out(browser: Browser, app: WebApp) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 844})
     phone.goto(app.url)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from playground.lab import divergence, metrics
 from playground.lab.embeddings import EmbeddingCache
 from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
 from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant, WorkerRole
+
+logger = logging.getLogger(__name__)
 
 # How often an update is made while tokens come, and the longest silence: Gradio can close a generator only between
 # two yields.
@@ -48,6 +51,10 @@ def check(comparison: Comparison, max_panes: int) -> None:
     """Raises BadInput or BadPrompt for what can be told without loading anything."""
     if not comparison.prompt.strip():
         raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
+    try:
+        comparison.prompt.encode()
+    except UnicodeEncodeError:
+        raise BadPrompt("The prompt holds half a character, which is no text. Type it again.") from None
     if not comparison.variants:
         raise BadInput("No variant is ticked. Tick at least one quantization.")
     if len(comparison.variants) > max_panes:
@@ -218,8 +225,8 @@ class _Run:
         except PlaygroundError as error:
             self._fail(variant, error)
         except Exception as error:  # a pane must end in a stated state, whatever happened
-            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}: {error}"))
-            raise
+            logger.exception("%s", variant.id)
+            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}: {error}. The app's log has more."))
 
     def _fail(self, variant: Variant, error: PlaygroundError) -> None:
         if isinstance(error, Stopped):

@@ -25,7 +25,8 @@ def word_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:
 
     Kinds: equal, replace, insert, delete.
     """
-    before, after = reference.split(" "), answer.split(" ")
+    before = reference.split(" ") if reference else []
+    after = answer.split(" ") if answer else []
     return [
         (op.tag, " ".join(before[op.src_start : op.src_end]), " ".join(after[op.dest_start : op.dest_end]))
         for op in Levenshtein.opcodes(before, after)

@@ -71,16 +71,29 @@ _LIMITS: dict[str, tuple[float, float]] = {
 def read_settings(document: dict[str, Any] | None) -> RunSettings:
     """Raises BadInput naming the setting and what it may be."""
     try:
-        settings = msgspec.convert(document or {}, RunSettings)
+        settings = msgspec.convert({} if document is None else document, RunSettings)
     except msgspec.ValidationError as error:
         raise BadInput(f"The settings cannot be used: {error}.") from None
     for name, (low, high) in _LIMITS.items():
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:  # NaN fails too
             raise BadInput(f"{name} has to be between {low} and {high}, not {value}.")
-    if sum(len(stop) for stop in settings.stop or ()) > 1000:
-        raise BadInput("The stop texts are too long: at most 1000 characters together.")
+    for name in ("stop", "reference", "chat_template"):
+        if not _is_utf8("".join(getattr(settings, name) or "")):
+            raise BadInput(f"{name} holds half a character, which is no text. Type it again.")
+    if len(settings.stop or ()) > 16 or sum(len(stop) for stop in settings.stop or ()) > 1000:
+        raise BadInput("The stop texts are too long: at most 16 of them (stop), of 1000 characters together.")
+    if len(settings.chat_template or "") > 100_000:
+        raise BadInput("The chat_template is too long: at most 100,000 characters.")
     return settings
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def of_variant(variant: Variant) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class EmbeddingCache:
                 tile = left.pop(0)
                 chunk = msgspec.structs.replace(chunk, key=tile.key, embeddings=tile.embeddings)
             chunks.append(chunk)
+        if any(tiles.values()):
+            return None
         return msgspec.structs.replace(prompt, chunks=tuple(chunks))
 
     def _get(self, key: str) -> bytes | None:

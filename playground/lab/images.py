@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from pathlib import Path
 
 import numpy
 import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 
 from playground.errors import BadImage
 from playground.values import Image
@@ -17,33 +15,49 @@ from playground.values import Image
 # Every vision encoder of the day scales down further than this; above it only time and memory are spent.
 MAX_PIXELS = 12_000_000
 
+# Of Pillow's fifty decoders these few; EPS would start Ghostscript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+# By the EXIF orientation. Not ImageOps.exif_transpose, which writes the EXIF anew and fails on odd tags.
+_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
 
 def read_image(path: str | Path) -> Image:
     """Decode, turn upright, reduce to 8-bit RGB. Raises BadImage.
 
-    Pillow's own limit against decompression bombs is kept: its warning is an error here.
+    Pillow's own limit against decompression bombs is kept: where it would warn, the image is refused.
     """
     name = Path(path).name
+    notes: list[str] = []
     try:
         if Path(path).stat().st_size == 0:
             raise BadImage(f"{name} is empty (0 bytes). Choose another image.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as opened:
-                notes = []
-                width, height = opened.size
-                frames: int = getattr(opened, "n_frames", 1)
-                if frames > 1:
-                    notes.append(f"first of {frames} frames")
-                # Lets a JPEG be decoded at a fraction of its size.
-                opened.draft("RGB", _fitting(opened.size))
-                opened.load()
-                if opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:
-                    notes.append("turned upright")
-                rgb = _as_rgb(PIL.ImageOps.exif_transpose(opened), notes)
+        with PIL.Image.open(path, formats=_FORMATS) as opened:
+            width, height = opened.size
+            if width * height > (PIL.Image.MAX_IMAGE_PIXELS or width * height):
+                raise PIL.Image.DecompressionBombError
+            frames: int = getattr(opened, "n_frames", 1)
+            if frames > 1:
+                notes.append(f"first of {frames} frames")
+            # Pillow turns a TIFF itself while it loads, and finds a PNG's tag only then.
+            before = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+            opened.draft("RGB", _fitting(opened.size))  # lets a JPEG be decoded at a fraction of its size
+            opened.load()
+            turn = _UPRIGHT.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+            if turn is not None or before in _UPRIGHT:
+                notes.append("turned upright")
+            rgb = _as_rgb(opened, notes)
     except BadImage:
         raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+    except PIL.Image.DecompressionBombError:
         limit = (PIL.Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise BadImage(f"{name} has more than {limit:.0f} megapixels. Scale it down first.") from None
     except PIL.UnidentifiedImageError:
@@ -52,12 +66,16 @@ def read_image(path: str | Path) -> Image:
         ) from None
     except FileNotFoundError:
         raise BadImage(f"{name} does not exist.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except IsADirectoryError:
+        raise BadImage(f"{name} is a folder. Choose an image in it.") from None
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise BadImage(f"{name} is cut short or damaged ({error}). Choose another image.") from None
     if rgb.width * rgb.height > MAX_PIXELS:
         rgb.thumbnail(_fitting(rgb.size), PIL.Image.Resampling.LANCZOS)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
     if rgb.width * rgb.height < width * height:
-        notes.append(f"scaled down from {width * height / 1e6:.0f} to {rgb.width * rgb.height / 1e6:.1f} megapixels")
+        notes.append(f"scaled down from {width * height / 1e6:.1f} to {rgb.width * rgb.height / 1e6:.1f} megapixels")
     return from_rgb(rgb, "; ".join(notes) or None)
 
 
@@ -81,11 +99,17 @@ def _as_rgb(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
         grey = image.convert("F")
         top = 65535.0 if image.mode.startswith("I") else float(max(1.0, numpy.asarray(grey).max()))
         return grey.point(lambda value: value * (255.0 / top) + 0.0).convert("L").convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        if rgba.width * rgba.height > MAX_PIXELS:  # before anything is copied
+            rgba.thumbnail(_fitting(rgba.size), PIL.Image.Resampling.LANCZOS)
+        alpha = rgba.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            return rgba.convert("RGB")
         notes.append("transparency laid on white")
-        rgba = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", rgba.size, "white")
-        return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+        white = PIL.Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=alpha)
+        return white
     if image.mode == "CMYK":
         notes.append("converted from CMYK")
     return image.convert("RGB")

@@ -24,7 +24,7 @@ def of_prompt(metrics: Metrics, prompt: EncodedPrompt, *, cached: bool, paid: bo
         metrics,
         preprocess_s=prompt.preprocess_s if paid else None,
         encode_s=prompt.encode_s if paid and not cached else None,
-        encode_cached=cached or not paid,
+        encode_cached=(cached or not paid) if prompt.n_image_tokens else None,
         image_tokens=prompt.n_image_tokens,
         text_tokens=prompt.n_text_tokens,
         prompt_tokens=prompt.n_image_tokens + prompt.n_text_tokens,

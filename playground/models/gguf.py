@@ -20,7 +20,10 @@ from playground.errors import BadModel
 
 _MAX_KEYS = 100_000
 _MAX_TENSORS = 100_000
-_MAX_HEADER_BYTES = 256 * 2**20
+_MAX_HEADER_BYTES = 64 * 2**20  # the largest vocabularies take 13
+_MAX_TEXT_BYTES = 8 * 2**20
+_MAX_TEXTS = 2**21  # in one array; Gemma 3 has 514,906 merges
+_PIECE = 2**20
 _MAX_KEY_BYTES = 65_535
 _KEPT_ARRAY = 256  # elements; longer arrays (the vocabulary) are only hashed
 
@@ -114,6 +117,8 @@ def read_header(path: str | Path) -> GgufHeader:
         raise BadModel(f"{name} is a folder, not a GGUF file.") from None
     except PermissionError:
         raise BadModel(f"{name} may not be read by this user.") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{name[:80]} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     except BadModel as error:
         raise BadModel(f"{name}: {error}") from None
     if header.missing_bytes:
@@ -138,7 +143,7 @@ class _Reader:
         version = self._scalar(4)
         assert isinstance(version, int)
         if version not in (2, 3):
-            kind = "big-endian" if version & 0xFFFF == 0 else f"version {version}"
+            kind = "big-endian" if version and version & 0xFFFF == 0 else f"version {version}"
             raise BadModel(f"a {kind} GGUF file, which cannot be read here. Convert it again with a current llama.cpp.")
         n_tensors, n_keys = self._length(_MAX_TENSORS, "tensors"), self._length(_MAX_KEYS, "metadata keys")
         vocabulary = hashlib.sha256()
@@ -151,8 +156,10 @@ class _Reader:
             metadata[key] = self._value(self._type())
             self._hash = None
         tensors = tuple(self._tensor() for _ in range(n_tensors))
+        if not tensors:
+            raise BadModel("it holds no tensors, so it is no model. Choose another file.")
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
             raise BadModel("its alignment is not a power of two; the file is damaged.")
         architecture = metadata.get("general.architecture")
         vocabulary.update(repr([architecture, metadata.get(f"{architecture}.embedding_length")]).encode())
@@ -166,8 +173,7 @@ class _Reader:
         )
 
     def _take(self, n: int) -> bytes:
-        if self._position + n > min(self._size, _MAX_HEADER_BYTES):
-            raise BadModel("its header is cut short or damaged. Download the file again.")
+        self._check(n)
         data = self._file.read(n)
         if len(data) != n:
             raise BadModel("its header is cut short. Download the file again.")
@@ -175,6 +181,10 @@ class _Reader:
         if self._hash:
             self._hash.update(data)
         return data
+
+    def _check(self, n: int) -> None:
+        if self._position + n > min(self._size, _MAX_HEADER_BYTES):
+            raise BadModel("its header is cut short or damaged. Download the file again.")
 
     def _type(self) -> int:
         value = self._scalar(4)
@@ -193,7 +203,7 @@ class _Reader:
             raise BadModel(f"it claims {value:,} {what}; the file is damaged.")
         return value
 
-    def _string(self, limit: int = _MAX_HEADER_BYTES) -> str:
+    def _string(self, limit: int = _MAX_TEXT_BYTES) -> str:
         return self._take(self._length(limit, "bytes in a text")).decode("utf-8", "replace")
 
     def _value(self, kind: int) -> Scalar | tuple[Scalar, ...]:
@@ -204,9 +214,8 @@ class _Reader:
         if kind != _ARRAY:
             raise BadModel(f"it has a value of the unknown type {kind}; the file is damaged.")
         element = self._type()
-        count = self._length(_MAX_HEADER_BYTES, "array elements")
         if element == _STRING:
-            # Every string takes 8 bytes at least, so a false count ends at the file's end, soon.
+            count = self._length(_MAX_TEXTS, "texts in an array")
             kept = []
             for i in range(count):
                 text = self._string()
@@ -217,18 +226,23 @@ class _Reader:
             raise BadModel(f"it has an array of the unknown type {element}; the file is damaged.")
         form = _SCALARS[element]
         size = struct.calcsize(form)
-        data = self._take(count * size)
-        return tuple(value[0] for value in struct.iter_unpack(form, data[: _KEPT_ARRAY * size]))
+        left = self._length(_MAX_HEADER_BYTES, "array elements") * size
+        self._check(left)
+        head = self._take(min(left, _KEPT_ARRAY * size))
+        left -= len(head)
+        while left:
+            left -= len(self._take(min(left, _PIECE)))
+        return tuple(value[0] for value in struct.iter_unpack(form, head))
 
     def _tensor(self) -> TensorInfo:
         name = self._string(_MAX_KEY_BYTES)
         n_dimensions = self._type()
         if n_dimensions > 4:
-            raise BadModel(f"tensor {name!r} has {n_dimensions} dimensions; the file is damaged.")
+            raise BadModel(f"tensor {name[:80]!r} has {n_dimensions} dimensions; the file is damaged.")
         shape = tuple(self._length(2**40, "elements in a tensor") for _ in range(n_dimensions))
         kind = self._type()
         try:
             tensor_type = GGMLQuantizationType(kind)
         except ValueError:
-            raise BadModel(f"tensor {name!r} has the unknown type {kind}. A newer version may read it.") from None
+            raise BadModel(f"tensor {name[:80]!r} has the unknown type {kind}. A newer version may read it.") from None
         return TensorInfo(name, shape, tensor_type, self._length(2**50, "bytes of tensors"))

@@ -55,7 +55,7 @@ def read_preset(path: Path) -> Preset:
     """Raises BadModel naming the file and the field."""
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Preset)
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
         raise BadModel(f"The preset {path.name} cannot be used: {error}.") from error
 
 

@@ -69,6 +69,7 @@ class Store:
 
         What cannot be made is left out, and told in `problems`.
         """
+        self.problems = ()
         for preset in self._presets:
             models, projectors = self._derived(preset, preset.model), self._derived(preset, preset.projector)
             wanted = [(preset.model, q, models) for q in preset.derive.models]
@@ -103,15 +104,19 @@ class Store:
             )
         if projector_header.metadata.get("clip.has_vision_encoder") is False:
             raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
-        family = model_header.text("general.basename") or _NAMED.split(model.stem)[0].strip("-._") or model.stem
+        named = (model_header.text(f"general.{part}") for part in ("basename", "finetune", "size_label"))
+        family = "-".join(part for part in named if part)[:80] or _NAMED.split(model.stem)[0].strip("-._") or model.stem
         variant = _variant(family, self._file(model, model_header), self._file(projector, projector_header))
         hashes = (variant.model.sha256, variant.projector.sha256)
         with self._lock:
             for other in self._variants.values():
                 if (other.model.sha256, other.projector.sha256) == hashes:
-                    return other
+                    moved = replace(other, model=variant.model, projector=variant.projector)
+                    self._variants[other.id] = moved
+                    return moved
             if variant.id in self._variants:  # another uploader's file under the same name
-                variant = replace(variant, id=f"{variant.id}@{variant.model.sha256[:8]}", label=model.stem)
+                mark = f"{variant.model.sha256[:8]}.{variant.projector.sha256[:8]}"
+                variant = replace(variant, id=f"{variant.id}@{mark}", label=model.stem)
             same = [v for v in self._variants.values() if v.family == family]
             # The most precise pair of a family is its reference.
             if all(_precision(variant) > _precision(other) for other in same):
@@ -127,6 +132,10 @@ class Store:
         Raises BadInput naming what there is.
         """
         variants = self.variants
+        there = dict.fromkeys(v.projector.quantization for v in variants)
+        for projector in projectors:
+            if projector not in there:
+                raise BadInput(f"There is no projector called '{projector}'. There are: {', '.join(there)}.")
         chosen: dict[str, Variant] = {}
         for name in names:
             if projectors:
@@ -141,7 +150,10 @@ class Store:
         return tuple(chosen.values())
 
     def _permitted(self, path: Path) -> Path:
-        path = path.expanduser().resolve()
+        try:
+            path = path.expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a null byte
+            raise BadModel(f"{path.name[:80]!r} is no path to a file: {error}.") from None
         if self._allowed is not None and not any(path.is_relative_to(folder) for folder in self._allowed):
             where = ", ".join(str(folder) for folder in self._allowed) or "none yet (PLAYGROUND_MODEL_DIRS)"
             raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
@@ -208,12 +220,13 @@ class Store:
         """Every language model of a preset with every projector; the first of each is the reference."""
         order = [next(iter(models)), *preset.derive.models]
         with self._lock:
+            grid = {}
             for n, model in enumerate(q for q in order if q in models):
                 for m, projector in enumerate(projectors):
                     variant = _variant(preset.family, models[model], projectors[projector])
-                    self._variants[variant.id] = replace(
-                        variant, reference=n == 0 and m == 0, chat_template=preset.chat_template
-                    )
+                    grid[variant.id] = replace(variant, reference=n == 0 and m == 0, chat_template=preset.chat_template)
+            # A rung that was made later goes to its place in the ladder.
+            self._variants = {key: v for key, v in self._variants.items() if key not in grid} | grid
 
 
 def _variant(family: str, model: ModelFile, projector: ModelFile) -> Variant:

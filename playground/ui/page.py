@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock, Thread
@@ -214,7 +215,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 yield *choices(current)[:2], "Making the quantized variants of the embedded model ..."
                 deriving.join(0.5)
             for problem in parts.store.problems:
-                gr.Warning(problem)
+                gr.Warning(html.escape(problem, quote=False))
             yield choices(current)
 
         def on_choice(family: str, models: list[str], projectors: list[str], current: str) -> Any:
@@ -252,7 +253,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 )
                 lab.check(comparison, parts.settings.max_panes)
             except PlaygroundError as error:
-                raise gr.Error(error.message, duration=None, print_exception=False) from error
+                raise _as_toast(error) from error
             stop = runs.start(page)
             try:
                 running = (gr.Button(interactive=False), gr.Button(interactive=True))
@@ -281,7 +282,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             try:
                 variant = parts.store.open_pair(Path(model), Path(projector))
             except PlaygroundError as error:
-                raise gr.Error(error.message, duration=None, print_exception=False) from error
+                raise _as_toast(error) from error
             return gr.Radio(choices=_families(parts), value=variant.family), *choices(variant.family)
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -403,6 +404,11 @@ def _given(values: Sequence[Any]) -> dict[str, Any]:
     given["stop"] = tuple(line for line in (given["stop"] or "").splitlines() if line)
     given["chat_template"] = (given["chat_template"] or "").strip() or None
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _as_toast(error: PlaygroundError) -> gr.Error:
+    """Gradio shows an error's text as HTML; ours holds names of other people's files."""
+    return gr.Error(html.escape(error.message, quote=False), duration=None, print_exception=False)
 
 
 def _choice(quantization: str, size: int, is_best: bool) -> str:

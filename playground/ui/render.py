@@ -135,7 +135,10 @@ def _listed(labels: dict[str, str], panes: Sequence[Pane]) -> str:
 
 def _first_word(reference: str, answer: str) -> int:
     """1-based index of the first word that differs."""
-    kind, before, _ = word_changes(reference, answer)[0]
+    changes = word_changes(reference, answer)
+    if not changes:
+        return 1
+    kind, before, _ = changes[0]
     return len(before.split(" ")) + 1 if kind == "equal" else 1
 
 
