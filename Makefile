@@ -23,7 +23,7 @@ $(VENV)/.done: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing llama-cpp-python. Where it has to be compiled this takes some minutes; log: $(VENV)/build.log"
 	@$(BIN)/python -m pip install --verbose "llama-cpp-python>=0.3.36,<0.4" 2>&1 | tee $(VENV)/build.log \
-		| awk '/^ *\[[0-9]+\/[0-9]+\] / { printf "\r  compiled %s ", $$1; fflush() } END { print "" }' \
+		| awk '/^ *\[ *[0-9]+(\/[0-9]+|%)\] / { printf "\r  compiled %s ", $$1; fflush() } END { print "" }' \
 		|| { tail -n 40 $(VENV)/build.log; exit 1; }
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
@@ -42,7 +42,7 @@ bench: setup
 	$(BIN)/python -m bench
 
 screenshots: setup
-	$(BIN)/python docs/screenshots.py
+	$(BIN)/python -m docs.screenshots
 
 clean:
 	rm -rf $(VENV) build dist

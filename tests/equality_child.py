@@ -1,7 +1,7 @@
 """Runs one pair through upstream's helper with the full model, and through the split engine; prints how they compare.
 
-`python equality_child.py MODEL PROJECTOR WIDTH HEIGHT`. A process of its own: llama.cpp may abort, and llama_cpp has to
-be imported before numpy.
+`python equality_child.py MODEL PROJECTOR WIDTH HEIGHT [gpu]`. A process of its own: llama.cpp may abort, and llama_cpp
+has to be imported before numpy.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ def picture(width: int, height: int, seed: int) -> Image:
     return Image(rgb=rgb, width=width, height=height, sha256=f"{width}x{height}:{seed}")
 
 
-def upstream(model_path: str, projector_path: str, text: str, images: list[Image]) -> tuple[list[float], list[int]]:
+def upstream(
+    model_path: str, projector_path: str, text: str, images: list[Image], *, gpu: bool
+) -> tuple[list[float], list[int]]:
     """Logits behind the prompt, and the greedy tokens, by mtmd_helper_eval_chunks with the full model."""
-    model = llama.load_model(model_path)
+    model = llama.load_model(model_path, n_gpu_layers=-1 if gpu else 0)
     mtmd_params = M.mtmd_context_params_default()
+    mtmd_params.use_gpu = gpu
     mtmd_params.n_threads = 1
     mtmd = M.mtmd_init_from_file(projector_path.encode(), model, mtmd_params)
     params = C.llama_context_default_params()
@@ -97,9 +100,10 @@ def difference(a: list[float], b: list[float]) -> float:
 
 def main() -> None:
     model_path, projector_path, width, height = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    gpu = sys.argv[5:] == ["gpu"]
     llama.start()
     image, other = picture(width, height, 1), picture(width, height, 2)
-    vision = VisionModel(projector_path, model_path, use_gpu=False, n_threads=1)
+    vision = VisionModel(projector_path, model_path, use_gpu=gpu, n_threads=1)
 
     def ask(text: str, images: list[Image]) -> EncodedPrompt:
         return vision.encode([ChatMessage("user", text, len(images))], images, None)
@@ -109,18 +113,18 @@ def main() -> None:
     two = ask("What differs?", [image, other])
     planned = ask("Describe it please.", [Image(b"", image.width, image.height, image.sha256)])
 
-    fresh = LanguageModel(model_path, n_gpu_layers=0)
-    expected_logits, expected = upstream(model_path, projector_path, prompt.rendered, [image])
+    fresh = LanguageModel(model_path, n_gpu_layers=-1 if gpu else 0)
+    expected_logits, expected = upstream(model_path, projector_path, prompt.rendered, [image], gpu=gpu)
     logits = logits_of(fresh, prompt)
     tokens, _ = answer(fresh, prompt)
-    two_logits, two_expected = upstream(model_path, projector_path, two.rendered, [image, other])
+    two_logits, two_expected = upstream(model_path, projector_path, two.rendered, [image, other], gpu=gpu)
     two_tokens, _ = answer(fresh, two)
 
     # The second question with the image kept, against a model that never saw the first one.
     answer(fresh, prompt)
     kept_tokens, reused = answer(fresh, followup)
     kept_logits = logits_of(fresh, followup)
-    clean = LanguageModel(model_path, n_gpu_layers=0)
+    clean = LanguageModel(model_path, n_gpu_layers=-1 if gpu else 0)
     clean_logits = logits_of(clean, followup)
     clean_tokens, _ = answer(clean, followup)
 

@@ -213,9 +213,8 @@ def test_page_when_an_own_image_is_dropped_then_it_is_the_one_asked_about(page: 
     expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The text says HOTEL", timeout=30_000)
 
 
-def test_page_when_an_image_is_pasted_then_it_is_the_one_asked_about(page: Page) -> None:
+def test_page_when_an_image_is_pasted_then_it_takes_the_examples_place(page: Page) -> None:
     tick_only(page, "F16")
-    page.locator("#vp-image").get_by_role("button", name="Clear").click()
     page.get_by_label("Prompt").fill("Describe the image.")
     data = list((DRIFT / "drift-38.png").read_bytes())
     page.evaluate(
@@ -226,7 +225,8 @@ def test_page_when_an_image_is_pasted_then_it_is_the_one_asked_about(page: Page)
         }""",
         data,
     )
-    expect(page.locator("#vp-image img").first).to_be_visible()
+    expect(page.locator("#vp-image img[src*=pasted]")).to_be_visible()
+    expect(page.locator("#vp-image .thumbnail-item")).to_have_count(1)
     page.get_by_role("button", name="Run").click()
     expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The text says HOTEL", timeout=30_000)
 

@@ -23,7 +23,7 @@ from playground.errors import BadPair, BadPrompt, EngineError, Stopped
 from playground.values import Runtime, Sampling
 
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
-_SEND_INTERVAL_S = 0.02
+_SEND_INTERVAL_S = 0.05
 
 _INT32_BYTES = 4
 

@@ -86,21 +86,28 @@ def _render_jinja(
         text = _content(message, marker)
         return [{"type": "text", "text": text}] if as_parts else text
 
-    def fail(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
     variables: dict[str, Any] = {
         "messages": [{"role": m.role, "content": content(m)} for m in messages],
         "add_generation_prompt": True,
         "bos_token": bos,
         "eos_token": eos,
-        "raise_exception": fail,
+        "raise_exception": _fail,
         "strftime_now": lambda form: datetime.datetime.now().strftime(form),  # noqa: DTZ005  Llama 3.2 asks for today
     }
-    return environment.from_string(template).render(**variables)
+    return _compile(template).render(**variables)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    """Kept, since compiling takes longer than all else that a second question costs."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    return environment.from_string(template)
+
+
+def _fail(message: str) -> None:
+    raise jinja2.TemplateError(message)
 
 
 def check(template: str) -> None:
@@ -112,6 +119,6 @@ def check(template: str) -> None:
             f"There is no chat template called '{template}'. Give Jinja text, or one of: {', '.join(builtin_names())}."
         )
     try:
-        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+        _compile(template)
     except jinja2.TemplateSyntaxError as error:
         raise BadInput(f"The chat template has an error in line {error.lineno}: {error.message}.") from error

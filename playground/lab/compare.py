@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _UPDATE_S = 0.05
 _HEARTBEAT_S = 0.25
 
+_URGENT = {PaneState.WRITING, PaneState.DONE, PaneState.STOPPED, PaneState.FAILED}
+
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
 
@@ -77,11 +79,10 @@ def run(
     try:
         while thread.is_alive():
             if panes.changed.wait(_HEARTBEAT_S):
-                panes.changed.clear()
-                yield panes.update()
-                thread.join(_UPDATE_S)
-            else:
-                yield panes.update()
+                panes.urgent.wait(_UPDATE_S)  # more may come in a moment
+            panes.urgent.clear()
+            panes.changed.clear()
+            yield panes.update()
         yield panes.update(done=True)
     finally:
         stop.run()
@@ -92,6 +93,7 @@ class _Panes:
 
     def __init__(self, comparison: Comparison) -> None:
         self.changed = Event()
+        self.urgent = Event()  # a first token, or an end: to be shown at once
         self._lock = Lock()
         self._panes = {v.id: Pane(variant=v.id) for v in comparison.variants}
         self._reference = comparison.reference
@@ -113,6 +115,8 @@ class _Panes:
             for other in others:
                 self._panes[other] = self._compared(self._panes[other])
         self.changed.set()
+        if fields.get("state") in _URGENT:
+            self.urgent.set()
 
     def place(self, place: int) -> None:
         with self._lock:
@@ -316,12 +320,10 @@ class _Run:
 
             def on_chunk(chunk: protocol.Chunk) -> None:
                 pane = self._panes[variant.id]
-                self._panes.set(
-                    variant.id,
-                    state=PaneState.WRITING,
-                    text=pane.text + chunk.text,
-                    token_ids=pane.token_ids + chunk.token_ids,
-                )
+                written = {"text": pane.text + chunk.text, "token_ids": pane.token_ids + chunk.token_ids}
+                if pane.state is not PaneState.WRITING:
+                    written["state"] = PaneState.WRITING
+                self._panes.set(variant.id, **written)
 
             finished = lease.request(
                 protocol.Generate(prompt, comparison.sampling, comparison.runtime),

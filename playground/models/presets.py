@@ -35,7 +35,6 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ticked: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     max_tokens: int = 128
-    n_ctx: int = 4096
     chat_template: str | None = None
 
 

@@ -9,16 +9,15 @@ from threading import Lock, Thread
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
-from playground.errors import BadInput, PlaygroundError
+from playground.errors import PlaygroundError
 from playground.lab import compare as lab
 from playground.lab import documents
 from playground.lab.images import read_image
 from playground.models.presets import data_folder
 from playground.parts import Parts
-from playground.ui import format, render
-from playground.values import Comparison, Order, Variant
+from playground.ui import api, format, render
+from playground.values import Comparison, Order, Runtime, Variant
 
 ASSETS = Path(__file__).parent / "assets"
 CSS = ASSETS / "page.css"
@@ -172,7 +171,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                                 js_on_load=_EXAMPLE_JS,
                             )
                             with gr.Accordion("Sampling and engine", open=False, elem_id="vp-settings"):
-                                settings = _settings_inputs(preset.max_tokens, preset.n_ctx)
+                                settings = _settings_inputs(preset.max_tokens)
                     panes = gr.HTML(
                         render.panes(None, (), ""), apply_default_css=False, js_on_load=_STOP_JS, elem_id="vp-panes"
                     )
@@ -256,12 +255,15 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 raise _as_toast(error) from error
             stop = runs.start(page)
             try:
-                running = (gr.Button(interactive=False), gr.Button(interactive=True))
-                for update in lab.run(
-                    comparison, parts.pool, parts.embeddings, stop, max_panes=parts.settings.max_panes
-                ):
-                    yield render.panes(update, variants, comparison.reference), *running
-                    running = (gr.skip(), gr.skip())
+                # The first yield shows nothing: Gradio wants one at once, and the panes follow within 50 ms, often with
+                # their first token. Drawing them twice would cost that token 20 ms.
+                yield gr.skip(), gr.skip(), gr.skip()
+                buttons = (gr.Button(interactive=False), gr.Button(interactive=True))
+                updates = lab.run(comparison, parts.pool, parts.embeddings, stop, max_panes=parts.settings.max_panes)
+                next(updates)
+                for update in updates:
+                    yield render.panes(update, variants, comparison.reference), *buttons
+                    buttons = (gr.skip(), gr.skip())
                 yield gr.skip(), gr.Button(interactive=True), gr.Button(interactive=False)
             finally:
                 runs.end(page, stop)
@@ -271,6 +273,11 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
 
         def on_stop_pane(request: gr.Request, event: gr.EventData) -> None:
             runs.stop(str(request.session_hash), str(event.variant))
+
+        def on_upload(files: list[tuple[str, str | None]]) -> list[str]:
+            """A person's own image takes the place of an example."""
+            own = [path for path, _ in files if Path(path).name not in {image.name for image in images}]
+            return own or [path for path, _ in files]
 
         def on_example(event: gr.EventData) -> tuple[list[str], str]:
             index = int(event.index)
@@ -299,67 +306,16 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         )
         stop_button.click(on_stop, queue=False, **private)
         panes.click(on_stop_pane, queue=False, **private)
+        gallery.upload(on_upload, [gallery], [gallery], **private)
         shown_examples.click(on_example, None, [gallery, prompt], **private)
         open_button.click(on_open, [model_file, projector_file], [family, models, projectors, about], **private)
         demo.unload(on_stop)
         gr.Timer(2).tick(
             lambda: render.memory_strip(parts.pool.memory()), None, [memory], concurrency_limit=None, **private
         )
-        _api(parts, deriving)
+        api.build(parts, deriving)
     assert isinstance(demo, gr.Blocks)
     return demo
-
-
-def _api(parts: Parts, deriving: Thread) -> None:
-    """The public endpoints: /variants, /compare, /memory."""
-
-    def variants() -> list[dict[str, Any]]:
-        """The variants that are there; bytes and sha256 are the language model's."""
-        deriving.join()
-        return [documents.of_variant(v) for v in parts.store.variants]
-
-    def memory() -> dict[str, Any]:
-        """What the workers, the GPUs and the host hold, in bytes."""
-        return documents.of_memory(parts.pool.memory())
-
-    def compare(
-        image: str | None, prompt: str, variants: list[str] | None, settings: dict[str, Any] | None
-    ) -> Iterator[dict[str, Any]]:
-        """Run a comparison; every document has all panes, the last one has done = true."""
-        deriving.join()
-        try:
-            given = documents.read_settings(settings)
-            if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
-                raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
-            chosen = parts.store.choose(variants)
-            comparison = Comparison(
-                images=(read_image(image),) if image else (),
-                prompt=prompt,
-                variants=chosen,
-                reference=lab.reference_of(chosen, given.reference),
-                sampling=given.sampling(),
-                runtime=given.runtime(),
-                order=given.order or Order.IN_TURN,
-                chat_template=given.chat_template,
-            )
-            for update in lab.run(
-                comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes
-            ):
-                yield documents.of_update(update)
-        except PlaygroundError as error:
-            raise gr.Error(error.message, print_exception=False) from error
-
-    api(variants, api_name="variants", concurrency_limit=None)
-    api(memory, api_name="memory", concurrency_limit=None)
-    # Not gr.api: a component checks that the file is one that the client uploaded, and not one of the server's own.
-    image = gr.File(label="image", visible=False, type="filepath")
-    prompt = gr.Textbox(label="prompt", visible=False)
-    ids = gr.JSON(label="variants", visible=False)
-    settings = gr.JSON(label="settings", visible=False)
-    result = gr.JSON(label="result", visible=False)
-    gr.Button(visible=False).click(
-        compare, [image, prompt, ids, settings], [result], api_name="compare", concurrency_limit=None
-    )
 
 
 _SETTINGS = (
@@ -368,7 +324,7 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def _settings_inputs(max_tokens: int, n_ctx: int) -> list[Any]:
+def _settings_inputs(max_tokens: int) -> list[Any]:
     """Inputs in the order of _SETTINGS."""
     with gr.Row():
         inputs: list[Any] = [
@@ -382,8 +338,8 @@ def _settings_inputs(max_tokens: int, n_ctx: int) -> list[Any]:
         ]
     with gr.Row():
         inputs += [
-            gr.Number(label="Context size", value=n_ctx, minimum=64, precision=0, min_width=110),
-            gr.Number(label="Batch size", value=512, minimum=8, precision=0, min_width=110),
+            gr.Number(label="Context size", value=Runtime().n_ctx, minimum=64, precision=0, min_width=110),
+            gr.Number(label="Batch size", value=Runtime().n_batch, minimum=8, precision=0, min_width=110),
             gr.Number(label="Threads (0: automatic)", value=0, minimum=0, precision=0, min_width=110),
             gr.Number(label="GPU layers (-1: all)", value=-1, minimum=-1, precision=0, min_width=110),
         ]
