@@ -70,7 +70,7 @@ def default_threads(model_bytes: int) -> int:
 
 
 def flash_attention(wanted: bool | None, on_gpu: bool) -> int:
-    """On the CPU flash attention costs a third of the decode speed (bench/README.md), so it is off there."""
+    """On the CPU flash attention costs a quarter of the decode speed (bench/README.md), so it is off there."""
     if wanted is None:
         return int(C.LLAMA_FLASH_ATTN_TYPE_AUTO if on_gpu else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
     return int(C.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)

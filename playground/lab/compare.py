@@ -185,8 +185,13 @@ class _Run:
                 self._fail(variant, error)
 
     def _load_all(self, variants: Sequence[Variant]) -> None:
-        """Load what is not loaded yet side by side, before anything is measured; unless the budget cannot hold it all,
-        where each is loaded when its turn comes."""
+        """On a GPU, load what is not loaded yet side by side, before anything is measured.
+
+        Else each is loaded when its turn comes: models that warm up at once on a CPU fight for its cores (six took
+        10 s instead of 4), and a budget that cannot hold them all would unload the first for the last.
+        """
+        if not self._pool.on_gpu:
+            return
         runtime = self._comparison.runtime
         specs: dict[WorkerSpec, Variant] = {}
         for variant in variants:

@@ -132,7 +132,7 @@ class Pool:
         gpus = self._gpus.read()
         free = sum(g.total_bytes - g.used_bytes for g in gpus) or psutil.virtual_memory().available
         self._budget_bytes = budget_bytes or int(0.8 * free)
-        self._on_gpu = bool(gpus)
+        self.on_gpu = bool(gpus)
         self._max_queue = max_queue
         self._changed = Condition()
         self._handles: dict[WorkerSpec, Handle] = {}
@@ -315,7 +315,7 @@ class Pool:
         if handle.usable:
             assert handle.process is not None
             rss, gpu = self.worker_bytes(handle.process.pid)
-            measured = gpu if self._on_gpu else rss
+            measured = gpu if self.on_gpu else rss
             if measured is not None:
                 handle.bytes = measured
         elif handle.process is not None:
