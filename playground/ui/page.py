@@ -59,6 +59,8 @@ def theme() -> gr.themes.Base:
         input_background_fill_dark="#1d2026",
         button_primary_background_fill="#2f5bd0",
         button_primary_background_fill_dark="#86a6ff",
+        button_primary_background_fill_hover="#2650bd",
+        button_primary_background_fill_hover_dark="#9db8ff",
         button_primary_text_color="#ffffff",
         button_primary_text_color_dark="#15171b",
     )
