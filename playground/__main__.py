@@ -145,6 +145,8 @@ def _verdict(pane: Pane, reference: Pane) -> str:
         return pane.state.value
     if pane is reference:
         return "reference"
+    if not pane.comparable:
+        return "of another family: not compared with the reference"
     if pane.first_divergence is None:
         return "same as the reference" if reference.state is PaneState.DONE else "no reference to compare with"
     same = word_changes(reference.text, pane.text)

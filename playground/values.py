@@ -154,6 +154,7 @@ class Pane:
     metrics: Metrics = Metrics()
     # Index of the first generated token that differs from the reference's; None while they agree.
     first_divergence: int | None = None
+    comparable: bool = True  # token ids of another family mean other texts: nothing is said about where they part
     error: str | None = None
     log: tuple[str, ...] = ()
     note: str | None = None  # what is being waited for, in words

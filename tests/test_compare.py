@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -117,6 +119,46 @@ def test_race_when_run_then_answers_are_those_of_one_after_another_and_speeds_ar
     assert [p.first_divergence for p in race.panes] == [p.first_divergence for p in in_turn.panes]
     assert all(p.metrics.speed_shared is True for p in race.panes)
     assert all(p.metrics.speed_shared is False for p in in_turn.panes)
+
+
+def test_families_when_mixed_then_nothing_is_said_about_where_they_part(
+    parts: Parts, endless: pairs.PairFiles, chart: Image
+) -> None:
+    other = parts.store.open_pair(endless.model, endless.projector)
+    f16, q8 = parts.store.choose(["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q8_0+mmproj-F16"])
+    asked = replace(comparison(chart, WHAT, (f16, q8, other), max_tokens=8), reference=f16.id)
+    panes = {p.variant: p for p in run(parts, asked).panes}
+    assert [panes[v.id].comparable for v in (f16, q8, other)] == [True, True, False]
+    assert panes[other.id].text != panes[f16.id].text
+    assert panes[other.id].first_divergence is None
+
+
+def test_loads_when_side_by_side_as_on_a_gpu_then_all_are_loaded_before_the_first_answer(
+    parts: Parts, chart: Image
+) -> None:
+    parts.pool.on_gpu = True  # the one thing about a GPU that this machine can do as well
+    ladder = parts.store.choose(["F16", "Q4_K_M", "Q2_K"])
+    loaded_at_first_token = None
+    for update in compare.run(comparison(chart, WHAT, ladder), parts.pool, parts.embeddings, compare.Stop()):
+        if loaded_at_first_token is None and any(p.token_ids for p in update.panes):
+            loaded_at_first_token = len(parts.pool.memory().workers)
+    assert loaded_at_first_token == 4
+    assert [p.state for p in update.panes] == [PaneState.DONE] * 3
+    assert all(p.metrics.load_s for p in update.panes)
+    assert update.panes[0].metrics.projector_load_s
+    assert [p.first_divergence for p in update.panes] == [None, None, 23]
+
+
+def test_loads_when_side_by_side_and_one_file_is_gone_then_only_its_pane_fails(
+    parts: Parts, chart: Image, tmp_path: Path
+) -> None:
+    parts.pool.on_gpu = True
+    files = pairs.write_pair("mlp", tmp_path)
+    bad = parts.store.open_pair(files.model, files.projector)
+    files.model.unlink()
+    f16 = parts.store.choose(["tiny-vlm:F16+mmproj-F16"])[0]
+    panes = run(parts, replace(comparison(chart, WHAT, (f16, bad)), reference=f16.id)).panes
+    assert [p.state for p in panes] == [PaneState.DONE, PaneState.FAILED]
 
 
 def test_seed_when_sampling_then_equal_seeds_repeat_and_others_do_not(parts: Parts, chart: Image) -> None:

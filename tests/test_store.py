@@ -490,7 +490,7 @@ GOOD = 'family = "f"\nname = "n"\nabout = "a"\nlicence = "l"\nmodel = "m"\nproje
         (f'{GOOD}[derive]\nmodels = "Q4_K_M"'.encode(), "`$.derive.models`"),
         (f"{GOOD}[derive]\nlayers = []".encode(), "`layers`"),
         (f'{GOOD}[[examples]]\nimage = "i.png"'.encode(), "`$.examples[0]`"),
-        (f"{GOOD}n_ctx = 1.5".encode(), "`$.n_ctx`"),
+        (f"{GOOD}max_tokens = 1.5".encode(), "`$.max_tokens`"),
         (b"name = 'n'\nfamily = f", "line 2"),
         (GOOD.encode() + b'x = "\xff"', "utf-8"),
     ],
@@ -508,7 +508,7 @@ def test_preset_when_bad_then_the_file_and_the_field_are_named(tmp_path: Path, c
 def test_preset_when_good_then_read_and_when_gone_then_said(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(GOOD)
     preset = read_preset(tmp_path / "a.toml")
-    assert (preset.family, preset.model, preset.derive.models, preset.n_ctx) == ("f", "m", (), 4096)
+    assert (preset.family, preset.model, preset.derive.models, preset.max_tokens) == ("f", "m", (), 128)
     with pytest.raises(BadModel, match=r"The preset b\.toml cannot be used"):
         read_preset(tmp_path / "b.toml")
 

@@ -95,8 +95,12 @@ class _Panes:
         self.changed = Event()
         self.urgent = Event()  # a first token, or an end: to be shown at once
         self._lock = Lock()
-        self._panes = {v.id: Pane(variant=v.id) for v in comparison.variants}
         self._reference = comparison.reference
+        reference = next((v for v in comparison.variants if v.id == comparison.reference), None)
+        self._panes = {
+            v.id: Pane(variant=v.id, comparable=reference is not None and _comparable(v, reference))
+            for v in comparison.variants
+        }
         self._place: int | None = None
         self._rendered: str | None = None
         self._notes: tuple[str, ...] = tuple(image.note for image in comparison.images if image.note)
@@ -148,8 +152,16 @@ class _Panes:
         # A reference that was stopped or failed half-way is nothing to compare with.
         if reference is None or pane.variant == reference.variant or reference.state is not PaneState.DONE:
             return pane
+        if not pane.comparable:
+            return pane
         first = divergence.first_divergence(reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE)
         return replace(pane, first_divergence=first)
+
+
+def _comparable(variant: Variant, reference: Variant) -> bool:
+    """Whether equal token ids are equal texts."""
+    same = variant.model.vocabulary_sha256 == reference.model.vocabulary_sha256
+    return same or variant.family == reference.family  # another uploader's chat template makes another hash
 
 
 class _Run:

@@ -120,6 +120,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "text": pane.text,
         "metrics": asdict(pane.metrics),
         "first_divergence": pane.first_divergence,
+        "comparable": pane.comparable,
         "error": pane.error,
         "finish_reason": pane.finish_reason,
         "token_ids": list(pane.token_ids),

@@ -99,7 +99,7 @@ def summary(update: ComparisonUpdate | None, variants: Sequence[Variant], refere
         return ""
     labels = {v.id: v.label for v in variants}
     wanted = next((p for p in update.panes if p.variant == reference), None)
-    others = [p for p in update.panes if p.variant != reference]
+    others = [p for p in update.panes if p.variant != reference and p.comparable]
     parts = []
     failed = [labels[p.variant] for p in update.panes if p.state is PaneState.FAILED]
     stopped = [labels[p.variant] for p in update.panes if p.state is PaneState.STOPPED]
@@ -149,7 +149,9 @@ def _phases(m: Metrics) -> dict[str, float]:
 
 def _view(pane: Pane, variant: Variant, reference: Pane | None, longest: float) -> _PaneView:
     is_reference = reference is not None and pane.variant == reference.variant
-    both_done = reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE
+    both_done = (
+        reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE and pane.comparable
+    )
     agrees, verdict, changes = None, "", None
     if is_reference:
         verdict = "★ reference"
