@@ -15,6 +15,7 @@ from playground.parts import Parts, open_parts
 from playground.settings import Settings
 from playground.values import Comparison, ComparisonUpdate, Image, Order, Runtime, Sampling, Variant
 from tests import pairs
+from tests.webapp import WebApp, running
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +48,17 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
     """A random pair whose answers end only by length, slow enough to be stopped on the way (about 5 ms a token)."""
     folder = tmp_path_factory.mktemp("endless")
     return pairs.write_llava(folder, n_embd=768, n_head=12, n_head_kv=4, n_layer=8, n_ff=2048, name="endless")
+
+
+@pytest.fixture(scope="module")
+def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebApp]:
+    """The web app, started anew for each module that looks at it from outside."""
+    folder = tmp_path_factory.mktemp("app")
+    cache = folder / "cache"
+    cache.mkdir()
+    (cache / "derived").symlink_to(derived / "derived")
+    with running(cache, folder / "log.txt", model_dirs=(endless.model.parent,)) as started:
+        yield started
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gradio_client.exceptions import AppError
 
 from playground.models.presets import data_folder
 from tests import pairs
-from tests.webapp import WebApp, running
+from tests.webapp import WebApp
 
 CHART = data_folder() / "tiny-vlm/drift/drift-18.png"
 WHAT = "What do you see?"
@@ -28,16 +28,6 @@ METRIC_KEYS = {
     "load_s", "encode_s", "encode_cached", "prompt_s", "prompt_tokens", "image_tokens", "ttft_s", "decode_tok_per_s",
     "generated_tokens", "host_rss_bytes", "gpu_bytes",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebApp]:
-    folder = tmp_path_factory.mktemp("api")
-    cache = folder / "cache"
-    cache.mkdir()
-    (cache / "derived").symlink_to(derived / "derived")
-    with running(cache, folder / "log.txt", model_dirs=(endless.model.parent,)) as started:
-        yield started
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from playground.models.presets import data_folder
 from tests import pairs
-from tests.webapp import WebApp, running
+from tests.webapp import WebApp
 
 pytestmark = pytest.mark.browser
 
@@ -33,16 +33,6 @@ def browser() -> Iterator[Browser]:
         )
         yield chromium
         chromium.close()
-
-
-@pytest.fixture(scope="module")
-def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebApp]:
-    folder = tmp_path_factory.mktemp("app")
-    cache = folder / "cache"
-    cache.mkdir()
-    (cache / "derived").symlink_to(derived / "derived")
-    with running(cache, folder / "log.txt", model_dirs=(endless.model.parent,)) as started:
-        yield started
 
 
 @pytest.fixture
