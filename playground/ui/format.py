@@ -8,9 +8,11 @@ UNKNOWN = "–"
 def seconds(value: float | None) -> str:
     if value is None:
         return UNKNOWN
-    if value < 0.0995:
-        return f"{value * 1000:.1f} ms" if value < 0.00995 else f"{value * 1000:.0f} ms"
-    return f"{value * 1000:.0f} ms" if value < 0.9995 else f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+    if value < 0.00995:
+        return f"{value * 1000:.1f} ms"
+    if value < 0.9995:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
 
 
 def file_size(value: int | None) -> str:
