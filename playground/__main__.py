@@ -85,7 +85,8 @@ def compare(
     given: dict[str, Any] = {
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "seed": seed, "max_tokens": max_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
-        "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers,
+        "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
+        "reference": reference, "chat_template": chat_template,
     }  # fmt: skip
     settings = documents.read_settings(given)
     names = [name.strip() for name in variants.split(",") if name.strip()]
@@ -98,16 +99,7 @@ def compare(
             _open(parts, [], [])
             quantizations = [q for group in projector or () for q in group.split(",")]
             chosen = parts.store.choose(names or parts.store.presets[0].ticked, quantizations)
-        comparison = Comparison(
-            images=images,
-            prompt=prompt,
-            variants=chosen,
-            reference=lab.reference_of(chosen, reference),
-            sampling=settings.sampling(),
-            runtime=settings.runtime(),
-            order=order,
-            chat_template=chat_template,
-        )
+        comparison = lab.comparison_of(images, prompt, chosen, settings)
         last: ComparisonUpdate | None = None
         for last in lab.run(comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes):
             if not as_json:

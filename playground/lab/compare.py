@@ -16,9 +16,10 @@ from threading import Event, Lock, Thread
 from playground.engine import protocol
 from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
 from playground.lab import divergence, metrics
+from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
 from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
-from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant, WorkerRole
+from playground.values import Comparison, ComparisonUpdate, Image, Order, Pane, PaneState, Variant, WorkerRole
 
 logger = logging.getLogger(__name__)
 
@@ -356,6 +357,22 @@ class _Run:
             metrics=replace(numbers, host_rss_bytes=rss, gpu_bytes=gpu),
             finish_reason=finished.reason,
         )
+
+
+def comparison_of(
+    images: Sequence[Image], prompt: str, variants: Sequence[Variant], settings: RunSettings
+) -> Comparison:
+    """What the page, the API and the command line were asked for. Raises BadInput, as `reference_of`."""
+    return Comparison(
+        images=tuple(images),
+        prompt=prompt,
+        variants=tuple(variants),
+        reference=reference_of(variants, settings.reference),
+        sampling=settings.sampling(),
+        runtime=settings.runtime(),
+        order=settings.order or Order.IN_TURN,
+        chat_template=settings.chat_template,
+    )
 
 
 def reference_of(variants: Sequence[Variant], wanted: str | None = None) -> str:

@@ -89,8 +89,6 @@ class Handle:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.process: WorkerProcess | None = None
-        self.loaded: protocol.Loaded | None = None
-        self.engine: str | None = None
         self.bytes = forecast(spec)
         self.leased = True
         self.last_used = time.monotonic()
@@ -300,15 +298,13 @@ class Pool:
         """Returns the seconds from the start of the process to a loaded model, warm-up included."""
         started = time.monotonic()
         handle.process = WorkerProcess(f"{handle.spec.role} {handle.spec.file}")
-        handle.engine = handle.process.wait_ready().engine
+        handle.process.wait_ready()
         if handle.spec.load is not None:
             try:
-                loaded = handle.process.request(handle.spec.load)
+                handle.process.request(handle.spec.load)
             except PlaygroundError:
                 handle.process.stop()
                 raise
-            assert isinstance(loaded, protocol.Loaded)
-            handle.loaded = loaded
         return time.monotonic() - started
 
     def _release(self, handle: Handle) -> None:

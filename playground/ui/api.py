@@ -14,7 +14,6 @@ from playground.lab import compare as lab
 from playground.lab import documents
 from playground.lab.images import read_image
 from playground.parts import Parts
-from playground.values import Comparison, Order
 
 
 def build(parts: Parts, deriving: Thread) -> None:
@@ -39,16 +38,7 @@ def build(parts: Parts, deriving: Thread) -> None:
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
             chosen = parts.store.choose(variants)
-            comparison = Comparison(
-                images=(read_image(image),) if image else (),
-                prompt=prompt,
-                variants=chosen,
-                reference=lab.reference_of(chosen, given.reference),
-                sampling=given.sampling(),
-                runtime=given.runtime(),
-                order=given.order or Order.IN_TURN,
-                chat_template=given.chat_template,
-            )
+            comparison = lab.comparison_of([read_image(image)] if image else [], prompt, chosen, given)
             for update in lab.run(
                 comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes
             ):

@@ -10,14 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from playground.errors import PlaygroundError
+from playground.errors import BadInput, PlaygroundError
 from playground.lab import compare as lab
 from playground.lab import documents
 from playground.lab.images import read_image
 from playground.models.presets import data_folder
 from playground.parts import Parts
 from playground.ui import api, format, render
-from playground.values import Comparison, Order, Runtime, Variant
+from playground.values import Order, Runtime, Variant
 
 ASSETS = Path(__file__).parent / "assets"
 CSS = ASSETS / "page.css"
@@ -241,17 +241,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             page = str(request.session_hash)
             try:
                 variants = chosen(family, models, projectors)
-                given = documents.read_settings(_given(values))
-                comparison = Comparison(
-                    images=tuple(read_image(path) for path, _ in files or ()),
-                    prompt=prompt or "",
-                    variants=variants,
-                    reference=lab.reference_of(variants, reference or None),
-                    sampling=given.sampling(),
-                    runtime=given.runtime(),
-                    order=Order(order),
-                    chat_template=given.chat_template,
-                )
+                given = documents.read_settings({**_given(values), "reference": reference or None, "order": order})
+                shown = [read_image(path) for path, _ in files or ()]
+                comparison = lab.comparison_of(shown, prompt or "", variants, given)
                 lab.check(comparison, parts.settings.max_panes)
             except PlaygroundError as error:
                 raise _as_toast(error) from error
@@ -287,7 +279,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
 
         def on_open(model: str | None, projector: str | None) -> Any:
             if not model or not projector:
-                raise gr.Error("Choose both files of the pair.", duration=None, print_exception=False)
+                raise _as_toast(BadInput("Choose both files of the pair."))
             try:
                 variant = parts.store.open_pair(Path(model), Path(projector))
             except PlaygroundError as error:
