@@ -1,4 +1,4 @@
-"""Prints a table, then one JSON line. `python -m bench [engine|page|all] [--size 168m] [--gpu] [--tools DIR]`."""
+"""Prints a table, then one JSON line. `python -m bench [engine|pair|page|all] [--size 168m] [--gpu] [--tools DIR]`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("engine", "page", "all"), default="all")
+    parser.add_argument("what", nargs="?", choices=("engine", "pair", "page", "all"), default="all")
     parser.add_argument("--size", default="168m", choices=("tiny", "168m", "3b"))
     parser.add_argument("--gpu", action="store_true", help="all layers and the projector on the GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -40,6 +40,10 @@ def main() -> None:
                 measures.append(engine.defaults)
             for measure in measures:
                 found |= show(measure.__name__, measure(ready))
+        if given.what in ("pair", "all"):
+            from bench import pair  # noqa: PLC0415
+
+            found |= show("pair", pair.measure(Path(temporary)))
         if given.what in ("page", "all"):
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 

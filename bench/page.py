@@ -39,7 +39,7 @@ def measure(folder: Path) -> dict[str, float]:
         )
         page = browser.new_page()
         page.goto(app.url)
-        page.get_by_label("Q4_K_M · 2.9 MB").wait_for(timeout=30_000)
+        page.get_by_label("Q4_K_M · 2.3 MB").wait_for(timeout=30_000)
         page.wait_for_timeout(1000)
         for box in page.locator("#vp-models").get_by_role("checkbox").all():
             box.set_checked("F16" in box.locator("xpath=..").inner_text())

@@ -35,7 +35,7 @@ def main() -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
             page.goto(app.url)
-            page.get_by_label("Q4_K_M · 2.9 MB").wait_for(timeout=60_000)
+            page.get_by_label("Q4_K_M · 2.3 MB").wait_for(timeout=60_000)
             page.get_by_role("button", name="▶ Run").click()
             page.locator(".vp-say:not(:empty)").wait_for(timeout=60_000)
             page.wait_for_timeout(2500)  # the memory strip's next reading

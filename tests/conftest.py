@@ -62,8 +62,8 @@ def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture
-def chart() -> Image:
-    return read_image(data_folder() / "tiny-vlm/drift/drift-18.png")
+def scene() -> Image:
+    return read_image(data_folder() / "tiny-vlm/evaluation/hard-62.png")
 
 
 def comparison(

@@ -333,7 +333,7 @@ def test_first_start_when_deriving_then_every_model_with_every_projector(open_st
     assert [v.label for v in store.variants if v.projector.quantization == "F16"] == LADDER
     assert "Q4_K_M + mmproj-Q2_K" in {v.label for v in store.variants}
     assert len(told) == 10
-    assert told[0] == "Making Q8_0 of tiny-vlm-9M-F16.gguf ..."
+    assert told[0] == "Making Q8_0 of tiny-vlm-7M-F16.gguf ..."
     assert len(derived_files(tmp_path)) == 10
 
 
@@ -363,7 +363,7 @@ def test_derived_file_when_it_cannot_be_made_then_told_and_the_others_are_there(
     store = open_store()
     store.derive(Quantizer("Q4_K_M", how))
     (problem,) = store.problems
-    assert problem.startswith("Q4_K_M of Tiny VLM 9M could not be made: ")
+    assert problem.startswith("Q4_K_M of Tiny VLM 7M could not be made: ")
     assert message in problem
     assert [v.label for v in store.variants if v.projector.quantization == "F16"] == [
         rung for rung in LADDER if rung != "Q4_K_M"

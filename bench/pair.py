@@ -1,0 +1,44 @@
+"""The embedded pair at Q8_0 in both halves: how long an image and a caption take."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from playground.lab import compare
+from playground.lab.documents import RunSettings
+from playground.lab.images import read_image
+from playground.models.presets import data_folder
+from playground.parts import open_parts
+from playground.settings import Settings
+from playground.values import Pane
+
+CAPTION_TOKENS = 60
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Medians over ten images, with the worker's own clock: no loading, no cache. Seconds; goals 0.3 and 1.5."""
+    images = [read_image(path) for path in sorted((data_folder() / "tiny-vlm/evaluation").glob("easy-*.png"))[:11]]
+    with open_parts(Settings(cache_dir=folder / "pair")) as parts:
+        parts.store.derive(parts.pool.quantize)
+        variants = parts.store.choose(["Q8_0"], ["Q8_0"])
+        panes = []
+        for image in images:
+            asked = compare.comparison_of(
+                [image], "Describe the image.", variants, RunSettings(max_tokens=CAPTION_TOKENS)
+            )
+            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.Stop())
+            panes.append(last.panes[0])
+    return {
+        "encode_s": statistics.median(p.metrics.encode_s or 0 for p in panes[1:]),
+        f"caption_{CAPTION_TOKENS}_tokens_s": statistics.median(_caption_s(p) for p in panes[1:]),
+    }
+
+
+def _caption_s(pane: Pane) -> float:
+    """Image, prompt, and as many tokens as the goal names at the speed of this answer's."""
+    m = pane.metrics
+    assert m.encode_s is not None
+    assert m.prompt_s is not None
+    assert m.decode_tok_per_s is not None
+    return m.encode_s + m.prompt_s + (CAPTION_TOKENS - 1) / m.decode_tok_per_s

@@ -1,0 +1,140 @@
+"""Does llama.cpp answer as PyTorch did? Runs without PyTorch, through the app's own engine, on the CPU.
+
+`python -m demo_model.compare_gguf FILE.jsonl MODEL.gguf PROJECTOR.gguf` reads what `demo_model.agree` wrote and prints
+how far the two agree, as text and as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from llama_cpp import llama_cpp as C
+from PIL import Image as Pillow
+
+from playground.engine import llama
+from playground.engine.language import LanguageModel
+from playground.engine.protocol import ChatMessage, EncodedPrompt, TextChunk
+from playground.engine.vision import VisionModel
+from playground.errors import PlaygroundError
+from playground.values import Image, Runtime, Sampling
+
+MAX_TOKENS = 128  # as in demo_model.agree
+RUNTIME = Runtime(n_gpu_layers=0)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    items: int
+    equal_answers: int  # token for token
+    equal_prompts: int  # the question was cut into the same tokens
+    largest_difference: float  # between natural logarithms of probabilities: PyTorch's likeliest first tokens
+    mean_difference: float
+    # Where an answer parts from PyTorch's: the largest lead, in logarithms, that PyTorch's choice had there. Rounding
+    # explains small ones only. None: no answer parts.
+    largest_lead_lost: float | None
+
+    @property
+    def equal_percent(self) -> float:
+        return 100 * self.equal_answers / self.items if self.items else 0.0
+
+
+def compare(items: Path, images: Path, model: Path, projector: Path) -> Agreement:
+    """Answer the `items` about the files in `images` with a pair. Raises PlaygroundError for a bad pair, OSError."""
+    llama.start()
+    lines = items.read_text(encoding="utf-8").splitlines()
+    vision = VisionModel(str(projector), str(model), use_gpu=False, n_threads=None)
+    language = LanguageModel(str(model), n_gpu_layers=0)
+    equal_answers = equal_prompts = 0
+    differences: list[float] = []
+    lost: list[float] = []
+    for line in lines:
+        item: dict[str, Any] = json.loads(line)
+        prompt = vision.encode([ChatMessage("user", item["question"], 1)], [_image(images / item["image"])], None)
+        text = prompt.chunks[-1]
+        equal_prompts += isinstance(text, TextChunk) and list(text.token_ids) == item["torch_prompt"]
+        logarithms = _log_softmax(_logits(language, prompt))
+        differences += [abs(logarithms[token] - expected) for token, expected in item["torch_top"]]
+        tokens, expected_tokens = _answer(language, prompt), item["torch_tokens"]
+        if tokens == expected_tokens:
+            equal_answers += 1
+        else:
+            lost.append(item["torch_margins"][_parting(tokens, expected_tokens)])
+    vision.close()
+    language.close()
+    return Agreement(
+        items=len(lines),
+        equal_answers=equal_answers,
+        equal_prompts=equal_prompts,
+        largest_difference=max(differences, default=0.0),
+        mean_difference=sum(differences) / len(differences) if differences else 0.0,
+        largest_lead_lost=max(lost, default=None),
+    )
+
+
+def _image(path: Path) -> Image:
+    picture = Pillow.open(path).convert("RGB")
+    return Image(rgb=picture.tobytes(), width=picture.width, height=picture.height, sha256=path.name)
+
+
+def _logits(model: LanguageModel, prompt: EncodedPrompt) -> list[float]:
+    """Of the first answer token."""
+    model.prepare(RUNTIME, prompt)
+    context = model._context
+    assert context is not None
+    C.llama_set_sampler(context.handle, 0, None)  # with one attached there are none
+    model._sampling = None  # so that generate attaches its own again
+    context.read(prompt, Event())
+    logits: list[float] = C.llama_get_logits_ith(context.handle, -1)[: model._vocabulary.n_tokens]
+    return logits
+
+
+def _answer(model: LanguageModel, prompt: EncodedPrompt) -> list[int]:
+    tokens: list[int] = []
+    sampling = Sampling(max_tokens=MAX_TOKENS)
+    model.generate(prompt, sampling, RUNTIME, cancelled=Event(), send=lambda chunk: tokens.extend(chunk.token_ids))
+    return tokens
+
+
+def _log_softmax(logits: Sequence[float]) -> list[float]:
+    peak = max(logits)
+    total = peak + math.log(sum(math.exp(value - peak) for value in logits))
+    return [value - total for value in logits]
+
+
+def _parting(a: Sequence[int], b: Sequence[int]) -> int:
+    """Index of the first difference, an answer's end included."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m demo_model.compare_gguf", description="Compare with PyTorch.")
+    parser.add_argument("items", type=Path, help="what demo_model.agree wrote")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("projector", type=Path)
+    parser.add_argument("--images", type=Path, help="their folder; default: that of the items")
+    arguments = parser.parse_args()
+    images = arguments.images or arguments.items.parent
+    try:
+        agreement = compare(arguments.items, images, arguments.model, arguments.projector)
+    except (PlaygroundError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(
+        f"{agreement.equal_percent:.1f} % of {agreement.items} answers are equal, token for token; "
+        f"first token: log-probabilities differ by {agreement.mean_difference:.5f} on average, "
+        f"{agreement.largest_difference:.5f} at most."
+    )
+    print(json.dumps(asdict(agreement) | {"equal_percent": agreement.equal_percent}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
