@@ -129,10 +129,14 @@ def tables(answers: Answers, files: dict[str, tuple[int, int]]) -> str:
         cells = (_share(easy, rung, _right), _share(hard, rung, _right), _share(hard, rung, _changed))
         lines.append(f"| {rung} | {sum(sizes) / 1e6:.1f} | {' | '.join(cells)} |")
     categories = _distinct(answers, "category")
-    lines += ["", f"| | {' | '.join(categories)} |", f"|---|{'---|' * len(categories)}"]
-    for rung in files:
-        cells = tuple(_share([a for a in answers if a["category"] == c], rung, _right) for c in categories)
-        lines.append(f"| {rung} | {' | '.join(cells)} |")
+    lines += ["", f"| right answers of | {' | '.join(categories)} |", f"|---|{'---|' * len(categories)}"]
+    by_category = [[a for a in answers if a["category"] == c] for c in categories]
+    counts = {rung: [sum(_right(a, rung) for a in some) for some in by_category] for rung in files}
+    lines += [f"| {rung} | {' | '.join(map(str, found))} |" for rung, found in counts.items()]
+    sizes = {len(some) for some in by_category}
+    seen = sorted({(k, len(some)) for found in counts.values() for k, some in zip(found, by_category, strict=True)})
+    told = (f"{k} of {n}: {_percent(interval(k, n))}" for k, n in reversed(seen))
+    lines += ["", f"{'/'.join(map(str, sorted(sizes)))} questions of a category; 95 % intervals: {', '.join(told)} %."]
     return "\n".join(lines)
 
 
@@ -149,8 +153,11 @@ def _share(answers: Sequence[dict[str, Any]], rung: str, counted: Callable[[dict
     if not answers:
         return ""
     k = sum(counted(a, rung) for a in answers)
-    low, high = interval(k, len(answers))
-    return f"{100 * k / len(answers):.0f} ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{100 * k / len(answers):.0f} ({_percent(interval(k, len(answers)))})"
+
+
+def _percent(interval: tuple[float, float]) -> str:
+    return "–".join(f"{100 * end:.0f}" for end in interval)
 
 
 def _distinct(answers: Answers, key: str) -> list[str]:

@@ -41,7 +41,7 @@ def main() -> None:
             page.wait_for_timeout(2500)  # the memory strip's next reading
             shot = PIL.Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
             # A palette that keeps the few accents too: a quarter of the size.
-            palette = shot.quantize(256, PIL.Image.Quantize.MAXCOVERAGE, dither=PIL.Image.Dither.NONE)
+            palette = shot.quantize(256, PIL.Image.Quantize.MAXCOVERAGE, kmeans=2, dither=PIL.Image.Dither.NONE)
             folder.mkdir(parents=True, exist_ok=True)
             palette.save(folder / f"page-{width}-{scheme}.png", optimize=True)
             context.close()
