@@ -16,7 +16,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from llama_cpp import llama_cpp as C
 from PIL import Image as Pillow
 
 from playground.engine import llama
@@ -60,9 +59,10 @@ def compare(items: Path, images: Path, model: Path, projector: Path) -> Agreemen
         prompt = vision.encode([ChatMessage("user", item["question"], 1)], [_image(images / item["image"])], None)
         text = prompt.chunks[-1]
         equal_prompts += isinstance(text, TextChunk) and list(text.token_ids) == item["torch_prompt"]
-        logarithms = _log_softmax(_logits(language, prompt))
-        differences += [abs(logarithms[token] - expected) for token, expected in item["torch_top"]]
         tokens, expected_tokens = _answer(language, prompt), item["torch_tokens"]
+        first = language.score(prompt, (), RUNTIME, cancelled=Event())[0]
+        likeliest = {c.token_id: math.log(c.probability) for c in first.candidates}
+        differences += [abs(likeliest[i] - expected) for i, expected in item["torch_top"] if i in likeliest]
         if tokens == expected_tokens:
             equal_answers += 1
         else:
@@ -84,29 +84,11 @@ def _image(path: Path) -> Image:
     return Image(rgb=picture.tobytes(), width=picture.width, height=picture.height, sha256=path.name)
 
 
-def _logits(model: LanguageModel, prompt: EncodedPrompt) -> list[float]:
-    """Of the first answer token."""
-    model.prepare(RUNTIME, prompt)
-    context = model._context
-    assert context is not None
-    C.llama_set_sampler(context.handle, 0, None)  # with one attached there are none
-    model._sampling = None  # so that generate attaches its own again
-    context.read(prompt, Event())
-    logits: list[float] = C.llama_get_logits_ith(context.handle, -1)[: model._vocabulary.n_tokens]
-    return logits
-
-
 def _answer(model: LanguageModel, prompt: EncodedPrompt) -> list[int]:
     tokens: list[int] = []
     sampling = Sampling(max_tokens=MAX_TOKENS)
     model.generate(prompt, sampling, RUNTIME, cancelled=Event(), send=lambda chunk: tokens.extend(chunk.token_ids))
     return tokens
-
-
-def _log_softmax(logits: Sequence[float]) -> list[float]:
-    peak = max(logits)
-    total = peak + math.log(sum(math.exp(value - peak) for value in logits))
-    return [value - total for value in logits]
 
 
 def _parting(a: Sequence[int], b: Sequence[int]) -> int:

@@ -79,6 +79,9 @@ def compare(
     n_batch: Annotated[int | None, typer.Option("--batch-size")] = None,
     n_gpu_layers: Annotated[int | None, typer.Option("--n-gpu-layers", help="-1: all.")] = None,
     chat_template: Annotated[str | None, typer.Option(help="Jinja text, or a llama.cpp template's name.")] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Of each token; costs one more reading.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of panes.")] = False,
 ) -> None:
     """Compare variants on an image. The exit code is 1 if a pane failed."""
@@ -86,7 +89,7 @@ def compare(
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "seed": seed, "max_tokens": max_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
-        "reference": reference, "chat_template": chat_template,
+        "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
     }  # fmt: skip
     settings = documents.read_settings(given)
     names = [name.strip() for name in variants.split(",") if name.strip()]
@@ -129,6 +132,11 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison) -> None:
     for pane in update.panes:
         typer.echo(f"\n── {labels[pane.variant]} ── {_verdict(pane, reference)}")
         typer.echo(pane.text or pane.error or "")
+        if pane.first_divergence is not None and pane.scores and reference.scores:
+            at = pane.first_divergence
+            for label, scores in ((labels[reference.variant], reference.scores), (labels[pane.variant], pane.scores)):
+                likely = "  ".join(f"{c.text!r} {c.probability:.1%}" for c in scores[at].candidates)
+                typer.echo(f"   token {at}, {label}: {likely}")
         typer.echo(f"   {_numbers(pane)}")
 
 

@@ -101,6 +101,25 @@ class Comparison:
     runtime: Runtime = Runtime()
     order: Order = Order.IN_TURN
     chat_template: str | None = None  # overrides the variants' own
+    probabilities: bool = False  # read every answer once more, for the probabilities of its tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that could have come next, and how likely the model held it, before any sampler: 0 to 1."""
+
+    token_id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """What a model thought where a token of an answer stands. Behind the last token there is one more, of no token."""
+
+    text: str  # of the token; the texts of an answer's tokens join to the answer
+    probability: float | None  # of the token, 0 to 1
+    candidates: tuple[Candidate, ...]  # the likeliest ones, in this order
 
 
 class PaneState(enum.StrEnum):
@@ -151,6 +170,7 @@ class Pane:
     state: PaneState = PaneState.QUEUED
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    scores: tuple[TokenScore, ...] = ()  # one for each token and one more; empty if not asked for
     metrics: Metrics = Metrics()
     # Index of the first generated token that differs from the reference's; None while they agree.
     first_divergence: int | None = None

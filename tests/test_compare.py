@@ -7,14 +7,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
+import psutil
 import pytest
 
+from playground.engine import protocol
 from playground.errors import BadInput, BadPrompt
 from playground.lab import compare
 from playground.lab.images import read_image
 from playground.models.presets import data_folder
 from playground.parts import Parts
+from playground.pool.pool import Lease
 from playground.values import ComparisonUpdate, Image, Order, PaneState, Sampling, WorkerRole
 from tests import pairs
 from tests.conftest import comparison, run
@@ -158,6 +162,79 @@ def test_loads_when_side_by_side_and_one_file_is_gone_then_only_its_pane_fails(
     f16 = parts.store.choose(["tiny-vlm:F16+mmproj-F16"])[0]
     panes = run(parts, replace(comparison(scene, WHAT, (f16, bad)), reference=f16.id)).panes
     assert [p.state for p in panes] == [PaneState.DONE, PaneState.FAILED]
+
+
+def test_probabilities_when_asked_then_each_token_has_them_and_the_parting_is_explained(
+    parts: Parts, scene: Image
+) -> None:
+    variants = parts.store.choose(["F16", "Q2_K"])
+    update = run(parts, replace(comparison(scene, WHAT, variants), probabilities=True))
+    f16, q2 = update.panes
+    for pane in (f16, q2):
+        assert len(pane.scores) == len(pane.token_ids) + 1
+        assert "".join(score.text for score in pane.scores) == pane.text
+        for token, score in zip(pane.token_ids, pane.scores, strict=False):
+            assert score.candidates[0].token_id == token  # greedy
+            assert score.probability == score.candidates[0].probability
+            assert [c.probability for c in score.candidates] == sorted(
+                (c.probability for c in score.candidates), reverse=True
+            )
+            assert 0 < sum(c.probability for c in score.candidates) <= 1 + 1e-9
+        assert pane.scores[-1].probability is None
+        assert pane.scores[-1].candidates[0].text == "<|end|>"
+    assert q2.first_divergence == 19
+    assert [pane.scores[19].candidates[0].text for pane in (f16, q2)] == [" three", " four"]
+    assert f16.scores[19].candidates[0].probability > q2.scores[19].candidates[0].probability
+
+
+def test_probabilities_when_read_then_the_next_answers_are_as_if_they_had_not_been(parts: Parts, scene: Image) -> None:
+    f16 = parts.store.choose(["F16"])
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=3, max_tokens=24)
+
+    def answers(*, probabilities: bool) -> list[tuple[tuple[int, ...], int | None]]:
+        found = []
+        for prompt in (WHAT, "What does the text say?", WHAT):
+            asked = comparison(scene, prompt, f16, sampling=sampling)
+            pane = run(parts, replace(asked, probabilities=probabilities)).panes[0]
+            assert bool(pane.scores) is probabilities
+            found.append((pane.token_ids, pane.metrics.reused_tokens))
+        return found
+
+    run(parts, comparison(scene, WHAT, f16))  # so that both find the image in the cache
+    assert answers(probabilities=True) == answers(probabilities=False)
+
+
+@pytest.mark.parametrize("kind", pairs.KINDS)
+def test_probabilities_when_of_any_kind_of_pair_then_greedy_took_the_likeliest(
+    parts: Parts, scene: Image, tmp_path: Path, kind: str
+) -> None:
+    files = pairs.write_pair(kind, tmp_path)
+    variant = (parts.store.open_pair(files.model, files.projector),)
+    pane = run(parts, replace(comparison(scene, "Go on.", variant, max_tokens=40), probabilities=True)).panes[0]
+    assert pane.state is PaneState.DONE
+    assert len(pane.scores) == len(pane.token_ids) + 1
+    # Forty tokens in two batches, one by one in writing: near ties may swap, nothing else.
+    for score in pane.scores[:-1]:
+        assert score.probability == pytest.approx(score.candidates[0].probability, rel=0.02)
+
+
+def test_probabilities_when_the_worker_dies_then_the_answer_stays_and_it_is_said(
+    parts: Parts, scene: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = Lease.request
+
+    def killed(self: Lease, request: protocol.Request, **options: Any) -> protocol.Reply:
+        if isinstance(request, protocol.Score):
+            psutil.Process(self.pid).kill()
+        return sent(self, request, **options)
+
+    monkeypatch.setattr(Lease, "request", killed)
+    asked = replace(comparison(scene, WHAT, parts.store.choose(["F16"])), probabilities=True)
+    update = run(parts, asked)
+    assert update.panes[0].state is PaneState.DONE
+    assert "RVJWPBX" in update.panes[0].text
+    assert update.panes[0].scores == ()
+    assert any("The probabilities of F16 could not be read" in note for note in update.notes)
 
 
 def test_seed_when_sampling_then_equal_seeds_repeat_and_others_do_not(parts: Parts, scene: Image) -> None:

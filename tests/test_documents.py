@@ -41,13 +41,14 @@ def test_settings_when_nothing_is_given_then_the_defaults(given: dict[str, Any] 
 def test_settings_when_all_are_given_then_each_arrives() -> None:
     sampling = {"temperature": 0.5, "top_k": 10, "top_p": 0.9, "min_p": 0.1, "repeat_penalty": 1.1, "seed": 7}
     runtime = {"n_ctx": 2048, "n_threads": 2, "n_batch": 64, "n_gpu_layers": 0, "flash_attention": False}
-    rest = {"order": "race", "reference": "tiny-vlm:F16+mmproj-F16", "chat_template": "chatml"}
+    rest = {"order": "race", "reference": "tiny-vlm:F16+mmproj-F16", "chat_template": "chatml", "probabilities": True}
     stops = {"max_tokens": 9, "stop": ["\n", "###"]}
     settings = documents.read_settings(json.loads(json.dumps(sampling | stops | runtime | rest)))
     assert settings.sampling() == Sampling(**sampling, max_tokens=9, stop=("\n", "###"))
     assert settings.runtime() == Runtime(**runtime)
     assert settings.order is Order.RACE
     assert (settings.reference, settings.chat_template) == (rest["reference"], "chatml")
+    assert settings.probabilities is True
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_setting_when_at_or_beyond_its_limits_then_taken_or_refused(name: str, l
 
 def test_setting_when_not_limited_then_that_is_known_here() -> None:
     """A new setting gets a limit, or a place in this list."""
-    unlimited = {"stop", "flash_attention", "order", "reference", "chat_template"}
+    unlimited = {"stop", "flash_attention", "order", "reference", "chat_template", "probabilities"}
     assert set(documents.RunSettings.__struct_fields__) - set(documents._LIMITS) == unlimited
 
 

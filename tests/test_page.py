@@ -98,6 +98,11 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     expect(pane(page, "Q2_K").locator("del").first).to_have_text("three")
     expect(pane(page, "Q2_K").locator("ins").first).to_have_text("four")
     expect(pane(page, "TQ2_0")).to_contain_text("≠ from word 1")
+    pane(page, "Q2_K").get_by_text("where they part: token 20").click()
+    candidates = pane(page, "Q2_K").locator(".vp-parting tbody tr").first
+    expect(candidates).to_contain_text("three")
+    expect(candidates).to_contain_text("four")
+    expect(pane(page, "F16").locator(".vp-text span").first).to_have_attribute("title", re.compile(r"^\d+\.\d%$"))
     for label in ("F16", "TQ2_0"):
         assert re.search(r"decode\s*[\d,.]+ tok/s", pane(page, label).inner_text())
         assert re.search(r"memory\s*\d+ MiB", pane(page, label).inner_text())

@@ -8,24 +8,30 @@ nothing had been kept, so its logits are the same bit for bit.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
+import math
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
+from typing import Any
 
 from llama_cpp import llama_cpp as C
 
 from playground.engine import llama
 from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, TextChunk
 from playground.errors import BadPair, BadPrompt, EngineError, Stopped
-from playground.values import Runtime, Sampling
+from playground.values import Candidate, Runtime, Sampling, TokenScore
 
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
 _SEND_INTERVAL_S = 0.05
 
-_INT32_BYTES = 4
+# Tokens whose logits are on the host at once; 32 x 150,000 logits are 19 MB.
+_SCORED_AT_ONCE = 32
+
+_N_CANDIDATES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +174,53 @@ class LanguageModel:
             reused_tokens=reused,
         )
 
+    def score(
+        self, prompt: EncodedPrompt, token_ids: Sequence[int], runtime: Runtime, *, cancelled: Event
+    ) -> tuple[TokenScore, ...]:
+        """How likely each token of an answer to `prompt` was, and the likeliest ones: of the model's own logits.
+
+        Returns one more than there are tokens. Raises Stopped, EngineError.
+        """
+        self.prepare(runtime, prompt)
+        context = self._context
+        assert context is not None
+        # With a sampler in the graph the logits stay on the device.
+        sampling = self._sampling
+        self._detach_sampler(context)
+        try:
+            context.read(prompt, cancelled)
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            found = []
+            for i, logits in enumerate(context.read_answer(token_ids, self._vocabulary.n_tokens, cancelled)):
+                token = token_ids[i] if i < len(token_ids) else None
+                text = "" if token is None else decoder.decode(self._vocabulary.piece(token))
+                found.append(self._scored(text, token, logits))
+            return tuple(found)
+        finally:
+            if sampling is not None:  # now, so that the next answer need not wait for it
+                self._attach_sampler(context, sampling)
+
+    def _scored(self, text: str, token: int | None, logits: Any) -> TokenScore:
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+
+        peak = logits.max()
+        total = float(numpy.exp(logits - peak, dtype=numpy.float64).sum())
+
+        def probability(i: int) -> float:
+            return math.exp(float(logits[i] - peak)) / total
+
+        best = numpy.argpartition(logits, -_N_CANDIDATES)[-_N_CANDIDATES:] if len(logits) > _N_CANDIDATES else None
+        likeliest = sorted(range(len(logits)) if best is None else best.tolist(), key=lambda i: -logits[i])
+        return TokenScore(
+            text=text,
+            probability=None if token is None else probability(token),
+            candidates=tuple(Candidate(i, self._shown(i), probability(i)) for i in likeliest),
+        )
+
+    def _shown(self, token: int) -> str:
+        piece = self._vocabulary.piece(token)
+        return piece.decode("utf-8", "replace") if piece else self._vocabulary.special_text(token)
+
     def _remedy(self, n_prompt: int, runtime: Runtime) -> str:
         if self.n_ctx_train > n_prompt >= runtime.n_ctx:
             return f"Raise the context size above {n_prompt}, or shorten the prompt."
@@ -178,12 +231,16 @@ class LanguageModel:
         if self._chain is not None and self._sampling == sampling:
             C.llama_sampler_reset(self._chain)
             return
-        C.llama_set_sampler(context.handle, 0, None)
-        if self._chain is not None:
-            C.llama_sampler_free(self._chain)
+        self._detach_sampler(context)
         self._chain = llama.sampler_chain(sampling, self._vocabulary.n_tokens)
         self._sampling = sampling
         C.llama_set_sampler(context.handle, 0, self._chain)
+
+    def _detach_sampler(self, context: _Context) -> None:
+        C.llama_set_sampler(context.handle, 0, None)
+        if self._chain is not None:
+            C.llama_sampler_free(self._chain)
+            self._chain = self._sampling = None
 
 
 class _Context:
@@ -259,6 +316,29 @@ class _Context:
             C.llama_set_abort_callback(self.handle, C.ggml_abort_callback(), None)
         self.read_s = time.perf_counter() - started
         return sum(_n_tokens(chunk) for chunk in prompt.chunks[:kept])
+
+    def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
+        """Behind a prompt that was read: the logits, float32 (n_vocabulary), that each token was chosen from, and those
+        behind the last one. Valid until the next. Raises Stopped, EngineError."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+
+        def logits(i: int) -> Any:
+            return numpy.ctypeslib.as_array(C.llama_get_logits_ith(self.handle, i), (n_vocabulary,))
+
+        yield logits(-1)
+        try:
+            for start in range(0, len(token_ids), n := min(_SCORED_AT_ONCE, self._n_batch)):
+                part = token_ids[start : start + n]
+                for i, token in enumerate(part):
+                    self._tokens[i] = token
+                    self._positions[i] = self._n_pos + i
+                    self._wants_logits[i] = 1
+                self._n_pos += len(part)
+                self._decode(self._token_batch(len(part)), cancelled)
+                yield from map(logits, range(len(part)))
+        except BaseException:
+            self._forget()
+            raise
 
     def decode_token(self, token: int) -> None:
         self._tokens[0] = token

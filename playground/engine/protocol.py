@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from playground.values import Image, Runtime, Sampling
+from playground.values import Image, Runtime, Sampling, TokenScore
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -101,6 +101,14 @@ class Generate(Message, frozen=True, tag=True):
     runtime: Runtime
 
 
+class Score(Message, frozen=True, tag=True):
+    """Read an answer to a prompt and tell how likely each token was. To a language worker. Reply: Scored."""
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    runtime: Runtime
+
+
 class Quantize(Message, frozen=True, tag=True):
     """Quantize a GGUF file into a new one. To a quantize worker. Replies: Progress ..., then Quantized."""
 
@@ -119,7 +127,7 @@ class Cancel(Message, frozen=True, tag=True):
     """Finish what is being done early. The final reply of the running request still comes."""
 
 
-Request = LoadVision | LoadLanguage | Encode | Generate | Quantize | Ping | Cancel
+Request = LoadVision | LoadLanguage | Encode | Generate | Score | Quantize | Ping | Cancel
 
 
 # --- worker to parent -----------------------------------------------------------------------------------------
@@ -157,6 +165,12 @@ class Finished(Message, frozen=True, tag=True):
     reused_tokens: int
 
 
+class Scored(Message, frozen=True, tag=True):
+    """One for each token, and one for what would come behind the last."""
+
+    scores: tuple[TokenScore, ...]
+
+
 class Quantized(Message, frozen=True, tag=True):
     seconds: float
 
@@ -172,7 +186,7 @@ class Failed(Message, frozen=True, tag=True):
     message: str
 
 
-Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Quantized | Pong | Failed
+Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Scored | Quantized | Pong | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

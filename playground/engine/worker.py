@@ -30,6 +30,8 @@ from playground.engine.protocol import (
     Ready,
     Reply,
     Request,
+    Score,
+    Scored,
     receive_request,
     send,
 )
@@ -105,6 +107,11 @@ class Worker:
                     request.runtime,
                     cancelled=self._cancelled,
                     send=self._send,
+                )
+            case Score():
+                assert self._language is not None
+                return Scored(
+                    self._language.score(request.prompt, request.token_ids, request.runtime, cancelled=self._cancelled)
                 )
             case Quantize():
                 started = time.perf_counter()

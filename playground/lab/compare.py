@@ -193,6 +193,9 @@ class _Run:
                     for variant in variants:
                         self._guarded(variant, self._encode)
                         self._guarded(variant, self._write)
+                if self._comparison.probabilities:
+                    for variant in variants:
+                        self._score(variant)
         except PlaygroundError as error:  # while it waited for its turn
             for variant in variants:
                 self._fail(variant, error)
@@ -358,6 +361,26 @@ class _Run:
             finish_reason=finished.reason,
         )
 
+    def _score(self, variant: Variant) -> None:
+        """Add the probabilities to an answer that is done. Behind all of them: it costs none of them time."""
+        if self._panes[variant.id].state is not PaneState.DONE:
+            return
+        prompt = self._prompts[self._prompt_key(variant)]
+        assert isinstance(prompt, protocol.EncodedPrompt)
+        try:
+            with self._pool.lease(
+                language_spec(variant.model, self._comparison.runtime), stop=self._wanted(variant)
+            ) as lease:
+                request = protocol.Score(prompt, self._panes[variant.id].token_ids, self._comparison.runtime)
+                scored = lease.request(request, stop=self._wanted(variant))
+        except Stopped:
+            return
+        except PlaygroundError as error:
+            self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")
+            return
+        assert isinstance(scored, protocol.Scored)
+        self._panes.set(variant.id, scores=scored.scores)
+
 
 def comparison_of(
     images: Sequence[Image], prompt: str, variants: Sequence[Variant], settings: RunSettings
@@ -372,6 +395,7 @@ def comparison_of(
         runtime=settings.runtime(),
         order=settings.order or Order.IN_TURN,
         chat_template=settings.chat_template,
+        probabilities=settings.probabilities or False,
     )
 
 

@@ -38,6 +38,7 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Order | None = None
     reference: str | None = None
     chat_template: str | None = None
+    probabilities: bool | None = None
 
     def sampling(self) -> Sampling:
         return replace(Sampling(), **self._given(Sampling))
@@ -124,6 +125,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "error": pane.error,
         "finish_reason": pane.finish_reason,
         "token_ids": list(pane.token_ids),
+        "scores": [asdict(score) for score in pane.scores],
     }
 
 

@@ -37,3 +37,9 @@ def speed(value: float | None) -> str:
 
 def bits(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1f} bpw"
+
+
+def probability(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1%}" if value >= 0.0005 else "< 0.1%"

@@ -314,7 +314,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
 
 _SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads",
-    "n_gpu_layers", "stop", "chat_template",
+    "n_gpu_layers", "stop", "probabilities", "chat_template",
 )  # fmt: skip
 
 
@@ -340,6 +340,12 @@ def _settings_inputs(max_tokens: int) -> list[Any]:
     with gr.Row():
         inputs += [
             gr.Textbox(label="Stop texts (one a line)", lines=2, min_width=200),
+            gr.Checkbox(
+                label="Token probabilities",
+                info="Each answer is read once more when all are written: hover over a word, or see where two part.",
+                value=True,
+                min_width=200,
+            ),
             gr.Textbox(
                 label="Chat template (empty: the one in the GGUF file; Jinja, or a name)", lines=2, min_width=260
             ),

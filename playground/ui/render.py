@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -10,7 +12,17 @@ import jinja2
 from playground.lab.divergence import word_changes
 from playground.models.presets import Example
 from playground.ui import format
-from playground.values import ComparisonUpdate, MemoryReport, Metrics, Pane, PaneState, Variant, WorkerRole
+from playground.values import (
+    Candidate,
+    ComparisonUpdate,
+    MemoryReport,
+    Metrics,
+    Pane,
+    PaneState,
+    TokenScore,
+    Variant,
+    WorkerRole,
+)
 
 _environment = jinja2.Environment(
     loader=jinja2.PackageLoader("playground.ui", "assets"),
@@ -25,6 +37,7 @@ _environment.filters |= {
     "memory": format.memory,
     "speed": format.speed,
     "bits": format.bits,
+    "probability": format.probability,
 }
 
 _ICONS = {
@@ -46,6 +59,27 @@ class _Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive text of an answer that is shown in one way, cut into tokens with their probabilities."""
+
+    kind: str  # of word_changes
+    before: str  # the reference's words in its place
+    tokens: list[tuple[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parting:
+    """The first token that differs: what the reference and this variant held likely there."""
+
+    token: int
+    sides: list[tuple[str, TokenScore]]
+
+    @property
+    def rows(self) -> list[tuple[Candidate | None, ...]]:
+        return list(itertools.zip_longest(*(score.candidates for _, score in self.sides)))
+
+
+@dataclass(frozen=True, slots=True)
 class _PaneView:
     pane: Pane
     variant: Variant
@@ -53,7 +87,8 @@ class _PaneView:
     icon: str
     verdict: str
     agrees: bool | None  # with the reference; None: nothing to say yet
-    changes: list[tuple[str, str, str]] | None
+    runs: list[_Run]
+    parting: _Parting | None
     phases: list[_Phase]
 
 
@@ -65,7 +100,7 @@ def panes(update: ComparisonUpdate | None, variants: Sequence[Variant], referenc
         wanted = next((p for p in update.panes if p.variant == reference), None)
         longest = max((sum(_phases(p.metrics).values()) for p in update.panes), default=0.0)
         for pane in update.panes:
-            views.append(_view(pane, by_id[pane.variant], wanted, longest))
+            views.append(_view(pane, by_id, wanted, longest))
     return _environment.get_template("panes.html").render(
         views=views,
         update=update,
@@ -147,7 +182,7 @@ def _phases(m: Metrics) -> dict[str, float]:
     return {"image": encode, "prompt": m.prompt_s or 0.0, "decode": m.decode_s or 0.0}
 
 
-def _view(pane: Pane, variant: Variant, reference: Pane | None, longest: float) -> _PaneView:
+def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, longest: float) -> _PaneView:
     is_reference = reference is not None and pane.variant == reference.variant
     both_done = (
         reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE and pane.comparable
@@ -171,4 +206,28 @@ def _view(pane: Pane, variant: Variant, reference: Pane | None, longest: float) 
         for name, seconds in _phases(pane.metrics).items()
         if seconds and longest
     ]
-    return _PaneView(pane, variant, is_reference, _ICONS[pane.state], verdict, agrees, changes, phases)
+    parting = None
+    at = pane.first_divergence
+    if at is not None and reference is not None and len(reference.scores) > at and len(pane.scores) > at:
+        parting = _Parting(at, [(variants[p.variant].label, p.scores[at]) for p in (reference, pane)])
+    runs = _runs(pane, changes or [("equal", "", pane.text)])
+    icon = _ICONS[pane.state]
+    return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases)
+
+
+def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
+    """The changes, their text cut where its tokens end."""
+    scores = [score for score in pane.scores if score.text]
+    begins = [0, *itertools.accumulate(len(score.text) for score in scores)]
+    runs, start = [], 0
+    for kind, before, after in changes:
+        end = start + len(after)
+        cuts = [start, *begins[bisect.bisect_right(begins, start) : bisect.bisect_left(begins, end)], end]
+        tokens: list[tuple[str, float | None]] = []
+        for a, b in itertools.pairwise(cuts):
+            token = bisect.bisect_right(begins, a) - 1
+            tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
+        runs.append(_Run(kind, before, tokens if after else []))
+        if kind != "delete":  # else `after` is words, if only an empty one, and a single space behind them
+            start = end + 1
+    return runs
