@@ -12,7 +12,7 @@ import typer
 from playground.errors import BadInput, PlaygroundError
 from playground.lab import compare as lab
 from playground.lab import documents
-from playground.lab.divergence import word_changes
+from playground.lab.divergence import first_word
 from playground.lab.images import read_image
 from playground.parts import Parts, open_parts
 from playground.settings import Settings
@@ -149,9 +149,7 @@ def _verdict(pane: Pane, reference: Pane) -> str:
         return "of another family: not compared with the reference"
     if pane.first_divergence is None:
         return "same as the reference" if reference.state is PaneState.DONE else "no reference to compare with"
-    same = word_changes(reference.text, pane.text)
-    word = len(same[0][1].split(" ")) + 1 if same and same[0][0] == "equal" else 1
-    return f"differs from word {word} (token {pane.first_divergence})"
+    return f"differs from word {first_word(reference.text, pane.text)} (token {pane.first_divergence})"
 
 
 def _numbers(pane: Pane) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from playground.engine.protocol import EncodedPrompt, Finished, ImageChunk, TextChunk
 from playground.lab import metrics
-from playground.lab.divergence import first_divergence, word_changes
+from playground.lab.divergence import first_divergence, first_word, word_changes
 from playground.ui import format
 from playground.values import Metrics
 
@@ -127,13 +127,23 @@ def test_divergence_when_answers_are_compared_then_the_first_other_token(
     ("reference", "answer", "expected"),
     [
         ("a red star", "a red star", [("equal", "a red star", "a red star")]),
-        ("a red star", "a blue star", [("equal", "a", "a"), ("replace", "red", "blue"), ("equal", "star", "star")]),
-        ("a star", "a red star", [("equal", "a", "a"), ("insert", "", "red"), ("equal", "star", "star")]),
-        ("a red star", "a star", [("equal", "a", "a"), ("delete", "red", ""), ("equal", "star", "star")]),
+        ("a red star", "a blue star", [("equal", "a", "a"), ("replace", " red", " blue"), ("equal", " star", " star")]),
+        ("a star", "a red star", [("equal", "a", "a"), ("insert", "", " red"), ("equal", " star", " star")]),
+        ("a red star", "a star", [("equal", "a", "a"), ("delete", " red", ""), ("equal", " star", " star")]),
         ("Yes", "yes", [("replace", "Yes", "yes")]),
         ("", "a star", [("insert", "", "a star")]),
         ("a star", "", [("delete", "a star", "")]),
-        ("נורה אדומה", "נורה כחולה", [("equal", "נורה", "נורה"), ("replace", "אדומה", "כחולה")]),
+        ("נורה אדומה", "נורה כחולה", [("equal", "נורה", "נורה"), ("replace", " אדומה", " כחולה")]),
+        ("left and", "left, and", [("equal", "left", "left"), ("insert", "", ","), ("equal", " and", " and")]),
+        ("at 10:43.", "at 10:44.", [("equal", "at", "at"), ("replace", " 10:43", " 10:44"), ("equal", ".", ".")]),
+        ("[0.1, 2]", "[0.1, 3]", [("equal", "[0.1,", "[0.1,"), ("replace", " 2", " 3"), ("equal", "]", "]")]),
+        (
+            "一颗红色的星。",
+            "一颗蓝色的星。",
+            [("equal", "一颗", "一颗"), ("replace", "红", "蓝"), ("equal", "色的星。", "色的星。")],
+        ),
+        ("लाल तारा", "नीला तारा", [("replace", "लाल", "नीला"), ("equal", " तारा", " तारा")]),
+        ("a\nb", "a b", [("equal", "a\nb", "a b")]),
     ],
 )
 def test_words_when_answers_differ_then_what_turns_one_into_the_other(
@@ -149,8 +159,35 @@ def test_words_when_answers_differ_then_what_turns_one_into_the_other(
 def test_words_when_put_together_again_then_both_texts_are_whole(text: str, other: str) -> None:
     for reference, answer in ((text, other), (other, text)):
         changes = word_changes(reference, answer)
-        assert " ".join(before for kind, before, _ in changes if kind != "insert") == reference
-        assert " ".join(after for kind, _, after in changes if kind != "delete") == answer
+        assert "".join(before for _, before, _ in changes) == reference
+        assert "".join(after for _, _, after in changes) == answer
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "number"),
+    [
+        ("three red stars", "four red stars", 1),
+        ("There are three.", "There are four.", 3),
+        ("No, it is red.", "No, it is blue.", 4),
+        ("一颗红色的星", "一颗蓝色的星", 3),
+        ("", "a", 1),
+        ("a b", "a b c", 3),
+        ("same", "same", 2),
+    ],
+)
+def test_first_word_when_answers_differ_then_counted_from_1_without_punctuation(
+    reference: str, answer: str, number: int
+) -> None:
+    assert first_word(reference, answer) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["." * 10_000, "a" * 10_000, "a" + "." * 10_000, " " * 10_000, "名" * 10_000, "a." * 5000]
+)
+def test_words_when_of_ten_thousand_characters_then_quick(text: str) -> None:
+    started = time.process_time()
+    assert word_changes(text, text) == [("equal", text, text)]
+    assert time.process_time() - started < 1
 
 
 def test_words_when_answers_are_as_long_as_allowed_then_quick() -> None:

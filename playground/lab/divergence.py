@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
+
+# Chinese and Japanese (their punctuation too), Thai, Lao, Burmese and Khmer write no spaces: each character is a word.
+_ALONE = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+)
+_PUNCTUATION = r",.;:!?()\[\]{}\"'`*"
+_WORD = re.compile(
+    rf"\s*(?:[^\s{_PUNCTUATION}{_ALONE}](?:[^\s{_ALONE}]*[^\s{_PUNCTUATION}{_ALONE}])?|[{_PUNCTUATION}{_ALONE}])|\s+"
+)
+_MARKS = re.compile(rf"[{_PUNCTUATION}\u3000-\u3003\uff01-\uff0f\uff1a-\uff20]*")
 
 
 def first_divergence(reference: Sequence[int], answer: Sequence[int], *, ended: bool) -> int | None:
@@ -21,13 +32,19 @@ def first_divergence(reference: Sequence[int], answer: Sequence[int], *, ended: 
 
 
 def word_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:
-    """What turns the reference's words into the answer's: (kind, reference's words, answer's words).
+    """What turns the reference's words into the answer's: (kind, reference's text, answer's text).
 
-    Kinds: equal, replace, insert, delete.
+    Kinds: equal, replace, insert, delete. Put together again, the texts are the reference and the answer; white space
+    belongs to the word behind it, and does not count as a difference.
     """
-    before = reference.split(" ") if reference else []
-    after = answer.split(" ") if answer else []
+    before, after = _WORD.findall(reference), _WORD.findall(answer)
     return [
-        (op.tag, " ".join(before[op.src_start : op.src_end]), " ".join(after[op.dest_start : op.dest_end]))
-        for op in Levenshtein.opcodes(before, after)
+        (op.tag, "".join(before[op.src_start : op.src_end]), "".join(after[op.dest_start : op.dest_end]))
+        for op in Levenshtein.opcodes([word.strip() for word in before], [word.strip() for word in after])
     ]
+
+
+def first_word(reference: str, answer: str) -> int:
+    """Number, from 1, of the first word that differs. Punctuation is not counted."""
+    kind, same, _ = next(iter(word_changes(reference, answer)), ("replace", "", ""))
+    return 1 + (sum(not _MARKS.fullmatch(word.strip()) for word in _WORD.findall(same)) if kind == "equal" else 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jinja2
 
-from playground.lab.divergence import word_changes
+from playground.lab.divergence import first_word, word_changes
 from playground.models.presets import Example
 from playground.ui import format
 from playground.values import (
@@ -63,6 +63,7 @@ class _Run:
     """Consecutive text of an answer that is shown in one way, cut into tokens with their probabilities."""
 
     kind: str  # of word_changes
+    gap: str  # white space in front of a change: it is not marked
     before: str  # the reference's words in its place
     tokens: list[tuple[str, float | None]]
 
@@ -151,7 +152,7 @@ def summary(update: ComparisonUpdate | None, variants: Sequence[Variant], refere
             )
         for pane in others:
             if pane.state is PaneState.DONE and pane.first_divergence is not None:
-                parts.append(f"{labels[pane.variant]} differs from word {_first_word(wanted.text, pane.text)}")
+                parts.append(f"{labels[pane.variant]} differs from word {first_word(wanted.text, pane.text)}")
     if stopped:
         parts.append(f"{', '.join(stopped)} stopped")
     if failed:
@@ -166,15 +167,6 @@ def _done(update: ComparisonUpdate | None) -> bool:
 def _listed(labels: dict[str, str], panes: Sequence[Pane]) -> str:
     names = [labels[p.variant] for p in panes]
     return ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def _first_word(reference: str, answer: str) -> int:
-    """1-based index of the first word that differs."""
-    changes = word_changes(reference, answer)
-    if not changes:
-        return 1
-    kind, before, _ = changes[0]
-    return len(before.split(" ")) + 1 if kind == "equal" else 1
 
 
 def _phases(m: Metrics) -> dict[str, float]:
@@ -192,7 +184,7 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
         verdict = "★ reference"
     elif pane.first_divergence is not None and reference is not None:
         agrees = False
-        verdict = f"≠ from word {_first_word(reference.text, pane.text)}" if both_done else "≠ differs"
+        verdict = f"≠ from word {first_word(reference.text, pane.text)}" if both_done else "≠ differs"
     elif both_done:
         agrees, verdict = True, "= same"
     if both_done and not is_reference and not agrees and reference is not None:
@@ -215,6 +207,10 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
     return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases)
 
 
+def _leading_space(text: str) -> str:
+    return text[: len(text) - len(text.lstrip())]
+
+
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
     """The changes, their text cut where its tokens end."""
     scores = [score for score in pane.scores if score.text]
@@ -222,12 +218,16 @@ def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
     runs, start = [], 0
     for kind, before, after in changes:
         end = start + len(after)
+        gap = ""
+        if kind != "equal":
+            gap = _leading_space(after)
+            start += len(gap)
+            gap = gap or _leading_space(before)
         cuts = [start, *begins[bisect.bisect_right(begins, start) : bisect.bisect_left(begins, end)], end]
         tokens: list[tuple[str, float | None]] = []
         for a, b in itertools.pairwise(cuts):
             token = bisect.bisect_right(begins, a) - 1
             tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
-        runs.append(_Run(kind, before, tokens if after else []))
-        if kind != "delete":  # else `after` is words, if only an empty one, and a single space behind them
-            start = end + 1
+        runs.append(_Run(kind, gap, before.strip(), tokens if start < end else []))
+        start = end
     return runs
