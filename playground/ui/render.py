@@ -65,6 +65,7 @@ class _Run:
     kind: str  # of word_changes
     gap: str  # white space in front of a change: it is not marked
     before: str  # the reference's words in its place
+    apart: bool  # these had white space in front of them that the answer has not
     tokens: list[tuple[str, float | None]]
 
 
@@ -207,10 +208,6 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
     return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases)
 
 
-def _leading_space(text: str) -> str:
-    return text[: len(text) - len(text.lstrip())]
-
-
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
     """The changes, their text cut where its tokens end."""
     scores = [score for score in pane.scores if score.text]
@@ -218,16 +215,14 @@ def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
     runs, start = [], 0
     for kind, before, after in changes:
         end = start + len(after)
-        gap = ""
-        if kind != "equal":
-            gap = _leading_space(after)
-            start += len(gap)
-            gap = gap or _leading_space(before)
+        gap = "" if kind == "equal" else after[: len(after) - len(after.lstrip())]
+        start += len(gap)
         cuts = [start, *begins[bisect.bisect_right(begins, start) : bisect.bisect_left(begins, end)], end]
         tokens: list[tuple[str, float | None]] = []
         for a, b in itertools.pairwise(cuts):
             token = bisect.bisect_right(begins, a) - 1
             tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
-        runs.append(_Run(kind, gap, before.strip(), tokens if start < end else []))
+        apart = not gap and before != before.lstrip()
+        runs.append(_Run(kind, gap, before.strip(), apart, tokens if start < end else []))
         start = end
     return runs
