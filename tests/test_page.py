@@ -109,6 +109,27 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     expect(page.locator(".vp-memory")).to_contain_text("MiB of")
 
 
+def test_page_when_a_column_of_the_table_is_clicked_then_sorted_by_it(page: Page) -> None:
+    tick_only(page, "F16", "Q8_0", "Q2_K")
+    page.get_by_role("button", name="Run").click()
+    page.get_by_text("table and plot").click(timeout=60_000)
+    names = page.locator(".vp-table tbody th")
+    expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
+    size = page.locator(".vp-table").get_by_role("button", name="size")
+    size.click()
+    expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])
+    expect(page.locator(".vp-table th[aria-sort=ascending]")).to_contain_text("size")
+    size.click()
+    expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
+    page.locator(".vp-table").get_by_role("button", name="same prefix").click()
+    expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])  # of the reference it is unknown: last
+    expect(page.locator(".vp-mark")).to_have_count(3)
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator(".vp-stop")).to_have_count(0)
+    expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"], timeout=30_000)
+    expect(page.locator(".vp-table th[aria-sort=ascending]")).to_have_count(0)
+
+
 def test_page_when_ctrl_enter_is_pressed_in_the_prompt_then_what_was_typed_is_asked(page: Page) -> None:
     tick_only(page, "F16", "Q8_0")
     page.get_by_label("Prompt").fill("What shape is green?")
@@ -178,12 +199,14 @@ def test_page_when_two_people_run_then_the_second_sees_its_place(
 
 
 def test_page_when_a_worker_is_killed_then_its_pane_says_so(page: Page, app: WebApp, endless: pairs.PairFiles) -> None:
+    client = Client(app.url, verbose=False)  # takes a second: the answer must not end before it is there
     open_endless(page, endless)
     set_max_tokens(page, 3000)
     page.get_by_role("button", name="Run").click()
     expect(page.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
-    worker = next(w for w in memory(app)["workers"] if w["file"] == endless.model.name)
+    worker = next(w for w in memory(app, client)["workers"] if w["file"] == endless.model.name)
     os.kill(worker["pid"], signal.SIGKILL)
+    client.close()
     expect(page.locator(".vp-error")).to_contain_text("killed (SIGKILL)", timeout=10_000)
     assert page.locator(".vp-text").first.inner_text()
     page.get_by_role("button", name="Run").click()
@@ -287,8 +310,9 @@ def test_page_when_narrow_then_nothing_sticks_out(browser: Browser, app: WebApp)
     phone.close()
 
 
-def memory(app: WebApp) -> dict[str, Any]:
-    client = Client(app.url, verbose=False)
-    found: dict[str, Any] = client.predict(api_name="/memory")
-    client.close()
+def memory(app: WebApp, client: Client | None = None) -> dict[str, Any]:
+    asked = client or Client(app.url, verbose=False)
+    found: dict[str, Any] = asked.predict(api_name="/memory")
+    if client is None:
+        asked.close()
     return found

@@ -59,6 +59,7 @@ def test_files_when_looked_for_then_they_are_found() -> None:
         ("pynvml", ["playground/pool/gpu.py"]),
         ("huggingface_hub", ["playground/models/hub.py"]),
         ("diskcache", ["playground/disk.py"]),
+        ("demo_model", ["demo_model/"]),  # it makes the embedded pair; the app only has its files
     ],
 )
 def test_library_when_imported_then_only_in_its_room(library: str, rooms: list[str]) -> None:

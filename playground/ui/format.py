@@ -43,3 +43,7 @@ def probability(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value:.1%}" if value >= 0.0005 else "< 0.1%"
+
+
+def share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.0%}"

@@ -26,6 +26,16 @@ HEAD = ASSETS / "head.html"
 _STOP_JS = """element.addEventListener('click', event => {
     const button = event.target.closest('[data-stop]');
     if (button) trigger('click', {variant: button.dataset.stop});
+    const sort = event.target.closest('[data-sort]');
+    if (!sort) return;
+    const head = sort.closest('th'), body = head.closest('table').tBodies[0], column = Number(sort.dataset.sort);
+    const sign = head.ariaSort === 'ascending' ? -1 : 1;
+    for (const other of head.parentElement.children) other.ariaSort = 'none';
+    head.ariaSort = sign > 0 ? 'ascending' : 'descending';
+    const value = row => row.children[column].dataset.value;
+    const key = text => ({True: 1, False: 0})[text] ?? Number(text);
+    body.append(...[...body.rows].sort((a, b) =>  // what is unknown stays at the end
+        (value(a) === '') - (value(b) === '') || sign * (key(value(a)) - key(value(b)))));
 });"""
 _EXAMPLE_JS = """element.addEventListener('click', event => {
     const button = event.target.closest('[data-example]');

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
+import markupsafe
 
+from playground.lab import table as lab
 from playground.lab.divergence import first_word, word_changes
 from playground.models.presets import Example
-from playground.ui import format
+from playground.ui import format, plot
 from playground.values import (
     Candidate,
     ComparisonUpdate,
@@ -108,7 +110,36 @@ def panes(update: ComparisonUpdate | None, variants: Sequence[Variant], referenc
         update=update,
         summary=summary(update, variants, reference),
         running=bool(views) and not _done(update),
+        table=_table(update, variants, reference) if update is not None and _done(update) else "",
     )
+
+
+_COLUMNS = (
+    ("variant", ""), ("size", ""), ("bits", "per weight"), ("image", ""), ("prompt", ""), ("first token", ""),
+    ("decode", ""), ("memory", ""), ("same prefix", ""), ("exact", ""),
+)  # fmt: skip
+
+
+def _table(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> markupsafe.Markup:
+    """The panes as rows, and the plot of those that have a speed."""
+    rows = lab.rows(update.panes, variants, reference)
+    cells = [
+        (
+            (r.bytes, format.file_size(r.bytes)),
+            (r.bits_per_weight, format.bits(r.bits_per_weight)),
+            (r.metrics.encode_s, "cached" if r.metrics.encode_cached else format.seconds(r.metrics.encode_s)),
+            (r.metrics.prompt_s, format.seconds(r.metrics.prompt_s)),
+            (r.metrics.ttft_s, format.seconds(r.metrics.ttft_s)),
+            (r.metrics.decode_tok_per_s, format.speed(r.metrics.decode_tok_per_s)),
+            (r.memory_bytes, format.memory(r.memory_bytes)),
+            (r.same_prefix, format.share(r.same_prefix)),
+            (r.same, format.UNKNOWN if r.same is None else "= same" if r.same else "≠"),
+        )
+        for r in rows
+    ]
+    template = _environment.get_template("table.html")
+    told = template.render(columns=_COLUMNS, rows=list(zip(rows, cells, strict=True)), plot=plot.speed_by_size(rows))
+    return markupsafe.Markup(told)  # noqa: S704  rendered with autoescape just now
 
 
 def memory_strip(report: MemoryReport) -> str:
