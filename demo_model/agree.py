@@ -22,10 +22,11 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from demo_model.export import ASSISTANT, END, TOKENIZER, USER, Checkpoint, ExportError, read_checkpoint
-from demo_model.model import VisionLanguageModel
+from demo_model.export import Checkpoint, ExportError, read_checkpoint
+from demo_model.model import VisionLanguageModel, as_input
 from demo_model.questions import Question, questions
 from demo_model.scenes import LEVELS, compose, render
+from demo_model.tokenizer import ASSISTANT, END, FILE, USER
 
 MAX_TOKENS = 128
 TOP = 5
@@ -52,8 +53,7 @@ def pixels(image: Image.Image, size: int) -> Tensor:
     """(1, 3, size, size) in -1 ... 1. Raises ValueError for an image of another size: llama.cpp would resize it."""
     if image.size != (size, size):
         raise ValueError(f"The image is {image.width} x {image.height}, not {size} x {size}.")
-    values = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy((values - 0.5) / 0.5).permute(2, 0, 1)[None]
+    return as_input(torch.from_numpy(np.array(image.convert("RGB")))[None])
 
 
 def greedy(model: VisionLanguageModel, image: Image.Image, prompt: Sequence[int], guess: Sequence[int] = ()) -> Answer:
@@ -149,7 +149,7 @@ def main() -> int:
         items = frozen(arguments.items, checkpoint.config.image_size)
     else:
         items = fresh(arguments.seed, arguments.out.parent)
-    model, tokenizer = load(checkpoint), Tokenizer.from_file(str(TOKENIZER))
+    model, tokenizer = load(checkpoint), Tokenizer.from_file(str(FILE))
     with open(arguments.out, "w", encoding="utf-8") as file:
         for item in islice(items, arguments.questions):
             file.write(json.dumps(answered(model, tokenizer, item)) + "\n")

@@ -10,20 +10,19 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
-
-from PIL import Image as Pillow
 
 from playground.engine import llama
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import ChatMessage, EncodedPrompt, TextChunk
 from playground.engine.vision import VisionModel
 from playground.errors import PlaygroundError
-from playground.values import Image, Runtime, Sampling
+from playground.lab.divergence import first_divergence
+from playground.lab.images import read_image
+from playground.values import Runtime, Sampling
 
 MAX_TOKENS = 128  # as in demo_model.agree
 RUNTIME = Runtime(n_gpu_layers=0)
@@ -56,17 +55,18 @@ def compare(items: Path, images: Path, model: Path, projector: Path) -> Agreemen
     lost: list[float] = []
     for line in lines:
         item: dict[str, Any] = json.loads(line)
-        prompt = vision.encode([ChatMessage("user", item["question"], 1)], [_image(images / item["image"])], None)
+        prompt = vision.encode([ChatMessage("user", item["question"], 1)], [read_image(images / item["image"])], None)
         text = prompt.chunks[-1]
         equal_prompts += isinstance(text, TextChunk) and list(text.token_ids) == item["torch_prompt"]
         tokens, expected_tokens = _answer(language, prompt), item["torch_tokens"]
         first = language.score(prompt, (), RUNTIME, cancelled=Event())[0]
         likeliest = {c.token_id: math.log(c.probability) for c in first.candidates}
         differences += [abs(likeliest[i] - expected) for i, expected in item["torch_top"] if i in likeliest]
-        if tokens == expected_tokens:
+        parts_at = first_divergence(expected_tokens, tokens, ended=True)
+        if parts_at is None:
             equal_answers += 1
         else:
-            lost.append(item["torch_margins"][_parting(tokens, expected_tokens)])
+            lost.append(item["torch_margins"][parts_at])
     vision.close()
     language.close()
     return Agreement(
@@ -79,21 +79,11 @@ def compare(items: Path, images: Path, model: Path, projector: Path) -> Agreemen
     )
 
 
-def _image(path: Path) -> Image:
-    picture = Pillow.open(path).convert("RGB")
-    return Image(rgb=picture.tobytes(), width=picture.width, height=picture.height, sha256=path.name)
-
-
 def _answer(model: LanguageModel, prompt: EncodedPrompt) -> list[int]:
     tokens: list[int] = []
     sampling = Sampling(max_tokens=MAX_TOKENS)
     model.generate(prompt, sampling, RUNTIME, cancelled=Event(), send=lambda chunk: tokens.extend(chunk.token_ids))
     return tokens
-
-
-def _parting(a: Sequence[int], b: Sequence[int]) -> int:
-    """Index of the first difference, an answer's end included."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def main() -> int:

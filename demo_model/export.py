@@ -26,10 +26,7 @@ from torch import Tensor
 
 from demo_model.model import Config, VisionLanguageModel
 from demo_model.spread import spread
-
-TOKENIZER = Path(__file__).with_name("tokenizer.json")
-CONTROL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")  # the first tokens of the vocabulary
-PAD, USER, ASSISTANT, END = range(4)
+from demo_model.tokenizer import END, FILE, PADDING, SPECIAL
 
 # Chosen so that Q2_K of either half changes many answers and four bits hardly any (the README has what 0 gives).
 SPREAD_MODEL, SPREAD_PROJECTOR = 0.46, 0.66
@@ -175,8 +172,8 @@ def read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
     if by_id.keys() != set(range(vocabulary)):
         raise ExportError(f"{path.name}: its token ids are not 0 to {vocabulary - 1}, each once.")
     tokens = tuple(by_id[number] for number in range(vocabulary))
-    if tokens[: len(CONTROL)] != CONTROL:
-        raise ExportError(f"{path.name} has to begin with {' '.join(CONTROL)}, found {' '.join(tokens[:4])}.")
+    if tokens[: len(SPECIAL)] != SPECIAL:
+        raise ExportError(f"{path.name} has to begin with {' '.join(SPECIAL)}, found {' '.join(tokens[:4])}.")
     for merge in merges:
         if len(merge) != 2 or "".join(merge) not in ids:
             raise ExportError(f"{path.name}: the merge {' '.join(merge)!r} makes no token of the vocabulary.")
@@ -268,12 +265,12 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")  # GPT-2's words, but each digit by itself
     writer.add_token_list(tokenizer.tokens)
-    normal = len(tokenizer.tokens) - len(CONTROL)
-    writer.add_token_types([TokenType.CONTROL] * len(CONTROL) + [TokenType.NORMAL] * normal)
+    normal = len(tokenizer.tokens) - len(SPECIAL)
+    writer.add_token_types([TokenType.CONTROL] * len(SPECIAL) + [TokenType.NORMAL] * normal)
     writer.add_token_merges(tokenizer.merges)
     writer.add_bos_token_id(END)
     writer.add_eos_token_id(END)
-    writer.add_pad_token_id(PAD)
+    writer.add_pad_token_id(PADDING)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
@@ -301,7 +298,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the two files")
     parser.add_argument("--spread-model", type=float, default=SPREAD_MODEL, help="see spread.py; 0: as trained")
     parser.add_argument("--spread-projector", type=float, default=SPREAD_PROJECTOR)
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="default: the one of this package")
+    parser.add_argument("--tokenizer", type=Path, default=FILE, help="default: the one of this package")
     arguments = parser.parse_args()
     try:
         checkpoint = read_checkpoint(arguments.checkpoint)

@@ -19,11 +19,10 @@ import torch
 from tokenizers import Tokenizer
 
 from demo_model import tokenizer
-from demo_model.model import Config, VisionLanguageModel
+from demo_model.model import Config, VisionLanguageModel, as_input
 from demo_model.questions import CATEGORIES, Question, iou, questions, unseen
 from demo_model.rows import NO_TARGET, Rows, pack
 from demo_model.scenes import ASPECTS, compose, render
-from demo_model.train import as_input
 
 CONDITIONS = ("easy", "easy 4:3", "easy 3:2", "easy 16:9", "hard", "unseen")
 BATCH = 128

@@ -162,6 +162,11 @@ class VisionLanguageModel(nn.Module):
         return self.lm(x, where, mask)[:, prefix:]
 
 
+def as_input(images: Tensor) -> Tensor:
+    """uint8 (batch, size, size, 3) -> float (batch, 3, size, size) in -1 ... 1, as mean = std = 0.5 makes it."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02 if isinstance(module, nn.Embedding) else module.weight.shape[1] ** -0.5)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from demo_model.phrases import INTENTS, ask, phrasings
-from demo_model.scenes import COLOURS, ROWS, SHAPES, SIZES, Bar, Box, Scene, Thing
+from demo_model.scenes import COLOURS, SHAPES, SIZES, Bar, Box, Scene, Thing, place
 
 CATEGORIES = (
     "caption", "count", "ocr", "color", "shape", "position", "size", "what", "yesno", "relation", "chart", "clock",
@@ -115,11 +115,10 @@ def caption(scene: Scene) -> str:
     subject = [_many(len(things), "object")] if things else []
     if scene.text is not None:
         t = scene.text
-        row = ROWS[t.row] or "center"
-        subject.insert(0, f"the text {t.string} in {t.colour} letters {AT.get(row, f'at the {row}')}")
+        subject.insert(0, f"the text {t.string} in {t.colour} letters {_at(place(t.row, 1))}")
     told = f"The image shows {_listed(subject)} {ground}."
     if things:
-        told += f" There is {_listed([f'a {t.size} {t.name} {_at(t)}' for t in things])}."
+        told += f" There is {_listed([f'a {t.size} {t.name} {_at(t.place)}' for t in things])}."
     if scene.text is not None and len(things) < 2:
         s = scene.text.string
         kind = "is a number" if s.isdigit() else "has only letters" if s.isalpha() else "mixes letters and digits"
@@ -148,12 +147,10 @@ def iou(a: str, b: str) -> float:
 
 def _about_things(scene: Scene, rng: random.Random) -> Iterator[Fact]:
     things = scene.things
-    names = {t: _references(t, things) for t in things}
-    by_shape, by_colour, by_name = Counter(), Counter(), Counter()  # type: Counter[str], Counter[str], Counter[str]
-    for t in things:
-        by_shape[t.shape] += 1
-        by_colour[t.colour] += 1
-        by_name[t.name] += 1
+    by_shape, by_colour = Counter(t.shape for t in things), Counter(t.colour for t in things)
+    by_name = Counter(t.name for t in things)
+    # What means this thing and no other.
+    names = {t: [n for n, k in ((t.shape, by_shape[t.shape]), (t.name, by_name[t.name])) if k == 1] for t in things}
     if scene.kind in ("shapes", "crowd"):
         for name, n in (*by_shape.items(), *by_name.items()):
             yield Fact("count", "count", {"p": _plural(name)}, str(n))
@@ -184,12 +181,12 @@ def _about_things(scene: Scene, rng: random.Random) -> Iterator[Fact]:
     if scene.kind == "crowd" or not things:
         return
     for t in things:
-        yield Fact("what", "what_at", {"at": _at(t)}, f"a {t.name}")
+        yield Fact("what", "what_at", {"at": _at(t.place)}, f"a {t.name}")
     taken = {(t.row, t.column) for t in things} | ({(scene.text.row, c) for c in range(3)} if scene.text else set())
     empty = [(r, c) for r in range(3) for c in range(3) if (r, c) not in taken]
     if empty:
         row, column = rng.choice(empty)
-        yield Fact("what", "what_at", {"at": _at(Thing("", "", "", row, column, (0, 0, 0, 0)))}, "nothing")
+        yield Fact("what", "what_at", {"at": _at(place(row, column))}, "nothing")
     order = list(SIZES)
     for words, best in ((("biggest", "largest"), max), (("smallest",), min)):
         size = best((t.size for t in things), key=order.index)
@@ -238,7 +235,7 @@ def _about_text(scene: Scene) -> Iterator[Fact]:
     yield Fact("ocr", "first_last", {"n": "last", "begin": "end"}, text.string[-1])
     yield Fact("count", "count_characters", {}, str(len(text.string)))
     yield Fact("color", "color", {"o": "text"}, text.colour)
-    yield Fact("position", "position", {"o": "text"}, ROWS[text.row] or "center")
+    yield Fact("position", "position", {"o": "text"}, place(text.row, 1))
     yield Fact("yesno", "exists", {"o": "text", "p": "letters"}, "yes")
 
 
@@ -281,18 +278,6 @@ def _about_what_is_not_there(scene: Scene, rng: random.Random) -> Iterator[Fact]
             yield Fact("yesno", "exists", {"o": name, "p": "letters" if name == "text" else "clocks"}, "no")
 
 
-def _references(thing: Thing, things: tuple[Thing, ...]) -> list[str]:
-    """The names that mean this thing and no other."""
-    return [
-        name
-        for name, same in (
-            (thing.shape, [t for t in things if t.shape == thing.shape]),
-            (thing.name, [t for t in things if t.name == thing.name]),
-        )
-        if len(same) == 1
-    ]
-
-
 def _tally(things: tuple[Thing, ...]) -> list[tuple[str, int]]:
     """How many of each kind, in the fixed order of shapes and colours."""
     order = list(COLOURS)
@@ -316,8 +301,8 @@ def _be(n: int) -> str:
     return "is" if n == 1 else "are"
 
 
-def _at(thing: Thing) -> str:
-    return AT.get(thing.place, f"at the {thing.place}")
+def _at(place: str) -> str:
+    return AT.get(place, f"at the {place}")
 
 
 def _listed(parts: list[str]) -> str:

@@ -46,87 +46,14 @@ SIZES = {"small": (0.10, 0.12), "medium": (0.17, 0.20), "large": (0.26, 0.30)}
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WORDS = (
-    "CAT",
-    "DOG",
-    "SUN",
-    "MAP",
-    "BUS",
-    "HAT",
-    "KEY",
-    "CUP",
-    "BOX",
-    "PEN",
-    "ICE",
-    "JAM",
-    "OWL",
-    "FOX",
-    "BEE",
-    "EGG",
-    "TEA",
-    "ZOO",
-    "SKY",
-    "NET",
-    "OPEN",
-    "EXIT",
-    "STOP",
-    "TAXI",
-    "CAFE",
-    "BOOK",
-    "FISH",
-    "MOON",
-    "STAR",
-    "TREE",
-    "LAMP",
-    "MILK",
-    "RAIN",
-    "SNOW",
-    "WIND",
-    "FIRE",
-    "GOLD",
-    "KITE",
-    "LION",
-    "DUCK",
-    "FROG",
-    "JAZZ",
-    "ROBOT",
-    "FLUTE",
-    "TIGER",
-    "ZEBRA",
-    "LEMON",
-    "GRAPE",
-    "HOTEL",
-    "MUSIC",
-    "WATER",
-    "BREAD",
-    "CLOUD",
-    "RIVER",
-    "HOUSE",
-    "MOUSE",
-    "TRAIN",
-    "PLANE",
-    "QUICK",
-    "VOWEL",
-    "PYTHON",
-    "BANANA",
-    "ORANGE",
-    "GARDEN",
-    "WINDOW",
-    "YELLOW",
-    "MARKET",
-    "BRIDGE",
-    "CASTLE",
-    "JUNGLE",
-    "ROCKET",
-    "SUMMER",
-    "WINTER",
-    "PLANET",
-    "COFFEE",
-    "SILVER",
-    "DOCTOR",
-    "SCHOOL",
-    "PARADE",
-    "VIOLET",
-)
+    "CAT", "DOG", "SUN", "MAP", "BUS", "HAT", "KEY", "CUP", "BOX", "PEN", "ICE", "JAM", "OWL", "FOX", "BEE",
+    "EGG", "TEA", "ZOO", "SKY", "NET", "OPEN", "EXIT", "STOP", "TAXI", "CAFE", "BOOK", "FISH", "MOON", "STAR",
+    "TREE", "LAMP", "MILK", "RAIN", "SNOW", "WIND", "FIRE", "GOLD", "KITE", "LION", "DUCK", "FROG", "JAZZ",
+    "ROBOT", "FLUTE", "TIGER", "ZEBRA", "LEMON", "GRAPE", "HOTEL", "MUSIC", "WATER", "BREAD", "CLOUD", "RIVER",
+    "HOUSE", "MOUSE", "TRAIN", "PLANE", "QUICK", "VOWEL", "PYTHON", "BANANA", "ORANGE", "GARDEN", "WINDOW",
+    "YELLOW", "MARKET", "BRIDGE", "CASTLE", "JUNGLE", "ROCKET", "SUMMER", "WINTER", "PLANET", "COFFEE", "SILVER",
+    "DOCTOR", "SCHOOL", "PARADE", "VIOLET",
+)  # fmt: skip
 FONTS = (
     ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
     ("font_source_sans_pro", "SourceSansPro-Bold.ttf"),
@@ -145,7 +72,13 @@ ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "3:4": 3 / 4,
 Level = Literal["easy", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "hard")
 RGB = tuple[int, int, int]
+Frame = tuple[float, float, float, float]  # left, top, width, height; hundredths
 Box = tuple[int, int, int, int]  # left, top, right, bottom; hundredths, even: finer than that is not asked
+
+
+def place(row: int, column: int) -> str:
+    """The name of a cell of three by three, such as "top left"; the middle column of a row is "top"."""
+    return f"{ROWS[row]} {COLUMNS[column]}".strip() or "center"
 
 
 @dataclass(frozen=True)
@@ -163,7 +96,7 @@ class Thing:
 
     @property
     def place(self) -> str:
-        return f"{ROWS[self.row]} {COLUMNS[self.column]}".strip() or "center"
+        return place(self.row, self.column)
 
 
 @dataclass(frozen=True)
@@ -208,7 +141,7 @@ class Look:
 @dataclass(frozen=True)
 class Scene:
     kind: Literal["shapes", "crowd", "text", "chart", "clock"]
-    frame: tuple[float, float, float, float]  # left, top, width, height
+    frame: Frame
     background: str
     look: Look
     things: tuple[Thing, ...] = ()
@@ -246,7 +179,7 @@ def compose(rng: random.Random, level: Level, *, kind: str | None = None, aspect
         many = rng.randint(3, 5) if level == "easy" else rng.randint(3, 6)
         printed = level == "hard" and rng.random() < 0.65
         pool = list(range(1, 10)) if level == "easy" else list(range(10, 100)) if printed else list(range(10, 96, 5))
-        colours = rng.sample([c for c in COLOURS if _apart(COLOURS[c], BACKGROUNDS[background])], many)
+        colours = rng.sample(_visible(background), many)
         bars = tuple(Bar(LETTERS[i], colours[i], v) for i, v in enumerate(rng.sample(pool, many)))
         return Scene("chart", frame, background, look, bars=bars, values_printed=printed)
     if kind == "clock":
@@ -316,31 +249,24 @@ def _look(rng: random.Random, level: Level) -> Look:
     )
 
 
-def _things(
-    rng: random.Random, frame: tuple[float, float, float, float], background: str, cells: list[int]
-) -> tuple[Thing, ...]:
+def _things(rng: random.Random, frame: Frame, background: str, cells: list[int]) -> tuple[Thing, ...]:
     """One thing in each of the given cells (0 ... 8, in reading order)."""
-    left, top, width, height = frame
-    short = min(width, height)
-    colours = [c for c in COLOURS if _apart(COLOURS[c], BACKGROUNDS[background])]
+    short = min(frame[2:])
+    colours = _visible(background)
     things = []
     for cell in sorted(cells):
         row, column = divmod(cell, 3)
         size = rng.choice(list(SIZES))
         side = _even(short * rng.uniform(*SIZES[size]))
-        x = _within(rng, left + column * width / 3, width / 3, side)
-        y = _within(rng, top + row * height / 3, height / 3, side)
-        things.append(Thing(rng.choice(SHAPES), rng.choice(colours), size, row, column, (x, y, x + side, y + side)))
+        box = _in_cell(rng, frame, 3, row, column, side)
+        things.append(Thing(rng.choice(SHAPES), rng.choice(colours), size, row, column, box))
     return tuple(things)
 
 
-def _crowd(
-    rng: random.Random, frame: tuple[float, float, float, float], background: str, level: Level
-) -> tuple[Thing, ...]:
+def _crowd(rng: random.Random, frame: Frame, background: str, level: Level) -> tuple[Thing, ...]:
     """Up to 12 small things of one to four kinds, in a grid of four by four."""
-    left, top, width, height = frame
-    short = min(width, height)
-    colours = [c for c in COLOURS if _apart(COLOURS[c], BACKGROUNDS[background])]
+    short = min(frame[2:])
+    colours = _visible(background)
     kinds = [(rng.choice(SHAPES), rng.choice(colours)) for _ in range(rng.randint(1, 3 if level == "easy" else 4))]
     many = rng.randint(4, 8) if level == "easy" else rng.randint(6, 12)
     side = max(6, _even(short * rng.uniform(0.09, 0.13)))
@@ -348,15 +274,11 @@ def _crowd(
     for cell in sorted(rng.sample(range(16), many)):
         row, column = divmod(cell, 4)
         shape, colour = rng.choice(kinds)
-        x = _within(rng, left + column * width / 4, width / 4, side)
-        y = _within(rng, top + row * height / 4, height / 4, side)
-        things.append(Thing(shape, colour, "small", row, column, (x, y, x + side, y + side)))
+        things.append(Thing(shape, colour, "small", row, column, _in_cell(rng, frame, 4, row, column, side)))
     return tuple(things)
 
 
-def _text(
-    rng: random.Random, frame: tuple[float, float, float, float], background: str, row: int, level: Level
-) -> Text:
+def _text(rng: random.Random, frame: Frame, background: str, row: int, level: Level) -> Text:
     left, top, width, height = frame
     if level == "easy":
         string = rng.choice(WORDS) if rng.random() < 0.5 else "".join(rng.choices(LETTERS, k=rng.randint(3, 6)))
@@ -375,8 +297,7 @@ def _text(
         tall, wide = tall * width * 0.94 / wide, width * 0.94
     x = left + width / 2 + rng.uniform(-1, 1) * max(0, (width - wide) / 2 - 2)
     y = top + height * (row + 0.5) / 3 + rng.uniform(-1, 1) * max(0, (height / 3 - tall) / 2)
-    colours = [c for c in COLOURS if _apart(COLOURS[c], BACKGROUNDS[background], 150)]
-    return Text(string, rng.choice(colours), row, (x, y), font, tall)
+    return Text(string, rng.choice(_visible(background, 150)), row, (x, y), font, tall)
 
 
 def _draw_chart(rng: random.Random, draw: ImageDraw.ImageDraw, scene: Scene, scale: float) -> None:
@@ -543,12 +464,22 @@ def _shaded(rng: random.Random, colour: RGB, spread: int, shift: int = 0) -> RGB
     return red, green, blue
 
 
-def _apart(a: RGB, b: RGB, least: float = 105) -> bool:
-    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) > least**2
+def _visible(background: str, least: float = 105) -> list[str]:
+    """The colours that are far enough from a background's, in RGB."""
+    ground = BACKGROUNDS[background]
+    return [c for c, rgb in COLOURS.items() if sum((x - y) ** 2 for x, y in zip(rgb, ground, strict=True)) > least**2]
 
 
 def _even(value: float) -> int:
     return 2 * round(value / 2)
+
+
+def _in_cell(rng: random.Random, frame: Frame, grid: int, row: int, column: int, side: int) -> Box:
+    """A random square box in a cell of grid by grid."""
+    left, top, width, height = frame
+    x = _within(rng, left + column * width / grid, width / grid, side)
+    y = _within(rng, top + row * height / grid, height / grid, side)
+    return x, y, x + side, y + side
 
 
 def _within(rng: random.Random, start: float, length: float, side: int) -> int:

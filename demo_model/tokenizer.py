@@ -19,7 +19,7 @@ from demo_model.questions import facts
 from demo_model.scenes import compose
 
 FILE = Path(__file__).with_name("tokenizer.json")
-SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
+SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")  # the first tokens, in this order
 PADDING, USER, ASSISTANT, END = range(4)
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from demo_model import tokenizer
 from demo_model.export import ExportError, read_checkpoint
-from demo_model.model import Config, VisionLanguageModel
+from demo_model.model import Config, VisionLanguageModel, as_input
 from demo_model.rows import NO_TARGET, training_rows
 
 WARM_UP = 0.02  # part of the training
@@ -196,11 +196,6 @@ def learning_rate(settings: Settings, seconds: float) -> float:
     """Linear warm-up, then a cosine down to nothing."""
     progress = min(1.0, seconds / (settings.minutes * 60))
     return settings.peak * min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def as_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (batch, size, size, 3) -> float (batch, 3, size, size) in -1 ... 1, as mean = std = 0.5 makes it."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

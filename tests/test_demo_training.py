@@ -27,7 +27,7 @@ from demo_model.model import Config, VisionLanguageModel  # noqa: E402
 from demo_model.questions import Question  # noqa: E402
 from demo_model.scenes import FONTS, SIZE  # noqa: E402
 from demo_model.spread import spread  # noqa: E402
-from demo_model.tokenizer import encoder  # noqa: E402
+from demo_model.tokenizer import END, FILE, USER, encoder  # noqa: E402
 
 # Sizes that differ wherever the network lets them, and a width of the feed-forward part that no head divides.
 SMALL = Config(width=64, vision_layers=2, vision_heads=2, vision_ffn=48, layers=2, heads=4, kv_heads=2, ffn=37)
@@ -78,7 +78,7 @@ def conversation_ids(conversation: list[Question]) -> list[int]:
     messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": messages[0]["content"]}]
     before, after = rendered(messages, ask=False).split("<__media__>")
     assert before == "<|user|>"
-    ids: list[int] = tokenizers.Tokenizer.from_file(str(export.TOKENIZER)).encode(after).ids
+    ids: list[int] = tokenizers.Tokenizer.from_file(str(FILE)).encode(after).ids
     return ids
 
 
@@ -101,11 +101,11 @@ def test_packed_row_when_read_at_once_then_each_conversation_has_the_logits_that
         assert tokens[0, 1:][here].tolist() == ids
 
         answers = targets[0, here] != rows.NO_TARGET
-        expected = [token for turn in conversation for token in (*encode(turn.answer), export.END)]
+        expected = [token for turn in conversation for token in (*encode(turn.answer), END)]
         assert targets[0, here][answers].tolist() == expected
         assert [ids[at + 1] for at in answers.nonzero().flatten().tolist()] == expected
 
-        head, text = model.lm.token_embd(torch.tensor([[export.USER]])), model.lm.token_embd(torch.tensor([ids]))
+        head, text = model.lm.token_embd(torch.tensor([[USER]])), model.lm.token_embd(torch.tensor([ids]))
         x = torch.cat([head, model.v(images), text], 1)
         n = x.shape[1]
         causal = torch.ones(1, 1, n, n, dtype=torch.bool).tril()
@@ -332,7 +332,7 @@ def test_export_when_the_tokenizer_does_not_fit_then_one_line_says_why_and_nothi
     message: str,
 ) -> None:
     torch.save(content(), tmp_path / "a.pt")
-    tokenizer = json.loads(export.TOKENIZER.read_text(encoding="utf-8"))
+    tokenizer = json.loads(FILE.read_text(encoding="utf-8"))
     damage(tokenizer)
     (tmp_path / "a.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     assert exported(monkeypatch, tmp_path / "a.pt", tmp_path / "out", "--tokenizer", str(tmp_path / "a.json")) == 1
@@ -407,7 +407,7 @@ def test_exported_pair_when_read_then_its_metadata_and_tensors_are_the_networks(
             assert np.array_equal(tensor.data, whole.half().numpy() if half else whole.numpy()), own
         if kind == "model":
             assert values["tokenizer.chat_template"] == export.CHAT_TEMPLATE
-            tokenizer = tokenizers.Tokenizer.from_file(str(export.TOKENIZER))
+            tokenizer = tokenizers.Tokenizer.from_file(str(FILE))
             assert values["tokenizer.ggml.tokens"] == [tokenizer.id_to_token(n) for n in range(SMALL.vocabulary)]
     assert left == {}
 

@@ -209,8 +209,8 @@ class LanguageModel:
         def probability(i: int) -> float:
             return math.exp(float(logits[i] - peak)) / total
 
-        best = numpy.argpartition(logits, -_N_CANDIDATES)[-_N_CANDIDATES:] if len(logits) > _N_CANDIDATES else None
-        likeliest = sorted(range(len(logits)) if best is None else best.tolist(), key=lambda i: -logits[i])
+        n = min(_N_CANDIDATES, len(logits))
+        likeliest = sorted(numpy.argpartition(logits, -n)[-n:].tolist(), key=lambda i: -logits[i])
         return TokenScore(
             text=text,
             probability=None if token is None else probability(token),
@@ -327,14 +327,10 @@ class _Context:
 
         yield logits(-1)
         try:
-            for start in range(0, len(token_ids), n := min(_SCORED_AT_ONCE, self._n_batch)):
-                part = token_ids[start : start + n]
-                for i, token in enumerate(part):
-                    self._tokens[i] = token
-                    self._positions[i] = self._n_pos + i
-                    self._wants_logits[i] = 1
-                self._n_pos += len(part)
-                self._decode(self._token_batch(len(part)), cancelled)
+            step = min(_SCORED_AT_ONCE, self._n_batch)
+            for start in range(0, len(token_ids), step):
+                part = token_ids[start : start + step]
+                self._decode_tokens(part, cancelled, n_logits=len(part))
                 yield from map(logits, range(len(part)))
         except BaseException:
             self._forget()
@@ -380,14 +376,18 @@ class _Context:
         ids = chunk.token_ids
         for start in range(0, len(ids), self._n_batch):
             part = ids[start : start + self._n_batch]
-            for i, token in enumerate(part):
-                self._tokens[i] = token
-                self._positions[i] = self._n_pos + i
-                self._wants_logits[i] = 0
-            if logits and start + len(part) == len(ids):
-                self._wants_logits[len(part) - 1] = 1
-            self._n_pos += len(part)
-            self._decode(self._token_batch(len(part)), cancelled)
+            ends = start + len(part) == len(ids)
+            self._decode_tokens(part, cancelled, n_logits=int(logits and ends))
+
+    def _decode_tokens(self, token_ids: Sequence[int], cancelled: Event, *, n_logits: int) -> None:
+        """Up to n_batch tokens behind what is there; the logits of the last `n_logits` of them are wanted."""
+        n = len(token_ids)
+        for i, token in enumerate(token_ids):
+            self._tokens[i] = token
+            self._positions[i] = self._n_pos + i
+            self._wants_logits[i] = i >= n - n_logits
+        self._n_pos += n
+        self._decode(self._token_batch(n), cancelled)
 
     def _read_image(self, chunk: ImageChunk, cancelled: Event) -> None:
         width = len(chunk.embeddings) // chunk.n_tokens  # bytes of one embedding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from rapidfuzz.distance import Levenshtein
 
@@ -37,11 +38,17 @@ def word_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:
     Kinds: equal, replace, insert, delete. Put together again, the texts are the reference and the answer; white space
     belongs to the word behind it, and does not count as a difference.
     """
+    return list(_word_changes(reference, answer))
+
+
+@lru_cache(maxsize=128)
+def _word_changes(reference: str, answer: str) -> tuple[tuple[str, str, str], ...]:
+    """Kept, since the page asks three times for each pane of each of a run's updates."""
     before, after = _WORD.findall(reference), _WORD.findall(answer)
-    return [
+    return tuple(
         (op.tag, "".join(before[op.src_start : op.src_end]), "".join(after[op.dest_start : op.dest_end]))
         for op in Levenshtein.opcodes([word.strip() for word in before], [word.strip() for word in after])
-    ]
+    )
 
 
 def first_word(reference: str, answer: str) -> int:
