@@ -19,7 +19,17 @@ from playground.lab import divergence, metrics
 from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
 from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
-from playground.values import Comparison, ComparisonUpdate, Image, Order, Pane, PaneState, Variant, WorkerRole
+from playground.values import (
+    Comparison,
+    ComparisonUpdate,
+    Image,
+    Order,
+    Pane,
+    PaneState,
+    TokenScore,
+    Variant,
+    WorkerRole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -367,19 +377,21 @@ class _Run:
             return
         prompt = self._prompts[self._prompt_key(variant)]
         assert isinstance(prompt, protocol.EncodedPrompt)
+        self._panes.set(variant.id, note="reading probabilities")
+        scores: tuple[TokenScore, ...] = ()
         try:
             with self._pool.lease(
                 language_spec(variant.model, self._comparison.runtime), stop=self._wanted(variant)
             ) as lease:
                 request = protocol.Score(prompt, self._panes[variant.id].token_ids, self._comparison.runtime)
                 scored = lease.request(request, stop=self._wanted(variant))
+            assert isinstance(scored, protocol.Scored)
+            scores = scored.scores
         except Stopped:
-            return
+            pass  # the answer is there; it only has no probabilities
         except PlaygroundError as error:
             self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")
-            return
-        assert isinstance(scored, protocol.Scored)
-        self._panes.set(variant.id, scores=scored.scores)
+        self._panes.set(variant.id, scores=scores, note=None)
 
 
 def comparison_of(
