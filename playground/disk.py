@@ -1,12 +1,14 @@
 """A diskcache that holds bytes only and cannot be made to unpickle (CVE-2025-69872).
 
-A cache only saves time: where the disk is full or broken, nothing is kept, and `problem` says so.
+Where the disk is full or broken nothing is kept, and `problem` says so: what a cache holds can be made again, and
+what is more than that has an owner that keeps it until the disk takes it (lab/library.py).
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,9 @@ _DISK_ERRORS = (OSError, sqlite3.Error, diskcache.Timeout, ValueError)
 
 
 class BytesCache:
-    """Owns a cache folder. Safe to use from several threads."""
+    """Owns a cache folder. Safe to use from several threads. Without a limit nothing in it ever gives way."""
 
-    def __init__(self, folder: Path, size_limit_bytes: int) -> None:
+    def __init__(self, folder: Path, size_limit_bytes: int | None) -> None:
         self.problem: str | None = None
         self._cache: diskcache.Cache | None = None
         try:
@@ -70,29 +72,49 @@ class BytesCache:
             return None
         return value if isinstance(value, bytes) else None
 
-    def set(self, key: str, value: bytes) -> None:
+    def set(self, key: str, value: bytes) -> bool:
+        """Whether it is kept."""
         if self._cache is None:
-            return
+            return False
         try:
             self._cache.set(key, value)
             self.problem = None
         except _DISK_ERRORS as error:
             self._note(error)
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        if self._cache is None:
+            return
+        try:
+            self._cache.delete(key)
+        except _DISK_ERRORS as error:
+            self._note(error)
+
+    def keys(self, prefix: str) -> list[str]:
+        if self._cache is None:
+            return []
+        try:
+            return [key for key in self._cache.iterkeys() if key.startswith(prefix)]
+        except _DISK_ERRORS as error:
+            self._note(error)
+            return []
 
     def _note(self, error: Exception) -> None:
         self.problem = f"the disk refused it: {error}"
         logger.warning("cache: %s", self.problem)
 
 
-def open_cache(folder: Path, size_limit_bytes: int) -> diskcache.Cache:
-    """Open or make a cache that only this user can read. Least recently used entries give way."""
+def open_cache(folder: Path, size_limit_bytes: int | None) -> diskcache.Cache:
+    """Open or make a cache that only this user can read. With a limit, least recently used entries give way."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     return diskcache.Cache(
         str(folder),
         disk=_BytesDisk,
-        size_limit=size_limit_bytes,
-        eviction_policy="least-recently-used",
+        size_limit=size_limit_bytes or sys.maxsize,
+        eviction_policy="least-recently-used" if size_limit_bytes else "none",
         cull_limit=10,
         statistics=0,
     )

@@ -4,7 +4,8 @@ PlaygroundError
 ├── BadInput               the request cannot be run as it is; nothing was loaded
 │   ├── BadImage           not an image, cut short, or too large
 │   ├── BadPrompt          empty, or longer than the context
-│   └── NotAllowed         a path outside the directories that the operator allowed
+│   ├── NotAllowed         what this person, or the page, has no right to
+│   └── NoNotebook         there is none under this link or name; not told apart from one that was deleted
 ├── BadModel               a file or a pair of files that cannot be used
 │   └── BadPair            the projector does not belong to the language model
 ├── EngineError            llama.cpp said no; carries its last log lines
@@ -34,6 +35,9 @@ class BadPrompt(BadInput): ...
 
 
 class NotAllowed(BadInput): ...
+
+
+class NoNotebook(BadInput): ...
 
 
 class BadModel(PlaygroundError): ...

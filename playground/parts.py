@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from playground.lab.embeddings import EmbeddingCache
+from playground.lab.library import Library
 from playground.models.store import Store
 from playground.pool.pool import Pool
 from playground.settings import Settings
@@ -19,6 +23,9 @@ class Parts:
     store: Store
     pool: Pool
     embeddings: EmbeddingCache
+    library: Library
+    engine: str  # for the record of a run
+    machine: str
 
 
 @contextmanager
@@ -32,9 +39,22 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
     engine = f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
+    library = Library(settings.cache_dir / "notebooks")
     try:
-        yield Parts(settings, store, pool, embeddings)
+        yield Parts(settings, store, pool, embeddings, library, engine, _machine(gpus))
     finally:
         pool.close()
         embeddings.close()
+        library.close()
         store.close()
+
+
+def _machine(gpus: str) -> str:
+    """What the speeds depend on; not the host's name, since runs are shared."""
+    processor = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as file:
+            processor = next(
+                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), processor
+            )
+    return ", ".join(part for part in (gpus, processor, f"{os.cpu_count()} cores") if part)

@@ -6,6 +6,7 @@ Sizes are in bytes, times in seconds, and the unit is in the name. None means un
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -90,10 +91,18 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """One run of a cell: what is asked, and of which variants."""
+class Turn:
+    """A question of a conversation, and what each variant (by its id) answered."""
 
-    images: tuple[Image, ...]
+    prompt: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One question: what is asked, and of which variants."""
+
+    images: tuple[Image, ...]  # they stand in front of the conversation's first question
     prompt: str
     variants: tuple[Variant, ...]
     reference: str  # a variant's id
@@ -102,6 +111,7 @@ class Comparison:
     order: Order = Order.IN_TURN
     chat_template: str | None = None  # overrides the variants' own
     probabilities: bool = False  # read every answer once more, for the probabilities of its tokens
+    earlier: tuple[Turn, ...] = ()  # each variant goes on from its own answers
 
 
 @dataclass(frozen=True, slots=True)

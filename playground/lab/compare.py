@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event, Lock, Thread
 
+import msgspec
+
 from playground.engine import protocol
 from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
 from playground.lab import divergence, metrics
@@ -27,6 +29,7 @@ from playground.values import (
     Pane,
     PaneState,
     TokenScore,
+    Turn,
     Variant,
     WorkerRole,
 )
@@ -275,7 +278,20 @@ class _Run:
 
     def _prompt_key(self, variant: Variant) -> tuple[str, ...]:
         """Variants with equal keys share one encoded prompt."""
-        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "")
+        said = [turn.answers.get(variant.id, "") for turn in self._comparison.earlier]
+        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *said)
+
+    def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
+        """The conversation as this variant knows it, with the images in front."""
+        messages = []
+        for turn in self._comparison.earlier:
+            answer = turn.answers.get(variant.id)
+            if answer is None:
+                raise BadInput("There is no answer to the question before this one to go on from. Run the cell again.")
+            messages += [protocol.ChatMessage("user", turn.prompt), protocol.ChatMessage("assistant", answer)]
+        messages.append(protocol.ChatMessage("user", self._comparison.prompt))
+        messages[0] = msgspec.structs.replace(messages[0], n_images=len(self._comparison.images))
+        return tuple(messages)
 
     def _encode(self, variant: Variant) -> None:
         """Have the prompt encoded, once for all variants that share it, and note what this pane waited for."""
@@ -303,7 +319,7 @@ class _Run:
         images = comparison.images
         keys = {i: self._embeddings.key(variant.projector, image) for i, image in enumerate(images)}
         known = {i: key for i, key in keys.items() if self._embeddings.has(key)}
-        message = protocol.ChatMessage(role="user", text=comparison.prompt, n_images=len(images))
+        messages = self._messages(variant)
         template = comparison.chat_template or variant.chat_template
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
         spec = vision_spec(variant.projector, variant.model, comparison.runtime)
@@ -317,7 +333,7 @@ class _Run:
 
             def encode(known: dict[int, str]) -> protocol.EncodedPrompt:
                 sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
-                reply = lease.request(protocol.Encode((message,), sent, template), stop=self._wanted(variant))
+                reply = lease.request(protocol.Encode(messages, sent, template), stop=self._wanted(variant))
                 assert isinstance(reply, protocol.EncodedPrompt)
                 return reply
 
@@ -395,7 +411,11 @@ class _Run:
 
 
 def comparison_of(
-    images: Sequence[Image], prompt: str, variants: Sequence[Variant], settings: RunSettings
+    images: Sequence[Image],
+    prompt: str,
+    variants: Sequence[Variant],
+    settings: RunSettings,
+    earlier: Sequence[Turn] = (),
 ) -> Comparison:
     """What the page, the API and the command line were asked for. Raises BadInput, as `reference_of`."""
     return Comparison(
@@ -408,6 +428,7 @@ def comparison_of(
         order=settings.order or Order.IN_TURN,
         chat_template=settings.chat_template,
         probabilities=settings.probabilities or False,
+        earlier=tuple(earlier),
     )
 
 

@@ -1,0 +1,79 @@
+"""Runs a cell: its questions one after another, or one question about each picture of a gallery."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from playground.errors import BadInput
+from playground.lab import compare, documents
+from playground.lab.embeddings import EmbeddingCache
+from playground.lab.notebook import CompareCell, Picture, Result, Run, RunState, without_paths
+from playground.pool.pool import Pool
+from playground.values import ComparisonUpdate, Image, Variant
+
+
+def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine: str) -> Run:
+    """A run that is about to begin. Raises BadInput if the cell cannot be run."""
+    documents.read_settings(msgspec.to_builtins(cell.settings))  # it may come from a file that somebody edited
+    return Run(
+        number=0,
+        cell=cell,
+        variants=tuple(without_paths(v) for v in variants),
+        reference=compare.reference_of(variants, cell.settings.reference),
+        engine=engine,
+        machine=machine,
+        started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def continues(run: Run, cell: CompareCell) -> bool:
+    """Whether the cell asks nothing but more questions after those that the run has answered."""
+    same = msgspec.structs.replace(cell, prompts=(), collapsed=False, version=0)
+    return (
+        run.state is RunState.DONE
+        and same == msgspec.structs.replace(run.cell, prompts=(), collapsed=False, version=0)
+        and len(run.results) == len(run.cell.prompts) < len(cell.prompts)
+        and cell.prompts[: len(run.cell.prompts)] == run.cell.prompts
+        and not cell.gallery
+    )
+
+
+def run_cell(
+    run: Run,
+    variants: Sequence[Variant],
+    image: Callable[[Picture], Image],
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    stop: compare.Stop,
+    *,
+    max_panes: int,
+) -> Iterator[Run]:
+    """Ask what the run's cell asks and has no answer yet. Yields as compare.run does; the last one has an end.
+
+    Raises BadInput or BadPrompt for what can be told without loading anything.
+    """
+    cell = run.cell
+    started = time.monotonic() - (run.elapsed_s or 0.0)
+    run = msgspec.structs.replace(run, state=RunState.RUNNING)
+    for index, prompt in enumerate(cell.prompts):
+        if not prompt.strip() and index:
+            raise BadInput(f"Question {index + 1} is empty. Write it, or remove it.")
+    pictures = {p.sha256: image(p) for p in cell.pictures}
+    for turn, picture in cell.asks[len(run.results) :]:
+        shown = [pictures[p.sha256] for p in ([picture] if picture else cell.pictures)]
+        asked = compare.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
+        before = run.results
+        last: ComparisonUpdate | None = None
+        for last in compare.run(asked, pool, embeddings, stop, max_panes=max_panes):
+            yield msgspec.structs.replace(run, results=(*before, Result(turn, last, picture)))
+        assert last is not None
+        run = msgspec.structs.replace(
+            run, results=(*before, Result(turn, last, picture)), elapsed_s=time.monotonic() - started
+        )
+        if stop.wanted():
+            break
+    yield msgspec.structs.replace(run, state=RunState.STOPPED if stop.wanted() else RunState.DONE)
