@@ -38,7 +38,6 @@ def main() -> None:
         demo.launch(
             theme=page.theme(),
             css_paths=page.CSS,
-            head_paths=page.HEAD,
             footer_links=[],
             run_history=False,
             ssr_mode=False,

@@ -99,7 +99,8 @@ def run(
             yield panes.update()
         yield panes.update(done=True)
     finally:
-        stop.run()
+        if thread.is_alive():
+            stop.run()
 
 
 class _Panes:

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 
 import msgspec
 import PIL.Image
@@ -43,6 +44,9 @@ MAX_NOTEBOOKS = 200  # of one browser
 _MAX_UNDO = 20
 _THUMBNAIL_PIXELS = 512  # the longer side, for a pane of 170 CSS pixels on a dense screen
 _SMALL_FILE = 48 * 1024  # bytes; below it the picture is its own thumbnail
+
+
+AnyCell = TypeVar("AnyCell", bound=NoteCell | CompareCell)
 
 
 class Notebook(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -204,7 +208,7 @@ class Library:
             )
         return cell
 
-    def write(self, key: str, cell: Cell, base: int | None = None) -> tuple[Cell, bool]:
+    def write(self, key: str, cell: AnyCell, base: int | None = None) -> tuple[AnyCell, bool]:
         """Keep a changed cell. Returns it, and whether another tab had written since version `base`."""
         check_cell(cell)
         with self._lock:
@@ -286,6 +290,10 @@ class Library:
     def all_runs(self, notebook: Notebook, cell: str) -> tuple[Run, ...]:
         found = (self.run(notebook, cell, info.number) for info in self.runs(notebook, cell))
         return tuple(run for run in found if run is not None)
+
+    def newest_run(self, notebook: Notebook, cell: str) -> Run | None:
+        infos = self.runs(notebook, cell)
+        return self.run(notebook, cell, max(info.number for info in infos)) if infos else None
 
     def begin_run(self, key: str, run: Run) -> Run:
         """Keeps a run that begins, under the next number."""

@@ -22,6 +22,16 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: str
 
 
+class ExampleCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cell of a first visitor's notebook, with a note above it. Every model with every projector is ticked."""
+
+    note: str
+    image: str
+    prompt: str
+    models: tuple[str, ...]
+    projectors: tuple[str, ...]
+
+
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: str
     name: str
@@ -34,6 +44,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Labels of the variants that a first visitor sees ticked.
     ticked: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
+    cells: tuple[ExampleCell, ...] = ()
     max_tokens: int = 128
     chat_template: str | None = None
 

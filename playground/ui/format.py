@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 UNKNOWN = "–"
 
 
@@ -47,3 +49,12 @@ def probability(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.0%}"
+
+
+def when(started: str) -> str:
+    """An ISO 8601 time as day and minute, in the zone that it was written in."""
+    try:
+        at = datetime.datetime.fromisoformat(started)
+    except ValueError:
+        return UNKNOWN
+    return f"{at.day} {at:%b %Y %H:%M}"

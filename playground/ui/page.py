@@ -1,46 +1,35 @@
-"""The page: one cell that compares, its API, and the memory strip. Gradio's events in, HTML out."""
+"""The page: the notebook, the settings of its chosen cell at the side, the memory strip, and the API."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 import gradio as gr
+import msgspec
 
 from playground.errors import BadInput, PlaygroundError
-from playground.lab import compare as lab
 from playground.lab import documents
-from playground.lab.images import read_image
-from playground.models.presets import data_folder
+from playground.lab.cells import continues, new_run, run_cell
+from playground.lab.documents import RunSettings
+from playground.lab.notebook import CompareCell, Run, RunState, settled
 from playground.parts import Parts
-from playground.ui import api, format, render
-from playground.values import Order, Runtime, Variant
+from playground.ui import api, cells, format, render
+from playground.ui.actions import Actions, as_toast
+from playground.ui.runs import Runs
+from playground.values import ModelFile, Order, Runtime, Sampling, Variant
 
 ASSETS = Path(__file__).parent / "assets"
 CSS = ASSETS / "page.css"
-HEAD = ASSETS / "head.html"
+SCRIPT = ASSETS / "notebook.js"
 
-_STOP_JS = """element.addEventListener('click', event => {
-    const button = event.target.closest('[data-stop]');
-    if (button) trigger('click', {variant: button.dataset.stop});
-    const sort = event.target.closest('[data-sort]');
-    if (!sort) return;
-    const head = sort.closest('th'), body = head.closest('table').tBodies[0], column = Number(sort.dataset.sort);
-    const sign = head.ariaSort === 'ascending' ? -1 : 1;
-    for (const other of head.parentElement.children) other.ariaSort = 'none';
-    head.ariaSort = sign > 0 ? 'ascending' : 'descending';
-    const value = row => row.children[column].dataset.value;
-    const key = text => ({True: 1, False: 0})[text] ?? Number(text);
-    body.append(...[...body.rows].sort((a, b) =>  // what is unknown stays at the end
-        (value(a) === '') - (value(b) === '') || sign * (key(value(a)) - key(value(b)))));
-});"""
-_EXAMPLE_JS = """element.addEventListener('click', event => {
-    const button = event.target.closest('[data-example]');
-    if (button) trigger('click', {index: Number(button.dataset.example)});
-});"""
+_SIDE_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the marked cell</span>\
+<button type="button" id="vp-side-close" aria-label="Close the settings">×</button></div>"""
+
 _AUTOMATIC = ""  # the reference dropdown's first choice
 _MAX_LISTED_FILES = 1000
 
@@ -76,38 +65,12 @@ def theme() -> gr.themes.Base:
     )
 
 
-class _Runs:
-    """The run of each open page, so that its Stop buttons find it. Safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._stops: dict[str, lab.Stop] = {}
-
-    def start(self, page: str) -> lab.Stop:
-        with self._lock:
-            if page in self._stops:
-                self._stops[page].run()
-            stop = self._stops[page] = lab.Stop()
-            return stop
-
-    def end(self, page: str, stop: lab.Stop) -> None:
-        with self._lock:
-            if self._stops.get(page) is stop:
-                del self._stops[page]
-
-    def stop(self, page: str, variant: str | None = None) -> None:
-        with self._lock:
-            stop = self._stops.get(page)
-        if stop is not None:
-            stop.pane(variant) if variant else stop.run()
-
-
 def build(parts: Parts, deriving: Thread) -> gr.Blocks:
     """The page on `parts`. `deriving`: the thread that makes the presets' quantized variants."""
     preset = parts.store.presets[0]
-    images = [data_folder() / example.image for example in preset.examples]
-    gr.set_static_paths(sorted({image.parent for image in images}))
-    runs = _Runs()
+    library = parts.library
+    runs = Runs()
+    actions = Actions(parts, runs)
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="vp-top"):
@@ -115,11 +78,16 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             memory = gr.HTML(render.memory_strip(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
         with gr.Row(elem_id="vp-body"):
             with gr.Column(elem_id="vp-side", scale=0, min_width=250):
+                gr.HTML(_SIDE_HEAD, apply_default_css=False)
                 family = gr.Radio(label="Model family", choices=_families(parts), value=preset.family)
                 models = gr.CheckboxGroup(label="Language model", elem_id="vp-models")
                 projectors = gr.CheckboxGroup(label="Projector", elem_id="vp-projectors")
                 reference = gr.Dropdown(
-                    label="Reference", choices=[("most precise", _AUTOMATIC)], value=_AUTOMATIC, filterable=False
+                    label="Reference",
+                    choices=[("most precise", _AUTOMATIC)],
+                    value=_AUTOMATIC,
+                    filterable=False,
+                    elem_id="vp-reference",
                 )
                 order = gr.Radio(
                     label="Run",
@@ -128,7 +96,11 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                         ("Race · shared", Order.RACE.value),
                     ],
                     value=Order.IN_TURN.value,
+                    elem_id="vp-order",
                 )
+                with gr.Accordion("Sampling and engine", open=False, elem_id="vp-sampling"):
+                    settings = _settings_inputs()
+                about = gr.Markdown(preset.about, elem_id="vp-about")
                 with gr.Accordion("Open files on this machine", open=False):
                     files = _files(parts.settings.model_dirs)
                     if parts.settings.model_dirs:
@@ -143,177 +115,228 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                     )
                     open_button = gr.Button("Open pair", size="sm")
             with gr.Column(elem_id="vp-main"):
-                about = gr.Markdown(preset.about, elem_id="vp-about")
-                with gr.Group(elem_id="vp-cell"):
-                    with gr.Row(elem_id="vp-ask"):
-                        with gr.Column(scale=0, min_width=76, elem_id="vp-run-column"):
-                            run_button = gr.Button("▶ Run", variant="primary", elem_id="vp-run", min_width=72)
-                            stop_button = gr.Button("■ Stop", elem_id="vp-stop-all", interactive=False, min_width=72)
-                        gallery = gr.Gallery(
-                            label="Image",
-                            value=[str(images[0])],
-                            type="filepath",
-                            format="png",
-                            file_types=["image"],
-                            sources=["upload", "clipboard"],
-                            columns=1,
-                            height=170,
-                            object_fit="contain",
-                            show_label=False,
-                            buttons=[],
-                            interactive=True,
-                            elem_id="vp-image",
-                            scale=0,
-                            min_width=170,
-                        )
-                        with gr.Column(elem_id="vp-question"):
-                            prompt = gr.Textbox(
-                                label="Prompt",
-                                show_label=False,
-                                container=False,
-                                value=preset.examples[0].prompt,
-                                placeholder="What do you want to know about the image?  (Ctrl+Enter runs)",
-                                lines=3,
-                                max_lines=12,
-                                elem_id="vp-prompt",
-                            )
-                            shown_examples = gr.HTML(
-                                render.examples(preset.examples, [f"/gradio_api/file={image}" for image in images]),
-                                apply_default_css=False,
-                                js_on_load=_EXAMPLE_JS,
-                            )
-                            with gr.Accordion("Sampling and engine", open=False, elem_id="vp-settings"):
-                                settings = _settings_inputs(preset.max_tokens)
-                    panes = gr.HTML(
-                        render.panes(None, (), ""), apply_default_css=False, js_on_load=_STOP_JS, elem_id="vp-panes"
-                    )
+                notebook = gr.HTML(
+                    html_template='<div id="vp-notebook"><p class="vp-empty">Opening the notebook ...</p></div>',
+                    js_on_load=SCRIPT.read_text(),
+                    apply_default_css=False,
+                    server_functions=actions.functions(),
+                )
+        # Which cell the side shows, as "key/cell". Not a gr.State: it has to change together with the inputs, so that
+        # what is typed into them never goes to another cell.
+        chosen = gr.Textbox(visible="hidden", label="cell")
+        changed = gr.HTML(
+            html_template="",
+            js_on_load="watch('value', () => props.value && document.dispatchEvent("
+            "new CustomEvent('vp-changed', {detail: props.value})));",
+            visible="hidden",
+        )
+        inputs = [family, models, projectors, reference, order, *settings]
 
-        def chosen(family: str, models: Sequence[str], projectors: Sequence[str]) -> tuple[Variant, ...]:
-            return tuple(
-                v
-                for v in parts.store.variants
-                if v.family == family and v.model.sha256 in (models or ()) and v.projector.sha256 in (projectors or ())
-            )
-
-        def choices(family: str) -> tuple[Any, Any, str]:
-            """What can be ticked in a family, with its preset's ticks."""
+        def choices(family: str, variants: Sequence[str]) -> tuple[Any, Any, Any, str]:
+            """What can be ticked in a family, and what to compare with, with a cell's ticks."""
             mine = [v for v in parts.store.variants if v.family == family]
             its_preset = next((p for p in parts.store.presets if p.family == family), None)
-            lms = {v.model.sha256: v for v in mine}
-            mmprojs = {v.projector.sha256: v for v in mine}
             best = {v.model.sha256 for v in mine if v.reference} | {v.projector.sha256 for v in mine if v.reference}
-            ticked = [sha for sha, v in lms.items() if its_preset is None or v.model.quantization in its_preset.ticked]
+
+            def group(files: Sequence[ModelFile], ticked: set[str]) -> Any:
+                there = {file.sha256: _choice(file.quantization, file.bytes, file.sha256 in best) for file in files}
+                return gr.CheckboxGroup(
+                    choices=[(label, sha) for sha, label in there.items()], value=[s for s in there if s in ticked]
+                )
+
+            ticked = [v for v in mine if v.id in variants]
             return (
-                gr.CheckboxGroup(
-                    choices=[
-                        (_choice(v.model.quantization, v.model.bytes, sha in best), sha) for sha, v in lms.items()
-                    ],
-                    value=ticked,
-                ),
-                gr.CheckboxGroup(
-                    choices=[
-                        (_choice(v.projector.quantization, v.projector.bytes, sha in best), sha)
-                        for sha, v in mmprojs.items()
-                    ],
-                    value=[sha for sha in mmprojs if sha in best] or list(mmprojs)[:1],
-                ),
+                group([v.model for v in mine], {v.model.sha256 for v in ticked}),
+                group([v.projector for v in mine], {v.projector.sha256 for v in ticked}),
+                [("most precise", _AUTOMATIC), *((v.label, v.id) for v in ticked)],
                 its_preset.about if its_preset else "A pair that was opened from this machine.",
             )
 
-        def on_load(current: str) -> Iterator[Any]:
-            """Fill the lists; on the very first start, when the variants have been made."""
+        def on_load() -> Iterator[str]:
+            """On the very first start, until the variants have been made."""
             while deriving.is_alive():
-                yield *choices(current)[:2], "Making the quantized variants of the embedded model ..."
+                yield "Making the quantized variants of the embedded model ..."
                 deriving.join(0.5)
             for problem in parts.store.problems:
                 gr.Warning(html.escape(problem, quote=False))
-            yield choices(current)
+            yield preset.about
 
-        def on_choice(family: str, models: list[str], projectors: list[str], current: str) -> Any:
-            variants = chosen(family, models, projectors)
-            ids = [v.id for v in variants]
-            return gr.Dropdown(
-                choices=[("most precise", _AUTOMATIC), *((v.label, v.id) for v in variants)],
-                value=current if current in ids else _AUTOMATIC,
-            )
+        def read(chosen: str) -> tuple[str, CompareCell] | None:
+            """The key and the cell that the side shows."""
+            key, _, id = (chosen or "").rpartition("/")
+            try:
+                cell = library.cell(library.own(key), id)
+            except PlaygroundError:
+                return None
+            return (key, cell) if isinstance(cell, CompareCell) else None
 
-        def on_run(
-            request: gr.Request,
-            files: list[tuple[str, str | None]] | None,
-            prompt: str,
+        def on_choose(event: gr.EventData) -> Any:
+            """Fill the side with a cell's settings."""
+            name = f"{event.key}/{event.cell}"
+            found = read(name)
+            if found is None:
+                return [gr.skip()] * (2 + len(inputs))
+            deriving.join(20)
+            return [name, *shown(found[1])]
+
+        def shown(cell: CompareCell) -> list[Any]:
+            models, projectors, references, about = choices(cell.family, cell.variants)
+            s = cell.settings
+            known = [id for _, id in references]
+            return [
+                about,
+                gr.Radio(choices=_families(parts), value=cell.family),
+                models,
+                projectors,
+                gr.Dropdown(choices=references, value=s.reference if s.reference in known else _AUTOMATIC),
+                (s.order or Order.IN_TURN).value,
+                *_shown_settings(s),
+            ]
+
+        def on_setting(
+            chosen: str,
             family: str,
             models: list[str],
             projectors: list[str],
             reference: str,
             order: str,
             *values: Any,
-        ) -> Iterator[Any]:
-            page = str(request.session_hash)
+        ) -> Any:
+            """Write a cell's settings. A family that was just chosen brings its preset's ticks."""
+            found = read(chosen)
+            if found is None:
+                return [gr.skip()] * (2 + len(inputs))
+            key, cell = found
+            mine = [v for v in parts.store.variants if v.family == family]
+            switched = family != cell.family
+            if switched:
+                variants = _usual(parts, mine)
+            else:
+                variants = [v for v in mine if v.model.sha256 in models and v.projector.sha256 in projectors]
+            if reference not in {v.id for v in variants}:
+                reference = _AUTOMATIC
             try:
-                variants = chosen(family, models, projectors)
-                given = documents.read_settings({**_given(values), "reference": reference or None, "order": order})
-                shown = [read_image(path) for path, _ in files or ()]
-                comparison = lab.comparison_of(shown, prompt or "", variants, given)
-                lab.check(comparison, parts.settings.max_panes)
+                given = _given(values) | {
+                    "reference": reference or None,
+                    "order": order if order != Order.IN_TURN.value else None,
+                }
+                written, _ = library.write(
+                    key,
+                    msgspec.structs.replace(
+                        cell,
+                        family=family,
+                        variants=tuple(v.id for v in variants),
+                        settings=documents.read_settings(given),
+                    ),
+                )
             except PlaygroundError as error:
-                raise _as_toast(error) from error
-            stop = runs.start(page)
+                raise as_toast(error) from error
+            told = actions.cell_reply(key, written)
+            if switched:
+                return [told, *shown(written)]
+            references = [("most precise", _AUTOMATIC), *((v.label, v.id) for v in variants)]
+            skipped = [gr.skip()] * len(inputs)
+            skipped[inputs.index(reference_input)] = gr.Dropdown(choices=references, value=reference)
+            return [told, gr.skip(), *skipped]
+
+        def on_run(request: gr.Request, event: gr.EventData) -> Iterator[dict[str, Any]]:
+            """Run a cell. Every update holds all that the block of the page shows which it is about."""
+            page, key, id = str(request.session_hash), str(event.key), str(event.cell)
+            stop = runs.start(page, id)
+            run: Run | None = None
             try:
-                # The first yield shows nothing: Gradio wants one at once, and the panes follow within 50 ms, often with
-                # their first token. Drawing them twice would cost that token 20 ms.
-                yield gr.skip(), gr.skip(), gr.skip()
-                buttons = (gr.Button(interactive=False), gr.Button(interactive=True))
-                updates = lab.run(comparison, parts.pool, parts.embeddings, stop, max_panes=parts.settings.max_panes)
-                next(updates)
+                # Gradio wants a first yield at once, or its end is not heard (docs/architecture.md, "The page").
+                yield {"cell": id}
+                while deriving.is_alive() and not stop.wanted():
+                    yield {
+                        "cell": id,
+                        "outputs": cells.notice("Making the quantized variants of the embedded model ..."),
+                    }
+                    deriving.join(0.5)
+                cell = library.cell(library.own(key), id)
+                if not isinstance(cell, CompareCell):
+                    raise BadInput("A note cannot be run.")
+                variants = actions.variants_of(cell)
+                last = library.newest_run(library.own(key), id)
+                if last is not None and continues(last, cell):
+                    run = msgspec.structs.replace(last, cell=cell)
+                else:
+                    run = new_run(cell, variants, parts.engine, parts.machine)
+                updates = run_cell(
+                    run, variants, library.image, parts.pool, parts.embeddings, stop, max_panes=parts.settings.max_panes
+                )
+                first = next(updates)  # raises what can be told without loading anything
+                run = library.begin_run(key, first) if not run.number else first
+                number = run.number
+                yield {"cell": id, "outputs": actions.run_html(key, run), "runs": number}
+                kept = _ended_panes(run)
                 for update in updates:
-                    yield render.panes(update, variants, comparison.reference), *buttons
-                    buttons = (gr.skip(), gr.skip())
-                yield gr.skip(), gr.Button(interactive=True), gr.Button(interactive=False)
+                    before = len(run.results)
+                    run = msgspec.structs.replace(update, number=number)
+                    if _ended_panes(run) > kept:  # what a kill -9 must not take
+                        kept = _ended_panes(run)
+                        library.save_run(key, run)
+                    if len(run.results) > before:
+                        yield {"cell": id, "outputs": actions.run_html(key, run)}
+                    elif run.state is RunState.RUNNING:
+                        index = len(run.results) - 1
+                        yield {
+                            "cell": id,
+                            "block": f"{number}.{index}",
+                            "html": cells.block(run, index, library.thumbnail),
+                        }
+                library.save_run(key, run)
+                yield {
+                    "cell": id,
+                    "outputs": actions.run_html(key, run),
+                    "runs": number,
+                    "problem": library.problem,
+                    "ended": True,
+                }
+            except PlaygroundError as error:
+                yield {"cell": id, "error": error.message, "ended": True}
             finally:
-                runs.end(page, stop)
+                runs.end(stop)
+                stop.run()
+                if run is not None and run.number and run.state is RunState.RUNNING:
+                    library.save_run(key, settled(run, RunState.STOPPED))
 
-        def on_stop(request: gr.Request) -> None:
-            runs.stop(str(request.session_hash))
+        def on_leave(request: gr.Request) -> None:
+            runs.leave(str(request.session_hash))
 
-        def on_stop_pane(request: gr.Request, event: gr.EventData) -> None:
-            runs.stop(str(request.session_hash), str(event.variant))
-
-        def on_upload(files: list[tuple[str, str | None]]) -> list[str]:
-            """A person's own image takes the place of an example."""
-            own = [path for path, _ in files if Path(path).name not in {image.name for image in images}]
-            return own or [path for path, _ in files]
-
-        def on_example(event: gr.EventData) -> tuple[list[str], str]:
-            index = int(event.index)
-            return [str(images[index])], preset.examples[index].prompt
-
-        def on_open(model: str | None, projector: str | None) -> Any:
+        def on_open(chosen: str, model: str | None, projector: str | None) -> Any:
+            found = read(chosen)
+            if found is None:
+                raise as_toast(BadInput("Add a compare cell first: the pair is opened for it."))
             if not model or not projector:
-                raise _as_toast(BadInput("Choose both files of the pair."))
+                raise as_toast(BadInput("Choose both files of the pair."))
             try:
                 variant = parts.store.open_pair(Path(model), Path(projector))
+                same = [v.id for v in parts.store.variants if v.id in found[1].variants and v.family == variant.family]
+                ticked = tuple(dict.fromkeys((*same, variant.id)))
+                cell = msgspec.structs.replace(found[1], family=variant.family, variants=ticked)
+                written, _ = library.write(found[0], cell)
             except PlaygroundError as error:
-                raise _as_toast(error) from error
-            return gr.Radio(choices=_families(parts), value=variant.family), *choices(variant.family)
+                raise as_toast(error) from error
+            return [actions.cell_reply(found[0], written), *shown(written)]
 
+        reference_input = reference
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        demo.load(on_load, [family], [models, projectors, about], **private, concurrency_limit=None)
-        family.input(choices, [family], [models, projectors, about], **private)
-        for group in (models, projectors):
-            group.change(on_choice, [family, models, projectors, reference], [reference], **private)
-        run_button.click(
-            on_run,
-            [gallery, prompt, family, models, projectors, reference, order, *settings],
-            [panes, run_button, stop_button],
-            concurrency_limit=None,
+        side = [about, *inputs]
+        demo.load(on_load, None, [about], **private, concurrency_limit=None)
+        notebook.choose(on_choose, None, [chosen, *side], queue=False, trigger_mode="always_last", **private)
+        notebook.run(on_run, None, [notebook], concurrency_limit=None, trigger_mode="multiple", **private)
+        gr.on(
+            [component.input for component in inputs],
+            on_setting,
+            [chosen, *inputs],
+            [changed, *side],
+            queue=False,
+            trigger_mode="always_last",
             **private,
         )
-        stop_button.click(on_stop, queue=False, **private)
-        panes.click(on_stop_pane, queue=False, **private)
-        gallery.upload(on_upload, [gallery], [gallery], **private)
-        shown_examples.click(on_example, None, [gallery, prompt], **private)
-        open_button.click(on_open, [model_file, projector_file], [family, models, projectors, about], **private)
-        demo.unload(on_stop)
+        open_button.click(on_open, [chosen, model_file, projector_file], [changed, *side], **private)
+        demo.unload(on_leave)
         gr.Timer(2).tick(
             lambda: render.memory_strip(parts.pool.memory()), None, [memory], concurrency_limit=None, **private
         )
@@ -322,30 +345,46 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
     return demo
 
 
+def _ended_panes(run: Run) -> int:
+    return sum(pane.state.ended for result in run.results for pane in result.update.panes)
+
+
+def _usual(parts: Parts, variants: Sequence[Variant]) -> list[Variant]:
+    """What is ticked when a family is chosen: its preset's quantizations, with the reference's projector."""
+    preset = next((p for p in parts.store.presets if variants and p.family == variants[0].family), None)
+    best = {v.projector.sha256 for v in variants if v.reference}
+    return [
+        v for v in variants if v.projector.sha256 in best and (preset is None or v.model.quantization in preset.ticked)
+    ]
+
+
 _SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads",
     "n_gpu_layers", "stop", "probabilities", "chat_template",
 )  # fmt: skip
 
 
-def _settings_inputs(max_tokens: int) -> list[Any]:
+def _settings_inputs() -> list[Any]:
     """Inputs in the order of _SETTINGS."""
+    d = _DEFAULTS
     with gr.Row():
         inputs: list[Any] = [
-            gr.Number(label="Temperature (0: greedy)", value=0, minimum=0, maximum=5, step=0.1, min_width=110),
-            gr.Number(label="Top-k", value=40, minimum=0, precision=0, min_width=110),
-            gr.Number(label="Top-p", value=0.95, minimum=0, maximum=1, step=0.05, min_width=110),
-            gr.Number(label="Min-p", value=0.05, minimum=0, maximum=1, step=0.01, min_width=110),
-            gr.Number(label="Repeat penalty (1: off)", value=1, step=0.05, min_width=110),
-            gr.Number(label="Seed", value=1, minimum=0, precision=0, min_width=110),
-            gr.Number(label="Max tokens", value=max_tokens, minimum=1, precision=0, min_width=110),
+            gr.Number(
+                label="Temperature (0: greedy)", value=d["temperature"], minimum=0, maximum=5, step=0.1, min_width=110
+            ),
+            gr.Number(label="Top-k", value=d["top_k"], minimum=0, precision=0, min_width=110),
+            gr.Number(label="Top-p", value=d["top_p"], minimum=0, maximum=1, step=0.05, min_width=110),
+            gr.Number(label="Min-p", value=d["min_p"], minimum=0, maximum=1, step=0.01, min_width=110),
+            gr.Number(label="Repeat penalty (1: off)", value=d["repeat_penalty"], step=0.05, min_width=110),
+            gr.Number(label="Seed", value=d["seed"], minimum=0, precision=0, min_width=110),
+            gr.Number(label="Max tokens", value=d["max_tokens"], minimum=1, precision=0, min_width=110),
         ]
     with gr.Row():
         inputs += [
-            gr.Number(label="Context size", value=Runtime().n_ctx, minimum=64, precision=0, min_width=110),
-            gr.Number(label="Batch size", value=Runtime().n_batch, minimum=8, precision=0, min_width=110),
+            gr.Number(label="Context size", value=d["n_ctx"], minimum=64, precision=0, min_width=110),
+            gr.Number(label="Batch size", value=d["n_batch"], minimum=8, precision=0, min_width=110),
             gr.Number(label="Threads (0: automatic)", value=0, minimum=0, precision=0, min_width=110),
-            gr.Number(label="GPU layers (-1: all)", value=-1, minimum=-1, precision=0, min_width=110),
+            gr.Number(label="GPU layers (-1: all)", value=d["n_gpu_layers"], minimum=-1, precision=0, min_width=110),
         ]
     with gr.Row():
         inputs += [
@@ -363,18 +402,31 @@ def _settings_inputs(max_tokens: int) -> list[Any]:
     return inputs
 
 
+# What the inputs show for a setting that a cell does not have.
+_DEFAULTS: dict[str, Any] = {
+    **{f.name: f.default for f in (*fields(Sampling), *fields(Runtime))},
+    "n_threads": 0,
+    "stop": "",
+    "probabilities": True,
+    "chat_template": "",
+}
+
+
 def _given(values: Sequence[Any]) -> dict[str, Any]:
-    """The settings that were filled in."""
+    """The settings that differ from the default; those of a cell that is run as it comes are none."""
     given = dict(zip(_SETTINGS, values, strict=True))
-    given["n_threads"] = given["n_threads"] or None
-    given["stop"] = tuple(line for line in (given["stop"] or "").splitlines() if line)
-    given["chat_template"] = (given["chat_template"] or "").strip() or None
-    return {name: value for name, value in given.items() if value is not None}
+    changed = {name: v for name, v in given.items() if v is not None and v != _DEFAULTS[name]}
+    if "stop" in changed:
+        changed["stop"] = tuple(line for line in changed["stop"].splitlines() if line)
+    changed["probabilities"] = bool(given["probabilities"])
+    return changed
 
 
-def _as_toast(error: PlaygroundError) -> gr.Error:
-    """Gradio shows an error's text as HTML; ours holds names of other people's files."""
-    return gr.Error(html.escape(error.message, quote=False), duration=None, print_exception=False)
+def _shown_settings(settings: RunSettings) -> list[Any]:
+    """What the inputs show, in the order of _SETTINGS."""
+    shown = {name: getattr(settings, name) for name in _SETTINGS}
+    shown["stop"] = "\n".join(settings.stop or ())
+    return [_DEFAULTS[name] if shown[name] is None else shown[name] for name in _SETTINGS]
 
 
 def _choice(quantization: str, size: int, is_best: bool) -> str:

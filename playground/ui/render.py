@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -12,7 +12,6 @@ import markupsafe
 
 from playground.lab import table as lab
 from playground.lab.divergence import first_word, word_changes
-from playground.models.presets import Example
 from playground.ui import format, plot
 from playground.values import (
     Candidate,
@@ -26,20 +25,21 @@ from playground.values import (
     WorkerRole,
 )
 
-_environment = jinja2.Environment(
+environment = jinja2.Environment(
     loader=jinja2.PackageLoader("playground.ui", "assets"),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_environment.filters |= {
+environment.filters |= {
     "seconds": format.seconds,
     "file_size": format.file_size,
     "memory": format.memory,
     "speed": format.speed,
     "bits": format.bits,
     "probability": format.probability,
+    "when": format.when,
 }
 
 _ICONS = {
@@ -96,22 +96,38 @@ class _PaneView:
     phases: list[_Phase]
 
 
-def panes(update: ComparisonUpdate | None, variants: Sequence[Variant], reference: str) -> str:
-    """The columns of a run, or what to do to see some."""
-    views: list[_PaneView] = []
-    if update is not None:
-        by_id = {v.id: v for v in variants}
-        wanted = next((p for p in update.panes if p.variant == reference), None)
-        longest = max((sum(_phases(p.metrics).values()) for p in update.panes), default=0.0)
-        for pane in update.panes:
-            views.append(_view(pane, by_id, wanted, longest))
-    return _environment.get_template("panes.html").render(
+def panes(
+    update: ComparisonUpdate,
+    variants: Sequence[Variant],
+    reference: str,
+    *,
+    apart: Container[str] = (),
+    printed: bool = False,
+) -> markupsafe.Markup:
+    """The columns of a comparison.
+
+    `apart`: variants whose conversation went another way before. `printed`: for a page without buttons, all unfolded.
+    """
+    by_id = {v.id: v for v in variants}
+    wanted = next((p for p in update.panes if p.variant == reference), None)
+    longest = max((sum(_phases(p.metrics).values()) for p in update.panes), default=0.0)
+    views = [_view(pane, by_id, wanted, longest) for pane in update.panes]
+    return markup(
+        "panes.html",
         views=views,
         update=update,
+        apart=apart,
+        printed=printed,
         summary=summary(update, variants, reference),
         running=bool(views) and not _done(update),
-        table=_table(update, variants, reference) if update is not None and _done(update) else "",
+        table=_table(update, variants, reference, printed=printed) if _done(update) else "",
     )
+
+
+def markup(template: str, **values: object) -> markupsafe.Markup:
+    """A template's HTML; every value is escaped in it, but for what another template made."""
+    told = environment.get_template(template).render(**values)
+    return markupsafe.Markup(told)  # noqa: S704  rendered with autoescape just now
 
 
 _COLUMNS = (
@@ -120,7 +136,9 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _table(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> markupsafe.Markup:
+def _table(
+    update: ComparisonUpdate, variants: Sequence[Variant], reference: str, *, printed: bool
+) -> markupsafe.Markup:
     """The panes as rows, and the plot of those that have a speed."""
     rows = lab.rows(update.panes, variants, reference)
     cells = [
@@ -137,16 +155,20 @@ def _table(update: ComparisonUpdate, variants: Sequence[Variant], reference: str
         )
         for r in rows
     ]
-    template = _environment.get_template("table.html")
-    told = template.render(columns=_COLUMNS, rows=list(zip(rows, cells, strict=True)), plot=plot.speed_by_size(rows))
-    return markupsafe.Markup(told)  # noqa: S704  rendered with autoescape just now
+    return markup(
+        "table.html",
+        columns=_COLUMNS,
+        rows=list(zip(rows, cells, strict=True)),
+        plot=plot.speed_by_size(rows),
+        printed=printed,
+    )
 
 
 def memory_strip(report: MemoryReport) -> str:
     held = sum(w.bytes or 0 for w in report.workers)
     projectors = sum(w.bytes or 0 for w in report.workers if w.role is WorkerRole.VISION)
     gpu = report.gpus[0] if report.gpus else None
-    return _environment.get_template("memory.html").render(
+    return environment.get_template("memory.html").render(
         report=report,
         gpu=gpu,
         held=held,
@@ -157,13 +179,9 @@ def memory_strip(report: MemoryReport) -> str:
     )
 
 
-def examples(items: Sequence[Example], urls: Sequence[str]) -> str:
-    return _environment.get_template("examples.html").render(items=list(zip(items, urls, strict=True)))
-
-
-def summary(update: ComparisonUpdate | None, variants: Sequence[Variant], reference: str) -> str:
+def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> str:
     """One sentence on what came out, made from the panes alone."""
-    if update is None or not _done(update):
+    if not _done(update):
         return ""
     labels = {v.id: v.label for v in variants}
     wanted = next((p for p in update.panes if p.variant == reference), None)
@@ -192,8 +210,8 @@ def summary(update: ComparisonUpdate | None, variants: Sequence[Variant], refere
     return "; ".join(parts) + "." if parts else ""
 
 
-def _done(update: ComparisonUpdate | None) -> bool:
-    return update is not None and all(p.state.ended for p in update.panes)
+def _done(update: ComparisonUpdate) -> bool:
+    return all(p.state.ended for p in update.panes)
 
 
 def _listed(labels: dict[str, str], panes: Sequence[Pane]) -> str:
