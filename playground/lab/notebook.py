@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ MAX_PICTURES = 16  # in one cell
 MAX_TURNS = 20
 MAX_TEXT = 200_000  # characters of a prompt or a note
 MAX_TITLE = 200
+_MAX_NUMBER = 2**53  # beyond it a number is no measure of anything, and formatting it may fail
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -164,8 +165,18 @@ class WholeCell(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Head(msgspec.Struct):
     format: str
     version: int
-    title: str
+    title: str = ""
     cells: list[msgspec.Raw] = []
+
+
+class _RawCell(msgspec.Struct):
+    cell: msgspec.Raw
+    runs: msgspec.Raw = msgspec.Raw(b"[]")
+    images: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_UNREADABLE = (msgspec.MsgspecError, BadInput, ValueError, RecursionError)
+_T = TypeVar("_T")
 
 
 def to_json(title: str, cells: Iterable[tuple[Cell, Sequence[Run]]], png: Callable[[str], bytes | None]) -> str:
@@ -196,11 +207,15 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
     Raises BadInput if nothing can be used.
     """
     problems: list[str] = []
+    whole = _as_utf8(text)
+    if whole != text:
+        text = whole
+        problems.append("The file holds halves of characters, which are no text; a ? stands for each.")
     try:
         head = msgspec.json.decode(text, type=_Head)
     except msgspec.ValidationError as error:
         raise BadInput(f"This is no notebook of this playground: {error}.") from None
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         head, problem = _salvaged(text, error)
         problems.append(problem)
     if head.format != FORMAT:
@@ -213,38 +228,76 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
     cells: list[WholeCell] = []
     for number, raw in enumerate(head.cells, 1):
         try:
-            whole, told = _whole_cell(bytes(raw))
-            check_cell(whole.cell)
-        except (msgspec.MsgspecError, BadInput, ValueError) as error:
-            problems.append(f"Cell {number} cannot be used and was left out: {error}.")
+            cell, told = _whole_cell(raw)
+        except _UNREADABLE as error:
+            problems.append(f"Cell {number} cannot be used and was left out: {_said(error)}.")
         else:
-            cells.append(whole)
+            cells.append(cell)
             problems += [f"Cell {number}: {text}" for text in told]
     if len(cells) > MAX_CELLS:
         problems.append(f"Only the first {MAX_CELLS} of {len(cells)} cells were taken.")
     return head.title[:MAX_TITLE], tuple(cells[:MAX_CELLS]), tuple(problems)
 
 
-def _whole_cell(raw: bytes) -> tuple[WholeCell, list[str]]:
+def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
     """A run that cannot be read does not take its cell along."""
-    document: Any = msgspec.json.decode(raw)
-    if not isinstance(document, Mapping) or "cell" not in document:
-        raise BadInput("it has no cell")
-    cell: Cell = msgspec.convert(document["cell"], Cell)
-    images = msgspec.convert(document.get("images", {}), dict[str, str])
-    runs, problems = [], []
-    for number, one in enumerate(msgspec.convert(document.get("runs", []), list[Any]), 1):
+    parts = msgspec.json.decode(raw, type=_RawCell)
+    cell: Cell = _read(parts.cell, Cell)  # type: ignore[arg-type]  # a union is no type to mypy
+    check_cell(cell)
+    problems: list[str] = []
+    images: dict[str, str] = {}
+    try:
+        images = _read(parts.images, dict[str, str])
+    except _UNREADABLE as error:
+        problems.append(f"its images cannot be used and were left out: {_said(error)}.")
+    raw_runs: list[msgspec.Raw] = []
+    try:
+        raw_runs = msgspec.json.decode(parts.runs, type=list[msgspec.Raw])
+    except msgspec.MsgspecError as error:
+        problems.append(f"its runs cannot be used and were left out: {_said(error)}.")
+    runs: dict[int, Run] = {}
+    for number, one in enumerate(raw_runs, 1):
         try:
-            runs.append(checked_run(msgspec.convert(one, Run)))
-        except (msgspec.ValidationError, BadInput) as error:
-            problems.append(f"run {number} cannot be used and was left out: {error}.")
-    return WholeCell(cell, tuple(runs), images), problems
+            run = checked_run(_read(one, Run))
+            if run.number in runs:
+                raise BadInput(f"it is not the first with the number {run.number}")
+            runs[run.number] = run
+        except _UNREADABLE as error:
+            problems.append(f"run {number} cannot be used and was left out: {_said(error)}.")
+    return WholeCell(cell, tuple(runs.values()), images), problems
+
+
+def _read(raw: msgspec.Raw, kind: type[_T]) -> _T:
+    _check_numbers(msgspec.json.decode(raw))
+    return msgspec.json.decode(raw, type=kind)
+
+
+def _check_numbers(document: Any) -> None:
+    if isinstance(document, Mapping):
+        document = list(document.values())
+    if isinstance(document, list):
+        for one in document:
+            _check_numbers(one)
+    elif isinstance(document, int | float) and abs(document) > _MAX_NUMBER:
+        raise BadInput("it holds a number that is too large")
+
+
+def _said(error: Exception) -> str:
+    return str(error).rstrip(".")
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def checked_run(run: Run) -> Run:
     """Raises BadInput if a run's parts do not belong together, so that showing it cannot fail."""
     check_cell(run.cell)
     known = {v.id for v in run.variants}
+    if run.number < 1:
+        raise BadInput(f"its number is {run.number}")
+    if any(file.bytes < 1 for v in run.variants for file in (v.model, v.projector)):
+        raise BadInput("it has a variant without a size")
     if run.reference not in known:
         raise BadInput("its reference is not among its variants")
     for result in run.results:
@@ -252,6 +305,8 @@ def checked_run(run: Run) -> Run:
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")
         if not {p.variant for p in result.update.panes} <= known:
             raise BadInput("it has a pane without a variant")
+        if any((p.first_divergence or 0) < 0 for p in result.update.panes):
+            raise BadInput("it has a pane that differs before its first token")
     return run
 
 
@@ -261,8 +316,8 @@ def _salvaged(text: str, error: Exception) -> tuple[_Head, str]:
     begin = text.find('"cells": [')
     try:
         head = json.loads(text[:begin].rstrip().rstrip(",") + "}")
-        found = _Head(str(head["format"]), int(head["version"]), str(head["title"]))
-    except (ValueError, KeyError, TypeError):
+        found = _Head(str(head["format"]), int(head["version"]), _as_utf8(str(head.get("title", ""))))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise BadInput(f"This is no notebook of this playground, or its beginning is damaged: {error}.") from None
     at = begin + len('"cells": [')
     while True:
@@ -274,6 +329,8 @@ def _salvaged(text: str, error: Exception) -> tuple[_Head, str]:
             break
         found.cells.append(msgspec.Raw(text[at:end].encode()))
         at = end
+    if text[at : at + 1] == "]":
+        return found, f"The file is damaged ({error}); its {len(found.cells)} cells were found all the same."
     line = text.count("\n", 0, at) + 1
     return (
         found,

@@ -96,7 +96,7 @@ def page(
 def note(cell: Cell, number: int, *, can_edit: bool) -> markupsafe.Markup:
     text = "" if isinstance(cell, CompareCell) else cell.text
     title = text.strip().splitlines()[0][:80] if text.strip() else "empty note"
-    menu = (*_EDITS, ("delete", "Delete"))
+    menu = (("write", "Edit"), *_EDITS, ("delete", "Delete"))
     shown = markdown(text) if text.strip() else markupsafe.Markup('<p class="vp-dim">An empty note.</p>')
     return render.markup("cell.html", view=_CellView(cell, "note", number, title, can_edit, menu, shown))
 
@@ -153,11 +153,10 @@ def run(
     """What a run answered; with `beside`, each answer with that of the newest run above it."""
     blocks = []
     newest = max((info.number for info in runs), default=shown.number)
-    for index, result in enumerate(shown.results):
+    for index in range(len(shown.results)):
         if beside is not None and index < len(beside.results):
             blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
         blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
-        assert result.update is not None
     asked = shown.cell.prompts, shown.cell.pictures, shown.cell.settings, shown.cell.variants, shown.cell.gallery
     now = cell.prompts[: len(shown.cell.prompts)], cell.pictures, cell.settings, cell.variants, cell.gallery
     return render.markup(
@@ -193,7 +192,9 @@ def block(shown: Run, index: int, thumbnail: Thumbnail, *, label: str = "", prin
     elif label:
         head = _Head("", label)
     panes = render.panes(result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed)
-    return render.markup("block.html", index=f"{shown.number}.{index}", head=head, panes=panes)
+    return render.markup(
+        "block.html", index=f"{shown.number}.{index}", head=head, panes=panes, gallery=result.picture is not None
+    )
 
 
 def _apart(shown: Run, index: int) -> set[str]:

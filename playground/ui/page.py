@@ -24,7 +24,7 @@ from playground.ui.runs import Runs
 from playground.values import ModelFile, Order, Runtime, Sampling, Variant
 
 ASSETS = Path(__file__).parent / "assets"
-CSS = ASSETS / "page.css"
+CSS = [ASSETS / name for name in ("colors.css", "cells.css", "page.css")]
 SCRIPT = ASSETS / "notebook.js"
 
 _SIDE_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the marked cell</span>\

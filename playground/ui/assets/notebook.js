@@ -40,7 +40,7 @@ function show(reply) {
   key = reply.key; canEdit = reply.can_edit; active = null; savedAt = Date.now();
   if (running) { running = null; queue = []; }
   root.innerHTML = reply.page;
-  document.body.classList.toggle("vp-reading", !canEdit);
+  frame()?.classList.toggle("vp-reading", !canEdit);
   if (reply.home) history.replaceState(null, "", location.pathname);
   count(); fillLater();
   const link = $("[data-link]");
@@ -145,13 +145,14 @@ function choose(id) {
 }
 
 const side = () => document.getElementById("vp-side");
+const frame = () => document.getElementById("vp-body");
 document.addEventListener("input", event => { if (side()?.contains(event.target)) touched = Date.now(); });
 document.addEventListener("change", event => { if (side()?.contains(event.target)) touched = Date.now(); });
 document.addEventListener("vp-changed", event => apply(event.detail)); // a setting was changed: page.py
 window.addEventListener("pagehide", () => sendAll());
 
 function openSide(field) {
-  document.body.classList.add("vp-side-open");
+  frame()?.classList.add("vp-side-open");
   const named = document.getElementById(`vp-${field}`) ?? document.getElementById("vp-models");
   if (field === "sampling" && !named.querySelector("input")) named.querySelector("button")?.click();
   setTimeout(() => named?.querySelector("input, textarea, button")?.focus(), 60);
@@ -399,8 +400,8 @@ function toast(text, {bad = false, action, run: act} = {}) {
   const close = () => box.remove();
   if (action) box.append(Object.assign(document.createElement("button"), {textContent: action, onclick: () => { close(); act(); }}));
   box.append(Object.assign(document.createElement("button"), {textContent: "×", ariaLabel: "Close", onclick: close}));
-  let region = document.querySelector(".vp-toasts");
-  if (!region) document.body.append(region = Object.assign(document.createElement("div"), {className: "vp-toasts"}));
+  let region = $(".vp-toasts", element);
+  if (!region) element.append(region = Object.assign(document.createElement("div"), {className: "vp-toasts"}));
   for (const old of [...region.children]) if (old.firstChild.textContent === text) old.remove();
   region.append(box);
   setTimeout(close, bad ? 20_000 : 10_000);
@@ -479,8 +480,8 @@ document.addEventListener("click", event => {
   for (const menu of $$(".vp-menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   const panel = side();
   if (event.target.closest("#vp-side-close") ||
-      (document.body.classList.contains("vp-side-open") && !panel?.contains(event.target) && !event.target.closest(".vp-chip")
-       && event.target.isConnected)) document.body.classList.remove("vp-side-open");
+      (frame()?.classList.contains("vp-side-open") && !panel?.contains(event.target) && !event.target.closest(".vp-chip")
+       && event.target.isConnected)) frame()?.classList.remove("vp-side-open");
 });
 
 document.addEventListener("keydown", event => {
@@ -500,7 +501,7 @@ document.addEventListener("keydown", event => {
     event.preventDefault();
     follow(cell, event.target);
   } else if (event.key === "Escape") {
-    document.body.classList.remove("vp-side-open");
+    frame()?.classList.remove("vp-side-open");
     if (event.target.closest(".vp-menu[open]")) { const menu = event.target.closest(".vp-menu"); menu.open = false; menu.querySelector("summary").focus(); }
     else if (field && cell) focusCell(cell);
   } else if (event.target.matches(".vp-cell")) {
