@@ -1,4 +1,7 @@
-"""Prints a table, then one JSON line. `python -m bench [engine|pair|page|all] [--size 168m] [--gpu] [--tools DIR]`."""
+"""Prints a table, then one JSON line.
+
+`python -m bench [engine|pair|page|notebook|all] [--size 168m] [--gpu] [--tools DIR]`
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("engine", "pair", "page", "all"), default="all")
+    parser.add_argument("what", nargs="?", choices=("engine", "pair", "page", "notebook", "all"), default="all")
     parser.add_argument("--size", default="168m", choices=("tiny", "168m", "3b"))
     parser.add_argument("--gpu", action="store_true", help="all layers and the projector on the GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -48,6 +51,10 @@ def main() -> None:
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 
             found |= show("page", page.measure(Path(temporary)))
+        if given.what in ("notebook", "all"):
+            from bench import notebook  # noqa: PLC0415
+
+            found |= show("notebook", notebook.measure(Path(temporary)))
     print(json.dumps(found))
 
 

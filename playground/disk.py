@@ -84,13 +84,16 @@ class BytesCache:
             return False
         return True
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str) -> bool:
+        """Whether it is gone."""
         if self._cache is None:
-            return
+            return True
         try:
             self._cache.delete(key)
         except _DISK_ERRORS as error:
             self._note(error)
+            return False
+        return True
 
     def keys(self, prefix: str) -> list[str]:
         if self._cache is None:

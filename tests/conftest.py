@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from playground.lab import compare
 from playground.lab.images import read_image
@@ -59,6 +64,48 @@ def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPa
     (cache / "derived").symlink_to(derived / "derived")
     with running(cache, folder / "log.txt", model_dirs=(endless.model.parent,)) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if found is None:
+        assert "CI" not in os.environ, "the browser tests have to run in CI, and there is no chromium"
+        pytest.skip("no chromium here; install it, or set CHROMIUM to a browser's path")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=found,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, app: WebApp) -> Iterator[Page]:
+    """A first visitor's page. What it asks of other addresses fails the test, and so does an error of its script."""
+    context = browser.new_context(viewport={"width": 1366, "height": 900})
+    opened = context.new_page()
+    requests: list[Request] = []
+    opened.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright marks the function
+    dialogs: list[Any] = []
+    opened.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.goto(app.url)
+    ready(opened)
+    yield opened
+    external = [r.url for r in requests if not re.match(rf"{app.url}|data:|blob:", r.url)]
+    assert external == []
+    assert dialogs == []
+    assert errors == []
+    context.close()
+
+
+def ready(page: Page) -> None:
+    """The notebook is open, and its first cell's settings stand at the side."""
+    expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
+    expect(page.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
 
 
 @pytest.fixture

@@ -1,23 +1,22 @@
-"""The page in a real Chromium, the app started as the README says."""
+"""A comparison on the page, in a real Chromium, the app started as the README says."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
 from gradio_client import Client
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from tests import pairs
+from tests.conftest import ready
 from tests.webapp import WebApp
 
 pytestmark = pytest.mark.browser
@@ -25,47 +24,47 @@ pytestmark = pytest.mark.browser
 OTHER = data_folder() / "tiny-vlm/evaluation/hard-52.png"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    if found is None:
-        assert "CI" not in os.environ, "the browser tests have to run in CI, and there is no chromium"
-        pytest.skip("no chromium here; install it, or set CHROMIUM to a browser's path")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=found,
-            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
-        )
-        yield chromium
-        chromium.close()
+def cell(page: Page, number: int = 0) -> Any:
+    return page.locator(".vp-is-compare").nth(number)
 
 
-@pytest.fixture
-def page(browser: Browser, app: WebApp) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1366, "height": 900})
-    opened = context.new_page()
-    requests: list[Request] = []
-    opened.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright marks the function
-    dialogs: list[Any] = []
-    opened.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
-    opened.goto(app.url)
-    expect(opened.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
-    yield opened
-    external = [r.url for r in requests if not re.match(rf"{app.url}|data:|blob:", r.url)]
-    assert external == []
-    assert dialogs == []
-    context.close()
+def pane(page: Page, label: str, number: int = 0) -> Any:
+    return cell(page, number).get_by_role("region", name=label, exact=True)
 
 
-def pane(page: Page, label: str) -> Any:
-    return page.get_by_role("region", name=label, exact=True)
+def prompt(page: Page, number: int = 0) -> Any:
+    return cell(page, number).get_by_label("Prompt", exact=True)
+
+
+def run(page: Page, number: int = 0) -> None:
+    cell(page, number).get_by_role("button", name="Run cell").click()
+
+
+def stop(page: Page, number: int = 0) -> None:
+    cell(page, number).get_by_role("button", name="Stop", exact=True).click()
+
+
+def ended(page: Page) -> None:
+    expect(page.locator(".vp-running, .vp-queued")).to_have_count(0, timeout=60_000)
 
 
 def tick_only(page: Page, *labels: str) -> None:
-    box = page.locator("#vp-models")
-    for option in box.get_by_role("checkbox").all():
+    """Tick language models of the marked cell, and wait until the cell says so."""
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
         name = option.locator("xpath=..").inner_text()
         option.set_checked(name.split(" ")[0] in labels)
+    shown = ", ".join(labels) or "no variant ticked"
+    expect(page.locator(".vp-active .vp-chip").first).to_have_text(shown)
+
+
+def remove_image(page: Page, number: int = 0) -> None:
+    cell(page, number).locator("figure").first.hover()
+    cell(page, number).locator("[data-do=unpicture]").first.click()
+    expect(cell(page, number).locator(".vp-pictures figure")).to_have_count(0)
+
+
+def add_image(page: Page, path: Path, number: int = 0) -> None:
+    cell(page, number).get_by_label("Add an image").set_input_files(str(path))
 
 
 def open_endless(page: Page, endless: pairs.PairFiles) -> None:
@@ -81,12 +80,25 @@ def open_endless(page: Page, endless: pairs.PairFiles) -> None:
 def set_max_tokens(page: Page, n: int) -> None:
     page.get_by_role("button", name="Sampling and engine").click()
     page.get_by_label("Max tokens").fill(str(n))
+    expect(page.locator(".vp-active .vp-chips")).to_contain_text(f"max {n}")
+
+
+def writing(page: Page, number: int = 0) -> None:
+    expect(cell(page, number).locator(".vp-pane").first).to_have_attribute("data-state", "writing", timeout=30_000)
+
+
+def memory(app: WebApp, client: Client | None = None) -> dict[str, Any]:
+    asked = client or Client(app.url, verbose=False)
+    found: dict[str, Any] = asked.predict(api_name="/memory")
+    if client is None:
+        asked.close()
+    return found
 
 
 def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page) -> None:
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_count(6)
-    expect(page.locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
+    run(page)
+    expect(cell(page).locator(".vp-pane")).to_have_count(6)
+    expect(cell(page).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
     boxes = [pane(page, label).bounding_box() for label in ("F16", "Q8_0", "Q4_K_M")]
     assert len({round(box["y"]) for box in boxes}) == 1
     assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
@@ -111,32 +123,38 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
 
 def test_page_when_a_column_of_the_table_is_clicked_then_sorted_by_it(page: Page) -> None:
     tick_only(page, "F16", "Q8_0", "Q2_K")
-    page.get_by_role("button", name="Run").click()
-    page.get_by_text("table and plot").click(timeout=60_000)
-    names = page.locator(".vp-table tbody th")
+    run(page)
+    cell(page).get_by_text("table and plot").click(timeout=60_000)
+    table = cell(page).locator(".vp-table")
+    names = table.locator("tbody th")
     expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
-    size = page.locator(".vp-table").get_by_role("button", name="size")
+    size = table.get_by_role("button", name="size")
     size.click()
     expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])
-    expect(page.locator(".vp-table th[aria-sort=ascending]")).to_contain_text("size")
+    expect(table.locator("th[aria-sort=ascending]")).to_contain_text("size")
     size.click()
     expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
-    page.locator(".vp-table").get_by_role("button", name="same prefix").click()
+    table.get_by_role("button", name="same prefix").click()
     expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])  # of the reference it is unknown: last
-    expect(page.locator(".vp-mark")).to_have_count(3)
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-stop")).to_have_count(0)
-    expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"], timeout=30_000)
-    expect(page.locator(".vp-table th[aria-sort=ascending]")).to_have_count(0)
+    expect(cell(page).locator(".vp-mark")).to_have_count(3)
 
 
 def test_page_when_ctrl_enter_is_pressed_in_the_prompt_then_what_was_typed_is_asked(page: Page) -> None:
     tick_only(page, "F16", "Q8_0")
-    page.get_by_label("Prompt").fill("What shape is green?")
-    page.get_by_label("Prompt").press("Control+Enter")
+    prompt(page).fill("What shape is green?")
+    prompt(page).press("Control+Enter")
     expect(pane(page, "Q8_0")).to_contain_text("= same", timeout=30_000)
-    expect(page.locator(".vp-pane")).to_have_count(2)
+    expect(cell(page).locator(".vp-pane")).to_have_count(2)
     expect(pane(page, "F16").locator(".vp-text")).to_have_text("cross")
+
+
+def test_page_when_a_setting_was_just_changed_then_the_run_has_it(page: Page) -> None:
+    tick_only(page, "F16")
+    page.get_by_role("button", name="Sampling and engine").click()
+    page.get_by_label("Max tokens").fill("3")
+    page.get_by_label("Max tokens").press("Control+Enter")
+    expect(pane(page, "F16")).to_contain_text("(max tokens)", timeout=30_000)
+    expect(pane(page, "F16").locator(".vp-text")).to_have_text("The image shows")
 
 
 def test_page_when_an_answer_streams_then_it_grows_and_stop_keeps_it(
@@ -144,25 +162,26 @@ def test_page_when_an_answer_streams_then_it_grows_and_stop_keeps_it(
 ) -> None:
     open_endless(page, endless)
     set_max_tokens(page, 3000)
-    page.get_by_role("button", name="Run").click()
-    text = page.locator(".vp-text").first
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
+    run(page)
+    text = cell(page).locator(".vp-text").first
+    writing(page)
     early = len(text.inner_text())
     page.wait_for_function("n => document.querySelector('.vp-text').innerText.length > n + 50", arg=early)
-    page.get_by_role("button", name="■ Stop").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
+    stop(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
     assert len(text.inner_text()) > early + 50
-    expect(page.get_by_role("button", name="Run")).to_be_enabled()
+    expect(cell(page).get_by_role("button", name="Run cell")).to_be_visible()
+    expect(cell(page).locator(".vp-runstate")).to_have_text("stopped")
     assert all(w["leases"] == 0 for w in memory(app)["workers"])
 
 
 def test_page_when_one_pane_is_stopped_then_only_that_one_ends(page: Page, endless: pairs.PairFiles) -> None:
     open_endless(page, endless)
     set_max_tokens(page, 3000)
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
+    run(page)
+    writing(page)
     page.get_by_role("button", name=re.compile("^Stop F16")).click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
 
 
 def test_page_when_the_tab_is_closed_then_the_work_stops(
@@ -170,11 +189,11 @@ def test_page_when_the_tab_is_closed_then_the_work_stops(
 ) -> None:
     other = browser.new_page()
     other.goto(app.url)
-    expect(other.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
+    ready(other)
     open_endless(other, endless)
     set_max_tokens(other, 3000)
-    other.get_by_role("button", name="Run").click()
-    expect(other.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
+    run(other)
+    writing(other)
     other.close()
     page.wait_for_timeout(1500)
     assert all(w["leases"] == 0 for w in memory(app)["workers"])
@@ -186,15 +205,15 @@ def test_page_when_two_people_run_then_the_second_sees_its_place(
 ) -> None:
     open_endless(page, endless)
     set_max_tokens(page, 3000)
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
+    run(page)
+    writing(page)
     other = browser.new_page()
     other.goto(app.url)
-    expect(other.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
-    other.get_by_role("button", name="Run").click()
+    ready(other)
+    run(other)
     expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting: 1 run ahead of this one"))
-    page.get_by_role("button", name="■ Stop").click()
-    expect(other.locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
+    stop(page)
+    expect(cell(other).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
     other.close()
 
 
@@ -202,81 +221,94 @@ def test_page_when_a_worker_is_killed_then_its_pane_says_so(page: Page, app: Web
     client = Client(app.url, verbose=False)  # takes a second: the answer must not end before it is there
     open_endless(page, endless)
     set_max_tokens(page, 3000)
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
+    run(page)
+    writing(page)
     worker = next(w for w in memory(app, client)["workers"] if w["file"] == endless.model.name)
     os.kill(worker["pid"], signal.SIGKILL)
     client.close()
-    expect(page.locator(".vp-error")).to_contain_text("killed (SIGKILL)", timeout=10_000)
-    assert page.locator(".vp-text").first.inner_text()
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "writing", timeout=30_000)
-    page.get_by_role("button", name="■ Stop").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
+    expect(cell(page).locator(".vp-pane .vp-error")).to_contain_text("killed (SIGKILL)", timeout=10_000)
+    assert cell(page).locator(".vp-text").first.inner_text()
+    ended(page)
+    run(page)
+    writing(page)
+    stop(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
 
 
 def test_page_when_a_text_holds_markup_then_it_is_text(page: Page) -> None:
     evil = "<img src=x onerror=alert(1)> {{value}} ${alert(2)} `x` <script>alert(3)</script>"
     tick_only(page, "F16")
-    page.get_by_label("Prompt").fill(evil)
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "done", timeout=30_000)
+    prompt(page).fill(evil)
+    run(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "done", timeout=30_000)
     page.get_by_text("rendered prompt").click()
     expect(page.locator(".vp-rendered pre")).to_contain_text(evil)
-    assert page.locator("#vp-panes img, #vp-panes script").count() == 0
+    assert page.locator(".vp-outputs img, .vp-outputs script").count() == 0
 
 
-def test_page_when_an_own_image_is_dropped_then_it_is_the_one_asked_about(page: Page) -> None:
+def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: Page) -> None:
     tick_only(page, "F16")
-    page.locator("#vp-image").get_by_role("button", name="Clear").click()
-    page.locator("#vp-image input[type=file]").set_input_files(str(OTHER))
-    expect(page.locator("#vp-image img").first).to_be_visible()
-    page.get_by_label("Prompt").fill("Describe the image.")
-    page.get_by_role("button", name="Run").click()
+    remove_image(page)
+    add_image(page, OTHER)
+    expect(cell(page).locator(".vp-pictures img")).to_be_visible()
+    prompt(page).fill("Describe the image.")
+    run(page)
     expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The image shows five objects", timeout=30_000)
+    cell(page).get_by_role("button", name="Show hard-52.png larger").click()
+    expect(page.locator("[data-zoom] img")).to_have_js_property("naturalWidth", 288)
 
 
-def test_page_when_an_image_is_pasted_then_it_takes_the_examples_place(page: Page) -> None:
+@pytest.mark.parametrize("how", ["paste", "drop"])
+def test_page_when_an_image_is_pasted_or_dropped_then_the_cell_has_it(page: Page, how: str) -> None:
     tick_only(page, "F16")
-    page.get_by_label("Prompt").fill("Describe the image.")
-    data = list(OTHER.read_bytes())
+    remove_image(page)
     page.evaluate(
-        """bytes => {
+        """([bytes, how]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
-            document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
+            transfer.items.add(new File([new Uint8Array(bytes)], "given.png", {type: "image/png"}));
+            const event = how === "paste" ? new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true})
+                : new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
+            document.querySelector(".vp-is-compare").dispatchEvent(event);
         }""",
-        data,
+        [list(OTHER.read_bytes()), how],
     )
-    expect(page.locator("#vp-image img[src*=pasted]")).to_be_visible()
-    expect(page.locator("#vp-image .thumbnail-item")).to_have_count(1)
-    page.get_by_role("button", name="Run").click()
+    expect(cell(page).locator("img[alt='given.png']")).to_be_visible()
+    prompt(page).fill("Describe the image.")
+    run(page)
     expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The image shows five objects", timeout=30_000)
+
+
+def test_page_when_an_example_is_clicked_then_the_empty_cell_has_its_image_and_prompt(page: Page) -> None:
+    page.get_by_role("button", name="+ Compare").click()
+    fresh = page.locator(".vp-is-compare.vp-active")
+    expect(fresh.locator(".vp-pick")).to_have_text("Drop, paste or choose an image")
+    fresh.get_by_role("button", name="Example: How many red stars are there?").click()
+    expect(fresh.locator(".vp-pictures img")).to_be_visible()
+    expect(fresh.get_by_label("Prompt", exact=True)).to_have_value("How many red stars are there?")
 
 
 def test_page_when_the_image_is_damaged_then_says_so_and_keeps_the_answers(page: Page, tmp_path: Path) -> None:
     tick_only(page, "F16")
-    page.get_by_role("button", name="Run").click()
-    expect(page.locator(".vp-pane")).to_have_attribute("data-state", "done", timeout=30_000)
+    run(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "done", timeout=30_000)
     whole = io.BytesIO()
     PIL.Image.effect_noise((300, 300), 90).save(whole, "PNG")
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:2000])
-    page.locator("#vp-image").get_by_role("button", name="Clear").click()
-    page.locator("#vp-image input[type=file]").set_input_files(str(tmp_path / "cut.png"))
-    page.wait_for_timeout(500)
-    page.get_by_role("button", name="Run").click()
+    add_image(page, tmp_path / "cut.png")
     expect(page.get_by_text("cut.png is cut short or damaged")).to_be_visible()
+    expect(cell(page).locator(".vp-pictures figure")).to_have_count(1)
     expect(pane(page, "F16")).to_contain_text("RVJWPBX")
 
 
 def test_page_when_nothing_is_ticked_or_asked_then_says_what_to_do(page: Page) -> None:
-    page.get_by_label("Prompt").fill("  ")
-    page.get_by_role("button", name="Run").click()
-    expect(page.get_by_text("The prompt is empty. Write what you want to know")).to_be_visible()
-    page.get_by_label("Prompt").fill("What do you see?")
+    prompt(page).fill("  ")
+    run(page)
+    expect(cell(page).get_by_text("The prompt is empty. Write what you want to know")).to_be_visible()
+    prompt(page).fill("What do you see?")
     tick_only(page)
-    page.get_by_role("button", name="Run").click()
-    expect(page.get_by_text("Tick at least one quantization")).to_be_visible()
+    run(page)
+    expect(cell(page).get_by_text("Tick at least one quantization")).to_be_visible()
+    expect(cell(page).locator(".vp-n")).to_have_text("[ ]")
 
 
 def test_page_when_a_file_outside_the_allowed_folders_is_opened_then_refused(page: Page, tmp_path: Path) -> None:
@@ -292,27 +324,35 @@ def test_page_when_a_file_outside_the_allowed_folders_is_opened_then_refused(pag
 def test_page_when_a_file_name_holds_markup_then_the_message_shows_it_as_text(page: Page, tmp_path: Path) -> None:
     evil = tmp_path / "<img src=x onerror=alert(1)>.png"
     evil.write_bytes(b"no image")
-    page.locator("#vp-image").get_by_role("button", name="Clear").click()
-    page.locator("#vp-image input[type=file]").set_input_files(str(evil))
-    page.wait_for_timeout(500)
-    page.get_by_role("button", name="Run").click()
+    add_image(page, evil)
     expect(page.get_by_text("is not an image that can be read here")).to_be_visible()
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_page_when_narrow_then_nothing_sticks_out(browser: Browser, app: WebApp) -> None:
-    phone = browser.new_page(viewport={"width": 390, "height": 844})
-    phone.goto(app.url)
-    expect(phone.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
-    phone.get_by_role("button", name="Run").click()
-    expect(phone.locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
-    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
-    phone.close()
-
-
-def memory(app: WebApp, client: Client | None = None) -> dict[str, Any]:
-    asked = client or Client(app.url, verbose=False)
-    found: dict[str, Any] = asked.predict(api_name="/memory")
-    if client is None:
-        asked.close()
-    return found
+def test_page_when_a_path_of_the_server_is_given_as_an_upload_then_refused(page: Page, app: WebApp) -> None:
+    """The script sends where its upload went; somebody else's script may send anything."""
+    asked = page.evaluate(
+        """async path => {
+            const config = await (await fetch("/config")).json();
+            const one = config.components.find(c => (c.props.server_fns ?? []).includes("add_picture"));
+            const ask = async (name, data) => (await fetch("/gradio_api/component_server/", {
+                method: "POST", headers: {"Content-Type": "application/json"},
+                body: JSON.stringify({data, fn_name: name, component_id: one.id, session_hash: "x"})})).json();
+            const browser = localStorage.getItem("vlm-quant-playground");
+            const mine = await ask("open", {browser, key: null});
+            const cell = document.querySelector(".vp-is-compare").dataset.cell;
+            const answers = [];
+            for (const wanted of [path, "/etc/passwd", "../../etc/passwd", "\\u0000"])
+                answers.push(await ask("add_picture", {browser, key: mine.key, cell, path: wanted}));
+            answers.push(await ask("add_picture", {key: mine.key, cell: 5}));
+            answers.push(await ask("export", {key: "guess", format: "json"}));
+            answers.push(await ask("_library", {key: mine.key}));
+            return answers;
+        }""",
+        str(OTHER),
+    )
+    told = [str(answer.get("error", answer)) for answer in asked]
+    assert all("Only an image that was uploaded here" in text or "no path" in text for text in told[:4]), told
+    assert "asked for something that it may not" in told[4]
+    assert told[5] == "There is no notebook here."
+    assert "Function not found" in told[6]

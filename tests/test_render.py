@@ -55,7 +55,7 @@ def scored(*tokens: tuple[str, float]) -> tuple[TokenScore, ...]:
 
 
 def shown(reference: Pane, pane: Pane) -> Texts:
-    return Texts(render.panes(ComparisonUpdate((reference, pane), done=True), (F16, Q2), "F16"))
+    return Texts(str(render.panes(ComparisonUpdate((reference, pane), done=True), (F16, Q2), "F16")))
 
 
 def done(variant: Variant, text: str, scores: tuple[TokenScore, ...] = (), parts_at: int | None = None) -> Pane:
@@ -65,8 +65,8 @@ def done(variant: Variant, text: str, scores: tuple[TokenScore, ...] = (), parts
 def test_tokens_when_scored_then_each_shows_its_probability_and_the_text_is_whole() -> None:
     answer = scored(("a", 0.9), (" red", 0.4), (" <i>", 1.0))
     panes = (done(F16, "a red <i>", answer), done(Q2, "a red <i>", answer))
-    html = render.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16")
-    found = Texts(html)
+    html = str(render.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
+    found = Texts(str(html))
     assert found.texts == ["a red <i>"] * 2
     assert found.titles == [("90.0%", "a"), ("40.0%", " red"), ("100.0%", " <i>")] * 2
     assert "<i>" not in html

@@ -26,7 +26,9 @@ class WebApp:
 
 
 @contextmanager
-def running(cache_dir: Path, log: Path, *, model_dirs: tuple[Path, ...] = ()) -> Iterator[WebApp]:
+def running(
+    cache_dir: Path, log: Path, *, model_dirs: tuple[Path, ...] = (), command: tuple[str, ...] = ("app.py",)
+) -> Iterator[WebApp]:
     environment = os.environ | {
         "PLAYGROUND_CACHE_DIR": str(cache_dir),
         "PLAYGROUND_MODEL_DIRS": ":".join(map(str, model_dirs)),
@@ -35,7 +37,7 @@ def running(cache_dir: Path, log: Path, *, model_dirs: tuple[Path, ...] = ()) ->
     environment.pop("GRADIO_SERVER_PORT", None)
     started = time.monotonic()
     with log.open("w") as out:
-        app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        app = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=out, stderr=out)
     try:
         deadline = started + 90
         while not (found := re.search(r"Running on local URL: +(http://\S+)", log.read_text())):

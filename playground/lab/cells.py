@@ -30,15 +30,23 @@ def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine
     )
 
 
-def continues(run: Run, cell: CompareCell) -> bool:
-    """Whether the cell asks nothing but more questions after those that the run has answered."""
-    same = msgspec.structs.replace(cell, prompts=(), collapsed=False, version=0)
+def continues(run: Run, fresh: Run) -> bool:
+    """Whether `fresh`, a run that is about to begin, asks nothing but more questions after those that `run` answered,
+    of the same files with the same engine."""
+
+    def asked(one: Run) -> Run:
+        cell = msgspec.structs.replace(one.cell, id="", prompts=(), collapsed=False, version=0)
+        return msgspec.structs.replace(
+            one, cell=cell, number=0, started="", state=RunState.DONE, elapsed_s=None, results=()
+        )
+
+    before, now = run.cell.prompts, fresh.cell.prompts
     return (
         run.state is RunState.DONE
-        and same == msgspec.structs.replace(run.cell, prompts=(), collapsed=False, version=0)
-        and len(run.results) == len(run.cell.prompts) < len(cell.prompts)
-        and cell.prompts[: len(run.cell.prompts)] == run.cell.prompts
-        and not cell.gallery
+        and asked(run) == asked(fresh)
+        and len(run.results) == len(before) < len(now)
+        and now[: len(before)] == before
+        and not fresh.cell.gallery
     )
 
 

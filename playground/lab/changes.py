@@ -19,13 +19,21 @@ def changes(old: Run, new: Run) -> str:
         told.append("the prompt changed")
     if [p.sha256 for p in old.cell.pictures] != [p.sha256 for p in new.cell.pictures]:
         told.append("the images changed")
+    if old.cell.gallery != new.cell.gallery:
+        told.append("each image alone" if new.cell.gallery else "all images in one prompt")
     before, after = settings_of(old), settings_of(new)
     for name in dict.fromkeys((*before, *after)):
-        if before.get(name) != after.get(name):
+        if before.get(name) == after.get(name):
+            continue
+        if name == "chat template":  # pages long
+            told.append("the chat template changed")
+        else:
             told.append(f"{name} {before.get(name, 'default')} → {after.get(name, 'default')}")
     for what in ("engine", "machine"):
         if getattr(old, what) != getattr(new, what):
             told.append(f"the {what} changed")
+    told += [f"{v.label} added" for v in new.variants if v.id not in {v.id for v in old.variants}]
+    told += [f"{v.label} removed" for v in old.variants if v.id not in {v.id for v in new.variants}]
     files = {v.id: (v.model.sha256, v.projector.sha256) for v in old.variants}
     told += [
         f"the files of {v.label} changed"
@@ -46,7 +54,11 @@ def _answers(old: Run, new: Run) -> str:
     labels = {v.id: v.label for v in new.variants}
     same: dict[str, bool] = {}
     told = []
-    for before, after in zip(old.results, new.results, strict=False):
+    earlier = {(r.turn, r.picture and r.picture.sha256): r for r in old.results}
+    for after in new.results:
+        before = earlier.get((after.turn, after.picture and after.picture.sha256))
+        if before is None:
+            continue
         texts = {p.variant: p.text for p in before.update.panes if p.state is PaneState.DONE}
         for pane in after.update.panes:
             if pane.state is not PaneState.DONE or pane.variant not in texts:

@@ -37,8 +37,10 @@ from playground.values import (
 logger = logging.getLogger(__name__)
 
 # How often an update is made while tokens come, and the longest silence: Gradio can close a generator only between
-# two yields.
-_UPDATE_S = 0.05
+# two yields. An update carries all that was written, so long answers are shown more seldom: at 100,000 characters
+# every 0.3 s. `python -m bench notebook` prints what this takes.
+_UPDATE_S = 0.1
+_UPDATE_S_PER_CHARACTER = 2e-6
 _HEARTBEAT_S = 0.25
 
 _URGENT = {PaneState.WRITING, PaneState.DONE, PaneState.STOPPED, PaneState.FAILED}
@@ -93,7 +95,7 @@ def run(
     try:
         while thread.is_alive():
             if panes.changed.wait(_HEARTBEAT_S):
-                panes.urgent.wait(_UPDATE_S)  # more may come in a moment
+                panes.urgent.wait(_UPDATE_S + _UPDATE_S_PER_CHARACTER * panes.characters)  # more may come in a moment
             panes.urgent.clear()
             panes.changed.clear()
             yield panes.update()
@@ -136,6 +138,11 @@ class _Panes:
         self.changed.set()
         if fields.get("state") in _URGENT:
             self.urgent.set()
+
+    @property
+    def characters(self) -> int:
+        with self._lock:
+            return sum(len(pane.text) for pane in self._panes.values())
 
     def place(self, place: int) -> None:
         with self._lock:
@@ -190,7 +197,7 @@ class _Run:
         self._embeddings = embeddings
         self._stop = stop
         self._panes = panes
-        self._prompts: dict[tuple[str, ...], protocol.EncodedPrompt | PlaygroundError] = {}
+        self._prompts: dict[tuple[str | None, ...], protocol.EncodedPrompt | PlaygroundError] = {}
         self._load_s: dict[WorkerSpec, float | None] = {}
 
     def execute(self) -> None:
@@ -277,9 +284,9 @@ class _Run:
     def _wanted(self, variant: Variant) -> Callable[[], bool]:
         return lambda: self._stop.wanted(variant.id)
 
-    def _prompt_key(self, variant: Variant) -> tuple[str, ...]:
+    def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:
         """Variants with equal keys share one encoded prompt."""
-        said = [turn.answers.get(variant.id, "") for turn in self._comparison.earlier]
+        said = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
         return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *said)
 
     def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:

@@ -7,7 +7,7 @@ There is no other account, and nothing lists what belongs to others.
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import io
 import logging
 import secrets
@@ -21,7 +21,7 @@ import PIL.Image
 
 from playground.disk import BytesCache
 from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
-from playground.lab.images import from_rgb
+from playground.lab.images import MAX_PIXELS, from_rgb
 from playground.lab.notebook import (
     MAX_CELLS,
     MAX_TITLE,
@@ -79,11 +79,12 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self._cache = BytesCache(folder, None)
         self._pictures = folder / "pictures"
-        self._unsaved: dict[str, bytes] = {}
+        self._unsaved: dict[str, bytes | None] = {}  # None: to be deleted
         self._live: set[tuple[str, int]] = set()  # runs of this process, by cell and number
         self._lock = RLock()
 
     def close(self) -> None:
+        self._retry()
         self._cache.close()
 
     @property
@@ -339,12 +340,13 @@ class Library:
         png = self.png(picture.sha256)
         try:
             if png is None:
-                raise OSError("the file is gone")
-            with PIL.Image.open(io.BytesIO(png), formats=("PNG",)) as opened:
-                image = from_rgb(opened.convert("RGB"), picture.note)
-        except OSError as error:
+                raise BadImage("the file is gone")
+            return from_rgb(_decoded(png), picture.note)
+        except BadImage as error:
+            if png is not None:
+                with contextlib.suppress(OSError):  # it gives way, so that adding the image again keeps it again
+                    (self._pictures / f"{picture.sha256}.png").unlink()
             raise BadImage(f"{picture.name} cannot be read any more ({error}). Add the image again.") from None
-        return image
 
     def thumbnail(self, sha256: str) -> tuple[str, bytes] | None:
         """MIME type and bytes to show; None if the picture is lost."""
@@ -355,10 +357,13 @@ class Library:
             return "image/png", png
         small = self._file(f"{sha256}.webp")
         if small is None:
-            with PIL.Image.open(io.BytesIO(png), formats=("PNG",)) as opened:
-                opened.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-                webp = io.BytesIO()
-                opened.convert("RGB").save(webp, "WEBP", quality=82)
+            try:
+                shown = _decoded(png)
+            except BadImage:
+                return None
+            shown.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+            webp = io.BytesIO()
+            shown.save(webp, "WEBP", quality=82)
             small = webp.getvalue()
             self._keep_file(f"{sha256}.webp", small)
         return "image/webp", small
@@ -368,9 +373,8 @@ class Library:
         if self.png(sha256) is not None:
             return
         try:
-            with PIL.Image.open(io.BytesIO(base64.b64decode(png, validate=True)), formats=("PNG",)) as opened:
-                image = from_rgb(opened.convert("RGB"))
-        except (binascii.Error, ValueError, OSError, PIL.Image.DecompressionBombError):
+            image = from_rgb(_decoded(base64.b64decode(png, validate=True)))
+        except (ValueError, BadImage):
             return
         if image.sha256 == sha256:
             self.keep_picture(image, "")
@@ -386,8 +390,8 @@ class Library:
         except OSError as error:
             logger.warning("picture: %s", error)
             self._unsaved[f"file/{name}"] = data
-        finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
 
     def _file(self, name: str) -> bytes | None:
         stem, _, suffix = name.partition(".")
@@ -439,8 +443,7 @@ class Library:
                 self._put(key, b"")
 
     def _get(self, key: str) -> bytes | None:
-        unsaved = self._unsaved.get(key)
-        return self._cache.get(key) if unsaved is None else unsaved
+        return self._unsaved[key] if key in self._unsaved else self._cache.get(key)
 
     def _put(self, key: str, value: bytes) -> None:
         with self._lock:
@@ -448,18 +451,36 @@ class Library:
                 self._unsaved[key] = value
                 return
             self._unsaved.pop(key, None)
+            self._retry()
+
+    def _retry(self) -> None:
+        """Try again what the disk refused."""
+        with self._lock:
             for other, kept in list(self._unsaved.items()):
-                if other.startswith("file/"):
+                if kept is not None and other.startswith("file/"):
                     self._keep_file(other.removeprefix("file/"), kept)
-                elif self._cache.set(other, kept):
+                elif self._cache.delete(other) if kept is None else self._cache.set(other, kept):
                     del self._unsaved[other]
 
     def _delete(self, key: str) -> None:
         self._unsaved.pop(key, None)
-        self._cache.delete(key)
+        if not self._cache.delete(key):
+            self._unsaved[key] = None
 
     def _keys(self, prefix: str) -> list[str]:
-        return [*self._cache.keys(prefix), *(key for key in self._unsaved if key.startswith(prefix))]
+        found = {*self._cache.keys(prefix), *(key for key in list(self._unsaved) if key.startswith(prefix))}
+        return [key for key in found if self._unsaved.get(key, b"") is not None]
+
+
+def _decoded(png: bytes) -> PIL.Image.Image:
+    """Raises BadImage for what is damaged, or larger than any image that is kept here."""
+    try:
+        with PIL.Image.open(io.BytesIO(png), formats=("PNG",)) as opened:
+            if opened.width * opened.height > 2 * MAX_PIXELS:
+                raise BadImage("it is too large")
+            return opened.convert("RGB")
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+        raise BadImage(str(error)) from None
 
 
 def _cell_id() -> str:

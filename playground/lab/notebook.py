@@ -268,8 +268,9 @@ def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
 
 
 def _read(raw: msgspec.Raw, kind: type[_T]) -> _T:
+    value = msgspec.json.decode(raw, type=kind)
     _check_numbers(msgspec.json.decode(raw))
-    return msgspec.json.decode(raw, type=kind)
+    return value
 
 
 def _check_numbers(document: Any) -> None:
@@ -330,9 +331,6 @@ def _salvaged(text: str, error: Exception) -> tuple[_Head, str]:
         found.cells.append(msgspec.Raw(text[at:end].encode()))
         at = end
     if text[at : at + 1] == "]":
-        return found, f"The file is damaged ({error}); its {len(found.cells)} cells were found all the same."
+        return found, f"The file is damaged ({error}). Cells found all the same: {len(found.cells)}."
     line = text.count("\n", 0, at) + 1
-    return (
-        found,
-        f"The file is damaged from line {line} on ({error}); the {len(found.cells)} cells before it were read.",
-    )
+    return found, f"The file is damaged from line {line} on ({error}). Cells read before that: {len(found.cells)}."

@@ -199,10 +199,10 @@ class Actions:
 
     def add_picture(self, key: str, cell: str, path: str) -> Reply:
         """Take an image that this browser has just uploaded."""
-        uploaded = Path(path).resolve()
-        if not uploaded.is_relative_to(Path(get_upload_folder()).resolve()):
+        folder = Path(get_upload_folder()).resolve()
+        if "\0" in path or not Path(path).resolve().is_relative_to(folder):
             raise NotAllowed("Only an image that was uploaded here can be added.")
-        return self._add_picture(key, cell, uploaded)
+        return self._add_picture(key, cell, Path(path).resolve())
 
     def example(self, key: str, cell: str, index: int) -> Reply:
         """A preset's example image, and its prompt where there is none yet."""

@@ -258,10 +258,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                     raise BadInput("A note cannot be run.")
                 variants = actions.variants_of(cell)
                 last = library.newest_run(library.own(key), id)
-                if last is not None and continues(last, cell):
+                run = new_run(cell, variants, parts.engine, parts.machine)
+                if last is not None and continues(last, run):
                     run = msgspec.structs.replace(last, cell=cell)
-                else:
-                    run = new_run(cell, variants, parts.engine, parts.machine)
                 updates = run_cell(
                     run, variants, library.image, parts.pool, parts.embeddings, stop, max_panes=parts.settings.max_panes
                 )

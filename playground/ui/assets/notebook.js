@@ -66,7 +66,7 @@ function apply(reply) {
     if (focus?.isConnected && focus !== document.activeElement) focus.focus({preventScroll: true});
     count();
   }
-  markRunning();
+  mark();
 }
 
 function parse(html) {
@@ -140,7 +140,7 @@ function setOutputs(id, html) {
 function choose(id) {
   if (!canEdit || active === id || article(id)?.dataset.kind !== "compare") return;
   active = id;
-  for (const cell of $$(".vp-cell")) cell.classList.toggle("vp-active", cell.dataset.cell === id);
+  mark();
   trigger("choose", {key, cell: id});
 }
 
@@ -230,11 +230,12 @@ function next() {
     if (place) place.hidden = true;
     trigger("run", {key, cell: running});
   }
-  markRunning();
+  mark();
 }
 
-function markRunning() {
+function mark() {
   for (const cell of $$(".vp-is-compare")) {
+    cell.classList.toggle("vp-active", cell.dataset.cell === active);
     cell.classList.toggle("vp-running", cell.dataset.cell === running);
     cell.classList.toggle("vp-queued", queue.includes(cell.dataset.cell));
     $(".vp-outputs", cell)?.setAttribute("aria-busy", cell.dataset.cell === running);
@@ -275,9 +276,9 @@ const position = id => $$(".vp-cell").findIndex(cell => cell.dataset.cell === id
 
 const actions = {
   run: id => run([id]),
-  stop: id => { queue = queue.filter(other => other !== id); if (running === id) call("stop", {cell: id}); markRunning(); },
+  stop: id => { queue = queue.filter(other => other !== id); if (running === id) call("stop", {cell: id}); mark(); },
   "run-all": () => run($$(".vp-is-compare").map(cell => cell.dataset.cell)),
-  "stop-all": () => { queue = []; if (running) call("stop", {cell: running}); markRunning(); },
+  "stop-all": () => { queue = []; if (running) call("stop", {cell: running}); mark(); },
   "stop-pane": (id, button) => call("stop", {cell: id, variant: button.dataset.stop}),
   "add-compare": id => add("compare", id),
   "add-note": id => add("note", id),
