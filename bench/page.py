@@ -22,10 +22,10 @@ _CLICK_TO_TEXT = """() => new Promise(resolve => {
             resolve(performance.now() - begun);
         }
     });
-    watcher.observe(document.getElementById("vp-panes"), {
+    watcher.observe(document.getElementById("vp-notebook"), {
         subtree: true, childList: true, characterData: true, attributes: true,
     });
-    document.getElementById("vp-run").click();
+    document.querySelector(".vp-is-compare [data-do=run]").click();
 })"""
 
 
@@ -39,7 +39,8 @@ def measure(folder: Path) -> dict[str, float]:
         )
         page = browser.new_page()
         page.goto(app.url)
-        page.get_by_label("Q4_K_M · 2.3 MB").wait_for(timeout=30_000)
+        page.wait_for_selector("#vp-notebook[data-ready]", timeout=30_000)
+        page.get_by_label("Q4_K_M · 2.3 MB").wait_for()
         page.wait_for_timeout(1000)
         for box in page.locator("#vp-models").get_by_role("checkbox").all():
             box.set_checked("F16" in box.locator("xpath=..").inner_text())
@@ -47,6 +48,7 @@ def measure(folder: Path) -> dict[str, float]:
         for _ in range(_ROUNDS):
             shown_s = page.evaluate(_CLICK_TO_TEXT) / 1000
             page.locator(".vp-pane[data-state=done]").wait_for()
+            page.wait_for_function("!document.querySelector('.vp-running')")
             engine_s = float(page.locator(".vp-pane").get_attribute("data-ttft") or "nan")
             overheads.append(shown_s - engine_s)
             page.wait_for_timeout(300)

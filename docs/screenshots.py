@@ -1,4 +1,4 @@
-"""Makes the screenshots of the README: `make screenshots`. Starts the app, runs the first cell, and looks."""
+"""Makes the screenshots of the README: `make screenshots`. Starts the app, runs the first visitor's cells, and looks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ SHOTS = [
 ]
 
 
+def save(png: bytes, path: Path) -> None:
+    """In a palette that keeps the few accents too: a quarter of the size."""
+    shot = PIL.Image.open(io.BytesIO(png)).convert("RGB")
+    palette = shot.quantize(256, PIL.Image.Quantize.MAXCOVERAGE, kmeans=2, dither=PIL.Image.Dither.NONE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    palette.save(path, optimize=True)
+
+
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as work,
@@ -36,14 +44,21 @@ def main() -> None:
             page = context.new_page()
             page.goto(app.url)
             page.get_by_label("Q4_K_M · 2.3 MB").wait_for(timeout=60_000)
-            page.get_by_role("button", name="▶ Run").click()
-            page.locator(".vp-say:not(:empty)").wait_for(timeout=60_000)
+            page.get_by_role("button", name="Run all").click()
+            page.locator(".vp-running").wait_for()
+            page.locator(".vp-running, .vp-queued").first.wait_for(state="detached", timeout=60_000)
+            page.locator(".vp-parting summary").first.click()
+            page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             page.wait_for_timeout(2500)  # the memory strip's next reading
-            shot = PIL.Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-            # A palette that keeps the few accents too: a quarter of the size.
-            palette = shot.quantize(256, PIL.Image.Quantize.MAXCOVERAGE, kmeans=2, dither=PIL.Image.Dither.NONE)
-            folder.mkdir(parents=True, exist_ok=True)
-            palette.save(folder / f"page-{width}-{scheme}.png", optimize=True)
+            # Cells that were never on the screen are not laid out: a whole page needs them all.
+            page.add_style_tag(content=".vp-cell { content-visibility: visible !important }")
+            save(page.screenshot(full_page=True), folder / f"page-{width}-{scheme}.png")
+            with page.expect_download() as report:
+                page.get_by_text("Export", exact=True).first.click()
+                page.get_by_role("menuitem", name="HTML report").first.click()
+            paper = context.new_page()
+            paper.goto(f"file://{report.value.path()}")
+            save(paper.screenshot(full_page=True), REST / f"report-{width}-{scheme}.png")
             context.close()
         browser.close()
 

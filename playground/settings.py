@@ -15,7 +15,7 @@ class Settings(BaseSettings):
 
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("vlm-quant-playground")),
-        description="Quantized variants, image embeddings and checksums are kept here.",
+        description="Notebooks, quantized variants, image embeddings and checksums are kept here.",
     )
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="Folders whose GGUF files may be opened from the page, separated by ':'."
