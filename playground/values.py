@@ -132,6 +132,17 @@ class TokenScore:
     candidates: tuple[Candidate, ...]  # the likeliest ones, in this order
 
 
+@dataclass(frozen=True, slots=True)
+class TokenDrift:
+    """How a variant's distribution over the next token differs from the reference's; both read the same answer."""
+
+    text: str  # of the reference's token; empty behind the last one
+    kl: float  # Kullback-Leibler divergence of the variant from the reference, in nats, over the whole vocabulary
+    same_top: bool  # both hold the same token likeliest
+    reference: tuple[Candidate, ...]  # the likeliest ones of either
+    variant: tuple[Candidate, ...]
+
+
 class PaneState(enum.StrEnum):
     QUEUED = "queued"
     LOADING = "loading"

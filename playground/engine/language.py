@@ -23,7 +23,7 @@ from llama_cpp import llama_cpp as C
 from playground.engine import llama
 from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, TextChunk
 from playground.errors import BadPair, BadPrompt, EngineError, Stopped
-from playground.values import Candidate, Runtime, Sampling, TokenScore
+from playground.values import Candidate, Runtime, Sampling, TokenDrift, TokenScore
 
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
 _SEND_INTERVAL_S = 0.05
@@ -181,6 +181,78 @@ class LanguageModel:
 
         Returns one more than there are tokens. Raises Stopped, EngineError.
         """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        found = []
+        for i, logits in enumerate(self._logits(prompt, token_ids, runtime, cancelled)):
+            token = token_ids[i] if i < len(token_ids) else None
+            text = "" if token is None else decoder.decode(self._vocabulary.piece(token))
+            found.append(self._scored(text, token, logits))
+        return tuple(found)
+
+    def record(
+        self,
+        prompt: EncodedPrompt,
+        token_ids: Sequence[int],
+        runtime: Runtime,
+        path: str,
+        dtype: str,
+        *,
+        cancelled: Event,
+    ) -> int:
+        """Write what the model holds likely at each token of an answer, and behind the last one, for `measure`.
+
+        Returns the number of tokens in the vocabulary. Raises Stopped, EngineError.
+        """
+        with open(path, "wb") as file:
+            for logits in self._logits(prompt, token_ids, runtime, cancelled):
+                file.write(_log_probabilities(logits).astype(dtype).tobytes())
+        return self._vocabulary.n_tokens
+
+    def measure(
+        self,
+        prompt: EncodedPrompt,
+        token_ids: Sequence[int],
+        runtime: Runtime,
+        path: str,
+        dtype: str,
+        *,
+        cancelled: Event,
+    ) -> tuple[TokenDrift, ...]:
+        """Compare with what a reference of the same vocabulary has recorded about the same answer.
+
+        Returns one more than there are tokens. Raises Stopped; EngineError for a record of another shape, and when
+        the model's logits are no numbers.
+        """
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+
+        n = self._vocabulary.n_tokens
+        recorded = numpy.fromfile(path, dtype)
+        if recorded.size != n * (len(token_ids) + 1):
+            raise EngineError("The reference's record is of another vocabulary or answer.")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        found = []
+        rows = recorded.reshape(-1, n)
+        for i, logits in enumerate(self._logits(prompt, token_ids, runtime, cancelled)):
+            mine, theirs = _log_probabilities(logits), rows[i].astype(numpy.float64)
+            if not numpy.isfinite(mine).all():
+                raise EngineError("The model's outputs are no numbers (NaN): the file is damaged.")
+            text = "" if i == len(token_ids) else decoder.decode(self._vocabulary.piece(token_ids[i]))
+            found.append(
+                TokenDrift(
+                    text=text,
+                    # Rounding takes it a little below 0 where both are the same.
+                    kl=max(0.0, float((numpy.exp(theirs) * (theirs - mine)).sum())),
+                    same_top=int(theirs.argmax()) == int(mine.argmax()),
+                    reference=self._likeliest(theirs),
+                    variant=self._likeliest(mine),
+                )
+            )
+        return tuple(found)
+
+    def _logits(
+        self, prompt: EncodedPrompt, token_ids: Sequence[int], runtime: Runtime, cancelled: Event
+    ) -> Iterator[Any]:
+        """Read a prompt and an answer to it; the logits that each token was chosen from, and those behind the last."""
         self.prepare(runtime, prompt)
         context = self._context
         assert context is not None
@@ -189,33 +261,24 @@ class LanguageModel:
         self._detach_sampler(context)
         try:
             context.read(prompt, cancelled)
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            found = []
-            for i, logits in enumerate(context.read_answer(token_ids, self._vocabulary.n_tokens, cancelled)):
-                token = token_ids[i] if i < len(token_ids) else None
-                text = "" if token is None else decoder.decode(self._vocabulary.piece(token))
-                found.append(self._scored(text, token, logits))
-            return tuple(found)
+            yield from context.read_answer(token_ids, self._vocabulary.n_tokens, cancelled)
         finally:
             if sampling is not None:  # now, so that the next answer need not wait for it
                 self._attach_sampler(context, sampling)
 
     def _scored(self, text: str, token: int | None, logits: Any) -> TokenScore:
+        likely = _log_probabilities(logits)
+        probability = None if token is None else math.exp(likely[token])
+        return TokenScore(text=text, probability=probability, candidates=self._likeliest(likely))
+
+    def _likeliest(self, log_probabilities: Any) -> tuple[Candidate, ...]:
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
 
-        peak = logits.max()
-        total = float(numpy.exp(logits - peak, dtype=numpy.float64).sum())
-
-        def probability(i: int) -> float:
-            return math.exp(float(logits[i] - peak)) / total
-
-        n = min(_N_CANDIDATES, len(logits))
-        likeliest = sorted(numpy.argpartition(logits, -n)[-n:].tolist(), key=lambda i: -logits[i])
-        return TokenScore(
-            text=text,
-            probability=None if token is None else probability(token),
-            candidates=tuple(Candidate(i, self._shown(i), probability(i)) for i in likeliest),
+        n = min(_N_CANDIDATES, len(log_probabilities))
+        likeliest = sorted(
+            numpy.argpartition(log_probabilities, -n)[-n:].tolist(), key=lambda i: (-log_probabilities[i], i)
         )
+        return tuple(Candidate(i, self._shown(i), math.exp(log_probabilities[i])) for i in likeliest)
 
     def _shown(self, token: int) -> str:
         piece = self._vocabulary.piece(token)
@@ -241,6 +304,14 @@ class LanguageModel:
         if self._chain is not None:
             C.llama_sampler_free(self._chain)
             self._chain = self._sampling = None
+
+
+def _log_probabilities(logits: Any) -> Any:
+    """float64 (n_vocabulary), natural logarithms of the softmax."""
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+
+    shifted = logits.astype(numpy.float64) - float(logits.max())
+    return shifted - math.log(float(numpy.exp(shifted).sum()))
 
 
 class _Context:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from playground.values import Image, Runtime, Sampling, TokenScore
+from playground.values import Image, Runtime, Sampling, TokenDrift, TokenScore
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -109,6 +109,30 @@ class Score(Message, frozen=True, tag=True):
     runtime: Runtime
 
 
+class Record(Message, frozen=True, tag=True):
+    """Read an answer to a prompt and keep what the model held likely at each of its tokens. To a language worker.
+
+    path: a file that is written: (n_tokens + 1) x n_vocabulary natural logarithms of probabilities, of `dtype`
+    (float32, or float16 at half the size). Reply: Recorded.
+    """
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    runtime: Runtime
+    path: str
+    dtype: str = "float32"
+
+
+class Measure(Message, frozen=True, tag=True):
+    """Read the same answer and compare with what another model of the same vocabulary recorded. Reply: Measured."""
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    runtime: Runtime
+    path: str
+    dtype: str = "float32"
+
+
 class Quantize(Message, frozen=True, tag=True):
     """Quantize a GGUF file into a new one. To a quantize worker. Replies: Progress ..., then Quantized."""
 
@@ -127,7 +151,7 @@ class Cancel(Message, frozen=True, tag=True):
     """Finish what is being done early. The final reply of the running request still comes."""
 
 
-Request = LoadVision | LoadLanguage | Encode | Generate | Score | Quantize | Ping | Cancel
+Request = LoadVision | LoadLanguage | Encode | Generate | Score | Record | Measure | Quantize | Ping | Cancel
 
 
 # --- worker to parent -----------------------------------------------------------------------------------------
@@ -171,6 +195,18 @@ class Scored(Message, frozen=True, tag=True):
     scores: tuple[TokenScore, ...]
 
 
+class Recorded(Message, frozen=True, tag=True):
+    n_vocabulary: int
+    seconds: float
+
+
+class Measured(Message, frozen=True, tag=True):
+    """One for each token, and one for what would come behind the last."""
+
+    drifts: tuple[TokenDrift, ...]
+    seconds: float
+
+
 class Quantized(Message, frozen=True, tag=True):
     seconds: float
 
@@ -186,7 +222,7 @@ class Failed(Message, frozen=True, tag=True):
     message: str
 
 
-Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Scored | Quantized | Pong | Failed
+Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Scored | Recorded | Measured | Quantized | Pong | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -23,11 +23,15 @@ from playground.engine.protocol import (
     Loaded,
     LoadLanguage,
     LoadVision,
+    Measure,
+    Measured,
     Ping,
     Pong,
     Quantize,
     Quantized,
     Ready,
+    Record,
+    Recorded,
     Reply,
     Request,
     Score,
@@ -82,6 +86,11 @@ class Worker:
         except OSError:
             os._exit(0)
 
+    @property
+    def _language_model(self) -> LanguageModel:
+        assert self._language is not None
+        return self._language
+
     def _answer(self, request: Request) -> Reply:
         match request:
             case LoadLanguage():
@@ -100,8 +109,7 @@ class Worker:
                 assert self._vision is not None
                 return self._vision.encode(request.messages, request.images, request.chat_template)
             case Generate():
-                assert self._language is not None
-                return self._language.generate(
+                return self._language_model.generate(
                     request.prompt,
                     request.sampling,
                     request.runtime,
@@ -109,10 +117,33 @@ class Worker:
                     send=self._send,
                 )
             case Score():
-                assert self._language is not None
                 return Scored(
-                    self._language.score(request.prompt, request.token_ids, request.runtime, cancelled=self._cancelled)
+                    self._language_model.score(
+                        request.prompt, request.token_ids, request.runtime, cancelled=self._cancelled
+                    )
                 )
+            case Record():
+                started = time.perf_counter()
+                n_vocabulary = self._language_model.record(
+                    request.prompt,
+                    request.token_ids,
+                    request.runtime,
+                    request.path,
+                    request.dtype,
+                    cancelled=self._cancelled,
+                )
+                return Recorded(n_vocabulary, time.perf_counter() - started)
+            case Measure():
+                started = time.perf_counter()
+                drifts = self._language_model.measure(
+                    request.prompt,
+                    request.token_ids,
+                    request.runtime,
+                    request.path,
+                    request.dtype,
+                    cancelled=self._cancelled,
+                )
+                return Measured(drifts, time.perf_counter() - started)
             case Quantize():
                 started = time.perf_counter()
                 quantize(

@@ -17,7 +17,7 @@ import msgspec
 
 from playground.engine import protocol
 from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
-from playground.lab import divergence, metrics
+from playground.lab import divergence, metrics, prompts
 from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
 from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
@@ -322,13 +322,8 @@ class _Run:
         )
 
     def _encode_prompt(self, variant: Variant) -> tuple[protocol.EncodedPrompt, bool]:
-        """Returns the prompt, and whether all image embeddings came from the cache."""
         comparison = self._comparison
-        images = comparison.images
-        keys = {i: self._embeddings.key(variant.projector, image) for i, image in enumerate(images)}
-        known = {i: key for i, key in keys.items() if self._embeddings.has(key)}
         messages = self._messages(variant)
-        template = comparison.chat_template or variant.chat_template
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
         spec = vision_spec(variant.projector, variant.model, comparison.runtime)
         with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
@@ -338,24 +333,13 @@ class _Run:
                 note=None,
                 metrics=replace(self._panes[variant.id].metrics, projector_load_s=self._load_s.get(spec, lease.load_s)),
             )
-
-            def encode(known: dict[int, str]) -> protocol.EncodedPrompt:
-                sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
-                reply = lease.request(protocol.Encode(messages, sent, template), stop=self._wanted(variant))
-                assert isinstance(reply, protocol.EncodedPrompt)
-                return reply
-
-            prompt = encode(known)
-            filled = self._embeddings.fill(prompt, known)
-            if filled is None:  # evicted in between, or of another shape
-                known = {}
-                filled = prompt = encode(known)
-        for i, key in keys.items():
-            if i not in known:
-                self._embeddings.put(key, prompt, i)
+            template = comparison.chat_template or variant.chat_template
+            found = prompts.encode(
+                lease, self._embeddings, variant.projector, messages, comparison.images, template, self._wanted(variant)
+            )
         if self._embeddings.problem:
             self._panes.note(self._embeddings.problem)
-        return filled, len(known) == len(images) and bool(images)
+        return found
 
     def _write(self, variant: Variant) -> None:
         comparison = self._comparison

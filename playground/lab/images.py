@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy
@@ -30,17 +31,18 @@ _UPRIGHT = {
 }
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(source: str | Path | io.BytesIO, name: str = "") -> Image:
     """Decode, turn upright, reduce to 8-bit RGB. Raises BadImage.
 
     Pillow's own limit against decompression bombs is kept: where it would warn, the image is refused.
     """
-    name = Path(path).name
+    if not isinstance(source, io.BytesIO):
+        name = Path(source).name
     notes: list[str] = []
     try:
-        if Path(path).stat().st_size == 0:
+        if not (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size):
             raise BadImage(f"{name} is empty (0 bytes). Choose another image.")
-        with PIL.Image.open(path, formats=_FORMATS) as opened:
+        with PIL.Image.open(source, formats=_FORMATS) as opened:
             width, height = opened.size
             if width * height > (PIL.Image.MAX_IMAGE_PIXELS or width * height):
                 raise PIL.Image.DecompressionBombError

@@ -1,0 +1,42 @@
+"""A conversation with images to a prompt that any language model of the family can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from playground.engine import protocol
+from playground.lab.embeddings import EmbeddingCache
+from playground.pool.pool import Lease
+from playground.values import Image, ModelFile
+
+
+def encode(
+    lease: Lease,
+    embeddings: EmbeddingCache,
+    projector: ModelFile,
+    messages: Sequence[protocol.ChatMessage],
+    images: Sequence[Image],
+    template: str | None,
+    stop: Callable[[], bool],
+) -> tuple[protocol.EncodedPrompt, bool]:
+    """Have a vision worker encode what the cache does not have. Returns the prompt, and whether all images came from
+    the cache. Raises Stopped and what the worker raises."""
+    keys = {i: embeddings.key(projector, image) for i, image in enumerate(images)}
+    known = {i: key for i, key in keys.items() if embeddings.has(key)}
+
+    def ask(known: dict[int, str]) -> protocol.EncodedPrompt:
+        sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
+        reply = lease.request(protocol.Encode(tuple(messages), sent, template), stop=stop)
+        assert isinstance(reply, protocol.EncodedPrompt)
+        return reply
+
+    prompt = ask(known)
+    filled = embeddings.fill(prompt, known)
+    if filled is None:  # evicted in between, or of another shape
+        known = {}
+        filled = prompt = ask(known)
+    for i, key in keys.items():
+        if i not in known:
+            embeddings.put(key, prompt, i)
+    return filled, len(known) == len(images) and bool(images)

@@ -1,0 +1,100 @@
+"""What a handful of items can say: intervals and tests. Pure; docs/metrics.md defines each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import scipy.stats
+
+_RESAMPLES = 2000
+_SEED = 1  # the same data give the same interval
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and its 95 % interval; low and high None where one item is all there is."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def over_items(items: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> Interval:
+    """A statistic of items, with a percentile bootstrap over the items: tokens of one answer are not independent."""
+    value = statistic(items)
+    if len(items) < 2:
+        return Interval(value)
+    rng = numpy.random.default_rng(_SEED)
+    drawn = rng.integers(0, len(items), (_RESAMPLES, len(items)))
+    found = numpy.array([statistic([items[i] for i in row]) for row in drawn])
+    low, high = numpy.quantile(found, (0.025, 0.975))
+    return Interval(value, float(low), float(high))
+
+
+def ratio(pairs: Sequence[tuple[float, float]]) -> Interval:
+    """Sum of the first over sum of the second (KL over tokens), with a bootstrap over the pairs."""
+    numbers = numpy.asarray(pairs, dtype=float).reshape(-1, 2)
+    total = numbers.sum(axis=0)
+    value = float(total[0] / total[1]) if total[1] else math.nan
+    if len(numbers) < 2:
+        return Interval(value)
+    rng = numpy.random.default_rng(_SEED)
+    drawn = numbers[rng.integers(0, len(numbers), (_RESAMPLES, len(numbers)))].sum(axis=1)
+    low, high = numpy.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
+    return Interval(value, float(low), float(high))
+
+
+def share(hits: int, n: int) -> Interval:
+    """A proportion with Wilson's interval."""
+    if n == 0:
+        return Interval(math.nan)
+    found = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return Interval(hits / n, float(found.low), float(found.high))
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two variants on the same items: how often only the first, only the second was right."""
+
+    only_first: int
+    only_second: int
+    n: int
+    difference: Interval  # share of the second minus share of the first
+    p: float  # McNemar's exact test
+    words: str
+
+
+def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Whether the second answers better, worse, or neither, of what the first answered on the same items."""
+    a = sum(x and not y for x, y in zip(first, second, strict=True))
+    b = sum(y and not x for x, y in zip(first, second, strict=True))
+    n = len(first)
+    p = scipy.stats.binomtest(a, a + b).pvalue if a + b else 1.0
+    difference = ratio([(float(y) - float(x), 1.0) for x, y in zip(first, second, strict=True)])
+    return Paired(a, b, n, difference, float(p), _words(a, b, n, difference, float(p)))
+
+
+def _words(a: int, b: int, n: int, difference: Interval, p: float) -> str:
+    if p < 0.05:
+        return "better" if b > a else "worse"
+    if not a + b:
+        # The rule of three: nothing in n trials bounds the rate by 3 / n.
+        return f"no difference larger than {min(1.0, 3 / max(n, 1)):.1%}"
+    widest = max(abs(difference.low or 0.0), abs(difference.high or 0.0))
+    if widest <= 0.02:
+        return f"no difference larger than {widest:.1%}"
+    more = _items_needed(a, b, n)
+    return f"cannot tell yet: about {more:,} more items" if more else "cannot tell yet"
+
+
+def _items_needed(a: int, b: int, n: int) -> int | None:
+    """How many more items would decide (power 80 %) if they went on as these; None if they are even."""
+    effect, discordant = abs(a - b) / n, (a + b) / n
+    if effect == 0:
+        return None
+    wanted = (1.96 * math.sqrt(discordant) + 0.84 * math.sqrt(max(discordant - effect**2, 0.0))) ** 2 / effect**2
+    return max(1, math.ceil(wanted) - n)
