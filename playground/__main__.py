@@ -1,4 +1,4 @@
-"""The same without a browser: `python -m playground compare | variants`."""
+"""The same without a browser: `python -m playground compare | variants | drift | grid | accuracy`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from playground import commands
 from playground.errors import BadInput, PlaygroundError
 from playground.lab import compare as lab
 from playground.lab import documents
@@ -19,6 +20,9 @@ from playground.settings import Settings
 from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+for command in commands.COMMANDS:
+    app.command()(command)
 
 Models = Annotated[list[Path] | None, typer.Option("--model", help="A language model's GGUF file; may be repeated.")]
 

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.library import Library
+from playground.models.presets import data_folder
 from playground.models.store import Store
 from playground.pool.pool import Pool
 from playground.settings import Settings
@@ -26,6 +28,11 @@ class Parts:
     library: Library
     engine: str  # for the record of a run
     machine: str
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of the embedded questions."""
+        return data_folder() / "tiny-vlm/evaluation"
 
 
 @contextmanager

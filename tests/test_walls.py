@@ -78,7 +78,11 @@ PROTOCOL = "playground.engine.protocol"
 # The first row that a module's name begins with is its row.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("app", ("playground.parts", "playground.settings", "playground.ui.page")),
-    ("playground.__main__", ("playground.lab.", "playground.parts", "playground.settings", *VALUES)),
+    ("playground.commands", ("playground.lab.", "playground.parts", "playground.settings", *VALUES)),
+    (
+        "playground.__main__",
+        ("playground.commands", "playground.lab.", "playground.parts", "playground.settings", *VALUES),
+    ),
     ("playground.parts", ("playground.lab.", "playground.pool.", "playground.models.", "playground.settings")),
     ("playground.settings", ()),
     ("playground.values", ()),

@@ -440,7 +440,7 @@ def _result(
         p99_kl=float(numpy.quantile(kls, 0.99)) if kls else None,
         same_top=statistics.ratio([(sum(t.same_top for t in one.kl), len(one.kl)) for one in read]) if read else None,
         same_answer=statistics.share(sum(o.first_divergence is None for o in read), len(read)) if read else None,
-        accuracy=statistics.ratio([(a, 1.0) for a, _ in known]) if known else None,
+        accuracy=_accuracy([a for a, _ in known]),
         against=statistics.paired([b >= 0.5 for _, b in known], [a >= 0.5 for a, _ in known])
         if known and not is_reference
         else None,
@@ -448,6 +448,14 @@ def _result(
         look_kl=look,
         items=tuple(mine),
     )
+
+
+def _accuracy(scores: Sequence[float]) -> Interval | None:
+    if not scores:
+        return None
+    if set(scores) <= {0.0, 1.0}:
+        return statistics.share(int(sum(scores)), len(scores))
+    return statistics.ratio([(score, 1.0) for score in scores])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -487,3 +495,24 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
         rest = total - language - vision if language is not None and vision is not None else None
         found.append(Effect(v.model.quantization, v.projector.quantization, v.bytes, total, language, vision, rest))
     return tuple(found)
+
+
+def which_half(effects: Sequence[Effect]) -> str:
+    """What a byte saved costs in either half, at the quantizations that both have, in a sentence."""
+    whole = max(e.bytes for e in effects)
+    base = next((e for e in effects if e.bytes == whole), effects[0])
+    told = []
+    for name in dict.fromkeys(e.model for e in effects):
+        language = next((e for e in effects if (e.model, e.projector) == (name, base.projector)), None)
+        vision = next((e for e in effects if (e.model, e.projector) == (base.model, name)), None)
+        if language is None or vision is None or whole in (language.bytes, vision.bytes):
+            continue
+        prices = {
+            "language model": 1e6 * language.kl / (whole - language.bytes),
+            "projector": 1e6 * vision.kl / (whole - vision.bytes),
+        }
+        dear, cheap = sorted(prices, key=lambda half: -prices[half])
+        told.append(
+            f"at {name} the {dear} ({prices[dear]:.2g} nats a token for each MB saved, {cheap} {prices[cheap]:.2g})"
+        )
+    return f"Bits are dearer {'; '.join(told)}." if told else ""
