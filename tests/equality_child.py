@@ -31,9 +31,19 @@ def picture(width: int, height: int, seed: int) -> Image:
 
 
 def upstream(
-    model_path: str, projector_path: str, text: str, images: list[Image], *, gpu: bool
+    model_path: str,
+    projector_path: str,
+    text: str,
+    images: list[Image],
+    *,
+    gpu: bool,
+    forced: list[int] | None = None,
+    steps: list[list[float]] | None = None,
 ) -> tuple[list[float], list[int]]:
-    """Logits behind the prompt, and the greedy tokens, by mtmd_helper_eval_chunks with the full model."""
+    """Logits behind the prompt, and the greedy tokens, by mtmd_helper_eval_chunks with the full model.
+
+    `forced`: read these tokens instead, 32 at a time, and put the logits behind each into `steps`.
+    """
     model = llama.load_model(model_path, n_gpu_layers=-1 if gpu else 0)
     mtmd_params = M.mtmd_context_params_default()
     mtmd_params.use_gpu = gpu
@@ -61,7 +71,17 @@ def upstream(
     tokens = []
     position = n_past.value
     batch = C.llama_batch_init(1, 0, 1)
-    for _ in range(N_TOKENS):
+    for start in range(0, len(forced or ()), 32):
+        part = (forced or [])[start : start + 32]
+        many = C.llama_batch_init(len(part), 0, 1)
+        many.n_tokens = len(part)
+        for i, token in enumerate(part):
+            many.token[i], many.pos[i], many.logits[i] = token, position + start + i, 1
+            many.n_seq_id[i], many.seq_id[i][0] = 1, 0
+        assert C.llama_decode(context, many) == 0
+        assert steps is not None
+        steps += [C.llama_get_logits_ith(context, i)[: vocabulary.n_tokens] for i in range(len(part))]
+    for _ in range(N_TOKENS if forced is None else 0):
         token = C.llama_sampler_sample(sampler, context, -1)
         if vocabulary.ends_text(token):
             break
