@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from playground.errors import BadInput
-from playground.lab import compare, items, measure
+from playground.lab import compare, items, measure, measured
 from playground.lab.statistics import Interval
 from playground.parts import Parts, open_parts
 from playground.settings import Settings
@@ -46,7 +46,7 @@ def drift(
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
     found, chosen, _ = _measured(
-        variants, projector, questions, level, n, n_ctx, measure.Plan(look=look, max_tokens=max_tokens), as_json
+        variants, projector, questions, level, n, n_ctx, measured.Plan(look=look, max_tokens=max_tokens), as_json
     )
     if as_json:
         return
@@ -75,11 +75,11 @@ def grid(
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors: mean KL, and which half it comes from."""
-    plan = measure.Plan(max_tokens=max_tokens)
+    plan = measured.Plan(max_tokens=max_tokens)
     found, chosen, reference = _measured(variants, projector, questions, level, n, n_ctx, plan, as_json)
     if as_json:
         return
-    effects = measure.grid(found, chosen, reference)
+    effects = measured.grid(found, chosen, reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
     _print_floor(found)
@@ -88,7 +88,7 @@ def grid(
     for model in dict.fromkeys(e.model for e in effects):
         cells = {e.projector: e.kl for e in effects if e.model == model}
         typer.echo(f"{model:24}" + "".join(f"{cells[p]:14.5f}" if p in cells else f"{'–':>14}" for p in columns))
-    typer.echo(measure.which_half(effects))
+    typer.echo(measured.which_half(effects))
 
 
 def accuracy(
@@ -102,7 +102,7 @@ def accuracy(
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    plan = measure.Plan(drift=False, accuracy=True, max_tokens=max_tokens)
+    plan = measured.Plan(drift=False, accuracy=True, max_tokens=max_tokens)
     found, chosen, _ = _measured(variants, projector, questions, level, n, n_ctx, plan, as_json)
     if as_json:
         return
@@ -124,9 +124,9 @@ def _measured(
     level: str,
     n: int,
     n_ctx: int,
-    plan: measure.Plan,
+    plan: measured.Plan,
     as_json: bool,
-) -> tuple[measure.Measurement, tuple[Variant, ...], str]:
+) -> tuple[measured.Measurement, tuple[Variant, ...], str]:
     with open_parts(Settings(), any_folder=True) as parts:
         parts.store.derive(parts.pool.quantize, _say)
         chosen = _chosen(parts, names, projectors)
@@ -146,7 +146,7 @@ def _measured(
             parts.settings.cache_dir / "measuring",
         )
         for update in measuring.run():
-            if isinstance(update, measure.Measurement):
+            if isinstance(update, measured.Measurement):
                 found = update
             elif sys.stderr.isatty():
                 left = f", {update.seconds_left:.0f} s left" if update.seconds_left is not None else ""
@@ -165,7 +165,7 @@ def _chosen(parts: Parts, names: str, projectors: str) -> tuple[Variant, ...]:
     return parts.store.choose(models, [p.strip() for p in projectors.split(",") if p.strip()])
 
 
-def _print_floor(found: measure.Measurement) -> None:
+def _print_floor(found: measured.Measurement) -> None:
     floors = ", ".join(f"{name} {kl:.1e}" for name, kl in found.floors.items())
     typer.echo(f"{len(found.questions)} questions. Noise floor (the reference against itself): {floors}")
 

@@ -17,9 +17,11 @@ from gguf import GGUFReader, GGUFWriter
 
 from playground.engine import protocol
 from playground.errors import BadInput, Stopped
-from playground.lab import items, measure
+from playground.lab import items
+from playground.lab import measured as lab
 from playground.lab.items import Item, ItemSet, Rule
-from playground.lab.measure import Measurement, Measuring, Plan
+from playground.lab.measure import Measuring
+from playground.lab.measured import Measurement, Plan
 from playground.models.presets import data_folder
 from playground.parts import Parts
 from playground.pool.pool import language_spec
@@ -131,7 +133,7 @@ def test_reference_when_measured_against_itself_then_only_the_floor_is_left(part
 def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts, tmp_path: Path) -> None:
     variants = parts.store.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
     found = measured(parts, tmp_path, items.embedded(FOLDER, level="hard").first(8), variants)
-    effects = measure.grid(found, variants, variants[0].id)
+    effects = lab.grid(found, variants, variants[0].id)
     assert len(effects) == 6
     for effect in effects:
         assert effect.language is not None
@@ -140,9 +142,9 @@ def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts,
         assert effect.language + effect.vision + effect.interaction == pytest.approx(effect.kl, abs=1e-9)
     by_halves = {(e.model, e.projector): e for e in effects}
     assert by_halves["F16", "Q2_K"].vision == by_halves["F16", "Q2_K"].kl > by_halves["F16", "Q4_0"].kl
-    assert "at Q2_K the" in measure.which_half(effects)
+    assert "at Q2_K the" in lab.which_half(effects)
     one_projector = msgspec.structs.replace(found, results=found.results[::3])
-    assert measure.grid(one_projector, variants[::3], variants[0].id) == ()
+    assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
 
 
 def changed_projector(source: Path, target: Path, change: str) -> Path:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
-import scipy.stats
 
 _RESAMPLES = 2000
 _SEED = 1  # the same data give the same interval
@@ -52,6 +51,8 @@ def share(hits: int, n: int) -> Interval:
     """A proportion with Wilson's interval."""
     if n == 0:
         return Interval(math.nan)
+    import scipy.stats  # noqa: PLC0415  takes 0.7 s, which the app's start need not wait for
+
     found = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson")
     return Interval(hits / n, float(found.low), float(found.high))
 
@@ -73,6 +74,8 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     a = sum(x and not y for x, y in zip(first, second, strict=True))
     b = sum(y and not x for x, y in zip(first, second, strict=True))
     n = len(first)
+    import scipy.stats  # noqa: PLC0415  as above
+
     p = scipy.stats.binomtest(a, a + b).pvalue if a + b else 1.0
     difference = ratio([(float(y) - float(x), 1.0) for x, y in zip(first, second, strict=True)])
     return Paired(a, b, n, difference, float(p), _words(a, b, n, difference, float(p)))
