@@ -12,7 +12,8 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import llama_cpp
 import psutil
@@ -29,6 +30,7 @@ _DEBUG, _INFO, _CONTINUE = 1, 2, 5
 
 log_lines: deque[str] = deque(maxlen=200)
 _level = _INFO
+_listeners: list[Callable[[str], None]] = []
 
 
 def _log(level: int, text: bytes, _user_data: object) -> None:
@@ -39,9 +41,21 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
         return
     line = text.decode("utf-8", "replace")
     log_lines.append(line.rstrip("\n"))
+    for listener in _listeners:
+        listener(line)
     # The parent keeps the last lines of our stderr: what is left of an aborted worker.
     sys.stderr.write(line)
     sys.stderr.flush()
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Hand each piece that llama.cpp logs to `listener`."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 _log_callback = C.llama_log_callback(_log)  # must outlive every call into llama.cpp

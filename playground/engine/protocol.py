@@ -133,14 +133,25 @@ class Measure(Message, frozen=True, tag=True):
     dtype: str = "float32"
 
 
+class TensorType(Message, frozen=True, tag=True):
+    """As `llama-quantize --tensor-type pattern=type`: tensors whose name has a match get this ggml type."""
+
+    pattern: str
+    kind: str  # of ggml: q4_K, f16
+
+
 class Quantize(Message, frozen=True, tag=True):
-    """Quantize a GGUF file into a new one. To a quantize worker. Replies: Progress ..., then Quantized."""
+    """Quantize a GGUF file into a new one. To a quantize worker. Replies: Step ..., then Quantized."""
 
     source: str
     target: str
     quantization: str  # a llama_ftype by name, such as Q4_K_M
     projector: bool
     n_threads: int | None = None
+    tensor_types: tuple[TensorType, ...] = ()
+    requantize: bool = False  # the source is quantized itself
+    dry_run: bool = False  # only how large it would be
+    metadata: dict[str, str] = {}  # written into the new file
 
 
 class Ping(Message, frozen=True, tag=True):
@@ -207,8 +218,18 @@ class Measured(Message, frozen=True, tag=True):
     seconds: float
 
 
+class Step(Message, frozen=True, tag=True):
+    """How far a quantization has come."""
+
+    done: int
+    total: int
+    tensor: str
+
+
 class Quantized(Message, frozen=True, tag=True):
     seconds: float
+    bytes: int | None  # of all tensors; None if llama.cpp did not say
+    notes: tuple[str, ...] = ()  # rows that a type cannot hold, and what was taken instead
 
 
 class Pong(Message, frozen=True, tag=True):
@@ -222,7 +243,9 @@ class Failed(Message, frozen=True, tag=True):
     message: str
 
 
-Reply = Ready | Loaded | EncodedPrompt | Chunk | Finished | Scored | Recorded | Measured | Quantized | Pong | Failed
+Reply = (
+    Ready | Loaded | EncodedPrompt | Chunk | Finished | Scored | Recorded | Measured | Step | Quantized | Pong | Failed
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -1,29 +1,84 @@
-"""llama.cpp's own quantizer, for language models and projectors alike."""
+"""llama.cpp's quantizer, for language models and projectors. Runs in a worker: a bad combination aborts the process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
 
 from llama_cpp import llama_cpp as C
 
 from playground.engine import llama
+from playground.engine.protocol import Quantize, Quantized, Step
 from playground.errors import BadInput, EngineError
 
+_STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
+_SIZE = re.compile(r"quant size += +([\d.]+) MiB")
+_TEXT_BYTES = 128  # of a text in llama_model_kv_override, with its end
 
-def quantize(source: str, target: str, quantization: str, *, projector: bool, n_threads: int | None) -> None:
-    """Write `source` to `target` in the llama_ftype called `quantization`. Raises BadInput or EngineError."""
-    ftype = getattr(C, f"LLAMA_FTYPE_MOSTLY_{quantization}", None)
+
+def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
+    """Write `request.source` to `request.target`. Raises BadInput or EngineError."""
+    ftype = getattr(C, f"LLAMA_FTYPE_MOSTLY_{request.quantization}", None)
+    if ftype is None and request.quantization == "F32":
+        ftype = C.LLAMA_FTYPE_ALL_F32
     if ftype is None:
-        raise BadInput(f"llama.cpp has no quantization called '{quantization}'.")
+        raise BadInput(f"llama.cpp has no quantization called '{request.quantization}'.")
     params = C.llama_model_quantize_default_params()
     params.ftype = ftype
-    params.nthread = n_threads or llama.default_threads(os.path.getsize(source))
+    params.nthread = request.n_threads or llama.default_threads(os.path.getsize(request.source))
     # The mixtures (which tensors get more bits) ask for a language model's head counts and abort on a projector's
     # file (0.3.36, Q2_K); so a projector gets one type throughout.
-    params.pure = projector
+    params.pure = request.projector
+    params.allow_requantize = request.requantize
+    params.dry_run = request.dry_run
+    if request.tensor_types:
+        params.tt_overrides = _tensor_types(request)
+    if request.metadata:
+        params.kv_overrides = _metadata(request.metadata)
+    notes: list[str] = []
+    size: list[int] = []
+
+    def heard(line: str) -> None:
+        if step := _STEP.search(line):
+            send(Step(int(step[1]), int(step[2]), step[3]))
+        elif "fallback" in line:
+            notes.append(line.strip())
+        elif found := _SIZE.search(line):
+            size.append(int(float(found[1]) * 2**20))
+
+    started = time.perf_counter()
     llama.log_lines.clear()
-    code = C.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
+    with llama.listening(heard):
+        code = C.llama_model_quantize(request.source.encode(), request.target.encode(), ctypes.byref(params))
     if code:
-        reason = llama.explain(f"llama.cpp could not quantize {os.path.basename(source)} to {quantization}.")
+        name = os.path.basename(request.source)
+        reason = llama.explain(f"llama.cpp could not quantize {name} to {request.quantization}.")
         raise reason if isinstance(reason, EngineError) else EngineError(str(reason))
+    return Quantized(time.perf_counter() - started, size[-1] if size else None, tuple(dict.fromkeys(notes)))
+
+
+def _tensor_types(request: Quantize) -> Any:
+    """Ends with an entry of no pattern. Raises BadInput for a type that ggml does not have."""
+    import gguf  # noqa: PLC0415  it imports numpy, which a worker that answers need not wait for
+
+    types = {kind.name.lower(): int(kind) for kind in gguf.GGMLQuantizationType}
+    made = (C.llama_model_tensor_override * (len(request.tensor_types) + 1))()
+    for i, one in enumerate(request.tensor_types):
+        if one.kind.lower() not in types:
+            raise BadInput(f"ggml has no type called '{one.kind}'. It has: {', '.join(types)}.")
+        made[i].pattern, made[i].type = one.pattern.encode(), types[one.kind.lower()]
+    return made
+
+
+def _metadata(texts: dict[str, str]) -> Any:
+    """Ends with an entry of no key. What is longer than llama.cpp's field is cut."""
+    made = (C.llama_model_kv_override * (len(texts) + 1))()
+    for i, (key, text) in enumerate(texts.items()):
+        made[i].key = key.encode()[: _TEXT_BYTES - 1]
+        made[i].tag = C.LLAMA_KV_OVERRIDE_TYPE_STR
+        made[i].value.val_str = text.encode()[: _TEXT_BYTES - 1]
+    return made

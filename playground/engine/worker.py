@@ -28,7 +28,6 @@ from playground.engine.protocol import (
     Ping,
     Pong,
     Quantize,
-    Quantized,
     Ready,
     Record,
     Recorded,
@@ -145,15 +144,7 @@ class Worker:
                 )
                 return Measured(drifts, time.perf_counter() - started)
             case Quantize():
-                started = time.perf_counter()
-                quantize(
-                    request.source,
-                    request.target,
-                    request.quantization,
-                    projector=request.projector,
-                    n_threads=request.n_threads,
-                )
-                return Quantized(time.perf_counter() - started)
+                return quantize(request, self._send)
             case Ping():
                 return Pong()
             case _:

@@ -110,11 +110,12 @@ class Lease:
         request: protocol.Request,
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
+        on_step: Callable[[protocol.Step], None] = lambda step: None,
         stop: Stop = _never,
     ) -> protocol.Reply:
         """See WorkerProcess.request."""
         assert self.handle.process is not None
-        return self.handle.process.request(request, on_chunk=on_chunk, stop=stop)
+        return self.handle.process.request(request, on_chunk=on_chunk, on_step=on_step, stop=stop)
 
     @property
     def pid(self) -> int:
@@ -200,8 +201,21 @@ class Pool:
 
     def quantize(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
         """Raises EngineError with llama.cpp's words, BadInput for an unknown quantization."""
+        self.quantize_with(protocol.Quantize(str(source), str(target), quantization, projector))
+
+    def quantize_with(
+        self,
+        request: protocol.Quantize,
+        *,
+        on_step: Callable[[protocol.Step], None] = lambda step: None,
+        stop: Stop = _never,
+    ) -> protocol.Quantized:
+        """Raises what `quantize` does; WorkerDied when llama.cpp aborted, or when `stop` had it killed: it cannot be
+        asked to stop."""
         with self.lease(_QUANTIZE) as lease:
-            lease.request(protocol.Quantize(str(source), str(target), quantization, projector))
+            reply = lease.request(request, on_step=on_step, stop=stop)
+        assert isinstance(reply, protocol.Quantized)
+        return reply
 
     def fits(self, specs: Iterable[WorkerSpec]) -> bool:
         """Whether all of `specs` can be loaded at once, if everything idle gives way."""

@@ -100,6 +100,7 @@ class WorkerProcess:
         request: protocol.Request,
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
+        on_step: Callable[[protocol.Step], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> protocol.Reply:
         """Send a request and wait for its final reply. When `stop` says so, the worker is told to end it early.
@@ -121,8 +122,10 @@ class WorkerProcess:
                 reply = protocol.receive_reply(self._connection)
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)
-                    continue
-                break
+                elif isinstance(reply, protocol.Step):
+                    on_step(reply)
+                else:
+                    break
         except (EOFError, OSError):
             raise self._died() from None
         except BaseException:
