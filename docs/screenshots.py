@@ -1,4 +1,4 @@
-"""Makes the screenshots of the README: `make screenshots`. Starts the app, runs the first visitor's cells, and looks."""
+"""Makes the screenshots of the README: `make screenshots`. Runs a first visitor's cells, and looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same without a browser: `python -m playground compare | variants | drift | grid | accuracy`."""
+"""The same without a browser: `python -m playground compare | variants | drift | grid | accuracy | quantize`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The lab's commands: `python -m playground drift | grid | accuracy`. __main__ adds them to its own."""
+"""The lab's commands: `python -m playground drift | grid | accuracy | quantize`. __main__ adds them to its own."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 
+from playground.engine import protocol
 from playground.errors import BadInput
-from playground.lab import compare, items, measure, measured
+from playground.lab import compare, items, measure, measured, quantizing
 from playground.lab.statistics import Interval
 from playground.parts import Parts, open_parts
 from playground.settings import Settings
@@ -117,6 +119,94 @@ def accuracy(
         typer.echo(told)
 
 
+def quantize(
+    source: Annotated[Path, typer.Argument(help="A language model's or a projector's GGUF file, F16 at best.")],
+    quantization: Annotated[str, typer.Argument(help="llama.cpp's name: Q8_0, Q4_K_M, Q4_0 ...")],
+    out: Annotated[Path | None, typer.Option(help="The new file. Default: beside the source.")] = None,
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=TYPE, such as ffn_down=q8_0: tensors that keep more bits.")
+    ] = None,
+    partner: Annotated[
+        Path | None, typer.Option(help="The other half of the pair: the new file is then checked on images.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Questions to check it with.")] = 20,
+    requantize: Annotated[bool, typer.Option("--requantize", help="The source is quantized itself.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how large it would be.")] = False,
+) -> None:
+    """Quantize either half of a pair, and with --partner say whether the result is fit to ship."""
+    types = tuple(_tensor_type(text) for text in tensor_type or ())
+    with open_parts(Settings(), any_folder=True) as parts:
+        is_projector = parts.store.is_projector(source)
+        stem = re.sub(r"[-.](F16|BF16|F32)$", "", source.stem, flags=re.IGNORECASE)
+        target = out or source.with_name(f"{stem}-{quantization}.gguf")
+
+        def on_step(step: protocol.Step) -> None:
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r\x1b[K{step.done} of {step.total} {step.tensor}")
+
+        made = quantizing.make(
+            source,
+            target,
+            quantization,
+            parts.pool,
+            projector=is_projector,
+            tensor_types=types,
+            requantize=requantize,
+            dry_run=dry_run,
+            on_step=on_step,
+        )
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+        for note in made.notes:
+            _say(note)
+        would = "would have " if dry_run else ""
+        typer.echo(f"{target.name}: {would}{made.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB")
+        if made.path is not None and partner is not None:
+            _check(parts, source, made.path, partner, is_projector, n)
+
+
+def _check(parts: Parts, source: Path, made: Path, partner: Path, is_projector: bool, n: int) -> None:
+    def pair(half: Path) -> Variant:
+        return parts.store.open_pair(*((partner, half) if is_projector else (half, partner)))
+
+    reference, variant = pair(source), pair(made)
+    asked = items.embedded(parts.evaluation, level="hard").first(n)
+    if is_projector:
+        images = [asked.image(item) for item in asked.items[:8]]
+        found = quantizing.check_projector(reference, variant, images, parts.pool, parts.embeddings)
+        typer.echo(
+            f"embeddings against the source's, {found.images} images: cosine {found.cosine_mean:.4f} "
+            f"(lowest patch {found.cosine_min:.4f}), relative error {found.relative_error:.2%}"
+        )
+    measuring = measure.Measuring(
+        asked,
+        (reference, variant),
+        reference.id,
+        measured.Plan(look=is_projector),
+        Runtime(n_ctx=1024),
+        parts.pool,
+        parts.embeddings,
+        lambda: False,
+        parts.settings.cache_dir / "measuring",
+    )
+    *_, last = measuring.run()
+    assert isinstance(last, measured.Measurement)
+    result = last.results[1]
+    assert result.mean_kl is not None
+    word = "broken" if result.looks == "blind" else quantizing.verdict(result.mean_kl.value)
+    typer.echo(
+        f"drift on {len(last.questions)} questions: mean KL {result.mean_kl.value:.5f} "
+        f"({_range(result.mean_kl, '.5f')}) nats a token: {word}{', blind' if result.looks == 'blind' else ''}"
+    )
+
+
+def _tensor_type(text: str) -> protocol.TensorType:
+    pattern, equals, kind = text.rpartition("=")
+    if not equals or not pattern:
+        raise BadInput(f"--tensor-type wants PATTERN=TYPE, such as ffn_down=q8_0, not '{text}'.")
+    return protocol.TensorType(pattern, kind)
+
+
 def _measured(
     names: str,
     projectors: str,
@@ -180,4 +270,4 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-COMMANDS: Sequence[Callable[..., None]] = (drift, grid, accuracy)
+COMMANDS: Sequence[Callable[..., None]] = (drift, grid, accuracy, quantize)

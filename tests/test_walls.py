@@ -78,7 +78,7 @@ PROTOCOL = "playground.engine.protocol"
 # The first row that a module's name begins with is its row.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("app", ("playground.parts", "playground.settings", "playground.ui.page")),
-    ("playground.commands", ("playground.lab.", "playground.parts", "playground.settings", *VALUES)),
+    ("playground.commands", ("playground.lab.", PROTOCOL, "playground.parts", "playground.settings", *VALUES)),
     (
         "playground.__main__",
         ("playground.commands", "playground.lab.", "playground.parts", "playground.settings", *VALUES),

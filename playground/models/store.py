@@ -126,6 +126,10 @@ class Store:
             self._variants[variant.id] = variant
         return variant
 
+    def is_projector(self, path: Path) -> bool:
+        """Of a file on this machine. Raises NotAllowed, BadModel."""
+        return read_header(self._permitted(path)).is_projector
+
     def choose(self, names: Sequence[str], projectors: Sequence[str] = ()) -> tuple[Variant, ...]:
         """Variants by id, by label such as Q4_K_M, or by quantization with each of `projectors`.
 

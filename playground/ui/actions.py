@@ -154,7 +154,7 @@ class Actions:
             return {"problem": self._library.problem}
         written, overtaken = self._library.write(key, msgspec.structs.replace(now, **changed), version)
         reply = self._changed(notebook, written)
-        if overtaken and text != getattr(now, "text", None) and prompts != list(getattr(now, "prompts", ())):
+        if overtaken:
             reply["notice"] = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
         return reply
 
@@ -243,7 +243,9 @@ class Actions:
 
     def _changed(self, notebook: Notebook, cell: Cell) -> Reply:
         html = self._cell(notebook, cell, can_edit=True, outputs=None)
-        return {"cells": [{"id": cell.id, "html": html}], "problem": self._library.problem}
+        newest = self._library.newest_run(notebook, cell.id)
+        stale = newest is not None and isinstance(cell, CompareCell) and cells.changed_since(newest, cell)
+        return {"cells": [{"id": cell.id, "html": html, "stale": stale}], "problem": self._library.problem}
 
     def _with_order(self, key: str, cell: Cell) -> Reply:
         notebook = self._library.own(key)
@@ -313,9 +315,9 @@ class Actions:
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
         """A run that goes on or has just ended, as the newest one of its cell."""
         notebook = self._library.own(key)
-        return cells.run(
-            run, self._library.runs(notebook, run.cell.id), run.cell, self._library.thumbnail, can_edit=True
-        )
+        id = run.cell.id
+        now = self._compare_cell(notebook, id) if id in notebook.cells else run.cell
+        return cells.run(run, self._library.runs(notebook, id), now, self._library.thumbnail, can_edit=True)
 
     # --- what the cells are made of ----------------------------------------------------------------------------
 

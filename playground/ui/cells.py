@@ -157,8 +157,6 @@ def run(
         if beside is not None and index < len(beside.results):
             blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
         blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
-    asked = shown.cell.prompts, shown.cell.pictures, shown.cell.settings, shown.cell.variants, shown.cell.gallery
-    now = cell.prompts[: len(shown.cell.prompts)], cell.pictures, cell.settings, cell.variants, cell.gallery
     return render.markup(
         "run.html",
         run=shown,
@@ -166,12 +164,19 @@ def run(
         newest=newest,
         beside=beside is not None,
         comparison=changes(shown, beside) if beside else "",
-        changed_since=can_edit and shown.number == newest and asked != now,
+        changed_since=changed_since(shown, cell) if can_edit and shown.number == newest else None,
         settings=list(settings_of(shown).items()),
         blocks=blocks,
         overall=overall(shown),
         can_follow=can_edit and shown.number == newest and not shown.cell.gallery and shown.state == "done",
     )
+
+
+def changed_since(shown: Run, cell: CompareCell) -> bool:
+    """Whether a cell asks something else than its run did; a question more is answered by the same run."""
+    asked = shown.cell.prompts, shown.cell.pictures, shown.cell.settings, shown.cell.variants, shown.cell.gallery
+    now = cell.prompts[: len(shown.cell.prompts)], cell.pictures, cell.settings, cell.variants, cell.gallery
+    return asked != now
 
 
 @dataclass(frozen=True, slots=True)

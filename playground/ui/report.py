@@ -76,7 +76,7 @@ def _run(run: Run, library: Library) -> markupsafe.Markup:
         newest=run.number,
         beside=False,
         comparison="",
-        changed_since=False,
+        changed_since=None,
         settings=list(settings_of(run).items()),
         blocks=blocks,
         overall=cells.overall(run),

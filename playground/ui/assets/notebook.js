@@ -2,8 +2,12 @@
 // sends what a person does. `element`, `trigger`, `server`, `upload`, `watch` and `props` are gr.HTML's.
 const root = element.querySelector("#vp-notebook");
 const memory = {
-  get browser() { try { return localStorage.getItem("vlm-quant-playground"); } catch { return null; } },
-  set browser(token) { try { localStorage.setItem("vlm-quant-playground", token); } catch { /* this tab only */ } },
+  get browser() { return this.get(""); },
+  set browser(token) { this.set("", token); },
+  get drafts() { return JSON.parse(this.get("-drafts") ?? "{}"); },
+  set drafts(texts) { this.set("-drafts", JSON.stringify(texts)); },
+  get(name) { try { return localStorage.getItem(`vlm-quant-playground${name}`); } catch { return null; } },
+  set(name, text) { try { localStorage.setItem(`vlm-quant-playground${name}`, text); } catch { /* this tab only */ } },
 };
 let browser = memory.browser, key = null, canEdit = false;
 let active = null; // the cell whose settings the side shows
@@ -37,17 +41,19 @@ async function call(name, fields = {}) {
 }
 
 function show(reply) {
+  if (key !== reply.key) { running = null; queue = []; }
   key = reply.key; canEdit = reply.can_edit; active = null; savedAt = Date.now();
-  if (running) { running = null; queue = []; }
   root.innerHTML = reply.page;
   frame()?.classList.toggle("vp-reading", !canEdit);
   if (reply.home) history.replaceState(null, "", location.pathname);
-  count(); fillLater();
+  count(); tellSaved(); fillLater();
   const link = $("[data-link]");
   if (link) link.value = `${location.origin}${location.pathname}?notebook=${link.dataset.link}`;
   const first = $(".vp-is-compare");
   if (first) choose(first.dataset.cell);
+  mark();
   root.dataset.ready = "true";
+  sendDrafts().catch(() => {});
 }
 
 function apply(reply) {
@@ -55,6 +61,8 @@ function apply(reply) {
     const fresh = parse(cell.html), old = article(cell.id);
     if (!old) $(".vp-cells").append(fresh);
     else morph(old, fresh);
+    const line = $(".vp-runline[data-stale]", article(cell.id));
+    if (line && "stale" in cell) line.dataset.stale = cell.stale;
   }
   if (reply.order) {
     const focus = document.activeElement, list = $(".vp-cells");
@@ -62,6 +70,7 @@ function apply(reply) {
     reply.order.forEach((id, at) => {
       const cell = article(id);
       if (cell && list.children[at] !== cell) list.insertBefore(cell, list.children[at] ?? null);
+      cell?.setAttribute("aria-label", cell.getAttribute("aria-label").replace(/^Cell \d+/, `Cell ${at + 1}`));
     });
     if (focus?.isConnected && focus !== document.activeElement) focus.focus({preventScroll: true});
     count();
@@ -149,7 +158,6 @@ const frame = () => document.getElementById("vp-body");
 document.addEventListener("input", event => { if (side()?.contains(event.target)) touched = Date.now(); });
 document.addEventListener("change", event => { if (side()?.contains(event.target)) touched = Date.now(); });
 document.addEventListener("vp-changed", event => apply(event.detail)); // a setting was changed: page.py
-window.addEventListener("pagehide", () => sendAll());
 
 function openSide(field) {
   frame()?.classList.add("vp-side-open");
@@ -181,20 +189,36 @@ async function sendNow(id) {
   clearTimeout(dirty.get(id));
   const cell = article(id);
   if (!cell) { dirty.delete(id); return; }
-  const texts = cell.dataset.kind === "note"
-    ? {text: $("[data-note]", cell).value}
-    : {prompts: $$("[data-prompt]", cell).map(field => field.value)};
-  const version = Number(cell.dataset.version);
+  const texts = textsOf(cell);
   dirty.delete(id);
   try {
-    await call("write", {cell: id, version, ...texts});
+    await call("write", {cell: id, ...texts});
   } catch { // the text stays in the page, and is sent with the next try
     if (!dirty.has(id)) dirty.set(id, setTimeout(() => send(id), 5000));
     tellSaved();
   }
 }
 
+const textsOf = cell => ({
+  version: Number(cell.dataset.version),
+  ...(cell.dataset.kind === "note" ? {text: $("[data-note]", cell).value}
+    : {prompts: $$("[data-prompt]", cell).map(field => field.value)}),
+});
+
 const sendAll = () => Promise.all([...dirty.keys()].map(send));
+
+// What a page that is left, or reloaded, has not sent yet: it is sent when the notebook is opened again.
+window.addEventListener("pagehide", () => {
+  const left = [...dirty.keys()].filter(article).map(id => [id, textsOf(article(id))]);
+  if (left.length) memory.drafts = {...memory.drafts, [key]: Object.fromEntries(left)};
+});
+
+async function sendDrafts() {
+  const {[key]: mine, ...others} = memory.drafts;
+  if (!mine || !canEdit) return;
+  memory.drafts = others;
+  for (const [id, texts] of Object.entries(mine)) if (article(id)) await call("write", {cell: id, ...texts});
+}
 
 function tellSaved() {
   const place = $("[data-saved]");
@@ -312,8 +336,8 @@ const actions = {
   "export-cell-md": id => download(id, "md"),
   "export-cell-ipynb": id => download(id, "ipynb"),
   export: (id, button) => download(null, button.dataset.format),
-  share: () => call("share", {shared: true}).then(() => { $$(".vp-actions .vp-menu")[0].open = true; }),
-  unshare: () => call("share", {shared: false}),
+  share: async () => { await sendAll(); await call("share", {shared: true}); $(".vp-actions .vp-menu").open = true; },
+  unshare: async () => { await sendAll(); await call("share", {shared: false}); },
   "copy-link": async () => {
     const link = $("[data-link]");
     link.select();
@@ -338,11 +362,14 @@ async function add(kind, after) {
   else $("[data-prompt]", article(id)).focus();
 }
 
-async function move(id, by) {
-  const to = position(id) + by;
-  if (to < 0 || to >= $$(".vp-cell").length) return;
-  await call("move", {cell: id, to});
-  article(id)?.scrollIntoView({block: "nearest"});
+let moving = Promise.resolve(); // a key that is held comes faster than the replies, and each move builds on the last
+function move(id, by) {
+  return moving = moving.catch(() => {}).then(async () => {
+    const to = position(id) + by;
+    if (to < 0 || to >= $$(".vp-cell").length) return;
+    await call("move", {cell: id, to});
+    article(id)?.scrollIntoView({block: "nearest"});
+  });
 }
 
 async function undo() {
