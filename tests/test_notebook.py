@@ -18,22 +18,28 @@ from playground.errors import BadInput
 from playground.lab.changes import changes
 from playground.lab.documents import RunSettings
 from playground.lab.images import from_rgb
+from playground.lab.items import Item
+from playground.lab.measured import Answered, Measurement, Plan, TokenCost, VariantResult
 from playground.lab.notebook import (
     MAX_CELLS,
     Cell,
     CompareCell,
     NoteCell,
     Picture,
+    Questions,
     Result,
     Run,
     RunState,
     WholeCell,
+    check_cell,
     from_json,
     settled,
     to_json,
     without_paths,
 )
+from playground.lab.statistics import Interval, Paired
 from playground.ui import cells as page
+from playground.ui import measured as measured_page
 from playground.ui import render
 from playground.values import (
     Candidate,
@@ -113,7 +119,35 @@ def whole() -> list[tuple[Cell, tuple[Run, ...]]]:
         compare_cell(pictures=(picture(RED), picture(BLUE, "b.png")), gallery=True, collapsed=True), id="c2"
     )
     shown = run_of(gallery, *(result(pane(F16, "a"), of=one) for one in gallery.pictures))
-    return [(NoteCell("n1", '# Title\n"cells": [\n{"cell": 1}'), ()), (talk, (talked, again)), (gallery, (shown,))]
+    note = NoteCell("n1", '# Title\n"cells": [\n{"cell": 1}')
+    return [(note, ()), (talk, (talked, again)), (gallery, (shown,))]
+
+
+def measurement() -> Measurement:
+    moved = Answered(
+        kl=(TokenCost("a", 0.5, False, (("a", 0.9),), (("b", 0.8),)), TokenCost("", 0.01)),
+        first_divergence=0,
+        text="b",
+        score=0.0,
+    )
+    right = Answered(text="a", score=1.0)
+    interval = Interval(0.25, 0.1, 0.5)
+    mine = VariantResult(
+        Q2.id,
+        mean_kl=interval,
+        median_kl=0.01,
+        p99_kl=0.5,
+        same_top=interval,
+        same_answer=interval,
+        accuracy=interval,
+        against=Paired(2, 0, 2, Interval(-1.0), 0.5, "worse"),
+        looks="blind",
+        look_kl=0.001,
+        items=(moved, moved),
+    )
+    asked = (Item("a.png", "What?", ("a",)), Item("../../etc/passwd", "Why?", ("a",)))
+    reference = VariantResult(F16.id, accuracy=Interval(1.0), items=(right, right))
+    return Measurement(asked, ("a", "a"), (reference, mine), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
 
 
 def written(title: str = "T") -> str:
@@ -136,6 +170,8 @@ def show(cells: tuple[WholeCell, ...]) -> None:
         for run in one.runs:
             assert page.overall(run) is not None
             assert changes(one.runs[0], run)
+            if run.measurement is not None:
+                assert measured_page.html(run.measurement, run.variants, run.reference, lambda name: None)
             for result in run.results:
                 render.panes(result.update, run.variants, run.reference)
         to_json("again", [(one.cell, one.runs)], lambda _: None)
@@ -374,6 +410,38 @@ def test_anything_when_changed_by_hand_then_what_is_imported_can_be_shown() -> N
         except BadInput:
             continue
         show(cells)
+
+
+def test_measurement_when_written_and_changed_by_hand_then_read_or_told_and_shown() -> None:
+    cell = compare_cell(questions=Questions(n=2))
+    run = run_of(cell, measurement=measurement())
+    text = to_json("T", [(cell, (run,))], lambda sha256: None)
+    _, cells, problems = from_json(text)
+    assert (cells[0].cell, cells[0].runs, problems) == (cell, (run,), ())
+    show(cells)
+
+    def places(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+        inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+    values = [None, 0, -1, 10**400, 1.5, "", "../../x", [], {}, [1], True]
+    whole_run = json.loads(text)["cells"][0]["runs"][0]
+    for number, path in enumerate(places(whole_run["measurement"])[1:]):
+        document = json.loads(text)
+        place = document["cells"][0]["runs"][0]["measurement"]
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = values[number % 11]
+        _, cells, _ = from_json(json.dumps(document))
+        show(cells)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"n": 0}, {"n": 10**6}, {"level": "x"}, {"plan": Plan(drift=False)}, {"plan": Plan(max_tokens=0)}]
+)
+def test_questions_when_out_of_bounds_then_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        check_cell(compare_cell(questions=Questions(**asked)))
 
 
 def test_file_when_it_has_too_many_cells_then_the_first_ones_are_taken_and_it_is_told() -> None:

@@ -925,3 +925,38 @@ def test_controls_when_reached_without_a_mouse_then_each_has_a_name_and_shows_it
     page.locator("[data-import]").focus()
     label = page.locator("label.vp-file").evaluate("label => getComputedStyle(label).outlineStyle")
     assert label != "none"
+
+
+def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page) -> None:
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    mine.get_by_label("how many").fill("4")
+    mine.get_by_label("accuracy").check()
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q2_K"))
+    page.locator("#vp-projectors").get_by_label("Q4_0").check()
+    expect(mine.locator(".vp-chip").first).to_have_text("F16, F16 + mmproj-Q4_0, Q2_K, Q2_K + mmproj-Q4_0")
+    mine.get_by_role("button", name="Run cell").click()
+    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
+    expect(mine.locator(".vp-measured .vp-table").first).to_contain_text("Q2_K", timeout=60_000)
+    expect(mine.locator(".vp-outputs")).to_contain_text("noise floor")
+    expect(mine.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"])
+    expect(mine.locator(".vp-dot")).to_have_count(3)
+    mine.get_by_text("questions that moved most").click()
+    assert re.match(r"KL ", mine.locator(".vp-strip span").first.get_attribute("title") or "")
+    page.reload()
+    again = page.locator(".vp-is-compare").last
+    expect(again.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"], timeout=20_000)
+    expect(again.get_by_label("how many")).to_have_value("4")
+    expect(again.get_by_label("accuracy")).to_be_checked()
+
+
+def test_measurement_when_stopped_then_says_so_and_runs_again(page: Page) -> None:
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    mine.get_by_label("how many").fill("200")
+    mine.get_by_role("button", name="Run cell").click()
+    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
+    mine.get_by_role("button", name="Stop", exact=True).click()
+    expect(mine.locator(".vp-runstate")).to_have_text("stopped", timeout=20_000)
+    expect(mine.get_by_role("button", name="Run cell")).to_be_visible()

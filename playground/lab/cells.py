@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
 from playground.errors import BadInput
 from playground.lab import compare, documents
 from playground.lab.embeddings import EmbeddingCache
+from playground.lab.items import ItemSet
+from playground.lab.measure import Measuring
+from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Picture, Result, Run, RunState, without_paths
 from playground.pool.pool import Pool
 from playground.values import ComparisonUpdate, Image, Variant
@@ -48,6 +52,41 @@ def continues(run: Run, fresh: Run) -> bool:
         and now[: len(before)] == before
         and not fresh.cell.gallery
     )
+
+
+def measure_cell(
+    run: Run,
+    variants: Sequence[Variant],
+    questions: ItemSet,
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    stop: compare.Stop,
+    folder: Path,
+) -> Iterator[Progress | Run]:
+    """Measure what the run's cell asks for. Yields Progress, and at the end the run. Raises as Measuring does.
+
+    `folder`: for what has to be kept on disk meanwhile.
+    """
+    asked = run.cell.questions
+    assert asked is not None
+    started = time.monotonic()
+    measuring = Measuring(
+        questions.first(asked.n),
+        variants,
+        run.reference,
+        asked.plan,
+        run.cell.settings.runtime(),
+        pool,
+        embeddings,
+        stop.wanted,
+        folder,
+    )
+    for update in measuring.run():
+        if isinstance(update, Progress):
+            yield update
+        else:
+            elapsed_s = time.monotonic() - started
+            yield msgspec.structs.replace(run, state=RunState.DONE, measurement=update, elapsed_s=elapsed_s)
 
 
 def run_cell(

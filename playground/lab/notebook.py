@@ -18,6 +18,8 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.lab.documents import RunSettings
+from playground.lab.items import MAX_ITEMS
+from playground.lab.measured import Measurement, Plan
 from playground.values import ComparisonUpdate, PaneState, Turn, Variant
 
 FORMAT = "vlm-quant-playground/notebook"
@@ -50,6 +52,14 @@ class NoteCell(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
     version: int = 0  # counts the writes
 
 
+class Questions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A set of questions that a cell asks in place of its own, and what it measures with them."""
+
+    level: str = "hard"  # of the embedded set: easy, hard, or both (empty)
+    n: int = 30
+    plan: Plan = Plan()
+
+
 class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True):
     id: str
     prompts: tuple[str, ...] = ("",)  # the first one, and what is asked after it in the same conversation
@@ -58,6 +68,7 @@ class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True
     family: str = ""
     variants: tuple[str, ...] = ()  # ids
     settings: RunSettings = RunSettings()
+    questions: Questions | None = None
     collapsed: bool = False
     version: int = 0
 
@@ -100,6 +111,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     state: RunState = RunState.RUNNING
     elapsed_s: float | None = None
     results: tuple[Result, ...] = ()
+    measurement: Measurement | None = None  # of a set of questions
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -152,6 +164,19 @@ def check_cell(cell: Cell) -> None:
             raise BadInput(f"At most {MAX_PICTURES} images fit in one cell.")
         if not all(_SHA256.fullmatch(picture.sha256) for picture in cell.pictures):
             raise BadInput("An image of the cell has no proper sha256.")
+        if cell.questions is not None:
+            _check_questions(cell.questions)
+
+
+def _check_questions(asked: Questions) -> None:
+    if asked.level not in ("easy", "hard", ""):
+        raise BadInput(f"There are easy and hard questions, none that are '{asked.level[:20]}'.")
+    if not 1 <= asked.n <= MAX_ITEMS:
+        raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
+    if not 1 <= asked.plan.max_tokens <= 2048:
+        raise BadInput("The answers' max tokens have to be between 1 and 2048.")
+    if not (asked.plan.drift or asked.plan.accuracy or asked.plan.look):
+        raise BadInput("Nothing is ticked that is to be measured.")
 
 
 class WholeCell(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -301,6 +326,12 @@ def checked_run(run: Run) -> Run:
         raise BadInput("it has a variant without a size")
     if run.reference not in known:
         raise BadInput("its reference is not among its variants")
+    if run.measurement is not None:
+        asked = len(run.measurement.questions)
+        if not {r.variant for r in run.measurement.results} <= known:
+            raise BadInput("it measured a variant that it does not list")
+        if any(len(r.items) != asked for r in run.measurement.results) or len(run.measurement.answers) != asked:
+            raise BadInput("its measurement has other numbers of questions and answers")
     for result in run.results:
         if not 0 <= result.turn < len(run.cell.prompts):
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")

@@ -21,11 +21,12 @@ from playground.errors import BadInput, NoNotebook, NotAllowed, PlaygroundError
 from playground.lab import notebook as file
 from playground.lab.documents import RunSettings
 from playground.lab.images import read_image
+from playground.lab.items import Item, ItemSet
 from playground.lab.library import Library, Notebook
-from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Run, WholeCell
+from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Questions, Run, WholeCell
 from playground.models.presets import Example, Preset, data_folder
 from playground.parts import Parts
-from playground.ui import cells, render, report
+from playground.ui import cells, measured, render, report
 from playground.ui.runs import Runs
 from playground.values import Sampling, Variant
 
@@ -44,6 +45,9 @@ class Actions:
         self._parts = parts
         self._library: Library = parts.library
         self._runs = runs
+        # A name in an imported notebook is anybody's text: ItemSet keeps it inside the folder.
+        questions = ItemSet("embedded", (), parts.evaluation)
+        self._picture = measured.pictures(lambda name: questions.image(Item(name, "")))
 
     def functions(self) -> list[Callable[[Any], Reply]]:
         return [
@@ -106,7 +110,7 @@ class Actions:
         notebook, _ = self._library.read(key)
         chosen = [self._library.cell(notebook, cell)] if cell else self._cells(notebook)
         whole = [(one, self._library.all_runs(notebook, one.id)) for one in chosen]
-        return report.write(format, notebook.title, whole, self._library)
+        return report.write(format, notebook.title, whole, self._library, self._picture)
 
     # --- cells -------------------------------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class Actions:
         gallery: bool | None = None,
         unpicture: str | None = None,
         unturn: int | None = None,
+        questions: Questions | None = None,
     ) -> Reply:
         """Change what is given of a cell. The later write wins, and says so."""
         notebook = self._library.own(key)
@@ -144,6 +149,8 @@ class Actions:
         else:
             if prompts is not None:
                 changed["prompts"] = tuple(prompts)
+            if questions is not None and now.questions is not None:
+                changed["questions"] = questions
             if gallery is not None:
                 changed["gallery"] = gallery
             if unpicture is not None:
@@ -165,6 +172,8 @@ class Actions:
             one = self._library.cell(notebook, id)
             near = one if isinstance(one, CompareCell) and (near is None or id == after) else near
         fresh: Cell = NoteCell("") if kind == "note" else self._blank(near)
+        if kind == "measure" and isinstance(fresh, CompareCell):
+            fresh = msgspec.structs.replace(fresh, questions=Questions())
         return self._with_order(key, self._library.add(key, fresh, after))
 
     def duplicate(self, key: str, cell: str) -> Reply:
@@ -224,7 +233,7 @@ class Actions:
         png = self._library.png(sha256) if sha256 in {p.sha256 for p in now.pictures} else None
         if png is None:
             raise BadInput("This image is gone.")
-        return {"url": cells.data_url(("image/png", png))}
+        return {"url": render.data_url(("image/png", png))}
 
     def _add_picture(self, key: str, cell: str, path: Path) -> Reply:
         notebook = self._library.own(key)
@@ -310,14 +319,15 @@ class Actions:
         if shown is None:
             return cells.notice("This run cannot be read. Run the cell again.")
         other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
-        return cells.run(shown, runs, cell, self._library.thumbnail, can_edit=can_edit, beside=other)
+        return cells.run(shown, runs, cell, self._library.thumbnail, self._picture, can_edit=can_edit, beside=other)
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
         """A run that goes on or has just ended, as the newest one of its cell."""
         notebook = self._library.own(key)
         id = run.cell.id
         now = self._compare_cell(notebook, id) if id in notebook.cells else run.cell
-        return cells.run(run, self._library.runs(notebook, id), now, self._library.thumbnail, can_edit=True)
+        infos = self._library.runs(notebook, id)
+        return cells.run(run, infos, now, self._library.thumbnail, self._picture, can_edit=True)
 
     # --- what the cells are made of ----------------------------------------------------------------------------
 
@@ -387,7 +397,7 @@ def _settings(preset: Preset) -> RunSettings:
 
 @functools.cache
 def _examples(preset: Preset) -> list[tuple[Example, str]]:
-    urls = [cells.data_url(("image/png", (data_folder() / e.image).read_bytes())) or "" for e in preset.examples]
+    urls = [render.data_url(("image/png", (data_folder() / e.image).read_bytes())) or "" for e in preset.examples]
     return list(zip(preset.examples, urls, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from playground.lab.changes import changes, settings_of
 from playground.lab.library import Listed, Notebook, RunInfo
 from playground.lab.notebook import Cell, CompareCell, Picture, Result, Run
 from playground.models.presets import Example
-from playground.ui import render
+from playground.ui import measured, render
+from playground.ui.render import data_url
 from playground.values import Order, PaneState, Variant
 
 # Raw HTML is shown as text, links are checked (no javascript:), and nothing is fetched from other addresses.
@@ -71,18 +71,17 @@ class _CellView:
     chips: Sequence[_Chip] = ()
     examples: Sequence[tuple[Example, str]] = ()
     outputs: markupsafe.Markup | None = None  # None: those on the page stay
+    levels: Sequence[tuple[str, str]] = (("hard", "hard"), ("easy", "easy"), ("", "easy and hard"))
+    tasks: Sequence[tuple[str, str, str]] = (
+        ("drift", "drift", "KL divergence from the reference, token by token"),
+        ("accuracy", "accuracy", "each variant answers; held against the accepted answers"),
+        ("look", "does it look?", "the same questions with blank, shuffled and foreign images"),
+    )
 
 
 def markdown(text: str) -> markupsafe.Markup:
     """A note's HTML, without any of the author's own tags."""
     return markupsafe.Markup(_MARKDOWN.render(text))  # noqa: S704  markdown-it escapes what is not Markdown
-
-
-def data_url(kind_and_bytes: tuple[str, bytes] | None) -> str | None:
-    if kind_and_bytes is None:
-        return None
-    kind, data = kind_and_bytes
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def page(
@@ -117,7 +116,7 @@ def compare(
         cell=cell,
         kind="compare",
         number=number,
-        title=cell.prompts[0][:80] or "no prompt yet",
+        title="a measurement" if cell.questions else cell.prompts[0][:80] or "no prompt yet",
         can_edit=can_edit,
         menu=(*_EDITS, *_CELL_EXPORTS, ("delete", "Delete")) if can_edit else _CELL_EXPORTS,
         runs=runs,
@@ -146,6 +145,7 @@ def run(
     runs: Sequence[RunInfo],
     cell: CompareCell,
     thumbnail: Thumbnail,
+    picture: measured.Picture,
     *,
     can_edit: bool,
     beside: Run | None = None,
@@ -157,6 +157,8 @@ def run(
         if beside is not None and index < len(beside.results):
             blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
         blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
+    if shown.measurement is not None:
+        blocks.append(measured.html(shown.measurement, shown.variants, shown.reference, picture))
     return render.markup(
         "run.html",
         run=shown,
@@ -168,15 +170,20 @@ def run(
         settings=list(settings_of(shown).items()),
         blocks=blocks,
         overall=overall(shown),
-        can_follow=can_edit and shown.number == newest and not shown.cell.gallery and shown.state == "done",
+        can_follow=can_edit
+        and shown.number == newest
+        and shown.state == "done"
+        and not shown.cell.gallery
+        and shown.measurement is None,
     )
 
 
 def changed_since(shown: Run, cell: CompareCell) -> bool:
     """Whether a cell asks something else than its run did; a question more is answered by the same run."""
-    asked = shown.cell.prompts, shown.cell.pictures, shown.cell.settings, shown.cell.variants, shown.cell.gallery
-    now = cell.prompts[: len(shown.cell.prompts)], cell.pictures, cell.settings, cell.variants, cell.gallery
-    return asked != now
+    then = shown.cell
+    asked = then.prompts, then.pictures, then.settings, then.variants, then.gallery, then.questions
+    prompts = cell.prompts[: len(then.prompts)]
+    return asked != (prompts, cell.pictures, cell.settings, cell.variants, cell.gallery, cell.questions)
 
 
 @dataclass(frozen=True, slots=True)

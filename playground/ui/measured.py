@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import markupsafe
+import PIL.Image
 
 from playground.errors import PlaygroundError
 from playground.lab.measured import Effect, Measurement, Progress, TokenCost, VariantResult, grid, which_half
@@ -26,6 +28,8 @@ Picture = Callable[[str], str | None]  # an item's image by name, as a data URL
 def nats(value: float | None) -> str:
     if value is None:
         return format.UNKNOWN
+    if value == 0:
+        return "0"
     return f"{value:.1e}" if value < 0.0005 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
 
 
@@ -139,6 +143,12 @@ def _cells(r: VariantResult, variant: Variant, floor: float | None) -> list[tupl
             f"without the picture the answer moves by {nats(r.look_kl)} nats a token" if r.looks else "",
         ),
     ]
+
+
+def numbers(r: VariantResult) -> list[str]:
+    """Mean KL, its interval, same top, same answer, accuracy."""
+    shares = [_share(interval, 1)[1] for interval in (r.same_top, r.same_answer, r.accuracy)]
+    return [nats(r.mean_kl.value if r.mean_kl else None), _range(r.mean_kl, nats), *shares]
 
 
 def _share(interval: Interval | None, digits: int) -> tuple[float | None, str, str]:
@@ -288,11 +298,6 @@ def sentence(measured: Measurement, variants: Sequence[Variant], reference: str)
 
 def pictures(image_of: Callable[[str], Any]) -> Picture:
     """Each item's image once, as a small PNG; None where it cannot be read."""
-    import io  # noqa: PLC0415
-
-    import PIL.Image  # noqa: PLC0415
-
-    from playground.ui import cells  # noqa: PLC0415
 
     @functools.cache
     def picture(name: str) -> str | None:
@@ -304,6 +309,6 @@ def pictures(image_of: Callable[[str], Any]) -> Picture:
         shown.thumbnail((192, 192))
         png = io.BytesIO()
         shown.save(png, "PNG")
-        return cells.data_url(("image/png", png.getvalue()))
+        return render.data_url(("image/png", png.getvalue()))
 
     return picture

@@ -12,13 +12,14 @@ from typing import Any
 import gradio as gr
 import msgspec
 
-from playground.errors import BadInput, PlaygroundError
-from playground.lab import documents
-from playground.lab.cells import continues, new_run, run_cell
+from playground.errors import BadInput, PlaygroundError, Stopped
+from playground.lab import documents, items
+from playground.lab.cells import continues, measure_cell, new_run, run_cell
 from playground.lab.documents import RunSettings
+from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Run, RunState, settled
 from playground.parts import Parts
-from playground.ui import api, cells, format, render
+from playground.ui import api, cells, format, measured, render
 from playground.ui.actions import Actions, as_toast
 from playground.ui.runs import Runs
 from playground.values import ModelFile, Order, Runtime, Sampling, Variant
@@ -259,6 +260,19 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 variants = actions.variants_of(cell)
                 last = library.newest_run(library.own(key), id)
                 run = new_run(cell, variants, parts.engine, parts.machine)
+                if cell.questions is not None:
+                    run = library.begin_run(key, run)
+                    yield {"cell": id, "outputs": cells.notice("Beginning ..."), "runs": run.number}
+                    questions = items.embedded(parts.evaluation, level=cell.questions.level)
+                    folder = parts.settings.cache_dir / "measuring"
+                    for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, stop, folder):
+                        if isinstance(update, Progress):
+                            yield {"cell": id, "outputs": measured.progress(update)}
+                        else:
+                            run = update
+                    library.save_run(key, run)
+                    yield ended(id, key, run)
+                    return
                 if last is not None and continues(last, run):
                     run = msgspec.structs.replace(last, cell=cell)
                 updates = run_cell(
@@ -285,13 +299,12 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                             "html": cells.block(run, index, library.thumbnail),
                         }
                 library.save_run(key, run)
-                yield {
-                    "cell": id,
-                    "outputs": actions.run_html(key, run),
-                    "runs": number,
-                    "problem": library.problem,
-                    "ended": True,
-                }
+                yield ended(id, key, run)
+            except Stopped:
+                assert run is not None
+                run = settled(run, RunState.STOPPED)
+                library.save_run(key, run)
+                yield ended(id, key, run)
             except PlaygroundError as error:
                 yield {"cell": id, "error": error.message, "ended": True}
             finally:
@@ -299,6 +312,15 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 stop.run()
                 if run is not None and run.number and run.state is RunState.RUNNING:
                     library.save_run(key, settled(run, RunState.STOPPED))
+
+        def ended(id: str, key: str, run: Run) -> dict[str, Any]:
+            return {
+                "cell": id,
+                "outputs": actions.run_html(key, run),
+                "runs": run.number,
+                "problem": library.problem,
+                "ended": True,
+            }
 
         def on_leave(request: gr.Request) -> None:
             runs.leave(str(request.session_hash))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import bisect
 import itertools
 from collections.abc import Container, Mapping, Sequence
@@ -162,6 +163,14 @@ def _table(
         plot=plot.speed_by_size(rows),
         printed=printed,
     )
+
+
+def data_url(kind_and_bytes: tuple[str, bytes] | None) -> str | None:
+    """Of a MIME type and the bytes."""
+    if kind_and_bytes is None:
+        return None
+    kind, data = kind_and_bytes
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def memory_strip(report: MemoryReport) -> str:

@@ -19,7 +19,7 @@ from playground.lab import table
 from playground.lab.changes import settings_of
 from playground.lab.library import Library
 from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Run
-from playground.ui import cells, format, render
+from playground.ui import cells, format, measured, render
 from playground.values import Pane, PaneState, Variant
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -28,13 +28,13 @@ _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a 
 Whole = Sequence[tuple[Cell, Sequence[Run]]]
 
 
-def write(kind: str, title: str, whole: Whole, library: Library) -> dict[str, str]:
+def write(kind: str, title: str, whole: Whole, library: Library, picture: measured.Picture) -> dict[str, str]:
     """Name, MIME type and text of a file. Raises BadInput for a kind that there is not."""
     writers: dict[str, tuple[str, Callable[[], str]]] = {
-        "html": ("text/html", lambda: html(title, whole, library)),
+        "html": ("text/html", lambda: html(title, whole, library, picture)),
         "json": ("application/json", lambda: file.to_json(title, whole, library.png)),
         "md": ("text/markdown", lambda: markdown(title, whole)),
-        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library)),
+        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture)),
     }
     if kind not in writers:
         raise BadInput(f"There is no export called '{kind[:20]}'. There are: {', '.join(writers)}.")
@@ -46,7 +46,7 @@ def write(kind: str, title: str, whole: Whole, library: Library) -> dict[str, st
 # --- HTML ------------------------------------------------------------------------------------------------------------
 
 
-def html(title: str, whole: Whole, library: Library) -> str:
+def html(title: str, whole: Whole, library: Library, picture: measured.Picture) -> str:
     """One page that needs nothing else: opens offline, light and dark, and prints."""
     shown: list[dict[str, Any]] = []
     for cell, runs in whole:
@@ -60,15 +60,17 @@ def html(title: str, whole: Whole, library: Library) -> str:
                 "prompts": cell.prompts,
                 "pictures": [(p, _picture_url(p, library)) for p in cell.pictures],
                 "settings": _settings(cell),
-                "runs": [{"number": run.number, "html": _run(run, library)} for run in newest_first],
+                "runs": [{"number": run.number, "html": _run(run, library, picture)} for run in newest_first],
             }
         )
     written = datetime.datetime.now().astimezone()
     return str(render.markup("report.html", title=title, cells=shown, css=_css(), written=f"{written:%Y-%m-%d %H:%M}"))
 
 
-def _run(run: Run, library: Library) -> markupsafe.Markup:
+def _run(run: Run, library: Library, picture: measured.Picture) -> markupsafe.Markup:
     blocks = [cells.block(run, i, library.thumbnail, printed=True) for i in range(len(run.results))]
+    if run.measurement is not None:
+        blocks.append(measured.html(run.measurement, run.variants, run.reference, picture, printed=True))
     return render.markup(
         "run.html",
         run=run,
@@ -96,8 +98,8 @@ def _css() -> markupsafe.Markup:
 def _picture_url(picture: Picture, library: Library) -> str | None:
     png = library.png(picture.sha256)
     if png is not None and len(png) <= _FULL_PICTURE:
-        return cells.data_url(("image/png", png))
-    return cells.data_url(library.thumbnail(picture.sha256))
+        return render.data_url(("image/png", png))
+    return render.data_url(library.thumbnail(picture.sha256))
 
 
 def _settings(cell: CompareCell) -> str:
@@ -143,6 +145,8 @@ def _answered(run: Run) -> str:
             f"**{_label(pane, run.variants)}**\n\n{_fenced(pane.text or pane.error or '')}"
             for pane in result.update.panes
         ]
+    if run.measurement is not None:
+        told.append(_measured(run))
     files = [
         f"- {v.label}: `{_line(v.model.path)}` `{v.model.sha256}`, `{_line(v.projector.path)}` `{v.projector.sha256}`"
         for v in run.variants
@@ -171,6 +175,15 @@ def _table(panes: Sequence[Pane], run: Run) -> str:
     return "\n".join([head, *lines])
 
 
+def _measured(run: Run) -> str:
+    assert run.measurement is not None
+    labels = {v.id: v.label for v in run.variants}
+    head = "| variant | mean KL | 95 % | same top | same answer | accuracy |\n" + "|---" * 6 + "|"
+    lines = [f"| {labels[r.variant]} | " + " | ".join(measured.numbers(r)) + " |" for r in run.measurement.results]
+    told = f"{len(run.measurement.questions)} questions; noise floor {measured.nats(run.measurement.floor)}"
+    return "\n\n".join([told, "\n".join([head, *lines])])
+
+
 def _label(pane: Pane, variants: Sequence[Variant]) -> str:
     label = next(v.label for v in variants if v.id == pane.variant)
     return label if pane.state is PaneState.DONE else f"{label} ({pane.state})"
@@ -189,7 +202,7 @@ def _fenced(text: str) -> str:
 # --- Jupyter ---------------------------------------------------------------------------------------------------------
 
 
-def jupyter(title: str, whole: Whole, library: Library) -> str:
+def jupyter(title: str, whole: Whole, library: Library, picture: measured.Picture) -> str:
     """Code cells that ask a running playground again, with the outputs of the newest runs."""
     v4 = nbformat.v4
     made: list[Any] = [v4.new_markdown_cell(f"# {_line(title)}")]
@@ -199,14 +212,14 @@ def jupyter(title: str, whole: Whole, library: Library) -> str:
             continue
         newest = max(runs, key=lambda run: run.number, default=None)
         outputs = []
-        for picture in cell.pictures:
-            kind, data = library.thumbnail(picture.sha256) or ("", b"")
+        for shown_picture in cell.pictures:
+            kind, data = library.thumbnail(shown_picture.sha256) or ("", b"")
             if data:
-                url = cells.data_url((kind, data))
-                shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
+                url = render.data_url((kind, data))
+                shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": shown_picture.name}
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
-            page = f"<style>{_css()}</style><div>{_run(newest, library)}</div>"
+            page = f"<style>{_css()}</style><div>{_run(newest, library, picture)}</div>"
             outputs.append(v4.new_output("display_data", data={"text/html": page, "text/markdown": _answered(newest)}))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))
     book = v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})

@@ -103,6 +103,10 @@ function morph(old, fresh) {
     if (document.activeElement !== old && !(cell && dirty.has(cell.dataset.cell))) old.value = fresh.defaultValue;
     return;
   }
+  if (old.matches("input, select") && document.activeElement !== old) {
+    if (old.type === "checkbox") old.checked = fresh.checked;
+    else if (old.type === "number") old.value = fresh.value;
+  }
   const before = [...old.childNodes], after = [...fresh.childNodes];
   after.forEach((node, at) => before[at] ? morph(before[at], node) : old.append(node));
   before.slice(after.length).forEach(node => node.remove());
@@ -305,6 +309,7 @@ const actions = {
   "stop-all": () => { queue = []; if (running) call("stop", {cell: running}); mark(); },
   "stop-pane": (id, button) => call("stop", {cell: id, variant: button.dataset.stop}),
   "add-compare": id => add("compare", id),
+  "add-measure": id => add("measure", id),
   "add-note": id => add("note", id),
   duplicate: async id => { await send(id); const reply = await call("duplicate", {cell: id}); focusCell(reply.cells[0].id); },
   up: id => move(id, -1),
@@ -359,7 +364,7 @@ async function add(kind, after) {
   const id = reply.cells[0].id;
   focusCell(id);
   if (kind === "note") edit(id);
-  else $("[data-prompt]", article(id)).focus();
+  else $("[data-prompt], [data-q]", article(id)).focus();
 }
 
 let moving = Promise.resolve(); // a key that is held comes faster than the replies, and each move builds on the last
@@ -468,6 +473,7 @@ root.addEventListener("change", event => {
   const field = event.target, id = cellOf(field);
   if (field.matches("[data-pick]")) { addPictures(id, [...field.files]).then(() => { field.value = ""; }); }
   else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(() => {});
+  else if (field.matches("[data-q]")) ask(id).catch(() => {});
   else if (field.matches("[data-title]")) call("rename", {title: field.value}).catch(() => {});
   else if (field.matches("[data-import]")) importFile(field.files[0]).finally(() => { field.value = ""; });
 });
@@ -480,6 +486,14 @@ root.addEventListener("focusout", event => {
   }
 });
 root.addEventListener("dblclick", event => { if (event.target.closest(".vp-markdown") && canEdit) edit(cellOf(event.target)); });
+
+// What a measurement asks, all fields together.
+function ask(id) {
+  const {level, n, ...plan} = Object.fromEntries($$("[data-q]", article(id)).map(field =>
+    [field.dataset.q, field.type === "checkbox" ? field.checked : field.type === "number" ? Number(field.value) || 1 : field.value]));
+  touched = Date.now();
+  return call("write", {cell: id, questions: {level, n, plan}});
+}
 
 async function importFile(file) {
   if (!file) return;
@@ -536,7 +550,7 @@ document.addEventListener("keydown", event => {
     const by = {ArrowUp: -1, ArrowDown: 1}[event.key];
     if (by && event.altKey) { event.preventDefault(); move(cell, by); }
     else if (by) { event.preventDefault(); step(cell, by); }
-    else if (event.key === "Enter") { event.preventDefault(); event.target.dataset.kind === "note" ? edit(cell) : $("[data-prompt]", event.target).focus(); }
+    else if (event.key === "Enter") { event.preventDefault(); event.target.dataset.kind === "note" ? edit(cell) : $("[data-prompt], [data-q]", event.target).focus(); }
     else if (event.key === "Delete") { event.preventDefault(); actions.delete(cell); }
   }
 });
