@@ -945,7 +945,7 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     mine.get_by_text("questions that moved most").click()
     assert re.match(r"KL ", mine.locator(".vp-strip span").first.get_attribute("title") or "")
     page.reload()
-    again = page.locator(".vp-is-compare").last
+    again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
     expect(again.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"], timeout=20_000)
     expect(again.get_by_label("how many")).to_have_value("4")
     expect(again.get_by_label("accuracy")).to_be_checked()

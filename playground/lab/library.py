@@ -12,6 +12,7 @@ import io
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import RLock
 from typing import TypeVar
@@ -193,6 +194,10 @@ class Library:
                     self._unsaved.pop(f"file/{sha256}.{suffix}", None)
                 for path in self._pictures.glob(f"{sha256}.*"):
                     path.unlink(missing_ok=True)
+
+    def writing(self) -> AbstractContextManager[object]:
+        """Hold it from reading a cell until it is written, so that no other change of it is lost."""
+        return self._lock
 
     # --- cells -------------------------------------------------------------------------------------------------
 

@@ -139,30 +139,31 @@ class Actions:
         questions: Questions | None = None,
     ) -> Reply:
         """Change what is given of a cell. The later write wins, and says so."""
-        notebook = self._library.own(key)
-        now = self._library.cell(notebook, cell)
-        changed: dict[str, Any] = {}
-        if collapsed is not None:
-            changed["collapsed"] = collapsed
-        if isinstance(now, NoteCell):
-            changed |= {"text": text} if text is not None else {}
-        else:
-            if prompts is not None:
-                changed["prompts"] = tuple(prompts)
-            if questions is not None and now.questions is not None:
-                changed["questions"] = questions
-            if gallery is not None:
-                changed["gallery"] = gallery
-            if unpicture is not None:
-                changed["pictures"] = tuple(p for p in now.pictures if p.sha256 != unpicture)
-            if unturn is not None:
-                changed["prompts"] = tuple(p for n, p in enumerate(now.prompts) if n != unturn or not n)
-        if all(getattr(now, name) == value for name, value in changed.items()):
-            return {"problem": self._library.problem}
-        written, overtaken = self._library.write(key, msgspec.structs.replace(now, **changed), version)
-        reply = self._changed(notebook, written)
-        if overtaken:
-            reply["notice"] = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._library.cell(notebook, cell)
+            changed: dict[str, Any] = {}
+            if collapsed is not None:
+                changed["collapsed"] = collapsed
+            if isinstance(now, NoteCell):
+                changed |= {"text": text} if text is not None else {}
+            else:
+                if prompts is not None:
+                    changed["prompts"] = tuple(prompts)
+                if questions is not None and now.questions is not None:
+                    changed["questions"] = questions
+                if gallery is not None:
+                    changed["gallery"] = gallery
+                if unpicture is not None:
+                    changed["pictures"] = tuple(p for p in now.pictures if p.sha256 != unpicture)
+                if unturn is not None:
+                    changed["prompts"] = tuple(p for n, p in enumerate(now.prompts) if n != unturn or not n)
+            if all(getattr(now, name) == value for name, value in changed.items()):
+                return {"problem": self._library.problem}
+            written, overtaken = self._library.write(key, msgspec.structs.replace(now, **changed), version)
+            reply = self._changed(notebook, written)
+            if overtaken:
+                reply["notice"] = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
         return reply
 
     def add(self, key: str, kind: str, after: str | None = None) -> Reply:
@@ -194,9 +195,10 @@ class Actions:
 
     def follow(self, key: str, cell: str, prompt: str) -> Reply:
         """One more question in the cell's conversation."""
-        notebook = self._library.own(key)
-        now = self._compare_cell(notebook, cell)
-        written, _ = self._library.write(key, msgspec.structs.replace(now, prompts=(*now.prompts, prompt)))
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._compare_cell(notebook, cell)
+            written, _ = self._library.write(key, msgspec.structs.replace(now, prompts=(*now.prompts, prompt)))
         return self._changed(notebook, written)
 
     def stop(self, key: str, cell: str, variant: str | None = None) -> Reply:
@@ -237,11 +239,12 @@ class Actions:
 
     def _add_picture(self, key: str, cell: str, path: Path) -> Reply:
         notebook = self._library.own(key)
-        now = self._compare_cell(notebook, cell)
         picture = self._library.keep_picture(read_image(path), path.name)
-        if picture.sha256 in {p.sha256 for p in now.pictures}:
-            return {"notice": f"{path.name} is in this cell already."}
-        written, _ = self._library.write(key, msgspec.structs.replace(now, pictures=(*now.pictures, picture)))
+        with self._library.writing():
+            now = self._compare_cell(notebook, cell)
+            if picture.sha256 in {p.sha256 for p in now.pictures}:
+                return {"notice": f"{path.name} is in this cell already."}
+            written, _ = self._library.write(key, msgspec.structs.replace(now, pictures=(*now.pictures, picture)))
         return self._changed(notebook, written)
 
     # --- replies -----------------------------------------------------------------------------------------------

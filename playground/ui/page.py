@@ -204,34 +204,35 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             *values: Any,
         ) -> Any:
             """Write a cell's settings. A family that was just chosen brings its preset's ticks."""
-            found = read(chosen)
-            if found is None:
-                return [gr.skip()] * (2 + len(inputs))
-            key, cell = found
-            mine = [v for v in parts.store.variants if v.family == family]
-            switched = family != cell.family
-            if switched:
-                variants = _usual(parts, mine)
-            else:
-                variants = [v for v in mine if v.model.sha256 in models and v.projector.sha256 in projectors]
-            if reference not in {v.id for v in variants}:
-                reference = _AUTOMATIC
-            try:
-                given = _given(values) | {
-                    "reference": reference or None,
-                    "order": order if order != Order.IN_TURN.value else None,
-                }
-                written, _ = library.write(
-                    key,
-                    msgspec.structs.replace(
-                        cell,
-                        family=family,
-                        variants=tuple(v.id for v in variants),
-                        settings=documents.read_settings(given),
-                    ),
-                )
-            except PlaygroundError as error:
-                raise as_toast(error) from error
+            with library.writing():
+                found = read(chosen)
+                if found is None:
+                    return [gr.skip()] * (2 + len(inputs))
+                key, cell = found
+                mine = [v for v in parts.store.variants if v.family == family]
+                switched = family != cell.family
+                if switched:
+                    variants = _usual(parts, mine)
+                else:
+                    variants = [v for v in mine if v.model.sha256 in models and v.projector.sha256 in projectors]
+                if reference not in {v.id for v in variants}:
+                    reference = _AUTOMATIC
+                try:
+                    given = _given(values) | {
+                        "reference": reference or None,
+                        "order": order if order != Order.IN_TURN.value else None,
+                    }
+                    written, _ = library.write(
+                        key,
+                        msgspec.structs.replace(
+                            cell,
+                            family=family,
+                            variants=tuple(v.id for v in variants),
+                            settings=documents.read_settings(given),
+                        ),
+                    )
+                except PlaygroundError as error:
+                    raise as_toast(error) from error
             told = actions.cell_reply(key, written)
             if switched:
                 return [told, *shown(written)]

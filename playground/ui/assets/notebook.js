@@ -181,12 +181,14 @@ function write(field) {
 }
 
 // One write of a cell at a time: each carries the version that it builds on, so that the server can tell another tab's.
-const sending = new Map();
-function send(id) {
-  const after = (sending.get(id) ?? Promise.resolve()).then(() => sendNow(id));
-  sending.set(id, after);
+const turns = new Map();
+function inTurn(id, work) {
+  const after = (turns.get(id) ?? Promise.resolve()).catch(() => {}).then(work);
+  turns.set(id, after);
   return after;
 }
+
+const send = id => inTurn(id, () => sendNow(id));
 
 async function sendNow(id) {
   if (!dirty.has(id)) return;
@@ -245,6 +247,7 @@ function count() {
 
 async function run(ids) {
   await sendAll();
+  await Promise.allSettled(turns.values());
   const wait = touched + 300 - Date.now(); // a setting that was just changed is on its way
   if (wait > 0) await sleep(wait);
   for (const id of ids) if (id !== running && !queue.includes(id) && article(id)?.dataset.kind === "compare") queue.push(id);
@@ -488,12 +491,12 @@ root.addEventListener("focusout", event => {
 root.addEventListener("dblclick", event => { if (event.target.closest(".vp-markdown") && canEdit) edit(cellOf(event.target)); });
 
 // What a measurement asks, all fields together.
-function ask(id) {
+const ask = id => inTurn(id, () => {
   const {level, n, ...plan} = Object.fromEntries($$("[data-q]", article(id)).map(field =>
     [field.dataset.q, field.type === "checkbox" ? field.checked : field.type === "number" ? Number(field.value) || 1 : field.value]));
   touched = Date.now();
   return call("write", {cell: id, questions: {level, n, plan}});
-}
+});
 
 async function importFile(file) {
   if (!file) return;
