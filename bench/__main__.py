@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|page|notebook|all] [--size 168m] [--gpu] [--tools DIR]`
+`python -m bench [engine|pair|page|notebook|lab|all] [--size 168m] [--gpu] [--tools DIR]`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("engine", "pair", "page", "notebook", "all"), default="all")
+    parser.add_argument("what", nargs="?", choices=("engine", "pair", "page", "notebook", "lab", "all"), default="all")
     parser.add_argument("--size", default="168m", choices=("tiny", "168m", "3b"))
     parser.add_argument("--gpu", action="store_true", help="all layers and the projector on the GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -51,10 +51,14 @@ def main() -> None:
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 
             found |= show("page", page.measure(Path(temporary)))
-        if given.what in ("notebook", "all"):
+        if given.what in ("notebook", "lab", "all"):
             from bench import notebook  # noqa: PLC0415
 
             found |= show("notebook", notebook.measure(Path(temporary)))
+        if given.what in ("lab", "all"):
+            from bench import lab  # noqa: PLC0415
+
+            found |= show("lab", lab.measure(Path(temporary), given.tools))
     print(json.dumps(found))
 
 

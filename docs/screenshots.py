@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import PIL.Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from tests.webapp import running
 
@@ -30,6 +30,26 @@ def save(png: bytes, path: Path) -> None:
     palette.save(path, optimize=True)
 
 
+def measure(page: Page) -> None:
+    """The grid of both halves, over 24 questions."""
+    page.get_by_text("Notebooks", exact=True).click()
+    page.get_by_role("button", name="New notebook").click()
+    page.get_by_role("button", name="+ Measure").click()
+    cell = page.locator(".vp-is-compare.vp-active", has=page.locator("[data-q]"))
+    cell.get_by_label("how many").fill("24")
+    cell.get_by_label("accuracy").check()
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q4_K_M", "Q2_K"))
+    for name in ("Q4_0", "Q2_K"):
+        page.locator("#vp-projectors").get_by_label(name).check()
+    page.wait_for_timeout(1000)
+    cell.get_by_role("button", name="Run cell").click()
+    cell.locator(".vp-grid").wait_for(timeout=180_000)
+    cell.get_by_text("questions that moved most").click()
+    page.evaluate("document.activeElement.blur()")
+    save(cell.screenshot(), DOCS / "measure-1366-light.png")
+
+
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as work,
@@ -43,7 +63,7 @@ def main() -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
             page.goto(app.url)
-            page.get_by_label("Q4_K_M · 2.3 MB").wait_for(timeout=60_000)
+            page.get_by_label("Q4_K_M · 2.3 MB").wait_for(state="attached", timeout=60_000)
             page.get_by_role("button", name="Run all").click()
             page.locator(".vp-running").wait_for()
             page.locator(".vp-running, .vp-queued").first.wait_for(state="detached", timeout=60_000)
@@ -56,10 +76,14 @@ def main() -> None:
             with page.expect_download() as report:
                 page.get_by_text("Export", exact=True).first.click()
                 page.get_by_role("menuitem", name="HTML report").first.click()
-            paper = context.new_page()
-            paper.goto(f"file://{report.value.path()}")
-            save(paper.screenshot(full_page=True), REST / f"report-{width}-{scheme}.png")
+            if (width, scheme) == (1366, "light"):
+                measure(page)
+            report.value.save_as(f"{work}/report.html")
             context.close()
+            paper = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            paper.goto(f"file://{work}/report.html")
+            save(paper.screenshot(full_page=True), REST / f"report-{width}-{scheme}.png")
+            paper.close()
         browser.close()
 
 

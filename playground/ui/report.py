@@ -91,7 +91,7 @@ def _css() -> markupsafe.Markup:
     colors, shared, own = ((_ASSETS / name).read_text() for name in ("colors.css", "cells.css", "report.css"))
     light, dark = colors.split(".dark {", 1)
     dark = dark.replace("}", "; --body-text-color:#e8e9eb; --bg:#15171b }", 1)
-    text = f"{own}\n{light}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}\n{shared}"
+    text = f"{light}\n{shared}\n{own}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}"
     return markupsafe.Markup(text)  # noqa: S704  our own files
 
 
@@ -103,9 +103,10 @@ def _picture_url(picture: Picture, library: Library) -> str | None:
 
 
 def _settings(cell: CompareCell) -> str:
+    """Those that change what is answered, or how fast."""
     given: dict[str, Any] = msgspec.to_builtins(cell.settings)
-    told = [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value not in (None, (), "")]
-    return " · ".join(told)
+    given.pop("probabilities", None)
+    return " · ".join(f"{name.replace('_', ' ')} {v}" for name, v in given.items() if v not in (None, (), []))
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
