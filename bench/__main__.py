@@ -51,7 +51,7 @@ def main() -> None:
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 
             found |= show("page", page.measure(Path(temporary)))
-        if given.what in ("notebook", "lab", "all"):
+        if given.what in ("notebook", "all"):
             from bench import notebook  # noqa: PLC0415
 
             found |= show("notebook", notebook.measure(Path(temporary)))
