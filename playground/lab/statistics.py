@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,10 +52,10 @@ def share(hits: int, n: int) -> Interval:
     """A proportion with Wilson's interval."""
     if n == 0:
         return Interval(math.nan)
-    import scipy.stats  # noqa: PLC0415  takes 0.7 s, which the app's start need not wait for
-
-    found = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson")
-    return Interval(hits / n, float(found.low), float(found.high))
+    share, z = hits / n, statistics.NormalDist().inv_cdf(0.975)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,9 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     a = sum(x and not y for x, y in zip(first, second, strict=True))
     b = sum(y and not x for x, y in zip(first, second, strict=True))
     n = len(first)
-    import scipy.stats  # noqa: PLC0415  as above
-
-    p = scipy.stats.binomtest(a, a + b).pvalue if a + b else 1.0
+    p = min(1.0, 2 * sum(math.comb(a + b, k) for k in range(min(a, b) + 1)) / 2 ** (a + b))  # two-sided, exact
     difference = ratio([(float(y) - float(x), 1.0) for x, y in zip(first, second, strict=True)])
-    return Paired(a, b, n, difference, float(p), _words(a, b, n, difference, float(p)))
+    return Paired(a, b, n, difference, p, _words(a, b, n, difference, p))
 
 
 def _words(a: int, b: int, n: int, difference: Interval, p: float) -> str:

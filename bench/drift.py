@@ -1,0 +1,40 @@
+"""Drift on a GPU, of the engine benchmark's random pair. Apart from bench/lab.py, which needs the whole app installed."""
+
+from __future__ import annotations
+
+import PIL.Image
+
+from bench import engine
+from playground.lab import items
+from playground.lab.measure import Measuring
+from playground.lab.measured import Measurement, Plan
+
+
+def measure(ready: engine.Bench) -> dict[str, float]:
+    """Drift of the engine benchmark's five variants on 20 pictures, 60 tokens each; what it is made of says little."""
+    names = []
+    for n in range(20):
+        noise = ready.picture(n)
+        PIL.Image.frombytes("RGB", (noise.width, noise.height), noise.rgb).save(ready.folder / f"noise-{n}.png")
+        names.append(f"noise-{n}.png")
+    asked = items.ItemSet("noise", [items.Item(name, engine.PROMPT) for name in names], ready.folder)
+    with engine.fresh_parts() as (pool, embeddings):
+        measuring = Measuring(
+            asked,
+            ready.variants,
+            ready.variants[0].id,
+            Plan(max_tokens=60),
+            ready.runtime,
+            pool,
+            embeddings,
+            lambda: False,
+            ready.folder / "records",
+        )
+        *_, last = measuring.run()
+    assert isinstance(last, Measurement)
+    found = {"drift_5_variants_20_items_s": last.elapsed_s, "tokens_an_item": len(last.results[1].items[0].kl)}
+    found |= {f"floor, {name}": kl for name, kl in last.floors.items()}
+    for result in last.results[1:]:
+        if result.mean_kl is not None:
+            found[f"mean KL, {result.variant.split(':')[-1]}"] = result.mean_kl.value
+    return found
