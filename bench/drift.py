@@ -1,4 +1,4 @@
-"""Drift on a GPU, of the engine benchmark's random pair. Apart from bench/lab.py, which needs the whole app installed."""
+"""Drift on a GPU, of the engine benchmark's random pair. bench/lab.py needs the whole app installed."""
 
 from __future__ import annotations
 
