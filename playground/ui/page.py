@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from threading import Thread
@@ -15,9 +16,10 @@ import msgspec
 from playground.errors import BadInput, PlaygroundError, Stopped
 from playground.lab import documents, items
 from playground.lab.cells import continues, measure_cell, new_run, run_cell
+from playground.lab.compare import Stop
 from playground.lab.documents import RunSettings
 from playground.lab.measured import Progress
-from playground.lab.notebook import CompareCell, Run, RunState, settled
+from playground.lab.notebook import CompareCell, Questions, Run, RunState, settled
 from playground.parts import Parts
 from playground.ui import api, cells, format, measured, render
 from playground.ui.actions import Actions, as_toast
@@ -263,14 +265,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 run = new_run(cell, variants, parts.engine, parts.machine)
                 if cell.questions is not None:
                     run = library.begin_run(key, run)
-                    yield {"cell": id, "outputs": cells.notice("Beginning ..."), "runs": run.number}
-                    questions = items.embedded(parts.evaluation, level=cell.questions.level)
-                    folder = parts.settings.cache_dir / "measuring"
-                    for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, stop, folder):
-                        if isinstance(update, Progress):
-                            yield {"cell": id, "outputs": measured.progress(update)}
-                        else:
-                            run = update
+                    run = yield from measuring(run, variants, cell.questions, stop)
                     library.save_run(key, run)
                     yield ended(id, key, run)
                     return
@@ -307,12 +302,32 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 library.save_run(key, run)
                 yield ended(id, key, run)
             except PlaygroundError as error:
-                yield {"cell": id, "error": error.message, "ended": True}
+                told: dict[str, Any] = {"cell": id, "ended": True}
+                if run is not None and run.number and run.state is RunState.RUNNING:
+                    run = settled(run, RunState.STOPPED)
+                    library.save_run(key, run)
+                    told = ended(id, key, run)
+                yield {**told, "error": error.message}
             finally:
                 runs.end(stop)
                 stop.run()
                 if run is not None and run.number and run.state is RunState.RUNNING:
                     library.save_run(key, settled(run, RunState.STOPPED))
+
+        def measuring(
+            run: Run, variants: Sequence[Variant], asked: Questions, stop: Stop
+        ) -> Generator[dict[str, Any], None, Run]:
+            """Shows how far a measurement has come; returns the run with it."""
+            questions = items.embedded(parts.evaluation, level=asked.level)
+            folder = parts.settings.cache_dir / "measuring"
+            shown_at = 0.0
+            for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, stop, folder):
+                if not isinstance(update, Progress):
+                    return update
+                if time.monotonic() - shown_at > 0.2:  # steps may be milliseconds
+                    shown_at = time.monotonic()
+                    yield {"cell": run.cell.id, "outputs": measured.progress(update), "runs": run.number}
+            raise AssertionError("a measurement ends with its run")
 
         def ended(id: str, key: str, run: Run) -> dict[str, Any]:
             return {
