@@ -352,7 +352,7 @@ def test_page_when_a_path_of_the_server_is_given_as_an_upload_then_refused(page:
         str(OTHER),
     )
     told = [str(answer.get("error", answer)) for answer in asked]
-    assert all("Only an image that was uploaded here" in text or "no path" in text for text in told[:4]), told
+    assert all("Only a file that was uploaded here" in text or "no path" in text for text in told[:4]), told
     assert "asked for something that it may not" in told[4]
     assert told[5] == "There is no notebook here."
     assert "Function not found" in told[6]

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -960,3 +961,36 @@ def test_measurement_when_stopped_then_says_so_and_runs_again(page: Page) -> Non
     mine.get_by_role("button", name="Stop", exact=True).click()
     expect(mine.locator(".vp-runstate")).to_have_text("stopped", timeout=20_000)
     expect(mine.get_by_role("button", name="Run cell")).to_be_visible()
+
+
+def test_measurement_when_the_questions_are_ones_own_then_asked_and_shown_with_their_images(
+    page: Page, tmp_path: Path
+) -> None:
+    folder = data_folder() / "tiny-vlm/evaluation"
+    rows = [
+        {"image": "a.png", "question": "What shape is green?", "answer": "cross"},
+        {"image": "b.png", "question": "Describe the image."},
+        {"image": "gone.png", "question": "What?"},
+    ]
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("set/items.jsonl", "\n".join(json.dumps(row) for row in rows))
+        archive.write(folder / "hard-62.png", "set/a.png")
+        archive.write(folder / "hard-52.png", "set/b.png")
+    (tmp_path / "no.zip").write_bytes(b"PK not really")
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "no.zip")
+    expect(page.get_by_text("no.zip is no folder or zip that can be read")).to_be_visible()
+    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "mine.zip")
+    expect(mine).to_contain_text("questions of mine.zip")
+    expect(page.get_by_text("Question 3 was left out: there is no image gone.png")).to_be_visible()
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q2_K"))
+    expect(mine.locator(".vp-chip").first).to_have_text("F16, Q2_K")
+    mine.get_by_role("button", name="Run cell").click()
+    expect(mine.locator(".vp-outputs")).to_contain_text("2 questions", timeout=60_000)
+    mine.get_by_text("that moved most").click()
+    expect(mine.locator(".vp-example img").first).to_have_js_property("complete", True)
+    mine.get_by_role("button", name="Ask the embedded questions again").click()
+    expect(mine.locator("select[data-q=level]")).to_have_value("hard")
+    expect(mine.locator(".vp-runline")).to_have_attribute("data-stale", "true")

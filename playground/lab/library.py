@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
 import logging
 import secrets
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +25,7 @@ import PIL.Image
 from playground.disk import BytesCache
 from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
 from playground.lab.images import MAX_PIXELS, from_rgb
+from playground.lab.items import ItemSet, read_items
 from playground.lab.notebook import (
     MAX_CELLS,
     MAX_TITLE,
@@ -80,6 +83,7 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self._cache = BytesCache(folder, None)
         self._pictures = folder / "pictures"
+        self._questions = folder / "questions"
         self._unsaved: dict[str, bytes | None] = {}  # None: to be deleted
         self._live: set[tuple[str, int]] = set()  # runs of this process, by cell and number
         self._lock = RLock()
@@ -323,6 +327,32 @@ class Library:
             if run.state is RunState.RUNNING:
                 self._live.add((run.cell.id, run.number))
             self._put_run(notebook.id, run.cell.id, run)
+
+    # --- questions ---------------------------------------------------------------------------------------------
+
+    def keep_questions(self, path: Path) -> str:
+        """Keeps a zip of questions under its sha256. Raises BadInput if it cannot be used, or not be kept."""
+        read_items(path)
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        target = self._questions / f"{sha256}.zip"
+        part = target.with_suffix(f".{secrets.token_hex(4)}.part")
+        try:
+            self._questions.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(path, part)
+            part.replace(target)
+        except OSError as error:
+            raise BadInput(f"{path.name} could not be kept: {error}.") from None
+        finally:
+            part.unlink(missing_ok=True)
+        return sha256
+
+    def has_questions(self, sha256: str) -> bool:
+        return bool(sha256) and (self._questions / f"{sha256}.zip").is_file()
+
+    def questions(self, sha256: str) -> ItemSet:
+        """A set of one's own. Raises BadInput."""
+        return read_items(self._questions / f"{sha256}.zip")
 
     # --- pictures ----------------------------------------------------------------------------------------------
 

@@ -190,7 +190,8 @@ class Measuring:
     def _conditions(self) -> list[tuple[str, Runtime, bool]]:
         """Ways to compute the same once more: name, runtime, and whether the image is encoded afresh."""
         other = 32 if self._runtime.n_batch > 32 else 64
-        attention = not (self._runtime.flash_attention or False)
+        given = self._runtime.flash_attention
+        attention = not (self._pool.on_gpu if given is None else given)  # what llama.cpp takes of itself, turned round
         return [
             (f"batches of {other}", replace(self._runtime, n_batch=other), False),
             (

@@ -55,6 +55,8 @@ class NoteCell(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
 class Questions(msgspec.Struct, frozen=True, omit_defaults=True):
     """A set of questions that a cell asks in place of its own, and what it measures with them."""
 
+    source: str = ""  # sha256 of a zip that the library keeps; empty: the embedded set
+    name: str = ""  # of the zip
     level: str = "hard"  # of the embedded set: easy, hard, or both (empty)
     n: int = 30
     plan: Plan = Plan()
@@ -171,6 +173,8 @@ def check_cell(cell: Cell) -> None:
 def _check_questions(asked: Questions) -> None:
     if asked.level not in ("easy", "hard", ""):
         raise BadInput(f"There are easy and hard questions, none that are '{asked.level[:20]}'.")
+    if asked.source and not _SHA256.fullmatch(asked.source):
+        raise BadInput("The set of questions has no proper sha256.")
     if not 1 <= asked.n <= MAX_ITEMS:
         raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
     if not 1 <= asked.plan.max_tokens <= 2048:

@@ -21,7 +21,7 @@ from playground.errors import BadInput, NoNotebook, NotAllowed, PlaygroundError
 from playground.lab import notebook as file
 from playground.lab.documents import RunSettings
 from playground.lab.images import read_image
-from playground.lab.items import Item, ItemSet
+from playground.lab.items import Item, ItemSet, embedded, read_items
 from playground.lab.library import Library, Notebook
 from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Questions, Run, WholeCell
 from playground.models.presets import Example, Preset, data_folder
@@ -45,9 +45,7 @@ class Actions:
         self._parts = parts
         self._library: Library = parts.library
         self._runs = runs
-        # A name in an imported notebook is anybody's text: ItemSet keeps it inside the folder.
-        questions = ItemSet("embedded", (), parts.evaluation)
-        self._picture = measured.pictures(lambda name: questions.image(Item(name, "")))
+        self._pictures_of = functools.lru_cache(maxsize=8)(self._pictures)
 
     def functions(self) -> list[Callable[[Any], Reply]]:
         return [
@@ -55,7 +53,7 @@ class Actions:
             for method in (
                 self.open, self.outputs, self.write, self.add, self.duplicate, self.move, self.delete, self.undo,
                 self.add_picture, self.example, self.picture, self.follow, self.look, self.stop, self.rename,
-                self.share, self.copy, self.create, self.remove, self.export, self.import_file,
+                self.own_questions, self.share, self.copy, self.create, self.remove, self.export, self.import_file,
             )
         ]  # fmt: skip
 
@@ -110,7 +108,7 @@ class Actions:
         notebook, _ = self._library.read(key)
         chosen = [self._library.cell(notebook, cell)] if cell else self._cells(notebook)
         whole = [(one, self._library.all_runs(notebook, one.id)) for one in chosen]
-        return report.write(format, notebook.title, whole, self._library, self._picture)
+        return report.write(format, notebook.title, whole, self._library, self.picture_of)
 
     # --- cells -------------------------------------------------------------------------------------------------
 
@@ -151,7 +149,8 @@ class Actions:
                 if prompts is not None:
                     changed["prompts"] = tuple(prompts)
                 if questions is not None and now.questions is not None:
-                    changed["questions"] = questions
+                    own = {"source": now.questions.source, "name": now.questions.name}
+                    changed["questions"] = msgspec.structs.replace(questions, **own)
                 if gallery is not None:
                     changed["gallery"] = gallery
                 if unpicture is not None:
@@ -210,10 +209,7 @@ class Actions:
 
     def add_picture(self, key: str, cell: str, path: str) -> Reply:
         """Take an image that this browser has just uploaded."""
-        folder = Path(get_upload_folder()).resolve()
-        if "\0" in path or not Path(path).resolve().is_relative_to(folder):
-            raise NotAllowed("Only an image that was uploaded here can be added.")
-        return self._add_picture(key, cell, Path(path).resolve())
+        return self._add_picture(key, cell, _uploaded(path))
 
     def example(self, key: str, cell: str, index: int) -> Reply:
         """A preset's example image, and its prompt where there is none yet."""
@@ -246,6 +242,36 @@ class Actions:
                 return {"notice": f"{path.name} is in this cell already."}
             written, _ = self._library.write(key, msgspec.structs.replace(now, pictures=(*now.pictures, picture)))
         return self._changed(notebook, written)
+
+    def own_questions(self, key: str, cell: str, path: str | None = None) -> Reply:
+        """Ask the questions of a zip that was just uploaded; without one, the embedded ones again."""
+        source, name = "", ""
+        problems: tuple[str, ...] = ()
+        if path is not None:
+            uploaded = _uploaded(path)
+            problems = read_items(uploaded).problems
+            source, name = self._library.keep_questions(uploaded), uploaded.name
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._compare_cell(notebook, cell)
+            if now.questions is None:
+                raise BadInput("This cell has a question of its own.")
+            asked = msgspec.structs.replace(now.questions, source=source, name=name[:200])
+            written, _ = self._library.write(key, msgspec.structs.replace(now, questions=asked))
+        return {**self._changed(notebook, written), "problems": list(problems[:10])}
+
+    def question_set(self, asked: Questions) -> ItemSet:
+        """Raises BadInput if it is not on this machine."""
+        if not asked.source:
+            return embedded(self._parts.evaluation, level=asked.level)
+        if not self._library.has_questions(asked.source):
+            raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
+        return self._library.questions(asked.source)
+
+    def picture_of(self, asked: Questions | None) -> measured.Picture:
+        """How to show the images of a set of questions."""
+        source = asked.source if asked else ""
+        return self._pictures_of(source, self._library.has_questions(source))
 
     # --- replies -----------------------------------------------------------------------------------------------
 
@@ -322,7 +348,8 @@ class Actions:
         if shown is None:
             return cells.notice("This run cannot be read. Run the cell again.")
         other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
-        return cells.run(shown, runs, cell, self._library.thumbnail, self._picture, can_edit=can_edit, beside=other)
+        picture = self.picture_of(shown.cell.questions)
+        return cells.run(shown, runs, cell, self._library.thumbnail, picture, can_edit=can_edit, beside=other)
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
         """A run that goes on or has just ended, as the newest one of its cell."""
@@ -330,7 +357,14 @@ class Actions:
         id = run.cell.id
         now = self._compare_cell(notebook, id) if id in notebook.cells else run.cell
         infos = self._library.runs(notebook, id)
-        return cells.run(run, infos, now, self._library.thumbnail, self._picture, can_edit=True)
+        picture = self.picture_of(run.cell.questions)
+        return cells.run(run, infos, now, self._library.thumbnail, picture, can_edit=True)
+
+    def _pictures(self, source: str, there: bool) -> measured.Picture:
+        # A name in an imported notebook is anybody's text: ItemSet keeps it inside its folder or zip.
+        found = self._library.questions(source) if there else None
+        questions = found or ItemSet("embedded", (), self._parts.evaluation)
+        return measured.pictures(lambda name: questions.image(Item(name, "")))
 
     # --- what the cells are made of ----------------------------------------------------------------------------
 
@@ -396,6 +430,14 @@ def _settings(preset: Preset) -> RunSettings:
     """Of a new cell; as few as possible, so that its chips tell what was chosen."""
     usual = preset.max_tokens == Sampling().max_tokens
     return RunSettings(probabilities=True, max_tokens=None if usual else preset.max_tokens)
+
+
+def _uploaded(path: str) -> Path:
+    """Raises NotAllowed for what is not in Gradio's upload folder."""
+    folder = Path(get_upload_folder()).resolve()
+    if "\0" in path or not Path(path).resolve().is_relative_to(folder):
+        raise NotAllowed("Only a file that was uploaded here can be used.")
+    return Path(path).resolve()
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import gradio as gr
 import msgspec
 
 from playground.errors import BadInput, PlaygroundError, Stopped
-from playground.lab import documents, items
+from playground.lab import documents
 from playground.lab.cells import continues, measure_cell, new_run, run_cell
 from playground.lab.compare import Stop
 from playground.lab.documents import RunSettings
@@ -318,7 +318,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             run: Run, variants: Sequence[Variant], asked: Questions, stop: Stop
         ) -> Generator[dict[str, Any], None, Run]:
             """Shows how far a measurement has come; returns the run with it."""
-            questions = items.embedded(parts.evaluation, level=asked.level)
+            questions = actions.question_set(asked)
             folder = parts.settings.cache_dir / "measuring"
             shown_at = 0.0
             for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, stop, folder):

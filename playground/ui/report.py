@@ -18,23 +18,24 @@ from playground.lab import notebook as file
 from playground.lab import table
 from playground.lab.changes import settings_of
 from playground.lab.library import Library
-from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Run
+from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Questions, Run
 from playground.ui import cells, format, measured, render
 from playground.values import Pane, PaneState, Variant
 
 _ASSETS = Path(__file__).parent / "assets"
 _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
 
+PictureOf = Callable[[Questions | None], measured.Picture]
 Whole = Sequence[tuple[Cell, Sequence[Run]]]
 
 
-def write(kind: str, title: str, whole: Whole, library: Library, picture: measured.Picture) -> dict[str, str]:
+def write(kind: str, title: str, whole: Whole, library: Library, picture_of: PictureOf) -> dict[str, str]:
     """Name, MIME type and text of a file. Raises BadInput for a kind that there is not."""
     writers: dict[str, tuple[str, Callable[[], str]]] = {
-        "html": ("text/html", lambda: html(title, whole, library, picture)),
+        "html": ("text/html", lambda: html(title, whole, library, picture_of)),
         "json": ("application/json", lambda: file.to_json(title, whole, library.png)),
         "md": ("text/markdown", lambda: markdown(title, whole)),
-        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture)),
+        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture_of)),
     }
     if kind not in writers:
         raise BadInput(f"There is no export called '{kind[:20]}'. There are: {', '.join(writers)}.")
@@ -46,7 +47,7 @@ def write(kind: str, title: str, whole: Whole, library: Library, picture: measur
 # --- HTML ------------------------------------------------------------------------------------------------------------
 
 
-def html(title: str, whole: Whole, library: Library, picture: measured.Picture) -> str:
+def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
     """One page that needs nothing else: opens offline, light and dark, and prints."""
     shown: list[dict[str, Any]] = []
     for cell, runs in whole:
@@ -60,16 +61,17 @@ def html(title: str, whole: Whole, library: Library, picture: measured.Picture) 
                 "prompts": cell.prompts,
                 "pictures": [(p, _picture_url(p, library)) for p in cell.pictures],
                 "settings": _settings(cell),
-                "runs": [{"number": run.number, "html": _run(run, library, picture)} for run in newest_first],
+                "runs": [{"number": run.number, "html": _run(run, library, picture_of)} for run in newest_first],
             }
         )
     written = datetime.datetime.now().astimezone()
     return str(render.markup("report.html", title=title, cells=shown, css=_css(), written=f"{written:%Y-%m-%d %H:%M}"))
 
 
-def _run(run: Run, library: Library, picture: measured.Picture) -> markupsafe.Markup:
+def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup:
     blocks = [cells.block(run, i, library.thumbnail, printed=True) for i in range(len(run.results))]
     if run.measurement is not None:
+        picture = picture_of(run.cell.questions)
         blocks.append(measured.html(run.measurement, run.variants, run.reference, picture, printed=True))
     return render.markup(
         "run.html",
@@ -203,7 +205,7 @@ def _fenced(text: str) -> str:
 # --- Jupyter ---------------------------------------------------------------------------------------------------------
 
 
-def jupyter(title: str, whole: Whole, library: Library, picture: measured.Picture) -> str:
+def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
     """Code cells that ask a running playground again, with the outputs of the newest runs."""
     v4 = nbformat.v4
     made: list[Any] = [v4.new_markdown_cell(f"# {_line(title)}")]
@@ -213,14 +215,14 @@ def jupyter(title: str, whole: Whole, library: Library, picture: measured.Pictur
             continue
         newest = max(runs, key=lambda run: run.number, default=None)
         outputs = []
-        for shown_picture in cell.pictures:
-            kind, data = library.thumbnail(shown_picture.sha256) or ("", b"")
+        for picture in cell.pictures:
+            kind, data = library.thumbnail(picture.sha256) or ("", b"")
             if data:
                 url = render.data_url((kind, data))
-                shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": shown_picture.name}
+                shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
-            page = f"<style>{_css()}</style><div>{_run(newest, library, picture)}</div>"
+            page = f"<style>{_css()}</style><div>{_run(newest, library, picture_of)}</div>"
             outputs.append(v4.new_output("display_data", data={"text/html": page, "text/markdown": _answered(newest)}))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))
     book = v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})

@@ -339,6 +339,7 @@ const actions = {
   gallery: (id, chip) => call("write", {cell: id, gallery: chip.dataset.field === "on"}),
   example: async (id, button) => { await send(id); call("example", {cell: id, index: Number(button.dataset.index)}); },
   settings: (id, chip) => { choose(id); openSide(chip.dataset.field); },
+  embedded: id => inTurn(id, () => call("own_questions", {cell: id})),
   "export-cell": id => download(id, "html"),
   "export-cell-json": id => download(id, "json"),
   "export-cell-md": id => download(id, "md"),
@@ -412,6 +413,13 @@ async function addPictures(id, files) {
   }
 }
 
+async function addQuestions(id, file) {
+  if (!file) return;
+  let path;
+  try { ({path} = await upload(file)); } catch (error) { return toast(`${file.name} could not be uploaded: ${error.message ?? error}`, {bad: true}); }
+  await inTurn(id, () => call("own_questions", {cell: id, path}));
+}
+
 async function download(cell, format) {
   await sendAll();
   const {name, mime, text} = await call("export", {cell, format});
@@ -476,6 +484,7 @@ root.addEventListener("change", event => {
   const field = event.target, id = cellOf(field);
   if (field.matches("[data-pick]")) { addPictures(id, [...field.files]).then(() => { field.value = ""; }); }
   else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(() => {});
+  else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(() => {}).finally(() => { field.value = ""; });
   else if (field.matches("[data-q]")) ask(id).catch(() => {});
   else if (field.matches("[data-title]")) call("rename", {title: field.value}).catch(() => {});
   else if (field.matches("[data-import]")) importFile(field.files[0]).finally(() => { field.value = ""; });
