@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +38,7 @@ def measure(folder: Path, tools: Path) -> dict[str, float]:
         for name, variant in (("embedded", ladder[0]), ("168m", opened)):
             found |= _reading(parts, variant, folder, name)
         found |= _quantizing(parts, large.model, folder, tools)
+        found |= _text_kl(ladder[0], ladder[3], folder, tools)
     return found
 
 
@@ -77,6 +81,34 @@ def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[st
             lease.request(protocol.Record(prompt, ids, runtime, str(folder / "record")))
             reading.append(time.perf_counter() - begun - (finished.prompt_s or 0))
     return {f"reading_against_writing_{name}": sorted(writing)[4] / sorted(reading)[4]}
+
+
+def _text_kl(base: Variant, quantized: Variant, folder: Path, tools: Path) -> dict[str, float]:
+    """On the questions as one text: the app's engine, and llama-perplexity, which keeps 16 bits a logit."""
+    tool, n_ctx, n_chunks = tools / "llama-perplexity", 128, 8
+    if not tool.exists():
+        return {}
+    lines = (_IMAGES / "items.jsonl").read_text().splitlines()
+    text, record = folder / "text.txt", folder / "base.bin"
+    text.write_text(" ".join(f"{item['question']} {item['answer']}." for item in map(json.loads, lines)))
+    files = [base.model.path, quantized.model.path]
+    ours = subprocess.run(
+        [sys.executable, "-m", "bench.text_kl", *files, str(text), str(n_ctx), str(n_chunks)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    common = ["-f", str(text), "-c", str(n_ctx), "-b", str(n_ctx), "-t", "1", "--chunks", str(n_chunks), "-fa", "off"]
+    common += ["--kl-divergence-base", str(record)]
+    subprocess.run([str(tool), "-m", files[0], *common], check=True, capture_output=True)
+    theirs = subprocess.run(
+        [str(tool), "-m", files[1], *common, "--kl-divergence"], check=True, capture_output=True, text=True
+    )
+    told = theirs.stdout + theirs.stderr
+    found = {f"text_kl_{name}": value for name, value in json.loads(ours.stdout.splitlines()[-1]).items()}
+    for name, pattern in (("mean", r"Mean +KLD: +([\d.]+)"), ("max", r"Maximum KLD: +([\d.]+)")):
+        match = re.search(pattern, told)
+        assert match is not None, told[-2000:]
+        found[f"text_kl_{name}_llama_perplexity"] = float(match[1])
+    return found
 
 
 def _quantizing(parts: Parts, source: Path, folder: Path, tools: Path) -> dict[str, float]:

@@ -21,6 +21,7 @@ from playground.values import Variant
 _MAX_PROBLEMS = 5
 _MAX_EXAMPLES = 6
 _MAX_FLIPS = 40
+_DECADES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 Picture = Callable[[str], str | None]  # an item's image by name, as a data URL
 
@@ -102,6 +103,7 @@ def html(
         columns=[_COLUMNS[0], *(_COLUMNS[n + 1] for n in kept)],
         rows=rows,
         plot=_plot(measured, by_id),
+        histogram=_histogram(measured, by_id),
         grid=_grid(measured, variants, reference),
         examples=_examples(measured, by_id, picture),
         flips=_flips(measured, by_id, reference, picture),
@@ -206,6 +208,20 @@ def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | 
         "ticks": ticks,
         "floor": x(measured.floor) if measured.floor else None,
     }
+
+
+def _histogram(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | None:
+    """Share of each variant's tokens by their KL, a decade a column."""
+    rows = []
+    for r in measured.results:
+        kls = [token.kl for one in r.items for token in one.kl]
+        if kls:
+            counts = [0] * (len(_DECADES) + 1)
+            for kl in kls:
+                counts[sum(kl >= decade for decade in _DECADES)] += 1
+            rows.append((by_id[r.variant].label, [(n, round(100 * n / len(kls), 1)) for n in counts]))
+    names = [f"< {_DECADES[0]:g}", *(f"{decade:g}" for decade in _DECADES)]
+    return {"columns": names, "rows": rows} if rows else None
 
 
 def _grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> dict[str, Any] | None:
