@@ -19,6 +19,8 @@ def changes(old: Run, new: Run) -> str:
         told.append("the prompt changed")
     if [p.sha256 for p in old.cell.pictures] != [p.sha256 for p in new.cell.pictures]:
         told.append("the images changed")
+    if old.cell.questions != new.cell.questions:
+        told.append("the questions, or what is measured, changed")
     if old.cell.gallery != new.cell.gallery:
         told.append("each image alone" if new.cell.gallery else "all images in one prompt")
     before, after = settings_of(old), settings_of(new)

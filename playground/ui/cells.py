@@ -157,8 +157,11 @@ def run(
         if beside is not None and index < len(beside.results):
             blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
         blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
-    if shown.measurement is not None:
-        blocks.append(measured.html(shown.measurement, shown.variants, shown.reference, picture))
+    for one in (beside, shown):
+        if one is not None and one.measurement is not None:
+            if beside is not None:
+                blocks.append(notice(f"run {one.number}"))
+            blocks.append(measured.html(one.measurement, one.variants, one.reference, picture))
     return render.markup(
         "run.html",
         run=shown,

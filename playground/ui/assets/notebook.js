@@ -93,7 +93,7 @@ function morph(old, fresh) {
     return;
   }
   for (const {name} of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && !(name === "open" || name === "hidden" || name === "data-state-here")) old.removeAttribute(name);
+    if (!fresh.hasAttribute(name) && name !== "open" && name !== "hidden") old.removeAttribute(name);
   }
   for (const {name, value} of fresh.attributes) {
     if (old.getAttribute(name) !== value && !(name === "hidden" && old.matches("textarea"))) old.setAttribute(name, value);
