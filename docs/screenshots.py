@@ -69,7 +69,7 @@ def main() -> None:
             page.goto(app.url)
             page.get_by_label("Q4_K_M · 2.3 MB").wait_for(state="attached", timeout=60_000)
             page.get_by_role("button", name="Run all").click()
-            page.locator(".vp-running").wait_for()
+            page.locator(".vp-cell.vp-running").wait_for()
             page.locator(".vp-running, .vp-queued").first.wait_for(state="detached", timeout=60_000)
             page.locator(".vp-parting summary").first.click()
             page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import gradio as gr
@@ -35,16 +36,21 @@ logger = logging.getLogger(__name__)
 # Cells whose answers come with the page; the others follow at once, or when they are scrolled to.
 _FILLED_AT_ONCE = 3
 
+# How long a page may wait for the variants that the very first start makes; 4 s on two cores.
+_FIRST_START_S = 60.0
+
 Reply = dict[str, Any]
 
 
 class Actions:
     """Server functions on `parts` (see `functions`); each takes the fields of one JSON object, and returns one."""
 
-    def __init__(self, parts: Parts, runs: Runs) -> None:
+    def __init__(self, parts: Parts, runs: Runs, deriving: Thread) -> None:
+        """`deriving`: the thread that makes the presets' quantized variants."""
         self._parts = parts
         self._library: Library = parts.library
         self._runs = runs
+        self._deriving = deriving
         self._pictures_of = functools.lru_cache(maxsize=8)(self._pictures)
 
     def functions(self) -> list[Callable[[Any], Reply]]:
@@ -61,6 +67,7 @@ class Actions:
 
     def open(self, key: str | None = None, browser: str | None = None) -> Reply:
         """A notebook by its key, or the one that this browser had open last, or a first one with examples."""
+        self._deriving.join(_FIRST_START_S)  # or the cells would call their variants missing
         browser, listed = self._library.browser(browser)
         if key is None:
             if listed:

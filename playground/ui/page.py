@@ -73,7 +73,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
     preset = parts.store.presets[0]
     library = parts.library
     runs = Runs()
-    actions = Actions(parts, runs)
+    actions = Actions(parts, runs, deriving)
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="vp-top"):
@@ -119,7 +119,8 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                     open_button = gr.Button("Open pair", size="sm")
             with gr.Column(elem_id="vp-main"):
                 notebook = gr.HTML(
-                    html_template='<div id="vp-notebook"><p class="vp-empty">Opening the notebook ...</p></div>',
+                    html_template='<div id="vp-notebook"><p class="vp-empty">Opening the notebook. The first start '
+                    "makes the quantized variants, which takes some seconds.</p></div>",
                     js_on_load=SCRIPT.read_text(),
                     apply_default_css=False,
                     server_functions=actions.functions(),
