@@ -14,7 +14,7 @@ from llama_cpp import llama_cpp as C
 
 from playground.engine import llama
 from playground.engine.language import LanguageModel
-from playground.engine.protocol import EncodedPrompt, TextChunk
+from playground.engine.protocol import EncodedPrompt, Measure, Record, TextChunk
 from playground.values import Runtime
 
 
@@ -37,8 +37,8 @@ def main() -> None:
             known = n_ctx // 2 + 1
             prompt = EncodedPrompt((TextChunk(tuple(chunk[:known])),), base.n_embd, "", 0.0, None)
             rest, record = tuple(chunk[known:-1]), f"{folder}/record"
-            base.record(prompt, rest, runtime, record, "float32", cancelled=Event())
-            drifts += quantized.measure(prompt, rest, runtime, record, "float32", cancelled=Event())
+            base.record(Record(prompt, rest, runtime, record), cancelled=Event())
+            drifts += quantized.measure(Measure(prompt, rest, runtime, record), cancelled=Event())
     print(
         json.dumps(
             {

@@ -164,6 +164,15 @@ def edited(*path: str | int, to: Any) -> str:
     return json.dumps(document)
 
 
+NONSENSE = [None, 0, -1, 10**400, 1.5, "", "../../x", [], {}, [1], True]
+
+
+def places(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The ways to every value of a JSON document."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
 def show(cells: tuple[WholeCell, ...]) -> None:
     """Every view of what was imported."""
     for one in cells:
@@ -399,12 +408,8 @@ def test_anything_when_changed_by_hand_then_what_is_imported_can_be_shown() -> N
     """Every seventh of the file's values becomes each of these."""
     document = json.loads(written())
 
-    def places(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-        inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
-
     for number, path in enumerate(places(document["cells"])[1:]):
-        value = [None, 0, -1, 10**400, 1.5, "", "../../x", [], {}, [1], True][number % 11]
+        value = NONSENSE[number % len(NONSENSE)]
         try:
             _, cells, _ = from_json(edited("cells", *path, to=value))
         except BadInput:
@@ -420,18 +425,13 @@ def test_measurement_when_written_and_changed_by_hand_then_read_or_told_and_show
     assert (cells[0].cell, cells[0].runs, problems) == (cell, (run,), ())
     show(cells)
 
-    def places(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-        inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
-
-    values = [None, 0, -1, 10**400, 1.5, "", "../../x", [], {}, [1], True]
     whole_run = json.loads(text)["cells"][0]["runs"][0]
     for number, path in enumerate(places(whole_run["measurement"])[1:]):
         document = json.loads(text)
         place = document["cells"][0]["runs"][0]["measurement"]
         for part in path[:-1]:
             place = place[part]
-        place[path[-1]] = values[number % 11]
+        place[path[-1]] = NONSENSE[number % len(NONSENSE)]
         _, cells, _ = from_json(json.dumps(document))
         show(cells)
 

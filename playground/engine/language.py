@@ -21,7 +21,7 @@ from typing import Any
 from llama_cpp import llama_cpp as C
 
 from playground.engine import llama
-from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, TextChunk
+from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, Measure, Record, TextChunk
 from playground.errors import BadPair, BadPrompt, EngineError, Stopped
 from playground.values import Candidate, Runtime, Sampling, TokenDrift, TokenScore
 
@@ -181,43 +181,25 @@ class LanguageModel:
 
         Returns one more than there are tokens. Raises Stopped, EngineError.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        found = []
-        for i, logits in enumerate(self._logits(prompt, token_ids, runtime, cancelled)):
-            token = token_ids[i] if i < len(token_ids) else None
-            text = "" if token is None else decoder.decode(self._vocabulary.piece(token))
-            found.append(self._scored(text, token, logits))
-        return tuple(found)
+        scored = zip(
+            self._texts(token_ids),
+            (*token_ids, None),
+            self._logits(prompt, token_ids, runtime, cancelled),
+            strict=True,
+        )
+        return tuple(self._scored(text, token, logits) for text, token, logits in scored)
 
-    def record(
-        self,
-        prompt: EncodedPrompt,
-        token_ids: Sequence[int],
-        runtime: Runtime,
-        path: str,
-        dtype: str,
-        *,
-        cancelled: Event,
-    ) -> int:
+    def record(self, asked: Record, *, cancelled: Event) -> int:
         """Write what the model holds likely at each token of an answer, and behind the last one, for `measure`.
 
         Returns the number of tokens in the vocabulary. Raises Stopped, EngineError.
         """
-        with open(path, "wb") as file:
-            for logits in self._logits(prompt, token_ids, runtime, cancelled):
-                file.write(_log_probabilities(logits).astype(dtype).tobytes())
+        with open(asked.path, "wb") as file:
+            for logits in self._logits(asked.prompt, asked.token_ids, asked.runtime, cancelled):
+                file.write(_log_probabilities(logits).astype(asked.dtype).tobytes())
         return self._vocabulary.n_tokens
 
-    def measure(
-        self,
-        prompt: EncodedPrompt,
-        token_ids: Sequence[int],
-        runtime: Runtime,
-        path: str,
-        dtype: str,
-        *,
-        cancelled: Event,
-    ) -> tuple[TokenDrift, ...]:
+    def measure(self, asked: Measure, *, cancelled: Event) -> tuple[TokenDrift, ...]:
         """Compare with what a reference of the same vocabulary has recorded about the same answer.
 
         Returns one more than there are tokens. Raises Stopped; EngineError for a record of another shape, and when
@@ -226,17 +208,15 @@ class LanguageModel:
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
 
         n = self._vocabulary.n_tokens
-        recorded = numpy.fromfile(path, dtype)
-        if recorded.size != n * (len(token_ids) + 1):
+        recorded = numpy.fromfile(asked.path, asked.dtype)
+        if recorded.size != n * (len(asked.token_ids) + 1):
             raise EngineError("The reference's record is of another vocabulary or answer.")
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         found = []
-        rows = recorded.reshape(-1, n)
-        for i, logits in enumerate(self._logits(prompt, token_ids, runtime, cancelled)):
-            mine, theirs = _log_probabilities(logits), rows[i].astype(numpy.float64)
+        every = self._logits(asked.prompt, asked.token_ids, asked.runtime, cancelled)
+        for text, row, logits in zip(self._texts(asked.token_ids), recorded.reshape(-1, n), every, strict=True):
+            mine, theirs = _log_probabilities(logits), row.astype(numpy.float64)
             if not numpy.isfinite(mine).all():
                 raise EngineError("The model's outputs are no numbers (NaN): the file is damaged.")
-            text = "" if i == len(token_ids) else decoder.decode(self._vocabulary.piece(token_ids[i]))
             found.append(
                 TokenDrift(
                     text=text,
@@ -248,6 +228,13 @@ class LanguageModel:
                 )
             )
         return tuple(found)
+
+    def _texts(self, token_ids: Sequence[int]) -> Iterator[str]:
+        """Of each token, so that they join to the answer, and of none behind the last."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in token_ids:
+            yield decoder.decode(self._vocabulary.piece(token))
+        yield ""
 
     def _logits(
         self, prompt: EncodedPrompt, token_ids: Sequence[int], runtime: Runtime, cancelled: Event

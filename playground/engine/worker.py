@@ -123,25 +123,11 @@ class Worker:
                 )
             case Record():
                 started = time.perf_counter()
-                n_vocabulary = self._language_model.record(
-                    request.prompt,
-                    request.token_ids,
-                    request.runtime,
-                    request.path,
-                    request.dtype,
-                    cancelled=self._cancelled,
-                )
+                n_vocabulary = self._language_model.record(request, cancelled=self._cancelled)
                 return Recorded(n_vocabulary, time.perf_counter() - started)
             case Measure():
                 started = time.perf_counter()
-                drifts = self._language_model.measure(
-                    request.prompt,
-                    request.token_ids,
-                    request.runtime,
-                    request.path,
-                    request.dtype,
-                    cancelled=self._cancelled,
-                )
+                drifts = self._language_model.measure(request, cancelled=self._cancelled)
                 return Measured(drifts, time.perf_counter() - started)
             case Quantize():
                 return quantize(request, self._send)

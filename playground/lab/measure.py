@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 import numpy
+import PIL.Image
 
 from playground.engine import protocol
 from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
@@ -28,7 +29,7 @@ from playground.lab.items import Item, ItemSet, score
 from playground.lab.measured import Answered, Measurement, Plan, Progress, TokenCost, VariantResult
 from playground.lab.statistics import Interval
 from playground.pool.pool import Pool, language_spec, vision_spec
-from playground.values import Image, ModelFile, Runtime, Sampling, TokenDrift, Variant
+from playground.values import Image, Runtime, Sampling, TokenDrift, Variant
 
 # Below it records are float32; above it float16, whose rounding the noise floor then shows.
 _EXACT_BYTES = 512 * 2**20
@@ -205,7 +206,7 @@ class Measuring:
     def _prompt(self, variant: Variant, item: Item, image: Image, *, fresh: bool = False) -> protocol.EncodedPrompt:
         messages = [protocol.ChatMessage("user", item.question, 1)]
         spec = vision_spec(variant.projector, variant.model, self._runtime)
-        cache = _NoCache() if fresh else self._embeddings
+        cache = None if fresh else self._embeddings
         with self._pool.turn(stop=self._stop), self._pool.lease(spec, stop=self._stop) as lease:
             prompt, _ = prompts.encode(
                 lease, cache, variant.projector, messages, [image], variant.chat_template, self._stop
@@ -303,38 +304,15 @@ def check(variants: Sequence[Variant], reference: Variant, items: ItemSet) -> No
             )
 
 
-class _NoCache(EmbeddingCache):
-    """Knows nothing and keeps nothing."""
-
-    def __init__(self) -> None:
-        pass
-
-    def key(self, projector: ModelFile, image: Image) -> str:
-        return ""
-
-    def has(self, key: str) -> bool:
-        return False
-
-    def put(self, key: str, prompt: protocol.EncodedPrompt, image: int) -> None:
-        pass
-
-    def fill(self, prompt: protocol.EncodedPrompt, keys: dict[int, str]) -> protocol.EncodedPrompt | None:
-        return prompt
-
-
 def _blank(image: Image) -> Image:
     """Of the picture's mean colour."""
     pixels = numpy.frombuffer(image.rgb, numpy.uint8).reshape(image.height, image.width, 3)
     mean = tuple(int(c) for c in pixels.reshape(-1, 3).mean(axis=0))
-    import PIL.Image  # noqa: PLC0415
-
     return from_rgb(PIL.Image.new("RGB", (image.width, image.height), mean))
 
 
 def _shuffled(image: Image, n: int = 8) -> Image:
     """Its n x n tiles in another order, always the same one."""
-    import PIL.Image  # noqa: PLC0415
-
     whole = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)
     w, h = max(1, image.width // n), max(1, image.height // n)
     places = [(x * w, y * h) for y in range(n) for x in range(n)]

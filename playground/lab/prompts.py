@@ -13,17 +13,17 @@ from playground.values import Image, ModelFile
 
 def encode(
     lease: Lease,
-    embeddings: EmbeddingCache,
+    embeddings: EmbeddingCache | None,
     projector: ModelFile,
     messages: Sequence[protocol.ChatMessage],
     images: Sequence[Image],
     template: str | None,
     stop: Callable[[], bool],
 ) -> tuple[protocol.EncodedPrompt, bool]:
-    """Have a vision worker encode what the cache does not have. Returns the prompt, and whether all images came from
-    the cache. Raises Stopped and what the worker raises."""
-    keys = {i: embeddings.key(projector, image) for i, image in enumerate(images)}
-    known = {i: key for i, key in keys.items() if embeddings.has(key)}
+    """Have a vision worker encode what the cache does not have; without a cache, everything.
+
+    Returns the prompt, and whether all images came from the cache. Raises Stopped and what the worker raises.
+    """
 
     def ask(known: dict[int, str]) -> protocol.EncodedPrompt:
         sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
@@ -31,6 +31,10 @@ def encode(
         assert isinstance(reply, protocol.EncodedPrompt)
         return reply
 
+    if embeddings is None:
+        return ask({}), False
+    keys = {i: embeddings.key(projector, image) for i, image in enumerate(images)}
+    known = {i: key for i, key in keys.items() if embeddings.has(key)}
     prompt = ask(known)
     filled = embeddings.fill(prompt, known)
     if filled is None:  # evicted in between, or of another shape

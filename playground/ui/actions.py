@@ -288,7 +288,7 @@ class Actions:
 
     def _changed(self, notebook: Notebook, cell: Cell) -> Reply:
         html = self._cell(notebook, cell, can_edit=True, outputs=None)
-        newest = self._library.newest_run(notebook, cell.id)
+        newest = self._library.newest_run(notebook, cell.id) if isinstance(cell, CompareCell) else None
         stale = newest is not None and isinstance(cell, CompareCell) and cells.changed_since(newest, cell)
         return {"cells": [{"id": cell.id, "html": html, "stale": stale}], "problem": self._library.problem}
 
