@@ -52,7 +52,7 @@ def _timed(
     parts: Parts, variants: tuple[Variant, ...], asked: items.ItemSet, folder: Path, name: str
 ) -> dict[str, float]:
     measuring = Measuring(
-        asked, variants, variants[0].id, Plan(), _RUNTIME, parts.pool, parts.embeddings, lambda: False, folder
+        asked, variants, variants[0].id, Plan(), _RUNTIME, parts.pool, parts.embeddings, parts.known, lambda: False
     )
     *_, last = measuring.run()
     assert isinstance(last, Measurement)
@@ -66,10 +66,10 @@ def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[st
     asked = items.ItemSet("one", [item], _IMAGES)
     runtime = Runtime(n_ctx=2048)
     measuring = Measuring(
-        asked, (variant,), variant.id, Plan(), runtime, parts.pool, parts.embeddings, lambda: False, folder
+        asked, (variant,), variant.id, Plan(), runtime, parts.pool, parts.embeddings, parts.known, lambda: False
     )
     prompt = measuring._prompt(variant, item, asked.image(item))
-    _, ids = measuring._answer(variant, prompt)
+    ids = measuring._answer(variant, prompt).token_ids
     reading, writing = [], []
     with parts.pool.lease(language_spec(variant.model, runtime)) as lease:
         for _ in range(9):

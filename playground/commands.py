@@ -186,8 +186,8 @@ def _check(parts: Parts, source: Path, made: Path, partner: Path, is_projector: 
         Runtime(n_ctx=1024),
         parts.pool,
         parts.embeddings,
+        parts.known,
         lambda: False,
-        parts.settings.cache_dir / "measuring",
     )
     *_, last = measuring.run()
     assert isinstance(last, measured.Measurement)
@@ -232,8 +232,8 @@ def _measured(
             Runtime(n_ctx=n_ctx),
             parts.pool,
             parts.embeddings,
+            parts.known,
             lambda: False,
-            parts.settings.cache_dir / "measuring",
         )
         for update in measuring.run():
             if isinstance(update, measured.Measurement):

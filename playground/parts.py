@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playground.lab.embeddings import EmbeddingCache
+from playground.lab.known import Known
 from playground.lab.library import Library
 from playground.models.presets import data_folder
 from playground.models.store import Store
@@ -25,6 +26,7 @@ class Parts:
     store: Store
     pool: Pool
     embeddings: EmbeddingCache
+    known: Known
     library: Library
     engine: str  # for the record of a run
     machine: str
@@ -46,12 +48,14 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
     engine = f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
+    known = Known(settings.cache_dir / "measured", engine)
     library = Library(settings.cache_dir / "notebooks")
     try:
-        yield Parts(settings, store, pool, embeddings, library, engine, _machine(gpus))
+        yield Parts(settings, store, pool, embeddings, known, library, engine, _machine(gpus))
     finally:
         pool.close()
         embeddings.close()
+        known.close()
         library.close()
         store.close()
 

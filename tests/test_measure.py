@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -22,8 +24,9 @@ from playground.lab.items import Item, ItemSet, Rule
 from playground.lab.measure import Measuring
 from playground.lab.measured import Measurement, Plan
 from playground.models.presets import data_folder
-from playground.parts import Parts
+from playground.parts import Parts, open_parts
 from playground.pool.pool import language_spec
+from playground.settings import Settings
 from playground.values import Runtime, Variant
 from tests import pairs
 
@@ -34,18 +37,25 @@ WHAT = Item("hard-62.png", "What do you see?", ("x",))
 
 def measured(
     parts: Parts,
-    tmp_path: Path,
     asked: ItemSet,
     variants: tuple[Variant, ...],
     plan: Plan | None = None,
     runtime: Runtime = RUNTIME,
 ) -> Measurement:
     run = Measuring(
-        asked, variants, variants[0].id, plan or Plan(), runtime, parts.pool, parts.embeddings, lambda: False, tmp_path
+        asked,
+        variants,
+        variants[0].id,
+        plan or Plan(),
+        runtime,
+        parts.pool,
+        parts.embeddings,
+        parts.known,
+        lambda: False,
     )
     *_, last = run.run()
     assert isinstance(last, Measurement)
-    assert list(tmp_path.glob("measure-*")) == []
+    assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
     return last
 
 
@@ -77,12 +87,12 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
         RUNTIME,
         parts.pool,
         parts.embeddings,
+        parts.known,
         lambda: False,
-        tmp_path,
     )
     image = run._set.image(WHAT)
     prompt = run._prompt(variants[0], WHAT, image)
-    _, ids = run._answer(variants[0], prompt)
+    ids = run._answer(variants[0], prompt).token_ids
     *_, found = run.run()
     assert isinstance(found, Measurement)
     reference = log_probabilities(variants[0], prompt.rendered, list(ids), tmp_path)
@@ -100,7 +110,7 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
 
 def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp_path: Path) -> None:
     variants = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"])
-    found = measured(parts, tmp_path, items.embedded(FOLDER, level="hard").first(16), variants, Plan(accuracy=True))
+    found = measured(parts, items.embedded(FOLDER, level="hard").first(16), variants, Plan(accuracy=True))
     kls = [r.mean_kl.value for r in found.results[1:] if r.mean_kl]
     assert kls == sorted(kls)
     assert found.floor is not None
@@ -122,7 +132,7 @@ def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp
 def test_reference_when_measured_against_itself_then_only_the_floor_is_left(parts: Parts, tmp_path: Path) -> None:
     (f16,) = parts.store.choose(["F16"])
     again = msgspec.convert(msgspec.to_builtins(f16) | {"id": "again"}, Variant)
-    found = measured(parts, tmp_path, items.embedded(FOLDER, level="hard").first(4), (f16, again))
+    found = measured(parts, items.embedded(FOLDER, level="hard").first(4), (f16, again))
     result = found.results[1]
     assert result.mean_kl is not None
     assert result.mean_kl.value <= (found.floor or 0) + 1e-12
@@ -132,7 +142,7 @@ def test_reference_when_measured_against_itself_then_only_the_floor_is_left(part
 
 def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts, tmp_path: Path) -> None:
     variants = parts.store.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
-    found = measured(parts, tmp_path, items.embedded(FOLDER, level="hard").first(8), variants)
+    found = measured(parts, items.embedded(FOLDER, level="hard").first(8), variants)
     effects = lab.grid(found, variants, variants[0].id)
     assert len(effects) == 6
     for effect in effects:
@@ -174,7 +184,7 @@ def test_projector_when_it_is_dead_then_called_blind_and_a_whole_one_is_not(part
     dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
     blind = parts.store.open_pair(Path(f16.model.path), dead)
     asked = items.embedded(FOLDER, level="hard").first(4)
-    found = measured(parts, tmp_path, asked, (f16, blind), Plan(drift=False, look=True))
+    found = measured(parts, asked, (f16, blind), Plan(drift=False, look=True))
     assert [r.looks for r in found.results] == ["looks", "blind"]
     assert (found.results[1].look_kl or 0) < 0.001 < (found.results[0].look_kl or 0)
 
@@ -187,12 +197,12 @@ def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_p
     def stop() -> bool:
         return seen > 3
 
-    run = Measuring(asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, stop, tmp_path)
+    run = Measuring(asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, parts.known, stop)
     updates = run.run()
     with pytest.raises(Stopped):  # noqa: PT012  each update is counted
         for _ in updates:
             seen += 1
-    assert list(tmp_path.glob("measure-*")) == []
+    assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
     assert all(w.leases == 0 for w in parts.pool.memory().workers)
 
 
@@ -213,7 +223,7 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
     assert len(asked.items) == 3
     assert len(asked.problems) == 3
     variants = parts.store.choose(["F16", "TQ2_0"])
-    found = measured(parts, tmp_path / "records", asked, variants, Plan(accuracy=True))
+    found = measured(parts, asked, variants, Plan(accuracy=True))
     assert len(found.questions) == 2
     assert any("broken.png" in problem for problem in found.problems)
     assert found.results[0].accuracy is not None
@@ -224,7 +234,7 @@ def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path
     other = pairs.write_pair("mlp", tmp_path)
     variants = (*parts.store.choose(["F16"]), parts.store.open_pair(other.model, other.projector))
     with pytest.raises(BadInput, match="another vocabulary"):
-        measured(parts, tmp_path, items.embedded(FOLDER).first(2), variants)
+        measured(parts, items.embedded(FOLDER).first(2), variants)
 
 
 def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts: Parts, tmp_path: Path) -> None:
@@ -232,10 +242,10 @@ def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts
     variants = parts.store.choose(["F16"])
     asked = ItemSet("one", [WHAT], FOLDER)
     run = Measuring(
-        asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, lambda: False, tmp_path
+        asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, parts.known, lambda: False
     )
     prompt = run._prompt(variants[0], WHAT, asked.image(WHAT))
-    _, ids = run._answer(variants[0], prompt)
+    ids = run._answer(variants[0], prompt).token_ids
     with parts.pool.lease(language_spec(variants[0].model, RUNTIME)) as lease:
         request = protocol.Record(prompt, ids, RUNTIME, str(tmp_path / "record"))
         lease.request(request)
@@ -269,3 +279,90 @@ def test_score_when_by_a_rule_then_as_defined(
     rule: Rule, tolerance: float, accepted: str, answer: str, expected: float
 ) -> None:
     assert items.score(Item("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
+
+
+def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path: Path) -> None:
+    """kill -9 of the command in the middle; the next one asks what is left, and finds what one from nothing finds."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "derived").symlink_to(derived / "derived")
+    command = [sys.executable, "-m", "playground", "drift", "--variants", "F16,Q2_K", "-n", "20"]
+    child = subprocess.Popen(command, env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, stderr=subprocess.DEVNULL)
+    kept = cache / "measured/known/cache.db"
+    with open_parts(Settings(cache_dir=tmp_path / "other"), any_folder=True) as fresh:
+        (tmp_path / "other/derived").symlink_to(derived / "derived")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and _rows(kept) < 8:
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+        done = _rows(kept)
+        assert 8 <= done < 40
+        assert list((cache / "measured").glob("scratch-*"))
+        fresh.store.derive(fresh.pool.quantize)
+        whole, steps = _all_steps(fresh)
+    with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
+        assert list((cache / "measured").glob("scratch-*")) == []
+        again, left = _all_steps(parts)
+    assert len(left) <= len(steps) - done
+    assert [r.mean_kl for r in again.results] == [r.mean_kl for r in whole.results]
+    assert again.answers == whole.answers
+
+
+def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
+    variants = parts.store.choose(["F16", "Q2_K"])
+    asked = items.embedded(FOLDER, level="hard").first(20)
+    runtime = Runtime(n_ctx=1024)
+    run = Measuring(
+        asked, variants, variants[0].id, Plan(), runtime, parts.pool, parts.embeddings, parts.known, lambda: False
+    )
+    *steps, last = run.run()
+    assert isinstance(last, Measurement)
+    return last, [step for step in steps if isinstance(step, lab.Progress)]
+
+
+def _rows(database: Path) -> int:
+    if not database.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as rows:
+            return int(rows.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts) -> None:
+    asked = items.embedded(FOLDER, level="hard").first(6)
+
+    def steps(names: list[str]) -> tuple[list[lab.Progress], Measurement]:
+        variants = parts.store.choose(names)
+        run = Measuring(
+            asked, variants, variants[0].id, Plan(accuracy=True), RUNTIME, parts.pool, parts.embeddings, parts.known,
+            lambda: False,
+        )  # fmt: skip
+        *told, last = run.run()
+        assert isinstance(last, Measurement)
+        return [step for step in told if isinstance(step, lab.Progress)], last
+
+    first, found = steps(["F16", "Q4_K_M"])
+    assert steps(["F16", "Q4_K_M"])[0] == []
+    added, more = steps(["F16", "Q4_K_M", "Q2_K"])
+    assert {step.what for step in added} == {"F16 reads its answers", "Q2_K: drift", "Q2_K: answers"}
+    assert more.results[1] == found.results[1]
+    assert (added[-1].done + 1, added[-1].total) == (len(added), len(added))
+    assert len(first) > len(added)
+
+
+def test_speed_when_measured_then_afresh_each_time(parts: Parts) -> None:
+    asked = ItemSet("one", [WHAT], FOLDER)
+    for _ in range(2):
+        found = measured(parts, asked, parts.store.choose(["F16", "Q4_K_M"]), Plan(drift=False, speed=True))
+        for result in found.results:
+            assert result.speed is not None
+            assert result.speed.encode_s is not None  # the picture was encoded, though its embeddings may be kept
+            assert result.speed.prompt_s is not None
+            assert result.speed.first_token_s is not None
+            assert 0.002 < result.speed.prompt_s < result.speed.first_token_s  # all of the prompt was read
+            assert (result.speed.tokens_per_second or 0) > 10
+            assert (result.speed.bytes or 0) > 2 * 2**20
+            assert result.mean_kl is None

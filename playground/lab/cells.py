@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -13,6 +12,7 @@ from playground.errors import BadInput
 from playground.lab import compare, documents
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.items import ItemSet
+from playground.lab.known import Known
 from playground.lab.measure import Measuring
 from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Picture, Result, Run, RunState, without_paths
@@ -60,13 +60,10 @@ def measure_cell(
     questions: ItemSet,
     pool: Pool,
     embeddings: EmbeddingCache,
+    known: Known,
     stop: compare.Stop,
-    folder: Path,
 ) -> Iterator[Progress | Run]:
-    """Measure what the run's cell asks for. Yields Progress, and at the end the run. Raises as Measuring does.
-
-    `folder`: for what has to be kept on disk meanwhile.
-    """
+    """Measure what the run's cell asks for. Yields Progress, and at the end the run. Raises as Measuring does."""
     asked = run.cell.questions
     assert asked is not None
     started = time.monotonic()
@@ -78,8 +75,8 @@ def measure_cell(
         run.cell.settings.runtime(),
         pool,
         embeddings,
+        known,
         stop.wanted,
-        folder,
     )
     for update in measuring.run():
         if isinstance(update, Progress):

@@ -9,12 +9,13 @@ token first is another one.
 from __future__ import annotations
 
 import math
+import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy
@@ -26,17 +27,19 @@ from playground.lab import prompts, statistics
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.images import from_rgb
 from playground.lab.items import Item, ItemSet, score
-from playground.lab.measured import Answered, Measurement, Plan, Progress, TokenCost, VariantResult
+from playground.lab.known import Known
+from playground.lab.measured import Answered, Measurement, Plan, Progress, Said, Speed, TokenCost, VariantResult
 from playground.lab.statistics import Interval
-from playground.pool.pool import Pool, language_spec, vision_spec
+from playground.pool.pool import Lease, Pool, language_spec, vision_spec
 from playground.values import Image, Runtime, Sampling, TokenDrift, Variant
 
-# Below it records are float32; above it float16, whose rounding the noise floor then shows.
-_EXACT_BYTES = 512 * 2**20
+# Of an answer's record. Below it records are float32; above it float16, whose rounding the noise floor then shows.
+_EXACT_BYTES = 10 * 2**20
 MAX_RECORD_BYTES = 16 * 2**30
 
 _FLOOR_ITEMS = 12
 _LOOK_ITEMS = 8
+_SPEED_ITEMS = 5
 _KEPT_CANDIDATES = 12  # tokens of an answer whose likeliest candidates are kept: those with the largest divergence
 
 # Of the noise floor and of nats: an answer whose distributions move less when the picture goes is not about it.
@@ -44,6 +47,13 @@ BLIND_KL = 0.02
 
 
 _Asked = tuple[Item, Image]
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    encode_s: float | None
+    finished: protocol.Finished
+    bytes: int | None
 
 
 class Measuring:
@@ -58,10 +68,10 @@ class Measuring:
         runtime: Runtime,
         pool: Pool,
         embeddings: EmbeddingCache,
+        known: Known,
         stop: Callable[[], bool],
-        folder: Path,
     ) -> None:
-        """`folder`: where the reference's records are kept meanwhile. Raises BadInput for what cannot be compared."""
+        """Raises BadInput for what cannot be compared."""
         self._variants = tuple(variants)
         self._reference = next(v for v in variants if v.id == reference)
         check(self._variants, self._reference, items)
@@ -70,112 +80,146 @@ class Measuring:
         self._runtime = runtime
         self._pool = pool
         self._embeddings = embeddings
+        self._known = known
         self._stop = stop
-        self._folder = folder
         self._sampling = Sampling(max_tokens=plan.max_tokens)
-        self._problems: list[str] = list(items.problems)
+        self.problems: list[str] = list(items.problems)
+        self.asked: list[_Asked] = []
+        self._answers: list[Said] = []  # the reference's
         self._started = time.monotonic()
         self._done = self._total = 0
+        self._dtype = "float32"
 
     def run(self) -> Iterator[Progress | Measurement]:
         """Raises Stopped, and what makes all of it impossible; what goes wrong with one item is told and left out."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        records = Path(tempfile.mkdtemp(prefix="measure-", dir=self._folder))
-        try:
-            yield from self._run(records)
-        finally:
-            shutil.rmtree(records, ignore_errors=True)
-
-    def _run(self, records: Path) -> Iterator[Progress | Measurement]:
-        plan, others = self._plan, [v for v in self._variants if v.id != self._reference.id]
-        n = len(self._set.items)
-        n_floor = min(_FLOOR_ITEMS, n) if plan.drift else 0
-        self._total = n + 3 * n_floor + len(others) * n * plan.drift
-        self._total += len(others) * n * plan.accuracy + len(self._variants) * min(_LOOK_ITEMS, n) * plan.look
-
-        asked: list[_Asked] = []
-        answers: list[tuple[str, tuple[int, ...]]] = []
-        dtype = ""
-        for item in self._set.items:
-            yield self._progress(f"{self._reference.label} answers")
-            try:
-                image = self._set.image(item)
-                prompt = self._prompt(self._reference, item, image)
-                text, ids = self._answer(self._reference, prompt)
-                if not ids:
-                    raise BadInput("the reference has nothing to say to it")
-                if plan.drift:
-                    dtype = dtype or self._dtype(prompt, ids, records)
-                    self._record(self._reference, prompt, ids, records / f"{len(asked)}", dtype)
-            except PlaygroundError as error:
-                self._refuse(item, error)
-                continue
-            asked.append((item, image))
-            answers.append((text, ids))
-        if not asked:
-            raise BadInput(f"No question could be asked. {self._problems[-1]}")
-
-        floors: dict[str, float] = {}
-        if plan.drift:
-            for name, runtime, fresh in self._conditions():
-                found = []
-                for k in range(min(n_floor, len(asked))):
-                    yield self._progress(f"noise floor: {name}")
-                    prompt = self._prompt(self._reference, *asked[k], fresh=fresh)
-                    path = records / f"{k}"
-                    found.append(self._measure(self._reference, prompt, answers[k][1], path, dtype, runtime))
-                floors[name] = _mean([drift.kl for drifts in found for drift in drifts])
-
-        told: dict[str, list[Answered]] = {v.id: [Answered() for _ in asked] for v in self._variants}
+        plan, base = self._plan, self._reference
         # Variants with one language model stand together, so that it is loaded once.
-        for variant in sorted(others, key=lambda v: [w.model.sha256 for w in self._variants].index(v.model.sha256)):
-            for k, one in enumerate(asked):
-                try:
-                    if plan.drift:
-                        yield self._progress(f"{variant.label}: drift")
-                        prompt = self._prompt(variant, *one)
-                        drifts = self._measure(variant, prompt, answers[k][1], records / f"{k}", dtype, self._runtime)
-                        told[variant.id][k] = _answered(drifts)
-                    if plan.accuracy:
-                        yield self._progress(f"{variant.label}: answers")
-                        text, _ = self._answer(variant, self._prompt(variant, *one))
-                        told[variant.id][k] = msgspec.structs.replace(
-                            told[variant.id][k], text=text, score=score(one[0], text)
-                        )
-                except (Stopped, OutOfMemory):
-                    raise
-                except PlaygroundError as error:
-                    told[variant.id][k] = Answered(error=error.message)
-                    self._problems.append(f"{variant.label}, {one[0].question[:40]}: {error.message}")
-        for k, one in enumerate(asked):
-            own = Answered(text=answers[k][0], score=score(one[0], answers[k][0]) if plan.accuracy else None)
-            told[self._reference.id][k] = own
-
-        looks: dict[str, float] = {}
-        if plan.look:
+        order = [v.model.sha256 for v in self._variants]
+        others = sorted((v for v in self._variants if v.id != base.id), key=lambda v: order.index(v.model.sha256))
+        n = len(self._set.items)
+        self.expect(n * (1 + plan.drift) + 3 * min(_FLOOR_ITEMS, n) * plan.drift)
+        self.expect(len(others) * n * (plan.drift + plan.accuracy))
+        self.expect(len(self._variants) * (min(_LOOK_ITEMS, n) * plan.look + min(_SPEED_ITEMS, n) * plan.speed))
+        with self._known.scratch() as records:
+            yield from self.ask()
+            floors: dict[str, float] = {}
+            if plan.drift:
+                floors = yield from self.record(records, others)
+            told = {base.id: [self._own_answer(k) for k in range(len(self.asked))]}
+            for variant in others:
+                told[variant.id] = yield from self.read(variant, records)
+            looks: dict[str, float] = {}
+            speeds: dict[str, Speed] = {}
             for variant in self._variants:
-                moved = []
-                for k in range(min(_LOOK_ITEMS, len(asked))):
-                    yield self._progress(f"{variant.label}: does it look?")
-                    moved.append(self._moved(variant, k, asked, records))
-                looks[variant.id] = _mean(moved)
-
+                if plan.look:
+                    looks[variant.id] = yield from self._look(variant, records)
+                if plan.speed:
+                    speeds[variant.id] = yield from self._run_timed(variant)
         yield Measurement(
-            questions=tuple(item for item, _ in asked),
-            answers=tuple(text for text, _ in answers),
+            questions=tuple(item for item, _ in self.asked),
+            answers=tuple(said.text for said in self._answers),
             results=tuple(
-                _result(v, told[v.id], told[self._reference.id], looks.get(v.id), v.id == self._reference.id)
+                _result(v, told[v.id], told[base.id], looks.get(v.id), speeds.get(v.id), is_reference=v.id == base.id)
                 for v in self._variants
             ),
             floor=max(floors.values(), default=None),
             floors=floors,
-            problems=tuple(self._problems),
+            problems=tuple(self.problems),
             elapsed_s=time.monotonic() - self._started,
         )
 
-    # --- steps -------------------------------------------------------------------------------------------------
+    # --- stages; a scan of many variants goes through them itself (lab/sensitivity.py) --------------------------------
 
-    def _progress(self, what: str) -> Progress:
+    def expect(self, steps: int) -> None:
+        """More to be done."""
+        self._total += steps
+
+    def ask(self) -> Iterator[Progress]:
+        """Have the reference answer every question; fills `asked`. Raises BadInput if none can be asked."""
+        for item in self._set.items:
+            try:
+                image = self._set.image(item)
+                if self._is_new(self._key("said", self._reference, (item, image))):
+                    yield self.step(f"{self._reference.label} answers")
+                said = self._said(self._reference, (item, image))
+                if not said.token_ids:
+                    raise BadInput("the reference has nothing to say to it")
+            except (Stopped, OutOfMemory):
+                raise
+            except PlaygroundError as error:
+                self.problems.append(f"{item.image}, {item.question[:40]!r}: {error.message}")
+                continue
+            self.asked.append((item, image))
+            self._answers.append(said)
+        if not self.asked:
+            raise BadInput(f"No question could be asked. {self.problems[-1]}")
+
+    def record(self, records: Path, others: Sequence[Variant] | None) -> Generator[Progress, None, dict[str, float]]:
+        """Record what the reference holds likely, as far as a variant of `others` (None: any) will be compared with it.
+
+        Returns the noise floor, by what was done in another way.
+        """
+        base, asked = self._reference, self.asked
+        n_floor = min(_FLOOR_ITEMS, len(asked))
+        floor_keys = {name: self._floor_key(name, asked[:n_floor]) for name, _, _ in self._conditions()}
+        wanted = {
+            k
+            for k, one in enumerate(asked)
+            if others is None or not all(self._known.has(self._drift_key(v, one)) for v in others)
+        }
+        if not all(self._known.has(key) for key in floor_keys.values()):
+            wanted |= set(range(n_floor))
+        for k in range(len(asked)):
+            if k not in wanted:
+                self._total -= 1
+                continue
+            yield self.step(f"{base.label} reads its answers")
+            prompt, ids, path = self._prompt(base, *asked[k]), self._answers[k].token_ids, records / f"{k}"
+            n_vocabulary = self._record(base, prompt, ids, path)
+            if k == min(wanted):
+                self._choose_dtype(n_vocabulary, len(wanted), records)
+                self._record(base, prompt, ids, path)
+        floors: dict[str, float] = {}
+        for name, runtime, fresh in self._conditions():
+            kl = self._known.get(floor_keys[name], float)
+            if kl is not None:
+                self._total -= n_floor
+            else:
+                found: list[TokenDrift] = []
+                for k in range(n_floor):
+                    yield self.step(f"noise floor: {name}")
+                    prompt = self._prompt(base, *asked[k], fresh=fresh)
+                    found += self._measure(base, prompt, self._answers[k].token_ids, records / f"{k}", runtime)
+                kl = _mean([drift.kl for drift in found])
+                self._known.put(floor_keys[name], kl)
+            floors[name] = kl
+        return floors
+
+    def read(self, variant: Variant, records: Path) -> Generator[Progress, None, list[Answered]]:
+        """What one variant makes of every question: drift and answers, as the plan wants."""
+        told = []
+        for k, one in enumerate(self.asked):
+            answered = Answered()
+            try:
+                if self._plan.drift:
+                    if self._is_new(self._drift_key(variant, one)):
+                        yield self.step(f"{variant.label}: drift")
+                    answered = self._drift(variant, one, self._answers[k].token_ids, records / f"{k}")
+                if self._plan.accuracy:
+                    if self._is_new(self._key("said", variant, one)):
+                        yield self.step(f"{variant.label}: answers")
+                    text = self._said(variant, one).text
+                    answered = msgspec.structs.replace(answered, text=text, score=score(one[0], text))
+            except (Stopped, OutOfMemory):
+                raise
+            except PlaygroundError as error:
+                answered = Answered(error=error.message)
+                self.problems.append(f"{variant.label}, {one[0].question[:40]}: {error.message}")
+            told.append(answered)
+        return told
+
+    def step(self, what: str) -> Progress:
+        """Raises Stopped when that is wanted."""
         if self._stop():
             raise Stopped("Stopped.")
         lasted = time.monotonic() - self._started
@@ -183,10 +227,50 @@ class Measuring:
         self._done += 1
         return Progress(what, self._done - 1, self._total, left)
 
-    def _refuse(self, item: Item, error: PlaygroundError) -> None:
-        if isinstance(error, (Stopped, OutOfMemory)):
-            raise error
-        self._problems.append(f"{item.image}, {item.question[:40]!r}: {error.message}")
+    def _own_answer(self, k: int) -> Answered:
+        text = self._answers[k].text
+        return Answered(text=text, score=score(self.asked[k][0], text) if self._plan.accuracy else None)
+
+    def _look(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
+        moved = []
+        for k in range(min(_LOOK_ITEMS, len(self.asked))):
+            if self._is_new(self._look_key(variant, k)):
+                yield self.step(f"{variant.label}: does it look?")
+            moved.append(self._moved(variant, k, records))
+        return _mean(moved)
+
+    def _run_timed(self, variant: Variant) -> Generator[Progress, None, Speed]:
+        timed = []
+        for one in self.asked[:_SPEED_ITEMS]:
+            yield self.step(f"{variant.label}: speed")
+            timed.append(self._timed(variant, one))
+        return _speed(timed)
+
+    # --- what is known from before -----------------------------------------------------------------------------------
+
+    def _key(self, what: str, variant: Variant, asked: _Asked, *more: Any) -> str:
+        item, image = asked
+        settings = (self._runtime, self._plan.max_tokens)
+        return self._known.key(what, _files(variant), item.question, image.sha256, settings, *more)
+
+    def _drift_key(self, variant: Variant, asked: _Asked) -> str:
+        return self._key("drift", variant, asked, _files(self._reference))
+
+    def _floor_key(self, name: str, asked: Sequence[_Asked]) -> str:
+        return self._key("floor", self._reference, asked[0], name, [(i.question, p.sha256) for i, p in asked])
+
+    def _look_key(self, variant: Variant, k: int) -> str:
+        foreign = _foreign(self.asked[k][1], self.asked)
+        return self._key("look", variant, self.asked[k], foreign and foreign.sha256)
+
+    def _is_new(self, key: str) -> bool:
+        """Whether it has to be computed; what has not is no part of the work that is counted."""
+        if self._known.has(key):
+            self._total -= 1
+            return False
+        return True
+
+    # --- steps -------------------------------------------------------------------------------------------------
 
     def _conditions(self) -> list[tuple[str, Runtime, bool]]:
         """Ways to compute the same once more: name, runtime, and whether the image is encoded afresh."""
@@ -213,7 +297,15 @@ class Measuring:
             )
         return prompt
 
-    def _answer(self, variant: Variant, prompt: protocol.EncodedPrompt) -> tuple[str, tuple[int, ...]]:
+    def _said(self, variant: Variant, asked: _Asked) -> Said:
+        key = self._key("said", variant, asked)
+        found = self._known.get(key, Said)
+        if found is None:
+            found = self._answer(variant, self._prompt(variant, *asked))
+            self._known.put(key, found)
+        return found
+
+    def _answer(self, variant: Variant, prompt: protocol.EncodedPrompt) -> Said:
         text: list[str] = []
         ids: list[int] = []
 
@@ -227,68 +319,94 @@ class Measuring:
         ):
             request = protocol.Generate(prompt, self._sampling, self._runtime)
             lease.request(request, on_chunk=on_chunk, stop=self._stop)
-        return "".join(text), tuple(ids)
+        return Said("".join(text), tuple(ids))
 
-    def _record(
-        self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path, dtype: str
-    ) -> int:
+    def _drift(self, variant: Variant, asked: _Asked, ids: tuple[int, ...], record: Path) -> Answered:
+        key = self._drift_key(variant, asked)
+        found = self._known.get(key, Answered)
+        if found is None:
+            prompt = self._prompt(variant, *asked)
+            found = _answered(self._measure(variant, prompt, ids, record, self._runtime))
+            self._known.put(key, found)
+        return found
+
+    def _timed(self, variant: Variant, asked: _Asked) -> _Timed:
+        """The picture encoded afresh, and a prompt of which nothing is in the key-value cache."""
+        item, image = asked
+        messages = [protocol.ChatMessage("user", item.question, 1)]
+        held: list[int | None] = []
+
+        def weigh(lease: Lease) -> None:
+            rss, gpu = self._pool.worker_bytes(lease.pid)
+            held.append(gpu if self._pool.on_gpu else rss)
+
+        with self._pool.turn(stop=self._stop):
+            spec = vision_spec(variant.projector, variant.model, self._runtime)
+            with self._pool.lease(spec, stop=self._stop) as lease:
+                template = variant.chat_template
+                prompt, _ = prompts.encode(lease, None, variant.projector, messages, [image], template, self._stop)
+                weigh(lease)
+            with self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
+                request = protocol.Generate(_unseen(prompt), self._sampling, self._runtime)
+                finished = lease.request(request, stop=self._stop)
+                weigh(lease)
+        assert isinstance(finished, protocol.Finished)
+        known = [n for n in held if n is not None]
+        return _Timed(prompt.encode_s, finished, sum(known) if len(known) == len(held) else None)
+
+    def _record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
+        """Returns the number of tokens in the vocabulary."""
         with (
             self._pool.turn(stop=self._stop),
             self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease,
         ):
-            reply = lease.request(protocol.Record(prompt, ids, self._runtime, str(path), dtype), stop=self._stop)
+            request = protocol.Record(prompt, ids, self._runtime, str(path), self._dtype)
+            reply = lease.request(request, stop=self._stop)
         assert isinstance(reply, protocol.Recorded)
         return reply.n_vocabulary
 
     def _measure(
-        self,
-        variant: Variant,
-        prompt: protocol.EncodedPrompt,
-        ids: tuple[int, ...],
-        path: Path,
-        dtype: str,
-        runtime: Runtime,
+        self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path, runtime: Runtime
     ) -> tuple[TokenDrift, ...]:
         with (
             self._pool.turn(stop=self._stop),
             self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease,
         ):
-            reply = lease.request(protocol.Measure(prompt, ids, runtime, str(path), dtype), stop=self._stop)
+            request = protocol.Measure(prompt, ids, runtime, str(path), self._dtype)
+            reply = lease.request(request, stop=self._stop)
         assert isinstance(reply, protocol.Measured)
         return reply.drifts
 
-    def _dtype(self, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], records: Path) -> str:
-        """float32 if all records fit _EXACT_BYTES. Raises BadInput if they would be too many for the disk."""
-        n_vocabulary = self._record(self._reference, prompt, ids, records / "first", "float32")
-        (records / "first").unlink()
-        rows = len(self._set.items) * (self._plan.max_tokens + 1)
-        wanted = 4 * rows * n_vocabulary
-        if wanted <= _EXACT_BYTES:
-            return "float32"
-        free = min(MAX_RECORD_BYTES, shutil.disk_usage(records).free // 2)
-        if wanted // 2 > free:
-            fit = max(1, int(len(self._set.items) * free / (wanted / 2)))
+    def _choose_dtype(self, n_vocabulary: int, n_records: int, folder: Path) -> None:
+        """By the vocabulary alone, so that what is known from before was rounded alike. Raises BadInput if the records
+        would be too many for the disk."""
+        record = 4 * n_vocabulary * (self._plan.max_tokens + 1)
+        if record > _EXACT_BYTES:
+            self._dtype, record = "float16", record // 2
+        free = min(MAX_RECORD_BYTES, shutil.disk_usage(folder).free // 2)
+        if n_records * record > free:
             raise BadInput(
-                f"The reference's distributions would take {wanted / 2e9:.1f} GB on disk. Take at most {fit} questions "
-                "or shorter answers."
+                f"The reference's distributions would take {n_records * record / 1e9:.1f} GB on disk. Take at most "
+                f"{max(1, free // record)} questions, or shorter answers."
             )
-        return "float16"
 
-    def _moved(self, variant: Variant, k: int, asked: Sequence[_Asked], records: Path) -> float:
+    def _moved(self, variant: Variant, k: int, records: Path) -> float:
         """How far a variant's answer moves, in nats a token, when the picture is another one; the most of three."""
-        item, image = asked[k]
-        prompt = self._prompt(variant, item, image)
-        _, ids = self._answer(variant, prompt)
-        if not ids:
-            return 0.0
-        self._record(variant, prompt, ids, records / "look", "float32")
-        foreign = next((other for _, other in asked if other.sha256 != image.sha256), None)
-        moved = []
-        for other in (_blank(image), _shuffled(image), foreign):
-            if other is not None:
-                changed = self._prompt(variant, item, other)
-                drifts = self._measure(variant, changed, ids, records / "look", "float32", self._runtime)
-                moved.append(_mean([drift.kl for drift in drifts]))
+        key = self._look_key(variant, k)
+        known = self._known.get(key, float)
+        if known is not None:
+            return known
+        item, image = self.asked[k]
+        ids = self._said(variant, self.asked[k]).token_ids
+        moved = [0.0]
+        if ids:
+            self._record(variant, self._prompt(variant, item, image), ids, records / "look")
+            for other in (_blank(image), _shuffled(image), _foreign(image, self.asked)):
+                if other is not None:
+                    changed = self._prompt(variant, item, other)
+                    drifts = self._measure(variant, changed, ids, records / "look", self._runtime)
+                    moved.append(_mean([drift.kl for drift in drifts]))
+        self._known.put(key, max(moved))
         return max(moved)
 
 
@@ -302,6 +420,44 @@ def check(variants: Sequence[Variant], reference: Variant, items: ItemSet) -> No
                 f"{variant.label} has another vocabulary than {reference.label}: their distributions cannot be "
                 "compared. Measure variants of one language model."
             )
+
+
+def _files(variant: Variant) -> tuple[str, str, str | None]:
+    return variant.model.sha256, variant.projector.sha256, variant.chat_template
+
+
+def _foreign(image: Image, asked: Sequence[_Asked]) -> Image | None:
+    return next((other for _, other in asked if other.sha256 != image.sha256), None)
+
+
+def _unseen(prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
+    """With pictures of which no key-value cache has anything."""
+    chunks = (
+        msgspec.structs.replace(c, key=os.urandom(8).hex()) if isinstance(c, protocol.ImageChunk) else c
+        for c in prompt.chunks
+    )
+    return msgspec.structs.replace(prompt, chunks=tuple(chunks))
+
+
+def _speed(timed: Sequence[_Timed]) -> Speed:
+    def median(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(numpy.median(known)) if len(known) == len(timed) else None
+
+    decoded = [(t.finished.generated_tokens - 1, t.finished.decode_s) for t in timed]
+    seconds = math.fsum(s for _, s in decoded if s is not None)
+    return Speed(
+        questions=len(timed),
+        tokens_per_second=sum(n for n, s in decoded if s is not None) / seconds if seconds else None,
+        encode_s=median(t.encode_s for t in timed),
+        prompt_s=median(t.finished.prompt_s for t in timed),
+        first_token_s=median(_sum(t.encode_s, t.finished.first_token_s) for t in timed),
+        bytes=max((t.bytes for t in timed if t.bytes is not None), default=None),
+    )
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
 
 
 def _blank(image: Image) -> Image:
@@ -341,7 +497,13 @@ def _answered(drifts: Sequence[TokenDrift]) -> Answered:
 
 
 def _result(
-    variant: Variant, mine: Sequence[Answered], reference: Sequence[Answered], look: float | None, is_reference: bool
+    variant: Variant,
+    mine: Sequence[Answered],
+    reference: Sequence[Answered],
+    look: float | None,
+    speed: Speed | None,
+    *,
+    is_reference: bool,
 ) -> VariantResult:
     read = [one for one in mine if one.kl]
     kls = [token.kl for one in read for token in one.kl]
@@ -360,6 +522,7 @@ def _result(
         else None,
         looks=None if look is None else "blind" if look < BLIND_KL else "looks",
         look_kl=look,
+        speed=speed,
         items=tuple(mine),
     )
 

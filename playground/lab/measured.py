@@ -17,7 +17,26 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     drift: bool = True
     accuracy: bool = False
     look: bool = False
+    speed: bool = False
     max_tokens: int = 64  # of the reference's answers, and of those that are scored
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A variant's own greedy answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Of one variant alone on the machine, over some questions; each with a picture that it had not read before."""
+
+    questions: int
+    tokens_per_second: float | None  # all tokens behind the first ones over the time they took; None: too few
+    encode_s: float | None  # medians
+    prompt_s: float | None
+    first_token_s: float | None  # encode and prompt, without loading
+    bytes: int | None  # of both workers: on the GPU if there is one that tells, else resident in host memory
 
 
 class TokenCost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +74,7 @@ class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
     against: Paired | None = None  # the reference
     looks: str | None = None  # "looks", "blind"; None: not asked
     look_kl: float | None = None  # how far the answers move without the picture
+    speed: Speed | None = None
     items: tuple[Answered, ...] = ()
 
 

@@ -179,7 +179,8 @@ def _check_questions(asked: Questions) -> None:
         raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
     if not 1 <= asked.plan.max_tokens <= 2048:
         raise BadInput("The answers' max tokens have to be between 1 and 2048.")
-    if not (asked.plan.drift or asked.plan.accuracy or asked.plan.look):
+    plan = asked.plan
+    if not (plan.drift or plan.accuracy or plan.look or plan.speed):
         raise BadInput("Nothing is ticked that is to be measured.")
 
 

@@ -76,6 +76,7 @@ class _CellView:
         ("drift", "drift", "KL divergence from the reference, token by token"),
         ("accuracy", "accuracy", "each variant answers; held against the accepted answers"),
         ("look", "does it look?", "the same questions with blank, shuffled and foreign images"),
+        ("speed", "speed", "some of the questions once more, timed, with the memory that both workers hold"),
     )
 
 

@@ -13,7 +13,7 @@ import markupsafe
 import PIL.Image
 
 from playground.errors import PlaygroundError
-from playground.lab.measured import Effect, Measurement, Progress, TokenCost, VariantResult, grid, which_half
+from playground.lab.measured import Effect, Measurement, Progress, Speed, TokenCost, VariantResult, grid, which_half
 from playground.lab.statistics import Interval
 from playground.ui import format, render
 from playground.values import Variant
@@ -75,6 +75,9 @@ _COLUMNS = (
     ("accuracy", "mean score against the accepted answers"),
     ("against ★", "on the same questions"),
     ("looks", "whether the answer moves when the picture does"),
+    ("tok/s", "tokens after the first one over the time they took"),
+    ("first token", "from nothing known: picture and prompt; median of some questions"),
+    ("memory", "of both workers: on the GPU if there is one that tells, else resident in host memory"),
 )
 
 
@@ -144,6 +147,18 @@ def _cells(r: VariantResult, variant: Variant, floor: float | None) -> list[tupl
             r.looks or format.UNKNOWN,
             f"without the picture the answer moves by {nats(r.look_kl)} nats a token" if r.looks else "",
         ),
+        *_speed_cells(r.speed),
+    ]
+
+
+def _speed_cells(speed: Speed | None) -> list[tuple[float | None, str, str]]:
+    if speed is None:
+        return [(None, format.UNKNOWN, "")] * 3
+    parts = f"encode {format.seconds(speed.encode_s)}, prompt {format.seconds(speed.prompt_s)}"
+    return [
+        (speed.tokens_per_second, format.speed(speed.tokens_per_second), f"{speed.questions} questions"),
+        (speed.first_token_s, format.seconds(speed.first_token_s), parts),
+        (speed.bytes, format.memory(speed.bytes), ""),
     ]
 
 

@@ -320,9 +320,8 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         ) -> Generator[dict[str, Any], None, Run]:
             """Shows how far a measurement has come; returns the run with it."""
             questions = actions.question_set(asked)
-            folder = parts.settings.cache_dir / "measuring"
             shown_at = 0.0
-            for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, stop, folder):
+            for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, parts.known, stop):
                 if not isinstance(update, Progress):
                     return update
                 if time.monotonic() - shown_at > 0.2:  # steps may be milliseconds
