@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
+from gguf import GGUFReader
+
 from playground.engine import protocol
 from playground.lab import items
 from playground.lab.measure import Measuring
@@ -39,6 +42,7 @@ def measure(folder: Path, tools: Path) -> dict[str, float]:
             found |= _reading(parts, variant, folder, name)
         found |= _quantizing(parts, large.model, folder, tools)
         found |= _text_kl(ladder[0], ladder[3], folder, tools)
+        found |= _text_importance(parts, ladder[0], folder, tools)
     return found
 
 
@@ -88,9 +92,7 @@ def _text_kl(base: Variant, quantized: Variant, folder: Path, tools: Path) -> di
     tool, n_ctx, n_chunks = tools / "llama-perplexity", 128, 8
     if not tool.exists():
         return {}
-    lines = (_IMAGES / "items.jsonl").read_text().splitlines()
-    text, record = folder / "text.txt", folder / "base.bin"
-    text.write_text(" ".join(f"{item['question']} {item['answer']}." for item in map(json.loads, lines)))
+    text, record = _text(folder), folder / "base.bin"
     files = [base.model.path, quantized.model.path]
     ours = subprocess.run(
         [sys.executable, "-m", "bench.text_kl", *files, str(text), str(n_ctx), str(n_chunks)],
@@ -109,6 +111,54 @@ def _text_kl(base: Variant, quantized: Variant, folder: Path, tools: Path) -> di
         assert match is not None, told[-2000:]
         found[f"text_kl_{name}_llama_perplexity"] = float(match[1])
     return found
+
+
+def _text(folder: Path) -> Path:
+    path = folder / "text.txt"
+    lines = (_IMAGES / "items.jsonl").read_text().splitlines()
+    path.write_text(" ".join(f"{item['question']} {item['answer']}." for item in map(json.loads, lines)))
+    return path
+
+
+def _text_importance(parts: Parts, variant: Variant, folder: Path, tools: Path) -> dict[str, float]:
+    """Importance matrices of the questions as one text, by the app's engine and by llama-imatrix; and what the
+    quantizers make of ours: the share of tensors whose bytes are the same."""
+    tool, quantize, n_ctx, n_chunks = tools / "llama-imatrix", tools / "llama-quantize", "128", "8"
+    if not (tool.exists() and quantize.exists()):
+        return {}
+    text, ours, theirs, model = _text(folder), folder / "ours.gguf", folder / "theirs.gguf", variant.model.path
+    command = [sys.executable, "-m", "bench.text_importance", model, str(text), n_ctx, n_chunks, str(ours)]
+    subprocess.run(command, check=True, capture_output=True)
+    command = [str(tool), "-m", model, "-f", str(text), "-c", n_ctx, "-b", n_ctx, "-t", "1", "--chunks", n_chunks]
+    subprocess.run([*command, "-fa", "off", "--no-ppl", "-o", str(theirs)], check=True, capture_output=True)
+    mine, upstreams = _data(ours), _data(theirs)
+    assert set(mine) - set(upstreams) == {f"token_embd.weight.{part}" for part in ("in_sum2", "counts")}
+    differences = []
+    for name, expected in upstreams.items():
+        if name.endswith(".counts"):
+            assert (mine[name] == expected).all(), name
+        else:
+            differences.append((abs(mine[name] - expected) / expected).ravel())
+    every = numpy.concatenate(differences)
+    same = []
+    for kind in ("Q2_K", "IQ2_XS"):
+        made, expected_file = folder / f"ours-{kind}.gguf", folder / f"theirs-{kind}.gguf"
+        parts.pool.quantize_with(protocol.Quantize(model, str(made), kind, False, imatrix=str(ours)))
+        command = [str(quantize), "--imatrix", str(ours), model, str(expected_file), kind, "1"]
+        subprocess.run(command, check=True, capture_output=True)
+        expected_data, data = _data(expected_file), _data(made)
+        assert set(data) == set(expected_data)
+        same += [numpy.array_equal(data[name], expected_data[name]) for name in data]
+    return {
+        "importance_tensors_of_llama_imatrix": len(upstreams) / 2,
+        "importance_relative_difference_median": float(numpy.median(every)),
+        "importance_relative_difference_max": float(every.max()),
+        "quantize_with_matrix_same_tensors": sum(same) / len(same),
+    }
+
+
+def _data(path: Path) -> dict[str, numpy.ndarray]:
+    return {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
 
 
 def _quantizing(parts: Parts, source: Path, folder: Path, tools: Path) -> dict[str, float]:

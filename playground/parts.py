@@ -14,6 +14,7 @@ from pathlib import Path
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.known import Known
 from playground.lab.library import Library
+from playground.lab.sensitivity import Workshop
 from playground.models.presets import data_folder
 from playground.models.store import Store
 from playground.pool.pool import Pool
@@ -30,6 +31,11 @@ class Parts:
     library: Library
     engine: str  # for the record of a run
     machine: str
+
+    @property
+    def workshop(self) -> Workshop:
+        """Makes files that become variants (Store.add_made)."""
+        return Workshop(self.store.weights, self.store.read_pair, self.store.made)
 
     @property
     def evaluation(self) -> Path:

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
         default=None, gt=0, description="For all loaded models together. Default: 80 % of what is free at the start."
     )
     embedding_cache_bytes: int = Field(default=2 * 2**30, gt=0, description="Image embeddings kept on disk.")
+    made_bytes: int = Field(
+        default=100 * 10**9, ge=0, description="For all files that are quantized on the page; 0: nobody can."
+    )
     max_panes: int = Field(default=16, gt=0, description="Variants in one comparison.")
     max_queue: int = Field(default=32, gt=0, description="Runs waiting for their turn; one more is told to come back.")
 

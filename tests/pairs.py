@@ -368,6 +368,21 @@ def write_llava(
     return _write("mlp", folder, name, language, vision, seed)
 
 
+def write_experts(folder: Path, *, n_experts: int = 4, n_used: int = 2) -> Path:
+    """A language model whose MLPs are mixtures: a router sends each token to n_used of n_experts experts."""
+    size = LanguageSize(n_layer=1, n_ff=256)
+    dense = _language("llama", size, extra={"expert_count": n_experts, "expert_used_count": n_used})
+    tensors = [tensor for tensor in dense.tensors if ".ffn_" not in tensor.name or "norm" in tensor.name]
+    for block in (f"blk.{layer}" for layer in range(size.n_layer)):
+        tensors.append(Tensor(f"{block}.ffn_gate_inp.weight", (n_experts, size.n_embd), 1.0))
+        for part, rows, columns in (
+            ("gate", size.n_ff, size.n_embd), ("up", size.n_ff, size.n_embd), ("down", size.n_embd, size.n_ff),
+        ):  # fmt: skip
+            experts = matrix(f"{block}.ffn_{part}_exps", rows, columns)
+            tensors.append(replace(experts, shape=(n_experts, rows, columns)))
+    return replace(dense, tensors=tensors).write(folder / "tiny-experts-F16.gguf", "tiny-experts", seed=0)
+
+
 def _write(kind: str, folder: Path, name: str, language: GgufFile, vision: GgufFile, seed: int) -> PairFiles:
     model = language.write(folder / f"{name}-F16.gguf", name, seed)
     return PairFiles(kind, model, vision.write(folder / f"mmproj-{name}-F16.gguf", name, seed + 1))

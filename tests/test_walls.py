@@ -78,7 +78,18 @@ PROTOCOL = "playground.engine.protocol"
 # The first row that a module's name begins with is its row.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("app", ("playground.parts", "playground.settings", "playground.ui.page")),
-    ("playground.commands", ("playground.lab.", PROTOCOL, "playground.parts", "playground.settings", *VALUES)),
+    (
+        "playground.commands",
+        (
+            "playground.commands.",
+            "playground.lab.",
+            PROTOCOL,
+            "playground.parts",
+            "playground.settings",
+            "playground.ui.card",
+            *VALUES,
+        ),
+    ),
     (
         "playground.__main__",
         ("playground.commands", "playground.lab.", "playground.parts", "playground.settings", *VALUES),

@@ -21,6 +21,7 @@ from typing import Any
 from llama_cpp import llama_cpp as C
 
 from playground.engine import llama
+from playground.engine.importance import Importance, watching
 from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, Measure, Record, TextChunk
 from playground.errors import BadPair, BadPrompt, EngineError, Stopped
 from playground.values import Candidate, Runtime, Sampling, TokenDrift, TokenScore
@@ -47,7 +48,8 @@ class _ContextKey:
 class LanguageModel:
     """Owns a language model and its context until `close`."""
 
-    def __init__(self, path: str, *, n_gpu_layers: int) -> None:
+    def __init__(self, path: str, *, n_gpu_layers: int, importance: Importance | None = None) -> None:
+        self._importance = importance
         self._on_gpu = llama.GPU_OFFLOAD and n_gpu_layers != 0
         self._model = llama.load_model(path, n_gpu_layers=n_gpu_layers)
         self._vocabulary = llama.Vocabulary(self._model)
@@ -87,7 +89,7 @@ class LanguageModel:
             return None
         started = time.perf_counter()
         self._drop_context()
-        self._context = _Context(self._model, wanted)
+        self._context = _Context(self._model, wanted, self._importance)
         # Without it the first prompt on a GPU runs at a fifth of its speed. On a CPU a short one touches all weights.
         self._context.warm_up(self._vocabulary.any_token(), wanted.n_batch if self._on_gpu else 2)
         return time.perf_counter() - started
@@ -247,8 +249,9 @@ class LanguageModel:
         sampling = self._sampling
         self._detach_sampler(context)
         try:
-            context.read(prompt, cancelled)
-            yield from context.read_answer(token_ids, self._vocabulary.n_tokens, cancelled)
+            with watching(self._importance):
+                context.read(prompt, cancelled)
+                yield from context.read_answer(token_ids, self._vocabulary.n_tokens, cancelled)
         finally:
             if sampling is not None:  # now, so that the next answer need not wait for it
                 self._attach_sampler(context, sampling)
@@ -304,12 +307,15 @@ def _log_probabilities(logits: Any) -> Any:
 class _Context:
     """Owns a llama_context, its batch buffers, and the knowledge of what its key-value cache holds."""
 
-    def __init__(self, model: C.llama_model_p, key: _ContextKey) -> None:
+    def __init__(self, model: C.llama_model_p, key: _ContextKey, importance: Importance | None) -> None:
         params = C.llama_context_default_params()
         params.n_ctx = key.n_ctx
         params.n_batch = params.n_ubatch = key.n_batch
         params.n_threads = params.n_threads_batch = key.n_threads
         params.flash_attn_type = key.flash_attention
+        if importance is not None:
+            params.cb_eval = importance.callback
+        self._observed = importance is not None
         llama.log_lines.clear()
         handle = C.llama_init_from_model(model, params)
         if not handle:
@@ -407,6 +413,11 @@ class _Context:
 
     def _keep(self, prompt: EncodedPrompt) -> int:
         """Cut the key-value cache back to the chunks that `prompt` begins with. Returns their number."""
+        if self._observed:
+            # Every question is to count with its image: with the image kept, a second one on it would count as text
+            # alone, and the mixture of the two would be an accident of the questions' order.
+            self._forget()
+            return 0
         n = 0
         # The last chunk is always read again: its logits are wanted.
         limit = min(len(self._kept), len(prompt.chunks) - 1)

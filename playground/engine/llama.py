@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import llama_cpp
 import psutil
@@ -109,9 +110,12 @@ def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.l
     return model
 
 
-def load_projector(path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int) -> M.mtmd_context_p:
+def load_projector(
+    path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int, observer: Any = None
+) -> M.mtmd_context_p:
     """Load a projector for `model`. Its media marker is random, so that no prompt can contain it.
 
+    `observer`: a ggml_backend_sched_eval_callback that hears of every node; the caller keeps it alive.
     Raises BadPair, BadModel or EngineError with llama.cpp's reason.
     """
     params = M.mtmd_context_params_default()
@@ -119,6 +123,8 @@ def load_projector(path: str, model: C.llama_model_p, *, use_gpu: bool, n_thread
     params.n_threads = n_threads
     params.print_timings = False
     params.media_marker = f"<__media_{os.urandom(8).hex()}__>".encode()
+    if observer is not None:
+        params.cb_eval = observer
     log_lines.clear()
     context = M.mtmd_init_from_file(path.encode(), model, params)
     if not context:

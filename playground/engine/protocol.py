@@ -21,19 +21,28 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class LoadVision(Message, frozen=True, tag=True):
-    """Load a projector and, without its weights, a language model that it belongs to. Reply: Loaded."""
+    """Load a projector and, without its weights, a language model that it belongs to. Reply: Loaded.
+
+    observe: collect for an importance matrix while images are encoded (WriteImportance); that is slower.
+    """
 
     projector: str
     model: str
     use_gpu: bool
     n_threads: int | None
+    observe: bool = False
 
 
 class LoadLanguage(Message, frozen=True, tag=True):
-    """Load a language model and warm up a context for `runtime`. Reply: Loaded."""
+    """Load a language model and warm up a context for `runtime`. Reply: Loaded.
+
+    observe: collect for an importance matrix while answers are read (Score, Record, Measure); that is slower, and each
+    prompt is read whole.
+    """
 
     model: str
     runtime: Runtime
+    observe: bool = False
 
 
 class ChatMessage(Message, frozen=True, tag=True):
@@ -133,6 +142,17 @@ class Measure(Message, frozen=True, tag=True):
     dtype: str = "float32"
 
 
+class WriteImportance(Message, frozen=True, tag=True):
+    """Write what was collected since the last time as an importance matrix, and begin anew. To a worker that observes.
+
+    path: a GGUF file, replaced as a whole. adding: what it holds already is counted in. Reply: ImportanceWritten.
+    """
+
+    path: str
+    dataset: str  # what was read, in words
+    adding: bool = False
+
+
 class TensorType(Message, frozen=True, tag=True):
     """As `llama-quantize --tensor-type pattern=type`: tensors whose name has a match get this ggml type."""
 
@@ -152,6 +172,7 @@ class Quantize(Message, frozen=True, tag=True):
     requantize: bool = False  # the source is quantized itself
     dry_run: bool = False  # only how large it would be
     metadata: dict[str, str] = {}  # written into the new file
+    imatrix: str = ""  # the path of an importance matrix in GGUF form
 
 
 class Ping(Message, frozen=True, tag=True):
@@ -162,7 +183,19 @@ class Cancel(Message, frozen=True, tag=True):
     """Finish what is being done early. The final reply of the running request still comes."""
 
 
-Request = LoadVision | LoadLanguage | Encode | Generate | Score | Record | Measure | Quantize | Ping | Cancel
+Request = (
+    LoadVision
+    | LoadLanguage
+    | Encode
+    | Generate
+    | Score
+    | Record
+    | Measure
+    | WriteImportance
+    | Quantize
+    | Ping
+    | Cancel
+)
 
 
 # --- worker to parent -----------------------------------------------------------------------------------------
@@ -218,6 +251,11 @@ class Measured(Message, frozen=True, tag=True):
     seconds: float
 
 
+class ImportanceWritten(Message, frozen=True, tag=True):
+    tensors: int
+    rows: int  # the most that one tensor met: tokens, patches
+
+
 class Step(Message, frozen=True, tag=True):
     """How far a quantization has come."""
 
@@ -229,7 +267,7 @@ class Step(Message, frozen=True, tag=True):
 class Quantized(Message, frozen=True, tag=True):
     seconds: float
     bytes: int | None  # of all tensors; None if llama.cpp did not say
-    notes: tuple[str, ...] = ()  # rows that a type cannot hold, and what was taken instead
+    notes: tuple[str, ...] = ()  # rows that a type cannot hold, what was taken instead; what the matrix lacks
 
 
 class Pong(Message, frozen=True, tag=True):
@@ -244,7 +282,19 @@ class Failed(Message, frozen=True, tag=True):
 
 
 Reply = (
-    Ready | Loaded | EncodedPrompt | Chunk | Finished | Scored | Recorded | Measured | Step | Quantized | Pong | Failed
+    Ready
+    | Loaded
+    | EncodedPrompt
+    | Chunk
+    | Finished
+    | Scored
+    | Recorded
+    | Measured
+    | ImportanceWritten
+    | Step
+    | Quantized
+    | Pong
+    | Failed
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,16 +7,19 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import llama
+from playground.engine import importance, llama
 from playground.engine.protocol import Quantize, Quantized, Step
 from playground.errors import BadInput, EngineError
 
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
+_LACKING = re.compile(r"did not find weights for +(\S+)")
 _SIZE = re.compile(r"quant size += +([\d.]+) MiB")
+_NAMED = 12  # tensors in a note
 _TEXT_BYTES = 128  # of a text in llama_model_kv_override, with its end
 
 
@@ -39,14 +42,23 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
         params.tt_overrides = _tensor_types(request)
     if request.metadata:
         params.kv_overrides = _metadata(request.metadata)
+    if request.imatrix:
+        means = importance.read(Path(request.imatrix))  # has to live as long as the array that points into it
+        params.imatrix = _imatrix(means)
     notes: list[str] = []
     size: list[int] = []
+    lacking: list[str] = []
+    converted = 0
 
     def heard(line: str) -> None:
+        nonlocal converted
+        converted += "converting to" in line
         if step := _STEP.search(line):
             send(Step(int(step[1]), int(step[2]), step[3]))
-        elif "fallback" in line:
-            notes.append(line.strip())
+        elif found := _LACKING.search(line):
+            lacking.append(found[1])
+        elif "fallback" in line or "is different from tensor size" in line:
+            notes.append(line.strip(" =\n"))
         elif found := _SIZE.search(line):
             size.append(int(float(found[1]) * 2**20))
 
@@ -58,7 +70,26 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
         name = os.path.basename(request.source)
         reason = llama.explain(f"llama.cpp could not quantize {name} to {request.quantization}.")
         raise reason if isinstance(reason, EngineError) else EngineError(str(reason))
+    # Token embeddings are looked up; only a head that shares them is multiplied.
+    without = [name for name in lacking if name != "token_embd.weight"]
+    if without and len(lacking) == converted:
+        raise BadInput(
+            f"{os.path.basename(request.imatrix)} knows none of the tensors in {os.path.basename(request.source)}: it "
+            "is of another model, or of the other half."
+        )
+    if without:
+        more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+        notes.append(f"quantized without the matrix, which lacks them: {', '.join(without[:_NAMED])}{more}")
     return Quantized(time.perf_counter() - started, size[-1] if size else None, tuple(dict.fromkeys(notes)))
+
+
+def _imatrix(means: dict[str, Any]) -> Any:
+    """Ends with an entry of no name. Points into the means, which have to outlive it."""
+    made = (C.llama_model_imatrix_data * (len(means) + 1))()
+    for i, (name, mean) in enumerate(means.items()):
+        made[i].name, made[i].size = name.encode(), mean.size
+        made[i].data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return made
 
 
 def _tensor_types(request: Quantize) -> Any:

@@ -12,12 +12,14 @@ import hashlib
 import os
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
 from playground.engine import llama, templates
+from playground.engine.importance import Importance, watching
 from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
 from playground.errors import BadModel, BadPair, BadPrompt, EngineError
 from playground.values import Image
@@ -25,10 +27,28 @@ from playground.values import Image
 _FLOAT_BYTES = 4
 
 
+@contextmanager
+def _input_chunks() -> Iterator[object]:
+    chunks = M.mtmd_input_chunks_init()
+    try:
+        yield chunks
+    finally:
+        M.mtmd_input_chunks_free(chunks)
+
+
 class VisionModel:
     """Owns a projector and its weightless language model until `close`."""
 
-    def __init__(self, projector: str, model: str, *, use_gpu: bool, n_threads: int | None) -> None:
+    def __init__(
+        self,
+        projector: str,
+        model: str,
+        *,
+        use_gpu: bool,
+        n_threads: int | None,
+        importance: Importance | None = None,
+    ) -> None:
+        self._importance = importance
         self._model = llama.load_model(model, weights=False)
         try:
             self._mtmd = llama.load_projector(
@@ -36,6 +56,7 @@ class VisionModel:
                 self._model,
                 use_gpu=use_gpu,
                 n_threads=n_threads or llama.default_threads(os.path.getsize(projector)),
+                observer=importance and importance.callback,
             )
         except Exception:
             C.llama_model_free(self._model)
@@ -75,8 +96,7 @@ class VisionModel:
         """
         rendered = self.render(messages, chat_template)
         started = time.perf_counter()
-        chunks = M.mtmd_input_chunks_init()
-        try:
+        with watching(self._importance), _input_chunks() as chunks:
             self._tokenize(rendered, images, chunks)
             preprocess_s = time.perf_counter() - started
             encode_s = 0.0
@@ -95,8 +115,6 @@ class VisionModel:
                 encode_s += time.perf_counter() - encode_started
                 encoded.append(tile)
                 n_past += tile.n_pos
-        finally:
-            M.mtmd_input_chunks_free(chunks)
         if not encoded or not isinstance(encoded[-1], TextChunk):
             raise BadModel("The chat template ends with the image, so that no answer can begin. Choose another one.")
         return EncodedPrompt(

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 from playground.engine import llama  # first: llama_cpp before numpy (see there)
+from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import (
     Cancel,
@@ -35,6 +36,7 @@ from playground.engine.protocol import (
     Request,
     Score,
     Scored,
+    WriteImportance,
     receive_request,
     send,
 )
@@ -51,6 +53,7 @@ class Worker:
         self._cancelled = Event()
         self._vision: VisionModel | None = None
         self._language: LanguageModel | None = None
+        self._importance: Importance | None = None
 
     def serve(self) -> None:
         """Serve until the parent is gone; then the process ends."""
@@ -94,14 +97,22 @@ class Worker:
         match request:
             case LoadLanguage():
                 started = time.perf_counter()
-                self._language = LanguageModel(request.model, n_gpu_layers=request.runtime.n_gpu_layers)
+                self._importance = Importance() if request.observe else None
+                self._language = LanguageModel(
+                    request.model, n_gpu_layers=request.runtime.n_gpu_layers, importance=self._importance
+                )
                 loaded = time.perf_counter()
                 self._language.prepare(request.runtime)
                 return Loaded(loaded - started, time.perf_counter() - loaded, self._language.n_ctx_train)
             case LoadVision():
                 started = time.perf_counter()
+                self._importance = Importance() if request.observe else None
                 self._vision = VisionModel(
-                    request.projector, request.model, use_gpu=request.use_gpu, n_threads=request.n_threads
+                    request.projector,
+                    request.model,
+                    use_gpu=request.use_gpu,
+                    n_threads=request.n_threads,
+                    importance=self._importance,
                 )
                 return Loaded(time.perf_counter() - started, 0.0, self._vision.n_ctx_train)
             case Encode():
@@ -129,6 +140,9 @@ class Worker:
                 started = time.perf_counter()
                 drifts = self._language_model.measure(request, cancelled=self._cancelled)
                 return Measured(drifts, time.perf_counter() - started)
+            case WriteImportance():
+                assert self._importance is not None
+                return self._importance.write(request)
             case Quantize():
                 return quantize(request, self._send)
             case Ping():

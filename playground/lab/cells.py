@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,12 +11,15 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.lab import compare, documents
+from playground.lab.card import Card, card
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.items import ItemSet
 from playground.lab.known import Known
 from playground.lab.measure import Measuring
 from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Picture, Result, Run, RunState, without_paths
+from playground.lab.sensed import Scan
+from playground.lab.sensitivity import Scanning, Workshop
 from playground.pool.pool import Pool
 from playground.values import ComparisonUpdate, Image, Variant
 
@@ -61,29 +65,63 @@ def measure_cell(
     pool: Pool,
     embeddings: EmbeddingCache,
     known: Known,
+    workshop: Workshop,
     stop: compare.Stop,
 ) -> Iterator[Progress | Run]:
     """Measure what the run's cell asks for. Yields Progress, and at the end the run. Raises as Measuring does."""
     asked = run.cell.questions
     assert asked is not None
     started = time.monotonic()
-    measuring = Measuring(
-        questions.first(asked.n),
-        variants,
+    runtime, chosen = run.cell.settings.runtime(), questions.first(asked.n)
+    if asked.measures:
+        measuring = Measuring(
+            chosen, variants, run.reference, asked.plan, runtime, pool, embeddings, known, stop.wanted
+        )
+        for update in measuring.run():
+            if isinstance(update, Progress):
+                yield update
+            else:
+                run = msgspec.structs.replace(run, measurement=update)
+    if asked.sensitivity:
+        source = next(v for v in variants if v.id == run.reference)
+        limits = asked.limits
+        scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
+        scanning = Scanning(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
+        for found in scanning.run():
+            if isinstance(found, Progress):
+                yield found
+            else:
+                run = msgspec.structs.replace(run, sensitivity=found)
+    yield msgspec.structs.replace(run, state=RunState.DONE, elapsed_s=time.monotonic() - started)
+
+
+def card_of(run: Run) -> Card | None:
+    """The ship card of a run that measured drift."""
+    asked, found = run.cell.questions, run.measurement
+    if asked is None or found is None or all(r.mean_kl is None for r in found.results):
+        return None
+    runtime, tokens = run.cell.settings.runtime(), asked.plan.max_tokens
+    name = asked.name if asked.source else f"embedded questions, {asked.level or 'easy and hard'}"
+    command = ["python", "-m", "playground", "card", "--variants", ",".join(v.id for v in run.variants)]
+    command += ["--items", asked.name] if asked.source else ["--level", asked.level]
+    command += ["-n", str(asked.n), "--max-tokens", str(tokens), "--ctx-size", str(runtime.n_ctx)]
+    limits = asked.limits
+    command += ["--max-size", f"{limits.max_bytes}B"] if limits.max_bytes is not None else []
+    command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []
+    for option, value in (("--min-speed", limits.min_tokens_per_second), ("--max-kl", limits.max_kl)):
+        command += [option, f"{value:g}"] if value is not None else []
+    return card(
+        found,
+        run.variants,
         run.reference,
-        asked.plan,
-        run.cell.settings.runtime(),
-        pool,
-        embeddings,
-        known,
-        stop.wanted,
+        limits,
+        engine=run.engine,
+        machine=run.machine,
+        set_name=name,
+        settings=f"greedy, {tokens} tokens at most, context {runtime.n_ctx}",
+        command=shlex.join(command),
+        when=run.started,
     )
-    for update in measuring.run():
-        if isinstance(update, Progress):
-            yield update
-        else:
-            elapsed_s = time.monotonic() - started
-            yield msgspec.structs.replace(run, state=RunState.DONE, measurement=update, elapsed_s=elapsed_s)
 
 
 def run_cell(

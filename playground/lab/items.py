@@ -68,6 +68,11 @@ class ItemSet:
             raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
         return read_image(io.BytesIO(data), name=PurePosixPath(item.image).name)
 
+    def halves(self) -> tuple[ItemSet, ItemSet]:
+        """Every other question: one half to search with, one to be judged by."""
+        searched = ItemSet(self.name, self.items[::2], self._source, self.problems)
+        return searched, ItemSet(self.name, self.items[1::2], self._source)
+
     def first(self, n: int) -> ItemSet:
         """Evenly taken from the whole set, so that no kind is left out."""
         step = max(1.0, len(self.items) / max(1, n))

@@ -195,26 +195,34 @@ class Measuring:
             floors[name] = kl
         return floors
 
-    def read(self, variant: Variant, records: Path) -> Generator[Progress, None, list[Answered]]:
-        """What one variant makes of every question: drift and answers, as the plan wants."""
+    def read(
+        self, variant: Variant, records: Path, *, label: str = "", strict: bool = False
+    ) -> Generator[Progress, None, list[Answered]]:
+        """What one variant makes of every question: drift and answers, as the plan wants.
+
+        What goes wrong with a question is told with it and in `problems`; `strict`: it is raised.
+        """
+        label = label or variant.label
         told = []
         for k, one in enumerate(self.asked):
             answered = Answered()
             try:
                 if self._plan.drift:
                     if self._is_new(self._drift_key(variant, one)):
-                        yield self.step(f"{variant.label}: drift")
+                        yield self.step(f"{label}: drift")
                     answered = self._drift(variant, one, self._answers[k].token_ids, records / f"{k}")
                 if self._plan.accuracy:
                     if self._is_new(self._key("said", variant, one)):
-                        yield self.step(f"{variant.label}: answers")
+                        yield self.step(f"{label}: answers")
                     text = self._said(variant, one).text
                     answered = msgspec.structs.replace(answered, text=text, score=score(one[0], text))
             except (Stopped, OutOfMemory):
                 raise
             except PlaygroundError as error:
+                if strict:
+                    raise
                 answered = Answered(error=error.message)
-                self.problems.append(f"{variant.label}, {one[0].question[:40]}: {error.message}")
+                self.problems.append(f"{label}, {one[0].question[:40]}: {error.message}")
             told.append(answered)
         return told
 

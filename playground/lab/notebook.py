@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from playground.errors import BadInput
+from playground.lab.card import Limits
 from playground.lab.documents import RunSettings
 from playground.lab.items import MAX_ITEMS
 from playground.lab.measured import Measurement, Plan
+from playground.lab.sensed import Sensitivity
 from playground.values import ComparisonUpdate, PaneState, Turn, Variant
 
 FORMAT = "vlm-quant-playground/notebook"
@@ -60,6 +62,13 @@ class Questions(msgspec.Struct, frozen=True, omit_defaults=True):
     level: str = "hard"  # of the embedded set: easy, hard, or both (empty)
     n: int = 30
     plan: Plan = Plan()
+    sensitivity: bool = False  # which tensors need their bits
+    limits: Limits = Limits()  # for what is recommended, and for a recipe
+
+    @property
+    def measures(self) -> bool:
+        """Whether the ticked variants are measured."""
+        return self.plan.drift or self.plan.accuracy or self.plan.look or self.plan.speed
 
 
 class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True):
@@ -114,6 +123,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     elapsed_s: float | None = None
     results: tuple[Result, ...] = ()
     measurement: Measurement | None = None  # of a set of questions
+    sensitivity: Sensitivity | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -179,8 +189,7 @@ def _check_questions(asked: Questions) -> None:
         raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
     if not 1 <= asked.plan.max_tokens <= 2048:
         raise BadInput("The answers' max tokens have to be between 1 and 2048.")
-    plan = asked.plan
-    if not (plan.drift or plan.accuracy or plan.look or plan.speed):
+    if not asked.measures and not asked.sensitivity:
         raise BadInput("Nothing is ticked that is to be measured.")
 
 
@@ -337,6 +346,10 @@ def checked_run(run: Run) -> Run:
             raise BadInput("it measured a variant that it does not list")
         if any(len(r.items) != asked for r in run.measurement.results) or len(run.measurement.answers) != asked:
             raise BadInput("its measurement has other numbers of questions and answers")
+    if run.sensitivity is not None:
+        kinds = len(run.sensitivity.scan.kinds)
+        if any(len(one.rungs) != kinds for one in run.sensitivity.sensed):
+            raise BadInput("its scan has other numbers of types than it tried")
     for result in run.results:
         if not 0 <= result.turn < len(run.cell.prompts):
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")

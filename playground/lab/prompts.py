@@ -44,3 +44,16 @@ def encode(
         if i not in known:
             embeddings.put(key, prompt, i)
     return filled, len(known) == len(images) and bool(images)
+
+
+def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
+    """Have a language worker answer: the text and its token ids. Raises what the worker raises."""
+    text: list[str] = []
+    ids: list[int] = []
+
+    def on_chunk(chunk: protocol.Chunk) -> None:
+        text.append(chunk.text)
+        ids.extend(chunk.token_ids)
+
+    lease.request(request, on_chunk=on_chunk, stop=stop)
+    return "".join(text), tuple(ids)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,13 +53,17 @@ def make(
     tensor_types: Sequence[protocol.TensorType] = (),
     requantize: bool = False,
     dry_run: bool = False,
+    imatrix: Path | None = None,
+    name: str = "",
     on_step: Callable[[protocol.Step], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Made:
     """Write a quantized file: all of it or nothing, and never over the source.
 
-    Raises BadInput (no such type; no room; the source is quantized and `requantize` is not set), BadModel, EngineError
-    with llama.cpp's words, Stopped.
+    `imatrix`: an importance matrix of this half (lab/importance.py, or llama-imatrix). `name`: what to call the new
+    file's quantization where llama.cpp's name does not tell it all.
+    Raises BadInput (no such type; no room; the source is quantized and `requantize` is not set; a matrix that is none,
+    or another model's), BadModel, EngineError with llama.cpp's words, Stopped.
     """
     if target.resolve() == source.resolve():
         raise BadInput("The new file would replace its source. Give it another name.")
@@ -73,7 +79,8 @@ def make(
             tensor_types=tuple(tensor_types),
             requantize=requantize,
             dry_run=dry,
-            metadata={} if dry else _metadata(source, quantization, tensor_types),
+            metadata={} if dry else _metadata(source, quantization, tensor_types, imatrix, name),
+            imatrix="" if imatrix is None else str(imatrix),
         )
 
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -106,11 +113,38 @@ def make(
         part.unlink(missing_ok=True)
 
 
-def _metadata(source: Path, quantization: str, tensor_types: Sequence[protocol.TensorType]) -> dict[str, str]:
-    with open(source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:
+    """Lines of PATTERN=TYPE, as of llama-quantize --tensor-type. Raises BadInput."""
+    found = []
+    for line in lines:
+        pattern, _, kind = line.strip().rpartition("=")
+        if line.strip() and not (pattern and kind):
+            raise BadInput(f"A tensor's type is written as PATTERN=TYPE, such as ffn_down=q8_0, not '{line[:60]}'.")
+        if pattern:
+            found.append(protocol.TensorType(pattern, kind))
+    return tuple(found)
+
+
+def stem(source: Path) -> str:
+    """A file's name without the type of a source."""
+    return re.sub(r"[-.](F16|BF16|F32)$", "", source.stem, flags=re.IGNORECASE)
+
+
+def _metadata(
+    source: Path, quantization: str, tensor_types: Sequence[protocol.TensorType], imatrix: Path | None, name: str
+) -> dict[str, str]:
     recipe = " ".join([quantization, *(f"{one.pattern}={one.kind}" for one in tensor_types)])
-    return {"quantize.source.sha256": digest, "quantize.recipe": recipe, "quantize.by": "vlm-quant-playground"}
+    known = {
+        "quantize.source.sha256": _sha256(source),
+        "quantize.recipe": recipe,
+        "quantize.by": f"vlm-quant-playground, llama-cpp-python {importlib.metadata.version('llama-cpp-python')}",
+    } | ({"quantize.name": name} if name else {})
+    return known if imatrix is None else known | {"quantize.imatrix.sha256": _sha256(imatrix)}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_projector(
@@ -119,12 +153,13 @@ def check_projector(
     images: Sequence[Image],
     pool: Pool,
     embeddings: EmbeddingCache,
+    runtime: Runtime | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> EmbeddingCheck:
     """Compare what two projectors make of the same images. Raises EngineError when one gives no numbers."""
     cosines, errors, patches = [], [], []
     for image in images:
-        mine, wanted = (_embedded(v, image, pool, embeddings, stop) for v in (made, source))
+        mine, wanted = (_embedded(v, image, pool, embeddings, runtime or Runtime(), stop) for v in (made, source))
         if mine.shape != wanted.shape:
             raise BadInput(f"The projectors make {len(mine)} and {len(wanted)} embeddings of one image.")
         if not numpy.isfinite(mine).all():
@@ -146,11 +181,17 @@ def check_projector(
 
 
 def _embedded(
-    variant: Variant, image: Image, pool: Pool, embeddings: EmbeddingCache, stop: Callable[[], bool]
+    variant: Variant,
+    image: Image,
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    runtime: Runtime,
+    stop: Callable[[], bool],
 ) -> numpy.ndarray:
     """float64 (n_patches, n_embd)."""
     message = protocol.ChatMessage("user", "What is this?", 1)
-    with pool.lease(vision_spec(variant.projector, variant.model, Runtime()), stop=stop) as lease:
+    spec = vision_spec(variant.projector, variant.model, runtime)
+    with pool.turn(stop=stop), pool.lease(spec, stop=stop) as lease:
         prompt, _ = prompts.encode(
             lease, embeddings, variant.projector, [message], [image], variant.chat_template, stop
         )

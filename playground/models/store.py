@@ -33,6 +33,8 @@ _NAMED = re.compile(
 
 
 def quantization_of(path: Path, header: GgufHeader) -> str:
+    if named := header.text("quantize.name"):  # of a recipe (lab/quantizing.py)
+        return named[:60]
     found = _NAMED.findall(path.stem)
     return str(found[-1]).upper().replace("I1-", "i1-") if found else header.quantization
 
@@ -49,8 +51,10 @@ class Store:
         self._presets = read_presets()
         self._variants: dict[str, Variant] = {}
         self.problems: tuple[str, ...] = ()
+        self.made = cache_dir / "made"  # where files that are quantized here go; each names its source
         for preset in self._presets:
             self._add_grid(preset, self._derived(preset, preset.model), self._derived(preset, preset.projector))
+        self._add_all_made()
 
     def close(self) -> None:
         self._checksums.close()
@@ -83,13 +87,21 @@ class Store:
                 except (PlaygroundError, OSError) as error:
                     self.problems += (f"{quantization} of {preset.name} could not be made: {error}",)
             self._add_grid(preset, models, projectors)
+        self._add_all_made()
 
-    def open_pair(self, model: Path, projector: Path) -> Variant:
-        """Add a language model and a projector on this machine as a variant.
+    def weights(self, path: Path) -> dict[str, int]:
+        """Bytes of a file's tensors of two dimensions or more, by name. Raises BadModel."""
+        return {t.name: t.n_bytes for t in read_header(path).tensors if len(t.shape) > 1}
 
-        Raises NotAllowed for a path outside the allowed folders, BadModel or BadPair with what is wrong.
+    def kind(self, path: Path) -> str:
+        """The type of a file's weights as ggml writes it, such as f16. Raises BadModel."""
+        return read_header(path).quantization.lower()
+
+    def read_pair(self, model: Path, projector: Path) -> Variant:
+        """A language model and a projector as a variant that is not listed: of paths that nobody else has chosen.
+
+        Raises BadModel or BadPair with what is wrong.
         """
-        model, projector = self._permitted(model), self._permitted(projector)
         model_header, projector_header = read_header(model), read_header(projector)
         if model_header.is_projector and not projector_header.is_projector:
             raise BadPair(
@@ -106,7 +118,15 @@ class Store:
             raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
         named = (model_header.text(f"general.{part}") for part in ("basename", "finetune", "size_label"))
         family = "-".join(part for part in named if part)[:80] or _NAMED.split(model.stem)[0].strip("-._") or model.stem
-        variant = _variant(family, self._file(model, model_header), self._file(projector, projector_header))
+        return _variant(family, self._file(model, model_header), self._file(projector, projector_header))
+
+    def open_pair(self, model: Path, projector: Path) -> Variant:
+        """Add a pair on this machine to the variants.
+
+        Raises NotAllowed for a path outside the allowed folders, and what `read_pair` does.
+        """
+        variant = self.read_pair(self._permitted(model), self._permitted(projector))
+        family = variant.family
         hashes = (variant.model.sha256, variant.projector.sha256)
         with self._lock:
             for other in self._variants.values():
@@ -116,7 +136,7 @@ class Store:
                     return moved
             if variant.id in self._variants:  # another uploader's file under the same name
                 mark = f"{variant.model.sha256[:8]}.{variant.projector.sha256[:8]}"
-                variant = replace(variant, id=f"{variant.id}@{mark}", label=model.stem)
+                variant = replace(variant, id=f"{variant.id}@{mark}", label=Path(variant.model.path).stem)
             same = [v for v in self._variants.values() if v.family == family]
             # The most precise pair of a family is its reference.
             if all(_precision(variant) > _precision(other) for other in same):
@@ -124,7 +144,42 @@ class Store:
                     self._variants[other.id] = replace(other, reference=False)
                 variant = replace(variant, reference=True)
             self._variants[variant.id] = variant
+        self._add_all_made()
         return variant
+
+    def add_made(self, path: Path) -> tuple[Variant, ...]:
+        """Add a file that was quantized here from one that is there, with every other half of its family.
+
+        Returns the new variants; none if its source is not there. Raises BadModel.
+        """
+        header = read_header(path)
+        source = header.text("quantize.source.sha256")
+        file = self._file(path, header)
+        with self._lock:
+            there = list(self._variants.values())
+            origin = next((v for v in there if _half(v, projector=header.is_projector).sha256 == source), None)
+            if origin is None:
+                return ()
+            partners = {_half(v, projector=not header.is_projector) for v in there if v.family == origin.family}
+            known = {(v.model.sha256, v.projector.sha256) for v in there}
+            added = []
+            for partner in sorted(partners, key=lambda half: -(half.bits_per_weight or 0.0)):
+                pair = (partner, file) if header.is_projector else (file, partner)
+                if (pair[0].sha256, pair[1].sha256) in known:
+                    continue
+                variant = replace(_variant(origin.family, *pair), chat_template=origin.chat_template)
+                if variant.id in self._variants:
+                    variant = replace(variant, id=f"{variant.id}@{file.sha256[:8]}", label=f"{variant.label} made here")
+                self._variants[variant.id] = variant
+                added.append(variant)
+        return tuple(added)
+
+    def _add_all_made(self) -> None:
+        for path in sorted(self.made.glob("*.gguf")):
+            try:
+                self.add_made(path)
+            except BadModel as error:
+                self.problems += (f"{path.name}: {error}",)
 
     def is_projector(self, path: Path) -> bool:
         """Of a file on this machine. Raises NotAllowed, BadModel."""
@@ -243,6 +298,10 @@ def _variant(family: str, model: ModelFile, projector: ModelFile) -> Variant:
         model=model,
         projector=projector,
     )
+
+
+def _half(variant: Variant, *, projector: bool) -> ModelFile:
+    return variant.projector if projector else variant.model
 
 
 def _precision(variant: Variant) -> tuple[float, float]:

@@ -54,22 +54,29 @@ class WorkerSpec:
     bytes: int = field(compare=False)
 
 
-def language_spec(model: ModelFile, runtime: Runtime) -> WorkerSpec:
+def _observes(observe: bool) -> tuple[str, ...]:
+    return ("observes",) if observe else ()
+
+
+def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
+    """observe: a worker of its own that collects for an importance matrix (protocol.LoadLanguage)."""
     return WorkerSpec(
         role=WorkerRole.LANGUAGE,
-        key=(model.sha256, str(runtime.n_gpu_layers)),
-        load=protocol.LoadLanguage(model.path, runtime),
+        key=(model.sha256, str(runtime.n_gpu_layers), *_observes(observe)),
+        load=protocol.LoadLanguage(model.path, runtime, observe),
         file=Path(model.path).name,
         bytes=model.bytes,
     )
 
 
-def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime) -> WorkerSpec:
+def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
+    """observe: a worker of its own that collects for an importance matrix (protocol.LoadVision)."""
     use_gpu = runtime.n_gpu_layers != 0
+    vocabulary = model.vocabulary_sha256 or model.sha256
     return WorkerSpec(
         role=WorkerRole.VISION,
-        key=(projector.sha256, model.vocabulary_sha256 or model.sha256, str(use_gpu), str(runtime.n_threads)),
-        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads),
+        key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *_observes(observe)),
+        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe),
         file=Path(projector.path).name,
         bytes=projector.bytes,
     )
@@ -224,10 +231,10 @@ class Pool:
             leased = sum(h.bytes for h in self._handles.values() if h.leased and h.spec not in wanted)
         return leased + sum(h.bytes if h else forecast(s) for s, h in wanted.items()) <= self._budget_bytes
 
-    def unload(self, role: WorkerRole) -> None:
-        """End the idle workers of a role."""
+    def unload(self, which: WorkerRole | WorkerSpec) -> None:
+        """End the idle workers of a role, or one of them."""
         with self._changed:
-            idle = [h for h in self._handles.values() if h.spec.role is role and not h.leased]
+            idle = [h for h in self._handles.values() if which in (h.spec, h.spec.role) and not h.leased]
             for handle in idle:
                 del self._handles[handle.spec]
         for handle in idle:

@@ -5,6 +5,7 @@ Every call carries a key: a notebook's id, which may change it, or its share key
 
 from __future__ import annotations
 
+import base64
 import functools
 import inspect
 import logging
@@ -20,6 +21,7 @@ from gradio.utils import get_upload_folder
 
 from playground.errors import BadInput, NoNotebook, NotAllowed, PlaygroundError
 from playground.lab import notebook as file
+from playground.lab.cells import card_of
 from playground.lab.documents import RunSettings
 from playground.lab.images import read_image
 from playground.lab.items import Item, ItemSet, embedded, read_items
@@ -27,7 +29,7 @@ from playground.lab.library import Library, Notebook
 from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Questions, Run, WholeCell
 from playground.models.presets import Example, Preset, data_folder
 from playground.parts import Parts
-from playground.ui import cells, measured, render, report
+from playground.ui import card, cells, measured, render, report
 from playground.ui.runs import Runs
 from playground.values import Sampling, Variant
 
@@ -59,7 +61,8 @@ class Actions:
             for method in (
                 self.open, self.outputs, self.write, self.add, self.duplicate, self.move, self.delete, self.undo,
                 self.add_picture, self.example, self.picture, self.follow, self.look, self.stop, self.rename,
-                self.own_questions, self.share, self.copy, self.create, self.remove, self.export, self.import_file,
+                self.own_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
+                self.import_file,
             )
         ]  # fmt: skip
 
@@ -116,6 +119,17 @@ class Actions:
         chosen = [self._library.cell(notebook, cell)] if cell else self._cells(notebook)
         whole = [(one, self._library.all_runs(notebook, one.id)) for one in chosen]
         return report.write(format, notebook.title, whole, self._library, self.picture_of)
+
+    def card(self, key: str, cell: str, format: str, run: int | None = None) -> Reply:
+        """Name, MIME type and bytes in base64 of a run's ship card."""
+        notebook, _ = self._library.read(key)
+        infos = self._library.runs(notebook, cell)
+        shown = self._library.run(notebook, cell, run or max((info.number for info in infos), default=0))
+        made = card_of(shown) if shown is not None else None
+        if made is None:
+            raise BadInput("A card needs a measurement with drift. Run the cell first.")
+        data = base64.b64encode(card.write(format, made)).decode()
+        return {"name": f"ship-card.{format}", "mime": card.TYPES[format], "data": data}
 
     # --- cells -------------------------------------------------------------------------------------------------
 

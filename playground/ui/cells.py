@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import markdown_it
 import markupsafe
 
+from playground.lab.cells import card_of
 from playground.lab.changes import changes, settings_of
 from playground.lab.library import Listed, Notebook, RunInfo
 from playground.lab.notebook import Cell, CompareCell, Picture, Result, Run
 from playground.models.presets import Example
-from playground.ui import measured, render
+from playground.ui import card, measured, render, sensitivity
 from playground.ui.render import data_url
 from playground.values import Order, PaneState, Variant
 
@@ -72,11 +73,18 @@ class _CellView:
     examples: Sequence[tuple[Example, str]] = ()
     outputs: markupsafe.Markup | None = None  # None: those on the page stay
     levels: Sequence[tuple[str, str]] = (("hard", "hard"), ("easy", "easy"), ("", "easy and hard"))
-    tasks: Sequence[tuple[str, str, str]] = (
+    tasks: Sequence[tuple[str, str, str]] = (  # of Plan
         ("drift", "drift", "KL divergence from the reference, token by token"),
         ("accuracy", "accuracy", "each variant answers; held against the accepted answers"),
         ("look", "does it look?", "the same questions with blank, shuffled and foreign images"),
         ("speed", "speed", "some of the questions once more, timed, with the memory that both workers hold"),
+    )
+    # Of Limits, with the unit that a person writes.
+    limits: Sequence[tuple[str, str, float, str]] = (
+        ("max_bytes", "files ≤ MB", 1e6, "Both files together; also what a recipe may take"),
+        ("max_memory", "memory ≤ MiB", 2**20, "What both workers hold"),
+        ("min_tokens_per_second", "tok/s ≥", 1, "Tokens a second"),
+        ("max_kl", "KL ≤", 1, "Mean, nats a token; 0.01 if nothing is given"),
     )
 
 
@@ -159,10 +167,10 @@ def run(
             blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
         blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
     for one in (beside, shown):
-        if one is not None and one.measurement is not None:
+        if one is not None and (one.measurement is not None or one.sensitivity is not None):
             if beside is not None:
                 blocks.append(notice(f"run {one.number}"))
-            blocks.append(measured.html(one.measurement, one.variants, one.reference, picture))
+            blocks += measurement(one, picture)
     return render.markup(
         "run.html",
         run=shown,
@@ -178,8 +186,21 @@ def run(
         and shown.number == newest
         and shown.state == "done"
         and not shown.cell.gallery
-        and shown.measurement is None,
+        and shown.cell.questions is None,
     )
+
+
+def measurement(shown: Run, picture: measured.Picture, *, printed: bool = False) -> list[markupsafe.Markup]:
+    """What a run over a set of questions found."""
+    blocks = []
+    if shown.measurement is not None:
+        blocks.append(measured.html(shown.measurement, shown.variants, shown.reference, picture, printed=printed))
+    made = card_of(shown)
+    if made is not None:
+        blocks.append(card.section(made, printed=printed))
+    if shown.sensitivity is not None:
+        blocks.append(sensitivity.html(shown.sensitivity, printed=printed))
+    return blocks
 
 
 def changed_since(shown: Run, cell: CompareCell) -> bool:

@@ -21,7 +21,7 @@ from playground.lab.documents import RunSettings
 from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Questions, Run, RunState, settled
 from playground.parts import Parts
-from playground.ui import api, cells, format, measured, render
+from playground.ui import api, cells, format, measured, render, workbench
 from playground.ui.actions import Actions, as_toast
 from playground.ui.runs import Runs
 from playground.values import ModelFile, Order, Runtime, Sampling, Variant
@@ -117,6 +117,27 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                         label="Projector file (mmproj)", choices=files, allow_custom_value=True, value=None
                     )
                     open_button = gr.Button("Open pair", size="sm")
+                with gr.Accordion("Quantize here", open=False, elem_id="vp-make"):
+                    gr.Markdown(
+                        "From the most precise files of the cell's model into a new variant, checked on images."
+                    )
+                    half = gr.Radio(label="Half", choices=list(workbench.HALVES), value="Projector (mmproj)")
+                    kind = gr.Dropdown(
+                        label="Quantization", choices=list(workbench.TYPES), value="Q4_0", allow_custom_value=True
+                    )
+                    exceptions = gr.Textbox(
+                        label="Tensors of another type (PATTERN=TYPE, one a line)",
+                        placeholder="ffn_up=q8_0",
+                        lines=2,
+                    )
+                    calibrate = gr.Checkbox(
+                        label="Calibrate with images",
+                        info="An importance matrix of questions and answers; IQ types need it.",
+                    )
+                    with gr.Row():
+                        make_button = gr.Button("Quantize", size="sm")
+                        halt_button = gr.Button("Stop", size="sm")
+                    made = gr.HTML(elem_id="vp-made")
             with gr.Column(elem_id="vp-main"):
                 notebook = gr.HTML(
                     html_template='<div id="vp-notebook"><p class="vp-empty">Opening the notebook. The first start '
@@ -321,8 +342,11 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             """Shows how far a measurement has come; returns the run with it."""
             questions = actions.question_set(asked)
             shown_at = 0.0
-            for update in measure_cell(run, variants, questions, parts.pool, parts.embeddings, parts.known, stop):
+            for update in measure_cell(
+                run, variants, questions, parts.pool, parts.embeddings, parts.known, parts.workshop, stop
+            ):
                 if not isinstance(update, Progress):
+                    _keep_recipe(parts, update)
                     return update
                 if time.monotonic() - shown_at > 0.2:  # steps may be milliseconds
                     shown_at = time.monotonic()
@@ -357,6 +381,48 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 raise as_toast(error) from error
             return [actions.cell_reply(found[0], written), *shown(written)]
 
+        def on_make(
+            request: gr.Request, chosen: str, half: str, kind: str, exceptions: str, calibrate: bool
+        ) -> Iterator[list[Any]]:
+            """Quantize, and tick the new variant in the marked cell."""
+            unchanged = [gr.skip()] * (2 + len(inputs))
+            found = read(chosen)
+            if found is None:
+                raise as_toast(BadInput("Add a compare cell first: what is made is ticked in it."))
+            key, cell = found
+            mine = [v for v in parts.store.variants if v.family == cell.family]
+            page = str(request.session_hash)
+            stop = runs.start(page, _making(page))
+            try:
+                if not mine:
+                    raise BadInput("The cell's model is not on this machine.")
+                source = next((v for v in mine if v.reference), mine[0])
+                questions = actions.question_set(cell.questions or Questions())
+                yield [cells.notice("Waiting for its turn ..."), *unchanged]
+                for update in workbench.make(parts, source, half, kind, exceptions, calibrate, questions, stop):
+                    if isinstance(update, Progress):
+                        yield [measured.progress(update), *unchanged]
+                        continue
+                    added = parts.store.add_made(update.path)
+                    best = {source.model.sha256, source.projector.sha256}
+                    new = [v for v in added if {v.model.sha256, v.projector.sha256} & best]
+                    with library.writing():
+                        now = library.cell(library.own(key), cell.id)
+                        assert isinstance(now, CompareCell)
+                        ticked = tuple(dict.fromkeys((*now.variants, *(v.id for v in new))))
+                        written, _ = library.write(key, msgspec.structs.replace(now, variants=ticked))
+                    yield [workbench.html(update), actions.cell_reply(key, written), *shown(written)]
+            except Stopped:
+                yield [cells.notice("Stopped. Nothing was kept."), *unchanged]
+            except PlaygroundError as error:
+                yield [cells.notice(error.message), *unchanged]
+            finally:
+                runs.end(stop)
+                stop.run()
+
+        def on_halt(request: gr.Request) -> None:
+            runs.stop(_making(str(request.session_hash)))
+
         reference_input = reference
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         side = [about, *inputs]
@@ -373,6 +439,10 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             **private,
         )
         open_button.click(on_open, [chosen, model_file, projector_file], [changed, *side], **private)
+        make_button.click(
+            on_make, [chosen, half, kind, exceptions, calibrate], [made, changed, *side], concurrency_limit=1, **private
+        )
+        halt_button.click(on_halt, None, None, queue=False, **private)
         demo.unload(on_leave)
         gr.Timer(2).tick(
             lambda: render.memory_strip(parts.pool.memory()), None, [memory], concurrency_limit=None, **private
@@ -481,3 +551,17 @@ def _files(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         found += sorted(str(path) for path in folder.rglob("*.gguf"))
     return found[:_MAX_LISTED_FILES]
+
+
+def _making(page: str) -> str:
+    """In place of a cell, for `Runs`: a page makes one file at a time."""
+    return f"making {page}"
+
+
+def _keep_recipe(parts: Parts, run: Run) -> None:
+    """The files of a recipe that was built become variants."""
+    if run.sensitivity is not None and run.sensitivity.built is not None:
+        for name in (run.sensitivity.built.model, run.sensitivity.built.projector):
+            path = parts.store.made / name
+            if path.exists():  # a half that the recipe leaves alone is its source
+                parts.store.add_made(path)

@@ -52,8 +52,8 @@ def speed_by_size(rows: Sequence[Row]) -> Plot | None:
     known = [(row, speed) for row in rows if (speed := row.metrics.decode_tok_per_s) is not None]
     if len(known) < 2:
         return None
-    x_end, x_step = _scale(max(row.bytes for row, _ in known))
-    y_end, y_step = _scale(max(speed for _, speed in known))
+    x_end, x_step = scale(max(row.bytes for row, _ in known))
+    y_end, y_step = scale(max(speed for _, speed in known))
     marks = []
     for row, speed in known:
         x = LEFT + (RIGHT - LEFT) * row.bytes / x_end
@@ -64,18 +64,18 @@ def speed_by_size(rows: Sequence[Row]) -> Plot | None:
         marks.append(Mark(round(x, 1), round(y, 1), row.label, title, kind, x > RIGHT - 90))
     return Plot(
         marks=tuple(marks),
-        x_ticks=tuple(Tick(LEFT + (RIGHT - LEFT) * v / x_end, format.file_size(int(v))) for v in _ticks(x_end, x_step)),
-        y_ticks=tuple(Tick(BOTTOM - (BOTTOM - TOP) * v / y_end, f"{v:,.0f}") for v in _ticks(y_end, y_step)),
+        x_ticks=tuple(Tick(LEFT + (RIGHT - LEFT) * v / x_end, format.file_size(int(v))) for v in ticks(x_end, x_step)),
+        y_ticks=tuple(Tick(BOTTOM - (BOTTOM - TOP) * v / y_end, f"{v:,.0f}") for v in ticks(y_end, y_step)),
         shared=any(row.metrics.speed_shared for row, _ in known),
     )
 
 
-def _scale(largest: float) -> tuple[float, float]:
+def scale(largest: float) -> tuple[float, float]:
     """The end of an axis and the step of its ticks: round numbers, at most five steps."""
     magnitude = 10 ** math.floor(math.log10(largest))
     step = next(m * magnitude for m in (0.2, 0.25, 0.5, 1, 2, 2.5) if largest <= 5 * m * magnitude)
     return math.ceil(largest / step) * step, step
 
 
-def _ticks(end: float, step: float) -> list[float]:
+def ticks(end: float, step: float) -> list[float]:
     return [i * step for i in range(round(end / step) + 1)]

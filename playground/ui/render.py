@@ -7,6 +7,7 @@ import bisect
 import itertools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jinja2
 import markupsafe
@@ -41,7 +42,10 @@ environment.filters |= {
     "bits": format.bits,
     "probability": format.probability,
     "when": format.when,
+    "plain": lambda number: f"{number:.10g}",
 }
+
+_ASSETS = Path(__file__).parent / "assets"
 
 _ICONS = {
     PaneState.QUEUED: "○",
@@ -123,6 +127,15 @@ def panes(
         running=bool(views) and not _done(update),
         table=_table(update, variants, reference, printed=printed) if _done(update) else "",
     )
+
+
+def css() -> markupsafe.Markup:
+    """The page's rules for a file that stands alone: dark where the system is, not by a class."""
+    colors, shared, own = ((_ASSETS / name).read_text() for name in ("colors.css", "cells.css", "report.css"))
+    light, dark = colors.split(".dark {", 1)
+    dark = dark.replace("}", "; --body-text-color:#e8e9eb; --bg:#15171b }", 1)
+    text = f"{light}\n{shared}\n{own}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}"
+    return markupsafe.Markup(text)  # noqa: S704  our own files
 
 
 def markup(template: str, **values: object) -> markupsafe.Markup:

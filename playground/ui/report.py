@@ -6,7 +6,6 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import markupsafe
@@ -22,7 +21,6 @@ from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Questi
 from playground.ui import cells, format, measured, render
 from playground.values import Pane, PaneState, Variant
 
-_ASSETS = Path(__file__).parent / "assets"
 _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
 
 PictureOf = Callable[[Questions | None], measured.Picture]
@@ -65,14 +63,14 @@ def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> s
             }
         )
     written = datetime.datetime.now().astimezone()
-    return str(render.markup("report.html", title=title, cells=shown, css=_css(), written=f"{written:%Y-%m-%d %H:%M}"))
+    return str(
+        render.markup("report.html", title=title, cells=shown, css=render.css(), written=f"{written:%Y-%m-%d %H:%M}")
+    )
 
 
 def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup:
     blocks = [cells.block(run, i, library.thumbnail, printed=True) for i in range(len(run.results))]
-    if run.measurement is not None:
-        picture = picture_of(run.cell.questions)
-        blocks.append(measured.html(run.measurement, run.variants, run.reference, picture, printed=True))
+    blocks += cells.measurement(run, picture_of(run.cell.questions), printed=True)
     return render.markup(
         "run.html",
         run=run,
@@ -86,15 +84,6 @@ def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup
         overall=cells.overall(run),
         can_follow=False,
     )
-
-
-def _css() -> markupsafe.Markup:
-    """The page's own rules; what the page does with a class for dark, the system's setting does here."""
-    colors, shared, own = ((_ASSETS / name).read_text() for name in ("colors.css", "cells.css", "report.css"))
-    light, dark = colors.split(".dark {", 1)
-    dark = dark.replace("}", "; --body-text-color:#e8e9eb; --bg:#15171b }", 1)
-    text = f"{light}\n{shared}\n{own}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}"
-    return markupsafe.Markup(text)  # noqa: S704  our own files
 
 
 def _picture_url(picture: Picture, library: Library) -> str | None:
@@ -222,7 +211,7 @@ def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -
                 shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
-            page = f"<style>{_css()}</style><div>{_run(newest, library, picture_of)}</div>"
+            page = f"<style>{render.css()}</style><div>{_run(newest, library, picture_of)}</div>"
             outputs.append(v4.new_output("display_data", data={"text/html": page, "text/markdown": _answered(newest)}))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))
     book = v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})

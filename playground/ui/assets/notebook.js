@@ -344,6 +344,7 @@ const actions = {
   "export-cell-json": id => download(id, "json"),
   "export-cell-md": id => download(id, "md"),
   "export-cell-ipynb": id => download(id, "ipynb"),
+  card: (id, button) => downloadCard(id, button.dataset.format),
   export: (id, button) => download(null, button.dataset.format),
   share: async () => { await sendAll(); await call("share", {shared: true}); $(".vp-actions .vp-menu").open = true; },
   unshare: async () => { await sendAll(); await call("share", {shared: false}); },
@@ -423,8 +424,16 @@ async function addQuestions(id, file) {
 async function download(cell, format) {
   await sendAll();
   const {name, mime, text} = await call("export", {cell, format});
+  save(name, mime, text);
+}
+async function downloadCard(cell, format) {
+  const shown = $("[data-look]", article(cell));
+  const {name, mime, data} = await call("card", {cell, format, ...(shown && {run: Number(shown.value)})});
+  save(name, mime, Uint8Array.from(atob(data), letter => letter.charCodeAt(0)));
+}
+function save(name, mime, content) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], {type: mime}));
+  link.href = URL.createObjectURL(new Blob([content], {type: mime}));
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
@@ -501,10 +510,16 @@ root.addEventListener("dblclick", event => { if (event.target.closest(".vp-markd
 
 // What a measurement asks, all fields together.
 const ask = id => inTurn(id, () => {
-  const {level, n, ...plan} = Object.fromEntries($$("[data-q]", article(id)).map(field =>
-    [field.dataset.q, field.type === "checkbox" ? field.checked : field.type === "number" ? Number(field.value) || 1 : field.value]));
+  const questions = {plan: {}, limits: {}};
+  for (const field of $$("[data-q]", article(id))) {
+    const [of, name] = field.dataset.q.split(".");
+    const value = field.type === "checkbox" ? field.checked : field.type !== "number" ? field.value
+      : of !== "limits" ? Number(field.value) || 1
+      : field.value === "" ? null : /bytes|memory/.test(name) ? Math.round(Number(field.value) * field.dataset.unit) : Number(field.value);
+    if (name) questions[of][name] = value; else questions[of] = value;
+  }
   touched = Date.now();
-  return call("write", {cell: id, questions: {level, n, plan}});
+  return call("write", {cell: id, questions});
 });
 
 async function importFile(file) {

@@ -1,0 +1,245 @@
+"""Recipes: which group of tensors gets which type, in either half of a pair. Data that can be read, edited and shared.
+
+A group is named after what its tensors do ("ffn_down", "v.attn_q", "mm"), with its part of the depth if a half is cut
+into several ("ffn_down 1/3"), so that a recipe fits every model of its family. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import tomlkit
+
+from playground.engine.protocol import TensorType
+from playground.errors import BadInput
+
+# What llama-quantize leaves alone whatever it is told (llama-quant.cpp, tensor_allows_quantization), by name.
+_LEFT_ALONE = ("_norm.", "position_embd", "patch_embd", "pos_embd", "ffn_gate_inp", "patch_merger", ".rel_pos")
+_LAYER = re.compile(r"(?P<tower>(?:\w+\.)*)blk\.(?P<layer>\d+)\.(?P<kind>.+)\.weight")
+
+LADDER = ("q8_0", "q6_K", "q5_K", "q4_K", "q3_K", "q2_K")
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Tensors of one half that do the same."""
+
+    projector: bool
+    name: str
+    pattern: str  # as of llama-quantize --tensor-type: a regular expression that is searched for in a tensor's name
+    bytes: int  # in the source
+
+
+class Rung(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One group at one type, everything else as in the source."""
+
+    kind: str
+    saved: int  # bytes
+    kl: float | None = None  # mean, nats a token; None: it does not run
+    error: str | None = None
+
+    @property
+    def price(self) -> float | None:
+        """Nats a token for each megabyte saved."""
+        return self.kl / (self.saved / 1e6) if self.kl is not None and self.saved > 0 else None
+
+
+class Sensed(msgspec.Struct, frozen=True):
+    group: Group
+    rungs: tuple[Rung, ...]
+
+
+class Half(msgspec.Struct, frozen=True):
+    """How one file is to be made."""
+
+    quantization: str  # a llama_ftype
+    tensor_types: tuple[TensorType, ...]
+
+
+class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Types by group; a group that is not named keeps the source's type."""
+
+    name: str
+    family: str
+    depth: int = 1  # parts that each kind of tensor is cut into, from the first layer to the last
+    model: dict[str, str] = {}
+    projector: dict[str, str] = {}
+    calibrated: bool = False  # with importance matrices, which are files of their own
+    note: str = ""
+
+    def types(self, *, projector: bool) -> dict[str, str]:
+        return self.projector if projector else self.model
+
+
+def groups_of(weights: Mapping[str, int], depth: int, *, projector: bool) -> tuple[Group, ...]:
+    """The groups of one half; `weights` has its tensors' bytes by name."""
+    layers: dict[tuple[str, str], dict[int, int]] = {}
+    rest: dict[str, dict[str, int]] = {}
+    for name, size in weights.items():
+        if not name.endswith(".weight") or any(part in name for part in _LEFT_ALONE):
+            continue
+        if found := _LAYER.fullmatch(name):
+            layers.setdefault((found["tower"], found["kind"]), {})[int(found["layer"])] = size
+        else:
+            # mm.0 and mm.2 are one projector; v.deepstack.5.fc1 belongs to v.deepstack.
+            words = name.split(".")
+            rest.setdefault(words[0] if words[0] != "v" else ".".join(words[:2]), {})[name] = size
+    found_groups = []
+    for (tower, kind), sizes in layers.items():
+        numbers = sorted(sizes)
+        parts = min(depth, len(numbers))
+        for part in range(parts):
+            mine = numbers[part * len(numbers) // parts : (part + 1) * len(numbers) // parts]
+            which = r"\d+" if parts == 1 else f"({'|'.join(map(str, mine))})"
+            pattern = rf"^{re.escape(tower)}blk\.{which}\.{re.escape(kind)}\.weight$"
+            name = f"{tower}{kind}" if parts == 1 else f"{tower}{kind} {part + 1}/{parts}"
+            found_groups.append(Group(projector, name, pattern, sum(sizes[n] for n in mine)))
+    for name, tensors in rest.items():
+        pattern = rf"^{re.escape(name)}\..*weight$"
+        found_groups.append(Group(projector, name, pattern, sum(tensors.values())))
+    return tuple(found_groups)
+
+
+def half(groups: Iterable[Group], types: Mapping[str, str], source: str) -> Half | None:
+    """How to make a file in which groups have `types` and all else is of type `source`; None if all of it is."""
+    named = {group: types[group.name] for group in groups if group.name in types}
+    if not named:
+        return None
+    sizes: dict[str, int] = {}
+    for group, kind in named.items():
+        sizes[kind] = sizes.get(kind, 0) + group.bytes
+    listed = [TensorType(group.pattern, kind) for group, kind in named.items()]
+    return Half(_ftype(max(sizes, key=lambda kind: sizes[kind])), (*listed, TensorType(".*", source)))
+
+
+def applied(recipe: Recipe, weights: Mapping[str, int], source: str, *, projector: bool) -> Half:
+    """How to make one file by a recipe, which may come from another model of the family.
+
+    Raises BadInput if the recipe says nothing of this half, or names groups that the file does not have.
+    """
+    types = recipe.types(projector=projector)
+    groups = groups_of(weights, recipe.depth, projector=projector)
+    unknown = set(types) - {group.name for group in groups}
+    if unknown:
+        raise BadInput(
+            f"The file has no tensors {', '.join(sorted(unknown))} of the recipe '{recipe.name}'. "
+            f"It has: {', '.join(group.name for group in groups)}."
+        )
+    made = half(groups, types, source)
+    if made is None:
+        which = "projector" if projector else "language model"
+        raise BadInput(f"The recipe '{recipe.name}' leaves the {which} as it is: use its source.")
+    return made
+
+
+def _ftype(kind: str) -> str:
+    """The llama_ftype with mostly this type; overrides are heeded only under one that quantizes."""
+    if kind.lower() in ("f16", "bf16", "f32"):
+        return "Q8_0"
+    return f"{kind.upper()}_S" if kind.lower() in ("q3_k", "q4_k", "q5_k") else kind.upper()
+
+
+def command(made: Half, source: str, target: str, *, projector: bool, imatrix: str = "") -> str:
+    """The line of llama-quantize that makes the file."""
+    words = ["llama-quantize", *(["--pure"] if projector else []), *(["--imatrix", imatrix] if imatrix else [])]
+    for one in made.tensor_types:
+        words += ["--tensor-type", f"{one.pattern}={one.kind}"]
+    return shlex.join([*words, source, target, made.quantization])
+
+
+def slug(recipe: Recipe) -> str:
+    """For a file's name: another one for other types."""
+    types = msgspec.json.encode((recipe.depth, recipe.model, recipe.projector, recipe.calibrated), order="sorted")
+    return f"recipe-{hashlib.sha256(types).hexdigest()[:8]}"
+
+
+def to_toml(recipe: Recipe) -> str:
+    return tomlkit.dumps(msgspec.to_builtins(recipe))
+
+
+def read(path: Path) -> Recipe:
+    """Raises BadInput."""
+    try:
+        return from_toml(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path.name} cannot be read: {error}.") from None
+
+
+def from_toml(text: str) -> Recipe:
+    """Raises BadInput naming the field."""
+    try:
+        recipe = msgspec.toml.decode(text, type=Recipe)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"The recipe cannot be used: {error}.") from None
+    if not 1 <= recipe.depth <= 64:
+        raise BadInput("A recipe's depth has to be between 1 and 64.")
+    return recipe
+
+
+class Allocation(msgspec.Struct, frozen=True):
+    types: tuple[tuple[Group, str], ...]
+    bytes: int
+    kl: float  # the sum of what the groups cost one by one
+
+
+def allocate(
+    sensed: Sequence[Sensed], whole: int, *, max_bytes: int | None = None, max_kl: float | None = None
+) -> Allocation:
+    """The cheapest bytes first: of each group the types on the lower convex hull of (bytes saved, KL), and of all of
+    these steps always the one that costs least for each byte. As if what the groups cost added up.
+
+    Ends when the files fit `max_bytes`; without it, when the next step would cost more than `max_kl` in all.
+    Raises BadInput when it cannot be had.
+    """
+    if max_bytes is None and max_kl is None:
+        raise BadInput("Say how large the files may be, or how far they may drift.")
+    steps = sorted(
+        (
+            ((kl - kl_before) / (saved - saved_before), saved - saved_before, kl - kl_before, n, kind)
+            for n, one in enumerate(sensed)
+            for (saved_before, kl_before, _), (saved, kl, kind) in itertools.pairwise(_hull(one.rungs))
+        ),
+        key=lambda step: step[0],
+    )
+    types: dict[Group, str] = {}
+    size, cost, shut = whole, 0.0, set()
+    for _, saved, kl, n, kind in steps:
+        if max_bytes is not None and size <= max_bytes:
+            break
+        if n in shut:
+            continue
+        if max_kl is not None and cost + kl > max_kl:
+            shut.add(n)
+            continue
+        types[sensed[n].group] = kind
+        size, cost = size - saved, cost + kl
+    if max_bytes is not None and size > max_bytes:
+        limit = f" and a KL of {max_kl:g}" if max_kl is not None else ""
+        raise BadInput(
+            f"With these types{limit} the files come down to {size / 1e6:.1f} MB at best, not to {max_bytes / 1e6:.1f}."
+        )
+    return Allocation(tuple(types.items()), size, cost)
+
+
+_Point = tuple[int, float, str]
+
+
+def _hull(rungs: Iterable[Rung]) -> list[_Point]:
+    """Of (bytes saved, KL) from nothing saved: the points that no mixture of others beats."""
+    points = sorted((r.saved, r.kl, r.kind) for r in rungs if r.kl is not None and r.saved > 0)
+    hull: list[_Point] = [(0, 0.0, "")]
+    for point in points:
+        while len(hull) > 1 and not _turns_up(hull[-2], hull[-1], point):
+            hull.pop()
+        if point[0] > hull[-1][0]:
+            hull.append(point)
+    return hull
+
+
+def _turns_up(a: _Point, b: _Point, c: _Point) -> bool:
+    return (b[1] - a[1]) * (c[0] - b[0]) < (c[1] - b[1]) * (b[0] - a[0])
