@@ -10,6 +10,7 @@ PlaygroundError
 │   └── BadPair            the projector does not belong to the language model
 ├── EngineError            llama.cpp said no; carries its last log lines
 │   └── WorkerDied         the worker's process ended before it answered
+├── Offline                the Hub cannot be reached, or asks to wait
 ├── OutOfMemory            the pool's budget cannot hold what was asked for
 └── Stopped                a person stopped it; not a fault
 """
@@ -58,6 +59,9 @@ class EngineError(PlaygroundError):
 
 
 class WorkerDied(EngineError): ...
+
+
+class Offline(PlaygroundError): ...
 
 
 class OutOfMemory(PlaygroundError): ...

@@ -11,14 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from playground.errors import BadModel
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.known import Known
 from playground.lab.library import Library
 from playground.lab.sensitivity import Workshop
+from playground.models import doctor
+from playground.models.doctor import Hardware
+from playground.models.downloads import Downloads
+from playground.models.gguf import read_header
+from playground.models.hub import Hub
 from playground.models.presets import data_folder
 from playground.models.store import Store
 from playground.pool.pool import Pool
 from playground.settings import Settings
+from playground.values import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,8 @@ class Parts:
     embeddings: EmbeddingCache
     known: Known
     library: Library
+    hub: Hub
+    downloads: Downloads
     engine: str  # for the record of a run
     machine: str
 
@@ -36,6 +45,34 @@ class Parts:
     def workshop(self) -> Workshop:
         """Makes files that become variants (Store.add_made)."""
         return Workshop(self.store.weights, self.store.read_pair, self.store.made)
+
+    @property
+    def hardware(self) -> Hardware:
+        """What a pair would be loaded into now."""
+        report = self.pool.memory()
+        gpu = max(report.gpus, key=lambda gpu: gpu.total_bytes - gpu.used_bytes, default=None)
+        return Hardware(
+            gpu_name=gpu.name if gpu else None,
+            gpu_free=gpu.total_bytes - gpu.used_bytes if gpu else None,
+            host_free=report.host_available_bytes,
+            gpu_offload=self.pool.gpu_offload,
+        )
+
+    def explain(self, variant: Variant) -> str:
+        """The worst that the doctor has to say of a variant that could not be run."""
+        try:
+            model, projector = read_header(variant.model.path), read_header(variant.projector.path)
+        except BadModel as error:
+            return error.message
+        found = doctor.diagnose(
+            model,
+            projector,
+            hardware=self.hardware,
+            chat_template=variant.chat_template,
+            model_bytes=variant.model.bytes,
+        )
+        worst = found[0] if found and found[0].level > doctor.Level.FINE else None
+        return f"The doctor: {worst.text} {worst.remedy}" if worst else ""
 
     @property
     def evaluation(self) -> Path:
@@ -56,9 +93,13 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
     known = Known(settings.cache_dir / "measured", engine)
     library = Library(settings.cache_dir / "notebooks")
+    shares = settings.space_id is None if settings.share_token is None else settings.share_token
+    hub = Hub(own_token=shares)
+    downloads = Downloads(hub, settings.cache_dir / "downloads.json", store.arrived)
     try:
-        yield Parts(settings, store, pool, embeddings, known, library, engine, _machine(gpus))
+        yield Parts(settings, store, pool, embeddings, known, library, hub, downloads, engine, _machine(gpus))
     finally:
+        downloads.close()
         pool.close()
         embeddings.close()
         known.close()

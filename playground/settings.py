@@ -27,6 +27,13 @@ class Settings(BaseSettings):
     made_bytes: int = Field(
         default=100 * 10**9, ge=0, description="For all files that are quantized on the page; 0: nobody can."
     )
+    downloads: bool = Field(default=True, description="Whether the page may download from the Hub.")
+    share_token: bool | None = Field(
+        default=None,
+        description="Whether visitors without a token of their own may use the operator's (HF_TOKEN). Default: yes, "
+        "but not on a Hugging Face Space.",
+    )
+    space_id: str | None = Field(default=None, validation_alias="SPACE_ID", description="Set by Hugging Face.")
     max_panes: int = Field(default=16, gt=0, description="Variants in one comparison.")
     max_queue: int = Field(default=32, gt=0, description="Runs waiting for their turn; one more is told to come back.")
 

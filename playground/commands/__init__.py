@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from playground.commands import making, measuring
+from playground.commands import making, measuring, models
 
 COMMANDS: Sequence[Callable[..., None]] = (
     measuring.drift,
@@ -11,4 +11,7 @@ COMMANDS: Sequence[Callable[..., None]] = (
     measuring.card,
     making.quantize,
     making.sensitivity,
+    models.doctor,
+    models.download,
+    models.presets,
 )

@@ -172,11 +172,20 @@ def sensitivity(
         say(problem)
     recipe_file = out / f"{recipes.slug(found.built.recipe)}.toml" if found.built else None
     if found.built and recipe_file:
-        out.mkdir(parents=True, exist_ok=True)
-        recipe_file.write_text(recipes.to_toml(found.built.recipe))
+        try:
+            recipe_file.write_text(recipes.to_toml(found.built.recipe))
+        except OSError as error:
+            raise BadInput(f"{recipe_file} cannot be written: {error}.") from None
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
-        return
+    else:
+        _print_sensitivity(found, recipe_file)
+    if recipe_file is None and (scan.max_bytes is not None or scan.max_kl is not None):
+        raise typer.Exit(2)  # the problem was told
+
+
+def _print_sensitivity(found: sensed.Sensitivity, recipe_file: Path | None) -> None:
+    scan = found.scan
     typer.echo(
         f"{found.n_searched} questions, noise floor {found.floor:.1e}. One group at one type, KL in nats a token:"
     )
@@ -196,5 +205,5 @@ def sensitivity(
         for name, kl, size in sensed.compared(found.built):
             typer.echo(f"  {name:28} {size / 1e6:10.1f} MB {kl.value:10.5f} ({range_of(kl, '.5f')})")
         typer.echo(f"{recipe_file}, made with:")
-        for line in found.built.commands:
-            typer.echo(f"  {line}")
+        for command in found.built.commands:
+            typer.echo(f"  {command}")

@@ -178,8 +178,11 @@ def card(
         min_tokens_per_second=min_speed,
         max_kl=max_kl,
     )
+    ship.check(limits)
     for path in out or ():
         shown.check_kind(path.suffix.removeprefix("."))
+        if not path.parent.is_dir():
+            raise BadInput(f"There is no folder {path.parent} to write {path.name} in.")
     found = _measure(asked, measured.Plan(accuracy=True, look=True, speed=True, max_tokens=max_tokens))
     made = ship.card(
         found.measured,
@@ -193,7 +196,10 @@ def card(
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
-        path.write_bytes(shown.write(path.suffix.removeprefix("."), made))
+        try:
+            path.write_bytes(shown.write(path.suffix.removeprefix("."), made))
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written: {error}.") from None
         say(f"{path} written.")
     if as_json:
         typer.echo(msgspec.json.encode(made).decode())

@@ -79,8 +79,8 @@ def bytes_of(text: str) -> int:
         if found is None:
             raise ValueError
         return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
-    except ValueError:
-        raise BadInput(f"'{text}' is no size; write 5MB or 1.2GB.") from None
+    except (ValueError, OverflowError):
+        raise BadInput(f"'{text[:40]}' is no size; write 5MB or 1.2GB.") from None
 
 
 def range_of(interval: Interval, form: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -21,7 +22,7 @@ from playground.lab.notebook import CompareCell, Picture, Result, Run, RunState,
 from playground.lab.sensed import Scan
 from playground.lab.sensitivity import Scanning, Workshop
 from playground.pool.pool import Pool
-from playground.values import ComparisonUpdate, Image, Variant
+from playground.values import ComparisonUpdate, Image, PaneState, Variant
 
 
 def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine: str) -> Run:
@@ -73,6 +74,12 @@ def measure_cell(
     assert asked is not None
     started = time.monotonic()
     runtime, chosen = run.cell.settings.runtime(), questions.first(asked.n)
+    scanning = None
+    if asked.sensitivity:  # raises what can be told before minutes are spent on the measurement
+        source = next(v for v in variants if v.id == run.reference)
+        limits = asked.limits
+        scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
+        scanning = Scanning(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
     if asked.measures:
         measuring = Measuring(
             chosen, variants, run.reference, asked.plan, runtime, pool, embeddings, known, stop.wanted
@@ -82,11 +89,7 @@ def measure_cell(
                 yield update
             else:
                 run = msgspec.structs.replace(run, measurement=update)
-    if asked.sensitivity:
-        source = next(v for v in variants if v.id == run.reference)
-        limits = asked.limits
-        scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
-        scanning = Scanning(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
+    if scanning is not None:
         for found in scanning.run():
             if isinstance(found, Progress):
                 yield found
@@ -124,6 +127,11 @@ def card_of(run: Run) -> Card | None:
     )
 
 
+def _with_reasons(update: ComparisonUpdate, told: Mapping[str, str]) -> ComparisonUpdate:
+    panes = (replace(p, error=f"{p.error} {told[p.variant]}") if told.get(p.variant) else p for p in update.panes)
+    return replace(update, panes=tuple(panes))
+
+
 def run_cell(
     run: Run,
     variants: Sequence[Variant],
@@ -133,9 +141,11 @@ def run_cell(
     stop: compare.Stop,
     *,
     max_panes: int,
+    explain: Callable[[Variant], str] = lambda variant: "",
 ) -> Iterator[Run]:
     """Ask what the run's cell asks and has no answer yet. Yields as compare.run does; the last one has an end.
 
+    `explain`: what else there is to say of a variant whose pane failed.
     Raises BadInput or BadPrompt for what can be told without loading anything.
     """
     cell = run.cell
@@ -150,7 +160,12 @@ def run_cell(
         asked = compare.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
         before = run.results
         last: ComparisonUpdate | None = None
-        for last in compare.run(asked, pool, embeddings, stop, max_panes=max_panes):
+        told: dict[str, str] = {}
+        for update in compare.run(asked, pool, embeddings, stop, max_panes=max_panes):
+            for pane in update.panes:
+                if pane.state is PaneState.FAILED and pane.variant not in told:
+                    told[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
+            last = _with_reasons(update, told)
             yield msgspec.structs.replace(run, results=(*before, Result(turn, last, picture)))
         assert last is not None
         run = msgspec.structs.replace(

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from playground.errors import BadModel
+from playground.models.families import SPECIAL_TOKENS
 
 _MAX_KEYS = 100_000
 _MAX_TENSORS = 100_000
@@ -64,6 +65,9 @@ class GgufHeader:
     data_offset: int
     # Over every tokenizer.* key, chat template included, and the width: equal values turn a chat into the same ids.
     vocabulary_sha256: str
+    special_tokens: frozenset[str] = frozenset()  # of families.SPECIAL_TOKENS those that the vocabulary has
+    # False: read up to the vocabulary only; what stands behind it (tensors, the chat template) is not known.
+    complete: bool = True
 
     def text(self, key: str) -> str | None:
         value = self.metadata.get(key)
@@ -104,6 +108,22 @@ class GgufHeader:
         return max(0, self.data_offset + end - self.file_bytes)
 
 
+def read_remote(file: BinaryIO, size: int, name: str) -> GgufHeader:
+    """Read a header through a file that costs something to read: up to the vocabulary, which can have megabytes.
+
+    A projector has none, and is read whole. Raises BadModel with what is wrong with the file.
+    """
+    try:
+        header = _Reader(file, size, name, whole=False).header()
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{name[:80]} cannot be read ({error}).") from None
+    except BadModel as error:
+        raise BadModel(f"{name}: {error}") from None
+    if header.complete and header.missing_bytes:
+        raise BadModel(f"{name} is cut short: {header.missing_bytes:,} bytes of its tensors are missing.")
+    return header
+
+
 def read_header(path: str | Path) -> GgufHeader:
     """Read and check a file's header. Raises BadModel with what is wrong with the file."""
     name = os.path.basename(path)
@@ -129,10 +149,12 @@ def read_header(path: str | Path) -> GgufHeader:
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO, size: int, path: str) -> None:
+    def __init__(self, file: BinaryIO, size: int, path: str, *, whole: bool = True) -> None:
         self._file = file
         self._size = size
         self._path = path
+        self._whole = whole
+        self._special: frozenset[str] = frozenset()
         self._position = 0
         self._hash: hashlib._Hash | None = None
 
@@ -153,7 +175,10 @@ class _Reader:
             self._hash = vocabulary if key.startswith("tokenizer.") else None
             if self._hash:
                 self._hash.update(key.encode())
-            metadata[key] = self._value(self._type())
+            value_type = self._type()
+            if not self._whole and self._hash and value_type == _ARRAY:
+                return GgufHeader(self._path, self._size, metadata, (), 0, "", complete=False)
+            metadata[key] = self._value(value_type, special=key == "tokenizer.ggml.tokens")
             self._hash = None
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         if not tensors:
@@ -170,6 +195,7 @@ class _Reader:
             tensors=tensors,
             data_offset=-(-self._position // alignment) * alignment,
             vocabulary_sha256=vocabulary.hexdigest(),
+            special_tokens=self._special,
         )
 
     def _take(self, n: int) -> bytes:
@@ -206,7 +232,7 @@ class _Reader:
     def _string(self, limit: int = _MAX_TEXT_BYTES) -> str:
         return self._take(self._length(limit, "bytes in a text")).decode("utf-8", "replace")
 
-    def _value(self, kind: int) -> Scalar | tuple[Scalar, ...]:
+    def _value(self, kind: int, *, special: bool = False) -> Scalar | tuple[Scalar, ...]:
         if kind == _STRING:
             return self._string()
         if kind in _SCALARS:
@@ -216,11 +242,14 @@ class _Reader:
         element = self._type()
         if element == _STRING:
             count = self._length(_MAX_TEXTS, "texts in an array")
-            kept = []
+            kept, found = [], set()
             for i in range(count):
                 text = self._string()
                 if i < _KEPT_ARRAY:
                     kept.append(text)
+                if special and text in SPECIAL_TOKENS:
+                    found.add(text)
+            self._special |= found
             return tuple(kept)
         if element not in _SCALARS:
             raise BadModel(f"it has an array of the unknown type {element}; the file is damaged.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -32,21 +34,52 @@ class ExampleCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     projectors: tuple[str, ...]
 
 
+class Suggested(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a model's makers recommend, by the names of lab.documents.RunSettings; None: they say nothing."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    max_tokens: int | None = None
+    n_ctx: int | None = None
+
+
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model family: the embedded one (`repo` empty), or one on the Hub."""
+
     family: str
     name: str
     about: str
-    licence: str
-    # Files of the package, below its data folder.
+    licence: str  # as the Hub writes it: apache-2.0, gemma
+    # Embedded: files of the package, below its data folder. On the Hub: patterns (fnmatch) of file names in the
+    # repository; {q} stands for a quantization of `ticked`.
     model: str
     projector: str
+    repo: str = ""
+    revision: str = "main"  # a branch, or a commit's 40 hexadecimal digits
+    projector_repo: str = ""  # where the projector lies if not beside the language model
+    evidence: str = ""  # where these file names were seen; empty: nowhere, they are a guess from the publisher's habit
+    source: str = ""  # where what is suggested was read
+    prompt: str = "Describe this image."
+    suggested: Suggested = Suggested()
     derive: Derive = Derive()
     # Labels of the variants that a first visitor sees ticked.
     ticked: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     cells: tuple[ExampleCell, ...] = ()
     max_tokens: int = 128
-    chat_template: str | None = None
+    chat_template: str | None = None  # in place of the one in the file, where that is wrong; Jinja, or llama.cpp's name
+
+    def file_of(self, quantization: str, names: Iterable[str]) -> str | None:
+        """The language model's file of a quantization among a repository's; publishers write f16 and F16."""
+        pattern = self.model.replace("{q}", quantization).lower()
+        return next((name for name in names if fnmatch.fnmatchcase(name.lower(), pattern)), None)
+
+    def matches(self, name: str) -> bool:
+        """Whether it is the file of a quantization that is ticked."""
+        return any(self.file_of(quantization, [name]) for quantization in self.ticked)
 
 
 def data_folder() -> Path:
@@ -70,4 +103,6 @@ def read_preset(path: Path) -> Preset:
 
 
 def read_presets() -> tuple[Preset, ...]:
-    return tuple(read_preset(path) for path in sorted(presets_folder().glob("*.toml")))
+    """The embedded ones first."""
+    found = [read_preset(path) for path in sorted(presets_folder().glob("*.toml"))]
+    return tuple(sorted(found, key=lambda preset: bool(preset.repo)))

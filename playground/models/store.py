@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
+import msgspec
+
 from playground.disk import BytesCache
 from playground.errors import BadInput, BadModel, BadPair, NotAllowed, PlaygroundError
+from playground.models import names
 from playground.models.gguf import GgufHeader, read_header
 from playground.models.presets import Preset, data_folder, read_presets
 from playground.values import ModelFile, Variant
@@ -24,19 +26,21 @@ class Quantizer(Protocol):
         """Raises PlaygroundError."""
 
 
-# The quantization in a file's name, as Hugging Face's publishers write it; it tells UD-Q4_K_XL from Q4_K_M, which
-# general.file_type cannot.
-_NAMED = re.compile(
-    r"(?:^|[-._])((?:UD-|i1-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|F16|F32|MXFP4(?:_MOE)?|NVFP4))(?=[-._]|$)",
-    re.IGNORECASE,
-)
-
-
 def quantization_of(path: Path, header: GgufHeader) -> str:
     if named := header.text("quantize.name"):  # of a recipe (lab/quantizing.py)
         return named[:60]
-    found = _NAMED.findall(path.stem)
-    return str(found[-1]).upper().replace("I1-", "i1-") if found else header.quantization
+    if "quantize.by" in header.metadata:  # beside a publisher's or a preset's own of the same name
+        return f"{names.quantization(path.name) or header.quantization} (here)"
+    return names.quantization(path.name) or header.quantization
+
+
+class _Pair(msgspec.Struct, frozen=True):
+    """Two files that a person chose, so that the next start opens them again."""
+
+    model: str
+    projector: str
+    chat_template: str | None = None
+    family: str = ""  # of the preset that it was chosen by; empty: what the file says
 
 
 class Store:
@@ -49,11 +53,15 @@ class Store:
         self._checksums = BytesCache(cache_dir / "checksums", 16 * 2**20)
         self._lock = Lock()
         self._presets = read_presets()
+        self._embedded = tuple(preset for preset in self._presets if not preset.repo)
         self._variants: dict[str, Variant] = {}
         self.problems: tuple[str, ...] = ()
         self.made = cache_dir / "made"  # where files that are quantized here go; each names its source
-        for preset in self._presets:
+        for preset in self._embedded:
             self._add_grid(preset, self._derived(preset, preset.model), self._derived(preset, preset.projector))
+        self._pairs_file = cache_dir / "pairs.json"
+        self._remembered = self._read_pairs()
+        self.refresh()
         self._add_all_made()
 
     def close(self) -> None:
@@ -74,7 +82,7 @@ class Store:
         What cannot be made is left out, and told in `problems`.
         """
         self.problems = ()
-        for preset in self._presets:
+        for preset in self._embedded:
             models, projectors = self._derived(preset, preset.model), self._derived(preset, preset.projector)
             wanted = [(preset.model, q, models) for q in preset.derive.models]
             wanted += [(preset.projector, q, projectors) for q in preset.derive.projectors]
@@ -117,15 +125,79 @@ class Store:
         if projector_header.metadata.get("clip.has_vision_encoder") is False:
             raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
         named = (model_header.text(f"general.{part}") for part in ("basename", "finetune", "size_label"))
-        family = "-".join(part for part in named if part)[:80] or _NAMED.split(model.stem)[0].strip("-._") or model.stem
+        family = (
+            "-".join(part for part in named if part)[:80]
+            or names.QUANTIZATION.split(model.stem)[0].strip("-._")
+            or model.stem
+        )
         return _variant(family, self._file(model, model_header), self._file(projector, projector_header))
 
-    def open_pair(self, model: Path, projector: Path) -> Variant:
-        """Add a pair on this machine to the variants.
+    def open_pair(self, model: Path, projector: Path, *, remember: bool = False) -> Variant:
+        """Add a pair on this machine to the variants; `remember`: the next start opens it again.
 
         Raises NotAllowed for a path outside the allowed folders, and what `read_pair` does.
         """
-        variant = self.read_pair(self._permitted(model), self._permitted(projector))
+        model, projector = self._permitted(model), self._permitted(projector)
+        variant = self._add_pair(model, projector)
+        if remember:
+            self._remember(_Pair(str(model), str(projector)))
+        return variant
+
+    def expect_pair(self, model: Path, projector: Path, chat_template: str | None = None, family: str = "") -> None:
+        """Open a pair of the Hub's cache as soon as all of its files are there, now or at a later start."""
+        self._remember(_Pair(str(model), str(projector), chat_template, family))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Open the remembered pairs whose files have come; drop the variants whose files have gone."""
+        with self._lock:
+            self._variants = {
+                key: v for key, v in self._variants.items() if _is_there(v.model) and _is_there(v.projector)
+            }
+            open_already = {(v.model.path, v.projector.path) for v in self._variants.values()}
+            wanted = [pair for pair in self._remembered if (pair.model, pair.projector) not in open_already]
+        for pair in wanted:
+            files = (*_shards(Path(pair.model)), *_shards(Path(pair.projector)))
+            if all(file.exists() for file in files):
+                try:
+                    self._add_pair(Path(pair.model), Path(pair.projector), pair.chat_template, pair.family)
+                except (BadModel, OSError) as error:
+                    problem = f"{Path(pair.model).name}: {error}"
+                    if problem not in self.problems:
+                        self.problems += (problem,)
+
+    def arrived(self, path: Path, sha256: str | None) -> None:
+        """A file of the Hub's cache is whole; its checksum was taken as it came, and need not be once more."""
+        if sha256 is not None:
+            self._checksums.set(_checksum_key(path), sha256.encode())
+        self.refresh()
+
+    def _remember(self, pair: _Pair) -> None:
+        with self._lock:
+            self._remembered = (
+                *(p for p in self._remembered if (p.model, p.projector) != (pair.model, pair.projector)),
+                pair,
+            )
+            part = self._pairs_file.with_suffix(f".{os.getpid()}.part")
+            try:
+                self._pairs_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                part.write_bytes(msgspec.json.encode(self._remembered))
+                part.replace(self._pairs_file)
+            except OSError as error:
+                self.problems += (f"The pair is not remembered: {error}.",)
+
+    def _read_pairs(self) -> tuple[_Pair, ...]:
+        try:
+            return msgspec.json.decode(self._pairs_file.read_bytes(), type=tuple[_Pair, ...])
+        except FileNotFoundError:
+            return ()
+        except (OSError, msgspec.DecodeError) as error:
+            self.problems += (f"The pairs that were opened before cannot be read: {error}.",)
+            return ()
+
+    def _add_pair(self, model: Path, projector: Path, chat_template: str | None = None, family: str = "") -> Variant:
+        read = self.read_pair(model, projector)
+        variant = replace(_variant(family or read.family, read.model, read.projector), chat_template=chat_template)
         family = variant.family
         hashes = (variant.model.sha256, variant.projector.sha256)
         with self._lock:
@@ -219,20 +291,22 @@ class Store:
         return path
 
     def _file(self, path: Path, header: GgufHeader) -> ModelFile:
+        parts = _shards(path)
+        headers = [header, *(read_header(part) for part in parts[1:])]
+        sums = [self._sha256(part) for part in parts]
         return ModelFile(
-            path=str(path),
-            bytes=header.file_bytes,
-            sha256=self._sha256(path),
+            path=str(path),  # of the first shard; llama.cpp finds the others beside it
+            bytes=sum(one.file_bytes for one in headers),
+            sha256=sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest(),
             quantization=quantization_of(path, header),
-            n_params=header.n_params,
+            n_params=sum(one.n_params for one in headers),
             architecture=header.architecture,
             vocabulary_sha256=None if header.is_projector else header.vocabulary_sha256,
         )
 
     def _sha256(self, path: Path) -> str:
         """Of the whole file; kept by path, size and time of change, since a 5 GB file takes seconds."""
-        stat = path.stat()
-        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+        key = _checksum_key(path)
         known = self._checksums.get(key)
         if known is None:
             with open(path, "rb") as file:
@@ -260,7 +334,7 @@ class Store:
     def _target(self, source: Path, quantization: str) -> Path:
         engine = importlib.metadata.version("llama-cpp-python")
         folder = self._cache_dir / "derived" / f"{self._sha256(source)[:16]}-{engine}"
-        return folder / f"{_NAMED.sub('', source.stem)}-{quantization}.gguf"
+        return folder / f"{names.QUANTIZATION.sub('', source.stem)}-{quantization}.gguf"
 
     def _make(self, name: str, quantization: str, quantize: Quantizer, *, projector: bool) -> ModelFile:
         source = data_folder() / name
@@ -298,6 +372,19 @@ def _variant(family: str, model: ModelFile, projector: ModelFile) -> Variant:
         model=model,
         projector=projector,
     )
+
+
+def _checksum_key(path: Path) -> str:
+    stat = path.stat()
+    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _shards(path: Path) -> list[Path]:
+    return [path.with_name(name) for name in names.shards(path.name)]
+
+
+def _is_there(file: ModelFile) -> bool:
+    return Path(file.path).exists()
 
 
 def _half(variant: Variant, *, projector: bool) -> ModelFile:

@@ -139,6 +139,7 @@ class Pool:
         free = sum(g.total_bytes - g.used_bytes for g in gpus) or psutil.virtual_memory().available
         self._budget_bytes = budget_bytes or int(0.8 * free)
         self.on_gpu = bool(gpus)
+        self.gpu_offload: bool | None = None  # whether llama.cpp was built for a GPU; None until a worker has told
         self._max_queue = max_queue
         self._changed = Condition()
         self._handles: dict[WorkerSpec, Handle] = {}
@@ -319,7 +320,7 @@ class Pool:
         """Returns the seconds from the start of the process to a loaded model, warm-up included."""
         started = time.monotonic()
         handle.process = WorkerProcess(f"{handle.spec.role} {handle.spec.file}")
-        handle.process.wait_ready()
+        self.gpu_offload = handle.process.wait_ready().gpu_offload
         if handle.spec.load is not None:
             try:
                 handle.process.request(handle.spec.load)

@@ -57,7 +57,7 @@ class Actions:
 
     def functions(self) -> list[Callable[[Any], Reply]]:
         return [
-            _server_function(method)
+            server_function(method)
             for method in (
                 self.open, self.outputs, self.write, self.add, self.duplicate, self.move, self.delete, self.undo,
                 self.add_picture, self.example, self.picture, self.follow, self.look, self.stop, self.rename,
@@ -413,7 +413,7 @@ class Actions:
 
     def _preset(self, family: str) -> Preset:
         presets = self._parts.store.presets
-        return next((p for p in presets if p.family == family), presets[0])
+        return next((p for p in presets if p.family == family and p.examples), presets[0])
 
     def _blank(self, near: CompareCell | None = None) -> CompareCell:
         """An empty cell with the variants and settings of the one above it, or with the preset's."""
@@ -467,7 +467,7 @@ def _examples(preset: Preset) -> list[tuple[Example, str]]:
     return list(zip(preset.examples, urls, strict=True))
 
 
-def _server_function(method: Callable[..., Reply]) -> Callable[[Any], Reply]:
+def server_function(method: Callable[..., Reply]) -> Callable[[Any], Reply]:
     """A function of one JSON object for gr.HTML: its fields are checked against the method's annotations.
 
     Fields that the method does not take (every call carries key and browser) are dropped.

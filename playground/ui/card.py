@@ -115,7 +115,7 @@ def _plot(card: Card) -> _Plot | None:
     drifted = [row.kl.value for row in card.rows if row.kl is not None]
     if not drifted:
         return None
-    low = min([kl for kl in (*drifted, card.floor) if kl], default=1e-6)
+    low = min([kl for kl in (*drifted, card.floor) if kl and kl > 0], default=1e-6)
     first, last = max(-9, math.floor(math.log10(low))), max(0, math.ceil(math.log10(max(*drifted, 1e-9))))
     x_end, x_step = plot.scale(max(row.bytes for row in card.rows))
 
@@ -169,7 +169,7 @@ def _png(card: Card) -> bytes:
             .replace("→", ">")
             .replace("–", "-")
             .encode("latin-1", "replace")
-            .decode("latin-1")
+            .decode("latin-1")[:200]
         )
         draw.text((x * _SCALE, y * _SCALE), plain, fill=ink, font=font, anchor=anchor)
 

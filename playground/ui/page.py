@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 import msgspec
+from gradio.components.navbar import Navbar
 
 from playground.errors import BadInput, PlaygroundError, Stopped
 from playground.lab import documents
@@ -20,9 +21,11 @@ from playground.lab.compare import Stop
 from playground.lab.documents import RunSettings
 from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Questions, Run, RunState, settled
+from playground.models.presets import Preset
 from playground.parts import Parts
 from playground.ui import api, cells, format, measured, render, workbench
 from playground.ui.actions import Actions, as_toast
+from playground.ui.models import ModelActions
 from playground.ui.runs import Runs
 from playground.values import ModelFile, Order, Runtime, Sampling, Variant
 
@@ -32,6 +35,9 @@ SCRIPT = ASSETS / "notebook.js"
 
 _SIDE_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the marked cell</span>\
 <button type="button" id="vp-side-close" aria-label="Close the settings">×</button></div>"""
+
+_HEAD = """<div class="vp-head"><h1>VLM Quant Playground</h1><nav aria-label="Pages">\
+<a href="./"{notebook}>Notebook</a><a href="./models"{models}>Models</a></nav></div>"""
 
 _AUTOMATIC = ""  # the reference dropdown's first choice
 _MAX_LISTED_FILES = 1000
@@ -76,8 +82,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
     actions = Actions(parts, runs, deriving)
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        Navbar(visible=False, main_page_name=False)  # the head has links of its own
         with gr.Row(elem_id="vp-top"):
-            gr.HTML("<h1>VLM Quant Playground</h1>", apply_default_css=False)
+            gr.HTML(_HEAD.format(notebook=' aria-current="page"', models=""), apply_default_css=False)
             memory = gr.HTML(render.memory_strip(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
         with gr.Row(elem_id="vp-body"):
             with gr.Column(elem_id="vp-side", scale=0, min_width=250):
@@ -164,7 +171,8 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             best = {v.model.sha256 for v in mine if v.reference} | {v.projector.sha256 for v in mine if v.reference}
 
             def group(files: Sequence[ModelFile], ticked: set[str]) -> Any:
-                there = {file.sha256: _choice(file.quantization, file.bytes, file.sha256 in best) for file in files}
+                by_size = sorted(files, key=lambda file: -file.bytes)
+                there = {file.sha256: _choice(file.quantization, file.bytes, file.sha256 in best) for file in by_size}
                 return gr.CheckboxGroup(
                     choices=[(label, sha) for sha, label in there.items()], value=[s for s in there if s in ticked]
                 )
@@ -174,7 +182,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 group([v.model for v in mine], {v.model.sha256 for v in ticked}),
                 group([v.projector for v in mine], {v.projector.sha256 for v in ticked}),
                 [("most precise", _AUTOMATIC), *((v.label, v.id) for v in ticked)],
-                its_preset.about if its_preset else "A pair that was opened from this machine.",
+                _about(its_preset) if its_preset else "A pair that was opened from this machine.",
             )
 
         def on_load() -> Iterator[str]:
@@ -246,6 +254,10 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                         "reference": reference or None,
                         "order": order if order != Order.IN_TURN.value else None,
                     }
+                    its_preset = next((p for p in parts.store.presets if p.family == family), None)
+                    if switched and its_preset is not None:
+                        sizes = {"n_ctx": its_preset.suggested.n_ctx, "max_tokens": its_preset.suggested.max_tokens}
+                        given |= {name: value for name, value in sizes.items() if value is not None}
                     written, _ = library.write(
                         key,
                         msgspec.structs.replace(
@@ -294,7 +306,14 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 if last is not None and continues(last, run):
                     run = msgspec.structs.replace(last, cell=cell)
                 updates = run_cell(
-                    run, variants, library.image, parts.pool, parts.embeddings, stop, max_panes=parts.settings.max_panes
+                    run,
+                    variants,
+                    library.image,
+                    parts.pool,
+                    parts.embeddings,
+                    stop,
+                    max_panes=parts.settings.max_panes,
+                    explain=parts.explain,
                 )
                 first = next(updates)  # raises what can be told without loading anything
                 run = library.begin_run(key, first) if not run.number else first
@@ -341,6 +360,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         ) -> Generator[dict[str, Any], None, Run]:
             """Shows how far a measurement has come; returns the run with it."""
             questions = actions.question_set(asked)
+            limits = asked.limits
+            if asked.sensitivity and (limits.max_bytes is not None or limits.max_kl is not None):  # a recipe's files
+                workbench.check_room(parts, next(v.bytes for v in variants if v.id == run.reference))
             shown_at = 0.0
             for update in measure_cell(
                 run, variants, questions, parts.pool, parts.embeddings, parts.known, parts.workshop, stop
@@ -372,7 +394,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             if not model or not projector:
                 raise as_toast(BadInput("Choose both files of the pair."))
             try:
-                variant = parts.store.open_pair(Path(model), Path(projector))
+                variant = parts.store.open_pair(Path(model), Path(projector), remember=True)
                 same = [v.id for v in parts.store.variants if v.id in found[1].variants and v.family == variant.family]
                 ticked = tuple(dict.fromkeys((*same, variant.id)))
                 cell = msgspec.structs.replace(found[1], family=variant.family, variants=ticked)
@@ -448,6 +470,17 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             lambda: render.memory_strip(parts.pool.memory()), None, [memory], concurrency_limit=None, **private
         )
         api.build(parts, deriving)
+    with demo.route("Models", "/models", show_in_navbar=False):
+        Navbar(visible=False, main_page_name=False)  # the head has links of its own
+        model_actions = ModelActions(parts)
+        with gr.Row(elem_id="vp-top"):
+            gr.HTML(_HEAD.format(notebook="", models=' aria-current="page"'), apply_default_css=False)
+        gr.HTML(
+            html_template=f'<div id="vp-models">{model_actions.page()}</div>',
+            js_on_load=(ASSETS / "models.js").read_text(),
+            apply_default_css=False,
+            server_functions=model_actions.functions(),
+        )
     assert isinstance(demo, gr.Blocks)
     return demo
 
@@ -538,6 +571,13 @@ def _shown_settings(settings: RunSettings) -> list[Any]:
 
 def _choice(quantization: str, size: int, is_best: bool) -> str:
     return f"{quantization}{' ★' if is_best else ''} · {format.file_size(size)}"
+
+
+def _about(preset: Preset) -> str:
+    """With what its makers recommend. It is told, not set: greedy answers differ by the quantization alone."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+    told = [f"{n.replace('_', '-')} {value:g}" for n in names if (value := getattr(preset.suggested, n)) is not None]
+    return f"{preset.about} Its makers recommend {', '.join(told)}." if told else preset.about
 
 
 def _families(parts: Parts) -> list[tuple[str, str]]:

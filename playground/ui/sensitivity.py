@@ -50,7 +50,7 @@ def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
 
 
 def _lines(found: Sensitivity) -> list[_Line]:
-    prices = [p for one in found.sensed if (p := sensed.price(one))]
+    prices = [p for one in found.sensed if (p := sensed.price(one)) and p > 0]
     low, high = (math.log10(f(prices)) for f in (min, max)) if prices else (0.0, 1.0)
     restored = {r.group.name: r for r in found.restored}
     lines = []
@@ -70,7 +70,7 @@ def _lines(found: Sensitivity) -> list[_Line]:
                     for rung in one.rungs
                 ],
                 price=nats(price),
-                bar=4 + 96 * (math.log10(price) - low) / max(1e-9, high - low) if price else 0.0,
+                bar=4 + 96 * (math.log10(price) - low) / max(1e-9, high - low) if price and price > 0 else 0.0,
                 restored="" if back is None else f"{nats(back.kl_of_all)} → {nats(back.kl)}",
             )
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,27 +48,38 @@ def make(
         projector, quantization.strip(), quantizing.tensor_types(exceptions.splitlines()), calibrate=calibrate
     )
     if order.tensor_types:
-        told = ", ".join(f"{one.pattern}={one.kind}" for one in order.tensor_types)
-        order = msgspec.structs.replace(order, name=f"{order.quantization}, {told}"[:60])
+        # No commas: it becomes part of a variant's id, and a command separates these by commas.
+        told = " ".join(f"{one.pattern}={one.kind}" for one in order.tensor_types)
+        order = msgspec.structs.replace(order, name=f"{order.quantization} {told}".replace(",", ";")[:60])
     elif calibrate:
         order = msgspec.structs.replace(order, name=f"{order.quantization} calibrated")
-    made = sum(path.stat().st_size for path in parts.store.made.glob("*.gguf"))
     file = source.projector if projector else source.model
-    if made + file.bytes > parts.settings.made_bytes:
-        raise BadInput(
-            f"The files made here take {made / 1e9:.1f} GB, the operator allows {parts.settings.made_bytes / 1e9:.1f} "
-            "(PLAYGROUND_MADE_BYTES)."
-        )
-    slug = "-".join(part for part in (order.quantization, _plain(exceptions), "calibrated" * calibrate) if part)
-    target = parts.store.made / f"{quantizing.stem(Path(file.path))}-{slug[:80]}.gguf"
+    check_room(parts, file.bytes)
+    slug = "-".join(filter(None, (_plain(order.quantization), "calibrated" * calibrate, _plain(exceptions))))[:70]
+    if order.tensor_types:  # another name for other patterns, however alike
+        slug += f"-{hashlib.sha256(repr(order.tensor_types).encode()).hexdigest()[:8]}"
+    target = parts.store.made / f"{quantizing.stem(Path(file.path))}-{slug}.gguf"
+    if target.exists():
+        raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     order = msgspec.structs.replace(order, target=target)
     runtime = Runtime(n_ctx=1024)
     making = Making(parts.pool, parts.embeddings, parts.known, parts.workshop, runtime, stop.wanted)
     yield from making.run(source, order, questions.first(_QUESTIONS))
 
 
+def check_room(parts: Parts, size: int) -> None:
+    """Raises BadInput if the operator does not allow that much more."""
+    made = sum(path.stat().st_size for path in parts.store.made.glob("*.gguf"))
+    if made + size > parts.settings.made_bytes:
+        raise BadInput(
+            f"The files made here take {made / 1e9:.1f} GB, the operator allows {parts.settings.made_bytes / 1e9:.1f} "
+            "(PLAYGROUND_MADE_BYTES)."
+        )
+
+
 def _plain(text: str) -> str:
-    return "-".join("".join(c if c.isalnum() or c == "_" else " " for c in text).split())
+    """Fit for a file's name, whatever a person wrote."""
+    return "-".join(re.findall(r"[A-Za-z0-9_]+", text))
 
 
 def html(checked: Checked) -> markupsafe.Markup:

@@ -1,0 +1,417 @@
+"""Why a pair will not work, or may not, before it is downloaded or loaded: from the headers of its two files. Pure.
+
+Each finding says what is wrong and what to do. "Broken" is what llama.cpp refuses or aborts on; "doubtful" is what
+loads and may give nonsense; "fine" is what a person wants to know all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import IntEnum
+
+import msgspec
+from gguf.constants import MODEL_ARCH_NAMES
+
+from playground.models import names
+from playground.models.families import PROJECTOR_TYPES, ProjectorType
+from playground.models.gguf import GgufHeader
+
+_PRECISE = ("F16", "BF16", "F32")
+# gguf's list of architectures lags behind llama.cpp's; those that read images matter here.
+_ARCHITECTURES = {
+    *MODEL_ARCH_NAMES.values(),
+    *(arch for kind in PROJECTOR_TYPES.values() for arch in kind.architectures),
+}
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)B", re.IGNORECASE)
+_SHORT = 100  # characters of a text from a file; a stranger may have written megabytes
+# Beside weights and key-value cache, of the two workers: Python and llama.cpp, compute buffers, and on a GPU two
+# contexts of CUDA of half a GiB (measured on an H100).
+_HOST_OVERHEAD, _GPU_OVERHEAD = 500 * 2**20, 1400 * 2**20
+
+# The templates of the LLaVA family, whose GGUF files often carry none or another's: what a name tells, the
+# built-in template of llama.cpp that is right, and texts of which a right template has one.
+_LLAVA_TEMPLATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (r"nano.?llava|obsidian", "chatml", ("<|im_start|>",)),
+    (r"bakllava", "vicuna", ("USER:",)),
+    (r"moondream", "vicuna", ("USER:", "Question:")),
+    (r"llava.*mistral|mistral.*llava", "llama2", ("[INST]",)),
+    (r"yi.?34b|1\.6.?34b|nous.?hermes", "chatml", ("<|im_start|>",)),
+    (r"llava.{0,2}1\.[56]|llava.*vicuna|sharegpt4v", "vicuna", ("USER:",)),
+)
+
+
+class Level(IntEnum):
+    FINE = 0
+    DOUBTFUL = 1
+    BROKEN = 2
+
+
+class Finding(msgspec.Struct, frozen=True):
+    level: Level
+    code: str  # for a program: swapped, width, template-missing ...
+    text: str
+    remedy: str = ""
+    chat_template: str | None = None  # one that mends it
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """What a pair would be loaded into; None for what is not known."""
+
+    gpu_name: str | None
+    gpu_free: int | None
+    host_free: int
+    gpu_offload: bool | None  # whether llama-cpp-python was built for a GPU
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """Bytes, before anything is loaded. None: the header does not tell."""
+
+    weights: int
+    projector: int
+    kv_cache: int | None
+    overhead: int
+
+    @property
+    def all(self) -> int:
+        return self.weights + self.projector + (self.kv_cache or 0) + self.overhead
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    return max((finding.level for finding in findings), default=Level.FINE)
+
+
+def diagnose(
+    model: GgufHeader,
+    projector: GgufHeader | None,
+    *,
+    hardware: Hardware | None = None,
+    n_ctx: int = 4096,
+    chat_template: str | None = None,
+    model_bytes: int | None = None,
+) -> tuple[Finding, ...]:
+    """`chat_template`: one that is used in place of the file's. `model_bytes`: of all shards."""
+    roles = tuple(_roles(model, projector))
+    if worst(roles) is Level.BROKEN:
+        return roles
+    findings = [*roles, *_engine(model)]
+    if projector is not None:
+        kind = PROJECTOR_TYPES.get(projector_type(projector) or "")
+        findings += _fit(model, projector, kind)
+        findings += _bits(projector)
+    findings += _template(model, chat_template)
+    if hardware is not None:
+        findings += _room(model, projector, hardware, n_ctx, model_bytes)
+    return tuple(sorted(findings, key=lambda finding: -finding.level))
+
+
+# --- the two files ---------------------------------------------------------------------------------------------------
+
+
+def _roles(model: GgufHeader, projector: GgufHeader | None) -> Iterable[Finding]:
+    first, second = _name(model), "" if projector is None else _name(projector)
+    if projector is None:
+        if model.is_projector:
+            yield Finding(
+                Level.BROKEN, "no-model", f"{first} is a projector (mmproj); the language model is missing.",
+                "Choose the language model's file too.",
+            )  # fmt: skip
+        else:
+            yield Finding(
+                Level.BROKEN, "no-projector", f"{first} alone reads no images: its projector (mmproj) is missing.",
+                "Look for a file called mmproj in the same repository; a model that was made for text alone has none.",
+            )  # fmt: skip
+        return
+    if model.is_projector and not projector.is_projector:
+        yield Finding(
+            Level.BROKEN, "swapped",
+            f"The two files are swapped: {first} is the projector, {second} the language model.",
+            "Swap them.",
+        )  # fmt: skip
+    elif model.is_projector:
+        yield Finding(
+            Level.BROKEN, "two-projectors", f"{first} and {second} are both projectors.",
+            "Choose the language model's file as the model.",
+        )  # fmt: skip
+    elif not projector.is_projector:
+        yield Finding(
+            Level.BROKEN, "two-models", f"{first} and {second} are both language models.",
+            "The projector is the file that its publisher calls mmproj.",
+        )  # fmt: skip
+    elif not _sees(projector):
+        yield Finding(
+            Level.BROKEN, "audio", f"{second} has no vision encoder{_hears(projector)}.",
+            "Choose the mmproj file for images; a repository may have one of each.",
+        )  # fmt: skip
+
+
+def _sees(projector: GgufHeader) -> bool:
+    """llama.cpp takes a missing key for no."""
+    return projector.metadata.get("clip.has_vision_encoder") is True
+
+
+def _hears(projector: GgufHeader) -> str:
+    audio = (projector.metadata.get(f"clip.has_{kind}_encoder") for kind in ("audio", "gen_audio"))
+    return ": it is for audio" if True in audio else ""
+
+
+def _engine(model: GgufHeader) -> Iterable[Finding]:
+    if model.architecture not in _ARCHITECTURES:
+        yield Finding(
+            Level.DOUBTFUL, "architecture",
+            f"The architecture '{model.architecture[:_SHORT]}' is newer than this app's list, or no language model's.",
+            "If it does not load, a newer llama-cpp-python may know it.",
+        )  # fmt: skip
+
+
+# --- do they belong together -----------------------------------------------------------------------------------------
+
+
+def projector_type(projector: GgufHeader) -> str | None:
+    return projector.text("clip.projector_type") or projector.text("clip.vision.projector_type")
+
+
+def width_of(projector: GgufHeader) -> int | None:
+    """How many values the projector writes for an image token, from its tensors' shapes; None if these do not tell."""
+    name = projector_type(projector)
+    kind = PROJECTOR_TYPES.get(name or "")
+    if kind is None or kind.width is None:
+        return None
+    shapes = {tensor.name: tensor.shape for tensor in projector.tensors}
+    tensor, axis = kind.width
+    if name == "mlp" and "mm.3.weight" in shapes:  # what llama.cpp calls mlp_norm
+        tensor, axis = "mm.3.bias", 0
+    shape = shapes.get(tensor)
+    if shape is None or len(shape) <= axis:
+        return None
+    return shape[axis] * (1 + (sum(re.fullmatch(kind.again, name) is not None for name in shapes) if kind.again else 0))
+
+
+def embedding_width(model: GgufHeader) -> int | None:
+    """How many values the language model reads for a token, with its deepstack layers."""
+    width = model.integer(f"{model.architecture}.embedding_length")
+    layers = model.integer(f"{model.architecture}.n_deepstack_layers") or 0
+    mapping = model.metadata.get(f"{model.architecture}.deepstack_mapping")  # Granite's: for each layer, -1 for none
+    if isinstance(mapping, tuple):
+        layers = len({index for index in mapping if isinstance(index, int) and index >= 0})
+    return None if width is None else width * (1 + layers)
+
+
+def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -> Iterable[Finding]:
+    name, arch = projector_type(projector), model.architecture
+    reads, writes = embedding_width(model), width_of(projector)
+    if name is None:
+        yield Finding(
+            Level.BROKEN, "projector-type", "The projector does not say of what type it is; llama.cpp refuses that.",
+            "It is damaged, or older than today's format. Look for a newer mmproj file.",
+        )  # fmt: skip
+        return
+    if kind is None:
+        yield Finding(
+            Level.DOUBTFUL, "projector-type", f"The projector's type '{name[:_SHORT]}' is not known here.",
+            "If it does not load, a newer llama-cpp-python may know it.",
+        )  # fmt: skip
+    if reads is not None and writes is not None and reads != writes:
+        yield Finding(
+            Level.BROKEN, "width",
+            f"They do not fit: the projector writes {writes} values for an image token, the model reads {reads}.",
+            "Use the mmproj file that was published with this model, of the same size.",
+        )  # fmt: skip
+        return
+    if kind is not None:
+        missing = [token for token in kind.needed if token not in model.special_tokens] if model.complete else []
+        if missing:
+            yield Finding(
+                Level.BROKEN, "tokens",
+                f"The projector needs tokens that the language model's vocabulary lacks: {', '.join(missing)}.",
+                "They were not made for each other: llama.cpp would abort. Use the model's own mmproj file.",
+            )  # fmt: skip
+            return
+        if arch not in kind.architectures:
+            made_for = ", ".join(kind.architectures)
+            fits = "is unproven" if reads is None or writes is None else "fits by shape and is unproven"
+            yield Finding(
+                Level.DOUBTFUL, "family",
+                f"It {fits} by family: a projector of type '{name}' goes with {made_for}, this language model is "
+                f"{arch[:_SHORT]}.",
+                "Run the look test: a pair whose answers do not change with the picture is blind.",
+            )  # fmt: skip
+            return
+        around = [token for token in kind.around if token not in model.special_tokens] if model.complete else []
+        if around:
+            yield Finding(
+                Level.DOUBTFUL, "around",
+                f"The vocabulary lacks the tokens that stand around an image: {', '.join(around)}.",
+                "They would be read as plain text. Run the look test.",
+            )  # fmt: skip
+    if reads is None or writes is None:
+        yield Finding(
+            Level.DOUBTFUL, "width-unknown", "The headers do not tell whether the two files have the same width.",
+            "Loading will tell; then run the look test.",
+        )  # fmt: skip
+    elif _related(model, projector) is False:
+        yield Finding(
+            Level.DOUBTFUL, "lineage",
+            f"Both are {writes} wide, but they name different models: {_lineage(model)} and {_lineage(projector)}.",
+            "Equal width is no proof. Run the look test, or take the mmproj of the model's own repository.",
+        )  # fmt: skip
+
+
+def _lineage(header: GgufHeader) -> str:
+    return _told(header, "general.basename") or _told(header, "general.name") or _name(header)
+
+
+def _related(model: GgufHeader, projector: GgufHeader) -> bool | None:
+    """Whether the files name one model; None where one of them names none.
+
+    A language model that was tuned further goes with the projector of what it was made of; not the other way round.
+    """
+    ours, theirs = _origins(model), _origins(projector)[:1]
+    if not ours or not theirs:
+        return None
+    return any(name in theirs[0] or theirs[0] in name for name in ours) and _alike(model, projector)
+
+
+def _origins(header: GgufHeader) -> list[str]:
+    """Its name, and that of what it was made of, each word between dashes."""
+    told = (_told(header, "general.basename"), _told(header, "general.base_model.0.repo_url").rpartition("/")[2])
+    return [f"-{name}-" for name in map(_plain, told) if name]
+
+
+def _alike(model: GgufHeader, projector: GgufHeader) -> bool:
+    """A projector's size_label is often its own size, or missing; only another size of billions tells."""
+    ours, theirs = (_SIZE.fullmatch(_told(header, "general.size_label")) for header in (model, projector))
+    if ours is None or theirs is None:
+        return True
+    label = float(theirs[1])
+    return any(0.8 * size <= label <= 1.25 * size for size in (float(ours[1]), projector.n_params / 1e9))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", names.QUANTIZATION.sub("", text).lower().replace("mmproj", "")).strip("-")
+
+
+def _told(header: GgufHeader, key: str) -> str:
+    return (header.text(key) or "")[:_SHORT]
+
+
+# --- the template ----------------------------------------------------------------------------------------------------
+
+
+def _template(model: GgufHeader, chosen: str | None) -> Iterable[Finding]:
+    if chosen or not model.complete:
+        return
+    text = model.text("tokenizer.chat_template")
+    told = " ".join((_told(model, "general.name"), _told(model, "general.basename"), _name(model))).lower()
+    right = next(((name, has) for pattern, name, has in _LLAVA_TEMPLATES if re.search(pattern, told)), None)
+    if not text:
+        yield Finding(
+            Level.BROKEN, "template-missing", "The language model's file has no chat template.",
+            f"Its name speaks for '{right[0]}': choose it as the chat template." if right else
+            "Choose one as the chat template; the model's card says which.",
+            chat_template=right[0] if right else None,
+        )  # fmt: skip
+    elif right and text != right[0] and not any(has in text for has in right[1]):
+        yield Finding(
+            Level.DOUBTFUL, "template-legacy",
+            f"A model of this name wants the template '{right[0]}', and the one in the file has no '{right[1][0]}'.",
+            f"Choose '{right[0]}' as the chat template and compare.",
+            chat_template=right[0],
+        )  # fmt: skip
+    elif "content" not in text and not re.fullmatch(r"[\w.-]{1,40}", text):  # that would be llama.cpp's name for one
+        yield Finding(
+            Level.BROKEN, "template-no-place",
+            "The chat template writes no message's content: there is no place for an image.",
+            "Choose another one as the chat template; the model's card says which.",
+        )  # fmt: skip
+
+
+# --- bits and room ---------------------------------------------------------------------------------------------------
+
+
+def _bits(projector: GgufHeader) -> Iterable[Finding]:
+    quantization = names.quantization(projector.path.rsplit("/", 1)[-1]) or projector.quantization
+    if quantization in _PRECISE or all(tensor.type.name in _PRECISE for tensor in projector.tensors):
+        return  # its name may tell of the language model
+    yield Finding(
+        Level.FINE if quantization == "Q8_0" else Level.DOUBTFUL, "projector-bits",
+        f"The projector is quantized ({quantization}). KoboldCpp's users are told to keep it at F16, Unsloth found 4 "
+        "bits on the vision encoder's MLP to ruin Qwen2-VL, llamafile advises 4 bits there: they disagree.",
+        "Validate before you ship: measure it against the F16 projector on your images.",
+    )  # fmt: skip
+
+
+def needs(
+    model: GgufHeader, projector: GgufHeader | None, n_ctx: int, *, on_gpu: bool, model_bytes: int | None = None
+) -> Needs:
+    """`model_bytes`: of all shards, where `model` is the first one's header."""
+    return Needs(
+        weights=model_bytes or model.file_bytes,
+        projector=projector.file_bytes if projector else 0,
+        kv_cache=_kv_cache(model, n_ctx),
+        overhead=_GPU_OVERHEAD if on_gpu else _HOST_OVERHEAD,
+    )
+
+
+def _kv_cache(model: GgufHeader, n_ctx: int) -> int | None:
+    """Of 16-bit keys and values, as if every layer that attends looked at all of it (a sliding window takes less)."""
+    arch = model.architecture
+    layers, width = model.integer(f"{arch}.block_count"), model.integer(f"{arch}.embedding_length")
+    heads, kv = model.integer(f"{arch}.attention.head_count"), model.metadata.get(f"{arch}.attention.head_count_kv")
+    if not layers or not width or not heads:
+        return None
+    per_head = width / heads
+    key = model.integer(f"{arch}.attention.key_length") or per_head
+    value = model.integer(f"{arch}.attention.value_length") or per_head
+    interval = model.integer(f"{arch}.full_attention_interval") or 1  # Qwen3.5: the layers between have no cache
+    if isinstance(kv, tuple):  # one for each layer
+        total = sum(n for n in kv if isinstance(n, int))
+    else:
+        total = layers // interval * (kv if isinstance(kv, int) and kv else heads)
+    return int(total * (key + value) * 2 * n_ctx)
+
+
+def _room(
+    model: GgufHeader, projector: GgufHeader | None, hardware: Hardware, n_ctx: int, model_bytes: int | None
+) -> Iterable[Finding]:
+    if hardware.gpu_name and hardware.gpu_offload is False:
+        yield Finding(
+            Level.DOUBTFUL, "cpu-build",
+            f"There is a {hardware.gpu_name}, but llama-cpp-python was built for the CPU alone.",
+            'Install it again for the GPU, for example CMAKE_ARGS="-DGGML_CUDA=on".',
+        )  # fmt: skip
+    on_gpu = hardware.gpu_free is not None and hardware.gpu_offload is not False
+    wanted = needs(model, projector, n_ctx, on_gpu=on_gpu, model_bytes=model_bytes)
+    free = hardware.gpu_free if on_gpu and hardware.gpu_free is not None else hardware.host_free
+    where = f"on {hardware.gpu_name or 'the GPU'}" if on_gpu else "in this machine's memory"
+    told = f"It takes about {_gib(wanted.all)} at a context of {n_ctx:,}, and {_gib(free)} are free {where}."
+    unknown = hardware.gpu_free is None and bool(hardware.gpu_offload)
+    if unknown:
+        told += " How much the GPU has is not known."
+    if wanted.all <= free:
+        yield Finding(Level.FINE, "room", told)
+        return
+    remedies = []
+    if on_gpu and wanted.all <= free + hardware.host_free:
+        layers = model.integer(f"{model.architecture}.block_count") or 0
+        share = max(0.0, (free - wanted.overhead - wanted.projector - (wanted.kv_cache or 0)) / max(1, wanted.weights))
+        if share > 0.1 and int(share * layers) > 0:
+            remedies.append(f"put {int(share * layers)} of its {layers} layers on the GPU")
+    if wanted.kv_cache and wanted.all - wanted.kv_cache // 2 <= free:
+        remedies.append(f"halve the context ({_gib(wanted.kv_cache)} are for its key-value cache)")
+    left = free - wanted.overhead - wanted.projector - (wanted.kv_cache or 0)
+    if left > 0 and model.n_params:
+        bits = 8 * model.file_bytes / model.n_params * left / wanted.weights  # `model` may be one shard of them
+        if bits >= 2.5:
+            remedies.append(f"take a quantization of at most {bits:.1f} bits per weight")
+    nowhere = wanted.all > free + (hardware.host_free if on_gpu else 0) and not unknown
+    remedy = ", or ".join(remedies) or "take a smaller model"
+    yield Finding(Level.BROKEN if nowhere else Level.DOUBTFUL, "room", told, f"{remedy[0].upper()}{remedy[1:]}.")
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB"
+
+
+def _name(header: GgufHeader) -> str:
+    return header.path.rsplit("/", 1)[-1][-_SHORT:]

@@ -1,0 +1,313 @@
+"""What the models page's script asks for: search, a repository, its check, downloads, what is on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import markupsafe
+
+from playground.errors import BadInput, BadModel, NotAllowed
+from playground.models import doctor, hub, names
+from playground.models.doctor import Finding, Hardware, Level
+from playground.models.downloads import Download, DownloadState, Wanted
+from playground.models.gguf import GgufHeader
+from playground.models.presets import Preset
+from playground.models.repos import RemoteModel, Repo
+from playground.parts import Parts
+from playground.ui import format, render
+from playground.ui.actions import Reply, server_function
+
+_MAX_FILES = 60  # ticked at once
+_N_CTX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A language model or a projector of a repository, as a row."""
+
+    name: str
+    quantization: str
+    size: str
+    bits: str
+    shards: int
+    missing: int
+    there: bool
+    part: float  # share of it that was fetched before
+    ticked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    key: str
+    name: str
+    repo: str
+    state: str
+    share: float
+    told: str
+    error: str | None
+    running: bool
+    can_resume: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
+    name: str
+    quantization: str
+    size: str
+    used: str
+    is_projector: bool
+
+
+class ModelActions:
+    """Server functions on `parts`; each takes the fields of one JSON object, and returns one."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._hub = parts.hub
+        self._presets = tuple(preset for preset in parts.store.presets if preset.repo)
+
+    def functions(self) -> list[Callable[[Any], Reply]]:
+        methods = (
+            self.search, self.repo, self.check, self.download, self.downloads, self.cancel, self.resume, self.forget,
+            self.on_disk, self.use, self.delete,
+        )  # fmt: skip
+        return [server_function(method) for method in methods]
+
+    def page(self) -> markupsafe.Markup:
+        return render.markup(
+            "models.html",
+            presets=self._presets,
+            offline=self._hub.offline,
+            endpoint=self._hub.endpoint,
+            cache=str(self._hub.cache),
+            allowed=self._parts.settings.downloads,
+        )
+
+    # --- the Hub -----------------------------------------------------------------------------------------------------
+
+    def search(self, text: str, token: str | None = None) -> Reply:
+        """Repositories that match; an id or an address opens its repository."""
+        self._may()
+        found = self._hub.search(text.strip()[:200], token or None)
+        return {"html": render.markup("found.html", found=found, text=text)}
+
+    def repo(self, text: str, token: str | None = None, preset: str | None = None) -> Reply:
+        self._may()
+        id, revision, file = hub.parse_repo(text, self._hub.endpoint)
+        chosen = next((one for one in self._presets if one.family == preset), None)
+        found = self._hub.repo(id, chosen.revision if chosen else revision, token or None)
+        projectors = self._projectors(found, chosen, token)
+        return {
+            "html": render.markup(
+                "repo.html",
+                repo=found,
+                models=[self._choice(found, model, chosen, file) for model in found.models],
+                projectors=[(repo.id, repo.commit, self._choice(repo, model)) for repo, model in projectors],
+                preset=chosen,
+            )
+        }
+
+    def check(
+        self,
+        repo: str,
+        commit: str,
+        models: list[str],
+        projector: str,
+        projector_repo: str,
+        projector_commit: str,
+        token: str | None = None,
+    ) -> Reply:
+        """What the doctor says of the ticked files, by their headers alone, and which of the models fit."""
+        self._may()
+        found = self._hub.repo(repo, commit, token or None)
+        other = found if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
+        hardware = self._parts.hardware
+        chosen = [model for model in found.models if model.name in models] or list(found.models[:1])
+        if not chosen:
+            raise BadInput("The repository has no language model.")
+        half = next((one for one in other.projectors if one.name == projector), None)
+        findings: Sequence[Finding]
+        fits = {}
+        try:
+            model_header = self._hub.header(found.id, found.commit, chosen[0].files[0], token or None)
+            header = self._hub.header(other.id, other.commit, half.files[0], token or None) if half else None
+            largest = max(chosen, key=lambda model: model.bytes)
+            findings = doctor.diagnose(model_header, header, hardware=hardware, n_ctx=_N_CTX, model_bytes=largest.bytes)
+            fits = {one.name: _fits(one, model_header, header, hardware) for one in found.models}
+        except BadModel as error:
+            findings = (Finding(Level.BROKEN, "unreadable", error.message, "Choose another file."),)
+        return {"html": findings_html(findings), "fits": fits, "level": int(doctor.worst(findings))}
+
+    def download(
+        self,
+        repo: str,
+        commit: str,
+        models: list[str],
+        projector: str,
+        projector_repo: str,
+        projector_commit: str,
+        token: str | None = None,
+        preset: str | None = None,
+    ) -> Reply:
+        """Fetch the ticked language models and the projector that goes with all of them."""
+        self._may()
+        found = self._hub.repo(repo, commit, token or None)
+        other = found if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
+        chosen = [model for model in found.models if model.name in models][:_MAX_FILES]
+        half = next((one for one in other.projectors if one.name == projector), None)
+        if not chosen:
+            raise BadInput("Tick at least one quantization of the language model.")
+        if half is None:
+            raise BadInput(
+                "Choose a projector (mmproj): without it the model reads no images. It may be in another repository."
+            )
+        lacking = [model for model in (*chosen, half) if model.missing]
+        if lacking:
+            raise BadInput(f"The repository lacks {lacking[0].missing} shards of {lacking[0].name}.")
+        wanted = [Wanted(found.id, found.commit, file) for model in chosen for file in model.files]
+        wanted += [Wanted(other.id, other.commit, file) for file in half.files]
+        by = next((one for one in self._presets if one.family == preset), None)
+        self._parts.downloads.start(wanted, token or None)
+        for model in chosen:
+            self._parts.store.expect_pair(
+                self._hub.snapshot(found.id, found.commit, model.name),
+                self._hub.snapshot(other.id, other.commit, half.name),
+                by.chat_template if by else None,
+                by.family if by else "",
+            )
+        return self.downloads()
+
+    # --- downloads ---------------------------------------------------------------------------------------------------
+
+    def downloads(self) -> Reply:
+        shown = [_progress(one) for one in self._parts.downloads.all()]
+        return {
+            "downloads": render.markup("downloads.html", downloads=shown),
+            "running": any(one.running for one in shown),
+        }
+
+    def cancel(self, download: str) -> Reply:
+        self._may()
+        self._parts.downloads.cancel(download)
+        return self.downloads()
+
+    def resume(self, download: str, token: str | None = None) -> Reply:
+        self._may()
+        self._parts.downloads.resume(download, token or None)
+        return self.downloads()
+
+    def forget(self, download: str) -> Reply:
+        self._may()
+        self._parts.downloads.forget(download)
+        return self.downloads()
+
+    # --- on disk -----------------------------------------------------------------------------------------------------
+
+    def on_disk(self) -> Reply:
+        """The GGUF files of the Hub's cache, by repository."""
+        repos: dict[tuple[str, str], list[_OnDisk]] = {}
+        for file in self._hub.cached():
+            shard = names.shard(file.name)
+            if shard and shard[1] > 1:
+                continue
+            repos.setdefault((file.repo, file.commit), []).append(
+                _OnDisk(
+                    file.name,
+                    names.quantization(file.name) or "?",
+                    format.file_size(file.bytes),
+                    time.strftime("%d %b %Y", time.localtime(file.last_used)),
+                    names.is_projector(file.name),
+                )
+            )
+        shown = [(*key, sorted(files, key=lambda f: (not f.is_projector, f.name))) for key, files in repos.items()]
+        return {"disk": render.markup("disk.html", repos=sorted(shown, key=lambda one: one[:2]), cache=self._hub.cache)}
+
+    def use(self, repo: str, commit: str, model: str, projector: str) -> Reply:
+        """Open a pair of the cache: from now on it is among the variants."""
+        pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
+        if pair[0] is None or pair[1] is None:
+            raise BadInput("One of the two files is not on this machine any more.")
+        before = self._parts.store.problems
+        self._parts.store.expect_pair(pair[0], pair[1])
+        found = next(
+            (v for v in self._parts.store.variants if (v.model.path, v.projector.path) == tuple(map(str, pair))), None
+        )
+        if found is None:
+            raise BadModel(next((p for p in self._parts.store.problems if p not in before), "It cannot be opened."))
+        return {"notice": f"{found.family}: {found.label} can be ticked in the notebook now."}
+
+    def delete(self, repo: str, commit: str, model: str) -> Reply:
+        """Delete a file of the cache, with its other shards."""
+        self._may()
+        folder = model.rpartition("/")[0]
+        last = names.shards(model.rpartition("/")[2])
+        freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in last})
+        self._parts.store.refresh()
+        return {**self.on_disk(), "notice": f"{format.file_size(freed)} freed."}
+
+    # --- help --------------------------------------------------------------------------------------------------------
+
+    def _may(self) -> None:
+        if not self._parts.settings.downloads:
+            raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
+
+    def _choice(
+        self, repo: Repo, model: RemoteModel, preset: Preset | None = None, picked: str | None = None
+    ) -> _Choice:
+        there = all(self._hub.path(repo.id, repo.commit, file.name) is not None for file in model.files)
+        part = sum(self._hub.partial_bytes(repo.id, file) for file in model.files if file.sha256)
+        return _Choice(
+            name=model.name,
+            quantization=model.quantization,
+            size=format.file_size(model.bytes),
+            bits=format.bits(8 * model.bytes / repo.n_params if repo.n_params else None),
+            shards=len(model.files),
+            missing=model.missing,
+            there=there,
+            part=part / model.bytes if model.bytes else 0.0,
+            ticked=model.name == picked or (preset is not None and preset.matches(model.name)),
+        )
+
+    def _projectors(self, found: Repo, preset: Preset | None, token: str | None) -> list[tuple[Repo, RemoteModel]]:
+        """Of the repository itself, and of the one that a preset names."""
+        pairs = [(found, model) for model in found.projectors]
+        if preset and preset.projector_repo and preset.projector_repo != found.id:
+            other = self._hub.repo(preset.projector_repo, token=token or None)
+            pairs += [(other, model) for model in other.projectors]
+        return pairs
+
+
+def findings_html(findings: Sequence[Finding]) -> markupsafe.Markup:
+    return render.markup("findings.html", findings=findings, good=doctor.worst(findings) is Level.FINE)
+
+
+def _fits(model: RemoteModel, header: GgufHeader, projector: GgufHeader | None, hardware: Hardware) -> str:
+    """Whether it would fit, in a word, and what it takes."""
+    on_gpu = hardware.gpu_free is not None and hardware.gpu_offload is not False
+    wanted = doctor.needs(header, projector, _N_CTX, on_gpu=on_gpu, model_bytes=model.bytes).all
+    free = hardware.gpu_free if on_gpu and hardware.gpu_free is not None else hardware.host_free
+    return f"{'fits' if wanted <= free else 'too large'}, about {format.memory(wanted)}"
+
+
+def _progress(one: Download) -> _Progress:
+    total = one.wanted.file.bytes
+    told = f"{format.file_size(one.done)} of {format.file_size(total)}"
+    if one.rate:
+        told += f" · {format.file_size(int(one.rate))}/s"
+    if one.seconds_left is not None:
+        told += f" · {format.seconds(one.seconds_left)} left"
+    running = one.state in (DownloadState.RUNNING, DownloadState.WAITING)
+    return _Progress(
+        key=one.wanted.key,
+        name=one.wanted.file.name,
+        repo=one.wanted.repo,
+        state=one.state.value,
+        share=one.done / total if total else 1.0,
+        told=told,
+        error=one.error,
+        running=running,
+        can_resume=not running and one.state is not DownloadState.DONE,
+    )
