@@ -38,6 +38,7 @@ def main() -> None:
         demo.launch(
             theme=page.theme(),
             css_paths=page.CSS,
+            head=page.HEAD,
             footer_links=[],
             run_history=False,
             ssr_mode=False,

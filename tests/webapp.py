@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,23 @@ class WebApp:
 
 @contextmanager
 def running(
-    cache_dir: Path, log: Path, *, model_dirs: tuple[Path, ...] = (), command: tuple[str, ...] = ("app.py",)
+    cache_dir: Path,
+    log: Path,
+    *,
+    model_dirs: tuple[Path, ...] = (),
+    command: tuple[str, ...] = ("app.py",),
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[WebApp]:
-    environment = os.environ | {
-        "PLAYGROUND_CACHE_DIR": str(cache_dir),
-        "PLAYGROUND_MODEL_DIRS": ":".join(map(str, model_dirs)),
-        "PYTHONUNBUFFERED": "1",
-    }
+    """`more`: of the environment."""
+    environment = (
+        os.environ
+        | dict(more or {})
+        | {
+            "PLAYGROUND_CACHE_DIR": str(cache_dir),
+            "PLAYGROUND_MODEL_DIRS": ":".join(map(str, model_dirs)),
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
     environment.pop("GRADIO_SERVER_PORT", None)
     started = time.monotonic()
     with log.open("w") as out:

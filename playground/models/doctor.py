@@ -175,16 +175,16 @@ def width_of(projector: GgufHeader) -> int | None:
     """How many values the projector writes for an image token, from its tensors' shapes; None if these do not tell."""
     name = projector_type(projector)
     kind = PROJECTOR_TYPES.get(name or "")
-    if kind is None or kind.width is None:
+    if kind is None:
         return None
     shapes = {tensor.name: tensor.shape for tensor in projector.tensors}
     tensor, axis = kind.width
     if name == "mlp" and "mm.3.weight" in shapes:  # what llama.cpp calls mlp_norm
         tensor, axis = "mm.3.bias", 0
-    shape = shapes.get(tensor)
-    if shape is None or len(shape) <= axis:
+    if tensor not in shapes:
         return None
-    return shape[axis] * (1 + (sum(re.fullmatch(kind.again, name) is not None for name in shapes) if kind.again else 0))
+    again = sum(re.fullmatch(kind.again, name) is not None for name in shapes) if kind.again else 0
+    return (*shapes[tensor], 1, 1)[axis] * (1 + again)
 
 
 def embedding_width(model: GgufHeader) -> int | None:
@@ -211,6 +211,13 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
             Level.DOUBTFUL, "projector-type", f"The projector's type '{name[:_SHORT]}' is not known here.",
             "If it does not load, a newer llama-cpp-python may know it.",
         )  # fmt: skip
+    elif writes is None and projector.complete:
+        yield Finding(
+            Level.BROKEN, "projector-tensor",
+            f"The projector lacks the tensor {kind.width[0]}, without which llama.cpp cannot run the type '{name}'.",
+            "It is damaged, or older than today's format. Look for a newer mmproj file.",
+        )  # fmt: skip
+        return
     if reads is not None and writes is not None and reads != writes:
         yield Finding(
             Level.BROKEN, "width",

@@ -14,7 +14,7 @@ class ProjectorType(NamedTuple):
     # may understand nothing.
     architectures: tuple[str, ...]
     # The tensor whose shape tells how many values an image token has, and which of its dimensions (ggml's order).
-    width: tuple[str, int] | None = None
+    width: tuple[str, int]
     # Tokens that stand around an image; a vocabulary without them reads them as plain text.
     around: tuple[str, ...] = ()
     # Tokens that llama.cpp inserts by their id, and aborts on where the vocabulary has none.

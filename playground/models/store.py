@@ -203,6 +203,8 @@ class Store:
         with self._lock:
             for other in self._variants.values():
                 if (other.model.sha256, other.projector.sha256) == hashes:
+                    if _is_there(other.model) and _is_there(other.projector):
+                        return other
                     moved = replace(other, model=variant.model, projector=variant.projector)
                     self._variants[other.id] = moved
                     return moved

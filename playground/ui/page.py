@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 import msgspec
-from gradio.components.navbar import Navbar
 
 from playground.errors import BadInput, PlaygroundError, Stopped
 from playground.lab import documents
@@ -32,6 +31,8 @@ from playground.values import ModelFile, Order, Runtime, Sampling, Variant
 ASSETS = Path(__file__).parent / "assets"
 CSS = [ASSETS / name for name in ("colors.css", "cells.css", "page.css")]
 SCRIPT = ASSETS / "notebook.js"
+# The pages have links of their own. gr.Navbar(visible=False) is not heeded (6.31), and our CSS does not reach so far.
+HEAD = "<style>.nav-holder { display:none !important }</style>"
 
 _SIDE_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the marked cell</span>\
 <button type="button" id="vp-side-close" aria-label="Close the settings">×</button></div>"""
@@ -82,7 +83,6 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
     actions = Actions(parts, runs, deriving)
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        Navbar(visible=False, main_page_name=False)  # the head has links of its own
         with gr.Row(elem_id="vp-top"):
             gr.HTML(_HEAD.format(notebook=' aria-current="page"', models=""), apply_default_css=False)
             memory = gr.HTML(render.memory_strip(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
@@ -471,12 +471,11 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         )
         api.build(parts, deriving)
     with demo.route("Models", "/models", show_in_navbar=False):
-        Navbar(visible=False, main_page_name=False)  # the head has links of its own
         model_actions = ModelActions(parts)
         with gr.Row(elem_id="vp-top"):
             gr.HTML(_HEAD.format(notebook="", models=' aria-current="page"'), apply_default_css=False)
         gr.HTML(
-            html_template=f'<div id="vp-models">{model_actions.page()}</div>',
+            html_template=f'<div id="vp-hub">{model_actions.page()}</div>',
             js_on_load=(ASSETS / "models.js").read_text(),
             apply_default_css=False,
             server_functions=model_actions.functions(),

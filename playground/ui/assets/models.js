@@ -1,5 +1,5 @@
 // The models page: regions of HTML that the server renders (ui/models.py). `element` and `server` are gr.HTML's.
-const root = element.querySelector("#vp-models");
+const root = element.querySelector("#vp-hub");
 const $ = (selector, within = root) => within.querySelector(selector);
 const $$ = (selector, within = root) => [...within.querySelectorAll(selector)];
 const region = name => $(`[data-region=${name}]`);
