@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from playground.engine import protocol
+from playground.errors import BadInput, BadModel
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Lease
-from playground.values import Image, ModelFile
+from playground.pool.pool import Lease, Pool, vision_spec
+from playground.values import Image, ModelFile, Runtime, Variant
 
 
 def encode(
@@ -57,3 +58,37 @@ def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -
 
     lease.request(request, on_chunk=on_chunk, stop=stop)
     return "".join(text), tuple(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a question becomes under a chat template; `problem` in place of it if the template cannot be used."""
+
+    template: str  # "in the file", or a name
+    text: str = ""
+    token_ids: tuple[tuple[int, ...], ...] = ()  # of the text before, between and behind images
+    n_image_tokens: int = 0
+    problem: str = ""
+
+
+def rendered(
+    pool: Pool, variant: Variant, templates: Sequence[str | None], question: str, *, side: int = 448
+) -> list[Rendered]:
+    """A question about one square image under several templates (None: the file's), without encoding anything.
+
+    Raises what loading the projector raises.
+    """
+    message = protocol.ChatMessage("user", question, 1)
+    image = Image(b"", side, side, "")  # without pixels it is planned, not encoded
+    found = []
+    with pool.lease(vision_spec(variant.projector, variant.model, Runtime())) as lease:
+        for template in templates:
+            name = template if template and "{" not in template else "your own" if template else "in the file"
+            try:
+                prompt = lease.request(protocol.Encode((message,), (image,), template))
+                assert isinstance(prompt, protocol.EncodedPrompt)
+                ids = tuple(chunk.token_ids for chunk in prompt.chunks if isinstance(chunk, protocol.TextChunk))
+                found.append(Rendered(name, prompt.rendered, ids, prompt.n_image_tokens))
+            except (BadInput, BadModel) as error:
+                found.append(Rendered(name, problem=error.message))
+    return found

@@ -17,6 +17,7 @@ from playground.disk import BytesCache
 from playground.errors import BadInput, BadModel, BadPair, NotAllowed, PlaygroundError
 from playground.models import names
 from playground.models.gguf import GgufHeader, read_header
+from playground.models.llamafile import is_llamafile, unpack
 from playground.models.presets import Preset, data_folder, read_presets
 from playground.values import ModelFile, Variant
 
@@ -132,16 +133,32 @@ class Store:
         )
         return _variant(family, self._file(model, model_header), self._file(projector, projector_header))
 
-    def open_pair(self, model: Path, projector: Path, *, remember: bool = False) -> Variant:
+    def open_pair(self, model: Path, projector: Path | None, *, remember: bool = False) -> Variant:
         """Add a pair on this machine to the variants; `remember`: the next start opens it again.
 
-        Raises NotAllowed for a path outside the allowed folders, and what `read_pair` does.
+        A llamafile is unpacked; it may bring its projector along. Raises NotAllowed for a path outside the allowed
+        folders, and what `read_pair` does.
         """
-        model, projector = self._permitted(model), self._permitted(projector)
+        model = self._permitted(model)
+        projector = None if projector is None else self._permitted(projector)
+        if is_llamafile(model):
+            model, brought = self._unpacked(model)
+            projector = projector or brought
+        if projector is None:
+            raise BadPair(f"{model.name} alone reads no images: choose its projector (mmproj) too.")
         variant = self._add_pair(model, projector)
         if remember:
             self._remember(_Pair(str(model), str(projector)))
         return variant
+
+    def _unpacked(self, path: Path) -> tuple[Path, Path | None]:
+        """The language model of a llamafile, and its projector if it has one."""
+        files = unpack(path, self._cache_dir / "unpacked")
+        models = [file for file in files if not _is_projector(file)]
+        projectors = [file for file in files if _is_projector(file)]
+        if not models:
+            raise BadModel(f"{path.name} holds no language model.")
+        return models[0], projectors[0] if projectors else None
 
     def expect_pair(self, model: Path, projector: Path, chat_template: str | None = None, family: str = "") -> None:
         """Open a pair of the Hub's cache as soon as all of its files are there, now or at a later start."""
@@ -374,6 +391,10 @@ def _variant(family: str, model: ModelFile, projector: ModelFile) -> Variant:
         model=model,
         projector=projector,
     )
+
+
+def _is_projector(path: Path) -> bool:
+    return read_header(path).is_projector
 
 
 def _checksum_key(path: Path) -> str:

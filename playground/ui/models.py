@@ -5,23 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import markupsafe
 
 from playground.errors import BadInput, BadModel, NotAllowed
+from playground.lab import items, prompts
+from playground.lab.measure import Measuring
+from playground.lab.measured import Measurement, Plan
 from playground.models import doctor, hub, names
 from playground.models.doctor import Finding, Hardware, Level
 from playground.models.downloads import Download, DownloadState, Wanted
-from playground.models.gguf import GgufHeader
+from playground.models.gguf import GgufHeader, read_header
 from playground.models.presets import Preset
 from playground.models.repos import RemoteModel, Repo
 from playground.parts import Parts
 from playground.ui import format, render
 from playground.ui.actions import Reply, server_function
+from playground.values import Runtime, Variant
 
 _MAX_FILES = 60  # ticked at once
 _N_CTX = 4096
+_LOOKED_AT = 3  # questions of the look test
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class ModelActions:
     def functions(self) -> list[Callable[[Any], Reply]]:
         methods = (
             self.search, self.repo, self.check, self.download, self.downloads, self.cancel, self.resume, self.forget,
-            self.on_disk, self.use, self.delete,
+            self.on_disk, self.use, self.inspect, self.look, self.delete,
         )  # fmt: skip
         return [server_function(method) for method in methods]
 
@@ -239,6 +245,48 @@ class ModelActions:
             raise BadModel(next((p for p in self._parts.store.problems if p not in before), "It cannot be opened."))
         return {"notice": f"{found.family}: {found.label} can be ticked in the notebook now."}
 
+    def inspect(self, repo: str, commit: str, model: str, projector: str) -> Reply:
+        """What the doctor says of two files of the cache, and what a question becomes under their chat template."""
+        variant = self._variant(repo, commit, model, projector)
+        headers = [read_header(file.path) for file in (variant.model, variant.projector)]
+        findings = doctor.diagnose(
+            *headers, hardware=self._parts.hardware, n_ctx=_N_CTX, model_bytes=variant.model.bytes
+        )
+        templates = [None, *dict.fromkeys(one.chat_template for one in findings if one.chat_template)]
+        told: list[prompts.Rendered] = []
+        if doctor.worst(f for f in findings if not f.code.startswith("template")) < Level.BROKEN:
+            told = prompts.rendered(self._parts.pool, variant, templates, "What is in the image?")
+        return {
+            "html": render.markup(
+                "inspected.html", findings=findings_html(findings), rendered=told, name=Path(model).name
+            )
+        }
+
+    def look(self, repo: str, commit: str, model: str, projector: str) -> Reply:
+        """Load a pair and ask with the real, a blank, a shuffled and another picture: does its answer change?"""
+        variant = self._variant(repo, commit, model, projector)
+        measuring = Measuring(
+            items.embedded(self._parts.evaluation, level="easy").first(_LOOKED_AT),
+            (variant,),
+            variant.id,
+            Plan(drift=False, look=True, max_tokens=32),
+            Runtime(),
+            self._parts.pool,
+            self._parts.embeddings,
+            self._parts.known,
+            lambda: False,
+        )
+        *_, last = measuring.run()
+        assert isinstance(last, Measurement)
+        looks = last.results[0].looks == "looks"
+        moved = f"{last.results[0].look_kl or 0:.2g}"
+        told = f"It looks: without the picture its answers move by {moved} nats a token."
+        if not looks:
+            told = (
+                f"Blind: its answers hardly move ({moved} nats a token) when the picture goes. Use its own mmproj file."
+            )
+        return {"looks": looks, "told": told}
+
     def delete(self, repo: str, commit: str, model: str) -> Reply:
         """Delete a file of the cache, with its other shards."""
         self._may()
@@ -247,6 +295,12 @@ class ModelActions:
         freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in last})
         self._parts.store.refresh()
         return {**self.on_disk(), "notice": f"{format.file_size(freed)} freed."}
+
+    def _variant(self, repo: str, commit: str, model: str, projector: str) -> Variant:
+        pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
+        if pair[0] is None or pair[1] is None:
+            raise BadInput("One of the two files is not on this machine any more.")
+        return self._parts.store.read_pair(pair[0], pair[1])
 
     # --- help --------------------------------------------------------------------------------------------------------
 

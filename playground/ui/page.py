@@ -391,10 +391,14 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             found = read(chosen)
             if found is None:
                 raise as_toast(BadInput("Add a compare cell first: the pair is opened for it."))
-            if not model or not projector:
-                raise as_toast(BadInput("Choose both files of the pair."))
+            if not model:
+                raise as_toast(BadInput("Choose both files of the pair, or a llamafile that holds both."))
             try:
-                variant = parts.store.open_pair(Path(model), Path(projector), remember=True)
+                halves = Path(model), Path(projector) if projector else None
+                if halves[1] and parts.store.is_projector(halves[0]) and not parts.store.is_projector(halves[1]):
+                    gr.Info("The two files were mixed up; they were opened the right way round.")
+                    halves = halves[1], halves[0]
+                variant = parts.store.open_pair(*halves, remember=True)
                 same = [v.id for v in parts.store.variants if v.id in found[1].variants and v.family == variant.family]
                 ticked = tuple(dict.fromkeys((*same, variant.id)))
                 cell = msgspec.structs.replace(found[1], family=variant.family, variants=ticked)
@@ -588,7 +592,7 @@ def _families(parts: Parts) -> list[tuple[str, str]]:
 def _files(folders: Sequence[Path]) -> list[str]:
     found: list[str] = []
     for folder in folders:
-        found += sorted(str(path) for path in folder.rglob("*.gguf"))
+        found += sorted(str(path) for path in folder.rglob("*") if path.suffix in (".gguf", ".llamafile"))
     return found[:_MAX_LISTED_FILES]
 
 

@@ -75,6 +75,19 @@ const actions = {
   resume: button => call("resume", {download: button.closest("[data-download]").dataset.download, token: token()}),
   forget: button => call("forget", {download: button.closest("[data-download]").dataset.download}),
   use: button => { const row = button.closest("tr"); return call("use", {...place(row), projector: $("[data-half]", row).value}); },
+  inspect: async button => {
+    const row = button.closest("tr"), shown = $("[data-inspected]", row.closest(".vp-on-disk"));
+    const asked = {...place(row), projector: $("[data-half]", row).value};
+    shown.innerHTML = '<p class="vp-note">Reading the files …</p>';
+    try { shown.innerHTML = (await call("inspect", asked)).html; shown.asked = asked; } catch { shown.replaceChildren(); }
+  },
+  look: async button => {
+    const shown = button.closest("[data-inspected]"), told = $("[data-look]", shown);
+    told.textContent = "Loading the pair, and asking …";
+    const reply = await call("look", shown.asked).catch(() => null);
+    told.textContent = reply?.told ?? "";
+    told.className = reply?.looks ? "vp-same" : "vp-off";
+  },
   delete: button => {
     const row = button.closest("tr");
     if (button.dataset.sure) return call("delete", place(row));
