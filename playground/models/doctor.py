@@ -384,7 +384,7 @@ def _room(
     if hardware.gpu_name and hardware.gpu_offload is False:
         yield Finding(
             Level.DOUBTFUL, "cpu-build",
-            f"There is a {hardware.gpu_name}, but llama-cpp-python was built for the CPU alone.",
+            f"There is a GPU ({hardware.gpu_name}), but llama-cpp-python was built for the CPU alone.",
             'Install it again for the GPU, for example CMAKE_ARGS="-DGGML_CUDA=on".',
         )  # fmt: skip
     on_gpu = hardware.gpu_free is not None and hardware.gpu_offload is not False

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 3
 _RATE_S = 5.0  # over how long a rate is taken
+_SAMPLE_S = 0.2  # a fast line brings thousands of pieces a second
 
 
 class DownloadState(StrEnum):
@@ -30,6 +31,9 @@ class DownloadState(StrEnum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     CUT_OFF = "cut off"  # by the end of an earlier process
+
+
+_UNDER_WAY = (DownloadState.WAITING, DownloadState.RUNNING)
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -94,12 +98,20 @@ class Downloads:
 
     def start(self, wanted: Iterable[Wanted], token: str | None = None) -> None:
         """Fetch files, or go on with them. What is there or on its way is left alone. Raises BadInput: no room."""
-        chosen = [one for one in wanted if self._is_idle(one)]
-        missing = {one.key: one.file.bytes - self._hub.partial_bytes(one.repo, one.file) for one in chosen}
-        self._hub.check_room(sum(missing.values()))
+        chosen = {one.key: one for one in wanted if self._hub.path(one.repo, one.commit, one.file.name) is None}
+        there = {key: self._hub.partial_bytes(one.repo, one.file) for key, one in chosen.items()}
         with self._lock:
-            for one in chosen:
-                running = _Running(one, DownloadState.WAITING, token=token)
+            under_way = {key: one for key, one in self._all.items() if one.state in _UNDER_WAY}
+            new = [one for key, one in chosen.items() if key not in under_way]
+            if new:
+                missing = [one.file.bytes - there[one.key] for one in new]
+                missing += [one.wanted.file.bytes - one.done for one in under_way.values()]
+                self._hub.check_room(sum(missing))
+            for key in chosen.keys() & under_way.keys():  # cancelled, but not ended yet: it goes on
+                under_way[key].stop = False
+                under_way[key].token = token or under_way[key].token
+            for one in new:
+                running = _Running(one, DownloadState.WAITING, token=token, done=there[one.key])
                 self._all[one.key] = running
                 self._pool.submit(self._run, running)
             self._write()
@@ -125,7 +137,7 @@ class Downloads:
         """Take one that does not run out of the list."""
         with self._lock:
             one = self._all.get(key)
-            if one is not None and one.state not in (DownloadState.RUNNING, DownloadState.WAITING):
+            if one is not None and one.state not in _UNDER_WAY:
                 del self._all[key]
                 self._write()
 
@@ -134,25 +146,32 @@ class Downloads:
         with self._lock:
             return tuple(_shown(one, now) for one in self._all.values())
 
-    def _is_idle(self, wanted: Wanted) -> bool:
-        with self._lock:
-            one = self._all.get(wanted.key)
-            if one is not None and one.state in (DownloadState.RUNNING, DownloadState.WAITING) and not one.stop:
-                return False
-        return self._hub.path(wanted.repo, wanted.commit, wanted.file.name) is None
-
     def _run(self, one: _Running) -> None:
         with self._lock:
             if one.stop or one.state is not DownloadState.WAITING:
                 one.state = DownloadState.CANCELLED
                 return
             one.state = DownloadState.RUNNING
+        while True:
+            state, error = self._fetch(one)
+            with self._lock:
+                if state is DownloadState.CANCELLED and not one.stop:
+                    continue  # resumed before it had ended
+                one.state, one.error, one.token = state, error, None
+                if state is DownloadState.FAILED:
+                    one.done = self._hub.partial_bytes(one.wanted.repo, one.wanted.file)
+                self._write()
+                return
 
+    def _fetch(self, one: _Running) -> tuple[DownloadState, str | None]:
         def on_bytes(n: int) -> None:
             now = time.monotonic()
             with self._lock:
+                if n < one.done:
+                    one.seen = []  # the server gives everything again
                 one.done = n
-                one.seen = [*((t, m) for t, m in one.seen if now - t < _RATE_S), (now, n)]
+                if not one.seen or now - one.seen[-1][0] > _SAMPLE_S:
+                    one.seen = [*((t, m) for t, m in one.seen if now - t < _RATE_S), (now, n)]
 
         try:
             path = self._hub.fetch(
@@ -164,19 +183,14 @@ class Downloads:
                 stop=lambda: one.stop,
             )
             self._on_done(path, one.wanted.file.sha256)
-            state, error = DownloadState.DONE, None
+            return DownloadState.DONE, None
         except Stopped:
-            state, error = DownloadState.CANCELLED, None
+            return DownloadState.CANCELLED, None
         except PlaygroundError as problem:
-            state, error = DownloadState.FAILED, problem.message
+            return DownloadState.FAILED, problem.message
         except Exception:
             logger.exception("downloading %s", one.wanted.key)
-            state, error = DownloadState.FAILED, "Unexpected: the app's log has more. Resume it."
-        with self._lock:
-            one.state, one.error, one.token = state, error, None
-            if state is DownloadState.FAILED:
-                one.done = self._hub.partial_bytes(one.wanted.repo, one.wanted.file)
-            self._write()
+            return DownloadState.FAILED, "Unexpected: the app's log has more. Resume it."
 
     def _read(self) -> tuple[Wanted, ...]:
         try:
@@ -201,9 +215,9 @@ class Downloads:
 
 def _shown(one: _Running, now: float) -> Download:
     rate = left = None
-    recent = [(t, n) for t, n in one.seen if now - t < _RATE_S]
-    if one.state is DownloadState.RUNNING and len(recent) > 1 and recent[-1][0] > recent[0][0]:
-        rate = (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0])
+    first = next(((t, n) for t, n in one.seen if now - t < _RATE_S), None)
+    if one.state is DownloadState.RUNNING and first and now - first[0] > 2 * _SAMPLE_S:
+        rate = (one.done - first[1]) / (now - first[0])
         left = (one.wanted.file.bytes - one.done) / rate if rate else None
     done = one.wanted.file.bytes if one.state is DownloadState.DONE else one.done
     return Download(one.wanted, one.state, done, rate, left, one.error)

@@ -12,33 +12,34 @@ import io
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub as hf
 import msgspec
 from huggingface_hub import constants
-from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (
     WeakFileLock,
     build_hf_headers,
     disable_progress_bars,
     get_session,
-    tqdm,
+    hf_raise_for_status,
     validate_repo_id,
 )
 
-from playground.errors import BadInput, BadModel, NotAllowed, Offline, Stopped
+from playground.errors import BadInput, BadModel, NotAllowed, Offline, PlaygroundError, Stopped
 from playground.models.gguf import GgufHeader, read_remote
 from playground.models.repos import RemoteFile, Repo
 
 _FIRST_BYTES = 64 * 2**10  # of a header: all keys before the vocabulary, or most of a projector's
-_MAX_HEADER_BYTES = 8 * 2**20
-# http_get writes, and tells how far it is, by the chunk; its own 10 MiB are ten seconds on a slow line.
-constants.DOWNLOAD_CHUNK_SIZE = 2**20
+_MAX_HEADER_BYTES = 4 * 2**20  # 40 times what projectors have; the worst takes a second
+_HEADER_S = 60.0  # for all of one
+_TRIES = 5  # in a row that bring nothing, when a connection breaks on the way
 disable_progress_bars()
 
 
@@ -83,46 +84,69 @@ class Hub:
 
     def search(self, text: str, token: str | None = None, limit: int = 20) -> tuple[FoundRepo, ...]:
         """Repositories with GGUF files of models that answer about images. Raises Offline, BadInput."""
-        with _told("the search"):
-            found = self._api.list_models(
-                filter="gguf",
-                pipeline_tag="image-text-to-text",
-                search=text or None,
-                sort="downloads",
-                limit=limit,
-                expand=["downloads", "likes", "gated", "tags"],
-                token=self._token(token),
+        with _told("the search"), _understood():
+            # Not HfApi.list_models: it waits for ever, and tries again for minutes where the Hub asks to wait.
+            reply = get_session().get(
+                f"{self.endpoint}/api/models",
+                params={
+                    "filter": "gguf",
+                    "pipeline_tag": "image-text-to-text",
+                    **({"search": text} if text else {}),
+                    "sort": "downloads",
+                    "limit": limit,
+                    "expand": ["downloads", "likes", "gated", "tags"],
+                },
+                headers=build_hf_headers(token=self._token(token)),
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
             )
+            hf_raise_for_status(reply)
+            found: list[dict[str, Any]] = [*reply.json()]
             return tuple(
-                FoundRepo(one.id, one.downloads, one.likes, bool(one.gated), _licence(one.tags or [])) for one in found
+                FoundRepo(
+                    str(one["id"]),
+                    one.get("downloads"),
+                    one.get("likes"),
+                    bool(one.get("gated")),
+                    _licence(one.get("tags") or []),
+                )
+                for one in found
             )
 
     def repo(self, id: str, revision: str = "main", token: str | None = None) -> Repo:
         """What a repository holds, in one call. Raises Offline, BadInput, NotAllowed for a gated one."""
-        with _told(id):
-            info = self._api.model_info(id, revision=revision, files_metadata=True, token=self._token(token))
-        read: dict[str, Any] = dict(info.gguf or {})
-        base = getattr(info.card_data, "base_model", None) if info.card_data else None
-        return Repo(
-            id=info.id,
-            commit=str(info.sha),
-            files=tuple(
-                RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else None) for s in info.siblings or ()
-            ),
-            licence=_licence(info.tags or []),
-            gated=bool(info.gated),
-            base_models=tuple([base] if isinstance(base, str) else base or ()),
-            architecture=read.get("architecture"),
-            n_params=read.get("total"),
-            chat_template=read.get("chat_template"),
-        )
+        with _told(id), _understood():
+            info = self._api.model_info(
+                id,
+                revision=revision,
+                files_metadata=True,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                token=self._token(token),
+            )
+            read: dict[str, Any] = dict(info.gguf or {})
+            base = getattr(info.card_data, "base_model", None) if info.card_data else None
+            return Repo(
+                id=info.id,
+                commit=str(info.sha),
+                files=tuple(
+                    RemoteFile(s.rfilename, int(s.size or 0), s.lfs.sha256 if s.lfs else None)
+                    for s in info.siblings or ()
+                    if _is_inside(s.rfilename) and (not s.lfs or re.fullmatch("[0-9a-f]{64}", s.lfs.sha256))
+                ),
+                licence=_licence(info.tags or []),
+                gated=bool(info.gated),
+                base_models=tuple([base] if isinstance(base, str) else base or ()),
+                architecture=read.get("architecture"),
+                n_params=read.get("total"),
+                chat_template=read.get("chat_template"),
+            )
 
     def header(self, repo: str, commit: str, file: RemoteFile, token: str | None = None) -> GgufHeader:
         """A file's GGUF header, by ranges: a language model's up to its vocabulary. Raises as `repo`, and BadModel."""
-        with _told(f"{repo}: {file.name}"):
+        what = f"{repo}: {file.name}"
+        with _told(what):
             url = hf.hf_hub_url(repo, file.name, revision=commit)
             location, headers = self._located(url, token)
-            with io.BufferedReader(_Ranges(location, headers, file.bytes), _FIRST_BYTES) as remote:
+            with io.BufferedReader(_Ranges(what, location, headers, file.bytes), _FIRST_BYTES) as remote:
                 return read_remote(remote, file.bytes, file.name)
 
     def fetch(
@@ -140,40 +164,79 @@ class Hub:
         It gets its name when its sha256 is the Hub's. `on_bytes` is told how much is there. Raises Stopped, BadInput
         (no room; another process fetches it), BadModel (other bytes than the Hub promised: they are deleted), Offline.
         """
+        if not _is_inside(file.name):
+            raise BadInput(f"'{file.name[:80]}' is no file's name in a repository.")
         there = self.path(repo, commit, file.name)
         if there is not None:
             on_bytes(file.bytes)
             return there
-        folder = self.cache / repo_folder_name(repo_id=repo, repo_type="model")
-        if file.sha256 is not None and not (folder / "blobs" / file.sha256).exists():
-            part = folder / "blobs" / f"{file.sha256}.resumable.incomplete"
-            with _told(f"{repo}: {file.name}"), self._locked(folder, file.sha256):
-                url = hf.hf_hub_url(repo, file.name, revision=commit)
-                part.parent.mkdir(parents=True, exist_ok=True)
-                with _Part(part, on_bytes, stop) as written:
-                    if written.size > file.bytes:
-                        written.truncate(0)
-                    self.check_room(file.bytes - written.size)
-                    location, headers = self._located(url, token)
-                    http_get(
-                        location,
-                        cast(BinaryIO, written),  # of which it uses write, seek, tell and truncate
-                        resume_size=written.size,
-                        headers=headers,
-                        expected_size=file.bytes,
-                        tqdm_class=tqdm,
-                    )
-                    written.sync()
-                if written.sha256 != file.sha256:
-                    part.unlink()
-                    raise BadModel(
-                        f"{file.name} came with other bytes than the Hub promised (sha256 {written.sha256[:12]}… in "
-                        f"place of {file.sha256[:12]}…). It was deleted; download it again."
-                    )
-                part.replace(part.parent / file.sha256)
         with _told(f"{repo}: {file.name}"):
+            folder = self.cache / repo_folder_name(repo_id=repo, repo_type="model")
+            if file.sha256 is not None and not (folder / "blobs" / file.sha256).exists():
+                url = hf.hf_hub_url(repo, file.name, revision=commit)
+                with self._locked(folder, file.sha256):
+                    if not (folder / "blobs" / file.sha256).exists():  # another process had the lock
+                        self._fetch_blob(url, folder / "blobs", file, token, on_bytes, stop)
             # Finds the blob and links it, as every other tool does. What git itself keeps is small, and fetched by it.
             return Path(hf.hf_hub_download(repo, file.name, revision=commit, token=self._token(token)))
+
+    def _fetch_blob(
+        self,
+        url: str,
+        folder: Path,
+        file: RemoteFile,
+        token: str | None,
+        on_bytes: Callable[[int], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        part = folder / f"{file.sha256}.resumable.incomplete"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _Part(part, on_bytes, stop) as written:
+            if written.size > file.bytes:
+                written.restart()
+            self.check_room(file.bytes - written.size)
+            self._receive(url, token, written, file)
+            written.sync()
+        if written.sha256 != file.sha256:
+            part.unlink()
+            raise BadModel(
+                f"{file.name} came with other bytes than the Hub promised (sha256 {written.sha256[:12]}… in "
+                f"place of {str(file.sha256)[:12]}…). It was deleted; download it again."
+            )
+        part.replace(folder / str(file.sha256))
+
+    def _receive(self, url: str, token: str | None, written: _Part, file: RemoteFile) -> None:
+        """Write what is missing. A connection that breaks on the way is made again.
+
+        Not huggingface_hub's http_get: it does not see that it shall stop while a server is silent (a minute), gives
+        up on a reset, and writes what never ends until the disk is full.
+        """
+        begun, failures = written.size, 0
+        while written.size < file.bytes:
+            before, broken = written.size, None
+            try:
+                location, headers = self._located(url, token)
+                headers["Range"] = f"bytes={before}-"
+                with get_session().stream(
+                    "GET", location, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+                ) as reply:
+                    if reply.status_code >= 400:
+                        raise _refused(reply.status_code, file.name)
+                    if reply.status_code != 206:
+                        written.restart()
+                    for block in reply.iter_raw():
+                        written.write(block[: file.bytes - written.size])
+                        if written.size >= file.bytes:
+                            break
+            except Exception as error:
+                if not _is_network(error):
+                    raise
+                broken = error
+            failures = 0 if written.size > before else failures + 1
+            if failures > (_TRIES if written.size > begun else 0):
+                raise broken or Offline(f"{file.name}: the server ended it early. Resume it.")
+            if written.size < file.bytes:
+                written.wait(1.0)
 
     def check_room(self, wanted: int) -> None:
         """Raises BadInput if the cache's disk has no room for so many bytes more."""
@@ -197,7 +260,10 @@ class Hub:
 
     def path(self, repo: str, commit: str, name: str) -> Path | None:
         """Of a file in the cache; None if it is not there."""
-        found = hf.try_to_load_from_cache(repo, name, revision=commit)
+        try:
+            found = hf.try_to_load_from_cache(repo, name, revision=commit)
+        except ValueError:  # a name that leads elsewhere, or no repository's id
+            return None
         return Path(found) if isinstance(found, str) else None
 
     def cached(self) -> tuple[CachedFile, ...]:
@@ -213,7 +279,7 @@ class Hub:
                 file.size_on_disk,
                 file.blob_last_accessed,
             )
-            for repo in hf.scan_cache_dir().repos
+            for repo in hf.scan_cache_dir(self.cache).repos
             if repo.repo_type == "model"
             for revision in repo.revisions
             for file in revision.files
@@ -222,16 +288,19 @@ class Hub:
 
     def delete(self, repo: str, commit: str, names: set[str]) -> int:
         """Delete files of the cache, and their bytes where no other name has them. Returns the bytes freed."""
+        if not self.cache.is_dir():
+            return 0
+        cache = hf.scan_cache_dir(self.cache)
         chosen = [
             file
-            for one in hf.scan_cache_dir().repos
+            for one in cache.repos
             if one.repo_id == repo and one.repo_type == "model"
             for revision in one.revisions
             if revision.commit_hash == commit
             for file in revision.files
             if file.file_path.relative_to(revision.snapshot_path).as_posix() in names
         ]
-        strategy = hf.scan_cache_dir().delete_files(*chosen)
+        strategy = cache.delete_files(*chosen)
         strategy.execute()
         return int(strategy.expected_freed_size)
 
@@ -251,9 +320,9 @@ class Hub:
 
     def _located(self, url: str, token: str | None) -> tuple[str, dict[str, str]]:
         """Where a file's bytes are, and what to send there: the token goes to the Hub alone."""
-        found = hf.get_hf_file_metadata(url, token=self._token(token))
-        headers = build_hf_headers(token=self._token(token))
-        if urlsplit(found.location).netloc != urlsplit(url).netloc:
+        found = hf.get_hf_file_metadata(url, token=self._token(token), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        headers = build_hf_headers(token=self._token(token), headers={"Accept-Encoding": "identity"})
+        if urlsplit(found.location)[:2] != urlsplit(url)[:2]:  # another host, or plain HTTP
             headers.pop("authorization", None)
         return found.location, headers
 
@@ -268,29 +337,38 @@ def parse_repo(text: str, endpoint: str) -> tuple[str, str, str | None]:
     """
     text = text.strip()
     revision, file = "main", None
-    if re.match(r"https?://", text):
-        url = urlsplit(text)
-        if url.netloc not in {urlsplit(endpoint).netloc, "huggingface.co", "hf.co"}:
-            raise BadInput(
-                f"{url.netloc[:80]} is not the Hub ({endpoint}). Paste a repository's id or its address there."
-            )
-        parts = [unquote(part) for part in url.path.split("/") if part]
-        text = "/".join(parts[:2])
-        if len(parts) > 3 and parts[2] in ("tree", "blob", "resolve"):
-            revision, file = parts[3], "/".join(parts[4:]) or None
-    elif ":" in text:
-        text, _, file = text.partition(":")
     try:
-        if text.count("/") != 1:
+        if re.match(r"https?://", text):
+            url = urlsplit(text)
+            if url.netloc.lower() not in {urlsplit(endpoint).netloc, "huggingface.co", "hf.co"}:
+                raise BadInput(
+                    f"{url.netloc[:80]} is not the Hub ({endpoint}). Paste a repository's id or its address there."
+                )
+            parts = [unquote(part) for part in url.path.split("/") if part]
+            text = "/".join(parts[:2])
+            if len(parts) > 3 and parts[2] in ("tree", "blob", "resolve"):
+                revision = parts[3]
+                file = None if parts[2] == "tree" else "/".join(parts[4:])
+        elif ":" in text:
+            text, _, file = text.partition(":")
+        if text.count("/") != 1 or text.startswith(("datasets/", "spaces/")):
             raise ValueError
         validate_repo_id(text)
+        if not _is_inside(revision) or (file and not _is_inside(file)):
+            raise ValueError
     except ValueError:
-        raise BadInput(f"'{text[:80]}' is no repository's id. It is written as owner/name.") from None
+        raise BadInput(f"'{text[:80]}' is no model repository's id. It is written as owner/name.") from None
     return text, revision, file or None
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a name stays in its repository's folder, on every system."""
+    parts = re.split(r"[/\\]", name)
+    return all(part not in ("", ".", "..") and not re.search(r"[:\0]", part) for part in parts)
+
+
 class _Part:
-    """A file that is being fetched, as http_get wants it: it is hashed as it is written, and knows when to stop."""
+    """A file that is being fetched: it is hashed as it is written, and knows when to stop."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None], stop: Callable[[], bool]) -> None:
         self._path = path
@@ -318,28 +396,27 @@ class _Part:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         if self._stop():
             raise Stopped("Stopped.")
+        left = memoryview(data)
+        while left:  # a disk that is almost full takes a part, and says nothing
+            left = left[self._file.write(left) :]
         self._hash.update(data)
-        self._file.write(data)
         self.size += len(data)
         self._on_bytes(self.size)
-        return len(data)
 
-    def tell(self) -> int:
-        return self.size
-
-    def seek(self, position: int) -> int:
-        """Only to the start, when the server gave everything again."""
-        if position:
-            raise OSError(errno.EINVAL, "a download goes on at its end or from its start")
-        return 0
-
-    def truncate(self, size: int = 0) -> int:
-        self._file.truncate(size)
+    def restart(self) -> None:
+        """The server gives everything again."""
+        self._file.truncate(0)
         self._hash, self.size = hashlib.sha256(), 0
-        return 0
+
+    def wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._stop():
+                raise Stopped("Stopped.")
+            time.sleep(0.05)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -348,41 +425,47 @@ class _Part:
 class _Ranges(io.RawIOBase):
     """The beginning of a remote file: each request asks for four times as much as is there, up to a limit."""
 
-    def __init__(self, url: str, headers: dict[str, str], size: int) -> None:
+    def __init__(self, what: str, url: str, headers: dict[str, str], size: int) -> None:
         super().__init__()
+        self._what = what
         self._url = url
         self._headers = headers
         self._size = size
         self._data = b""
         self._position = 0
+        self._until = time.monotonic() + _HEADER_S
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
-        while len(self._data) < end:
+        if len(self._data) == self._position < self._size:
             if len(self._data) >= _MAX_HEADER_BYTES:
                 raise BadModel("its header is larger than any model's. The file is damaged.")
-            self._ask(min(self._size, max(_FIRST_BYTES, 4 * len(self._data))))
-        piece = self._data[self._position : end]
+            self._ask(min(self._size, _MAX_HEADER_BYTES, max(_FIRST_BYTES, 4 * len(self._data))))
+        piece = self._data[self._position : self._position + len(buffer)]
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
 
     def _ask(self, end: int) -> None:
         start = len(self._data)
-        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
         with get_session().stream(
             "GET", self._url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         ) as reply:
-            reply.raise_for_status()
+            if reply.status_code == 416:
+                raise BadModel("it is cut short: the server has less of it than the Hub says.")
+            if reply.status_code >= 400:
+                raise _refused(reply.status_code, self._what)
             if reply.status_code != 206 and start:
                 raise BadModel("the server does not send parts of files.")
-            for block in reply.iter_bytes():
+            for block in reply.iter_raw():  # as it comes: what was asked for is not packed
                 self._data += block
                 if len(self._data) >= end:  # a server that sends everything is not heard to the end
                     break
+                if time.monotonic() > self._until:
+                    raise Offline(f"{self._what}: the server is too slow. Try again.")
         if len(self._data) <= start:
             raise BadModel("the server sent nothing. Try again.")
         self._data = self._data[:end]
@@ -409,26 +492,49 @@ def _told(what: str) -> Iterator[None]:
         ) from None
     except errors.RevisionNotFoundError:
         raise BadInput(f"{what} has no such revision. Leave it out for the newest.") from None
+    except errors.LocalEntryNotFoundError:  # of hf_hub_download, when it cannot ask
+        raise Offline(f"{what}: the Hub cannot be reached. Check the network, and resume.") from None
     except errors.EntryNotFoundError:
         raise BadInput(f"{what} is not there any more. Open the repository again.") from None
     except errors.OfflineModeIsEnabled:
         raise Offline("The Hub is switched off (HF_HUB_OFFLINE). What is on this machine can be used.") from None
-    except errors.HFValidationError as error:
-        raise BadInput(f"{what[:80]} is no repository's id: {error}.") from None
+    except errors.HFValidationError:
+        raise BadInput(f"{what[:80]} is no repository's id. It is written as owner/name.") from None
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status == 429:
-            raise Offline("The Hub asks to wait: too many requests. Try again in some minutes.") from None
-        if status in (401, 403):
-            raise NotAllowed(f"The Hub does not let this token see {what}. Check the token's rights.") from None
-        raise Offline(f"The Hub answered {status} for {what}. Try again later.") from None
+        raise _refused(error.response.status_code if error.response is not None else None, what) from None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise BadInput("The disk is full. What was fetched is kept: make room, and resume.") from None
+        if error.errno is not None:
+            raise BadInput(f"The Hub's cache cannot be used: {error}. Mend that, and resume.") from None
         raise Offline(f"{what}: {error}. Check the network, and resume.") from None
-    except (BadInput, BadModel, NotAllowed, Offline, Stopped):
-        raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore"):
+        if _is_network(error):
             raise Offline(f"The Hub cannot be reached ({error}). Check the network, and resume.") from None
         raise
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Tells a Hub's answer from that of a hotel's login page."""
+    try:
+        yield
+    except hf.errors.HFValidationError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Offline(
+            f"What {constants.ENDPOINT} answers is not the Hub's. Check the network, and HF_ENDPOINT."
+        ) from None
+
+
+def _refused(status: int | None, what: str) -> PlaygroundError:
+    if status == 429:
+        return Offline("The Hub asks to wait: too many requests. Try again in some minutes.")
+    if status in (401, 403):
+        return NotAllowed(f"The Hub does not let this token see {what}. Check the token's rights.")
+    return Offline(f"The Hub answered {status} for {what}. Try again later.")
+
+
+def _is_network(error: Exception) -> bool:
+    """Whether huggingface_hub's HTTP client raised it."""
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore")

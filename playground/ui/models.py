@@ -67,6 +67,16 @@ class _OnDisk:
     is_projector: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """What a person ticked, as the Hub lists it now."""
+
+    repo: Repo
+    projector_repo: Repo
+    models: list[RemoteModel]
+    projector: RemoteModel | None
+
+
 class ModelActions:
     """Server functions on `parts`; each takes the fields of one JSON object, and returns one."""
 
@@ -128,13 +138,11 @@ class ModelActions:
     ) -> Reply:
         """What the doctor says of the ticked files, by their headers alone, and which of the models fit."""
         self._may()
-        found = self._hub.repo(repo, commit, token or None)
-        other = found if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
-        hardware = self._parts.hardware
-        chosen = [model for model in found.models if model.name in models] or list(found.models[:1])
+        asked = self._picked(repo, commit, models, projector, projector_repo, projector_commit, token)
+        found, other, half, hardware = asked.repo, asked.projector_repo, asked.projector, self._parts.hardware
+        chosen = asked.models or list(found.models[:1])
         if not chosen:
             raise BadInput("The repository has no language model.")
-        half = next((one for one in other.projectors if one.name == projector), None)
         findings: Sequence[Finding]
         fits = {}
         try:
@@ -160,10 +168,8 @@ class ModelActions:
     ) -> Reply:
         """Fetch the ticked language models and the projector that goes with all of them."""
         self._may()
-        found = self._hub.repo(repo, commit, token or None)
-        other = found if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
-        chosen = [model for model in found.models if model.name in models][:_MAX_FILES]
-        half = next((one for one in other.projectors if one.name == projector), None)
+        asked = self._picked(repo, commit, models, projector, projector_repo, projector_commit, token)
+        found, other, half, chosen = asked.repo, asked.projector_repo, asked.projector, asked.models[:_MAX_FILES]
         if not chosen:
             raise BadInput("Tick at least one quantization of the language model.")
         if half is None:
@@ -307,6 +313,25 @@ class ModelActions:
     def _may(self) -> None:
         if not self._parts.settings.downloads:
             raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
+
+    def _picked(
+        self,
+        repo: str,
+        commit: str,
+        models: Sequence[str],
+        projector: str,
+        projector_repo: str,
+        projector_commit: str,
+        token: str | None,
+    ) -> _Picked:
+        found = self._hub.repo(repo, commit, token or None)
+        other = found if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
+        return _Picked(
+            repo=found,
+            projector_repo=other,
+            models=[model for model in found.models if model.name in models],
+            projector=next((one for one in other.projectors if one.name == projector), None),
+        )
 
     def _choice(
         self, repo: Repo, model: RemoteModel, preset: Preset | None = None, picked: str | None = None
