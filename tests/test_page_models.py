@@ -187,7 +187,7 @@ def shared_app(hub: HubServer, derived: Path, tmp_path_factory: pytest.TempPathF
         yield app
 
 
-def test_file_when_deleted_then_its_bytes_are_freed_and_its_variant_is_gone(
+def test_pair_when_on_disk_then_it_can_be_checked_and_a_file_deleted_takes_its_variant_along(
     hub: HubServer, shared_app: WebApp, opened: Page
 ) -> None:
     page = opened
@@ -199,6 +199,12 @@ def test_file_when_deleted_then_its_bytes_are_freed_and_its_variant_is_gone(
     for name in ("hubby-Q8_0.gguf", "hubby-Q4_0.gguf", "mmproj-hubby-F16.gguf"):
         expect(page.locator(f"tr[data-file='{name}']")).to_be_visible(timeout=20_000)
     row = page.locator("tr[data-file='hubby-Q4_0.gguf']")
+    row.get_by_role("button", name="Check").click()
+    inspected = page.locator(".vp-inspected")
+    expect(inspected.locator("pre")).to_contain_text("<image>", timeout=20_000)  # the prompt, and where the image is
+    expect(inspected.locator(".vp-ids")).to_contain_text("[image]")
+    inspected.get_by_role("button", name="Look test").click()
+    expect(inspected.locator("[data-look]")).to_contain_text("nats a token", timeout=30_000)
     row.get_by_role("button", name="Delete").click()
     row.get_by_role("button", name=re.compile(r"Delete .* MB\?")).click()  # it asks once
     expect(row).to_have_count(0)
