@@ -6,6 +6,7 @@ import PIL.Image
 
 from bench import engine
 from playground.lab import items
+from playground.lab.known import Known
 from playground.lab.measure import Measuring
 from playground.lab.measured import Measurement, Plan
 
@@ -27,8 +28,8 @@ def measure(ready: engine.Bench) -> dict[str, float]:
             ready.runtime,
             pool,
             embeddings,
+            Known(ready.folder / "measured", "bench"),
             lambda: False,
-            ready.folder / "records",
         )
         *_, last = measuring.run()
     assert isinstance(last, Measurement)

@@ -249,11 +249,13 @@ def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts
     with parts.pool.lease(language_spec(variants[0].model, RUNTIME)) as lease:
         request = protocol.Record(prompt, ids, RUNTIME, str(tmp_path / "record"))
         lease.request(request)
-        begun = time.perf_counter()
-        lease.request(request)
-        batched = time.perf_counter() - begun
+        batched = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            lease.request(request)
+            batched.append(time.perf_counter() - begun)
     assert (tmp_path / "record").stat().st_size % (4 * (len(ids) + 1)) == 0
-    assert batched < 0.2
+    assert min(batched) < 0.2
 
 
 @pytest.mark.parametrize(

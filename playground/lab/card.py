@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from playground.errors import BadInput
 from playground.lab.measured import Measurement, VariantResult
 from playground.lab.statistics import Interval
 from playground.values import Variant
 
 # Where nobody said how far an answer may drift: below it nobody notices (docs/metrics.md).
 _USUAL_KL = 0.01
+_MAX_LIMIT = 2**53  # beyond it a number is no measure of anything, and a notebook's file refuses it
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -22,6 +24,14 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     max_memory: int | None = None  # bytes that both workers hold
     min_tokens_per_second: float | None = None
     max_kl: float | None = None  # nats a token; None: 0.01
+
+
+def check(limits: Limits) -> None:
+    """Raises BadInput for a limit that is none."""
+    for name, value in msgspec.structs.asdict(limits).items():
+        least = 0 if name == "max_kl" else 1e-6
+        if value is not None and not least <= value <= _MAX_LIMIT:  # NaN is not either
+            raise BadInput(f"A limit has to be a number above 0 and below {_MAX_LIMIT:.0e}, or be left out.")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -100,7 +110,12 @@ def card(
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: Limits) -> tuple[Row, ...]:
     by_id = {v.id: v for v in variants}
     drafts = [_row(by_id[r.variant], r, r.variant == reference, limits) for r in measured.results]
-    return tuple(msgspec.structs.replace(row, pareto=not any(_beats(other, row) for other in drafts)) for row in drafts)
+    # Of one that could not be measured nothing is known, and it must not beat anything by that.
+    known = [row for row in drafts if row.kl is not None or row.variant == reference]
+    return tuple(
+        msgspec.structs.replace(row, pareto=row in known and not any(_beats(other, row) for other in known))
+        for row in drafts
+    )
 
 
 def recommend(found: Sequence[Row], reference: str) -> tuple[str | None, tuple[str, ...]]:
@@ -138,6 +153,11 @@ def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: Limits)
     failing = []
     max_kl = _USUAL_KL if limits.max_kl is None else limits.max_kl
     if not is_reference:
+        failed = sum(one.error is not None for one in r.items)
+        if failed:
+            failing.append(f"it failed on {failed} of {len(r.items)} questions")
+        elif r.mean_kl is None:
+            failing.append("its drift was not measured")
         if r.mean_kl is not None and r.mean_kl.value > max_kl:
             failing.append(f"KL {r.mean_kl.value:.2g} is above {max_kl:g}")
         if r.against is not None and r.against.words == "worse":

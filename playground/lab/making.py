@@ -87,20 +87,26 @@ class Making:
         target = order.target or self._workshop.folder / f"{quantizing.stem(file)}-{order.quantization}.gguf"
         if target.exists():
             raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-        imatrix = order.imatrix
-        if order.calibrate and imatrix is None:
-            imatrix = target.with_suffix(".imatrix.gguf")
-            imatrix.unlink(missing_ok=True)  # of an order that was stopped
-            yield from self._calibrate(source, order, calibrating, imatrix)
-        made = yield from self._quantize(source, order, target, imatrix)
+        imatrix, made, checked = order.imatrix, None, None
+        calibrated = target.with_suffix(".imatrix.gguf") if order.calibrate and imatrix is None else None
         try:
-            checked = yield from self._check(source, order, made, judging)
-        except (Stopped, OutOfMemory):
-            target.unlink()
-            raise
-        except PlaygroundError as error:
-            target.unlink()
-            raise EngineError(f"{target.name} cannot be used and was deleted: {error.message}") from None
+            if calibrated is not None:
+                imatrix = calibrated
+                imatrix.unlink(missing_ok=True)  # of an order that was killed
+                yield from self._calibrate(source, order, calibrating, imatrix)
+            made = yield from self._quantize(source, order, target, imatrix)
+            try:
+                checked = yield from self._check(source, order, made, judging)
+            except (Stopped, OutOfMemory):
+                raise
+            except PlaygroundError as error:
+                raise EngineError(f"{target.name} cannot be used and was deleted: {error.message}") from None
+        finally:
+            if checked is None:  # also where a page was closed: what nobody has checked, nobody may find
+                if made is not None:
+                    target.unlink()
+                if calibrated is not None:
+                    calibrated.unlink(missing_ok=True)
         yield msgspec.structs.replace(checked, imatrix=imatrix.name if imatrix else "")
 
     def _calibrate(self, source: Variant, order: Order, asked: ItemSet, target: Path) -> Iterator[Progress]:
@@ -150,7 +156,7 @@ class Making:
     ) -> Generator[Progress, None, Checked]:
         assert made.path is not None
         pair = (Path(source.model.path), made.path) if order.projector else (made.path, Path(source.projector.path))
-        variant = self._workshop.pair(*pair)
+        variant = self._workshop.pair(*pair, {})
         images: tuple[Image, ...] = ()
         embeddings = None
         if order.projector:
@@ -178,7 +184,8 @@ class Making:
                 found = update
         assert found is not None
         result = found.results[1]
-        if result.mean_kl is None or any(one.error for one in result.items):
+        blank = order.projector and result.looks is None  # it gave no numbers for one of the other pictures
+        if result.mean_kl is None or blank or any(one.error for one in result.items):
             raise EngineError(found.problems[-1])
         return Checked(
             path=made.path,

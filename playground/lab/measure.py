@@ -111,10 +111,15 @@ class Measuring:
             looks: dict[str, float] = {}
             speeds: dict[str, Speed] = {}
             for variant in self._variants:
-                if plan.look:
-                    looks[variant.id] = yield from self._look(variant, records)
-                if plan.speed:
-                    speeds[variant.id] = yield from self._run_timed(variant)
+                try:
+                    if plan.look:
+                        looks[variant.id] = yield from self._look(variant, records)
+                    if plan.speed:
+                        speeds[variant.id] = yield from self._run_timed(variant)
+                except (Stopped, OutOfMemory):
+                    raise
+                except PlaygroundError as error:
+                    self.problems.append(f"{variant.label}: {error.message}")
         yield Measurement(
             questions=tuple(item for item, _ in self.asked),
             answers=tuple(said.text for said in self._answers),
@@ -226,6 +231,17 @@ class Measuring:
             told.append(answered)
         return told
 
+    def read_once(self, variant: Variant, records: Path, label: str) -> Generator[Progress, None, list[Answered]]:
+        """The drift of a variant whose files are about to go: nothing of it is kept, and what goes wrong is raised."""
+        told = []
+        fresh = variant.projector.sha256 != self._reference.projector.sha256
+        for k, one in enumerate(self.asked):
+            yield self.step(f"{label}: drift")
+            prompt = self._prompt(variant, *one, fresh=fresh)
+            drifts = self._measure(variant, prompt, self._answers[k].token_ids, records / f"{k}", self._runtime)
+            told.append(_answered(drifts))
+        return told
+
     def step(self, what: str) -> Progress:
         """Raises Stopped when that is wanted."""
         if self._stop():
@@ -314,20 +330,12 @@ class Measuring:
         return found
 
     def _answer(self, variant: Variant, prompt: protocol.EncodedPrompt) -> Said:
-        text: list[str] = []
-        ids: list[int] = []
-
-        def on_chunk(chunk: protocol.Chunk) -> None:
-            text.append(chunk.text)
-            ids.extend(chunk.token_ids)
-
         with (
             self._pool.turn(stop=self._stop),
             self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease,
         ):
             request = protocol.Generate(prompt, self._sampling, self._runtime)
-            lease.request(request, on_chunk=on_chunk, stop=self._stop)
-        return Said("".join(text), tuple(ids))
+            return Said(*prompts.answer(lease, request, self._stop))
 
     def _drift(self, variant: Variant, asked: _Asked, ids: tuple[int, ...], record: Path) -> Answered:
         key = self._drift_key(variant, asked)

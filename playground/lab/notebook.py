@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from playground.errors import BadInput
+from playground.lab import card
 from playground.lab.card import Limits
 from playground.lab.documents import RunSettings
 from playground.lab.items import MAX_ITEMS
@@ -189,6 +190,7 @@ def _check_questions(asked: Questions) -> None:
         raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
     if not 1 <= asked.plan.max_tokens <= 2048:
         raise BadInput("The answers' max tokens have to be between 1 and 2048.")
+    card.check(asked.limits)
     if not asked.measures and not asked.sensitivity:
         raise BadInput("Nothing is ticked that is to be measured.")
 
@@ -342,13 +344,13 @@ def checked_run(run: Run) -> Run:
         raise BadInput("its reference is not among its variants")
     if run.measurement is not None:
         asked = len(run.measurement.questions)
-        if not {r.variant for r in run.measurement.results} <= known:
-            raise BadInput("it measured a variant that it does not list")
+        if not {run.reference} <= {r.variant for r in run.measurement.results} <= known:
+            raise BadInput("it measured a variant that it does not list, or not its reference")
         if any(len(r.items) != asked for r in run.measurement.results) or len(run.measurement.answers) != asked:
             raise BadInput("its measurement has other numbers of questions and answers")
     if run.sensitivity is not None:
         kinds = len(run.sensitivity.scan.kinds)
-        if any(len(one.rungs) != kinds for one in run.sensitivity.sensed):
+        if not kinds or any(len(one.rungs) != kinds for one in run.sensitivity.sensed):
             raise BadInput("its scan has other numbers of types than it tried")
     for result in run.results:
         if not 0 <= result.turn < len(run.cell.prompts):

@@ -23,6 +23,7 @@ from playground.errors import BadInput
 _LEFT_ALONE = ("_norm.", "position_embd", "patch_embd", "pos_embd", "ffn_gate_inp", "patch_merger", ".rel_pos")
 _LAYER = re.compile(r"(?P<tower>(?:\w+\.)*)blk\.(?P<layer>\d+)\.(?P<kind>.+)\.weight")
 
+MAX_DEPTH = 64
 LADDER = ("q8_0", "q6_K", "q5_K", "q4_K", "q3_K", "q2_K")
 
 
@@ -176,8 +177,8 @@ def from_toml(text: str) -> Recipe:
         recipe = msgspec.toml.decode(text, type=Recipe)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"The recipe cannot be used: {error}.") from None
-    if not 1 <= recipe.depth <= 64:
-        raise BadInput("A recipe's depth has to be between 1 and 64.")
+    if not 1 <= recipe.depth <= MAX_DEPTH:
+        raise BadInput(f"A recipe's depth has to be between 1 and {MAX_DEPTH}.")
     return recipe
 
 

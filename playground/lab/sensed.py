@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -95,10 +96,9 @@ def sentence(built: Built) -> str:
     best = min(smaller or built.uniform[:1], key=lambda one: one.kl.value)
     which = "the best uniform pair that is no larger" if smaller else "no uniform pair is as small; the next"
     told = f"{own}; {which}, {best.name} ({best.bytes / 1e6:.1f} MB), has {best.kl.value:.4g}"
-    assert best.against is not None
-    low, high = best.against.low, best.against.high
+    low, high = (best.against.low, best.against.high) if best.against else (None, None)
     if low is None or high is None or low <= 0 <= high:
         return f"{told}: no difference that these questions can show."
-    if low > 0:
-        return f"{told}: the recipe drifts {1 - built.kl.value / best.kl.value:.0%} less."
+    if low > 0 and best.kl.value > 0:
+        return f"{told}: the recipe drifts {math.floor(100 * (1 - built.kl.value / best.kl.value))}% less."
     return f"{told}: the recipe does not win."

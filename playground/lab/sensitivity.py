@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from playground.engine import protocol
-from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
-from playground.lab import importance, quantizing, recipes, statistics
+from playground.errors import BadInput, EngineError, OutOfMemory, PlaygroundError, Stopped
+from playground.lab import card, importance, quantizing, recipes, statistics
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.items import ItemSet
 from playground.lab.known import Known
@@ -34,13 +34,16 @@ _UNIFORM_MODELS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 _UNIFORM_PROJECTORS = ("", "Q8_0", "Q4_0", "Q2_K")  # empty: the source
 _ROUNDS = 3  # of searching for a recipe whose measured KL is what was asked for
 _NEAREST = 2  # uniform pairs that a recipe is compared with, on either side of its size
+_NO_SMALLER = "no smaller"
 
 
 class Workshop(NamedTuple):
     """What a scan needs to make files."""
 
     weights: Callable[[Path], Mapping[str, int]]  # bytes of a file's tensors, by name
-    pair: Callable[[Path, Path], Variant]  # of a language model's file and a projector's
+    # Of a language model's file and a projector's. Files that nobody keeps are known by an id: hashing them took a
+    # quarter of a scan (1 B, H100).
+    pair: Callable[[Path, Path, Mapping[Path, str]], Variant]
     folder: Path  # where a recipe's files go
 
 
@@ -81,6 +84,11 @@ class Scanning:
                     f"{Path(file.path).name} is {file.quantization}: a scan begins with 16 or 32 bits, since what is "
                     "quantized twice tells of both."
                 )
+        if not scan.kinds:
+            raise BadInput("Say which types are to be tried, such as q8_0,q4_K,q2_K.")
+        if not 1 <= scan.depth <= recipes.MAX_DEPTH:
+            raise BadInput(f"The depth has to be between 1 and {recipes.MAX_DEPTH}.")
+        card.check(card.Limits(max_bytes=scan.max_bytes, max_kl=scan.max_kl))
         if len(items.items) < 4:
             raise BadInput("A scan needs at least four questions: half of them are kept aside for the recipe.")
         self._searched, self._aside = items.halves()
@@ -99,6 +107,7 @@ class Scanning:
             for group in recipes.groups_of(workshop.weights(Path(file.path)), scan.depth, projector=bool(is_projector))
         )
         self._problems: list[str] = []
+        self._fresh: list[Path] = []  # files of a recipe that were not there before
         self._matrices: dict[bool, Path] = {}  # by whether it is the projector's
         self._measuring = self._measure(self._searched)
 
@@ -126,14 +135,24 @@ class Scanning:
             for one in tried:
                 if one not in found:
                     found[one] = yield from self._rung(one, records)
-                    self._known.put(keys[one], found[one])
+                    if found[one].error in (None, _NO_SMALLER):  # else it may go well another time
+                        self._known.put(keys[one], found[one])
+            self._tell_errors(found)
             sensed = tuple(
                 Sensed(group, tuple(found[_Try(group.projector, (group,), kind)] for kind in self._scan.kinds))
                 for group in self._groups
             )
             built = None
             if self._budgeted:
-                built = yield from self._build(sensed, records)
+                try:
+                    built = yield from self._build(sensed, records)
+                except PlaygroundError as error:  # what was found of the groups is worth something without a recipe
+                    if isinstance(error, Stopped | OutOfMemory):
+                        raise
+                    self._problems.append(f"No recipe was made: {error.message}")
+                finally:
+                    if built is None:
+                        self._discard()
         yield Sensitivity(
             reference=source.id,
             bytes=source.bytes,
@@ -186,25 +205,33 @@ class Scanning:
         source = self._file(projector=projector)
         yield self._measuring.step(tried.what)
         try:
-            self._pool.quantize_with(self._request(half, file, projector=projector), stop=self._stop)
-            if self._stop():
-                raise Stopped("Stopped.")
+            self._quantize(self._request(half, file, projector=projector))
             saved = source.stat().st_size - file.stat().st_size
             if saved <= 0:  # llama.cpp keeps these tensors, or the type is no smaller
                 self._measuring.expect(-len(self._measuring.asked))
-                return Rung(kind, saved, None, "no smaller")
-            variant = self._pair(*self._with(file, projector=projector))
-            told = yield from self._measuring.read(variant, records, label=tried.what, strict=True)
+                return Rung(kind, saved, None, _NO_SMALLER)
+            variant = self._pair(*self._with(file, projector=projector), {file: self._key(tried)})
+            told = yield from self._measuring.read_once(variant, records, tried.what)
             self._forget(variant, projector=projector)
             return Rung(kind, saved, _mean_kl(told))
         except (Stopped, OutOfMemory):
             raise
         except PlaygroundError as error:
-            if self._stop():
-                raise Stopped("Stopped.") from None
             return Rung(kind, 0, None, error.message)
         finally:
             file.unlink(missing_ok=True)
+
+    def _tell_errors(self, found: Mapping[_Try, Rung]) -> None:
+        """What llama.cpp refused or crashed on, each reason once. Raises BadInput if nothing is known of any group."""
+        failed: dict[str, list[str]] = {}
+        for one, rung in found.items():
+            if rung.error not in (None, _NO_SMALLER):
+                failed.setdefault(str(rung.error), []).append(one.what)
+        if failed and not any(rung.kl is not None for rung in found.values()):
+            raise BadInput(f"None of these types can be had: {next(iter(failed))}")
+        for error, what in failed.items():
+            more = f", and {len(what) - 1} more" if len(what) > 1 else ""
+            self._problems.append(f"{what[0]}{more}: {error}")
 
     def _key(self, tried: _Try) -> str:
         asked = [(item.question, image.sha256) for item, image in self._measuring.asked]
@@ -241,7 +268,12 @@ class Scanning:
         scan, source = self._scan, self._source
         aim = scan.max_kl
         for _ in range(_ROUNDS):
+            self._discard()
             found = recipes.allocate(sensed, source.bytes, max_bytes=scan.max_bytes, max_kl=aim)
+            if not found.types and scan.max_bytes is not None:
+                raise BadInput("The source's files are small enough as they are.")
+            if not found.types:
+                raise BadInput(f"Nothing can be saved within a KL of {scan.max_kl:g}.")
             recipe = Recipe(
                 name=f"{source.family} in {found.bytes / 1e6:.1f} MB",
                 family=source.family,
@@ -302,12 +334,18 @@ class Scanning:
                     name=recipe.name,
                     stop=self._stop,
                 )
+                self._fresh.append(target)
             files.append(target)
             imatrix = Path(self._imatrix(projector=bool(is_projector))).name
             commands.append(
                 recipes.command(half, source.name, target.name, projector=bool(is_projector), imatrix=imatrix)
             )
-        return self._pair(files[0], files[1]), tuple(commands)
+        return self._pair(files[0], files[1], {}), tuple(commands)
+
+    def _discard(self) -> None:
+        """Delete the files of a recipe that nobody gets."""
+        while self._fresh:
+            self._fresh.pop().unlink(missing_ok=True)
 
     def _hold_against_uniform(self, made: Variant) -> Generator[Progress, None, tuple[Interval, tuple[Compared, ...]]]:
         """On the questions kept aside: the recipe, and the uniform pairs of about its size."""
@@ -320,28 +358,42 @@ class Scanning:
             yield from measuring.record(records, None)
             mine = yield from measuring.read(made, records, label="recipe, questions kept aside", strict=True)
             compared = []
-            for model, projector in nearest:
-                name = _uniform_name(model, projector)
+            for pair in nearest:
+                name = _uniform_name(*pair)
                 yield measuring.step(f"making {name}")
-                files = []
-                for is_projector, quantization in enumerate((model, projector)):
-                    source = self._file(projector=bool(is_projector))
-                    file = records / f"{'mmproj' if is_projector else 'model'}-{quantization}.gguf"
-                    if quantization:
-                        imatrix = self._imatrix(projector=bool(is_projector))
-                        request = protocol.Quantize(
-                            str(source), str(file), quantization, bool(is_projector), imatrix=imatrix
-                        )
-                        self._pool.quantize_with(request, stop=self._stop)
-                    files.append(file if quantization else source)
-                variant = self._pair(files[0], files[1])
-                told = yield from measuring.read(variant, records, label=name, strict=True)
-                for is_projector, quantization in enumerate((model, projector)):
-                    if quantization:
-                        self._forget(variant, projector=bool(is_projector))
-                        files[is_projector].unlink()
-                compared.append(Compared(name, variant.bytes, _interval(told), _difference(told, mine)))
+                try:
+                    size, told = yield from self._read_uniform(measuring, pair, records)
+                except (Stopped, OutOfMemory):
+                    raise
+                except PlaygroundError as error:
+                    self._problems.append(f"{name}: {error.message}")
+                else:
+                    compared.append(Compared(name, size, _interval(told), _difference(told, mine)))
         return _interval(mine), tuple(sorted(compared, key=lambda one: one.bytes))
+
+    def _read_uniform(
+        self, measuring: Measuring, names: tuple[str, str], records: Path
+    ) -> Generator[Progress, None, tuple[int, list[Answered]]]:
+        """Bytes of a uniform pair, and what it makes of the questions."""
+        files = []
+        for is_projector, quantization in enumerate(names):
+            source = self._file(projector=bool(is_projector))
+            file = records / f"{'mmproj' if is_projector else 'model'}-{quantization}.gguf"
+            if quantization:
+                imatrix = self._imatrix(projector=bool(is_projector))
+                self._quantize(
+                    protocol.Quantize(str(source), str(file), quantization, bool(is_projector), imatrix=imatrix)
+                )
+            files.append(file if quantization else source)
+        sources = (self._source.model.sha256, self._source.projector.sha256)
+        ids = {file: self._known.key("uniform", sources, file.name) for file in files if file.parent == records}
+        variant = self._pair(files[0], files[1], ids)
+        told = yield from measuring.read_once(variant, records, _uniform_name(*names))
+        for is_projector, quantization in enumerate(names):
+            if quantization:
+                self._forget(variant, projector=bool(is_projector))
+                files[is_projector].unlink()
+        return variant.bytes, told
 
     def _nearest_uniform(self, size: int) -> list[tuple[str, str]]:
         """The uniform pairs nearest to a size from below and from above, by what a dry run says."""
@@ -359,7 +411,7 @@ class Scanning:
             return source.stat().st_size
         request = protocol.Quantize(str(source), "", quantization, projector, dry_run=True)
         try:
-            return self._pool.quantize_with(request, stop=self._stop).bytes
+            return self._quantize(request).bytes
         except (Stopped, OutOfMemory):
             raise
         except PlaygroundError as error:
@@ -395,6 +447,17 @@ class Scanning:
             tensor_types=half.tensor_types,
             imatrix=self._imatrix(projector=projector),
         )
+
+    def _quantize(self, request: protocol.Quantize) -> protocol.Quantized:
+        """Raises Stopped where it was killed for that."""
+        try:
+            made = self._pool.quantize_with(request, stop=self._stop)
+        except EngineError:
+            if not self._stop():
+                raise
+        if self._stop():
+            raise Stopped("Stopped.")
+        return made
 
     def _imatrix(self, *, projector: bool) -> str:
         return str(self._matrices.get(projector, ""))

@@ -327,6 +327,9 @@ class Hub:
         return found.location, headers
 
     def _token(self, token: str | None) -> str | bool:
+        token = (token or "").strip()
+        if not re.fullmatch("[!-~]*", token):
+            raise BadInput("That is no token of the Hub: those begin with hf_ and have letters and digits only.")
         return token or (self._own_token and bool(hf.get_token()))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -20,6 +21,8 @@ from playground.models.gguf import GgufHeader, read_header
 from playground.models.llamafile import is_llamafile, unpack
 from playground.models.presets import Preset, data_folder, read_presets
 from playground.values import ModelFile, Variant
+
+_NO_IDS: Mapping[Path, str] = MappingProxyType({})
 
 
 class Quantizer(Protocol):
@@ -106,10 +109,10 @@ class Store:
         """The type of a file's weights as ggml writes it, such as f16. Raises BadModel."""
         return read_header(path).quantization.lower()
 
-    def read_pair(self, model: Path, projector: Path) -> Variant:
+    def read_pair(self, model: Path, projector: Path, ids: Mapping[Path, str] = _NO_IDS) -> Variant:
         """A language model and a projector as a variant that is not listed: of paths that nobody else has chosen.
 
-        Raises BadModel or BadPair with what is wrong.
+        `ids`: in place of the sha256 of files that are about to go. Raises BadModel or BadPair with what is wrong.
         """
         model_header, projector_header = read_header(model), read_header(projector)
         if model_header.is_projector and not projector_header.is_projector:
@@ -131,7 +134,7 @@ class Store:
             or names.QUANTIZATION.split(model.stem)[0].strip("-._")
             or model.stem
         )
-        return _variant(family, self._file(model, model_header), self._file(projector, projector_header))
+        return _variant(family, self._file(model, model_header, ids), self._file(projector, projector_header, ids))
 
     def open_pair(self, model: Path, projector: Path | None, *, remember: bool = False) -> Variant:
         """Add a pair on this machine to the variants; `remember`: the next start opens it again.
@@ -309,10 +312,10 @@ class Store:
             raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
         return path
 
-    def _file(self, path: Path, header: GgufHeader) -> ModelFile:
+    def _file(self, path: Path, header: GgufHeader, ids: Mapping[Path, str] = _NO_IDS) -> ModelFile:
         parts = _shards(path)
         headers = [header, *(read_header(part) for part in parts[1:])]
-        sums = [self._sha256(part) for part in parts]
+        sums = [ids.get(part) or self._sha256(part) for part in parts]
         return ModelFile(
             path=str(path),  # of the first shard; llama.cpp finds the others beside it
             bytes=sum(one.file_bytes for one in headers),
