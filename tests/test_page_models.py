@@ -124,7 +124,7 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
             page.wait_for_timeout(300)
         for name in hubby:
             expect(page.locator("[data-region=disk]").get_by_text(name, exact=True)).to_be_visible(timeout=20_000)
-        again = [seen for seen in hub.seen("GET", "hubby-F16", cdn=True) if seen.range]
+        again = [seen for seen in hub.seen("GET", "/hubby-F16", cdn=True) if seen.range]
         assert all(not seen.range.startswith("bytes=0-") for seen in again if seen.range)
         assert sum(file.stat().st_size for file in hubby.values()) > sum(
             seen.sent for seen in hub.seen("GET", cdn=True)
