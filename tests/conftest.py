@@ -55,6 +55,12 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
     return pairs.write_llava(folder, n_embd=768, n_head=12, n_head_kv=4, n_layer=8, n_ff=2048, name="endless")
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
+    """A random pair whose tensors can hardly be quantized, so that a scan of it takes seconds."""
+    return pairs.write_few(tmp_path_factory.mktemp("few"))
+
+
 @pytest.fixture(scope="module")
 def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebApp]:
     """The web app, started anew for each module that looks at it from outside."""

@@ -368,6 +368,13 @@ def write_llava(
     return _write("mlp", folder, name, language, vision, seed)
 
 
+def write_few(folder: Path) -> PairFiles:
+    """A pair of which only ffn_down can be quantized, in either half: rows of 80 fill no block, rows of 256 do."""
+    size = VisionSize(embd=80, head=5, ff=256, image=128)
+    language, vision = _gemma3(TURNS + _BUILDERS["gemma3"][1], size, LanguageSize(80, 2, 5, 5, 256))
+    return _write("gemma3", folder, "few", language, vision, seed=0)
+
+
 def write_experts(folder: Path, *, n_experts: int = 4, n_used: int = 2) -> Path:
     """A language model whose MLPs are mixtures: a router sends each token to n_used of n_experts experts."""
     size = LanguageSize(n_layer=1, n_ff=256)
@@ -421,9 +428,11 @@ def _qwen3vl(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
     return language, _vision(kind, size, text.n_embd, projection, extra=extra, two_frames=True, fused_qkv=True)
 
 
-def _gemma3(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
+def _gemma3(
+    control: tuple[str, ...], size: VisionSize | None = None, text: LanguageSize | None = None
+) -> tuple[GgufFile, GgufFile]:
     """An image becomes 128 x 128 pixels, pooled 2 x 2: 64 tokens, which attend to each other both ways."""
-    size, text = VisionSize(image=128), LanguageSize()
+    size, text = size or VisionSize(image=128), text or LanguageSize()
     # Every second layer sees 512 tokens back only, so that a context has both of Gemma's caches.
     window = {"attention.sliding_window": 512, "attention.sliding_window_pattern": 2}
     language = _language("gemma3", text, ("<bos>", *control), extra=window, head_norm=True, post_norm=True)

@@ -15,11 +15,13 @@ import PIL.Image
 import pytest
 
 from playground.errors import BadInput
+from playground.lab.card import Limits
+from playground.lab.cells import card_of
 from playground.lab.changes import changes
 from playground.lab.documents import RunSettings
 from playground.lab.images import from_rgb
 from playground.lab.items import Item
-from playground.lab.measured import Answered, Measurement, Plan, TokenCost, VariantResult
+from playground.lab.measured import Answered, Measurement, Plan, Speed, TokenCost, VariantResult
 from playground.lab.notebook import (
     MAX_CELLS,
     Cell,
@@ -37,9 +39,11 @@ from playground.lab.notebook import (
     to_json,
     without_paths,
 )
+from playground.lab.recipes import Group, Recipe, Rung, Sensed
+from playground.lab.sensed import Built, Compared, Restored, Scan, Sensitivity
 from playground.lab.statistics import Interval, Paired
+from playground.ui import card as card_page
 from playground.ui import cells as page
-from playground.ui import measured as measured_page
 from playground.ui import render
 from playground.values import (
     Candidate,
@@ -143,11 +147,27 @@ def measurement() -> Measurement:
         against=Paired(2, 0, 2, Interval(-1.0), 0.5, "worse"),
         looks="blind",
         look_kl=0.001,
-        items=(moved, moved),
+        speed=Speed(2, 30.5, 0.1, 0.2, 0.3, 2**20),
+        items=(moved, msgspec.structs.replace(moved, error="it crashed")),
     )
     asked = (Item("a.png", "What?", ("a",)), Item("../../etc/passwd", "Why?", ("a",)))
-    reference = VariantResult(F16.id, accuracy=Interval(1.0), items=(right, right))
+    speed = Speed(2, 20.0, None, 0.2, 0.3, 2**21)
+    reference = VariantResult(F16.id, accuracy=Interval(1.0), speed=speed, items=(right, right))
     return Measurement(asked, ("a", "a"), (reference, mine), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
+
+
+def sensitivity() -> Sensitivity:
+    groups = Group(False, "ffn_up", r"^blk\.\d+\.ffn_up\.weight$", 1000), Group(True, "mm", "^mm", 500)
+    rungs = Rung("q4_K", 100, 0.01), Rung("q2_K", 300, 0.5)
+    refused = Rung("q4_K", 0, None, "it crashed"), Rung("q2_K", 200, 0.001)
+    against = Compared("Q4_K_M", 600, Interval(0.02, 0.01, 0.03), Interval(0.01, 0.005, 0.02))
+    recipe = Recipe("fam in 0.0 MB", "fam", 2, {"ffn_up": "q4_K"}, {"mm": "q2_K"}, note="found")
+    built = Built(recipe, 700, 0.011, 0.012, Interval(0.01, 0.005, 0.02), (against,), ("llama-quantize",), "a", "b")
+    return Sensitivity(
+        F16.id, 1200, Scan(("q4_K", "q2_K"), 2, True, max_bytes=900, max_kl=0.5), 4, 4, 1e-9,
+        (Sensed(groups[0], rungs), Sensed(groups[1], refused)), (Restored(groups[0], "q2_K", 300, 0.1, 0.6),), built,
+        ("p",), 3.0,
+    )  # fmt: skip
 
 
 def written(title: str = "T") -> str:
@@ -179,8 +199,12 @@ def show(cells: tuple[WholeCell, ...]) -> None:
         for run in one.runs:
             assert page.overall(run) is not None
             assert changes(one.runs[0], run)
-            if run.measurement is not None:
-                assert measured_page.html(run.measurement, run.variants, run.reference, lambda name: None)
+            for printed in (False, True):
+                blocks = page.measurement(run, lambda name: None, printed=printed)
+                assert bool(blocks) == (run.measurement is not None or run.sensitivity is not None)
+            made = card_of(run)
+            if made is not None:
+                assert card_page.write("json", made)
             for result in run.results:
                 render.panes(result.update, run.variants, run.reference)
         to_json("again", [(one.cell, one.runs)], lambda _: None)
@@ -417,27 +441,141 @@ def test_anything_when_changed_by_hand_then_what_is_imported_can_be_shown() -> N
         show(cells)
 
 
+NOTHING_TRIED = msgspec.structs.replace(sensitivity(), scan=Scan(()), sensed=(), restored=(), built=None)
+LIMITS = Limits(max_bytes=10**6, max_memory=2**20, min_tokens_per_second=3.5, max_kl=0.25)
+
+
+def lab_run() -> Run:
+    """All that a cell can measure."""
+    asked = Questions(n=2, plan=Plan(accuracy=True, look=True, speed=True), sensitivity=True, limits=LIMITS)
+    return run_of(compare_cell(questions=asked), measurement=measurement(), sensitivity=sensitivity())
+
+
+def imported(document: Any) -> tuple[WholeCell, ...]:
+    """What is read of it can be shown."""
+    _, cells, _ = from_json(json.dumps(document))
+    show(cells)
+    return cells
+
+
 def test_measurement_when_written_and_changed_by_hand_then_read_or_told_and_shown() -> None:
-    cell = compare_cell(questions=Questions(n=2))
-    run = run_of(cell, measurement=measurement())
-    text = to_json("T", [(cell, (run,))], lambda sha256: None)
+    run = lab_run()
+    text = to_json("T", [(run.cell, (run,))], lambda sha256: None)
     _, cells, problems = from_json(text)
-    assert (cells[0].cell, cells[0].runs, problems) == (cell, (run,), ())
+    assert (cells[0].cell, cells[0].runs, problems) == (run.cell, (run,), ())
     show(cells)
 
     whole_run = json.loads(text)["cells"][0]["runs"][0]
-    for number, path in enumerate(places(whole_run["measurement"])[1:]):
-        document = json.loads(text)
-        place = document["cells"][0]["runs"][0]["measurement"]
-        for part in path[:-1]:
-            place = place[part]
-        place[path[-1]] = NONSENSE[number % len(NONSENSE)]
-        _, cells, _ = from_json(json.dumps(document))
-        show(cells)
+    for part in ("measurement", "sensitivity"):
+        for number, path in enumerate(places(whole_run[part])[1:]):
+            document = json.loads(text)
+            place = document["cells"][0]["runs"][0][part]
+            for step in path[:-1]:
+                place = place[step]
+            place[path[-1]] = NONSENSE[number % len(NONSENSE)]
+            imported(document)
+            del place[path[-1]]
+            imported(document)
+
+
+NUMBERS = [float("nan"), float("inf"), -1, 0, -0.5, 1e300, -(2**53), 2**53, 10**400]
+
+
+def test_numbers_of_the_lab_when_changed_by_hand_then_read_or_told_and_shown() -> None:
+    """Every number of the limits, and of what a scan and the speeds found, becomes each of these."""
+    run = lab_run()
+    text = to_json("T", [(run.cell, (run,))], lambda sha256: None)
+    whole = json.loads(text)["cells"][0]
+    parts: list[tuple[str | int, ...]] = [
+        ("cell", "questions", "limits"),
+        ("runs", 0, "cell", "questions", "limits"),
+        ("runs", 0, "measurement", "results", 0, "speed"),
+        ("runs", 0, "measurement", "results", 1, "speed"),
+        ("runs", 0, "measurement", "results", 1, "mean_kl"),
+        ("runs", 0, "measurement", "floor"),
+        ("runs", 0, "sensitivity", "sensed"),
+        ("runs", 0, "sensitivity", "restored"),
+        ("runs", 0, "sensitivity", "built"),
+    ]
+    tried = 0
+    for part in parts:
+        inside = whole
+        for step in part:
+            inside = inside[step]
+        for path in places(inside):
+            *way, last = (*part, *path)
+            for number in NUMBERS:
+                document = json.loads(text)
+                place = document["cells"][0]
+                for step in way:
+                    place = place[step]
+                if isinstance(place[last], bool) or not isinstance(place[last], int | float):
+                    break
+                place[last] = number
+                cells = imported(document)
+                tried += 1
+                if part[0] == "cell":  # a limit that is none, such as a later scan would begin with
+                    assert len(cells) == (number == 2**53 or (number == 0 and last == "max_kl"))
+                elif not abs(number) <= 2**53:
+                    assert cells == () or cells[0].runs == ()
+    assert tried > 250
+
+
+def test_card_when_of_a_run_that_somebody_edited_then_written_in_every_kind() -> None:
+    run = lab_run()
+    labels = tuple(replace(v, label="W" * 50_000) for v in run.variants)
+    worst = Interval(-1.0, -(2.0**53), 2.0**53)
+    assert run.measurement is not None
+    results = tuple(msgspec.structs.replace(r, mean_kl=worst, speed=None) for r in run.measurement.results)
+    edited_run = msgspec.structs.replace(
+        run, variants=labels, measurement=msgspec.structs.replace(run.measurement, results=results, floor=-1.0)
+    )
+    made = card_of(edited_run)
+    assert made is not None
+    for kind in ("html", "json", "png"):
+        assert card_page.write(kind, made)
 
 
 @pytest.mark.parametrize(
-    "asked", [{"n": 0}, {"n": 10**6}, {"level": "x"}, {"plan": Plan(drift=False)}, {"plan": Plan(max_tokens=0)}]
+    ("path", "value", "told"),
+    [
+        (("sensitivity", "scan", "kinds"), [], "other numbers of types than it tried"),
+        (("sensitivity", "scan", "kinds"), ["q4_K"], "other numbers of types than it tried"),
+        (("sensitivity",), msgspec.to_builtins(NOTHING_TRIED), "other numbers of types than it tried"),
+        (("sensitivity", "sensed", 0, "rungs"), [], "other numbers of types than it tried"),
+        (("measurement", "results", 0, "variant"), Q2.id, "a variant that it does not list, or not its reference"),
+        (("measurement", "results", 0, "variant"), "fam:Q9", "a variant that it does not list, or not its reference"),
+        (("measurement", "answers"), [], "other numbers of questions and answers"),
+    ],
+)
+def test_lab_when_its_parts_do_not_belong_together_then_the_run_is_left_out_and_told(
+    path: Any, value: Any, told: str
+) -> None:
+    run = lab_run()
+    document = json.loads(to_json("T", [(run.cell, (run,))], lambda sha256: None))
+    place = document["cells"][0]["runs"][0]
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    _, cells, problems = from_json(json.dumps(document))
+    assert (cells[0].cell, cells[0].runs) == (run.cell, ())
+    assert told in problems[0]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": 0},
+        {"n": 10**6},
+        {"level": "x"},
+        {"plan": Plan(drift=False)},
+        {"plan": Plan(max_tokens=0)},
+        {"limits": Limits(max_bytes=0)},
+        {"limits": Limits(max_memory=-1)},
+        {"limits": Limits(max_kl=float("nan"))},
+        {"limits": Limits(min_tokens_per_second=1e300)},
+        {"limits": Limits(max_bytes=10**400)},
+    ],
 )
 def test_questions_when_out_of_bounds_then_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(BadInput):

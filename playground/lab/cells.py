@@ -69,7 +69,8 @@ def measure_cell(
     workshop: Workshop,
     stop: compare.Stop,
 ) -> Iterator[Progress | Run]:
-    """Measure what the run's cell asks for. Yields Progress, and at the end the run. Raises as Measuring does."""
+    """Measure what the run's cell asks for. Yields Progress, the run as soon as it has its measurement, and at the end
+    the run that is done. Raises as Measuring does."""
     asked = run.cell.questions
     assert asked is not None
     started = time.monotonic()
@@ -89,6 +90,7 @@ def measure_cell(
                 yield update
             else:
                 run = msgspec.structs.replace(run, measurement=update)
+                yield run  # not to be lost with a scan that is stopped
     if scanning is not None:
         for found in scanning.run():
             if isinstance(found, Progress):

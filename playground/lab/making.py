@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -156,7 +157,8 @@ class Making:
     ) -> Generator[Progress, None, Checked]:
         assert made.path is not None
         pair = (Path(source.model.path), made.path) if order.projector else (made.path, Path(source.projector.path))
-        variant = self._workshop.pair(*pair, {})
+        # With an id of its own, whatever both are called.
+        variant = replace(self._workshop.pair(*pair, {}), id="")
         images: tuple[Image, ...] = ()
         embeddings = None
         if order.projector:

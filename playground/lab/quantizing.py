@@ -117,7 +117,7 @@ def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:
     """Lines of PATTERN=TYPE, as of llama-quantize --tensor-type. Raises BadInput."""
     found = []
     for line in lines:
-        pattern, _, kind = line.strip().rpartition("=")
+        pattern, kind = (part.strip() for part in line.rpartition("=")[::2])
         if line.strip() and not (pattern and kind):
             raise BadInput(f"A tensor's type is written as PATTERN=TYPE, such as ffn_down=q8_0, not '{line[:60]}'.")
         if pattern:

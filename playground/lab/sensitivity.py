@@ -173,10 +173,11 @@ class Scanning:
 
     def _calibrate(self) -> Iterator[Progress]:
         """Importance matrices of both halves, kept beside the recipe: whoever makes its files again needs them."""
-        asked = self._known.key([(item.question, image.sha256) for item, image in self._measuring.asked])
+        asked = [(item.question, image.sha256) for item, image in self._measuring.asked]
         for projector in (False, True):
             source = self._file(projector=projector)
-            target = self._folder / f"{quantizing.stem(source)}-{asked[:8]}.imatrix.gguf"
+            key = self._known.key("imatrix", projector, self._pair_key(), asked, self._scan.max_tokens)
+            target = self._folder / f"{quantizing.stem(source)}-{key[:8]}.imatrix.gguf"
             yield self._measuring.step(f"calibrating the {'projector' if projector else 'language model'}")
             if not target.exists():
                 importance.collect(
@@ -222,7 +223,7 @@ class Scanning:
             file.unlink(missing_ok=True)
 
     def _tell_errors(self, found: Mapping[_Try, Rung]) -> None:
-        """What llama.cpp refused or crashed on, each reason once. Raises BadInput if nothing is known of any group."""
+        """What llama.cpp refused or crashed on, each reason once. Raises BadInput if there is nothing else to tell."""
         failed: dict[str, list[str]] = {}
         for one, rung in found.items():
             if rung.error not in (None, _NO_SMALLER):
@@ -235,10 +236,12 @@ class Scanning:
 
     def _key(self, tried: _Try) -> str:
         asked = [(item.question, image.sha256) for item, image in self._measuring.asked]
-        files = (self._source.model.sha256, self._source.projector.sha256, self._source.chat_template)
         settings = (self._runtime, self._scan.max_tokens, self._scan.calibrate)
         patterns = [group.pattern for group in tried.groups]
-        return self._known.key("rung", files, tried.projector, patterns, tried.kind, asked, settings)
+        return self._known.key("rung", self._pair_key(), tried.projector, patterns, tried.kind, asked, settings)
+
+    def _pair_key(self) -> tuple[str, str, str | None]:
+        return self._source.model.sha256, self._source.projector.sha256, self._source.chat_template
 
     def _of_half(self, *, projector: bool) -> tuple[Group, ...]:
         return tuple(group for group in self._groups if group.projector == projector)
@@ -319,10 +322,12 @@ class Scanning:
             if half is None:
                 files.append(source)
                 continue
-            target = self._folder / f"{quantizing.stem(source)}-{recipes.slug(recipe)}.gguf"
+            imatrix = Path(self._imatrix(projector=bool(is_projector))).name
+            key = self._known.key(recipes.slug(recipe), is_projector, self._pair_key(), imatrix)
+            target = self._folder / f"{quantizing.stem(source)}-recipe-{key[:8]}.gguf"
             self._measuring.expect(1)
             yield self._measuring.step(f"making {target.name}")
-            if not target.exists():  # the name tells the types
+            if not target.exists():  # the name tells the source and the types
                 quantizing.make(
                     source,
                     target,
@@ -336,7 +341,6 @@ class Scanning:
                 )
                 self._fresh.append(target)
             files.append(target)
-            imatrix = Path(self._imatrix(projector=bool(is_projector))).name
             commands.append(
                 recipes.command(half, source.name, target.name, projector=bool(is_projector), imatrix=imatrix)
             )

@@ -262,8 +262,12 @@ class Store:
                 if (pair[0].sha256, pair[1].sha256) in known:
                     continue
                 variant = replace(_variant(origin.family, *pair), chat_template=origin.chat_template)
-                if variant.id in self._variants:
-                    variant = replace(variant, id=f"{variant.id}@{file.sha256[:8]}", label=f"{variant.label} made here")
+                # Several files may have one name. Whose it is must not depend on which was added first, or a cell would
+                # mean another file after a restart.
+                mark = f"{pair[0].sha256[:8]}.{pair[1].sha256[:8]}"
+                same = any(v.family == variant.family and v.label == variant.label for v in self._variants.values())
+                label = f"{variant.label} {file.sha256[:4]}" if same else variant.label
+                variant = replace(variant, id=f"{variant.id}@{mark}", label=label)
                 self._variants[variant.id] = variant
                 added.append(variant)
         return tuple(added)

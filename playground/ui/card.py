@@ -131,6 +131,8 @@ def _plot(card: Card) -> _Plot | None:
     marks: list[_Mark] = []
     for row in sorted(card.rows, key=lambda row: -row.bytes):
         kl = row.kl.value if row.kl else None
+        if kl is None and row.variant != card.reference:  # it could not be measured, and has no place here
+            continue
         at, up = x(row.bytes), y(kl)
         told = (format.file_size(row.bytes), f"KL {measured.nats(kl)}", format.speed(row.tokens_per_second))
         # On the left where it would leave the plot, or run into the label of a neighbour.

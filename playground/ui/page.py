@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from threading import Thread
@@ -299,8 +299,12 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 run = new_run(cell, variants, parts.engine, parts.machine)
                 if cell.questions is not None:
                     run = library.begin_run(key, run)
-                    run = yield from measuring(run, variants, cell.questions, stop)
-                    library.save_run(key, run)
+                    for told in measuring(run, variants, cell.questions, stop):
+                        if isinstance(told, Run):  # what it has found so far
+                            run = told
+                            library.save_run(key, run)
+                        else:
+                            yield told
                     yield ended(id, key, run)
                     return
                 if last is not None and continues(last, run):
@@ -343,12 +347,12 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 library.save_run(key, run)
                 yield ended(id, key, run)
             except PlaygroundError as error:
-                told: dict[str, Any] = {"cell": id, "ended": True}
+                refused: dict[str, Any] = {"cell": id, "ended": True}
                 if run is not None and run.number and run.state is RunState.RUNNING:
                     run = settled(run, RunState.STOPPED)
                     library.save_run(key, run)
-                    told = ended(id, key, run)
-                yield {**told, "error": error.message}
+                    refused = ended(id, key, run)
+                yield {**refused, "error": error.message}
             finally:
                 runs.end(stop)
                 stop.run()
@@ -357,8 +361,8 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
 
         def measuring(
             run: Run, variants: Sequence[Variant], asked: Questions, stop: Stop
-        ) -> Generator[dict[str, Any], None, Run]:
-            """Shows how far a measurement has come; returns the run with it."""
+        ) -> Iterator[dict[str, Any] | Run]:
+            """Shows how far a measurement has come; gives the run with what it found, in the end and before a scan."""
             questions = actions.question_set(asked)
             limits = asked.limits
             if asked.sensitivity and (limits.max_bytes is not None or limits.max_kl is not None):  # a recipe's files
@@ -369,11 +373,10 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             ):
                 if not isinstance(update, Progress):
                     _keep_recipe(parts, update)
-                    return update
-                if time.monotonic() - shown_at > 0.2:  # steps may be milliseconds
+                    yield update
+                elif time.monotonic() - shown_at > 0.2:  # steps may be milliseconds
                     shown_at = time.monotonic()
                     yield {"cell": run.cell.id, "outputs": measured.progress(update), "runs": run.number}
-            raise AssertionError("a measurement ends with its run")
 
         def ended(id: str, key: str, run: Run) -> dict[str, Any]:
             return {
@@ -433,7 +436,11 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                     best = {source.model.sha256, source.projector.sha256}
                     new = [v for v in added if {v.model.sha256, v.projector.sha256} & best]
                     with library.writing():
-                        now = library.cell(library.own(key), cell.id)
+                        notebook = library.own(key)
+                        if cell.id not in notebook.cells:  # it was deleted meanwhile; the file is there all the same
+                            yield [workbench.html(update), *unchanged]
+                            continue
+                        now = library.cell(notebook, cell.id)
                         assert isinstance(now, CompareCell)
                         ticked = tuple(dict.fromkeys((*now.variants, *(v.id for v in new))))
                         written, _ = library.write(key, msgspec.structs.replace(now, variants=ticked))

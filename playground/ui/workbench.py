@@ -56,9 +56,9 @@ def make(
     file = source.projector if projector else source.model
     check_room(parts, file.bytes)
     slug = "-".join(filter(None, (_plain(order.quantization), "calibrated" * calibrate, _plain(exceptions))))[:70]
-    if order.tensor_types:  # another name for other patterns, however alike
-        slug += f"-{hashlib.sha256(repr(order.tensor_types).encode()).hexdigest()[:8]}"
-    target = parts.store.made / f"{quantizing.stem(Path(file.path))}-{slug}.gguf"
+    # Another name for other patterns, and for another publisher's file of the same name.
+    key = hashlib.sha256(repr((file.sha256, order.tensor_types)).encode()).hexdigest()[:8]
+    target = parts.store.made / f"{quantizing.stem(Path(file.path))}-{slug}-{key}.gguf"
     if target.exists():
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     order = msgspec.structs.replace(order, target=target)

@@ -297,6 +297,8 @@ watch("value", () => {
 
 function ended(id) {
   if (running === id) running = null;
+  // A recipe's files are variants now, which the side does not know.
+  if (active === id && $(".vp-sensitivity", article(id))) trigger("choose", {key, cell: id});
   next();
 }
 
@@ -515,7 +517,7 @@ const ask = id => inTurn(id, () => {
     const [of, name] = field.dataset.q.split(".");
     const value = field.type === "checkbox" ? field.checked : field.type !== "number" ? field.value
       : of !== "limits" ? Number(field.value) || 1
-      : field.value === "" ? null : /bytes|memory/.test(name) ? Math.round(Number(field.value) * field.dataset.unit) : Number(field.value);
+      : field.value === "" ? null : /bytes|memory/.test(name) ? Math.min(Math.round(Number(field.value) * field.dataset.unit), 2 ** 60) : Number(field.value);
     if (name) questions[of][name] = value; else questions[of] = value;
   }
   touched = Date.now();
