@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|page|notebook|lab|all] [--size 168m] [--gpu] [--tools DIR]`
+`python -m bench [engine|pair|page|notebook|lab|hub|all] [--size 168m] [--gpu] [--tools DIR]`
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import platform
 import tempfile
 from pathlib import Path
 
+_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "all")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("engine", "pair", "page", "notebook", "lab", "all"), default="all")
+    parser.add_argument("what", nargs="?", choices=_WHAT, default="all")
     parser.add_argument("--size", default="168m", choices=("tiny", "168m", "3b"))
     parser.add_argument("--gpu", action="store_true", help="all layers and the projector on the GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -67,6 +69,10 @@ def main() -> None:
                 from bench import lab  # noqa: PLC0415
 
                 found |= show("lab", lab.measure(Path(temporary), given.tools))
+        if given.what in ("hub", "all"):
+            from bench import hub  # noqa: PLC0415
+
+            found |= show("hub", hub.measure(Path(temporary)))
     print(json.dumps(found))
 
 

@@ -264,7 +264,7 @@ def test_header_when_hostile_then_a_clear_refusal_and_little_read(
     started = time.process_time()
     with pytest.raises(BadModel) as refused:
         hub.header(HOSTILE, *found)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 3
     assert message in str(refused.value)
     assert str(refused.value).startswith(name)
     assert len(str(refused.value)) < 300
