@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ class Making:
         try:
             if calibrated is not None:
                 imatrix = calibrated
-                imatrix.unlink(missing_ok=True)  # of an order that was killed
+                _remove(imatrix)  # of an order that was killed
                 yield from self._calibrate(source, order, calibrating, imatrix)
             made = yield from self._quantize(source, order, target, imatrix)
             try:
@@ -105,9 +106,9 @@ class Making:
         finally:
             if checked is None:  # also where a page was closed: what nobody has checked, nobody may find
                 if made is not None:
-                    target.unlink()
+                    _remove(target)
                 if calibrated is not None:
-                    calibrated.unlink(missing_ok=True)
+                    _remove(calibrated)
         yield msgspec.structs.replace(checked, imatrix=imatrix.name if imatrix else "")
 
     def _calibrate(self, source: Variant, order: Order, asked: ItemSet, target: Path) -> Iterator[Progress]:
@@ -204,6 +205,11 @@ class Making:
 
 def _file(source: Variant, *, projector: bool) -> Path:
     return Path((source.projector if projector else source.model).path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it is not there, or its folder is none, which is told elsewhere
+        path.unlink()
 
 
 def _in_thread(work: Callable[[Callable[[Progress], None]], None]) -> Iterator[Progress]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -110,7 +111,8 @@ def make(
     except OSError as error:
         raise BadInput(f"{target} cannot be written: {error}.") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be written, there may be no such folder
+            part.unlink(missing_ok=True)
 
 
 def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:
