@@ -109,6 +109,8 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
         expect(repo.locator("tbody tr")).to_have_count(3)  # no imatrix, no projector among them
         for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf", "hubby-Q4_0.gguf"):
             tick(page, name)
+        wanted = sum(file.stat().st_size for file in hubby.values())
+        expect(repo.locator("[data-total]")).to_have_text(f"{wanted / 1e6:.1f} MB to download")
         hub.behave("cdn", slow=600_000)
         page.get_by_role("button", name="Download").click()
         expect(download(page, "hubby-F16.gguf")).to_contain_text("/s ·", timeout=15_000)  # a rate, and what is left

@@ -43,6 +43,7 @@ class _Choice:
     there: bool
     part: float  # share of it that was fetched before
     ticked: bool
+    left: int  # bytes to be fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +349,7 @@ class ModelActions:
             there=there,
             part=part / model.bytes if model.bytes else 0.0,
             ticked=model.name == picked or (preset is not None and preset.matches(model.name)),
+            left=0 if there else max(0, model.bytes - part),
         )
 
     def _projectors(self, found: Repo, preset: Preset | None, token: str | None) -> list[tuple[Repo, RemoteModel]]:

@@ -50,9 +50,17 @@ function chosen() {
   };
 }
 
+// What the ticked files still weigh, in the units of the table.
+function total() {
+  const bytes = $$("[name=model]:checked, [name=projector]:checked").reduce((sum, box) => sum + Number(box.dataset.bytes), 0);
+  const shown = $("[data-total]");
+  if (shown) shown.textContent = bytes ? `${bytes >= 999.5e6 ? (bytes / 1e9).toFixed(2) + " GB" : (bytes / 1e6).toFixed(1) + " MB"} to download` : "all of it is on this machine";
+}
+
 async function check() {
   const asked = $(".vp-repo"), findings = asked && $("[data-region=findings]", asked);
   if (!findings) return;
+  total();
   const reply = await call("check", chosen()).catch(() => null);
   if (!findings.isConnected) return;
   findings.innerHTML = reply ? reply.html : '<p class="vp-off">The headers could not be read.</p>';
