@@ -5,7 +5,8 @@ PlaygroundError
 │   ├── BadImage           not an image, cut short, or too large
 │   ├── BadPrompt          empty, or longer than the context
 │   ├── NotAllowed         what this person, or the page, has no right to
-│   └── NoNotebook         there is none under this link or name; not told apart from one that was deleted
+│   ├── NoNotebook         there is none under this link or name; not told apart from one that was deleted
+│   └── Busy               too many wait already, or this person has enough runs waiting
 ├── BadModel               a file or a pair of files that cannot be used
 │   └── BadPair            the projector does not belong to the language model
 ├── EngineError            llama.cpp said no; carries its last log lines
@@ -39,6 +40,9 @@ class NotAllowed(BadInput): ...
 
 
 class NoNotebook(BadInput): ...
+
+
+class Busy(BadInput): ...
 
 
 class BadModel(PlaygroundError): ...

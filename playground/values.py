@@ -11,6 +11,23 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What a forecast of memory and speed needs to know of a GGUF file; from its header (models/gguf.py)."""
+
+    n_layers: int
+    layer_bytes: int  # all layers' weights together
+    embedding_bytes: int  # a language model's token embeddings: they stay on the host, a token reads one row
+    other_bytes: int  # the output layer (the embeddings once more where they serve as it), norms, projection
+    read_bytes: int  # weights that one decoded token reads: of a mixture of experts those that it uses
+    kv_bytes_per_token: int | None = None  # keys and values of all layers, 16 bits each
+    n_vocabulary: int | None = None
+    n_patches: int | None = None  # of a projector: what its encoder takes at once, for an image of its own size
+    n_embd: int | None = None
+    n_head: int | None = None
+    n_ff: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
     """One GGUF file of a pair: a language model or a projector."""
 
@@ -22,6 +39,7 @@ class ModelFile:
     architecture: str
     # Two language models with the same value turn the same text into the same token ids (models/gguf.py).
     vocabulary_sha256: str | None = None
+    shape: Shape | None = None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -72,6 +90,16 @@ class Runtime:
     n_batch: int = 512  # tokens per llama_decode call while the prompt is read
     n_gpu_layers: int = -1  # -1: all of them, 0: none
     flash_attention: bool | None = None
+    projector_on_gpu: bool = True  # with n_gpu_layers 0 it is on the host anyway
+    split_gpus: bool = False  # the language model's layers over all GPUs, by llama.cpp
+
+
+class Remedy(enum.StrEnum):
+    """What a person may allow when a pair does not fit into GPU memory; in the order in which it is tried."""
+
+    CONTEXT = "smaller context"
+    PROJECTOR = "projector on the CPU"
+    LAYERS = "fewer GPU layers"
 
 
 class Order(enum.StrEnum):
@@ -112,6 +140,7 @@ class Comparison:
     chat_template: str | None = None  # overrides the variants' own
     probabilities: bool = False  # read every answer once more, for the probabilities of its tokens
     earlier: tuple[Turn, ...] = ()  # each variant goes on from its own answers
+    remedies: tuple[Remedy, ...] = ()  # what may be done to a variant that does not fit into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +210,10 @@ class Metrics:
     projector_bytes: int | None = None
     host_rss_bytes: int | None = None
     gpu_bytes: int | None = None
+    # Tokens per second over time: (seconds behind the first token, tokens behind it by then), at most 40 steps.
+    progress: tuple[tuple[float, int], ...] = ()
+    read_bytes_per_token: int | None = None
+    bandwidth_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +251,7 @@ class WorkerRole(enum.StrEnum):
     VISION = "vision"
     LANGUAGE = "language"
     QUANTIZE = "quantize"
+    BANDWIDTH = "bandwidth"
 
 
 class WorkerState(enum.StrEnum):
@@ -229,34 +263,113 @@ class WorkerState(enum.StrEnum):
     FAILED = "failed"
 
 
+HOST = "host"  # the place of workers that use no GPU; a GPU's is "GPU 0", as NVML counts
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """What a worker's memory on one place is made of, in bytes."""
+
+    weights: int
+    kv_cache: int = 0
+    compute: int = 0
+    process: int = 0  # the CUDA context and cuBLAS's workspaces; on the host Python and llama.cpp's libraries
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute + self.process
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a worker will take, told before it is loaded."""
+
+    parts: Mapping[str, MemoryParts]  # by place
+    source: str  # "header", "dry run" of llama.cpp, "measured before"
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        return {place: parts.total for place, parts in self.parts.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerMemory:
     """What one worker holds now."""
 
+    id: str  # for Pool.pin and Pool.unload
     pid: int
     role: WorkerRole
     state: WorkerState
     file: str  # name of the file it serves, without its folder
-    bytes: int | None  # on the GPU if there is one that tells, else resident in host memory
+    place: str  # HOST, a GPU, or several of them joined by " + "
+    bytes: int | None  # on its GPUs if it has any, else resident in host memory
     host_rss_bytes: int | None
     gpu_bytes: int | None
+    # Of gpu_bytes: "process" as NVML tells it, "difference" of the device's memory where a container hides processes.
+    measured_by: str | None
+    peak_bytes: int | None  # the most that `bytes` has been
+    forecast: Forecast | None
     leases: int
+    pinned: bool
     idle_s: float
+
+    @property
+    def forecast_bytes(self) -> int | None:
+        """To be held against peak_bytes."""
+        if self.forecast is None:
+            return None
+        on_gpus = [n for place, n in self.forecast.bytes.items() if place != HOST]
+        return sum(on_gpus) if on_gpus else self.forecast.bytes.get(HOST)
 
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
+    """A GPU as its driver tells it, or, where there is none of NVIDIA's, as ggml does. None: it does not tell."""
+
     index: int
     name: str
     total_bytes: int
     used_bytes: int
+    uuid: str = ""
+    source: str = "NVML"  # or "ggml": from a worker's last word
+    utilization: float | None = None  # share of the last moment in which anything ran: 0 to 1
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+    @property
+    def place(self) -> str:
+        return f"GPU {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A run that generates, or waits for its turn."""
+
+    who: str  # "" for nobody in particular
+    files: tuple[str, ...]
+    waited_s: float
+    place: str | None  # where it runs; None: it waits
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
+    """What is held where at one moment."""
+
+    time: float  # seconds since 1970
     workers: tuple[WorkerMemory, ...]
     gpus: tuple[GpuMemory, ...]
     host_total_bytes: int
     host_available_bytes: int
-    budget_bytes: int
-    queue_length: int
+    budgets: Mapping[str, int]  # by place: what all workers there may take together
+    queue: tuple[Queued, ...]  # the running ones first, then in the order in which they are likely to come
+    alarms: tuple[str, ...] = ()  # memory that did not come back, the newest last
+
+    @property
+    def budget_bytes(self) -> int:
+        """Of all GPUs, or of the host where there is none."""
+        gpus = [n for place, n in self.budgets.items() if place != HOST]
+        return sum(gpus) if gpus else self.budgets.get(HOST, 0)
+
+    @property
+    def queue_length(self) -> int:
+        return len(self.queue)

@@ -11,14 +11,18 @@ import pytest
 from playground.errors import BadInput
 from playground.lab import documents
 from playground.values import (
+    HOST,
     ComparisonUpdate,
+    Forecast,
     GpuMemory,
+    MemoryParts,
     MemoryReport,
     Metrics,
     ModelFile,
     Order,
     Pane,
     PaneState,
+    Queued,
     Runtime,
     Sampling,
     Variant,
@@ -210,11 +214,18 @@ def test_variant_when_a_document_then_json_with_the_promised_keys() -> None:
 
 
 def test_memory_when_a_document_then_json_with_each_workers_pid_role_state_and_bytes() -> None:
-    worker = WorkerMemory(42, WorkerRole.VISION, WorkerState.BUSY, "mmproj.gguf", 5, 5, None, 1, 0.0)
-    report = MemoryReport((worker,), (GpuMemory(0, "H100", 80, 10),), 64, 32, 25, 2)
+    parts = {"GPU 0": MemoryParts(3, process=1), HOST: MemoryParts(0, process=7)}
+    worker = WorkerMemory(
+        id="1", pid=42, role=WorkerRole.VISION, state=WorkerState.BUSY, file="mmproj.gguf", place="GPU 0", bytes=5,
+        host_rss_bytes=9, gpu_bytes=5, measured_by="process", peak_bytes=6, forecast=Forecast(parts, "header"), leases=1,
+        pinned=False, idle_s=0.0,
+    )  # fmt: skip
+    queue = (Queued("anna", ("a.gguf",), 0.5, "GPU 0"), Queued("bert", ("b.gguf",), 0.1, None))
+    report = MemoryReport(1.0, (worker,), (GpuMemory(0, "H100", 80, 10),), 64, 32, {"GPU 0": 25, HOST: 30}, queue)
     document = json.loads(json.dumps(documents.of_memory(report)))
     (told,) = document["workers"]
     assert (told["pid"], told["role"], told["state"], told["bytes"]) == (42, "vision", "busy", 5)
-    assert told["gpu_bytes"] is None
-    assert document["gpus"] == [{"index": 0, "name": "H100", "total_bytes": 80, "used_bytes": 10}]
+    assert (worker.forecast_bytes, told["forecast"]["parts"]["GPU 0"]["weights"]) == (4, 3)
+    assert (document["gpus"][0]["name"], document["gpus"][0]["temperature_c"]) == ("H100", None)
     assert (document["budget_bytes"], document["queue_length"]) == (25, 2)
+    assert "anna" not in json.dumps(document)  # who waits is nobody's business

@@ -45,6 +45,18 @@ class LoadLanguage(Message, frozen=True, tag=True):
     observe: bool = False
 
 
+class Plan(Message, frozen=True, tag=True):
+    """How much memory a language model's context will take, by a load without weights (no_alloc). Reply: Planned."""
+
+    load: LoadLanguage
+
+
+class MeasureBandwidth(Message, frozen=True, tag=True):
+    """Copy memory on the device that this worker sees first, its host if it sees none. Reply: Bandwidth."""
+
+    bytes: int  # of each of the two buffers
+
+
 class ChatMessage(Message, frozen=True, tag=True):
     """One turn. `n_images` images stand before its text."""
 
@@ -193,6 +205,8 @@ Request = (
     | Measure
     | WriteImportance
     | Quantize
+    | Plan
+    | MeasureBandwidth
     | Ping
     | Cancel
 )
@@ -201,17 +215,41 @@ Request = (
 # --- worker to parent -----------------------------------------------------------------------------------------
 
 
+class Device(msgspec.Struct, frozen=True):
+    """A GPU as ggml sees it."""
+
+    name: str
+    description: str
+    total_bytes: int
+    free_bytes: int
+
+
 class Ready(Message, frozen=True, tag=True):
     """The first message: llama.cpp is imported and requests can come."""
 
     engine: str  # versions of llama-cpp-python and llama.cpp
     gpu_offload: bool  # built with a GPU backend
+    devices: tuple[Device, ...] = ()
 
 
 class Loaded(Message, frozen=True, tag=True):
     load_s: float
     warmup_s: float
     n_ctx_train: int
+
+
+class Planned(Message, frozen=True, tag=True):
+    """None: llama.cpp did not say. Cache and buffers of all devices together."""
+
+    kv_cache_bytes: int | None
+    compute_bytes: int | None
+
+
+class Bandwidth(Message, frozen=True, tag=True):
+    """Bytes read plus bytes written, per second: the best of several copies."""
+
+    bytes_per_s: float
+    device: str
 
 
 class Chunk(Message, frozen=True, tag=True):
@@ -231,6 +269,8 @@ class Finished(Message, frozen=True, tag=True):
     decode_s: float | None  # from the first token to the last one
     generated_tokens: int
     reused_tokens: int
+    # (seconds behind the first token, tokens behind it by then), at most 40 steps.
+    progress: tuple[tuple[float, int], ...] = ()
 
 
 class Scored(Message, frozen=True, tag=True):
@@ -271,7 +311,7 @@ class Quantized(Message, frozen=True, tag=True):
 
 
 class Pong(Message, frozen=True, tag=True):
-    pass
+    devices: tuple[Device, ...] = ()
 
 
 class Failed(Message, frozen=True, tag=True):
@@ -284,6 +324,8 @@ class Failed(Message, frozen=True, tag=True):
 Reply = (
     Ready
     | Loaded
+    | Planned
+    | Bandwidth
     | EncodedPrompt
     | Chunk
     | Finished

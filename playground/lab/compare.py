@@ -421,6 +421,7 @@ def comparison_of(
         chat_template=settings.chat_template,
         probabilities=settings.probabilities or False,
         earlier=tuple(earlier),
+        remedies=settings.remedies or (),
     )
 
 

@@ -13,6 +13,7 @@ from playground.values import (
     MemoryReport,
     Order,
     Pane,
+    Remedy,
     Runtime,
     Sampling,
     Variant,
@@ -39,6 +40,9 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: str | None = None
     chat_template: str | None = None
     probabilities: bool | None = None
+    projector_on_gpu: bool | None = None
+    split_gpus: bool | None = None
+    remedies: tuple[Remedy, ...] | None = None
 
     def sampling(self) -> Sampling:
         return replace(Sampling(), **self._given(Sampling))
@@ -141,4 +145,8 @@ def of_update(update: ComparisonUpdate) -> dict[str, Any]:
 
 
 def of_memory(report: MemoryReport) -> dict[str, Any]:
-    return asdict(report)
+    """Who waits is left out."""
+    document = asdict(report) | {"budget_bytes": report.budget_bytes, "queue_length": report.queue_length}
+    for entry in document["queue"]:
+        del entry["who"]
+    return document

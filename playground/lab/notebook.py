@@ -23,7 +23,7 @@ from playground.lab.documents import RunSettings
 from playground.lab.items import MAX_ITEMS
 from playground.lab.measured import Measurement, Plan
 from playground.lab.sensed import Sensitivity
-from playground.values import ComparisonUpdate, PaneState, Turn, Variant
+from playground.values import ComparisonUpdate, ModelFile, PaneState, Turn, Variant
 
 FORMAT = "vlm-quant-playground/notebook"
 VERSION = 1
@@ -154,11 +154,11 @@ def settled(run: Run, state: RunState) -> Run:
 
 def without_paths(variant: Variant) -> Variant:
     """A variant for keeping and sharing: where the files lie on this machine is nobody's business."""
-    return replace(
-        variant,
-        model=replace(variant.model, path=PurePath(variant.model.path).name),
-        projector=replace(variant.projector, path=PurePath(variant.projector.path).name),
-    )
+
+    def kept(file: ModelFile) -> ModelFile:
+        return replace(file, path=PurePath(file.path).name, shape=None)
+
+    return replace(variant, model=kept(variant.model), projector=kept(variant.projector))
 
 
 def check_cell(cell: Cell) -> None:

@@ -16,6 +16,7 @@ from gguf.constants import MODEL_ARCH_NAMES
 from playground.models import names
 from playground.models.families import PROJECTOR_TYPES, ProjectorType
 from playground.models.gguf import GgufHeader
+from playground.models.shape import kv_bytes_per_token
 
 _PRECISE = ("F16", "BF16", "F32")
 # gguf's list of architectures lags behind llama.cpp's; those that read images matter here.
@@ -352,30 +353,13 @@ def needs(
     model: GgufHeader, projector: GgufHeader | None, n_ctx: int, *, on_gpu: bool, model_bytes: int | None = None
 ) -> Needs:
     """`model_bytes`: of all shards, where `model` is the first one's header."""
+    each = kv_bytes_per_token(model)
     return Needs(
         weights=model_bytes or model.file_bytes,
         projector=projector.file_bytes if projector else 0,
-        kv_cache=_kv_cache(model, n_ctx),
+        kv_cache=None if each is None else each * n_ctx,
         overhead=_GPU_OVERHEAD if on_gpu else _HOST_OVERHEAD,
     )
-
-
-def _kv_cache(model: GgufHeader, n_ctx: int) -> int | None:
-    """Of 16-bit keys and values, as if every layer that attends looked at all of it (a sliding window takes less)."""
-    arch = model.architecture
-    layers, width = model.integer(f"{arch}.block_count"), model.integer(f"{arch}.embedding_length")
-    heads, kv = model.integer(f"{arch}.attention.head_count"), model.metadata.get(f"{arch}.attention.head_count_kv")
-    if not layers or not width or not heads:
-        return None
-    per_head = width / heads
-    key = model.integer(f"{arch}.attention.key_length") or per_head
-    value = model.integer(f"{arch}.attention.value_length") or per_head
-    interval = model.integer(f"{arch}.full_attention_interval") or 1  # Qwen3.5: the layers between have no cache
-    if isinstance(kv, tuple):  # one for each layer
-        total = sum(n for n in kv if isinstance(n, int))
-    else:
-        total = layers // interval * (kv if isinstance(kv, int) and kv else heads)
-    return int(total * (key + value) * 2 * n_ctx)
 
 
 def _room(

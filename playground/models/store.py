@@ -20,6 +20,7 @@ from playground.models import names
 from playground.models.gguf import GgufHeader, read_header
 from playground.models.llamafile import is_llamafile, unpack
 from playground.models.presets import Preset, data_folder, read_presets
+from playground.models.shape import shape
 from playground.values import ModelFile, Variant
 
 _NO_IDS: Mapping[Path, str] = MappingProxyType({})
@@ -328,6 +329,7 @@ class Store:
             n_params=sum(one.n_params for one in headers),
             architecture=header.architecture,
             vocabulary_sha256=None if header.is_projector else header.vocabulary_sha256,
+            shape=shape(headers),
         )
 
     def _sha256(self, path: Path) -> str:

@@ -23,8 +23,10 @@ from playground.pool import memory as decisions
 from playground.pool.gpu import Gpus
 from playground.pool.process import WorkerProcess
 from playground.values import (
+    HOST,
     MemoryReport,
     ModelFile,
+    Queued,
     Runtime,
     WorkerMemory,
     WorkerRole,
@@ -260,6 +262,7 @@ class Pool:
             rss, gpu = self.worker_bytes(handle.process.pid)
             workers.append(
                 WorkerMemory(
+                    id=str(id(handle)),
                     pid=handle.process.pid,
                     role=handle.spec.role,
                     state=handle.process.state,
@@ -267,6 +270,11 @@ class Pool:
                     bytes=gpu if gpu is not None else rss,
                     host_rss_bytes=rss,
                     gpu_bytes=gpu,
+                    place=HOST,
+                    measured_by=None,
+                    peak_bytes=None,
+                    forecast=None,
+                    pinned=False,
                     leases=int(handle.leased),
                     idle_s=0.0 if handle.leased else time.monotonic() - handle.last_used,
                 )
@@ -277,8 +285,9 @@ class Pool:
             gpus=self._gpus.read(),
             host_total_bytes=host.total,
             host_available_bytes=host.available,
-            budget_bytes=self._budget_bytes,
-            queue_length=queue_length,
+            time=time.time(),
+            budgets={HOST: self._budget_bytes},
+            queue=tuple(Queued("", (), 0.0, None) for _ in range(queue_length)),
         )
 
     def _acquire(self, spec: WorkerSpec, stop: Stop) -> tuple[Handle, list[Handle]]:
