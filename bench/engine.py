@@ -20,7 +20,8 @@ from playground.engine import protocol
 from playground.lab import compare
 from playground.lab.embeddings import EmbeddingCache
 from playground.models.store import Store
-from playground.pool.pool import Pool, language_spec, vision_spec
+from playground.pool.pool import Pool
+from playground.pool.spec import language_spec, vision_spec
 from playground.values import Comparison, ComparisonUpdate, Image, PaneState, Runtime, Sampling, Variant, WorkerRole
 from tests import pairs
 

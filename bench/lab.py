@@ -18,7 +18,7 @@ from playground.lab.measure import Measuring
 from playground.lab.measured import Measurement, Plan
 from playground.models.presets import data_folder
 from playground.parts import Parts, open_parts
-from playground.pool.pool import language_spec
+from playground.pool.spec import language_spec
 from playground.settings import Settings
 from playground.values import Runtime, Sampling, Variant
 from tests import pairs

@@ -11,7 +11,9 @@ from typing import Any
 import app
 from playground import parts
 from playground.engine import protocol
-from playground.pool.pool import Pool, WorkerSpec
+from playground.pool.pool import Pool
+from playground.pool.spec import WorkerSpec
+from playground.values import HOST
 
 TOKENS_PER_S = 100
 _CHUNK_S = 0.05  # a worker sends what comes within this time at once
@@ -20,6 +22,7 @@ _CHUNK_S = 0.05  # a worker sends what comes within this time at once
 class _PacedLease:
     load_s = 0.1
     pid = 0
+    places = (HOST,)
 
     def request(
         self,
@@ -43,7 +46,7 @@ class _PacedLease:
 
 class _PacedPool(Pool):
     @contextmanager
-    def lease(self, spec: WorkerSpec, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Any]:
+    def _lease(self, spec: WorkerSpec, options: object, stop: Callable[[], bool]) -> Iterator[Any]:
         yield _PacedLease()
 
 

@@ -23,7 +23,8 @@ from playground.models.gguf import read_header
 from playground.models.hub import Hub
 from playground.models.presets import data_folder
 from playground.models.store import Store
-from playground.pool.pool import Pool
+from playground.pool.monitor import Monitor
+from playground.pool.pool import Limits, Pool
 from playground.settings import Settings
 from playground.values import Variant
 
@@ -33,6 +34,7 @@ class Parts:
     settings: Settings
     store: Store
     pool: Pool
+    monitor: Monitor
     embeddings: EmbeddingCache
     known: Known
     library: Library
@@ -87,9 +89,12 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     `any_folder`: model files may be opened from anywhere, since the operator asks in person.
     """
     store = Store(settings.cache_dir, None if any_folder else settings.model_dirs)
-    pool = Pool(budget_bytes=settings.memory_budget_bytes, max_queue=settings.max_queue)
+    version = importlib.metadata.version("llama-cpp-python")
+    limits = Limits(host_bytes=settings.memory_budget_bytes, waiting=settings.max_queue)
+    pool = Pool(limits, forecasts=settings.cache_dir / "forecasts", engine=version)
+    monitor = Monitor(pool)
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
-    engine = f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')} on {gpus or 'CPU'}"
+    engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
     known = Known(settings.cache_dir / "measured", engine)
     library = Library(settings.cache_dir / "notebooks")
@@ -97,9 +102,10 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     hub = Hub(own_token=shares)
     downloads = Downloads(hub, settings.cache_dir / "downloads.json", store.arrived)
     try:
-        yield Parts(settings, store, pool, embeddings, known, library, hub, downloads, engine, _machine(gpus))
+        yield Parts(settings, store, pool, monitor, embeddings, known, library, hub, downloads, engine, _machine(gpus))
     finally:
         downloads.close()
+        monitor.close()
         pool.close()
         embeddings.close()
         known.close()

@@ -211,7 +211,7 @@ class Metrics:
     host_rss_bytes: int | None = None
     gpu_bytes: int | None = None
     # Tokens per second over time: (seconds behind the first token, tokens behind it by then), at most 40 steps.
-    progress: tuple[tuple[float, int], ...] = ()
+    progress: tuple[tuple[float, int], ...] | None = None
     read_bytes_per_token: int | None = None
     bandwidth_share: float | None = None
 

@@ -76,6 +76,7 @@ def test_setting_when_at_or_beyond_its_limits_then_taken_or_refused(name: str, l
 def test_setting_when_not_limited_then_that_is_known_here() -> None:
     """A new setting gets a limit, or a place in this list."""
     unlimited = {"stop", "flash_attention", "order", "reference", "chat_template", "probabilities"}
+    unlimited |= {"projector_on_gpu", "split_gpus", "remedies"}
     assert set(documents.RunSettings.__struct_fields__) - set(documents._LIMITS) == unlimited
 
 
@@ -217,8 +218,8 @@ def test_memory_when_a_document_then_json_with_each_workers_pid_role_state_and_b
     parts = {"GPU 0": MemoryParts(3, process=1), HOST: MemoryParts(0, process=7)}
     worker = WorkerMemory(
         id="1", pid=42, role=WorkerRole.VISION, state=WorkerState.BUSY, file="mmproj.gguf", place="GPU 0", bytes=5,
-        host_rss_bytes=9, gpu_bytes=5, measured_by="process", peak_bytes=6, forecast=Forecast(parts, "header"), leases=1,
-        pinned=False, idle_s=0.0,
+        host_rss_bytes=9, gpu_bytes=5, measured_by="process", peak_bytes=6, forecast=Forecast(parts, "header"),
+        leases=1, pinned=False, idle_s=0.0,
     )  # fmt: skip
     queue = (Queued("anna", ("a.gguf",), 0.5, "GPU 0"), Queued("bert", ("b.gguf",), 0.1, None))
     report = MemoryReport(1.0, (worker,), (GpuMemory(0, "H100", 80, 10),), 64, 32, {"GPU 0": 25, HOST: 30}, queue)

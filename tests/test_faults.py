@@ -15,8 +15,7 @@ import pytest
 from playground.errors import BadModel, BadPair
 from playground.lab import compare
 from playground.parts import Parts
-from playground.pool import memory
-from playground.values import Image, Pane, PaneState, WorkerRole
+from playground.values import HOST, Image, Pane, PaneState, WorkerRole
 from tests import pairs
 from tests.conftest import comparison, processes_matching, run
 
@@ -132,22 +131,23 @@ def test_pair_when_swapped_then_says_which_is_which(parts: Parts, tmp_path: Path
 
 
 def test_budget_when_it_holds_two_of_three_then_the_longest_unused_gives_way(parts: Parts, scene: Image) -> None:
-    parts.pool._budget_bytes = 3 * (memory.PROCESS_BYTES + 11 * 2**20)  # a projector and two language models
     q8, q4, q3 = parts.store.choose(["Q8_0", "Q4_K_M", "Q3_K_M"])
+    parts.pool._host_bytes = 250 * 2**20
     for variant in (q8, q4, q3, q8):
-        # Held to its forecast: what a worker really takes differs from machine to machine.
-        for handle in parts.pool._handles.values():
-            handle.bytes = handle.spec.bytes + memory.PROCESS_BYTES
+        # Held to a figure: what a worker really takes differs from machine to machine.
+        for handle in parts.pool._shared.handles:
+            handle.bytes = {HOST: 80 * 2**20}
         assert run(parts, comparison(scene, WHAT, (variant,))).panes[0].state is PaneState.DONE
     loaded = [w.file for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE]
     assert loaded == ["tiny-vlm-7M-Q3_K_M.gguf", "tiny-vlm-7M-Q8_0.gguf"]
 
 
 def test_budget_when_a_model_is_larger_then_says_how_much_of_how_much(parts: Parts, scene: Image) -> None:
-    parts.pool._budget_bytes = 1000
+    parts.pool._host_bytes = 1000
     pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]))).panes[0]
     assert pane.state is PaneState.FAILED
-    assert "the budget for all models is 0.0 GiB" in (pane.error or "")
+    assert "the budget for all models there is 0.0 GiB" in (pane.error or "")
+    assert "PLAYGROUND_MEMORY_BUDGET_BYTES" in (pane.error or "")
 
 
 def test_app_when_killed_then_no_worker_outlives_it(derived: Path, endless: pairs.PairFiles, tmp_path: Path) -> None:

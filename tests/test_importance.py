@@ -32,7 +32,7 @@ from playground.lab.images import read_image
 from playground.lab.items import Item, ItemSet
 from playground.models.presets import data_folder
 from playground.parts import Parts, open_parts
-from playground.pool.pool import language_spec, vision_spec
+from playground.pool.spec import language_spec, vision_spec
 from playground.settings import Settings
 from playground.values import ModelFile, Runtime, Sampling, Variant
 from tests import pairs

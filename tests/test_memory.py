@@ -7,10 +7,11 @@ import random
 import pytest
 
 from playground.pool.memory import Resident, evictions
+from playground.values import HOST
 
 
 def resident(name: str, size: int, last_used: float = 0.0, *, leased: bool = False) -> Resident:
-    return Resident(name, size, leased, last_used)
+    return Resident(name, {HOST: size}, leased, last_used)
 
 
 OLD, MIDDLE, NEW = resident("old", 30, 1.0), resident("middle", 30, 2.0), resident("new", 30, 3.0)
@@ -47,7 +48,7 @@ LEASED = resident("leased", 30, 0.0, leased=True)
 def test_evictions_when_a_worker_needs_room_then(
     need: int, residents: list[Resident], budget: int, expected: tuple[str, ...] | None
 ) -> None:
-    assert evictions(need, residents, budget) == expected
+    assert evictions({HOST: need}, residents, {HOST: budget}) == expected
 
 
 def test_evictions_when_drawn_at_random_then_they_are_enough_and_none_is_too_many() -> None:
@@ -58,15 +59,15 @@ def test_evictions_when_drawn_at_random_then_they_are_enough_and_none_is_too_man
             resident(str(n), draw.randrange(1, 50), draw.random(), leased=draw.random() < 0.3)
             for n in range(draw.randrange(6))
         ]
-        need, budget, sizes = draw.randrange(80), draw.randrange(150), {r.name: r.bytes for r in residents}
-        names = evictions(need, residents, budget)
+        need, budget, sizes = draw.randrange(80), draw.randrange(150), {r.name: r.bytes[HOST] for r in residents}
+        names = evictions({HOST: need}, residents, {HOST: budget})
         held = sum(sizes.values())
         if names is None:
             refused += 1
-            assert sum(r.bytes for r in residents if r.leased) + need > budget
+            assert sum(sizes[r.name] for r in residents if r.stays) + need > budget
             continue
         assert held - sum(sizes[name] for name in names) + need <= budget
         assert not names or held - sum(sizes[name] for name in names[:-1]) + need > budget
-        idle = sorted((r for r in residents if not r.leased), key=lambda r: r.last_used)
+        idle = sorted((r for r in residents if not r.stays), key=lambda r: r.last_used)
         assert names == tuple(r.name for r in idle[: len(names)])
     assert 300 < refused < 2700

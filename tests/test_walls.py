@@ -103,7 +103,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     (PROTOCOL, ("playground.values",)),
     ("playground.engine", ("playground.engine.", *VALUES)),
     ("playground.models", ("playground.models.", "playground.disk", *VALUES)),
-    ("playground.pool", ("playground.pool.", PROTOCOL, "playground", *VALUES)),
+    ("playground.pool", ("playground.pool.", PROTOCOL, "playground", "playground.disk", *VALUES)),
     ("playground.lab", ("playground.lab.", "playground.pool.", PROTOCOL, "playground.disk", *VALUES)),
     (
         "playground.ui",

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import _ggml
 from llama_cpp import llama_cpp as C
 
+from playground.engine.ggml import Memory, function
 from playground.engine.protocol import ImportanceWritten, WriteImportance
 from playground.errors import BadInput, EngineError
 
@@ -51,40 +51,28 @@ class _Tensor(ctypes.Structure):
     )
 
 
-class _Memory(ctypes.Structure):
-    """ggml_init_params of ggml.h."""
-
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
-def _ggml_function(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(_ggml.libggml, name)
-    function.restype, function.argtypes = result, arguments
-    return function
-
-
 class _Ggml:
     """The functions of ggml that the bindings leave out."""
 
     def __init__(self) -> None:
         pointer, number, text, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_size_t
         try:
-            self.init = _ggml_function("ggml_init", pointer, _Memory)
-            self.free = _ggml_function("ggml_free", None, pointer)
-            self.new_matrix = _ggml_function("ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, number, number)
-            self.mul_mat = _ggml_function("ggml_mul_mat", pointer, pointer, pointer, pointer)
-            self.transpose = _ggml_function("ggml_transpose", pointer, pointer, pointer)
-            self.set_name = _ggml_function("ggml_set_name", pointer, pointer, text)
-            self.name = _ggml_function("ggml_get_name", text, pointer)
-            self.data = _ggml_function("ggml_get_data", pointer, pointer)
-            self.n_bytes = _ggml_function("ggml_nbytes", size, pointer)
-            self.n_elements = _ggml_function("ggml_nelements", number, pointer)
-            self.overhead = _ggml_function("ggml_tensor_overhead", size)
-            self.type_name = _ggml_function("ggml_type_name", text, ctypes.c_int)
-            self.op_name = _ggml_function("ggml_op_name", text, ctypes.c_int)
-            self.op_of = _ggml_function("ggml_op_desc", text, pointer)
-            self.is_host = _ggml_function("ggml_backend_buffer_is_host", ctypes.c_bool, pointer)
-            self.get = _ggml_function("ggml_backend_tensor_get", None, pointer, pointer, size, size)
+            self.init = function("ggml_init", pointer, Memory)
+            self.free = function("ggml_free", None, pointer)
+            self.new_matrix = function("ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, number, number)
+            self.mul_mat = function("ggml_mul_mat", pointer, pointer, pointer, pointer)
+            self.transpose = function("ggml_transpose", pointer, pointer, pointer)
+            self.set_name = function("ggml_set_name", pointer, pointer, text)
+            self.name = function("ggml_get_name", text, pointer)
+            self.data = function("ggml_get_data", pointer, pointer)
+            self.n_bytes = function("ggml_nbytes", size, pointer)
+            self.n_elements = function("ggml_nelements", number, pointer)
+            self.overhead = function("ggml_tensor_overhead", size)
+            self.type_name = function("ggml_type_name", text, ctypes.c_int)
+            self.op_name = function("ggml_op_name", text, ctypes.c_int)
+            self.op_of = function("ggml_op_desc", text, pointer)
+            self.is_host = function("ggml_backend_buffer_is_host", ctypes.c_bool, pointer)
+            self.get = function("ggml_backend_tensor_get", None, pointer, pointer, size, size)
         except AttributeError as error:
             raise _other_llama_cpp(str(error)) from None
 
@@ -98,7 +86,7 @@ def _other_llama_cpp(what: str) -> EngineError:
 
 def _check_layout(ggml: _Ggml, layout: type[_Tensor] = _Tensor) -> None:
     """Have ggml make tensors whose every field is known, and read them with our struct. Raises EngineError."""
-    context = ggml.init(_Memory(16 * ggml.overhead(), None, False))
+    context = ggml.init(Memory(16 * ggml.overhead(), None, False))
     try:
         weight, rows = ggml.new_matrix(context, _F16, 32, 3), ggml.new_matrix(context, _F32, 32, 5)
         ggml.set_name(weight, b"blk.0.attn_q.weight")

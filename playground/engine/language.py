@@ -22,7 +22,17 @@ from llama_cpp import llama_cpp as C
 
 from playground.engine import llama
 from playground.engine.importance import Importance, watching
-from playground.engine.protocol import Chunk, EncodedPrompt, Finished, ImageChunk, Measure, Record, TextChunk
+from playground.engine.protocol import (
+    Chunk,
+    EncodedPrompt,
+    Finished,
+    ImageChunk,
+    LoadLanguage,
+    Measure,
+    Planned,
+    Record,
+    TextChunk,
+)
 from playground.errors import BadPair, BadPrompt, EngineError, Stopped
 from playground.values import Candidate, Runtime, Sampling, TokenDrift, TokenScore
 
@@ -45,13 +55,30 @@ class _ContextKey:
     flash_attention: int
 
 
-class LanguageModel:
-    """Owns a language model and its context until `close`."""
+def plan(load: LoadLanguage) -> Planned:
+    """What the context of such a load will take: made without memory for weights and cache, and freed again.
 
-    def __init__(self, path: str, *, n_gpu_layers: int, importance: Importance | None = None) -> None:
+    Raises what the load would: BadModel, EngineError.
+    """
+    model = LanguageModel(load.model, n_gpu_layers=load.runtime.n_gpu_layers, weights=False)
+    lines: list[str] = []
+    try:
+        with llama.listening(lines.append):
+            model.make_context(load.runtime)
+        return Planned(*llama.context_bytes(lines, on_gpu=model.on_gpu))
+    finally:
+        model.close()
+
+
+class LanguageModel:
+    """Owns a language model and its context until `close`. Without weights it can only be planned with."""
+
+    def __init__(
+        self, path: str, *, n_gpu_layers: int, importance: Importance | None = None, weights: bool = True
+    ) -> None:
         self._importance = importance
-        self._on_gpu = llama.GPU_OFFLOAD and n_gpu_layers != 0
-        self._model = llama.load_model(path, n_gpu_layers=n_gpu_layers)
+        self.on_gpu: bool = llama.GPU_OFFLOAD and n_gpu_layers != 0
+        self._model = llama.load_model(path, n_gpu_layers=n_gpu_layers, weights=weights)
         self._vocabulary = llama.Vocabulary(self._model)
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
@@ -76,6 +103,16 @@ class LanguageModel:
 
         Returns the seconds that took, None if there was nothing to do. Raises EngineError.
         """
+        started = time.perf_counter()
+        context = self.make_context(runtime, prompt)
+        if context is None:
+            return None
+        # Without it the first prompt on a GPU runs at a fifth of its speed. On a CPU a short one touches all weights.
+        context.warm_up(self._vocabulary.any_token(), context.key.n_batch if self.on_gpu else 2)
+        return time.perf_counter() - started
+
+    def make_context(self, runtime: Runtime, prompt: EncodedPrompt | None = None) -> _Context | None:
+        """Make the context that `prepare` warms up; None if it is there. Raises EngineError."""
         # While an image is decoded without a causal mask, all of it has to be in one micro-batch.
         images = prompt.chunks if prompt else ()
         widest = max((c.n_tokens for c in images if isinstance(c, ImageChunk) and c.non_causal), default=0)
@@ -83,16 +120,13 @@ class LanguageModel:
             n_ctx=min(runtime.n_ctx, self.n_ctx_train) if self.n_ctx_train > 0 else runtime.n_ctx,
             n_batch=max(runtime.n_batch, widest),
             n_threads=runtime.n_threads or llama.default_threads(C.llama_model_size(self._model)),
-            flash_attention=llama.flash_attention(runtime.flash_attention, self._on_gpu),
+            flash_attention=llama.flash_attention(runtime.flash_attention, self.on_gpu),
         )
         if self._context is not None and self._context.key == wanted:
             return None
-        started = time.perf_counter()
         self._drop_context()
         self._context = _Context(self._model, wanted, self._importance)
-        # Without it the first prompt on a GPU runs at a fifth of its speed. On a CPU a short one touches all weights.
-        self._context.warm_up(self._vocabulary.any_token(), wanted.n_batch if self._on_gpu else 2)
-        return time.perf_counter() - started
+        return self._context
 
     def generate(
         self,
@@ -311,6 +345,9 @@ class _Context:
         params = C.llama_context_default_params()
         params.n_ctx = key.n_ctx
         params.n_batch = params.n_ubatch = key.n_batch
+        # By default there is room for logits of all tokens of a batch: 300 MB with a vocabulary of 150,000, and as much
+        # again with a sampler.
+        params.n_outputs_max = min(_SCORED_AT_ONCE, key.n_batch)
         params.n_threads = params.n_threads_batch = key.n_threads
         params.flash_attn_type = key.flash_attention
         if importance is not None:

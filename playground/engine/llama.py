@@ -78,8 +78,11 @@ _ONE_THREAD_BYTES = 32 * 2**20
 
 def default_threads(model_bytes: int) -> int:
     """Physical cores that this process may use: decoding is bound by memory, a second thread on a core slows it."""
-    if model_bytes < _ONE_THREAD_BYTES:
-        return 1
+    return 1 if model_bytes < _ONE_THREAD_BYTES else physical_cores()
+
+
+def physical_cores() -> int:
+    """That this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
 
@@ -92,7 +95,7 @@ def flash_attention(wanted: bool | None, on_gpu: bool) -> int:
 
 
 def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.llama_model_p:
-    """Load a GGUF language model; without weights only its vocabulary and hyper-parameters.
+    """Load a GGUF language model; without weights its vocabulary, hyper-parameters and what size its tensors have.
 
     Raises BadModel or EngineError with llama.cpp's reason.
     """
@@ -102,7 +105,6 @@ def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.l
         # Not vocab_only, which leaves the embedding width at 0. no_alloc with mmap aborts the process.
         params.no_alloc = True
         params.load_mode = C.LLAMA_LOAD_MODE_NONE
-        params.n_gpu_layers = 0
     log_lines.clear()
     model = C.llama_model_load_from_file(path.encode(), params)
     if not model:
@@ -145,7 +147,7 @@ def explain(message: str) -> EngineError | BadModel:
             f"The projector does not fit the language model: it writes {width[2]} values per image token, the model "
             f"reads {width[1]}. Use the mmproj file that was published with this model."
         )
-    if "unknown model architecture: 'clip'" in text:
+    if "CLIP cannot be used as main model" in text:
         return BadModel("This is a projector (mmproj), not a language model. Swap the two files.")
     if unknown := re.search(r"unknown model architecture: '([^']*)'", text):
         return BadModel(f"This llama.cpp does not know the architecture '{unknown[1]}'. A newer llama-cpp-python may.")
@@ -153,6 +155,21 @@ def explain(message: str) -> EngineError | BadModel:
         return BadModel("The file is cut short or damaged. Download it again.")
     reasons = [line for line in log_lines if "error" in line.lower() or "fail" in line.lower()]
     return EngineError(f"{message} {reasons[-1].strip() if reasons else ''}".strip(), tuple(log_lines)[-20:])
+
+
+def context_bytes(lines: Iterable[str], *, on_gpu: bool) -> tuple[int | None, int | None]:
+    """What llama.cpp logged while it made a context: bytes of its caches (a sliding window and a recurrent state have
+    their own), and of its compute buffers on the GPUs, or on the host. None: it said nothing of that."""
+    text = "".join(lines)
+    caches = re.findall(r": size = +([\d.]+) MiB \( *\d+ cells", text)
+    # CPU and, pinned for transfers, CUDA_Host are the host's; CUDA0, Vulkan1 are not.
+    buffers = re.findall(r"(\S+) +compute buffer size = +([\d.]+) MiB", text)
+    compute = [mib for name, mib in buffers if on_gpu is not (name == "CPU" or name.endswith("_Host"))]
+    return _mib(caches), _mib(compute)
+
+
+def _mib(sizes: list[str]) -> int | None:
+    return round(sum(map(float, sizes)) * 2**20) if sizes else None
 
 
 def metadata(model: C.llama_model_p, key: str) -> str | None:

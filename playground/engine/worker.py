@@ -14,8 +14,10 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 from playground.engine import llama  # first: llama_cpp before numpy (see there)
+from playground.engine.bandwidth import measure_bandwidth
+from playground.engine.ggml import devices
 from playground.engine.importance import Importance
-from playground.engine.language import LanguageModel
+from playground.engine.language import LanguageModel, plan
 from playground.engine.protocol import (
     Cancel,
     Encode,
@@ -25,8 +27,10 @@ from playground.engine.protocol import (
     LoadLanguage,
     LoadVision,
     Measure,
+    MeasureBandwidth,
     Measured,
     Ping,
+    Plan,
     Pong,
     Quantize,
     Ready,
@@ -59,7 +63,7 @@ class Worker:
         """Serve until the parent is gone; then the process ends."""
         requests: SimpleQueue[Request] = SimpleQueue()
         Thread(target=self._read, args=(requests,), daemon=True).start()
-        self._send(Ready(engine=llama.start(), gpu_offload=llama.GPU_OFFLOAD))
+        self._send(Ready(engine=llama.start(), gpu_offload=llama.GPU_OFFLOAD, devices=devices()))
         while True:
             request = requests.get()
             try:
@@ -145,8 +149,12 @@ class Worker:
                 return self._importance.write(request)
             case Quantize():
                 return quantize(request, self._send)
+            case Plan():
+                return plan(request.load)
+            case MeasureBandwidth():
+                return measure_bandwidth(request)
             case Ping():
-                return Pong()
+                return Pong(devices())
             case _:
                 raise AssertionError(f"not a request: {request}")
 

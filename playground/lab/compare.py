@@ -20,7 +20,8 @@ from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError,
 from playground.lab import divergence, metrics, prompts
 from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
+from playground.pool.pool import Pool, Slot
+from playground.pool.spec import WorkerSpec, language_spec, vision_spec
 from playground.values import (
     Comparison,
     ComparisonUpdate,
@@ -28,6 +29,7 @@ from playground.values import (
     Order,
     Pane,
     PaneState,
+    Runtime,
     TokenScore,
     Turn,
     Variant,
@@ -199,11 +201,16 @@ class _Run:
         self._panes = panes
         self._prompts: dict[tuple[str | None, ...], protocol.EncodedPrompt | PlaygroundError] = {}
         self._load_s: dict[WorkerSpec, float | None] = {}
+        self._slot: Slot  # from when it is this run's
+        self._runtimes: dict[str, Runtime] = {}  # by variant: what fits into memory
 
     def execute(self) -> None:
         variants = self._in_order()
+        specs = [spec for variant in variants for spec in _specs(variant, self._comparison.runtime)]
         try:
-            with self._pool.turn(stop=self._stop.wanted, on_place=self._panes.place):
+            with self._pool.turn(specs, stop=self._stop.wanted, on_place=self._panes.place) as self._slot:
+                for variant in variants:
+                    self._runtimes[variant.id] = self._fitting(variant)
                 self._load_all(variants)
                 if self._comparison.order is Order.RACE:
                     for variant in variants:
@@ -221,6 +228,23 @@ class _Run:
             for variant in variants:
                 self._fail(variant, error)
 
+    def _fitting(self, variant: Variant) -> Runtime:
+        """The runtime that was asked for, or what the person allows where that does not fit into memory."""
+        wanted = self._comparison.runtime
+        allowed = self._comparison.remedies
+        found = self._pool.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed, self._slot)
+        changes = []
+        if found.n_ctx != wanted.n_ctx:
+            changes.append(f"with a context of {found.n_ctx} tokens")
+        if found.projector_on_gpu != wanted.projector_on_gpu:
+            changes.append("with its projector on the CPU")
+        if found.n_gpu_layers != wanted.n_gpu_layers:
+            changes.append(f"with {found.n_gpu_layers} layers on the GPU")
+        if changes:
+            told = " and ".join(changes)
+            self._panes.note(f"{variant.label} runs {told}, since memory is short: its speed is not its own.")
+        return found
+
     def _load_all(self, variants: Sequence[Variant]) -> None:
         """On a GPU, load what is not loaded yet side by side, before anything is measured.
 
@@ -229,12 +253,11 @@ class _Run:
         """
         if not self._pool.on_gpu:
             return
-        runtime = self._comparison.runtime
         specs: dict[WorkerSpec, Variant] = {}
         for variant in variants:
-            specs.setdefault(vision_spec(variant.projector, variant.model, runtime), variant)
-            specs.setdefault(language_spec(variant.model, runtime), variant)
-        if not self._pool.fits(specs):
+            for spec in _specs(variant, self._runtimes[variant.id]):
+                specs.setdefault(spec, variant)
+        if not self._slot.fits(specs):
             return
 
         def load(spec: WorkerSpec) -> None:
@@ -242,7 +265,7 @@ class _Run:
             is_projector = spec.role is WorkerRole.VISION
             self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[spec.role])
             try:
-                with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
+                with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
                     self._load_s[spec] = lease.load_s
             except PlaygroundError as error:
                 if is_projector and not isinstance(error, Stopped):
@@ -325,8 +348,8 @@ class _Run:
         comparison = self._comparison
         messages = self._messages(variant)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
-        spec = vision_spec(variant.projector, variant.model, comparison.runtime)
-        with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
+        spec = vision_spec(variant.projector, variant.model, self._runtimes[variant.id])
+        with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
             self._panes.set(
                 variant.id,
                 state=PaneState.READING,
@@ -346,8 +369,9 @@ class _Run:
         prompt = self._prompts[self._prompt_key(variant)]
         assert isinstance(prompt, protocol.EncodedPrompt)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
-        spec = language_spec(variant.model, comparison.runtime)
-        with self._pool.lease(spec, stop=self._wanted(variant)) as lease:
+        runtime = self._runtimes[variant.id]
+        spec = language_spec(variant.model, runtime)
+        with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
             sizes = replace(
                 self._panes[variant.id].metrics,
                 load_s=self._load_s.get(spec, lease.load_s),
@@ -365,17 +389,24 @@ class _Run:
                 self._panes.set(variant.id, **written)
 
             finished = lease.request(
-                protocol.Generate(prompt, comparison.sampling, comparison.runtime),
+                protocol.Generate(prompt, comparison.sampling, runtime),
                 on_chunk=on_chunk,
                 stop=self._wanted(variant),
             )
             assert isinstance(finished, protocol.Finished)
             rss, gpu = self._pool.worker_bytes(lease.pid)
         numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
+        read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
+        # Layers on both sides, or spread over GPUs: no one memory's speed says anything.
+        one_memory = len(lease.places) == 1 and runtime.n_gpu_layers in (-1, 0)
+        copied = self._pool.bandwidth(lease.places[0]) if one_memory else None
+        share = metrics.bandwidth_share(read, numbers.decode_tok_per_s, copied)
         self._panes.set(
             variant.id,
             state=PaneState.STOPPED if finished.reason == "stopped" else PaneState.DONE,
-            metrics=replace(numbers, host_rss_bytes=rss, gpu_bytes=gpu),
+            metrics=replace(
+                numbers, host_rss_bytes=rss, gpu_bytes=gpu, read_bytes_per_token=read, bandwidth_share=share
+            ),
             finish_reason=finished.reason,
         )
 
@@ -388,10 +419,9 @@ class _Run:
         self._panes.set(variant.id, note="reading probabilities")
         scores: tuple[TokenScore, ...] = ()
         try:
-            with self._pool.lease(
-                language_spec(variant.model, self._comparison.runtime), stop=self._wanted(variant)
-            ) as lease:
-                request = protocol.Score(prompt, self._panes[variant.id].token_ids, self._comparison.runtime)
+            runtime = self._runtimes[variant.id]
+            with self._slot.lease(language_spec(variant.model, runtime), stop=self._wanted(variant)) as lease:
+                request = protocol.Score(prompt, self._panes[variant.id].token_ids, runtime)
                 scored = lease.request(request, stop=self._wanted(variant))
             assert isinstance(scored, protocol.Scored)
             scores = scored.scores
@@ -400,6 +430,10 @@ class _Run:
         except PlaygroundError as error:
             self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")
         self._panes.set(variant.id, scores=scores, note=None)
+
+
+def _specs(variant: Variant, runtime: Runtime) -> tuple[WorkerSpec, WorkerSpec]:
+    return vision_spec(variant.projector, variant.model, runtime), language_spec(variant.model, runtime)
 
 
 def comparison_of(

@@ -14,7 +14,8 @@ from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
 from playground.lab import prompts
 from playground.lab.embeddings import EmbeddingCache
 from playground.lab.items import Item, ItemSet
-from playground.pool.pool import Pool, WorkerSpec, language_spec, vision_spec
+from playground.pool.pool import Pool
+from playground.pool.spec import WorkerSpec, language_spec, vision_spec
 from playground.values import Runtime, Sampling, Variant
 
 
@@ -116,7 +117,7 @@ class _Collecting:
             prompt = self._prompt(item)
             request = protocol.Generate(prompt, Sampling(max_tokens=max_tokens), self._runtime)
             usual = language_spec(self._variant.model, self._runtime)
-            with self._pool.turn(stop=self._stop), self._pool.lease(usual, stop=self._stop) as lease:
+            with self._pool.use(usual, stop=self._stop) as lease:
                 _, known[place] = prompts.answer(lease, request, self._stop)
 
         def read(place: int, item: Item) -> None:
@@ -156,14 +157,14 @@ class _Collecting:
         variant, messages = self._variant, [protocol.ChatMessage("user", item.question, 1)]
         image = self._set.image(item)
         spec = vision_spec(variant.projector, variant.model, self._runtime)
-        with self._pool.turn(stop=self._stop), self._pool.lease(spec, stop=self._stop) as lease:
+        with self._pool.use(spec, stop=self._stop) as lease:
             prompt, _ = prompts.encode(
                 lease, self._embeddings, variant.projector, messages, [image], variant.chat_template, self._stop
             )
         return prompt
 
     def _read(self, spec: WorkerSpec, request: protocol.Request) -> None:
-        with self._pool.turn(stop=self._stop), self._pool.lease(spec, stop=self._stop) as lease:
+        with self._pool.use(spec, stop=self._stop) as lease:
             lease.request(request, stop=self._stop)
             written = lease.request(protocol.WriteImportance(str(self.path), self._set.name, adding=True))
         assert isinstance(written, protocol.ImportanceWritten)

@@ -30,7 +30,8 @@ from playground.lab.items import Item, ItemSet, score
 from playground.lab.known import Known
 from playground.lab.measured import Answered, Measurement, Plan, Progress, Said, Speed, TokenCost, VariantResult
 from playground.lab.statistics import Interval
-from playground.pool.pool import Lease, Pool, language_spec, vision_spec
+from playground.pool.pool import Lease, Pool
+from playground.pool.spec import language_spec, vision_spec
 from playground.values import Image, Runtime, Sampling, TokenDrift, Variant
 
 # Of an answer's record. Below it records are float32; above it float16, whose rounding the noise floor then shows.
@@ -315,7 +316,7 @@ class Measuring:
         messages = [protocol.ChatMessage("user", item.question, 1)]
         spec = vision_spec(variant.projector, variant.model, self._runtime)
         cache = None if fresh else self._embeddings
-        with self._pool.turn(stop=self._stop), self._pool.lease(spec, stop=self._stop) as lease:
+        with self._pool.use(spec, stop=self._stop) as lease:
             prompt, _ = prompts.encode(
                 lease, cache, variant.projector, messages, [image], variant.chat_template, self._stop
             )
@@ -330,10 +331,7 @@ class Measuring:
         return found
 
     def _answer(self, variant: Variant, prompt: protocol.EncodedPrompt) -> Said:
-        with (
-            self._pool.turn(stop=self._stop),
-            self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease,
-        ):
+        with self._pool.use(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
             request = protocol.Generate(prompt, self._sampling, self._runtime)
             return Said(*prompts.answer(lease, request, self._stop))
 
@@ -356,13 +354,14 @@ class Measuring:
             rss, gpu = self._pool.worker_bytes(lease.pid)
             held.append(gpu if self._pool.on_gpu else rss)
 
-        with self._pool.turn(stop=self._stop):
-            spec = vision_spec(variant.projector, variant.model, self._runtime)
-            with self._pool.lease(spec, stop=self._stop) as lease:
+        vision = vision_spec(variant.projector, variant.model, self._runtime)
+        language = language_spec(variant.model, self._runtime)
+        with self._pool.turn([vision, language], stop=self._stop) as slot:
+            with slot.lease(vision, stop=self._stop) as lease:
                 template = variant.chat_template
                 prompt, _ = prompts.encode(lease, None, variant.projector, messages, [image], template, self._stop)
                 weigh(lease)
-            with self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
+            with slot.lease(language, stop=self._stop) as lease:
                 request = protocol.Generate(_unseen(prompt), self._sampling, self._runtime)
                 finished = lease.request(request, stop=self._stop)
                 weigh(lease)
@@ -372,10 +371,7 @@ class Measuring:
 
     def _record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
         """Returns the number of tokens in the vocabulary."""
-        with (
-            self._pool.turn(stop=self._stop),
-            self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease,
-        ):
+        with self._pool.use(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
             request = protocol.Record(prompt, ids, self._runtime, str(path), self._dtype)
             reply = lease.request(request, stop=self._stop)
         assert isinstance(reply, protocol.Recorded)
@@ -384,10 +380,7 @@ class Measuring:
     def _measure(
         self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path, runtime: Runtime
     ) -> tuple[TokenDrift, ...]:
-        with (
-            self._pool.turn(stop=self._stop),
-            self._pool.lease(language_spec(variant.model, self._runtime), stop=self._stop) as lease,
-        ):
+        with self._pool.use(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
             request = protocol.Measure(prompt, ids, runtime, str(path), self._dtype)
             reply = lease.request(request, stop=self._stop)
         assert isinstance(reply, protocol.Measured)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from playground.engine.protocol import EncodedPrompt, Finished
-from playground.values import Metrics
+from playground.values import Metrics, Shape
 
 # Fewer tokens than this say little about speed (nanochat and llama-bench measure over 64 and more).
 SHORT_RUN_TOKENS = 16
@@ -45,7 +45,24 @@ def of_generation(metrics: Metrics, finished: Finished) -> Metrics:
         decode_tok_per_s=decode_tok_per_s(finished),
         generated_tokens=finished.generated_tokens,
         short_run=finished.generated_tokens < SHORT_RUN_TOKENS,
+        progress=finished.progress or None,
     )
+
+
+def read_bytes_per_token(shape: Shape | None, prompt_tokens: int | None, generated_tokens: int | None) -> int | None:
+    """Weights, and the key-value cache as deep as it is on average while the answer is written."""
+    if shape is None or shape.kv_bytes_per_token is None or prompt_tokens is None or generated_tokens is None:
+        return None
+    return round(shape.read_bytes + shape.kv_bytes_per_token * (prompt_tokens + generated_tokens / 2))
+
+
+def bandwidth_share(
+    read_bytes_per_token: int | None, decode_tok_per_s: float | None, bytes_per_s: float | None
+) -> float | None:
+    """Of what the device's memory can do, measured by copying; 1 is all of it."""
+    if read_bytes_per_token is None or decode_tok_per_s is None or not bytes_per_s:
+        return None
+    return read_bytes_per_token * decode_tok_per_s / bytes_per_s
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from playground.engine import protocol
 from playground.errors import BadInput, BadModel
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Lease, Pool, vision_spec
+from playground.pool.pool import Lease, Pool
+from playground.pool.spec import vision_spec
 from playground.values import Image, ModelFile, Runtime, Variant
 
 

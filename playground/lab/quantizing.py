@@ -18,7 +18,8 @@ from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Stopped
 from playground.lab import prompts
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Pool, vision_spec
+from playground.pool.pool import Pool
+from playground.pool.spec import vision_spec
 from playground.values import Image, Runtime, Variant
 
 # Mean KL, nats a token, as people who measure quantizations go by it: below the first nobody notices.
@@ -193,7 +194,7 @@ def _embedded(
     """float64 (n_patches, n_embd)."""
     message = protocol.ChatMessage("user", "What is this?", 1)
     spec = vision_spec(variant.projector, variant.model, runtime)
-    with pool.turn(stop=stop), pool.lease(spec, stop=stop) as lease:
+    with pool.use(spec, stop=stop) as lease:
         prompt, _ = prompts.encode(
             lease, embeddings, variant.projector, [message], [image], variant.chat_template, stop
         )

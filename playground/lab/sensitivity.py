@@ -25,7 +25,8 @@ from playground.lab.measured import Answered, Plan, Progress
 from playground.lab.recipes import Group, Half, Recipe, Rung, Sensed
 from playground.lab.sensed import Built, Compared, Restored, Scan, Sensitivity
 from playground.lab.statistics import Interval
-from playground.pool.pool import Pool, language_spec, vision_spec
+from playground.pool.pool import Pool
+from playground.pool.spec import language_spec, vision_spec
 from playground.values import Runtime, Variant
 
 # What people ship, from large to small: the mixtures of llama-quantize for the language model, one type throughout

@@ -1,12 +1,12 @@
-"""Decides what gives way to a new worker. Pure: no clock, no process, no lock (tests/test_memory.py is its table)."""
+"""Decides where a new worker goes and what gives way to it. Pure: no clock, no process, no lock (tests/test_memory.py
+is its table)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# A worker's process without a model: Python, llama.cpp's libraries and buffers (measured: 90-150 MB).
-PROCESS_BYTES = 160 * 2**20
+Bytes = Mapping[str, int]  # by place: "host", "GPU 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,20 +14,51 @@ class Resident:
     """A loaded worker, as the decision sees it."""
 
     name: str
-    bytes: int
-    leased: bool
+    bytes: Bytes
+    stays: bool  # leased, pinned, or leaving already
     last_used: float  # seconds on any clock; smaller is longer ago
 
 
-def evictions(need_bytes: int, residents: Sequence[Resident], budget_bytes: int) -> tuple[str, ...] | None:
-    """Names to unload so that `need_bytes` more fit, longest unused first; () if they fit, None if they cannot."""
-    over = sum(r.bytes for r in residents) + need_bytes - budget_bytes
-    if over <= 0:
-        return ()
-    names = []
-    for resident in sorted((r for r in residents if not r.leased), key=lambda r: r.last_used):
-        names.append(resident.name)
-        over -= resident.bytes
-        if over <= 0:
-            return tuple(names)
-    return None
+@dataclass(frozen=True, slots=True)
+class Placement:
+    option: int  # which of the options
+    evicted: tuple[str, ...]
+
+
+def choose(options: Sequence[Bytes], residents: Sequence[Resident], budgets: Bytes) -> Placement | None:
+    """Where a worker goes that may be put in one of several ways; None if none of them can be made to fit.
+
+    The option that displaces the fewest bytes; of those the one that leaves most room.
+    """
+    found = []
+    for index, need in enumerate(options):
+        names = evictions(need, residents, budgets)
+        if names is not None:
+            displaced = sum(sum(r.bytes.values()) for r in residents if r.name in names)
+            room = min((_room(place, residents, budgets) - n for place, n in need.items()), default=0)
+            found.append((displaced, -room, index, names))
+    if not found:
+        return None
+    _, _, index, names = min(found)
+    return Placement(index, names)
+
+
+def evictions(need: Bytes, residents: Sequence[Resident], budgets: Bytes) -> tuple[str, ...] | None:
+    """Names to unload so that `need` fits, longest unused first; () if it fits, None if it cannot."""
+    over = {place: n - _room(place, residents, budgets) for place, n in need.items()}
+    names: list[str] = []
+    for resident in sorted((r for r in residents if not r.stays), key=lambda r: r.last_used):
+        helps = any(over[place] > 0 and resident.bytes.get(place, 0) > 0 for place in over)
+        if helps:
+            names.append(resident.name)
+            over = {place: n - resident.bytes.get(place, 0) for place, n in over.items()}
+    return None if any(n > 0 for n in over.values()) else tuple(names)
+
+
+def expired(residents: Sequence[Resident], now: float, idle_s: float) -> tuple[str, ...]:
+    """Names of what nobody has used for `idle_s` seconds."""
+    return tuple(r.name for r in residents if not r.stays and now - r.last_used > idle_s)
+
+
+def _room(place: str, residents: Sequence[Resident], budgets: Bytes) -> int:
+    return budgets.get(place, 0) - sum(r.bytes.get(place, 0) for r in residents)

@@ -1,32 +1,40 @@
-"""The one shared mutable thing: loaded workers under a memory budget, and the turn to generate.
+"""The one shared mutable thing: loaded workers under a memory budget for each GPU, and the turns to generate.
 
-Whoever wants a worker leases it; while it is leased nobody else uses it and it is not unloaded. Runs take turns, first
-come first served, because two at once falsify each other's tokens per second.
+Whoever wants a worker leases it; while it is leased nobody else uses it and it is not unloaded. Runs take turns, one on
+each GPU, because two at once falsify each other's tokens per second. Decisions are made by pure functions (memory.py,
+turns.py, forecast.py); this is what carries them out.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Condition
 
 import psutil
 
 from playground.engine import protocol
-from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
+from playground.errors import BadInput, Busy, OutOfMemory, Stopped
 from playground.pool import memory as decisions
+from playground.pool import turns
+from playground.pool.forecast import Forecasts, remedied
 from playground.pool.gpu import Gpus
 from playground.pool.process import WorkerProcess
+from playground.pool.spec import BANDWIDTH, QUANTIZE, WorkerSpec
 from playground.values import (
     HOST,
+    Forecast,
+    GpuMemory,
     MemoryReport,
-    ModelFile,
     Queued,
+    Remedy,
     Runtime,
     WorkerMemory,
     WorkerRole,
@@ -34,9 +42,23 @@ from playground.values import (
 
 logger = logging.getLogger(__name__)
 
-_WAIT_S = 0.05  # how often somebody who waits looks at their stop flag
+_WAIT_S = 0.05  # how often somebody who waits for a worker looks at their stop flag
+_WAIT_TURN_S = 0.2
+
+# Left free on a GPU for what no forecast sees: fragments, another program's window.
+_MARGIN_SHARE = 0.03
+_MARGIN_BYTES = 512 * 2**20
+
+# NVML shows memory as free up to 1.5 s after a process ended (H100); what is not back then is lost.
+_BACK_S = 5.0
+_BACK_POLL_S = 0.05
+
+_BANDWIDTH_BYTES = 256 * 2**20  # each of two buffers: far more than any cache
+_LOAD_BYTES_PER_S = 1e9  # a guess, for the order in the queue alone
+_START_S = 0.5
 
 Stop = Callable[[], bool]
+Places = tuple[str, ...]
 
 
 def _never() -> bool:
@@ -44,72 +66,47 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """What a worker holds. Equal specs share a worker."""
+class Limits:
+    """What the operator allows. Bytes; None: what is free at the start, less a margin."""
 
-    role: WorkerRole
-    # What makes two workers interchangeable: a file's sha256, and for a vision worker the vocabulary that goes with it.
-    key: tuple[str, ...]
-    # How to load it. Not part of its identity: any language model of a family lends its vocabulary to a projector.
-    load: protocol.LoadVision | protocol.LoadLanguage | None = field(compare=False)
-    file: str = field(compare=False)
-    bytes: int = field(compare=False)
-
-
-def _observes(observe: bool) -> tuple[str, ...]:
-    return ("observes",) if observe else ()
-
-
-def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
-    """observe: a worker of its own that collects for an importance matrix (protocol.LoadLanguage)."""
-    return WorkerSpec(
-        role=WorkerRole.LANGUAGE,
-        key=(model.sha256, str(runtime.n_gpu_layers), *_observes(observe)),
-        load=protocol.LoadLanguage(model.path, runtime, observe),
-        file=Path(model.path).name,
-        bytes=model.bytes,
-    )
-
-
-def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
-    """observe: a worker of its own that collects for an importance matrix (protocol.LoadVision)."""
-    use_gpu = runtime.n_gpu_layers != 0
-    vocabulary = model.vocabulary_sha256 or model.sha256
-    return WorkerSpec(
-        role=WorkerRole.VISION,
-        key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *_observes(observe)),
-        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe),
-        file=Path(projector.path).name,
-        bytes=projector.bytes,
-    )
-
-
-_QUANTIZE = WorkerSpec(WorkerRole.QUANTIZE, (), None, "llama_model_quantize", 0)
-
-
-def forecast(spec: WorkerSpec) -> int:
-    """Bytes that a worker will take, as far as that can be told before it is loaded."""
-    return spec.bytes + decisions.PROCESS_BYTES
+    gpu_bytes: int | None = None  # of each GPU
+    host_bytes: int | None = None
+    waiting: int = 32
+    waiting_per_person: int = 4
+    idle_s: float = 0.0  # unload what nobody has used so long; 0: never
 
 
 class Handle:
-    """A loaded worker. Its fields are the pool's; a lease gives the right to `request`."""
+    """A worker, loaded or about to be. Its fields are the pool's; a lease gives the right to `request`."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    _ids = itertools.count(1)
+
+    def __init__(self, spec: WorkerSpec, places: Places, forecast: Forecast) -> None:
+        self.id = f"w{next(self._ids)}"
         self.spec = spec
+        self.places = places
+        self.forecast = forecast
+        self.bytes: Mapping[str, int] = forecast.bytes  # what is set aside for it, by place
         self.process: WorkerProcess | None = None
-        self.bytes = forecast(spec)
+        self.peak: int | None = None
+        self.difference: int | None = None  # of the device's memory, where the driver hides processes
         self.leased = True
+        self.leaving = False  # to be unloaded as soon as what it gives way to is known to be sound
+        self.pinned = False
         self.last_used = time.monotonic()
 
     @property
     def usable(self) -> bool:
         return self.process is not None and self.process.alive
 
+    @property
+    def is_on_gpu(self) -> bool:
+        return self.places != (HOST,)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to use a worker, until the `with` block of Pool.lease ends."""
+    """The right to use a worker, until the `with` block that gave it ends."""
 
     handle: Handle
     load_s: float | None  # None: it was loaded already
@@ -131,64 +128,228 @@ class Lease:
         assert self.handle.process is not None
         return self.handle.process.pid
 
+    @property
+    def places(self) -> Places:
+        return self.handle.places
+
+
+class Slot:
+    """The right to generate on some GPUs, or on the host, until the `with` block of Pool.turn ends."""
+
+    def __init__(self, pool: Pool, places: Places) -> None:
+        self._pool = pool
+        self.places = places
+
+    @contextmanager
+    def lease(self, spec: WorkerSpec, *, stop: Stop = _never) -> Iterator[Lease]:
+        """Borrow the worker for `spec` here. Raises as Pool.lease."""
+        with self._pool._lease(spec, self._options(spec), stop) as lease:
+            yield lease
+
+    def fits(self, specs: Iterable[WorkerSpec]) -> bool:
+        """Whether all of `specs` can be loaded at once, if everything idle gives way."""
+        return self._pool._fits([(spec, self._options(spec)[0]) for spec in specs])
+
+    def _options(self, spec: WorkerSpec) -> list[Places]:
+        mine = [places for places in self._pool._options(spec) if set(places) <= set(self.places)]
+        return mine or self._pool._options(spec)
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """A run that waits or generates."""
+
+    who: str
+    specs: tuple[WorkerSpec, ...]
+    options: list[Places]
+    since: float
+    places: Places | None = None
+
+
+@dataclass(slots=True)
+class _Shared:
+    """All that changes, guarded by `changed`."""
+
+    changed: Condition = field(default_factory=Condition)
+    handles: list[Handle] = field(default_factory=list)
+    queue: list[_Ticket] = field(default_factory=list)
+    used_s: dict[str, tuple[float, float]] = field(default_factory=dict)  # by person: seconds, and when
+    others: dict[str, int] = field(default_factory=dict)  # what other programs hold, by GPU
+    moving: int = 0  # workers that are being loaded or unloaded now
+    moves: int = 0  # how many ever were
+    alarms: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    devices: tuple[protocol.Device, ...] = ()  # as ggml sees them, from a worker's last word
+    gpu_offload: bool | None = None
+    closed: bool = False
+
 
 class Pool:
     """Owns all workers. Safe to use from several threads; `close` ends every worker."""
 
-    def __init__(self, *, budget_bytes: int | None = None, max_queue: int = 32) -> None:
-        self._gpus = Gpus()
+    def __init__(
+        self,
+        limits: Limits = Limits(),
+        *,
+        forecasts: Path | None = None,
+        engine: str = "",
+        visible_gpus: str | None = None,
+    ) -> None:
+        """`forecasts`: the folder where what is learned of memory is kept; `engine` its version, for the same."""
+        self._limits = limits
+        self._gpus = Gpus(visible_gpus)
         gpus = self._gpus.read()
-        free = sum(g.total_bytes - g.used_bytes for g in gpus) or psutil.virtual_memory().available
-        self._budget_bytes = budget_bytes or int(0.8 * free)
         self.on_gpu = bool(gpus)
-        self.gpu_offload: bool | None = None  # whether llama.cpp was built for a GPU; None until a worker has told
-        self._max_queue = max_queue
-        self._changed = Condition()
-        self._handles: dict[WorkerSpec, Handle] = {}
-        self._queue: deque[object] = deque()
-        self._closed = False
+        self._uuids = {gpu.place: gpu.uuid for gpu in gpus}
+        self._total = {gpu.place: gpu.total_bytes for gpu in gpus}
+        self._host_bytes = limits.host_bytes or int(0.8 * psutil.virtual_memory().available)
+        names = {gpu.place: gpu.name for gpu in gpus} | {HOST: "host"}
+        self._forecasts = Forecasts(forecasts, names, engine)
+        self._shared = _Shared(others={gpu.place: gpu.used_bytes for gpu in gpus})
+        self._who = ""
+
+    def of(self, who: str) -> Pool:
+        """The same pool, as one person uses it: their turns are counted as theirs."""
+        mine = copy.copy(self)  # what changes is in _shared
+        mine._who = who
+        return mine
+
+    @property
+    def gpu_offload(self) -> bool | None:
+        """Whether llama.cpp was built for a GPU; None until a worker has told."""
+        return self._shared.gpu_offload
 
     def close(self) -> None:
         """End every worker. Blocks until they are gone."""
-        with self._changed:
-            self._closed = True
-            handles = list(self._handles.values())
-            self._handles.clear()
-            self._changed.notify_all()
+        shared = self._shared
+        with shared.changed:
+            shared.closed = True
+            handles, shared.handles = shared.handles, []
+            shared.changed.notify_all()
         for handle in handles:
             if handle.process is not None:
                 handle.process.stop()
+        self._forecasts.close()
+
+    # --- turns -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def turn(self, *, stop: Stop = _never, on_place: Callable[[int], None] = lambda place: None) -> Iterator[None]:
-        """Wait for the right to generate. `on_place` is told how many runs are ahead, whenever that changes.
+    def turn(
+        self,
+        specs: Sequence[WorkerSpec] = (),
+        *,
+        stop: Stop = _never,
+        on_place: Callable[[int], None] = lambda place: None,
+        where: Places | None = None,
+    ) -> Iterator[Slot]:
+        """Wait for the right to generate with `specs`, `where` they belong or there alone. `on_place` is told how many
+        runs are likely to come before, when that changes.
 
-        Raises Stopped, or BadInput when too many wait already.
+        Raises Stopped, or Busy when too many wait already.
         """
-        ticket = object()
-        with self._changed:
-            if len(self._queue) > self._max_queue:
-                raise BadInput(f"Busy: {len(self._queue)} runs wait already. Try again in a minute.")
-            self._queue.append(ticket)
+        ticket = self._line_up(specs, [where] if where else self._turn_options(specs))
+        shared = self._shared
+        began: float | None = None
         try:
             told: int | None = None
             while True:
-                with self._changed:
-                    place = self._queue.index(ticket)
+                with shared.changed:
+                    if shared.closed:
+                        raise Stopped("The app is closing.")
+                    self._begin_next()
+                    place = 0 if ticket.places else self._place(ticket)
                     if place and place == told:
-                        self._changed.wait(_WAIT_S)
+                        shared.changed.wait(_WAIT_TURN_S)
                 if place != told:
                     on_place(place)
                     told = place
-                if place == 0:
+                if ticket.places is not None:
                     break
                 if stop():
                     raise Stopped("Stopped while it waited for its turn.")
-            yield
+            began = time.monotonic()
+            yield Slot(self, ticket.places)
         finally:
-            with self._changed:
-                self._queue.remove(ticket)
-                self._changed.notify_all()
+            with shared.changed:
+                shared.queue.remove(ticket)
+                if began is not None and ticket.who:
+                    now = time.monotonic()
+                    shared.used_s[ticket.who] = self._used_s(ticket.who, now) + now - began, now
+                shared.changed.notify_all()
+
+    @contextmanager
+    def use(self, spec: WorkerSpec, *, stop: Stop = _never) -> Iterator[Lease]:
+        """A turn with one worker."""
+        with self.turn([spec], stop=stop) as slot, slot.lease(spec, stop=stop) as lease:
+            yield lease
+
+    def _turn_options(self, specs: Sequence[WorkerSpec]) -> list[Places]:
+        """Where a run of several workers may take place: all its GPUs, one GPU, the host."""
+        leading = max(specs, key=lambda spec: (spec.splits, spec.wants_gpu), default=None)
+        return self._options(leading)
+
+    def _line_up(self, specs: Sequence[WorkerSpec], options: list[Places]) -> _Ticket:
+        ticket = _Ticket(self._who, tuple(specs), options, time.monotonic())
+        shared, limits = self._shared, self._limits
+        with shared.changed:
+            waiting = [one for one in shared.queue if one.places is None]
+            if len(waiting) >= limits.waiting:
+                raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
+            mine = sum(one.who == self._who for one in waiting)
+            if self._who and mine >= limits.waiting_per_person:
+                raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first.")
+            shared.queue.append(ticket)
+        return ticket
+
+    def _begin_next(self) -> None:
+        """Give free places to who comes next. The lock is held."""
+        shared = self._shared
+        while True:
+            busy = {place for ticket in shared.queue for place in ticket.places or ()}
+            free = {place for ticket in shared.queue for option in ticket.options for place in option} - busy
+            waiting, by_name = self._waiting()
+            if not free or not waiting:
+                return
+            found = turns.next_up(waiting, free, self._used())
+            if found is None:
+                return
+            by_name[found[0].name].places = found[1]
+            shared.changed.notify_all()
+
+    def _place(self, ticket: _Ticket) -> int:
+        """How many are likely to come before it. The lock is held."""
+        waiting, by_name = self._waiting()
+        order = [by_name[one.name] for one in turns.in_order(waiting, self._used())]
+        wanted = {place for option in ticket.options for place in option}
+        running = sum(bool(wanted & set(one.places or ())) for one in self._shared.queue)
+        return max(1, order.index(ticket) + running)
+
+    def _waiting(self) -> tuple[list[turns.Waiting], dict[str, _Ticket]]:
+        now = time.monotonic()
+        by_name = {str(i): ticket for i, ticket in enumerate(self._shared.queue) if ticket.places is None}
+        waiting = [
+            turns.Waiting(
+                name,
+                ticket.who,
+                now - ticket.since,
+                {option: self._load_s(ticket, option) for option in ticket.options},
+            )
+            for name, ticket in by_name.items()
+        ]
+        return waiting, by_name
+
+    def _load_s(self, ticket: _Ticket, places: Places) -> float:
+        there = {h.spec for h in self._shared.handles if set(h.places) <= {*places, HOST}}
+        return sum(_START_S + spec.bytes / _LOAD_BYTES_PER_S for spec in ticket.specs if spec not in there)
+
+    def _used(self) -> dict[str, float]:
+        now = time.monotonic()
+        return {who: self._used_s(who, now) for who in {ticket.who for ticket in self._shared.queue} if who}
+
+    def _used_s(self, who: str, now: float) -> float:
+        seconds, at = self._shared.used_s.get(who, (0.0, now))
+        return turns.decayed(seconds, now - at)
+
+    # --- leases ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def lease(self, spec: WorkerSpec, *, stop: Stop = _never) -> Iterator[Lease]:
@@ -196,18 +357,323 @@ class Pool:
 
         Raises OutOfMemory, Stopped, WorkerDied, and what loading raises.
         """
-        handle, victims = self._acquire(spec, stop)
+        with self._lease(spec, self._options(spec), stop) as lease:
+            yield lease
+
+    @contextmanager
+    def _lease(self, spec: WorkerSpec, options: list[Places], stop: Stop) -> Iterator[Lease]:
+        while True:
+            handle, victims = self._acquire(spec, options, stop)
+            try:
+                load_s = self._make_ready(handle, victims)
+                break
+            except _Misjudged:
+                self._release(handle)
+            except BaseException:
+                self._release(handle)
+                raise
         try:
-            for victim in victims:
-                logger.info("unloading %s for %s", victim.spec.file, spec.file)
-                assert victim.process is not None
-                victim.process.stop()
-            load_s = None
-            if handle.process is None or not handle.process.responds():
-                load_s = self._load(handle)
             yield Lease(handle, load_s)
         finally:
             self._release(handle)
+
+    def _options(self, spec: WorkerSpec | None) -> list[Places]:
+        """Where a worker may go; None: one that goes where it is best."""
+        if not self._uuids or (spec is not None and not spec.wants_gpu):
+            return [(HOST,)]
+        if spec is not None and spec.splits:
+            return [tuple(self._uuids)]
+        return [(place,) for place in self._uuids]
+
+    def _acquire(self, spec: WorkerSpec, options: list[Places], stop: Stop) -> tuple[Handle, list[Handle]]:
+        """Mark the handle for `spec` leased, made anew if there is none, and those that it displaces as leaving."""
+        shared = self._shared
+        while True:
+            with shared.changed:
+                if shared.closed:
+                    raise Stopped("The app is closing.")
+                found = [h for h in shared.handles if h.spec == spec and h.places in options]
+                idle = next((h for h in found if not h.leased and not h.leaving), None)
+                if idle is not None and not idle.usable:
+                    shared.handles.remove(idle)  # it died while nobody used it
+                    continue
+                if idle is not None or not found:
+                    ways = [idle.places] if idle is not None else options
+                    forecasts = [self._forecasts.of(spec, places) for places in ways]
+                    held = idle.bytes if idle is not None else {}
+                    needs = [_more(forecast, held) for forecast in forecasts]
+                    if idle is not None and idle.spec.context == spec.context:
+                        needs = [{}]
+                    placement = decisions.choose(needs, self._residents(), self._budgets())
+                    if placement is not None:
+                        victims = self._mark_leaving(placement.evicted)
+                        forecast = forecasts[placement.option]
+                        if idle is None:
+                            idle = Handle(spec, ways[placement.option], forecast)
+                            shared.handles.append(idle)
+                        elif needs[placement.option]:  # a larger context
+                            idle.forecast = forecast
+                            idle.bytes = {**idle.bytes, **forecast.bytes}
+                        idle.spec, idle.leased = spec, True
+                        return idle, victims
+                    if not any(h.leased for h in shared.handles):
+                        raise OutOfMemory(self._shortage(spec, forecasts[0], ways[0]))
+                shared.changed.wait(_WAIT_S)
+            if stop():
+                raise Stopped("Stopped while it waited for a worker.")
+
+    def _make_ready(self, handle: Handle, victims: list[Handle]) -> float | None:
+        """Load what is not loaded. Nothing gives way before llama.cpp has read the file's header without complaint.
+
+        Returns the seconds from the start of the process to a loaded model, warm-up included; None if it was loaded.
+        """
+        started = time.monotonic()
+        try:
+            if handle.process is not None and handle.process.responds():
+                self._dismiss(victims)
+                return None
+            name = f"{handle.spec.role} {handle.spec.file}"
+            handle.process = WorkerProcess(name, self._environment(handle.places))
+            ready = handle.process.wait_ready()
+            self._shared.gpu_offload, self._shared.devices = ready.gpu_offload, ready.devices
+            self._plan(handle, victims)
+            for victim in victims:
+                logger.info("unloading %s for %s", victim.spec.file, handle.spec.file)
+            self._dismiss(victims)
+            self._load(handle)
+        except BaseException:
+            with self._shared.changed:
+                for victim in victims:
+                    victim.leaving = False
+            if handle.process is not None:
+                handle.process.stop()
+            raise
+        return time.monotonic() - started
+
+    def _environment(self, places: Places) -> dict[str, str]:
+        """So that a worker sees its own GPU alone, and one on the host takes no memory of a GPU."""
+        if not self._uuids:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self._uuids[place] for place in places if place != HOST)}
+
+    def _plan(self, handle: Handle, victims: list[Handle]) -> None:
+        """Have llama.cpp say what it will take, once for a file and a context. Adds to `victims` if that is more.
+
+        Raises _Misjudged if there is no room for that at once, and what loading raises.
+        """
+        spec, shared = handle.spec, self._shared
+        if not isinstance(spec.load, protocol.LoadLanguage) or self._forecasts.has_plan(spec, handle.places):
+            return
+        assert handle.process is not None
+        planned = handle.process.request(protocol.Plan(spec.load))
+        assert isinstance(planned, protocol.Planned)
+        self._forecasts.planned(spec, handle.places, planned)
+        forecast = self._forecasts.of(spec, handle.places)
+        with shared.changed:
+            names = decisions.evictions(_more(forecast, handle.bytes), self._residents(), self._budgets())
+            if names is None:
+                raise _Misjudged
+            victims += self._mark_leaving(names)
+            handle.forecast, handle.bytes = forecast, forecast.bytes
+
+    def _load(self, handle: Handle) -> None:
+        shared, load = self._shared, handle.spec.load
+        assert handle.process is not None
+        if load is None:
+            return
+        with shared.changed:
+            while any(h.leaving and set(h.places) & set(handle.places) for h in shared.handles):
+                shared.changed.wait(_WAIT_S)
+        with self._moving() as is_alone:
+            before = self._used_bytes()
+            handle.process.request(load)
+            if handle.is_on_gpu and is_alone() and handle.process.pid not in self._gpus.processes():
+                after = self._used_bytes()
+                handle.difference = sum(after[place] - before[place] for place in handle.places)
+
+    def _release(self, handle: Handle) -> None:
+        if handle.usable:
+            self._weigh(handle)
+        elif handle.process is not None:
+            handle.process.stop()
+        with self._shared.changed:
+            handle.leased = False
+            handle.last_used = time.monotonic()
+            if not handle.usable and handle in self._shared.handles:
+                self._shared.handles.remove(handle)
+            self._shared.changed.notify_all()
+
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def _weigh(self, handle: Handle) -> None:
+        """Note what a worker takes, and learn from it."""
+        assert handle.process is not None
+        rss, own_rss = _host_bytes(handle.process.pid)
+        if not handle.is_on_gpu:
+            on_gpu: dict[str, int] = {}
+            measured, handle.bytes = rss, {HOST: rss} if rss is not None else handle.bytes
+        else:
+            on_gpu = self._gpus.processes().get(handle.process.pid, {})
+            measured = sum(on_gpu.values()) if on_gpu else handle.difference
+            host = {HOST: own_rss} if own_rss is not None else {}
+            handle.bytes = {**handle.bytes, **on_gpu, **host}
+        if measured is not None and measured > (handle.peak or 0):
+            handle.peak = measured
+            self._forecasts.measured(handle.spec, handle.places, handle.forecast, measured)
+
+    def _budgets(self) -> dict[str, int]:
+        """What all workers on a place may take together."""
+        budgets = {HOST: self._host_bytes}
+        for place, total in self._total.items():
+            room = total - self._shared.others.get(place, 0) - max(_MARGIN_BYTES, int(_MARGIN_SHARE * total))
+            budgets[place] = max(0, min(room, self._limits.gpu_bytes or room))
+        return budgets
+
+    def _residents(self) -> list[decisions.Resident]:
+        return [
+            decisions.Resident(h.id, h.bytes, h.leased or h.pinned, h.last_used)
+            for h in self._shared.handles
+            if not h.leaving
+        ]
+
+    def _fits(self, wanted: Sequence[tuple[WorkerSpec, Places]]) -> bool:
+        with self._shared.changed:
+            room = self._budgets()
+            there = {(h.spec, h.places): h for h in self._shared.handles if not h.leaving}
+            for handle in there.values():
+                if (handle.leased or handle.pinned) and (handle.spec, handle.places) not in wanted:
+                    _take(room, handle.bytes)
+            for spec, places in wanted:
+                mine = there.get((spec, places))
+                forecast = self._forecasts.of(spec, places).bytes
+                _take(room, forecast if mine is None else {**forecast, **mine.bytes})
+        return all(n >= 0 for n in room.values())
+
+    def _shortage(self, spec: WorkerSpec, forecast: Forecast, places: Places) -> str:
+        """What is needed, and what would free it."""
+        place = places[0]
+        parts, budget = forecast.parts[place], self._budgets()[place]
+        made_of = {
+            "weights": parts.weights,
+            "key-value cache": parts.kv_cache,
+            "buffers": parts.compute,
+            "the process": parts.process,
+        }
+        detail = ", ".join(f"{name} {_gib(n)}" for name, n in made_of.items() if n)
+        device = "this machine" if place == HOST else " + ".join(places)
+        text = (
+            f"{spec.file} needs about {_gib(parts.total)} on {device} ({detail}), the budget for all models there is "
+            f"{_gib(budget)}."
+        )
+        pinned = [h for h in self._shared.handles if h.pinned and h.bytes.get(place)]
+        if pinned:
+            text += f" Unpin {', '.join(h.spec.file for h in pinned)}: {_gib(sum(h.bytes[place] for h in pinned))}."
+        for remedy in Remedy if spec.wants_gpu and spec.shape is not None else ():
+            for runtime in remedied(spec.runtime, [remedy], spec.shape.n_layers if spec.shape else 0):
+                less = self._forecasts.of(spec.with_runtime(runtime), places).bytes.get(place, 0)
+                if less <= budget or (spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR):
+                    text += (
+                        f" It would fit with a {remedy}."
+                        if remedy is not Remedy.LAYERS
+                        else (f" It would fit with {runtime.n_gpu_layers} of its layers on the GPU.")
+                    )
+                    break
+        variable = "PLAYGROUND_MEMORY_BUDGET_BYTES" if place == HOST else "PLAYGROUND_GPU_BUDGET_BYTES"
+        return f'{text} Choose a smaller quantization, allow a remedy under "If memory is short", or raise {variable}.'
+
+    def _mark_leaving(self, names: Sequence[str]) -> list[Handle]:
+        victims = [h for h in self._shared.handles if h.id in names]
+        for victim in victims:
+            victim.leaving = True
+        return victims
+
+    def _dismiss(self, handles: Sequence[Handle]) -> None:
+        """Unload what is leaving; returns when its memory is back, or an alarm is raised that it is not."""
+        if not handles:
+            return
+        with self._moving() as is_alone:
+            before = self._used_bytes()
+            for handle in handles:
+                if handle.process is not None:
+                    handle.process.stop()
+            self._await_memory([h for h in handles if h.is_on_gpu and h.process is not None], before, is_alone)
+            with self._shared.changed:
+                self._shared.handles = [h for h in self._shared.handles if h not in handles]
+                self._shared.changed.notify_all()
+
+    def _await_memory(self, gone: Sequence[Handle], before: Mapping[str, int], is_alone: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _BACK_S
+        while gone:
+            listed, used = self._gpus.processes(), self._used_bytes()
+            left = [h for h in gone if h.process is not None and h.process.pid in listed]
+            held: dict[str, int] = {}
+            for handle in gone:
+                for place in handle.places:
+                    held[place] = held.get(place, 0) + (handle.peak or 0) // len(handle.places)
+            short = {place: used[place] - before[place] + int(0.8 * n) for place, n in held.items() if place in used}
+            lost = {place: n for place, n in short.items() if n > 0} if is_alone() else {}
+            if not left and not lost:
+                return
+            if time.monotonic() > deadline:
+                files = ", ".join(handle.spec.file for handle in gone)
+                told = ", ".join(f"{_gib(n)} on {place}" for place, n in lost.items()) or "its process is still listed"
+                self._shared.alarms.append(
+                    f"{time.strftime('%H:%M:%S')} GPU memory has not come back {_BACK_S:.0f} s after {files} was "
+                    f"unloaded: {told}."
+                )
+                logger.warning("%s", self._shared.alarms[-1])
+                return
+            time.sleep(_BACK_POLL_S)
+
+    @contextmanager
+    def _moving(self) -> Iterator[Callable[[], bool]]:
+        """While memory changes. Gives a function that tells whether nothing else was loaded or unloaded meanwhile."""
+        shared = self._shared
+        with shared.changed:
+            shared.moving += 1
+            shared.moves += 1
+            first, alone = shared.moves, shared.moving == 1
+        try:
+            yield lambda: alone and shared.moves == first
+        finally:
+            with shared.changed:
+                shared.moving -= 1
+
+    def _used_bytes(self) -> dict[str, int]:
+        return {gpu.place: gpu.used_bytes for gpu in self._gpus.read()}
+
+    # --- what people and operators do --------------------------------------------------------------------------
+
+    def unload(self, which: WorkerRole | WorkerSpec) -> None:
+        """End the idle workers of a role, or one of them."""
+        self._unload(lambda h: which in (h.spec, h.spec.role))
+
+    def unload_id(self, id: str) -> None:
+        """Raises BadInput if it is in use."""
+        if any(h.id == id and h.leased for h in self._shared.handles):
+            raise BadInput("This model is being used. Stop the run, or wait for its end.")
+        self._unload(lambda h: h.id == id)
+
+    def unload_idle(self) -> None:
+        """End what nobody has used for the time that the operator set."""
+        if self._limits.idle_s:
+            with self._shared.changed:
+                names = decisions.expired(self._residents(), time.monotonic(), self._limits.idle_s)
+            self._unload(lambda h: h.id in names and not h.pinned)
+
+    def _unload(self, wanted: Callable[[Handle], bool]) -> None:
+        with self._shared.changed:
+            idle = [h for h in self._shared.handles if wanted(h) and not h.leased and not h.leaving]
+            self._mark_leaving([h.id for h in idle])
+        self._dismiss(idle)
+
+    def pin(self, id: str, pinned: bool) -> None:
+        """A pinned worker is never unloaded to make room, or for being idle."""
+        with self._shared.changed:
+            for handle in self._shared.handles:
+                if handle.id == id:
+                    handle.pinned = pinned
+            self._shared.changed.notify_all()
 
     def quantize(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
         """Raises EngineError with llama.cpp's words, BadInput for an unknown quantization."""
@@ -222,134 +688,151 @@ class Pool:
     ) -> protocol.Quantized:
         """Raises what `quantize` does; WorkerDied when llama.cpp aborted, or when `stop` had it killed: it cannot be
         asked to stop."""
-        with self.lease(_QUANTIZE) as lease:
+        with self.lease(QUANTIZE) as lease:
             reply = lease.request(request, on_step=on_step, stop=stop)
         assert isinstance(reply, protocol.Quantized)
         return reply
 
-    def fits(self, specs: Iterable[WorkerSpec]) -> bool:
-        """Whether all of `specs` can be loaded at once, if everything idle gives way."""
-        with self._changed:
-            wanted = {spec: self._handles.get(spec) for spec in specs}
-            leased = sum(h.bytes for h in self._handles.values() if h.leased and h.spec not in wanted)
-        return leased + sum(h.bytes if h else forecast(s) for s, h in wanted.items()) <= self._budget_bytes
+    def bandwidth(self, place: str) -> float | None:
+        """Bytes a second that a place's memory was measured to copy, read and write together; None: not measured."""
+        return self._forecasts.bandwidth(place) if place in (HOST, *self._uuids) else None
 
-    def unload(self, which: WorkerRole | WorkerSpec) -> None:
-        """End the idle workers of a role, or one of them."""
-        with self._changed:
-            idle = [h for h in self._handles.values() if which in (h.spec, h.spec.role) and not h.leased]
-            for handle in idle:
-                del self._handles[handle.spec]
-        for handle in idle:
-            if handle.process is not None:
-                handle.process.stop()
+    def measure_bandwidth(self) -> None:
+        """Once for each device, in a turn of its own; it is kept."""
+        for place in self._uuids or (HOST,):
+            if self._forecasts.bandwidth(place) is None:
+                spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BANDWIDTH_BYTES)
+                with self.turn(where=(place,)), self._lease(spec, [(place,)], _never) as lease:
+                    found = lease.request(protocol.MeasureBandwidth(_BANDWIDTH_BYTES))
+                assert isinstance(found, protocol.Bandwidth)
+                self._forecasts.keep_bandwidth(place, found.bytes_per_s)
+                self.unload(spec)
 
     def worker_bytes(self, pid: int) -> tuple[int | None, int | None]:
         """Resident host memory and GPU memory of a worker; None for what cannot be known."""
-        try:
-            rss: int | None = psutil.Process(pid).memory_info().rss
-        except psutil.Error:
-            rss = None
-        return rss, self._gpus.process_bytes(pid)
+        handle = next((h for h in self._shared.handles if h.process is not None and h.process.pid == pid), None)
+        on_gpu = self._gpus.processes().get(pid)
+        by_difference = handle.difference if handle is not None else None
+        return _host_bytes(pid)[0], sum(on_gpu.values()) if on_gpu else by_difference
 
     def memory(self) -> MemoryReport:
-        with self._changed:
-            handles = [h for h in self._handles.values() if h.process is not None and h.process.alive]
-            queue_length = len(self._queue)
-        workers = []
-        for handle in handles:
-            assert handle.process is not None
-            rss, gpu = self.worker_bytes(handle.process.pid)
-            workers.append(
-                WorkerMemory(
-                    id=str(id(handle)),
-                    pid=handle.process.pid,
-                    role=handle.spec.role,
-                    state=handle.process.state,
-                    file=handle.spec.file,
-                    bytes=gpu if gpu is not None else rss,
-                    host_rss_bytes=rss,
-                    gpu_bytes=gpu,
-                    place=HOST,
-                    measured_by=None,
-                    peak_bytes=None,
-                    forecast=None,
-                    pinned=False,
-                    leases=int(handle.leased),
-                    idle_s=0.0 if handle.leased else time.monotonic() - handle.last_used,
-                )
-            )
+        """What is held where, now. Takes milliseconds: a page reads Monitor.newest."""
+        gpus, listed = self._gpus.read(), self._gpus.processes()
+        shared = self._shared
+        with shared.changed:
+            handles = [h for h in shared.handles if h.process is not None and h.process.alive]
+            still = shared.moving == 0
+            queue = self._queued()
+            budgets = self._budgets()
+        workers = [self._worker_memory(handle, listed) for handle in handles]
+        if still:
+            for gpu in gpus:
+                ours = sum(listed.get(h.process.pid, h.bytes).get(gpu.place, 0) for h in handles if h.process)
+                shared.others[gpu.place] = max(0, gpu.used_bytes - ours)
         host = psutil.virtual_memory()
         return MemoryReport(
+            time=time.time(),
             workers=tuple(workers),
-            gpus=self._gpus.read(),
+            gpus=gpus or self._other_gpus(),
             host_total_bytes=host.total,
             host_available_bytes=host.available,
-            time=time.time(),
-            budgets={HOST: self._budget_bytes},
-            queue=tuple(Queued("", (), 0.0, None) for _ in range(queue_length)),
+            budgets=budgets,
+            queue=queue,
+            alarms=tuple(shared.alarms),
         )
 
-    def _acquire(self, spec: WorkerSpec, stop: Stop) -> tuple[Handle, list[Handle]]:
-        """Mark the handle for `spec` leased, made anew if there is none; and take out the ones it displaces."""
-        while True:
-            with self._changed:
-                if self._closed:
-                    raise Stopped("The app is closing.")
-                handle = self._handles.get(spec)
-                if handle is not None and not handle.leased:
-                    if handle.usable:
-                        handle.leased = True
-                        return handle, []
-                    del self._handles[spec]  # it died while nobody used it
-                    handle = None
-                if handle is None:
-                    new = Handle(spec)
-                    names = decisions.evictions(new.bytes, self._residents(), self._budget_bytes)
-                    if names is not None:
-                        victims = [h for h in self._handles.values() if str(id(h)) in names]
-                        for victim in victims:
-                            del self._handles[victim.spec]
-                        self._handles[spec] = new
-                        return new, victims
-                    if not any(h.leased for h in self._handles.values()):
-                        raise OutOfMemory(
-                            f"{spec.file} needs about {new.bytes / 2**30:.1f} GiB, the budget for all models is "
-                            f"{self._budget_bytes / 2**30:.1f} GiB. Choose a smaller quantization, or raise "
-                            "PLAYGROUND_MEMORY_BUDGET_BYTES."
-                        )
-                self._changed.wait(_WAIT_S)
-            if stop():
-                raise Stopped("Stopped while it waited for a worker.")
+    def _worker_memory(self, handle: Handle, listed: Mapping[int, Mapping[str, int]]) -> WorkerMemory:
+        assert handle.process is not None
+        pid = handle.process.pid
+        rss, _ = _host_bytes(pid)
+        on_gpu = sum(listed[pid].values()) if pid in listed else None
+        gpu = on_gpu if on_gpu is not None else handle.difference
+        now = gpu if handle.is_on_gpu else rss
+        if now is not None:
+            handle.peak = max(handle.peak or 0, now)
+        return WorkerMemory(
+            id=handle.id,
+            pid=pid,
+            role=handle.spec.role,
+            state=handle.process.state,
+            file=handle.spec.file,
+            place=" + ".join(handle.places),
+            bytes=now,
+            host_rss_bytes=rss,
+            gpu_bytes=gpu,
+            measured_by=None if gpu is None else "difference" if on_gpu is None else "process",
+            peak_bytes=handle.peak,
+            forecast=handle.forecast,
+            leases=int(handle.leased),
+            pinned=handle.pinned,
+            idle_s=0.0 if handle.leased else time.monotonic() - handle.last_used,
+        )
 
-    def _residents(self) -> list[decisions.Resident]:
-        return [decisions.Resident(str(id(h)), h.bytes, h.leased, h.last_used) for h in self._handles.values()]
+    def _other_gpus(self) -> tuple[GpuMemory, ...]:
+        """GPUs that are not NVIDIA's, as a worker saw them last."""
+        return tuple(
+            GpuMemory(i, d.description, d.total_bytes, d.total_bytes - d.free_bytes, source="ggml")
+            for i, d in enumerate(self._shared.devices)
+            if d.total_bytes
+        )
 
-    def _load(self, handle: Handle) -> float:
-        """Returns the seconds from the start of the process to a loaded model, warm-up included."""
-        started = time.monotonic()
-        handle.process = WorkerProcess(f"{handle.spec.role} {handle.spec.file}")
-        self.gpu_offload = handle.process.wait_ready().gpu_offload
-        if handle.spec.load is not None:
-            try:
-                handle.process.request(handle.spec.load)
-            except PlaygroundError:
-                handle.process.stop()
-                raise
-        return time.monotonic() - started
+    def _queued(self) -> tuple[Queued, ...]:
+        now = time.monotonic()
+        waiting, by_name = self._waiting()
+        order = [by_name[one.name] for one in turns.in_order(waiting, self._used())]
+        running = [ticket for ticket in self._shared.queue if ticket.places is not None]
+        return tuple(
+            Queued(
+                one.who,
+                tuple(spec.file for spec in one.specs),
+                now - one.since,
+                " + ".join(one.places) if one.places else None,
+            )
+            for one in (*running, *order)
+        )
 
-    def _release(self, handle: Handle) -> None:
-        if handle.usable:
-            assert handle.process is not None
-            rss, gpu = self.worker_bytes(handle.process.pid)
-            measured = gpu if self.on_gpu else rss
-            if measured is not None:
-                handle.bytes = measured
-        elif handle.process is not None:
-            handle.process.stop()
-        with self._changed:
-            handle.leased = False
-            handle.last_used = time.monotonic()
-            if not handle.usable and self._handles.get(handle.spec) is handle:
-                del self._handles[handle.spec]
-            self._changed.notify_all()
+    # --- what does not fit -------------------------------------------------------------------------------------
+
+    def fitting(
+        self,
+        specs: Callable[[Runtime], Sequence[WorkerSpec]],
+        runtime: Runtime,
+        allowed: Sequence[Remedy],
+        slot: Slot,
+    ) -> Runtime:
+        """`runtime`, or the mildest allowed change of it with which all of `specs` fit into memory at once; itself
+        again if none does."""
+        if not allowed or not self._uuids or slot.places == (HOST,):
+            return runtime
+        layers = max((spec.shape.n_layers for spec in specs(runtime) if spec.shape), default=0)
+        for way in (runtime, *remedied(runtime, allowed, layers)):
+            if slot.fits(specs(way)):
+                return way
+        return runtime
+
+
+class _Misjudged(Exception):
+    """llama.cpp's own plan is larger than what was set aside, and there is no room for it: to be decided anew."""
+
+
+def _more(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:
+    """What a forecast takes beyond what is held already."""
+    return {place: n - held.get(place, 0) for place, n in forecast.bytes.items() if n > held.get(place, 0)}
+
+
+def _take(room: dict[str, int], bytes: Mapping[str, int]) -> None:
+    for place, n in bytes.items():
+        room[place] = room.get(place, 0) - n
+
+
+def _host_bytes(pid: int) -> tuple[int | None, int | None]:
+    """Resident memory of a process, and what of it is its own: pages of a file that is mapped are not."""
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return None, None
+    return memory.rss, memory.rss - getattr(memory, "shared", 0)
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock, Thread
@@ -40,16 +40,18 @@ _STOP_GRACE_S = 2.0
 class WorkerProcess:
     """Owns a child process and its pipe. Not for two threads at once, but for `stop`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+        """`environment`: what of it is to differ from the app's own."""
         self.name = name
         self.state = WorkerState.STARTING
         self._stop_lock = Lock()
         self._tail: deque[str] = deque(maxlen=60)
         ours, theirs = socket.socketpair()
         package_parent = str(Path(playground.__file__).parent.parent)
-        environment = os.environ | {
+        whole = os.environ | {
             "GGML_NO_BACKTRACE": "1",  # else ggml starts gdb when it aborts
             "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
+            **environment,
         }
         with theirs:
             self._process = subprocess.Popen(
@@ -58,7 +60,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=environment,
+                env=whole,
                 start_new_session=True,
                 text=True,
                 errors="replace",

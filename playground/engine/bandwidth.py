@@ -1,0 +1,77 @@
+"""How fast the device's memory is: what decoding can at best be as fast as."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+from playground.engine import llama
+from playground.engine.ggml import CPU, GPU, INTEGRATED_GPU, POINTER, SIZE, TEXT, Memory, function
+from playground.engine.protocol import Bandwidth, MeasureBandwidth
+from playground.errors import EngineError
+
+_F32 = 0  # ggml_type
+_LONG_ENOUGH_S = 0.2
+_ROUND_S = 0.01  # so long that starting it and waiting for its end are nothing beside it
+
+
+def measure_bandwidth(asked: MeasureBandwidth) -> Bandwidth:
+    """Copy one buffer to another with ggml, on the first GPU or else with all of the CPU's cores. All is freed again.
+
+    Raises EngineError when the device has no room for the buffers.
+    """
+    device_of = function("ggml_backend_dev_by_type", POINTER, ctypes.c_int)
+    device = device_of(GPU) or device_of(INTEGRATED_GPU) or device_of(CPU)
+    backend = function("ggml_backend_dev_init", POINTER, POINTER, TEXT)(device, None)
+    if not backend:
+        raise EngineError("ggml could not start its device.", tuple(llama.log_lines)[-20:])
+    room = 3 * function("ggml_tensor_overhead", SIZE)() + function("ggml_graph_overhead", SIZE)()
+    context = function("ggml_init", POINTER, Memory)(Memory(room, None, True))
+    try:
+        _use_all_cores(device, backend)
+        tensor = function("ggml_new_tensor_1d", POINTER, POINTER, ctypes.c_int, ctypes.c_int64)
+        source, target = tensor(context, _F32, asked.bytes // 4), tensor(context, _F32, asked.bytes // 4)
+        copied = function("ggml_cpy", POINTER, POINTER, POINTER, POINTER)(context, source, target)
+        graph = function("ggml_new_graph", POINTER, POINTER)(context)
+        function("ggml_build_forward_expand", None, POINTER, POINTER)(graph, copied)
+        buffer = function("ggml_backend_alloc_ctx_tensors", POINTER, POINTER, POINTER)(context, backend)
+        if not buffer:
+            raise EngineError(f"There is no room for two buffers of {asked.bytes / 1e6:.0f} MB on the device.")
+        try:
+            # Pages that nobody has written yet are all one page of zeros.
+            function("ggml_backend_buffer_clear", None, POINTER, ctypes.c_uint8)(buffer, 1)
+            copies_per_s = _copies_per_s(backend, graph)
+        finally:
+            function("ggml_backend_buffer_free", None, POINTER)(buffer)
+    finally:
+        function("ggml_free", None, POINTER)(context)
+        function("ggml_backend_free", None, POINTER)(backend)
+    name: bytes = function("ggml_backend_dev_description", TEXT, POINTER)(device)
+    return Bandwidth(2 * (asked.bytes // 4 * 4) * copies_per_s, name.decode())
+
+
+def _copies_per_s(backend: int, graph: int) -> float:
+    """The best of several rounds."""
+    compute = function("ggml_backend_graph_compute_async", ctypes.c_int, POINTER, POINTER)
+    synchronize = function("ggml_backend_synchronize", None, POINTER)
+    best, copies, until = 0.0, 1, time.perf_counter() + _LONG_ENOUGH_S
+    while (started := time.perf_counter()) < until:
+        for _ in range(copies):
+            if compute(backend, graph):
+                raise EngineError("ggml could not copy memory.", tuple(llama.log_lines)[-20:])
+        synchronize(backend)
+        seconds = time.perf_counter() - started
+        best = max(best, copies / seconds)
+        if seconds < _ROUND_S:
+            copies *= 2
+    return best
+
+
+def _use_all_cores(device: int, backend: int) -> None:
+    registry = function("ggml_backend_dev_backend_reg", POINTER, POINTER)(device)
+    # A GPU's backend has none.
+    address = function("ggml_backend_reg_get_proc_address", POINTER, POINTER, TEXT)(
+        registry, b"ggml_backend_set_n_threads"
+    )
+    if address:
+        ctypes.CFUNCTYPE(None, POINTER, ctypes.c_int)(address)(backend, llama.physical_cores())

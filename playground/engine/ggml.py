@@ -1,0 +1,52 @@
+"""ggml's own functions, which the bindings leave out, and the devices that it sees."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from llama_cpp import _ggml
+
+from playground.engine.protocol import Device
+
+CPU, GPU, INTEGRATED_GPU = 0, 1, 2  # ggml_backend_dev_type
+
+POINTER, SIZE, TEXT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+
+
+class Memory(ctypes.Structure):
+    """ggml_init_params of ggml.h."""
+
+    _fields_ = (("mem_size", SIZE), ("mem_buffer", POINTER), ("no_alloc", ctypes.c_bool))
+
+
+def function(name: str, result: Any, *arguments: Any) -> Any:
+    """Raises AttributeError when ggml has none of this name."""
+    found = getattr(_ggml.libggml, name)
+    found.restype, found.argtypes = result, arguments
+    return found
+
+
+def devices() -> tuple[Device, ...]:
+    """GPUs whose memory ggml is the one to ask for. Not CUDA's: NVML tells of them, and to be asked by ggml costs a
+    context of half a GB on the device."""
+    device_at = function("ggml_backend_dev_get", POINTER, SIZE)
+    kind = function("ggml_backend_dev_type", ctypes.c_int, POINTER)
+    name = function("ggml_backend_dev_name", TEXT, POINTER)
+    description = function("ggml_backend_dev_description", TEXT, POINTER)
+    memory = function("ggml_backend_dev_memory", None, POINTER, ctypes.POINTER(SIZE), ctypes.POINTER(SIZE))
+    found = []
+    for i in range(function("ggml_backend_dev_count", SIZE)()):
+        device = device_at(i)
+        if kind(device) in (GPU, INTEGRATED_GPU) and backend_name(device) != "CUDA":
+            free, total = SIZE(), SIZE()
+            memory(device, ctypes.byref(free), ctypes.byref(total))
+            found.append(Device(name(device).decode(), description(device).decode(), total.value, free.value))
+    return tuple(found)
+
+
+def backend_name(device: int) -> str:
+    """CUDA, ROCm, MTL, Vulkan, CPU ..."""
+    registry = function("ggml_backend_dev_backend_reg", POINTER, POINTER)(device)
+    told: bytes = function("ggml_backend_reg_name", TEXT, POINTER)(registry)
+    return told.decode()

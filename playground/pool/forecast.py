@@ -1,0 +1,193 @@
+"""What a worker will take in memory, told before it is loaded, and held against what it then takes.
+
+Three sources, the better one wins: the GGUF header; llama.cpp's own plan of cache and buffers (a load without weights);
+what the same files took before. What a process takes beside a model (the CUDA context, cuBLAS's workspaces, Python) is
+learned from each worker that is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from playground.disk import BytesCache
+from playground.engine import protocol
+from playground.pool.spec import WorkerSpec
+from playground.values import HOST, Forecast, MemoryParts, Remedy, Runtime, Shape, WorkerRole
+
+_T = TypeVar("_T")
+
+_MIB = 2**20
+_KEPT_BYTES = 16 * _MIB
+
+# Until a worker has been measured. By role, and whether it is on a GPU: there 518 MiB are the CUDA context, the rest
+# kernels, pools and cuBLAS's workspace (90 MiB quantized, 192 F16; 177 a vision encoder). Seen on an H100, CUDA 13.
+_PROCESS = {
+    (WorkerRole.LANGUAGE, True): 640 * _MIB,
+    (WorkerRole.VISION, True): 695 * _MIB,
+    (WorkerRole.LANGUAGE, False): 50 * _MIB,
+    (WorkerRole.VISION, False): 60 * _MIB,
+}
+_OTHER_PROCESS = {True: 520 * _MIB, False: 130 * _MIB}
+_CUDA_HOST = 456 * _MIB  # resident, of a process that has opened CUDA
+
+_MIN_CONTEXT = 1024  # tokens; a smaller one hardly holds an image
+
+
+class _Score(msgspec.Struct, frozen=True):
+    """What was told and what it was, in bytes on the worker's own places."""
+
+    forecast: int
+    measured: int
+
+
+class Forecasts:
+    """Owns what was learned. Safe to use from several threads. Without a folder it forgets at the end."""
+
+    def __init__(self, folder: Path | None, devices: dict[str, str], engine: str = "") -> None:
+        """`devices`: the name of each place's device; what was learned on one kind says nothing of another."""
+        self._devices = devices
+        self._engine = engine
+        self._disk = BytesCache(folder, _KEPT_BYTES) if folder is not None else None
+        self._kept: dict[str, bytes] = {}
+
+    def close(self) -> None:
+        if self._disk is not None:
+            self._disk.close()
+
+    def of(self, spec: WorkerSpec, places: Sequence[str]) -> Forecast:
+        """Of a worker at these places: the host alone, one GPU, or several that share its layers."""
+        planned = self._get(self._key("plan", spec, places), protocol.Planned)
+        parts = _parts(spec, places, planned, self._process_bytes(spec, places))
+        source = "dry run" if planned else "header"
+        score = self._get(self._key("score", spec, places), _Score)
+        if score is not None:
+            told = sum(p.total for place, p in parts.items() if place in places)
+            parts = {
+                place: replace(p, process=max(0, p.process + (score.measured - told) // len(places)))
+                if place in places
+                else p
+                for place, p in parts.items()
+            }
+            source = "measured before"
+        return Forecast(parts, source)
+
+    def has_plan(self, spec: WorkerSpec, places: Sequence[str]) -> bool:
+        return self._get(self._key("plan", spec, places), protocol.Planned) is not None
+
+    def planned(self, spec: WorkerSpec, places: Sequence[str], plan: protocol.Planned) -> None:
+        self._put(self._key("plan", spec, places), plan)
+
+    def measured(self, spec: WorkerSpec, places: Sequence[str], forecast: Forecast, measured: int) -> None:
+        """Keep what a worker took at most, for the same files, and what its process took beside them, for others."""
+        if spec.shape is None:
+            return
+        told = sum(forecast.bytes[place] for place in places)
+        self._put(self._key("score", spec, places), _Score(told, measured))
+        planned = self._get(self._key("plan", spec, places), protocol.Planned)
+        bare = sum(p.total for place, p in _parts(spec, places, planned, 0).items() if place in places)
+        self._put(self._process_key(spec, places), max(0, measured - bare) // len(places))
+
+    def bandwidth(self, place: str) -> float | None:
+        """Bytes a second that the device of a place copies; None: not measured yet."""
+        return self._get(f"bandwidth {self._devices[place]}", float)
+
+    def keep_bandwidth(self, place: str, bytes_per_s: float) -> None:
+        self._put(f"bandwidth {self._devices[place]}", bytes_per_s)
+
+    def _process_key(self, spec: WorkerSpec, places: Sequence[str]) -> str:
+        return f"process {spec.role} {self._engine} {self._devices[places[0]]} {len(places)}"
+
+    def _process_bytes(self, spec: WorkerSpec, places: Sequence[str]) -> int:
+        learned = self._get(self._process_key(spec, places), int) if spec.shape is not None else None
+        on_gpu = places[0] != HOST
+        return _PROCESS.get((spec.role, on_gpu), _OTHER_PROCESS[on_gpu]) if learned is None else learned
+
+    def _key(self, kind: str, spec: WorkerSpec, places: Sequence[str]) -> str:
+        how = [kind, self._engine, self._devices[places[0]], len(places), spec.role, spec.key]
+        if spec.role is WorkerRole.LANGUAGE:
+            how += spec.context
+        return hashlib.sha256(msgspec.json.encode(how)).hexdigest()
+
+    def _get(self, key: str, kind: type[_T]) -> _T | None:
+        data = self._kept.get(key) or (self._disk.get(key) if self._disk is not None else None)
+        try:
+            return None if data is None else msgspec.msgpack.decode(data, type=kind)
+        except msgspec.DecodeError:
+            return None  # of an earlier version
+
+    def _put(self, key: str, value: object) -> None:
+        self._kept[key] = data = msgspec.msgpack.encode(value)
+        if self._disk is not None:
+            self._disk.set(key, data)
+
+
+def _parts(
+    spec: WorkerSpec, places: Sequence[str], planned: protocol.Planned | None, process: int
+) -> dict[str, MemoryParts]:
+    """By place: the worker's own ones, and the host beside a GPU."""
+    if spec.shape is None:
+        own = MemoryParts(spec.bytes // len(places), process=process)
+        return {place: own for place in places}
+    whole = _vision(spec.shape) if spec.role is WorkerRole.VISION else _language(spec.shape, spec.runtime, planned)
+    if places[0] == HOST:
+        return {HOST: replace(whole, weights=whole.weights + spec.shape.embedding_bytes, process=process)}
+    share = 1.0 if spec.role is WorkerRole.VISION else gpu_share(spec.shape, spec.runtime.n_gpu_layers)
+    n = len(places)
+    on_gpu = MemoryParts(
+        weights=int(whole.weights * share / n),
+        kv_cache=int(whole.kv_cache * share / n),
+        compute=whole.compute,
+        process=process,
+    )
+    on_host = MemoryParts(
+        weights=int(whole.weights * (1 - share)), kv_cache=int(whole.kv_cache * (1 - share)), process=_CUDA_HOST
+    )
+    return {**{place: on_gpu for place in places}, HOST: on_host}
+
+
+def gpu_share(shape: Shape, n_gpu_layers: int) -> float:
+    """Of the layers' and the output's weights: llama.cpp offloads the output first, then layers from the last one."""
+    if n_gpu_layers < 0 or n_gpu_layers > shape.n_layers:
+        return 1.0
+    total = shape.layer_bytes + shape.other_bytes
+    if not shape.n_layers or not total or not n_gpu_layers:
+        return 0.0
+    return (shape.other_bytes + shape.layer_bytes * (n_gpu_layers - 1) / shape.n_layers) / total
+
+
+def _language(shape: Shape, runtime: Runtime, planned: protocol.Planned | None) -> MemoryParts:
+    cache = planned.kv_cache_bytes if planned else None
+    compute = planned.compute_bytes if planned else None
+    if cache is None:
+        cache = (shape.kv_bytes_per_token or 0) * runtime.n_ctx
+    if compute is None:  # a batch's activations and logits, float32
+        compute = 4 * runtime.n_batch * ((shape.n_vocabulary or 0) + 4 * (shape.n_embd or 0) + 2 * (shape.n_ff or 0))
+    return MemoryParts(shape.layer_bytes + shape.other_bytes, cache, compute)
+
+
+def _vision(shape: Shape) -> MemoryParts:
+    """llama.cpp has no plan of an encoder that can be asked for: some activations of all patches, float32."""
+    compute = 4 * (shape.n_patches or 0) * (4 * (shape.n_embd or 0) + 2 * (shape.n_ff or 0))
+    return MemoryParts(shape.layer_bytes + shape.other_bytes, 0, compute)
+
+
+def remedied(runtime: Runtime, allowed: Sequence[Remedy], n_layers: int) -> Sequence[Runtime]:
+    """Ways to take less GPU memory, the mildest first: each remedy on top of those before it."""
+    ways = []
+    if Remedy.CONTEXT in allowed:
+        while runtime.n_ctx // 2 >= _MIN_CONTEXT:
+            runtime = replace(runtime, n_ctx=runtime.n_ctx // 2)
+            ways.append(runtime)
+    if Remedy.PROJECTOR in allowed and runtime.projector_on_gpu:
+        runtime = replace(runtime, projector_on_gpu=False)
+        ways.append(runtime)
+    if Remedy.LAYERS in allowed:
+        most = n_layers if runtime.n_gpu_layers < 0 else min(n_layers, runtime.n_gpu_layers - 1)
+        ways += [replace(runtime, n_gpu_layers=n) for n in range(most, -1, -1)]
+    return ways
