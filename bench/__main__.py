@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|page|notebook|lab|hub|all] [--size 168m] [--gpu] [--tools DIR]`
+`python -m bench [engine|pair|page|notebook|lab|hub|load|all] [--size 168m] [--gpu] [--tools DIR]`
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "all")
+_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "load", "all")
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     version = importlib.metadata.version("llama-cpp-python")
     parser.add_argument("--tools", type=Path, default=Path(f"build/llama.cpp-{version}/bin"))
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
     given = parser.parse_args()
     found: dict[str, object] = {
         "machine": platform.machine(),
@@ -73,6 +74,10 @@ def main() -> None:
             from bench import hub  # noqa: PLC0415
 
             found |= show("hub", hub.measure(Path(temporary)))
+        if given.what in ("load", "all"):
+            from bench import load  # noqa: PLC0415
+
+            found |= show("load", load.measure(Path(temporary), given.minutes))
     print(json.dumps(found))
 
 
