@@ -13,17 +13,18 @@ import pytest
 
 from tests import pairs
 
-CHILD = Path(__file__).parent / "equality_child.py"
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", params=pairs.KINDS)
 def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = pairs.write_pair(request.param, tmp_path_factory.mktemp(request.param))
     child = subprocess.run(
-        [sys.executable, str(CHILD), str(files.model), str(files.projector), "320", "240"],
+        [sys.executable, "-m", "tests.equality_child", str(files.model), str(files.projector), "320", "240"],
         capture_output=True,
         text=True,
         timeout=150,
+        cwd=ROOT,
         env=os.environ | {"GGML_NO_BACKTRACE": "1"},
     )
     assert child.returncode == 0, child.stderr[-3000:]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from playground.engine.protocol import EncodedPrompt, Finished, ImageChunk, TextChunk
 from playground.lab import metrics
 from playground.lab.divergence import first_divergence, first_word, word_changes
 from playground.ui import format
-from playground.values import Metrics
+from playground.values import Metrics, Shape
 
 # --- metrics ----------------------------------------------------------------------------------------------
 
@@ -94,6 +95,45 @@ def test_generation_when_added_then_what_was_known_stays() -> None:
     before = Metrics(model_bytes=5, image_tokens=100, encode_cached=True)
     after = metrics.of_generation(before, finished())
     assert replace(after, model_bytes=5, image_tokens=100, encode_cached=True) == after
+
+
+def test_generation_when_done_then_the_times_of_its_tokens_are_told() -> None:
+    steps = ((1.0, 8), (4.0, 32))
+    assert metrics.of_generation(Metrics(), msgspec.structs.replace(finished(), progress=steps)).progress == steps
+
+
+SHAPE = Shape(
+    n_layers=2, layer_bytes=900, embedding_bytes=500, other_bytes=100, read_bytes=1000, kv_bytes_per_token=10
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "prompt", "generated", "expected"),
+    [
+        (SHAPE, 600, 100, 1000 + 10 * 650),
+        (SHAPE, 600, 1, 1000 + 10 * 600 + 5),
+        (SHAPE, 0, 0, 1000),
+        (SHAPE, None, 100, None),
+        (SHAPE, 600, None, None),
+        (replace(SHAPE, kv_bytes_per_token=None), 600, 100, None),
+        (None, 600, 100, None),
+    ],
+)
+def test_reading_when_a_token_is_decoded_then_weights_and_the_cache_at_its_mean_depth(
+    shape: Shape | None, prompt: int | None, generated: int | None, expected: int | None
+) -> None:
+    assert metrics.read_bytes_per_token(shape, prompt, generated) == expected
+
+
+@pytest.mark.parametrize(
+    ("read", "speed", "bandwidth", "expected"),
+    [(7_500, 20.0, 300_000.0, 0.5), (7_500, 80.0, 300_000.0, 2.0), (None, 20.0, 1.0, None), (7_500, None, 1.0, None),
+     (7_500, 20.0, None, None)],
+)  # fmt: skip
+def test_bandwidth_share_when_part_of_it_is_unknown_then_never_0(
+    read: int | None, speed: float | None, bandwidth: float | None, expected: float | None
+) -> None:
+    assert metrics.bandwidth_share(read, speed, bandwidth) == expected
 
 
 # --- divergence -------------------------------------------------------------------------------------------

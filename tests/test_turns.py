@@ -54,10 +54,10 @@ def test_order_when_runs_wait_then(runs: list[Waiting], used_s: dict[str, float]
         ([Waiting("split", "", 9, {BOTH: 0.0})], ["GPU 0", "GPU 1"], ("split", BOTH)),
         ([Waiting("split", "", 9, {BOTH: 0.0}), Waiting("a", "", 0, {A: 0.0, B: 0.0})], ["GPU 0"], ("a", A)),
         ([Waiting("split", "", 31, {BOTH: 0.0}), Waiting("a", "", 0, {A: 0.0, B: 0.0})], ["GPU 0"], None),
-        ([Waiting("split", "", 31, {BOTH: 0.0}), Waiting("host", "", 0, {HOST: 0.0})], ["GPU 0", "host"], ("host", HOST)),
+        ([Waiting("split", "", 31, {BOTH: 0.0}), Waiting("cpu", "", 0, {HOST: 0.0})], ["GPU 0", "host"], ("cpu", HOST)),
     ],
     ids=[
-        *("nobody", "where its models are", "there too on the second", "elsewhere rather than wait", "not where it may"),
+        *("nobody", "where its models are", "on the second too", "elsewhere rather than wait", "not where it may"),
         *("another goes on the free one", "both have to be free", "both are free", "one goes before who needs both"),
         *("who has waited long keeps one free", "but not what it does not need"),
     ],
@@ -70,8 +70,7 @@ def test_next_when_places_are_free_then(
 
 
 def test_wait_when_others_keep_coming_then_nobody_who_came_much_later_gets_ahead() -> None:
-    """One run with everything against it, on a GPU that serves a second each, while loaded runs of newcomers come faster
-    than they are served."""
+    """One run with everything against it; loaded runs of newcomers come as fast as they are served, one a second."""
     draw = random.Random(3)
     arrived = {"unlucky": (0.0, 500.0, "anna")}
     served: list[str] = []

@@ -40,7 +40,7 @@ _STOP_GRACE_S = 2.0
 class WorkerProcess:
     """Owns a child process and its pipe. Not for two threads at once, but for `stop`."""
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """`environment`: what of it is to differ from the app's own."""
         self.name = name
         self.state = WorkerState.STARTING
@@ -48,11 +48,14 @@ class WorkerProcess:
         self._tail: deque[str] = deque(maxlen=60)
         ours, theirs = socket.socketpair()
         package_parent = str(Path(playground.__file__).parent.parent)
-        whole = os.environ | {
-            "GGML_NO_BACKTRACE": "1",  # else ggml starts gdb when it aborts
-            "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
-            **environment,
-        }
+        whole = (
+            os.environ
+            | {
+                "GGML_NO_BACKTRACE": "1",  # else ggml starts gdb when it aborts
+                "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
+            }
+            | dict(environment or {})
+        )
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "playground.engine.worker", str(theirs.fileno())],

@@ -1,0 +1,57 @@
+"""The memory's speed, measured with ggml, against numpy's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy
+import psutil
+import pytest
+
+from playground.engine.protocol import Bandwidth, MeasureBandwidth, Ping, Pong
+from playground.errors import EngineError
+from playground.pool.process import WorkerProcess
+
+BYTES = 128 * 2**20
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[WorkerProcess]:
+    process = WorkerProcess("bandwidth")
+    if process.wait_ready().gpu_offload:
+        pytest.skip("this llama.cpp measures a GPU")
+    yield process
+    process.stop()
+
+
+def test_bandwidth_when_measured_on_the_host_then_about_that_of_a_numpy_copy(worker: WorkerProcess) -> None:
+    source, target = numpy.ones(BYTES, numpy.uint8), numpy.ones(BYTES, numpy.uint8)
+    ours, numpys = [], []
+    for _ in range(3):  # in turn, and the best of each: something else may run on this machine
+        found = worker.request(MeasureBandwidth(BYTES))
+        assert isinstance(found, Bandwidth)
+        assert found.device
+        ours.append(found.bytes_per_s)
+        started = time.perf_counter()
+        numpy.copyto(target, source)
+        numpys.append(2 * BYTES / (time.perf_counter() - started))
+    assert 0.5 < max(ours) / max(numpys) < 2
+
+
+def test_bandwidth_when_measured_then_the_memory_is_free_again(worker: WorkerProcess) -> None:
+    process = psutil.Process(worker.pid)
+    worker.request(MeasureBandwidth(BYTES // 8))
+    before = process.memory_info().rss
+    worker.request(MeasureBandwidth(BYTES // 8))
+    assert process.memory_info().rss - before < BYTES / 100
+
+
+def test_bandwidth_when_there_is_no_room_then_said_and_the_worker_lives(worker: WorkerProcess) -> None:
+    with pytest.raises(EngineError, match="no room for two buffers of 1125899907 MB"):
+        worker.request(MeasureBandwidth(2**50))
+    assert isinstance(worker.request(Ping()), Pong)
+
+
+def test_devices_when_built_for_the_cpu_then_none(worker: WorkerProcess) -> None:
+    assert worker.request(Ping()) == Pong(devices=())
