@@ -83,6 +83,9 @@ def main() -> None:
             if (width, scheme) == (1366, "light"):
                 measure(page)
             report.value.save_as(f"{work}/report.html")
+            page.goto(f"{app.url.rstrip('/')}/inspect")
+            page.locator("tr[data-handle]").first.wait_for()
+            save(page.screenshot(full_page=True), folder / f"inspect-{width}-{scheme}.png")
             context.close()
             paper = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             paper.goto(f"file://{work}/report.html")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,12 +190,16 @@ def test_html_when_opened_offline_and_without_scripts_then_shows_the_recommended
     expect(shown.locator("tbody tr").last).to_contain_text("KL 0.5 is above 0.01")
     expect(shown.locator(".vp-reasons li").first).to_contain_text("Q4 is the smallest of the 4 that keep every limit")
     expect(shown.locator("svg .vp-recommended text")).to_have_text("Q4")
-    expect(shown.locator("svg circle")).to_have_count(5)
+    expect(shown.locator("svg").first.locator("circle")).to_have_count(5)
     expect(shown.get_by_text("python -m playground card")).to_be_visible()  # printed, it is unfolded
     expect(shown.get_by_text("Q4-sha")).to_be_visible()
     assert shown.locator("button, script").count() == 0
     assert [request.url for request in requests] == [path.as_uri()]
-    at = shown.locator("svg circle").evaluate_all("found => found.map(one => one.getBoundingClientRect().right)")
+    at = (
+        shown.locator("svg")
+        .first.locator("circle")
+        .evaluate_all("found => found.map(one => one.getBoundingClientRect().right)")
+    )
     assert max(at) <= 1000
     context.close()
 
@@ -246,8 +251,16 @@ def test_label_when_it_holds_anything_then_shown_as_text(name: str) -> None:
 
 def test_variant_when_it_could_not_be_measured_then_in_the_table_and_nowhere_in_the_plot() -> None:
     html = page.write("html", card_of(*LADDER[:3], result("Q2", None, failed=2))).decode()
-    assert html.count("<circle") == 3
+    assert [plot.count("<circle") for plot in html.split("</svg>")] == [3, 2, 0]  # the second has a diamond too
     assert "it failed on 2 of 2 questions" in html
+
+
+def test_speeds_when_drift_was_measured_then_their_colour_is_its_decade_and_its_number_stands_there() -> None:
+    section = page.section(card_of(*LADDER))
+    assert re.findall(r"--vp-drift:(\d+)%", section) == ["0", "25", "49", "92"]
+    assert re.findall(r"<tspan>KL ([\d.e-]+)", section) == ["1.0e-04", "0.0010", "0.0090", "0.50"]
+    unknown = [result(name, kl, speed=None) for name, kl in (("F16", None), ("Q8", 0.1))]
+    assert "vp-mark" not in page.section(card_of(*unknown))
 
 
 @pytest.mark.parametrize("kind", ["", "pdf", "HTML", "../x", "x" * 1000])

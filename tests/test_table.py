@@ -79,3 +79,54 @@ def test_plot_when_answers_differ_then_by_shape_not_by_colour_alone() -> None:
     drawn = plot.speed_by_size([row(1, 1.0, same=False), row(2, 2.0), row(3, 3.0, same=None)])
     assert drawn is not None
     assert [mark.kind for mark in drawn.marks] == ["off", "same", "unknown"]
+
+
+def test_plot_when_answers_part_then_the_later_the_nearer_on_the_scale_of_drift() -> None:
+    early = Row("early", False, 2, None, Metrics(decode_tok_per_s=1.0), 0.1, False)
+    drawn = plot.speed_by_size([row(1, 1.0), early, row(3, 3.0, same=None)])
+    assert drawn is not None
+    assert [mark.drift for mark in drawn.marks] == [None, 90, None]
+
+
+def timed(label: str = "x", **metrics: object) -> Row:
+    return Row(label, False, 1, None, Metrics(**metrics), None, None)  # type: ignore[arg-type]
+
+
+def test_ledger_when_loading_takes_long_then_the_answer_has_its_own_scale() -> None:
+    slow = timed(
+        load_s=90.0, projector_load_s=10.0, prompt_s=0.1, ttft_s=0.6, preprocess_s=0.1, encode_s=0.3, decode_s=0.4
+    )
+    fast = timed(prompt_s=0.25, ttft_s=0.25, decode_s=0.25)
+    first, second = plot.ledger([slow, fast])
+    assert [phase.percent for phase in first.loading] == [90.0, 10.0]
+    assert [round(phase.percent) for phase in first.answering] == [10, 30, 10, 10, 40]
+    assert [phase.seconds for phase in second.answering] == [None, None, 0.25, 0.0, 0.25]
+    assert (first.loaded, second.loaded) == (False, True)
+    assert second.answer_s == 0.5
+    assert plot.ledger([timed(), timed()]) == ()
+
+
+def test_rates_when_progress_is_known_then_tokens_per_second_of_each_step_on_one_scale() -> None:
+    even = timed(decode_s=2.0, progress=((1.0, 10), (2.0, 20)))
+    slowing = timed(decode_s=2.0, progress=((1.0, 40), (2.0, 50)))
+    one, other = plot.ledger([even, slowing])
+    assert (one.rates_told, other.rates_told) == ("10 to 10.0 tok/s", "10 to 40.0 tok/s")
+    assert one.rates == "M500 750L1000 750"
+    assert other.rates == "M500 0L1000 750"
+
+
+@pytest.mark.parametrize(
+    ("read", "share", "told", "bound"),
+    [
+        (None, None, "–", False),
+        (4_900_000_000, None, "reads 4.90 GB a token", False),
+        (4_900_000_000, 0.82, "reads 4.90 GB a token at 82% of the memory's bandwidth", True),
+        (4_900_000_000, 0.2, "20%, reads 4.90 GB a token", False),
+        (None, 0.2, "20% of the memory's bandwidth", False),
+    ],
+)
+def test_bandwidth_when_it_is_the_reason_then_in_words(
+    read: int | None, share: float | None, told: str, bound: bool
+) -> None:
+    line = plot.ledger([timed(decode_s=1.0, read_bytes_per_token=read, bandwidth_share=share)])[0]
+    assert (line.bandwidth, line.bound) == (told, bound)

@@ -62,7 +62,13 @@ def write(kind: str, card: Card) -> bytes:
 def section(card: Card, *, printed: bool = False) -> markupsafe.Markup:
     """What a cell shows of it; `printed`: without the buttons that write files."""
     return render.markup(
-        "card.html", card=card, plot=_plot(card), rows=_rows(card), kinds=list(_WRITERS), printed=printed
+        "card.html",
+        card=card,
+        plot=_plot(card),
+        speeds=_speeds(card),
+        rows=_rows(card),
+        kinds=list(_WRITERS),
+        printed=printed,
     )
 
 
@@ -146,6 +152,25 @@ def _plot(card: Card) -> _Plot | None:
         x_ticks=tuple((x(v), format.file_size(int(v))) for v in plot.ticks(x_end, x_step)),
         y_ticks=tuple((y(10.0**n), f"{10.0**n:g}") for n in range(first, last + 1)),
     )
+
+
+_NEAR, _FAR = -4, 0  # powers of ten of the mean KL between which colours tell it apart
+
+
+def _speeds(card: Card) -> plot.Plot | None:
+    """Speed against size against mean KL."""
+    points = []
+    for row in card.rows:
+        drift = plot.Drift(None)
+        if row.kl is None and row.variant != card.reference:
+            continue
+        if row.kl is not None:
+            share = (math.log10(max(row.kl.value, 10.0**_NEAR)) - _NEAR) / (_FAR - _NEAR)
+            told = measured.nats(row.kl.value)
+            drift = plot.Drift(round(100 * min(1.0, share)), f"KL {told}", f"mean KL {told} nats a token")
+        kind = "reference" if row.variant == card.reference else "drifted"
+        points.append(plot.Point(row.label, kind, row.bytes, row.tokens_per_second, drift))
+    return plot.scatter(points, ends=(f"≤ {10.0**_NEAR:g}", f"≥ {10.0**_FAR:g}"), measured=True)
 
 
 # --- PNG -------------------------------------------------------------------------------------------------------------

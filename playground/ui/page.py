@@ -24,12 +24,13 @@ from playground.models.presets import Preset
 from playground.parts import Parts
 from playground.ui import api, cells, format, measured, render, workbench
 from playground.ui.actions import Actions, as_toast
+from playground.ui.inspect import Inspect, Visitor
 from playground.ui.models import ModelActions
 from playground.ui.runs import Runs
 from playground.values import ModelFile, Order, Runtime, Sampling, Variant
 
 ASSETS = Path(__file__).parent / "assets"
-CSS = [ASSETS / name for name in ("colors.css", "cells.css", "page.css")]
+CSS = [ASSETS / name for name in ("colors.css", "cells.css", "page.css", "inspect.css")]
 SCRIPT = ASSETS / "notebook.js"
 # The pages have links of their own. gr.Navbar(visible=False) is not heeded (6.31), and our CSS does not reach so far.
 HEAD = "<style>.nav-holder { display:none !important }</style>"
@@ -38,7 +39,9 @@ _SIDE_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the m
 <button type="button" id="vp-side-close" aria-label="Close the settings">×</button></div>"""
 
 _HEAD = """<div class="vp-head"><h1>VLM Quant Playground</h1><nav aria-label="Pages">\
-<a href="./"{notebook}>Notebook</a><a href="./models"{models}>Models</a></nav></div>"""
+<a href="./"{notebook}>Notebook</a><a href="./models"{models}>Models</a>\
+<a href="./inspect"{inspect}>Inspect</a></nav></div>"""
+_CURRENT = ' aria-current="page"'
 
 _AUTOMATIC = ""  # the reference dropdown's first choice
 _MAX_LISTED_FILES = 1000
@@ -84,7 +87,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="vp-top"):
-            gr.HTML(_HEAD.format(notebook=' aria-current="page"', models=""), apply_default_css=False)
+            gr.HTML(_HEAD.format(notebook=_CURRENT, models="", inspect=""), apply_default_css=False)
             memory = gr.HTML(render.memory_strip(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
         with gr.Row(elem_id="vp-body"):
             with gr.Column(elem_id="vp-side", scale=0, min_width=250):
@@ -484,15 +487,30 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
     with demo.route("Models", "/models", show_in_navbar=False):
         model_actions = ModelActions(parts)
         with gr.Row(elem_id="vp-top"):
-            gr.HTML(_HEAD.format(notebook="", models=' aria-current="page"'), apply_default_css=False)
+            gr.HTML(_HEAD.format(notebook="", models=_CURRENT, inspect=""), apply_default_css=False)
         gr.HTML(
             html_template=f'<div id="vp-hub">{model_actions.page()}</div>',
             js_on_load=(ASSETS / "models.js").read_text(),
             apply_default_css=False,
             server_functions=model_actions.functions(),
         )
+    with demo.route("Inspect", "/inspect", show_in_navbar=False):
+        inspected = Inspect(parts.pool, parts.monitor, parts.settings.may_operate, _visitor)
+        with gr.Row(elem_id="vp-top"):
+            gr.HTML(_HEAD.format(notebook="", models="", inspect=_CURRENT), apply_default_css=False)
+        gr.HTML(
+            html_template=f'<div id="vp-inspect">{inspected.page()}</div>',
+            js_on_load=(ASSETS / "inspect.js").read_text(),
+            apply_default_css=False,
+            server_functions=inspected.functions(),
+        )
     assert isinstance(demo, gr.Blocks)
     return demo
+
+
+def _visitor(request: gr.Request) -> Visitor:
+    name = getattr(request, "username", None)
+    return Visitor(name, name or (request.client.host if request.client else ""))
 
 
 def _ended_panes(run: Run) -> int:

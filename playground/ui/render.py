@@ -16,6 +16,7 @@ from playground.lab import table as lab
 from playground.lab.divergence import first_word, word_changes
 from playground.ui import format, plot
 from playground.values import (
+    HOST,
     Candidate,
     ComparisonUpdate,
     MemoryReport,
@@ -24,6 +25,7 @@ from playground.values import (
     PaneState,
     TokenScore,
     Variant,
+    WorkerMemory,
     WorkerRole,
 )
 
@@ -42,6 +44,7 @@ environment.filters |= {
     "bits": format.bits,
     "probability": format.probability,
     "when": format.when,
+    "share": format.share,
     "plain": lambda number: f"{number:.10g}",
 }
 
@@ -153,7 +156,7 @@ _COLUMNS = (
 def _table(
     update: ComparisonUpdate, variants: Sequence[Variant], reference: str, *, printed: bool
 ) -> markupsafe.Markup:
-    """The panes as rows, and the plot of those that have a speed."""
+    """The panes as rows, the plot of those that have a speed, and where each one's time went."""
     rows = lab.rows(update.panes, variants, reference)
     cells = [
         (
@@ -174,6 +177,7 @@ def _table(
         columns=_COLUMNS,
         rows=list(zip(rows, cells, strict=True)),
         plot=plot.speed_by_size(rows),
+        ledger=plot.ledger(rows),
         printed=printed,
     )
 
@@ -186,19 +190,52 @@ def data_url(kind_and_bytes: tuple[str, bytes] | None) -> str | None:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Meter:
+    """One place's share of the strip; percent of what the workers may take there together."""
+
+    name: str
+    held: int
+    budget: int
+    projectors: float
+    models: float
+    utilization: float | None
+
+
 def memory_strip(report: MemoryReport) -> str:
-    held = sum(w.bytes or 0 for w in report.workers)
-    projectors = sum(w.bytes or 0 for w in report.workers if w.role is WorkerRole.VISION)
-    gpu = report.gpus[0] if report.gpus else None
-    return environment.get_template("memory.html").render(
-        report=report,
-        gpu=gpu,
-        held=held,
-        models=held - projectors,
-        projectors=projectors,
-        # Percent of what the models may take together.
-        scale=100 / max(report.budget_bytes, held, 1),
-    )
+    gpus = {gpu.place: gpu for gpu in report.gpus}
+    meters = []
+    for place in places(report):
+        total = sum(held_at(worker, place) or 0 for worker in report.workers)
+        projectors = sum(held_at(w, place) or 0 for w in report.workers if w.role is WorkerRole.VISION)
+        budget = report.budgets.get(place, report.budget_bytes)
+        scale = 100 / max(budget, total, 1)
+        gpu = gpus.get(place)
+        name = "CPU" if gpu is None else gpu.name if len(gpus) == 1 else place
+        used = gpu.utilization if gpu else None
+        meters.append(_Meter(name, total, budget, projectors * scale, (total - projectors) * scale, used))
+    return environment.get_template("memory.html").render(report=report, meters=meters)
+
+
+def places(report: MemoryReport) -> list[str]:
+    """The GPUs, or the host where there is none."""
+    return [gpu.place for gpu in report.gpus] or [HOST]
+
+
+def places_of(worker: WorkerMemory) -> list[str]:
+    return worker.place.split(" + ")
+
+
+def held_at(worker: WorkerMemory, place: str) -> int | None:
+    """Bytes of a worker on one place. One that is split over several is told apart as it was forecast."""
+    mine = places_of(worker)
+    if place not in mine:
+        return 0
+    if worker.bytes is None or len(mine) == 1:
+        return worker.bytes
+    expected = worker.forecast.bytes if worker.forecast else {}
+    total = sum(expected.get(one, 0) for one in mine)
+    return round(worker.bytes * expected.get(place, 0) / total) if total else worker.bytes // len(mine)
 
 
 def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> str:

@@ -1,0 +1,410 @@
+"""The inspect page: what is held where, over the last minutes and now, who waits, and what an operator may do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from threading import Lock
+from typing import Any, Protocol
+
+import gradio as gr
+import markupsafe
+
+from playground.errors import NotAllowed
+from playground.ui import format, plot, render
+from playground.ui.actions import Reply, server_function
+from playground.values import HOST, GpuMemory, MemoryParts, MemoryReport, Queued, WorkerMemory, WorkerRole
+
+_POINTS = 150  # of a line: more cannot be told apart, and each costs bytes every second
+_COLOURS = 8  # --vp-h0 and so on
+_WINDOWS = (60, 120, 300, 600)  # seconds that the time axis may show
+_OFF = 0.1  # a forecast that is further from the peak is marked
+# Below this share of a place's memory the models would be a line at the bottom: the axis then shows them alone.
+_TINY = 0.05
+
+_ROLES = {
+    WorkerRole.VISION: "projector",
+    WorkerRole.LANGUAGE: "language model",
+    WorkerRole.QUANTIZE: "quantizer",
+    WorkerRole.BANDWIDTH: "bandwidth measurement",
+}
+
+
+class InspectedPool(Protocol):
+    """What the page asks of the pool."""
+
+    def memory(self) -> MemoryReport: ...
+
+    def pin(self, id: str, pinned: bool) -> None: ...
+
+    def unload_id(self, id: str) -> None:
+        """Raises BadInput while it is leased."""
+
+    def bandwidth(self, place: str) -> float | None:
+        """Measured copy bandwidth, bytes a second."""
+
+
+class Sampler(Protocol):
+    @property
+    def history(self) -> tuple[MemoryReport, ...]:
+        """Oldest first, one a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who looks at the page."""
+
+    name: str | None  # as logged in
+    person: str | None  # as in Queued.who; None: not known here
+
+
+class Inspect:
+    """Server functions for the page's script. Drawing is done once for a sample, however many look at it."""
+
+    def __init__(
+        self,
+        pool: InspectedPool,
+        monitor: Sampler,
+        may_operate: Callable[[str | None], bool],
+        visitor: Callable[[gr.Request], Visitor],
+    ) -> None:
+        """`may_operate`: whether a person of this name may pin and unload."""
+        self._pool = pool
+        self._monitor = monitor
+        self._may_operate = may_operate
+        self._visitor = visitor
+        self._lock = Lock()
+        self._colours: dict[str, int] = {}
+        self._drawn: tuple[float, Reply] = (math.nan, {})
+
+    def functions(self) -> list[Callable[..., Reply]]:
+        return [self._of_visitor(method) for method in (self.look, self.pin, self.unload)]
+
+    def page(self) -> markupsafe.Markup:
+        return render.markup("inspect.html")
+
+    def look(self, visitor: Visitor) -> Reply:
+        """What the page shows to this visitor now."""
+        return self._reply(visitor, self._monitor.history)
+
+    def pin(self, id: str, pinned: bool, visitor: Visitor) -> Reply:
+        self._check(visitor)
+        self._pool.pin(id, pinned)
+        return self._reply(visitor, (*self._monitor.history, self._pool.memory()))
+
+    def unload(self, id: str, visitor: Visitor) -> Reply:
+        self._check(visitor)
+        self._pool.unload_id(id)
+        return self._reply(visitor, (*self._monitor.history, self._pool.memory()))
+
+    def _check(self, visitor: Visitor) -> None:
+        if not self._may_operate(visitor.name):
+            raise NotAllowed("Only the operator may pin and unload here.")
+
+    def _reply(self, visitor: Visitor, history: Sequence[MemoryReport]) -> Reply:
+        history = history or (self._pool.memory(),)
+        now = history[-1]
+        may = self._may_operate(visitor.name)
+        with self._lock:
+            if self._drawn[0] != now.time:
+                self._colours = colours(self._colours, [w.id for report in history for w in report.workers])
+                window = next((w for w in _WINDOWS if now.time - history[0].time <= w), _WINDOWS[-1])
+                seen = thinned(history, window)
+                places = [
+                    chart(seen, window, place, self._colours, self._pool.bandwidth(place))
+                    for place in render.places(now)
+                ]
+                handles = [handle(worker, self._colours) for worker in now.workers]
+                shared = {
+                    "alarms": render.markup("alarms.html", alarms=now.alarms[::-1]),
+                    "places": render.markup("places.html", places=places),
+                }
+                for allowed in (True, False):
+                    shared[f"handles {allowed}"] = render.markup("handles.html", handles=handles, may=allowed)
+                self._drawn = (now.time, shared)
+            shared = self._drawn[1]
+        return {
+            "time": now.time,
+            "alarms": shared["alarms"],
+            "places": shared["places"],
+            "handles": shared[f"handles {may}"],
+            "queue": render.markup("queue.html", queue=waiting(now.queue, visitor.person)),
+        }
+
+    def _of_visitor(self, method: Callable[..., Reply]) -> Callable[..., Reply]:
+        checked = server_function(method)
+
+        def called(document: Any, request: gr.Request) -> Reply:
+            given = document if isinstance(document, dict) else {}
+            return checked({**given, "visitor": asdict(self._visitor(request))})
+
+        called.__name__ = method.__name__
+        return called
+
+
+# --- who has which colour --------------------------------------------------------------------------------------------
+
+
+def colours(before: Mapping[str, int], ids: Iterable[str]) -> dict[str, int]:
+    """A colour for each handle; who had one keeps it, a new one gets the least used."""
+    wanted = dict.fromkeys(ids)
+    kept = {id: before[id] for id in wanted if id in before}
+    for id in wanted:
+        if id not in kept:
+            taken = list(kept.values())
+            kept[id] = min(range(_COLOURS), key=lambda colour: (taken.count(colour), colour))
+    return kept
+
+
+# --- memory over time ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One handle, or the other processes, in a chart."""
+
+    name: str
+    colour: int | None  # None: other processes
+    now: int | None  # bytes
+    gone: bool  # unloaded within the time that is shown
+    parts: str  # what its forecast is made of, in words
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    name: str
+    value: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One place's memory: areas in a box of plot.BOX x plot.BOX, y downwards. Shares in percent of the box."""
+
+    place: str
+    name: str
+    total: int
+    used: int
+    budget: int | None
+    budget_at: float | None  # None: no budget, or above the box
+    zoomed: bool  # only the handles are shown, and the axis does not end at `total`
+    layers: tuple[Layer, ...]  # the highest first: each is drawn over the one before
+    unit: str  # of the ticks upwards
+    y_ticks: tuple[plot.Tick, ...]
+    x_ticks: tuple[plot.Tick, ...]
+    sensors: tuple[Sensor, ...]
+    source: str
+    bandwidth: float | None  # bytes a second
+
+
+def chart(
+    seen: Sequence[MemoryReport],
+    window: int,
+    place: str,
+    colours: Mapping[str, int],
+    bandwidth: float | None = None,
+) -> Chart:
+    """`seen`: oldest first, at least one, all within `window` seconds of the last, which is now."""
+    now = seen[-1]
+    xs = [round(plot.BOX * (1 - (now.time - report.time) / window)) for report in seen]
+    gpu = _gpu(now, place)
+    total, used = _memory(now, place)
+
+    ours: dict[str, list[int]] = {}
+    last: dict[str, WorkerMemory] = {}
+    for at, report in enumerate(seen):
+        for worker in report.workers:
+            held = render.held_at(worker, place)
+            if held:
+                ours.setdefault(worker.id, [0] * len(seen))[at] = held
+            if held is None or held:
+                last[worker.id] = worker
+    order = sorted(last, key=lambda id: (colours[id], id))
+    sums = [0] * len(seen)
+    tops: dict[str, list[int]] = {}
+    for id in order:
+        sums = tops[id] = [a + b for a, b in zip(sums, ours.get(id, itertools.repeat(0)), strict=False)]
+
+    largest = max(sums)
+    zoomed = 0 < largest < _TINY * total
+    # One axis for memory: its steps are round in the unit that they are written in.
+    unit = 2**30 if (largest if zoomed else total) >= 1000 * 2**20 else 2**20
+    axis, step = plot.scale((largest if zoomed else total) / unit)
+    end = axis * unit if zoomed else float(total)
+
+    def ys(levels: Sequence[int]) -> list[int]:
+        return [round(plot.BOX * (1 - min(level, end) / end)) for level in levels]
+
+    there = {worker.id: worker for worker in now.workers}
+    layers = [
+        Layer(
+            name=last[id].file,
+            colour=colours[id],
+            now=render.held_at(there[id], place) if id in there else 0,
+            gone=id not in there,
+            parts=_parts(there[id], place) if id in there else "",
+            path=plot.area(xs, ys(tops[id])),
+        )
+        for id in order
+    ]
+    hidden = any(worker.bytes is None and place in render.places_of(worker) for worker in now.workers)
+    others = [max(0, _memory(report, place)[1] - held) for report, held in zip(seen, sums, strict=True)]
+    machine = "the rest of the machine" if gpu is None else "other processes"
+    layers.append(
+        Layer(
+            name=f"{machine}, and handles whose memory is hidden" if hidden else machine,
+            colour=None,
+            now=others[-1],
+            gone=False,
+            parts="",
+            path="" if zoomed else plot.area(xs, ys([a + b for a, b in zip(sums, others, strict=True)])),
+        )
+    )
+    budget = now.budgets.get(place)
+    return Chart(
+        place=place,
+        name=gpu.name if gpu else "this machine's memory",
+        total=total,
+        used=used,
+        budget=budget,
+        budget_at=round(100 * budget / end, 2) if budget is not None and budget <= end else None,
+        zoomed=zoomed,
+        layers=tuple(layers[::-1]),
+        unit="GiB" if unit == 2**30 else "MiB",
+        y_ticks=tuple(
+            plot.Tick(round(100 * v * unit / end, 2), f"{v:g}") for v in plot.ticks(axis, step) if v * unit <= end
+        ),
+        x_ticks=_minutes(window),
+        sensors=_sensors(seen, xs, place) if gpu else (),
+        source=gpu.source if gpu else "",
+        bandwidth=bandwidth,
+    )
+
+
+def thinned(history: Sequence[MemoryReport], window: float) -> list[MemoryReport]:
+    """At most about _POINTS of the reports within `window` seconds of the newest, which is the last.
+
+    Of those that fall into one step the one in which the workers hold most: a short peak must not go. Steps are cut by
+    the clock, so that a line does not tremble as time goes on.
+    """
+    now = history[-1].time
+    step = math.ceil(window / _POINTS)
+    steps = itertools.groupby(
+        (report for report in history[:-1] if now - report.time <= window), lambda report: report.time // step
+    )
+    kept = [max(reports, key=lambda report: sum(w.bytes or 0 for w in report.workers)) for _, reports in steps]
+    return [*kept, history[-1]]
+
+
+def _gpu(report: MemoryReport, place: str) -> GpuMemory | None:
+    return next((gpu for gpu in report.gpus if gpu.place == place), None)
+
+
+def _memory(report: MemoryReport, place: str) -> tuple[int, int]:
+    """Total and used bytes; 0 if the report does not tell."""
+    if place == HOST:
+        return report.host_total_bytes, report.host_total_bytes - report.host_available_bytes
+    gpu = _gpu(report, place)
+    return (gpu.total_bytes, gpu.used_bytes) if gpu else (0, 0)
+
+
+def _parts(worker: WorkerMemory, place: str) -> str:
+    parts: MemoryParts | None = worker.forecast.parts.get(place) if worker.forecast else None
+    if parts is None:
+        return ""
+    named = {
+        "weights": parts.weights,
+        "key-value cache": parts.kv_cache,
+        "buffers": parts.compute,
+        "process": parts.process,
+    }
+    return ", ".join(f"{name} {format.memory(n)}" for name, n in named.items() if n)
+
+
+def _minutes(window: int) -> tuple[plot.Tick, ...]:
+    """Percent from the left."""
+    step = 15 if window == 60 else 30 if window == 120 else window // 5
+    told = [(ago, f"−{ago} s" if window <= 60 else f"−{ago / 60:g} min") for ago in range(window, 0, -step)]
+    return (*(plot.Tick(round(100 * (1 - ago / window), 1), text) for ago, text in told), plot.Tick(100, "now"))
+
+
+def _sensors(seen: Sequence[MemoryReport], xs: Sequence[int], place: str) -> tuple[Sensor, ...]:
+    gpus = [_gpu(report, place) for report in seen]
+
+    def sensor(name: str, values: Sequence[float | None], end: float | None, shown: str) -> Sensor:
+        known = [v for v in values if v is not None]
+        top = end or max(known, default=1.0) or 1.0
+        told = "unknown" if values[-1] is None else shown.format(values[-1])
+        return Sensor(name, told, plot.spark(xs, [None if v is None else v / top for v in values]))
+
+    return (
+        sensor("utilisation", [gpu.utilization if gpu else None for gpu in gpus], 1.0, "{:.0%}"),
+        sensor("temperature", [gpu.temperature_c if gpu else None for gpu in gpus], 100.0, "{:.0f} °C"),
+        sensor("power", [gpu.power_w if gpu else None for gpu in gpus], None, "{:.0f} W"),
+    )
+
+
+# --- handles and the queue -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    worker: WorkerMemory
+    colour: int
+    role: str
+    use: str
+    error: str
+    off: bool  # the forecast was further from the peak than it should be
+    parts: str
+
+
+def handle(worker: WorkerMemory, colours: Mapping[str, int]) -> Handle:
+    forecast, peak = worker.forecast_bytes, worker.peak_bytes
+    error = forecast / peak - 1 if forecast is not None and peak else None
+    use = f"idle {lasted(worker.idle_s)}" if not worker.leases else "leased"
+    return Handle(
+        worker=worker,
+        colour=colours[worker.id],
+        role=_ROLES[worker.role],
+        use=f"leased {worker.leases} times" if worker.leases > 1 else use,
+        error=format.UNKNOWN if error is None else f"{error:+.1%}".replace("-", "−"),
+        off=error is not None and abs(error) > _OFF,
+        parts="; ".join(
+            f"{place}: {told}"
+            for place in (worker.forecast.parts if worker.forecast else ())
+            if (told := _parts(worker, place))
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    place: str  # where it runs, or its number in line
+    runs: bool
+    yours: bool
+    files: str
+    waited: str
+
+
+def waiting(queue: Sequence[Queued], person: str) -> list[Waiting]:
+    lines = itertools.count(1)
+    return [
+        Waiting(
+            place=one.place if one.place is not None else str(next(lines)),
+            runs=one.place is not None,
+            yours=bool(one.who) and one.who == person,
+            files=", ".join(one.files),
+            waited=lasted(one.waited_s),
+        )
+        for one in queue
+    ]
+
+
+def lasted(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
