@@ -1,4 +1,4 @@
-"""The web app: settings -> parts -> page -> launch -> close. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where."""
+"""The web app: settings -> parts -> page -> launch -> close. docs/operating.md tells what can be set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from threading import Thread
 from unittest import mock
 
@@ -19,32 +20,71 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please")):
     import gradio  # noqa: F401
 
-from playground.parts import open_parts
-from playground.settings import Settings
-from playground.ui import page
+from playground import logs
+from playground.errors import BadSettings, PlaygroundError
+from playground.parts import Parts, open_parts
+from playground.settings import LogFormat, Settings
+from playground.ui import page, people
+from playground.ui.health import Health
+from playground.ui.measures import Measures
+
+_DAY_S = 86400
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is up
+    try:
+        settings = Settings.read()
+    except BadSettings as error:
+        print(f"Nothing was started. {error}", file=sys.stderr)
+        sys.exit(2)
+    logs.configure(as_json=settings.log_format is LogFormat.JSON, secrets=settings.secrets)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with open_parts(Settings()) as parts:
+    with open_parts(settings) as parts:
         deriving = Thread(target=parts.store.derive, args=(parts.pool.quantize, logging.info), daemon=True)
         deriving.start()
-        demo = page.build(parts, deriving)
+        measures = Measures(parts.pool.memory)
+        health = Health(parts, measures)
+        demo = page.build(parts, deriving, measures)
         demo.queue(default_concurrency_limit=8, max_size=256)
         # Gradio looks at its queue 1000 times a second: 9 % of a core, where the models' speed is measured.
         demo._queue.sleep_when_free = 0.005
+        Thread(target=_behind, args=(parts, deriving, health), daemon=True).start()
         demo.launch(
+            server_name=settings.host,
+            server_port=settings.port,
             theme=page.theme(),
             css_paths=page.CSS,
             head=page.HEAD,
             footer_links=[],
             run_history=False,
             ssr_mode=False,
-            max_file_size="50mb",
+            max_file_size=settings.max_upload_bytes,
             show_error=True,
+            max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
+            app_kwargs={"routes": [*health.routes(), *people.routes(settings)]},
+            prevent_thread_lock=True,
+            **people.door(settings),
         )
+        logs.adopt_server()
+        demo.block_thread()
+
+
+def _behind(parts: Parts, deriving: Thread, health: Health) -> None:
+    """What is done while people are served: see that the embedded model answers, and how fast the memory is, once on a
+    machine; once a day, sweep."""
+    deriving.join()
+    parts.open_preloaded()
+    health.wait_until_ready()
+    try:
+        parts.pool.measure_bandwidth()
+    except PlaygroundError as error:
+        logging.warning("the memory's bandwidth could not be measured: %s", error.message)
+    while True:
+        try:
+            parts.library.sweep(parts.settings.retention_days)
+        except Exception:  # tomorrow it is tried again
+            logging.exception("sweeping notebooks")
+        time.sleep(_DAY_S)
 
 
 if __name__ == "__main__":

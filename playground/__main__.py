@@ -48,7 +48,7 @@ def variants(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
 ) -> None:
     """List the variants that are there."""
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         found = _open(parts, [], [])
     if as_json:
         typer.echo(json.dumps([documents.of_variant(v) for v in found], indent=1))
@@ -98,7 +98,7 @@ def compare(
     settings = documents.read_settings(given)
     names = [name.strip() for name in variants.split(",") if name.strip()]
     images = tuple(read_image(path) for path in image)
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         if model:
             found = _open(parts, model, [Path(p) for p in projector or ()])
             chosen = tuple(v for v in parts.store.choose(names) if v in found) if names else found

@@ -13,6 +13,7 @@ PlaygroundError
 │   └── WorkerDied         the worker's process ended before it answered
 ├── Offline                the Hub cannot be reached, or asks to wait
 ├── OutOfMemory            the pool's budget cannot hold what was asked for
+├── BadSettings            playground.toml or the environment; for the operator, before anything runs
 └── Stopped                a person stopped it; not a fault
 """
 
@@ -69,6 +70,9 @@ class Offline(PlaygroundError): ...
 
 
 class OutOfMemory(PlaygroundError): ...
+
+
+class BadSettings(PlaygroundError): ...
 
 
 class Stopped(PlaygroundError): ...

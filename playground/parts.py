@@ -8,25 +8,31 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from playground.errors import BadModel
+from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
+from playground.lab.images import read_image
 from playground.lab.known import Known
 from playground.lab.library import Library
+from playground.lab.notebook import CompareCell
 from playground.lab.sensitivity import Workshop
 from playground.models import doctor
 from playground.models.doctor import Hardware
 from playground.models.downloads import Downloads
 from playground.models.gguf import read_header
 from playground.models.hub import Hub
-from playground.models.presets import data_folder
+from playground.models.preloaded import preloaded
+from playground.models.presets import data_folder, read_presets
 from playground.models.store import Store
 from playground.pool.monitor import Monitor
 from playground.pool.pool import Limits, Pool
 from playground.settings import Settings
-from playground.values import Variant
+from playground.values import Image, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,15 @@ class Parts:
     downloads: Downloads
     engine: str  # for the record of a run
     machine: str
+
+    def of(self, who: str) -> Parts:
+        """The same parts, as one person uses them: their turns are counted as theirs."""
+        return replace(self, pool=self.pool.of(who))
+
+    def open_preloaded(self) -> None:
+        """Presets whose files are in the Hub's cache already are among the variants."""
+        for found in preloaded(read_presets(), self.hub.cached()):
+            self.store.expect_pair(found.model, found.projector, found.preset.chat_template, found.preset.family)
 
     @property
     def workshop(self) -> Workshop:
@@ -76,6 +91,26 @@ class Parts:
         worst = found[0] if found and found[0].level > doctor.Level.FINE else None
         return f"The doctor: {worst.text} {worst.remedy}" if worst else ""
 
+    def read_image(self, path: str | Path) -> Image:
+        """An uploaded image, scaled down to what the operator allows. Raises BadImage."""
+        return read_image(path, max_pixels=self.settings.max_image_pixels)
+
+    def limited(self, settings: RunSettings) -> RunSettings:
+        """Of a run: in the demo mode no longer answer and no larger context than the operator allows."""
+        if not self.settings.demo:
+            return settings
+        return settings.limited(self.settings.demo_max_tokens, self.settings.demo_n_ctx)
+
+    def limited_cell(self, cell: CompareCell) -> CompareCell:
+        """The same for a cell, and for the answers of its measurement."""
+        questions = cell.questions
+        if self.settings.demo and questions is not None:
+            most = min(questions.plan.max_tokens, self.settings.demo_max_tokens)
+            questions = msgspec.structs.replace(
+                questions, plan=msgspec.structs.replace(questions.plan, max_tokens=most)
+            )
+        return msgspec.structs.replace(cell, settings=self.limited(cell.settings), questions=questions)
+
     @property
     def evaluation(self) -> Path:
         """The folder of the embedded questions."""
@@ -90,17 +125,25 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     """
     store = Store(settings.cache_dir, None if any_folder else settings.model_dirs)
     version = importlib.metadata.version("llama-cpp-python")
-    limits = Limits(host_bytes=settings.memory_budget_bytes, waiting=settings.max_queue)
-    pool = Pool(limits, forecasts=settings.cache_dir / "forecasts", engine=version)
+    limits = Limits(
+        gpu_bytes=settings.gpu_budget_bytes,
+        host_bytes=settings.memory_budget_bytes,
+        waiting=settings.max_waiting,
+        waiting_per_person=settings.max_waiting_per_person,
+        idle_s=settings.idle_unload_s,
+    )
+    learned = settings.cache_dir / "forecasts"
+    pool = Pool(limits, forecasts=learned, engine=version, visible_gpus=settings.cuda_visible_devices)
     monitor = Monitor(pool)
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
     engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
     known = Known(settings.cache_dir / "measured", engine)
-    library = Library(settings.cache_dir / "notebooks")
+    library = Library(settings.cache_dir / "notebooks", settings.notebooks_bytes)
     shares = settings.space_id is None if settings.share_token is None else settings.share_token
     hub = Hub(own_token=shares)
     downloads = Downloads(hub, settings.cache_dir / "downloads.json", store.arrived)
+    monitor.start()
     try:
         yield Parts(settings, store, pool, monitor, embeddings, known, library, hub, downloads, engine, _machine(gpus))
     finally:

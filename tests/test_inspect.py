@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from playground.ui import plot, render
 from playground.ui.actions import Reply
-from playground.ui.inspect import Chart, Inspect, Visitor, chart, colours, handle, lasted, thinned, waiting
+from playground.ui.inspect import Chart, Inspect, chart, colours, handle, lasted, thinned, waiting
 from playground.values import HOST, Forecast, MemoryParts, MemoryReport, Queued, WorkerRole
 from tests.inspected import GIB, NOW, HandMade, gpu, h100, report, worker
 
-ME, OPERATOR = Visitor(None, "me"), Visitor("operator", "operator")
+ME, OPERATOR = "me", "operator"
 BAD_NAME = '<script>alert("1")</script>&.gguf'
 VOID = {"br", "img", "input", "meta", "link", "hr"}
 
@@ -46,7 +46,7 @@ class Tags(HTMLParser):
 
 
 def page(made: HandMade) -> Inspect:
-    return Inspect(made, made, lambda name: name == "operator", lambda request: ME)
+    return Inspect(made, made, lambda name: name == "operator")
 
 
 def charted(*reports: MemoryReport, place: str = "GPU 0") -> Chart:
@@ -233,7 +233,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
     assert "<button" not in shown.look(ME)["handles"]
     assert shown.look(OPERATOR)["handles"].count("<button") == 10
     functions = {one.__name__: one for one in shown.functions()}
-    posing = {"visitor": {"name": "operator", "person": "operator"}}
+    posing = {"visitor": "operator"}
     for more in ({}, posing):
         reply = functions["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True, **more}, None)
         assert reply["error"] == "Only the operator may pin and unload here."
@@ -245,7 +245,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
 
 def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
     made = HandMade(h100(30))
-    operating = Inspect(made, made, lambda name: True, lambda request: ME)
+    operating = Inspect(made, made, lambda name: True)
     call = {one.__name__: one for one in operating.functions()}
     before = call["look"]({}, None)
     after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import gradio as gr
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from playground.parts import Parts
 from playground.ui import page as pages
-from playground.ui.inspect import Inspect, Visitor
+from playground.ui.inspect import Inspect
 from tests.inspected import HandMade, h100
 from tests.webapp import WebApp
 
@@ -28,7 +27,7 @@ class Served:
 def one_for_all() -> Iterator[Served]:
     made = HandMade(())
     served = Served("", made)
-    shown = Inspect(made, made, lambda name: served.may, lambda request: Visitor(None, "me"))
+    shown = Inspect(made, made, lambda name: served.may)
     with gr.Blocks(analytics_enabled=False) as demo:
         gr.HTML(
             html_template=f'<div id="vp-inspect">{shown.page()}</div>',
@@ -104,14 +103,10 @@ def test_buttons_when_the_handle_was_leased_meanwhile_then_the_page_says_why_not
     expect(row).to_be_visible()
 
 
-def test_page_when_the_visitor_may_only_look_then_no_buttons_and_their_own_entry_is_marked(
-    served: Served, opened: Page
-) -> None:
+def test_page_when_the_visitor_may_only_look_then_no_buttons(served: Served, opened: Page) -> None:
     served.may = False
     open_page(opened, served.url)
     expect(opened.locator("#vp-inspect button")).to_have_count(0)
-    expect(opened.locator(".vp-yours")).to_have_count(1)
-    expect(opened.locator(".vp-yours")).to_contain_text("number 1 in line")
 
 
 def test_page_when_hidden_then_it_asks_for_nothing(served: Served, opened: Page) -> None:
@@ -159,12 +154,7 @@ _FAINT = """() => {
 
 # --- the app itself --------------------------------------------------------------------------------------------------
 
-on_the_app = pytest.mark.skipif(
-    "monitor" not in {field.name for field in fields(Parts)}, reason="the monitor is not there yet"
-)
 
-
-@on_the_app
 def test_app_when_a_cell_was_run_then_the_page_shows_its_handles_in_the_chart_and_the_table(
     page: Page, app: WebApp
 ) -> None:
@@ -183,7 +173,6 @@ def test_app_when_a_cell_was_run_then_the_page_shows_its_handles_in_the_chart_an
     assert any(re.match(r"[\d.]+ [MG]iB", told) for told in forecasts)
 
 
-@on_the_app
 def test_app_when_a_handle_is_pinned_and_unloaded_then_the_pool_did_so(page: Page, app: WebApp) -> None:
     page.get_by_role("button", name="Run cell").first.click()
     expect(page.locator(".vp-pane.vp-done").first).to_be_visible(timeout=60_000)

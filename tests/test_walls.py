@@ -59,6 +59,7 @@ def test_files_when_looked_for_then_they_are_found() -> None:
         ("pynvml", ["playground/pool/gpu.py"]),
         ("huggingface_hub", ["playground/models/hub.py"]),
         ("diskcache", ["playground/disk.py"]),
+        ("prometheus_client", ["playground/ui/measures.py", "playground/ui/health.py"]),
         ("demo_model", ["demo_model/"]),  # it makes the embedded pair; the app only has its files
     ],
 )
@@ -77,7 +78,20 @@ PROTOCOL = "playground.engine.protocol"
 
 # The first row that a module's name begins with is its row.
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
-    ("app", ("playground.parts", "playground.settings", "playground.ui.page")),
+    (
+        "app",
+        (
+            "playground.errors",
+            "playground.logs",
+            "playground.parts",
+            "playground.settings",
+            "playground",
+            "playground.ui.health",
+            "playground.ui.measures",
+            "playground.ui.page",
+            "playground.ui.people",
+        ),
+    ),
     (
         "playground.commands",
         (
@@ -96,7 +110,8 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
         ("playground.commands", "playground.lab.", "playground.parts", "playground.settings", *VALUES),
     ),
     ("playground.parts", ("playground.lab.", "playground.pool.", "playground.models.", "playground.settings", *VALUES)),
-    ("playground.settings", ()),
+    ("playground.settings", ("playground.errors",)),
+    ("playground.logs", ()),
     ("playground.values", ()),
     ("playground.errors", ()),
     ("playground.disk", ()),
@@ -113,6 +128,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
             "playground.lab.",
             "playground.models.",
             "playground.parts",
+            "playground.settings",
             *VALUES,
         ),
     ),

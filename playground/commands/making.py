@@ -57,7 +57,7 @@ def quantize(
         raise BadInput("Say which quantization (Q4_K_M ...), or give a --recipe.")
     if calibrate and (partner is None or imatrix is not None):
         raise BadInput("--calibrate makes a matrix with the other half: give --partner, and no --imatrix.")
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         is_projector = parts.store.is_projector(source)
         name, suffix = "", quantization
         if recipe is not None:
@@ -149,7 +149,7 @@ def sensitivity(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_kl=max_kl,
     )
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         if (model is None) != (projector is None):
             raise BadInput("Give both --model and --projector, or neither for the embedded pair.")
         if model is not None and projector is not None:

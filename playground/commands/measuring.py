@@ -226,7 +226,7 @@ def card(
 
 
 def _measure(asked: _Asked, plan: measured.Plan) -> _Found:
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         variants = choose(parts, asked.model, asked.variants, asked.projector)
         reference = compare.reference_of(variants)
         measuring = measure.Measuring(

@@ -47,7 +47,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Why a pair will not work, or may not, by its headers. Exit code: 0 fine, 1 doubtful, 2 it will not work."""
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         looks = None
         try:
             first = _header(parts, model, token)
@@ -87,7 +87,7 @@ def download(
     token: Token = "",
 ) -> None:
     """Download language models and a projector into the Hub's cache; an earlier attempt is gone on with."""
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         id, revision, _ = hub.parse_repo(repo, parts.hub.endpoint)
         found = parts.hub.repo(id, revision, token or None)
         other = parts.hub.repo(projector_repo, token=token or None) if projector_repo else found
@@ -123,7 +123,7 @@ def presets(
 ) -> None:
     """List the presets. With --check the exit code is 1 if a file of one is not on the Hub."""
     bad = 0
-    with open_parts(Settings(), any_folder=True) as parts:
+    with open_parts(Settings.read(), any_folder=True) as parts:
         for preset in read_presets():
             told = preset.repo or "embedded"
             if preset.repo and check:

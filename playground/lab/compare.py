@@ -86,10 +86,11 @@ def run(
 ) -> Iterator[ComparisonUpdate]:
     """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
 
-    Raises BadInput before anything is loaded. What goes wrong in a pane is told in that pane. Closing the iterator
-    stops the run.
+    Raises BadInput, and Busy when too many wait, before anything is loaded. What goes wrong in a pane is told in that
+    pane. Closing the iterator stops the run.
     """
     check(comparison, max_panes)
+    pool.check_busy()
     panes = _Panes(comparison)
     yield panes.update()
     thread = Thread(target=_Run(comparison, pool, embeddings, stop, panes).execute, daemon=True)

@@ -50,6 +50,12 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def runtime(self) -> Runtime:
         return replace(Runtime(), **self._given(Runtime))
 
+    def limited(self, max_tokens: int, n_ctx: int) -> RunSettings:
+        """The same, with at most so many tokens in an answer and in the context."""
+        now = {"max_tokens": self.sampling().max_tokens, "n_ctx": self.runtime().n_ctx}
+        most = {"max_tokens": max_tokens, "n_ctx": n_ctx}
+        return msgspec.structs.replace(self, **{name: most[name] for name in most if now[name] > most[name]})
+
     def _given(self, kind: type) -> dict[str, Any]:
         return {
             name: value

@@ -31,8 +31,8 @@ _UPRIGHT = {
 }
 
 
-def read_image(source: str | Path | io.BytesIO, name: str = "") -> Image:
-    """Decode, turn upright, reduce to 8-bit RGB. Raises BadImage.
+def read_image(source: str | Path | io.BytesIO, name: str = "", *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode, turn upright, reduce to 8-bit RGB, scale down to `max_pixels`. Raises BadImage.
 
     Pillow's own limit against decompression bombs is kept: where it would warn, the image is refused.
     """
@@ -51,12 +51,12 @@ def read_image(source: str | Path | io.BytesIO, name: str = "") -> Image:
                 notes.append(f"first of {frames} frames")
             # Pillow turns a TIFF itself while it loads, and finds a PNG's tag only then.
             before = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-            opened.draft("RGB", _fitting(opened.size))  # lets a JPEG be decoded at a fraction of its size
+            opened.draft("RGB", _fitting(opened.size, max_pixels))  # lets a JPEG be decoded at a fraction of its size
             opened.load()
             turn = _UPRIGHT.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
             if turn is not None or before in _UPRIGHT:
                 notes.append("turned upright")
-            rgb = _as_rgb(opened, notes)
+            rgb = _as_rgb(opened, notes, max_pixels)
     except BadImage:
         raise
     except PIL.Image.DecompressionBombError:
@@ -72,8 +72,8 @@ def read_image(source: str | Path | io.BytesIO, name: str = "") -> Image:
         raise BadImage(f"{name} is a folder. Choose an image in it.") from None
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise BadImage(f"{name} is cut short or damaged ({error}). Choose another image.") from None
-    if rgb.width * rgb.height > MAX_PIXELS:
-        rgb.thumbnail(_fitting(rgb.size), PIL.Image.Resampling.LANCZOS)
+    if rgb.width * rgb.height > max_pixels:
+        rgb.thumbnail(_fitting(rgb.size, max_pixels), PIL.Image.Resampling.LANCZOS)
     if turn is not None:
         rgb = rgb.transpose(turn)
     if rgb.width * rgb.height < width * height:
@@ -87,12 +87,12 @@ def from_rgb(rgb: PIL.Image.Image, note: str | None = None) -> Image:
     return Image(rgb=pixels, width=rgb.width, height=rgb.height, sha256=digest, note=note)
 
 
-def _fitting(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, (MAX_PIXELS / max(1, size[0] * size[1])) ** 0.5)
+def _fitting(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    scale = min(1.0, (max_pixels / max(1, size[0] * size[1])) ** 0.5)
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
-def _as_rgb(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
+def _as_rgb(image: PIL.Image.Image, notes: list[str], max_pixels: int) -> PIL.Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F" or image.mode.startswith("I"):
@@ -103,8 +103,8 @@ def _as_rgb(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
         return grey.point(lambda value: value * (255.0 / top) + 0.0).convert("L").convert("RGB")
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        if rgba.width * rgba.height > MAX_PIXELS:  # before anything is copied
-            rgba.thumbnail(_fitting(rgba.size), PIL.Image.Resampling.LANCZOS)
+        if rgba.width * rgba.height > max_pixels:  # before anything is copied
+            rgba.thumbnail(_fitting(rgba.size, max_pixels), PIL.Image.Resampling.LANCZOS)
         alpha = rgba.getchannel("A")
         if alpha.getextrema() == (255, 255):
             return rgba.convert("RGB")

@@ -2,18 +2,23 @@
 
 Who knows a notebook's id may change it, who knows its share key may read it, and a browser's token lists its own.
 There is no other account, and nothing lists what belongs to others.
+
+What nobody opens or changes any more is swept away, if the operator says so; the day of its last use is kept for each.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import io
 import logging
+import os
 import secrets
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import RLock
@@ -47,8 +52,14 @@ logger = logging.getLogger(__name__)
 MAX_NOTEBOOKS = 200  # of one browser
 _MAX_UNDO = 20
 _THUMBNAIL_PIXELS = 512  # the longer side, for a pane of 170 CSS pixels on a dense screen
+_FRESH_S = 86400  # a file that no notebook names yet may be on its way into one
 _SMALL_FILE = 48 * 1024  # bytes; below it the picture is its own thumbnail
 
+
+_FULL = (
+    "There is no room for more pictures: the notebooks here take what the operator allows them (notebooks_bytes). "
+    "Delete one that is not needed any more."
+)
 
 AnyCell = TypeVar("AnyCell", bound=NoteCell | CompareCell)
 
@@ -80,13 +91,18 @@ class Library:
     What the disk refuses is kept in memory and tried again with the next write; `problem` says so meanwhile.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
+        """`limit_bytes`: beyond it `check_room` refuses."""
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._used: dict[str, str] = {}  # notebooks and the day on which they were used last
         self._cache = BytesCache(folder, None)
         self._pictures = folder / "pictures"
         self._questions = folder / "questions"
         self._unsaved: dict[str, bytes | None] = {}  # None: to be deleted
         self._live: set[tuple[str, int]] = set()  # runs of this process, by cell and number
         self._lock = RLock()
+        self._full = self._is_full()
 
     def close(self) -> None:
         self._retry()
@@ -94,9 +110,9 @@ class Library:
 
     @property
     def problem(self) -> str | None:
-        if not self._unsaved:
-            return None
-        return f"Not saved, only kept in memory: {self._cache.problem or 'the disk refused a picture'}"
+        if self._unsaved:
+            return f"Not saved, only kept in memory: {self._cache.problem or 'the disk refused a picture'}"
+        return f"{_FULL} Texts and answers are saved." if self._full else None
 
     # --- whose notebooks ---------------------------------------------------------------------------------------
 
@@ -131,6 +147,7 @@ class Library:
                 self._mark(notebook.id, cell, whole.runs)
             notebook = msgspec.structs.replace(notebook, cells=tuple(ids))
             self._put(f"notebook/{notebook.id}", msgspec.json.encode(notebook))
+            self._touch(notebook.id)
             self._put(f"browser/{browser}", msgspec.json.encode([notebook.id, *listed]))
         return notebook
 
@@ -146,11 +163,13 @@ class Library:
         """A notebook by its id or its share key, and whether it may be changed. Raises NoNotebook."""
         notebook = self._notebook(key)
         if notebook is not None:
+            self._touch(notebook.id)
             return notebook, True
         shared = self._get(f"share/{key}")
         notebook = self._notebook(shared.decode()) if shared else None
         if notebook is None or notebook.share != key:
             raise NoNotebook("There is no notebook here.")
+        self._touch(notebook.id)
         return notebook, False
 
     def own(self, key: str) -> Notebook:
@@ -186,6 +205,8 @@ class Library:
                 for name in self._keys(f"{kind}/{notebook.id}/"):
                     self._delete(name)
             self._delete(f"notebook/{notebook.id}")
+            self._delete(f"used/{notebook.id}")
+            self._used.pop(notebook.id, None)
             marks = self._keys("picture/")
             mine = {mark.split("/")[1] for mark in marks if mark.endswith(f"/{notebook.id}")}
             for mark in marks:
@@ -198,6 +219,60 @@ class Library:
                     self._unsaved.pop(f"file/{sha256}.{suffix}", None)
                 for path in self._pictures.glob(f"{sha256}.*"):
                     path.unlink(missing_ok=True)
+
+    # --- what is swept away ------------------------------------------------------------------------------------
+
+    def sweep(self, days: int | None, today: datetime.date | None = None) -> int:
+        """Deletes notebooks that nobody has used for `days` (None: no notebook), browsers' lists of nothing else, and
+        pictures and questions that no notebook names. Returns how many notebooks there were to delete."""
+        today = today or _today()
+        swept = 0
+        for key in self._keys("notebook/"):
+            id = key.removeprefix("notebook/")
+            used = self._get(f"used/{id}")
+            if used is None:  # from before the day was kept
+                self._touch(id)
+            elif days is not None and (today - datetime.date.fromisoformat(used.decode())).days > days:
+                with contextlib.suppress(NoNotebook):  # one that cannot be read is kept
+                    self.remove(id)
+                    swept += 1
+        with self._lock:
+            for key in self._keys("browser/"):
+                if not self.browser(key.removeprefix("browser/"))[1]:
+                    self._delete(key)
+            named = {mark.split("/")[1] for mark in self._keys("picture/")}
+            self._sweep_files(self._pictures, lambda stem: stem in named)
+            texts = [self._get(key) or b"" for kind in ("cell/", "run/") for key in self._keys(kind)]
+            self._sweep_files(self._questions, lambda stem: any(stem.encode() in text for text in texts))
+            self._full = self._is_full()
+        if swept:
+            logger.info("swept %d notebooks that nobody has used for %s days", swept, days)
+        return swept
+
+    def _sweep_files(self, folder: Path, needed: Callable[[str], bool]) -> None:
+        for path in folder.glob("*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _FRESH_S and not needed(path.name.partition(".")[0]):
+                    path.unlink()
+
+    def _touch(self, id: str) -> None:
+        """Notes that a notebook is used today."""
+        day = _today().isoformat()
+        if self._used.get(id) != day:
+            self._used[id] = day
+            self._put(f"used/{id}", day.encode())
+
+    def _is_full(self) -> bool:
+        if self._limit_bytes is None:
+            return False
+        paths = (os.path.join(folder, name) for folder, _, names in os.walk(self._folder) for name in names)
+        return sum(map(_size, paths)) > self._limit_bytes
+
+    def check_room(self) -> None:
+        """Before a picture or a file with pictures is taken. Raises BadInput."""
+        self._full = self._is_full()
+        if self._full:
+            raise BadInput(_FULL)
 
     def writing(self) -> AbstractContextManager[object]:
         """Hold it from reading a cell until it is written, so that no other change of it is lost."""
@@ -505,6 +580,17 @@ class Library:
     def _keys(self, prefix: str) -> list[str]:
         found = {*self._cache.keys(prefix), *(key for key in list(self._unsaved) if key.startswith(prefix))}
         return [key for key in found if self._unsaved.get(key, b"") is not None]
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # it is gone already
+        return 0
 
 
 def _decoded(png: bytes) -> PIL.Image.Image:

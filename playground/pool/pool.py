@@ -287,17 +287,24 @@ class Pool:
         leading = max(specs, key=lambda spec: (spec.splits, spec.wants_gpu), default=None)
         return self._options(leading)
 
+    def check_busy(self) -> None:
+        """Raises Busy if one more run would be refused."""
+        with self._shared.changed:
+            self._check_busy()
+
+    def _check_busy(self) -> None:
+        waiting = [one for one in self._shared.queue if one.places is None]
+        if len(waiting) >= self._limits.waiting:
+            raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
+        mine = sum(one.who == self._who for one in waiting)
+        if self._who and mine >= self._limits.waiting_per_person:
+            raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first.")
+
     def _line_up(self, specs: Sequence[WorkerSpec], options: list[Places]) -> _Ticket:
         ticket = _Ticket(self._who, tuple(specs), options, time.monotonic())
-        shared, limits = self._shared, self._limits
-        with shared.changed:
-            waiting = [one for one in shared.queue if one.places is None]
-            if len(waiting) >= limits.waiting:
-                raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
-            mine = sum(one.who == self._who for one in waiting)
-            if self._who and mine >= limits.waiting_per_person:
-                raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first.")
-            shared.queue.append(ticket)
+        with self._shared.changed:
+            self._check_busy()
+            self._shared.queue.append(ticket)
         return ticket
 
     def _begin_next(self) -> None:

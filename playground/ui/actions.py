@@ -29,7 +29,7 @@ from playground.lab.library import Library, Notebook
 from playground.lab.notebook import Cell, CompareCell, NoteCell, Picture, Questions, Run, WholeCell
 from playground.models.presets import Example, Preset, data_folder
 from playground.parts import Parts
-from playground.ui import card, cells, measured, render, report
+from playground.ui import card, cells, measured, people, render, report
 from playground.ui.runs import Runs
 from playground.values import Sampling, Variant
 
@@ -109,6 +109,7 @@ class Actions:
         return self._page(key, browser, home=True)
 
     def import_file(self, text: str, browser: str) -> Reply:
+        self._library.check_room()
         title, whole, problems = file.from_json(text)
         notebook = self._library.create(browser, title, whole)
         return {**self._page(notebook.id, browser, home=True), "problems": list(problems)}
@@ -256,7 +257,8 @@ class Actions:
 
     def _add_picture(self, key: str, cell: str, path: Path) -> Reply:
         notebook = self._library.own(key)
-        picture = self._library.keep_picture(read_image(path), path.name)
+        self._library.check_room()
+        picture = self._library.keep_picture(self._parts.read_image(path), path.name)
         with self._library.writing():
             now = self._compare_cell(notebook, cell)
             if picture.sha256 in {p.sha256 for p in now.pictures}:
@@ -270,6 +272,7 @@ class Actions:
         problems: tuple[str, ...] = ()
         if path is not None:
             uploaded = _uploaded(path)
+            self._library.check_room()
             problems = read_items(uploaded).problems
             source, name = self._library.keep_questions(uploaded), uploaded.name
         with self._library.writing():
@@ -470,7 +473,8 @@ def _examples(preset: Preset) -> list[tuple[Example, str]]:
 def server_function(method: Callable[..., Reply]) -> Callable[[Any], Reply]:
     """A function of one JSON object for gr.HTML: its fields are checked against the method's annotations.
 
-    Fields that the method does not take (every call carries key and browser) are dropped.
+    Fields that the method does not take (every call carries key and browser) are dropped. `visitor`, where the method
+    takes it, is the name under which they have logged in, whatever the page says.
     """
     hints = inspect.get_annotations(method, eval_str=True)
     parameters = inspect.signature(method).parameters.values()
@@ -479,16 +483,20 @@ def server_function(method: Callable[..., Reply]) -> Callable[[Any], Reply]:
         [
             (p.name, hints[p.name]) if p.default is p.empty else (p.name, hints[p.name], p.default)
             for p in sorted(parameters, key=lambda p: p.default is not p.empty)
+            if p.name != "visitor"
         ],
     )
 
-    def called(document: Any) -> Reply:
+    knows_visitor = "visitor" in hints
+
+    def called(document: Any, request: gr.Request | None = None) -> Reply:
         try:
             given = msgspec.convert(document, fields)
         except msgspec.ValidationError as error:
             return {"error": f"The page asked for something that it may not: {error}. Reload it."}
         try:
-            return method(**{name: getattr(given, name) for name in fields.__struct_fields__})
+            visitor = {"visitor": people.name_of(request)} if knows_visitor else {}
+            return method(**{name: getattr(given, name) for name in fields.__struct_fields__}, **visitor)
         except PlaygroundError as error:
             return {"error": error.message}
         except Exception:

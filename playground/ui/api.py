@@ -12,12 +12,13 @@ from gradio.events import api
 from playground.errors import BadInput, PlaygroundError
 from playground.lab import compare as lab
 from playground.lab import documents
-from playground.lab.images import read_image
 from playground.parts import Parts
+from playground.ui import people
+from playground.ui.measures import Measures
 
 
-def build(parts: Parts, deriving: Thread) -> None:
-    """Add the endpoints to the gr.Blocks that is being built. `deriving`: as for page.build."""
+def build(parts: Parts, deriving: Thread, measures: Measures) -> None:
+    """Add the endpoints to the gr.Blocks that is being built. `deriving`, `measures`: as for page.build."""
 
     def variants() -> list[dict[str, Any]]:
         """The variants that are there; bytes and sha256 are the language model's."""
@@ -29,19 +30,23 @@ def build(parts: Parts, deriving: Thread) -> None:
         return documents.of_memory(parts.pool.memory())
 
     def compare(
-        image: str | None, prompt: str, variants: list[str] | None, settings: dict[str, Any] | None
+        image: str | None,
+        prompt: str,
+        variants: list[str] | None,
+        settings: dict[str, Any] | None,
+        request: gr.Request,
     ) -> Iterator[dict[str, Any]]:
         """Run a comparison; every document has all panes, the last one has done = true."""
         deriving.join()
         try:
-            given = documents.read_settings(settings)
+            given = parts.limited(documents.read_settings(settings))
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
             chosen = parts.store.choose(variants)
-            comparison = lab.comparison_of([read_image(image)] if image else [], prompt, chosen, given)
-            for update in lab.run(
-                comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes
-            ):
+            comparison = lab.comparison_of([parts.read_image(image)] if image else [], prompt, chosen, given)
+            mine = parts.of(people.person(request))
+            updates = lab.run(comparison, mine.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes)
+            for update in measures.compared(updates):
                 yield documents.of_update(update)
         except PlaygroundError as error:
             raise gr.Error(error.message, print_exception=False) from error

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol
 
-import gradio as gr
 import markupsafe
 
 from playground.errors import NotAllowed
@@ -52,61 +51,46 @@ class Sampler(Protocol):
         """Oldest first, one a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """Who looks at the page."""
-
-    name: str | None  # as logged in
-    person: str | None  # as in Queued.who; None: not known here
-
-
 class Inspect:
     """Server functions for the page's script. Drawing is done once for a sample, however many look at it."""
 
-    def __init__(
-        self,
-        pool: InspectedPool,
-        monitor: Sampler,
-        may_operate: Callable[[str | None], bool],
-        visitor: Callable[[gr.Request], Visitor],
-    ) -> None:
+    def __init__(self, pool: InspectedPool, monitor: Sampler, may_operate: Callable[[str | None], bool]) -> None:
         """`may_operate`: whether a person of this name may pin and unload."""
         self._pool = pool
         self._monitor = monitor
         self._may_operate = may_operate
-        self._visitor = visitor
         self._lock = Lock()
         self._colours: dict[str, int] = {}
         self._drawn: tuple[float, Reply] = (math.nan, {})
 
-    def functions(self) -> list[Callable[..., Reply]]:
-        return [self._of_visitor(method) for method in (self.look, self.pin, self.unload)]
+    def functions(self) -> list[Callable[[Any], Reply]]:
+        return [server_function(method) for method in (self.look, self.pin, self.unload)]
 
     def page(self) -> markupsafe.Markup:
         return render.markup("inspect.html")
 
-    def look(self, visitor: Visitor) -> Reply:
+    def look(self, visitor: str | None = None) -> Reply:
         """What the page shows to this visitor now."""
         return self._reply(visitor, self._monitor.history)
 
-    def pin(self, id: str, pinned: bool, visitor: Visitor) -> Reply:
+    def pin(self, id: str, pinned: bool, visitor: str | None = None) -> Reply:
         self._check(visitor)
         self._pool.pin(id, pinned)
         return self._reply(visitor, (*self._monitor.history, self._pool.memory()))
 
-    def unload(self, id: str, visitor: Visitor) -> Reply:
+    def unload(self, id: str, visitor: str | None = None) -> Reply:
         self._check(visitor)
         self._pool.unload_id(id)
         return self._reply(visitor, (*self._monitor.history, self._pool.memory()))
 
-    def _check(self, visitor: Visitor) -> None:
-        if not self._may_operate(visitor.name):
+    def _check(self, visitor: str | None) -> None:
+        if not self._may_operate(visitor):
             raise NotAllowed("Only the operator may pin and unload here.")
 
-    def _reply(self, visitor: Visitor, history: Sequence[MemoryReport]) -> Reply:
+    def _reply(self, visitor: str | None, history: Sequence[MemoryReport]) -> Reply:
         history = history or (self._pool.memory(),)
         now = history[-1]
-        may = self._may_operate(visitor.name)
+        may = self._may_operate(visitor)
         with self._lock:
             if self._drawn[0] != now.time:
                 self._colours = colours(self._colours, [w.id for report in history for w in report.workers])
@@ -130,18 +114,8 @@ class Inspect:
             "alarms": shared["alarms"],
             "places": shared["places"],
             "handles": shared[f"handles {may}"],
-            "queue": render.markup("queue.html", queue=waiting(now.queue, visitor.person)),
+            "queue": render.markup("queue.html", queue=waiting(now.queue, visitor)),
         }
-
-    def _of_visitor(self, method: Callable[..., Reply]) -> Callable[..., Reply]:
-        checked = server_function(method)
-
-        def called(document: Any, request: gr.Request) -> Reply:
-            given = document if isinstance(document, dict) else {}
-            return checked({**given, "visitor": asdict(self._visitor(request))})
-
-        called.__name__ = method.__name__
-        return called
 
 
 # --- who has which colour --------------------------------------------------------------------------------------------
@@ -389,7 +363,7 @@ class Waiting:
     waited: str
 
 
-def waiting(queue: Sequence[Queued], person: str) -> list[Waiting]:
+def waiting(queue: Sequence[Queued], person: str | None) -> list[Waiting]:
     lines = itertools.count(1)
     return [
         Waiting(

@@ -100,7 +100,8 @@ class ModelActions:
             offline=self._hub.offline,
             endpoint=self._hub.endpoint,
             cache=str(self._hub.cache),
-            allowed=self._parts.settings.downloads,
+            allowed=self._parts.settings.downloads and not self._parts.settings.demo,
+            demo=self._parts.settings.demo,
         )
 
     # --- the Hub -----------------------------------------------------------------------------------------------------
@@ -236,10 +237,13 @@ class ModelActions:
                 )
             )
         shown = [(*key, sorted(files, key=lambda f: (not f.is_projector, f.name))) for key, files in repos.items()]
-        return {"disk": render.markup("disk.html", repos=sorted(shown, key=lambda one: one[:2]), cache=self._hub.cache)}
+        listed = sorted(shown, key=lambda one: one[:2])
+        demo = self._parts.settings.demo
+        return {"disk": render.markup("disk.html", repos=listed, cache=self._hub.cache, demo=demo)}
 
     def use(self, repo: str, commit: str, model: str, projector: str) -> Reply:
         """Open a pair of the cache: from now on it is among the variants."""
+        self._refuse_in_demo()
         pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
         if pair[0] is None or pair[1] is None:
             raise BadInput("One of the two files is not on this machine any more.")
@@ -294,9 +298,11 @@ class ModelActions:
             )
         return {"looks": looks, "told": told}
 
-    def delete(self, repo: str, commit: str, model: str) -> Reply:
+    def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> Reply:
         """Delete a file of the cache, with its other shards."""
         self._may()
+        if not self._parts.settings.may_operate(visitor):
+            raise NotAllowed("Only the operators may delete files here (PLAYGROUND_OPERATORS).")
         folder = model.rpartition("/")[0]
         last = names.shards(model.rpartition("/")[2])
         freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in last})
@@ -304,6 +310,7 @@ class ModelActions:
         return {**self.on_disk(), "notice": f"{format.file_size(freed)} freed."}
 
     def _variant(self, repo: str, commit: str, model: str, projector: str) -> Variant:
+        self._refuse_in_demo()
         pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
         if pair[0] is None or pair[1] is None:
             raise BadInput("One of the two files is not on this machine any more.")
@@ -311,7 +318,12 @@ class ModelActions:
 
     # --- help --------------------------------------------------------------------------------------------------------
 
+    def _refuse_in_demo(self) -> None:
+        if self._parts.settings.demo:
+            raise NotAllowed("This is a demonstration: only what is ticked in the notebook can be run.")
+
     def _may(self) -> None:
+        self._refuse_in_demo()
         if not self._parts.settings.downloads:
             raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 import msgspec
 
-from playground.errors import BadInput, PlaygroundError, Stopped
+from playground.errors import BadInput, NotAllowed, PlaygroundError, Stopped
 from playground.lab import documents
 from playground.lab.cells import continues, measure_cell, new_run, run_cell
 from playground.lab.compare import Stop
@@ -22,12 +22,14 @@ from playground.lab.measured import Progress
 from playground.lab.notebook import CompareCell, Questions, Run, RunState, settled
 from playground.models.presets import Preset
 from playground.parts import Parts
-from playground.ui import api, cells, format, measured, render, workbench
+from playground.settings import Login
+from playground.ui import api, cells, format, measured, people, render, workbench
 from playground.ui.actions import Actions, as_toast
-from playground.ui.inspect import Inspect, Visitor
+from playground.ui.inspect import Inspect
+from playground.ui.measures import Measures
 from playground.ui.models import ModelActions
 from playground.ui.runs import Runs
-from playground.values import ModelFile, Order, Runtime, Sampling, Variant
+from playground.values import ModelFile, Order, Remedy, Runtime, Sampling, Variant
 
 ASSETS = Path(__file__).parent / "assets"
 CSS = [ASSETS / name for name in ("colors.css", "cells.css", "page.css", "inspect.css")]
@@ -78,10 +80,14 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(parts: Parts, deriving: Thread) -> gr.Blocks:
-    """The page on `parts`. `deriving`: the thread that makes the presets' quantized variants."""
+def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
+    """The page on `parts`. `deriving`: the thread that makes the presets' quantized variants.
+
+    `measures`: counts the runs.
+    """
     preset = parts.store.presets[0]
     library = parts.library
+    demo_mode = parts.settings.demo
     runs = Runs()
     actions = Actions(parts, runs, deriving)
 
@@ -89,6 +95,8 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         with gr.Row(elem_id="vp-top"):
             gr.HTML(_HEAD.format(notebook=_CURRENT, models="", inspect=""), apply_default_css=False)
             memory = gr.HTML(render.memory_strip(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
+            if parts.settings.login is Login.HUGGINGFACE:  # brings the routes of the login, too
+                gr.LoginButton(size="sm", scale=0)
         with gr.Row(elem_id="vp-body"):
             with gr.Column(elem_id="vp-side", scale=0, min_width=250):
                 gr.HTML(_SIDE_HEAD, apply_default_css=False)
@@ -114,7 +122,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 with gr.Accordion("Sampling and engine", open=False, elem_id="vp-sampling"):
                     settings = _settings_inputs()
                 about = gr.Markdown(preset.about, elem_id="vp-about")
-                with gr.Accordion("Open files on this machine", open=False):
+                with gr.Accordion("Open files on this machine", open=False, visible=not demo_mode):
                     files = _files(parts.settings.model_dirs)
                     if parts.settings.model_dirs:
                         gr.Markdown("GGUF files in the folders that the operator allowed.")
@@ -127,7 +135,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                         label="Projector file (mmproj)", choices=files, allow_custom_value=True, value=None
                     )
                     open_button = gr.Button("Open pair", size="sm")
-                with gr.Accordion("Quantize here", open=False, elem_id="vp-make"):
+                with gr.Accordion("Quantize here", open=False, elem_id="vp-make", visible=not demo_mode):
                     gr.Markdown(
                         "From the most precise files of the cell's model into a new variant, checked on images."
                     )
@@ -267,7 +275,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                             cell,
                             family=family,
                             variants=tuple(v.id for v in variants),
-                            settings=documents.read_settings(given),
+                            settings=parts.limited(documents.read_settings(given)),
                         ),
                     )
                 except PlaygroundError as error:
@@ -285,6 +293,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             page, key, id = str(request.session_hash), str(event.key), str(event.cell)
             stop = runs.start(page, id)
             run: Run | None = None
+            mine = parts.of(people.person(request))
             try:
                 # Gradio wants a first yield at once, or its end is not heard (docs/architecture.md, "The page").
                 yield {"cell": id}
@@ -297,12 +306,13 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 cell = library.cell(library.own(key), id)
                 if not isinstance(cell, CompareCell):
                     raise BadInput("A note cannot be run.")
+                cell = parts.limited_cell(cell)
                 variants = actions.variants_of(cell)
                 last = library.newest_run(library.own(key), id)
                 run = new_run(cell, variants, parts.engine, parts.machine)
                 if cell.questions is not None:
                     run = library.begin_run(key, run)
-                    for told in measuring(run, variants, cell.questions, stop):
+                    for told in measuring(run, variants, cell.questions, mine, stop):
                         if isinstance(told, Run):  # what it has found so far
                             run = told
                             library.save_run(key, run)
@@ -316,12 +326,13 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                     run,
                     variants,
                     library.image,
-                    parts.pool,
+                    mine.pool,
                     parts.embeddings,
                     stop,
                     max_panes=parts.settings.max_panes,
                     explain=parts.explain,
                 )
+                updates = measures.ran(updates)
                 first = next(updates)  # raises what can be told without loading anything
                 run = library.begin_run(key, first) if not run.number else first
                 number = run.number
@@ -363,17 +374,19 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                     library.save_run(key, settled(run, RunState.STOPPED))
 
         def measuring(
-            run: Run, variants: Sequence[Variant], asked: Questions, stop: Stop
+            run: Run, variants: Sequence[Variant], asked: Questions, mine: Parts, stop: Stop
         ) -> Iterator[dict[str, Any] | Run]:
             """Shows how far a measurement has come; gives the run with what it found, in the end and before a scan."""
             questions = actions.question_set(asked)
             limits = asked.limits
+            if asked.sensitivity:
+                refuse_in_demo("Which tensors matter is not looked for here")
             if asked.sensitivity and (limits.max_bytes is not None or limits.max_kl is not None):  # a recipe's files
                 workbench.check_room(parts, next(v.bytes for v in variants if v.id == run.reference))
             shown_at = 0.0
-            for update in measure_cell(
-                run, variants, questions, parts.pool, parts.embeddings, parts.known, parts.workshop, stop
-            ):
+            known, workshop = parts.known, parts.workshop
+            updates = measure_cell(run, variants, questions, mine.pool, parts.embeddings, known, workshop, stop)
+            for update in measures.measured(updates):
                 if not isinstance(update, Progress):
                     _keep_recipe(parts, update)
                     yield update
@@ -390,6 +403,10 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
                 "ended": True,
             }
 
+        def refuse_in_demo(what: str) -> None:
+            if demo_mode:
+                raise NotAllowed(f"{what}: this is a demonstration, where only what is there can be run.")
+
         def on_leave(request: gr.Request) -> None:
             runs.leave(str(request.session_hash))
 
@@ -400,6 +417,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             if not model:
                 raise as_toast(BadInput("Choose both files of the pair, or a llamafile that holds both."))
             try:
+                refuse_in_demo("No file can be opened")
                 halves = Path(model), Path(projector) if projector else None
                 if halves[1] and parts.store.is_projector(halves[0]) and not parts.store.is_projector(halves[1]):
                     gr.Info("The two files were mixed up; they were opened the right way round.")
@@ -422,16 +440,18 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             if found is None:
                 raise as_toast(BadInput("Add a compare cell first: what is made is ticked in it."))
             key, cell = found
-            mine = [v for v in parts.store.variants if v.family == cell.family]
+            there = [v for v in parts.store.variants if v.family == cell.family]
+            mine = parts.of(people.person(request))
             page = str(request.session_hash)
             stop = runs.start(page, _making(page))
             try:
-                if not mine:
+                refuse_in_demo("Nothing can be quantized")
+                if not there:
                     raise BadInput("The cell's model is not on this machine.")
-                source = next((v for v in mine if v.reference), mine[0])
+                source = next((v for v in there if v.reference), there[0])
                 questions = actions.question_set(cell.questions or Questions())
                 yield [cells.notice("Waiting for its turn ..."), *unchanged]
-                for update in workbench.make(parts, source, half, kind, exceptions, calibrate, questions, stop):
+                for update in workbench.make(mine, source, half, kind, exceptions, calibrate, questions, stop):
                     if isinstance(update, Progress):
                         yield [measured.progress(update), *unchanged]
                         continue
@@ -481,9 +501,9 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         halt_button.click(on_halt, None, None, queue=False, **private)
         demo.unload(on_leave)
         gr.Timer(2).tick(
-            lambda: render.memory_strip(parts.pool.memory()), None, [memory], concurrency_limit=None, **private
+            lambda: render.memory_strip(parts.monitor.newest), None, [memory], concurrency_limit=None, **private
         )
-        api.build(parts, deriving)
+        api.build(parts, deriving, measures)
     with demo.route("Models", "/models", show_in_navbar=False):
         model_actions = ModelActions(parts)
         with gr.Row(elem_id="vp-top"):
@@ -495,7 +515,7 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
             server_functions=model_actions.functions(),
         )
     with demo.route("Inspect", "/inspect", show_in_navbar=False):
-        inspected = Inspect(parts.pool, parts.monitor, parts.settings.may_operate, _visitor)
+        inspected = Inspect(parts.pool, parts.monitor, parts.settings.may_operate)
         with gr.Row(elem_id="vp-top"):
             gr.HTML(_HEAD.format(notebook="", models="", inspect=_CURRENT), apply_default_css=False)
         gr.HTML(
@@ -506,11 +526,6 @@ def build(parts: Parts, deriving: Thread) -> gr.Blocks:
         )
     assert isinstance(demo, gr.Blocks)
     return demo
-
-
-def _visitor(request: gr.Request) -> Visitor:
-    name = getattr(request, "username", None)
-    return Visitor(name, name or (request.client.host if request.client else ""))
 
 
 def _ended_panes(run: Run) -> int:
@@ -528,7 +543,7 @@ def _usual(parts: Parts, variants: Sequence[Variant]) -> list[Variant]:
 
 _SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads",
-    "n_gpu_layers", "stop", "probabilities", "chat_template",
+    "n_gpu_layers", "split_gpus", "remedies", "stop", "probabilities", "chat_template",
 )  # fmt: skip
 
 
@@ -553,6 +568,13 @@ def _settings_inputs() -> list[Any]:
             gr.Number(label="Batch size", value=d["n_batch"], minimum=8, precision=0, min_width=110),
             gr.Number(label="Threads (0: automatic)", value=0, minimum=0, precision=0, min_width=110),
             gr.Number(label="GPU layers (-1: all)", value=d["n_gpu_layers"], minimum=-1, precision=0, min_width=110),
+            gr.Checkbox(label="Over all GPUs", info="Its layers, where one GPU is too small.", min_width=110),
+            gr.CheckboxGroup(
+                label="If GPU memory is short, allow",
+                choices=[remedy.value for remedy in Remedy],
+                value=[],
+                min_width=260,
+            ),
         ]
     with gr.Row():
         inputs += [
@@ -574,6 +596,7 @@ def _settings_inputs() -> list[Any]:
 _DEFAULTS: dict[str, Any] = {
     **{f.name: f.default for f in (*fields(Sampling), *fields(Runtime))},
     "n_threads": 0,
+    "remedies": [],
     "stop": "",
     "probabilities": True,
     "chat_template": "",
@@ -594,6 +617,7 @@ def _shown_settings(settings: RunSettings) -> list[Any]:
     """What the inputs show, in the order of _SETTINGS."""
     shown = {name: getattr(settings, name) for name in _SETTINGS}
     shown["stop"] = "\n".join(settings.stop or ())
+    shown["remedies"] = [remedy.value for remedy in settings.remedies or ()]
     return [_DEFAULTS[name] if shown[name] is None else shown[name] for name in _SETTINGS]
 
 

@@ -1,0 +1,99 @@
+"""Who is at the page: logging in with a password or with Hugging Face, and the name that a person has in the queue."""
+
+from __future__ import annotations
+
+import hmac
+import html
+import time
+from typing import Any
+
+import gradio as gr
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from playground.settings import Login, Settings
+
+_MAX_NAME = 64
+_ENTER = "/enter"
+
+
+def name_of(request: gr.Request | Request | None) -> str | None:
+    """The name under which a visitor has logged in. None: without one."""
+    if request is None or isinstance(request, gr.Request):
+        return request.username if request else None
+    # What gr.HTML's server functions get (6.31): the web server's own request.
+    app = request.app
+    if app.auth_dependency is not None:
+        found: str | None = app.auth_dependency(request)
+        return found
+    cookies = (request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure"))
+    return next((app.tokens[token] for token in cookies if token in app.tokens), None)
+
+
+def person(request: gr.Request) -> str:
+    """Whose turn it is in the queue: a visitor who has logged in, else an open page."""
+    return name_of(request) or str(request.session_hash)
+
+
+def door(settings: Settings) -> dict[str, Any]:
+    """What gr.Blocks.launch has to know of the login. It then lets nobody in to the page, its events and the API."""
+    if settings.login is Login.PASSWORD:
+        return {"auth": lambda name, password: _is_right(settings, name, password), "auth_message": "Log in."}
+    if settings.login is Login.HUGGINGFACE:
+        return {"auth_dependency": lambda request: _let_in(settings, request), "auth_message": _PLEASE}
+    return {}
+
+
+def routes(settings: Settings) -> list[BaseRoute]:
+    """The page before the door, where there is a Hugging Face login."""
+
+    def enter(request: Request) -> Response:
+        found = _account(request)
+        told = f"<p>{_PLEASE}</p>"
+        link = "Log in with Hugging Face"
+        href = f"/login/huggingface?{html.escape(request.url.query)}"
+        if found is not None:
+            name = html.escape(str(found.get("preferred_username")))
+            told = f"<p>{name} is not among those whom the operator lets in. Ask them, or use another account.</p>"
+            link, href = "Log out", f"/logout?_target_url={_ENTER}"
+        return HTMLResponse(_PAGE.format(told=told, link=link, href=href))
+
+    return [Route(_ENTER, enter)] if settings.login is Login.HUGGINGFACE else []
+
+
+_PLEASE = "Log in with your Hugging Face account to use this playground."
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">\
+<meta name="viewport" content="width=device-width"><title>VLM Quant Playground</title>\
+<body style="font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem">\
+<h1>VLM Quant Playground</h1>{told}<p><a href="{href}">{link}</a></p></body></html>"""
+
+
+def _is_right(settings: Settings, name: str, password: str) -> bool:
+    if not (0 < len(name) <= _MAX_NAME and name.isprintable()):
+        return False
+    secret = settings.password or settings.users.get(name)
+    return secret is not None and hmac.compare_digest(secret.get_secret_value().encode(), password.encode())
+
+
+def _let_in(settings: Settings, request: Request) -> str | None:
+    """The user's name. A browser that may not in is led to the page before the door."""
+    found = _account(request)
+    if found is not None:
+        organisations = {str(one.get("preferred_username")) for one in found.get("orgs") or ()}
+        name = str(found["preferred_username"])
+        if not settings.allowed_users or {name, *organisations} & set(settings.allowed_users):
+            return name
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        raise HTTPException(302, headers={"Location": f"{_ENTER}?{request.url.query}"})  # which names the notebook
+    return None
+
+
+def _account(request: Request) -> dict[str, Any] | None:
+    """What Hugging Face told of a visitor, from the signed cookie that gr.LoginButton's routes set."""
+    told = request.session.get("oauth_info") or {}
+    if (told.get("expires_at") or 0) < time.time():
+        return None
+    found: dict[str, Any] | None = told.get("userinfo")
+    return found
