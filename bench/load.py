@@ -111,21 +111,21 @@ def _person(n: int, client: Client, tally: _Tally, over: Event) -> None:
                 if turn_at is None and last["queue_place"] is None and _began(last):
                     turn_at = time.monotonic()
         except Exception as error:  # whatever a client meets is what is counted here
+            busy = "Busy" in str(error)
             with tally.lock:
-                tally.errors.append(f"{type(error).__name__}: {str(error)[:120]}")
-            continue
-        busy = last is None or any("Busy" in (pane["error"] or "") for pane in last["panes"])
-        with tally.lock:
-            if busy:
-                tally.busy += 1
-            else:
-                assert last is not None
-                tally.runs[n] += 1
-                tally.panes.update(pane["state"] for pane in last["panes"])
-                if turn_at is not None:
-                    tally.waits_s.append(turn_at - begun)
-        if busy:
+                tally.busy += busy
+                if not busy:
+                    tally.errors.append(f"{type(error).__name__}: {str(error)[:120]}")
             over.wait(draw.uniform(0.5, 2.0))
+            continue
+        with tally.lock:
+            if last is None:
+                tally.errors.append("no document came")
+                continue
+            tally.runs[n] += 1
+            tally.panes.update(pane["state"] for pane in last["panes"])
+            if turn_at is not None:
+                tally.waits_s.append(turn_at - begun)
 
 
 def _began(document: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from playground.engine import protocol
-from playground.errors import BadInput, BadPrompt
+from playground.errors import BadInput, BadPrompt, Busy
 from playground.lab import compare
 from playground.lab.images import read_image
 from playground.models.presets import data_folder
@@ -389,12 +389,11 @@ def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_f
     assert first[-1].panes[0].metrics.generated_tokens == 150
 
 
-def test_queue_when_full_then_busy_is_said(parts: Parts, scene: Image) -> None:
+def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts, scene: Image) -> None:
     with parts.pool.turn():
         parts.pool._limits = Limits(waiting=0)
-        update = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"])))
-    assert update.panes[0].state is PaneState.FAILED
-    assert "Busy" in (update.panes[0].error or "")
+        with pytest.raises(Busy, match="Try again in a minute"):
+            run(parts, comparison(scene, WHAT, parts.store.choose(["F16"])))
 
 
 def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, scene: Image) -> None:
