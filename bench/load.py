@@ -36,6 +36,7 @@ class _Tally:
     waits_s: list[float] = field(default_factory=list)  # from the request to this run's turn
     runs: Counter[int] = field(default_factory=Counter)  # by person
     panes: Counter[str] = field(default_factory=Counter)  # by state, and why
+    failures: Counter[str] = field(default_factory=Counter)  # what failed panes said
     busy: int = 0
     errors: list[str] = field(default_factory=list)
 
@@ -75,7 +76,7 @@ def _people(app: WebApp, seconds: float, *, kill: bool) -> dict[str, float]:
     time.sleep(2)
     for error, count in Counter(tally.errors).most_common(5):
         print(f"  {count} x {error}")
-    print(f"  panes: {dict(tally.panes)}")
+    print(f"  panes: {dict(tally.panes)}; {dict(tally.failures.most_common(5))}")
     mean = statistics.fmean(tally.waits_s)
     return {
         "people": PEOPLE,
@@ -110,6 +111,8 @@ def _person(n: int, client: Client, tally: _Tally, over: Event) -> None:
             for last in job:
                 if turn_at is None and last["queue_place"] is None and _began(last):
                     turn_at = time.monotonic()
+            job.result()  # raises what the server refused
+            assert last is not None
         except Exception as error:  # whatever a client meets is what is counted here
             busy = "Busy" in str(error)
             with tally.lock:
@@ -119,11 +122,9 @@ def _person(n: int, client: Client, tally: _Tally, over: Event) -> None:
             over.wait(draw.uniform(0.5, 2.0))
             continue
         with tally.lock:
-            if last is None:
-                tally.errors.append("no document came")
-                continue
             tally.runs[n] += 1
             tally.panes.update(pane["state"] for pane in last["panes"])
+            tally.failures.update(pane["error"][:100] for pane in last["panes"] if pane["error"])
             if turn_at is not None:
                 tally.waits_s.append(turn_at - begun)
 

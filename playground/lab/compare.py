@@ -20,7 +20,7 @@ from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError,
 from playground.lab import divergence, metrics, prompts
 from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Pool, Slot
+from playground.pool.pool import Pool, Slot, Ticket
 from playground.pool.spec import WorkerSpec, language_spec, vision_spec
 from playground.values import (
     Comparison,
@@ -90,12 +90,12 @@ def run(
     pane. Closing the iterator stops the run.
     """
     check(comparison, max_panes)
-    pool.check_busy()
     panes = _Panes(comparison)
-    yield panes.update()
-    thread = Thread(target=_Run(comparison, pool, embeddings, stop, panes).execute, daemon=True)
+    ticket = pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
+    thread = Thread(target=_Run(comparison, pool, embeddings, stop, panes, ticket).execute, daemon=True)
     thread.start()
     try:
+        yield panes.update()
         while thread.is_alive():
             if panes.changed.wait(_HEARTBEAT_S):
                 panes.urgent.wait(_UPDATE_S + _UPDATE_S_PER_CHARACTER * panes.characters)  # more may come in a moment
@@ -193,8 +193,15 @@ class _Run:
     """Executes one comparison in a thread of its own (with Order.RACE, one more for each pane)."""
 
     def __init__(
-        self, comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: Stop, panes: _Panes
+        self,
+        comparison: Comparison,
+        pool: Pool,
+        embeddings: EmbeddingCache,
+        stop: Stop,
+        panes: _Panes,
+        ticket: Ticket,
     ) -> None:
+        self._ticket = ticket
         self._comparison = comparison
         self._pool = pool
         self._embeddings = embeddings
@@ -207,9 +214,8 @@ class _Run:
 
     def execute(self) -> None:
         variants = self._in_order()
-        specs = [spec for variant in variants for spec in _specs(variant, self._comparison.runtime)]
         try:
-            with self._pool.turn(specs, stop=self._stop.wanted, on_place=self._panes.place) as self._slot:
+            with self._pool.turn(self._ticket, stop=self._stop.wanted, on_place=self._panes.place) as self._slot:
                 for variant in variants:
                     self._runtimes[variant.id] = self._fitting(variant)
                 self._load_all(variants)

@@ -156,8 +156,8 @@ class Slot:
 
 
 @dataclass(slots=True)
-class _Ticket:
-    """A run that waits or generates."""
+class Ticket:
+    """A run that waits or generates. Its fields are the pool's."""
 
     who: str
     specs: tuple[WorkerSpec, ...]
@@ -172,7 +172,7 @@ class _Shared:
 
     changed: Condition = field(default_factory=Condition)
     handles: list[Handle] = field(default_factory=list)
-    queue: list[_Ticket] = field(default_factory=list)
+    queue: list[Ticket] = field(default_factory=list)
     used_s: dict[str, tuple[float, float]] = field(default_factory=dict)  # by person: seconds, and when
     others: dict[str, int] = field(default_factory=dict)  # what other programs hold, by GPU
     moving: int = 0  # workers that are being loaded or unloaded now
@@ -235,18 +235,17 @@ class Pool:
     @contextmanager
     def turn(
         self,
-        specs: Sequence[WorkerSpec] = (),
+        asked: Ticket | Sequence[WorkerSpec] = (),
         *,
         stop: Stop = _never,
         on_place: Callable[[int], None] = lambda place: None,
-        where: Places | None = None,
     ) -> Iterator[Slot]:
-        """Wait for the right to generate with `specs`, `where` they belong or there alone. `on_place` is told how many
-        runs are likely to come before, when that changes.
+        """Wait for the right to generate with some workers, or with a ticket that is in the queue. `on_place` is told
+        how many runs are likely to come before, when that changes.
 
-        Raises Stopped, or Busy when too many wait already.
+        Raises Stopped, and what `line_up` does.
         """
-        ticket = self._line_up(specs, [where] if where else self._turn_options(specs))
+        ticket = asked if isinstance(asked, Ticket) else self.line_up(asked)
         shared = self._shared
         began: float | None = None
         try:
@@ -287,23 +286,20 @@ class Pool:
         leading = max(specs, key=lambda spec: (spec.splits, spec.wants_gpu), default=None)
         return self._options(leading)
 
-    def check_busy(self) -> None:
-        """Raises Busy if one more run would be refused."""
-        with self._shared.changed:
-            self._check_busy()
+    def line_up(self, specs: Sequence[WorkerSpec], *, where: Places | None = None) -> Ticket:
+        """Queue up for a turn with `specs`, `where` they belong or there alone; whoever does has to take it (`turn`).
 
-    def _check_busy(self) -> None:
-        waiting = [one for one in self._shared.queue if one.places is None]
-        if len(waiting) >= self._limits.waiting:
-            raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
-        mine = sum(one.who == self._who for one in waiting)
-        if self._who and mine >= self._limits.waiting_per_person:
-            raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first.")
-
-    def _line_up(self, specs: Sequence[WorkerSpec], options: list[Places]) -> _Ticket:
-        ticket = _Ticket(self._who, tuple(specs), options, time.monotonic())
+        Raises Busy when too many wait already.
+        """
+        options = [where] if where else self._turn_options(specs)
+        ticket = Ticket(self._who, tuple(specs), options, time.monotonic())
         with self._shared.changed:
-            self._check_busy()
+            waiting = [one for one in self._shared.queue if one.places is None]
+            if len(waiting) >= self._limits.waiting:
+                raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
+            mine = sum(one.who == self._who for one in waiting)
+            if self._who and mine >= self._limits.waiting_per_person:
+                raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first.")
             self._shared.queue.append(ticket)
         return ticket
 
@@ -322,7 +318,7 @@ class Pool:
             by_name[found[0].name].places = found[1]
             shared.changed.notify_all()
 
-    def _place(self, ticket: _Ticket) -> int:
+    def _place(self, ticket: Ticket) -> int:
         """How many are likely to come before it. The lock is held."""
         waiting, by_name = self._waiting()
         order = [by_name[one.name] for one in turns.in_order(waiting, self._used())]
@@ -330,7 +326,7 @@ class Pool:
         running = sum(bool(wanted & set(one.places or ())) for one in self._shared.queue)
         return max(1, order.index(ticket) + running)
 
-    def _waiting(self) -> tuple[list[turns.Waiting], dict[str, _Ticket]]:
+    def _waiting(self) -> tuple[list[turns.Waiting], dict[str, Ticket]]:
         now = time.monotonic()
         by_name = {str(i): ticket for i, ticket in enumerate(self._shared.queue) if ticket.places is None}
         waiting = [
@@ -344,7 +340,7 @@ class Pool:
         ]
         return waiting, by_name
 
-    def _load_s(self, ticket: _Ticket, places: Places) -> float:
+    def _load_s(self, ticket: Ticket, places: Places) -> float:
         there = {h.spec for h in self._shared.handles if set(h.places) <= {*places, HOST}}
         return sum(_START_S + spec.bytes / _LOAD_BYTES_PER_S for spec in ticket.specs if spec not in there)
 
@@ -709,7 +705,7 @@ class Pool:
         for place in self._uuids or (HOST,):
             if self._forecasts.bandwidth(place) is None:
                 spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BANDWIDTH_BYTES)
-                with self.turn(where=(place,)), self._lease(spec, [(place,)], _never) as lease:
+                with self.turn(self.line_up([spec], where=(place,))), self._lease(spec, [(place,)], _never) as lease:
                     found = lease.request(protocol.MeasureBandwidth(_BANDWIDTH_BYTES))
                 assert isinstance(found, protocol.Bandwidth)
                 self._forecasts.keep_bandwidth(place, found.bytes_per_s)
