@@ -33,7 +33,7 @@ _PROCESS = {
     (WorkerRole.LANGUAGE, False): 50 * _MIB,
     (WorkerRole.VISION, False): 60 * _MIB,
 }
-_OTHER_PROCESS = {True: 520 * _MIB, False: 130 * _MIB}
+_OTHER_PROCESS = {True: 520 * _MIB, False: 60 * _MIB}
 _CUDA_HOST = 456 * _MIB  # resident, of a process that has opened CUDA
 
 _MIN_CONTEXT = 1024  # tokens; a smaller one hardly holds an image
@@ -54,7 +54,7 @@ class Forecasts:
         self._devices = devices
         self._engine = engine
         self._disk = BytesCache(folder, _KEPT_BYTES) if folder is not None else None
-        self._kept: dict[str, bytes] = {}
+        self._kept: dict[str, bytes | None] = {}  # None: not on the disk either
 
     def close(self) -> None:
         if self._disk is not None:
@@ -115,7 +115,9 @@ class Forecasts:
         return hashlib.sha256(msgspec.json.encode(how)).hexdigest()
 
     def _get(self, key: str, kind: type[_T]) -> _T | None:
-        data = self._kept.get(key) or (self._disk.get(key) if self._disk is not None else None)
+        if key not in self._kept:  # the pool asks again and again, with its lock held
+            self._kept[key] = self._disk.get(key) if self._disk is not None else None
+        data = self._kept[key]
         try:
             return None if data is None else msgspec.msgpack.decode(data, type=kind)
         except msgspec.DecodeError:

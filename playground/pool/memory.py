@@ -28,15 +28,17 @@ class Placement:
 def choose(options: Sequence[Bytes], residents: Sequence[Resident], budgets: Bytes) -> Placement | None:
     """Where a worker goes that may be put in one of several ways; None if none of them can be made to fit.
 
-    The option that displaces the fewest bytes; of those the one that leaves most room.
+    The option that displaces the fewest bytes; of those the one that leaves most room where it is tightest, and if that
+    is the same place for all (the host), where it is next tightest.
     """
     found = []
     for index, need in enumerate(options):
         names = evictions(need, residents, budgets)
         if names is not None:
             displaced = sum(sum(r.bytes.values()) for r in residents if r.name in names)
-            room = min((_room(place, residents, budgets) - n for place, n in need.items()), default=0)
-            found.append((displaced, -room, index, names))
+            left = [r for r in residents if r.name not in names]
+            tightest_first = sorted(_room(place, left, budgets) - n for place, n in need.items())
+            found.append((displaced, [-room for room in tightest_first], index, names))
     if not found:
         return None
     _, _, index, names = min(found)

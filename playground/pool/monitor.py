@@ -44,7 +44,7 @@ class Monitor:
     def _run(self) -> None:
         while not self._closing.wait(_EVERY_S):
             try:
-                self._pool.unload_idle()
                 self._reports.append(self._pool.memory())
+                self._pool.unload_idle()
             except Exception:  # a driver that hiccups must not end the sensors
                 logger.exception("the sensors could not be read")

@@ -21,7 +21,7 @@ from threading import Condition
 import psutil
 
 from playground.engine import protocol
-from playground.errors import BadInput, Busy, OutOfMemory, Stopped
+from playground.errors import BadInput, Busy, EngineError, OutOfMemory, Stopped
 from playground.pool import memory as decisions
 from playground.pool import turns
 from playground.pool.forecast import Forecasts, remedied
@@ -89,6 +89,7 @@ class Handle:
         self.bytes: Mapping[str, int] = forecast.bytes  # what is set aside for it, by place
         self.process: WorkerProcess | None = None
         self.peak: int | None = None
+        self.learned = 0  # the peak that the forecasts know
         self.difference: int | None = None  # of the device's memory, where the driver hides processes
         self.leased = True
         self.leaving = False  # to be unloaded as soon as what it gives way to is known to be sound
@@ -148,14 +149,14 @@ class Slot:
 
     def fits(self, specs: Iterable[WorkerSpec]) -> bool:
         """Whether all of `specs` can be loaded at once, if everything idle gives way."""
-        return self._pool._fits([(spec, self._options(spec)[0]) for spec in specs])
+        return self._pool._fits({spec: self._options(spec) for spec in specs})
 
     def _options(self, spec: WorkerSpec) -> list[Places]:
         mine = [places for places in self._pool._options(spec) if set(places) <= set(self.places)]
         return mine or self._pool._options(spec)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """A run that waits or generates. Its fields are the pool's."""
 
@@ -261,11 +262,12 @@ class Pool:
                 if place != told:
                     on_place(place)
                     told = place
-                if ticket.places is not None:
+                if not place:
                     break
                 if stop():
                     raise Stopped("Stopped while it waited for its turn.")
             began = time.monotonic()
+            assert ticket.places is not None
             yield Slot(self, ticket.places)
         finally:
             with shared.changed:
@@ -273,6 +275,7 @@ class Pool:
                 if began is not None and ticket.who:
                     now = time.monotonic()
                     shared.used_s[ticket.who] = self._used_s(ticket.who, now) + now - began, now
+                    shared.used_s = {who: used for who, used in shared.used_s.items() if self._used_s(who, now) > 0.1}
                 shared.changed.notify_all()
 
     @contextmanager
@@ -395,11 +398,10 @@ class Pool:
             with shared.changed:
                 if shared.closed:
                     raise Stopped("The app is closing.")
+                # What died while nobody used it holds nothing.
+                shared.handles = [h for h in shared.handles if h.leased or h.leaving or h.usable]
                 found = [h for h in shared.handles if h.spec == spec and h.places in options]
                 idle = next((h for h in found if not h.leased and not h.leaving), None)
-                if idle is not None and not idle.usable:
-                    shared.handles.remove(idle)  # it died while nobody used it
-                    continue
                 if idle is not None or not found:
                     ways = [idle.places] if idle is not None else options
                     forecasts = [self._forecasts.of(spec, places) for places in ways]
@@ -407,7 +409,7 @@ class Pool:
                     needs = [_more(forecast, held) for forecast in forecasts]
                     if idle is not None and idle.spec.context == spec.context:
                         needs = [{}]
-                    placement = decisions.choose(needs, self._residents(), self._budgets())
+                    placement = decisions.choose(needs, self._residents(idle), self._budgets())
                     if placement is not None:
                         victims = self._mark_leaving(placement.evicted)
                         forecast = forecasts[placement.option]
@@ -416,11 +418,11 @@ class Pool:
                             shared.handles.append(idle)
                         elif needs[placement.option]:  # a larger context
                             idle.forecast = forecast
-                            idle.bytes = {**idle.bytes, **forecast.bytes}
+                            idle.bytes = _most(forecast, held)
                         idle.spec, idle.leased = spec, True
                         return idle, victims
-                    if not any(h.leased for h in shared.handles):
-                        raise OutOfMemory(self._shortage(spec, forecasts[0], ways[0]))
+                    if decisions.choose(needs, self._residents(idle, leased_stay=False), self._budgets()) is None:
+                        raise OutOfMemory(self._shortage(spec, forecasts, ways))
                 shared.changed.wait(_WAIT_S)
             if stop():
                 raise Stopped("Stopped while it waited for a worker.")
@@ -435,23 +437,45 @@ class Pool:
             if handle.process is not None and handle.process.responds():
                 self._dismiss(victims)
                 return None
-            name = f"{handle.spec.role} {handle.spec.file}"
-            handle.process = WorkerProcess(name, self._environment(handle.places))
-            ready = handle.process.wait_ready()
-            self._shared.gpu_offload, self._shared.devices = ready.gpu_offload, ready.devices
-            self._plan(handle, victims)
+            grown: list[int | None] = []
+            with self._watching(handle.places, grown):
+                handle.process = WorkerProcess(
+                    f"{handle.spec.role} {handle.spec.file}", self._environment(handle.places)
+                )
+                if self._shared.closed:  # `close` may have come too early to see it
+                    raise Stopped("The app is closing.")
+                ready = handle.process.wait_ready()
+                self._shared.gpu_offload, self._shared.devices = ready.gpu_offload, ready.devices
+                self._plan(handle, victims)
             for victim in victims:
                 logger.info("unloading %s for %s", victim.spec.file, handle.spec.file)
             self._dismiss(victims)
-            self._load(handle)
+            self._await_leaving(handle.places)
+            with self._watching(handle.places, grown):
+                if handle.spec.load is not None:
+                    handle.process.request(handle.spec.load)
+            is_hidden = handle.is_on_gpu and handle.process.pid not in self._gpus.processes()
+            known = [n for n in grown if n is not None]
+            handle.difference = sum(known) if is_hidden and len(known) == len(grown) else None
         except BaseException:
-            with self._shared.changed:
-                for victim in victims:
-                    victim.leaving = False
             if handle.process is not None:
                 handle.process.stop()
+            self._bring_back(victims, handle)
             raise
         return time.monotonic() - started
+
+    def _bring_back(self, victims: Sequence[Handle], failed: Handle) -> None:
+        """What is not unloaded yet stays, but for what somebody else has counted on meanwhile."""
+        with self._shared.changed:
+            failed.bytes = {}
+            back = [h for h in self._shared.handles if h in victims]
+            for victim in back:
+                victim.leaving = False
+            places = {place: 0 for victim in back for place in victim.bytes}
+            over = decisions.evictions(places, self._residents(), self._budgets())
+            gone = self._mark_leaving(over or ())
+            self._shared.changed.notify_all()
+        self._dismiss(gone)
 
     def _environment(self, places: Places) -> dict[str, str]:
         """So that a worker sees its own GPU alone, and one on the host takes no memory of a GPU."""
@@ -479,32 +503,26 @@ class Pool:
             victims += self._mark_leaving(names)
             handle.forecast, handle.bytes = forecast, forecast.bytes
 
-    def _load(self, handle: Handle) -> None:
-        shared, load = self._shared, handle.spec.load
-        assert handle.process is not None
-        if load is None:
-            return
+    def _await_leaving(self, places: Places) -> None:
+        """Until what was to give way here, to anybody, has gone or stays: its room may be counted on."""
+        shared = self._shared
         with shared.changed:
-            while any(h.leaving and set(h.places) & set(handle.places) for h in shared.handles):
+            while any(h.leaving and set(h.places) & set(places) for h in shared.handles):
                 shared.changed.wait(_WAIT_S)
-        with self._moving() as is_alone:
-            before = self._used_bytes()
-            handle.process.request(load)
-            if handle.is_on_gpu and is_alone() and handle.process.pid not in self._gpus.processes():
-                after = self._used_bytes()
-                handle.difference = sum(after[place] - before[place] for place in handle.places)
 
     def _release(self, handle: Handle) -> None:
-        if handle.usable:
-            self._weigh(handle)
-        elif handle.process is not None:
-            handle.process.stop()
-        with self._shared.changed:
-            handle.leased = False
-            handle.last_used = time.monotonic()
-            if not handle.usable and handle in self._shared.handles:
-                self._shared.handles.remove(handle)
-            self._shared.changed.notify_all()
+        try:
+            if handle.usable:
+                self._weigh(handle)
+            elif handle.process is not None:
+                handle.process.stop()
+        finally:
+            with self._shared.changed:
+                handle.leased = False
+                handle.last_used = time.monotonic()
+                if not handle.usable and handle in self._shared.handles:
+                    self._shared.handles.remove(handle)
+                self._shared.changed.notify_all()
 
     # --- memory ------------------------------------------------------------------------------------------------
 
@@ -512,17 +530,19 @@ class Pool:
         """Note what a worker takes, and learn from it."""
         assert handle.process is not None
         rss, own_rss = _host_bytes(handle.process.pid)
-        if not handle.is_on_gpu:
-            on_gpu: dict[str, int] = {}
-            measured, handle.bytes = rss, {HOST: rss} if rss is not None else handle.bytes
-        else:
+        if handle.is_on_gpu:
             on_gpu = self._gpus.processes().get(handle.process.pid, {})
-            measured = sum(on_gpu.values()) if on_gpu else handle.difference
-            host = {HOST: own_rss} if own_rss is not None else {}
-            handle.bytes = {**handle.bytes, **on_gpu, **host}
-        if measured is not None and measured > (handle.peak or 0):
-            handle.peak = measured
-            self._forecasts.measured(handle.spec, handle.places, handle.forecast, measured)
+            if not on_gpu and handle.difference is not None:
+                on_gpu = dict.fromkeys(handle.places, handle.difference // len(handle.places))
+            measured, on_host = sum(on_gpu.values()) if on_gpu else None, own_rss
+        else:
+            on_gpu, measured, on_host = {}, rss, rss
+        handle.bytes = {**handle.bytes, **on_gpu, **({} if on_host is None else {HOST: on_host})}
+        if measured is not None:
+            handle.peak = max(handle.peak or 0, measured)
+            if handle.peak > handle.learned:
+                handle.learned = handle.peak
+                self._forecasts.measured(handle.spec, handle.places, handle.forecast, handle.peak)
 
     def _budgets(self) -> dict[str, int]:
         """What all workers on a place may take together."""
@@ -532,30 +552,42 @@ class Pool:
             budgets[place] = max(0, min(room, self._limits.gpu_bytes or room))
         return budgets
 
-    def _residents(self) -> list[decisions.Resident]:
+    def _residents(self, kept: Handle | None = None, *, leased_stay: bool = True) -> list[decisions.Resident]:
+        """`kept`: must not give way to itself, when it grows."""
         return [
-            decisions.Resident(h.id, h.bytes, h.leased or h.pinned, h.last_used)
+            decisions.Resident(h.id, h.bytes, h is kept or h.pinned or (h.leased and leased_stay), h.last_used)
             for h in self._shared.handles
             if not h.leaving
         ]
 
-    def _fits(self, wanted: Sequence[tuple[WorkerSpec, Places]]) -> bool:
+    def _fits(self, wanted: Mapping[WorkerSpec, Sequence[Places]]) -> bool:
         with self._shared.changed:
-            room = self._budgets()
-            there = {(h.spec, h.places): h for h in self._shared.handles if not h.leaving}
-            for handle in there.values():
-                if (handle.leased or handle.pinned) and (handle.spec, handle.places) not in wanted:
+            room, needed = self._budgets(), set[str]()
+            staying = [h for h in self._shared.handles if not h.leaving and (h.leased or h.usable)]
+            there = {h.spec: h for h in staying if h.places in wanted.get(h.spec, ())}
+            for handle in staying:
+                if (handle.leased or handle.pinned) and handle not in there.values():
                     _take(room, handle.bytes)
-            for spec, places in wanted:
-                mine = there.get((spec, places))
-                forecast = self._forecasts.of(spec, places).bytes
-                _take(room, forecast if mine is None else {**forecast, **mine.bytes})
-        return all(n >= 0 for n in room.values())
+            for spec, options in wanted.items():
+                mine = there.get(spec)
+                places = mine.places if mine else max(options, key=lambda way: min(room[place] for place in way))
+                forecast = self._forecasts.of(spec, places)
+                if mine is None:
+                    need = forecast.bytes
+                else:
+                    need = dict(mine.bytes) if mine.spec.context == spec.context else _most(forecast, mine.bytes)
+                _take(room, need)
+                needed |= need.keys()
+        return all(room[place] >= 0 for place in needed)
 
-    def _shortage(self, spec: WorkerSpec, forecast: Forecast, places: Places) -> str:
-        """What is needed, and what would free it."""
-        place = places[0]
-        parts, budget = forecast.parts[place], self._budgets()[place]
+    def _shortage(self, spec: WorkerSpec, forecasts: Sequence[Forecast], ways: Sequence[Places]) -> str:
+        """What is needed where it is least short, and what would free it."""
+        pinned = [h for h in self._shared.handles if h.pinned and h.spec != spec]
+        budgets = self._budgets()
+        free = {place: n - sum(h.bytes.get(place, 0) for h in pinned) for place, n in budgets.items()}
+        lacks = [max((n - free[place], place) for place, n in forecast.bytes.items()) for forecast in forecasts]
+        (_, place), forecast, places = min(zip(lacks, forecasts, ways, strict=True), key=lambda way: way[0])
+        parts, budget = forecast.parts[place], budgets[place]
         made_of = {
             "weights": parts.weights,
             "key-value cache": parts.kv_cache,
@@ -563,18 +595,18 @@ class Pool:
             "the process": parts.process,
         }
         detail = ", ".join(f"{name} {_gib(n)}" for name, n in made_of.items() if n)
-        device = "this machine" if place == HOST else " + ".join(places)
+        device = "this machine" if place == HOST else place
         text = (
             f"{spec.file} needs about {_gib(parts.total)} on {device} ({detail}), the budget for all models there is "
             f"{_gib(budget)}."
         )
-        pinned = [h for h in self._shared.handles if h.pinned and h.bytes.get(place)]
+        pinned = [h for h in pinned if h.bytes.get(place)]
         if pinned:
             text += f" Unpin {', '.join(h.spec.file for h in pinned)}: {_gib(sum(h.bytes[place] for h in pinned))}."
         for remedy in Remedy if spec.wants_gpu and spec.shape is not None else ():
             for runtime in remedied(spec.runtime, [remedy], spec.shape.n_layers if spec.shape else 0):
                 less = self._forecasts.of(spec.with_runtime(runtime), places).bytes.get(place, 0)
-                if less <= budget or (spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR):
+                if less <= free[place] or (spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR):
                     text += (
                         f" It would fit with a {remedy}."
                         if remedy is not Remedy.LAYERS
@@ -596,13 +628,18 @@ class Pool:
             return
         with self._moving() as is_alone:
             before = self._used_bytes()
-            for handle in handles:
-                if handle.process is not None:
-                    handle.process.stop()
-            self._await_memory([h for h in handles if h.is_on_gpu and h.process is not None], before, is_alone)
-            with self._shared.changed:
-                self._shared.handles = [h for h in self._shared.handles if h not in handles]
-                self._shared.changed.notify_all()
+            gone = [h for h in handles if h.is_on_gpu and h.usable]
+            try:
+                for handle in handles:
+                    if handle.process is not None:
+                        handle.process.stop()
+                self._await_memory(gone, before, is_alone)
+            finally:
+                with self._shared.changed:
+                    for handle in handles:
+                        handle.leaving = False
+                    self._shared.handles = [h for h in self._shared.handles if h not in handles or h.usable]
+                    self._shared.changed.notify_all()
 
     def _await_memory(self, gone: Sequence[Handle], before: Mapping[str, int], is_alone: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _BACK_S
@@ -613,16 +650,17 @@ class Pool:
             for handle in gone:
                 for place in handle.places:
                     held[place] = held.get(place, 0) + (handle.peak or 0) // len(handle.places)
-            short = {place: used[place] - before[place] + int(0.8 * n) for place, n in held.items() if place in used}
+            told = before.keys() & used.keys()
+            short = {place: used[place] - before[place] + int(0.8 * held[place]) for place in held.keys() & told}
             lost = {place: n for place, n in short.items() if n > 0} if is_alone() else {}
             if not left and not lost:
                 return
             if time.monotonic() > deadline:
                 files = ", ".join(handle.spec.file for handle in gone)
-                told = ", ".join(f"{_gib(n)} on {place}" for place, n in lost.items()) or "its process is still listed"
+                what = ", ".join(f"{_gib(n)} on {place}" for place, n in lost.items()) or "its process is still listed"
                 self._shared.alarms.append(
                     f"{time.strftime('%H:%M:%S')} GPU memory has not come back {_BACK_S:.0f} s after {files} was "
-                    f"unloaded: {told}."
+                    f"unloaded: {what}."
                 )
                 logger.warning("%s", self._shared.alarms[-1])
                 return
@@ -642,6 +680,16 @@ class Pool:
             with shared.changed:
                 shared.moving -= 1
 
+    @contextmanager
+    def _watching(self, places: Places, grown: list[int | None]) -> Iterator[None]:
+        """Adds to `grown` how many bytes more these GPUs hold at the end; None: others moved meanwhile."""
+        with self._moving() as is_alone:
+            before = self._used_bytes()
+            yield
+            after = self._used_bytes()
+            is_known = is_alone() and before.keys() & after.keys() >= {*places} - {HOST}
+            grown.append(sum(after[place] - before[place] for place in places if place != HOST) if is_known else None)
+
     def _used_bytes(self) -> dict[str, int]:
         return {gpu.place: gpu.used_bytes for gpu in self._gpus.read()}
 
@@ -653,9 +701,11 @@ class Pool:
 
     def unload_id(self, id: str) -> None:
         """Raises BadInput if it is in use."""
-        if any(h.id == id and h.leased for h in self._shared.handles):
-            raise BadInput("This model is being used. Stop the run, or wait for its end.")
-        self._unload(lambda h: h.id == id)
+        with self._shared.changed:
+            if any(h.id == id and h.leased for h in self._shared.handles):
+                raise BadInput("This model is being used. Stop the run, or wait for its end.")
+            gone = self._mark_idle(lambda h: h.id == id)
+        self._dismiss(gone)
 
     def unload_idle(self) -> None:
         """End what nobody has used for the time that the operator set."""
@@ -666,9 +716,12 @@ class Pool:
 
     def _unload(self, wanted: Callable[[Handle], bool]) -> None:
         with self._shared.changed:
-            idle = [h for h in self._shared.handles if wanted(h) and not h.leased and not h.leaving]
-            self._mark_leaving([h.id for h in idle])
-        self._dismiss(idle)
+            gone = self._mark_idle(wanted)
+        self._dismiss(gone)
+
+    def _mark_idle(self, wanted: Callable[[Handle], bool]) -> list[Handle]:
+        idle = [h for h in self._shared.handles if wanted(h) and not h.leased and not h.leaving]
+        return self._mark_leaving([h.id for h in idle])
 
     def pin(self, id: str, pinned: bool) -> None:
         """A pinned worker is never unloaded to make room, or for being idle."""
@@ -691,7 +744,7 @@ class Pool:
     ) -> protocol.Quantized:
         """Raises what `quantize` does; WorkerDied when llama.cpp aborted, or when `stop` had it killed: it cannot be
         asked to stop."""
-        with self.lease(QUANTIZE) as lease:
+        with self.lease(QUANTIZE, stop=stop) as lease:
             reply = lease.request(request, on_step=on_step, stop=stop)
         assert isinstance(reply, protocol.Quantized)
         return reply
@@ -701,14 +754,19 @@ class Pool:
         return self._forecasts.bandwidth(place) if place in (HOST, *self._uuids) else None
 
     def measure_bandwidth(self) -> None:
-        """Once for each device, in a turn of its own; it is kept."""
+        """Once for each device, in a turn of its own; it is kept. Where it cannot be measured it stays unknown."""
         for place in self._uuids or (HOST,):
-            if self._forecasts.bandwidth(place) is None:
-                spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BANDWIDTH_BYTES)
+            if self._forecasts.bandwidth(place) is not None:
+                continue
+            spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BANDWIDTH_BYTES)
+            try:
                 with self.turn(self.line_up([spec], where=(place,))), self._lease(spec, [(place,)], _never) as lease:
                     found = lease.request(protocol.MeasureBandwidth(_BANDWIDTH_BYTES))
                 assert isinstance(found, protocol.Bandwidth)
                 self._forecasts.keep_bandwidth(place, found.bytes_per_s)
+            except (EngineError, OutOfMemory) as error:
+                logger.warning("the memory bandwidth of %s could not be measured: %s", place, error)
+            finally:
                 self.unload(spec)
 
     def worker_bytes(self, pid: int) -> tuple[int | None, int | None]:
@@ -720,18 +778,19 @@ class Pool:
 
     def memory(self) -> MemoryReport:
         """What is held where, now. Takes milliseconds: a page reads Monitor.newest."""
-        gpus, listed = self._gpus.read(), self._gpus.processes()
         shared = self._shared
         with shared.changed:
+            first = shared.moves if shared.moving == 0 else None
+        gpus, listed = self._gpus.read(), self._gpus.processes()
+        with shared.changed:
             handles = [h for h in shared.handles if h.process is not None and h.process.alive]
-            still = shared.moving == 0
+            if first == shared.moves:  # nothing of ours came or went while the sensors were read
+                for gpu in gpus:
+                    ours = sum(listed.get(h.process.pid, h.bytes).get(gpu.place, 0) for h in handles if h.process)
+                    shared.others[gpu.place] = max(0, gpu.used_bytes - ours)
             queue = self._queued()
             budgets = self._budgets()
         workers = [self._worker_memory(handle, listed) for handle in handles]
-        if still:
-            for gpu in gpus:
-                ours = sum(listed.get(h.process.pid, h.bytes).get(gpu.place, 0) for h in handles if h.process)
-                shared.others[gpu.place] = max(0, gpu.used_bytes - ours)
         host = psutil.virtual_memory()
         return MemoryReport(
             time=time.time(),
@@ -821,6 +880,11 @@ class _Misjudged(Exception):
 def _more(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:
     """What a forecast takes beyond what is held already."""
     return {place: n - held.get(place, 0) for place, n in forecast.bytes.items() if n > held.get(place, 0)}
+
+
+def _most(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:
+    """By place, what is forecast or what is held already, whichever is more."""
+    return {**held, **{place: max(n, held.get(place, 0)) for place, n in forecast.bytes.items()}}
 
 
 def _take(room: dict[str, int], bytes: Mapping[str, int]) -> None:
