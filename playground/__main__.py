@@ -17,7 +17,7 @@ from playground.lab.divergence import first_word
 from playground.lab.images import read_image
 from playground.parts import Parts, open_parts
 from playground.settings import Settings
-from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Variant
+from playground.values import Comparison, ComparisonUpdate, Order, Pane, PaneState, Remedy, Variant
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -82,6 +82,10 @@ def compare(
     n_threads: Annotated[int | None, typer.Option("--threads")] = None,
     n_batch: Annotated[int | None, typer.Option("--batch-size")] = None,
     n_gpu_layers: Annotated[int | None, typer.Option("--n-gpu-layers", help="-1: all.")] = None,
+    allow: Annotated[
+        list[Remedy] | None, typer.Option(help="What may be done if GPU memory is short; may be repeated.")
+    ] = None,
+    split_gpus: Annotated[bool, typer.Option("--split-gpus", help="A model's layers over all GPUs.")] = False,
     chat_template: Annotated[str | None, typer.Option(help="Jinja text, or a llama.cpp template's name.")] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Of each token; costs one more reading.")
@@ -94,6 +98,7 @@ def compare(
         "seed": seed, "max_tokens": max_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
+        "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
     }  # fmt: skip
     settings = documents.read_settings(given)
     names = [name.strip() for name in variants.split(",") if name.strip()]

@@ -53,6 +53,8 @@ _MARGIN_BYTES = 512 * 2**20
 _BACK_S = 5.0
 _BACK_POLL_S = 0.05
 
+_REMEDIES = {Remedy.CONTEXT: "a smaller context", Remedy.PROJECTOR: "its projector on the CPU"}
+
 _BANDWIDTH_BYTES = 256 * 2**20  # each of two buffers: far more than any cache
 _LOAD_BYTES_PER_S = 1e9  # a guess, for the order in the queue alone
 _START_S = 0.5
@@ -607,14 +609,15 @@ class Pool:
             for runtime in remedied(spec.runtime, [remedy], spec.shape.n_layers if spec.shape else 0):
                 less = self._forecasts.of(spec.with_runtime(runtime), places).bytes.get(place, 0)
                 if less <= free[place] or (spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR):
-                    text += (
-                        f" It would fit with a {remedy}."
-                        if remedy is not Remedy.LAYERS
-                        else (f" It would fit with {runtime.n_gpu_layers} of its layers on the GPU.")
-                    )
+                    layers = f"{runtime.n_gpu_layers} of its layers on the GPU"
+                    text += f" It would fit with {_REMEDIES.get(remedy, layers)}."
                     break
-        variable = "PLAYGROUND_MEMORY_BUDGET_BYTES" if place == HOST else "PLAYGROUND_GPU_BUDGET_BYTES"
-        return f'{text} Choose a smaller quantization, allow a remedy under "If memory is short", or raise {variable}.'
+        if place == HOST:
+            return f"{text} Choose a smaller quantization, or raise PLAYGROUND_MEMORY_BUDGET_BYTES."
+        return (
+            f'{text} Choose a smaller quantization, allow a remedy ("If GPU memory is short", under "Sampling and '
+            'engine"), or raise PLAYGROUND_GPU_BUDGET_BYTES.'
+        )
 
     def _mark_leaving(self, names: Sequence[str]) -> list[Handle]:
         victims = [h for h in self._shared.handles if h.id in names]
