@@ -139,6 +139,9 @@ def load_projector(
     return context
 
 
+_SHORT = "another program may have taken it. Run again when it is free, or choose a smaller quantization or context."
+
+
 def explain(message: str) -> EngineError | BadModel:
     """The error that llama.cpp's last log lines tell of, with a remedy where we know one."""
     text = "\n".join(log_lines)
@@ -151,6 +154,8 @@ def explain(message: str) -> EngineError | BadModel:
         return BadModel("This is a projector (mmproj), not a language model. Swap the two files.")
     if unknown := re.search(r"unknown model architecture: '([^']*)'", text):
         return BadModel(f"This llama.cpp does not know the architecture '{unknown[1]}'. A newer llama-cpp-python may.")
+    if re.search(r"(unable|failed) to allocate|out of memory", text):
+        return EngineError(f"{message} There was not enough memory: {_SHORT}", tuple(log_lines)[-20:])
     if "is corrupted or incomplete" in text:
         return BadModel("The file is cut short or damaged. Download it again.")
     reasons = [line for line in log_lines if "error" in line.lower() or "fail" in line.lower()]

@@ -53,6 +53,10 @@ _MARGIN_BYTES = 512 * 2**20
 _BACK_S = 5.0
 _BACK_POLL_S = 0.05
 
+# llama.cpp allocates and frees the embeddings' host buffer for every batch, and glibc gives it back to the kernel each
+# time: page faults for 6 MB. Kept, an image's prompt is read in 2-18 % less time (H100, 3 B and 7 B, two runs).
+_KEEPS_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
 _REMEDIES = {Remedy.CONTEXT: "a smaller context", Remedy.PROJECTOR: "its projector on the CPU"}
 
 _BANDWIDTH_BYTES = 256 * 2**20  # each of two buffers: far more than any cache
@@ -483,7 +487,8 @@ class Pool:
         """So that a worker sees its own GPU alone, and one on the host takes no memory of a GPU."""
         if not self._uuids:
             return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(self._uuids[place] for place in places if place != HOST)}
+        seen = {"CUDA_VISIBLE_DEVICES": ",".join(self._uuids[place] for place in places if place != HOST)}
+        return seen if places == (HOST,) else seen | _KEEPS_FREED_MEMORY
 
     def _plan(self, handle: Handle, victims: list[Handle]) -> None:
         """Have llama.cpp say what it will take, once for a file and a context. Adds to `victims` if that is more.
