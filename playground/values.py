@@ -19,6 +19,7 @@ class Shape:
     embedding_bytes: int  # a language model's token embeddings: they stay on the host, a token reads one row
     other_bytes: int  # the output layer (the embeddings once more where they serve as it), norms, projection
     read_bytes: int  # weights that one decoded token reads: of a mixture of experts those that it uses
+    is_float: bool = False  # most weights are floats of 16 or 32 bits: their products need cuBLAS's workspace
     kv_bytes_per_token: int | None = None  # keys and values of all layers, 16 bits each
     n_vocabulary: int | None = None
     n_patches: int | None = None  # of a projector: what its encoder takes at once, for an image of its own size

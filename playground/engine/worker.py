@@ -118,7 +118,10 @@ class Worker:
                     n_threads=request.n_threads,
                     importance=self._importance,
                 )
-                return Loaded(time.perf_counter() - started, 0.0, self._vision.n_ctx_train)
+                loaded = time.perf_counter()
+                if request.use_gpu and llama.GPU_OFFLOAD:
+                    self._vision.warm_up()
+                return Loaded(loaded - started, time.perf_counter() - loaded, self._vision.n_ctx_train)
             case Encode():
                 assert self._vision is not None
                 return self._vision.encode(request.messages, request.images, request.chat_template)

@@ -54,6 +54,7 @@ def _language_model(header: GgufHeader, tensors: Sequence[TensorInfo]) -> Shape:
         embedding_bytes=embeddings,
         other_bytes=other,
         read_bytes=layers + other - idle,
+        is_float=_is_float(tensors),
         kv_bytes_per_token=kv_bytes_per_token(header),
         n_vocabulary=next((t.shape[-1] for t in tensors if t.name == _EMBEDDINGS and t.shape), None),
         n_embd=header.integer(f"{arch}.embedding_length"),
@@ -72,8 +73,14 @@ def _projector(header: GgufHeader, tensors: Sequence[TensorInfo]) -> Shape:
         embedding_bytes=0,
         other_bytes=total - layers,
         read_bytes=0,
+        is_float=_is_float(tensors),
         n_patches=(side // patch) ** 2 if side and patch else None,
         n_embd=header.integer("clip.vision.embedding_length"),
         n_head=header.integer("clip.vision.attention.head_count"),
         n_ff=header.integer("clip.vision.feed_forward_length"),
     )
+
+
+def _is_float(tensors: Sequence[TensorInfo]) -> bool:
+    floats = sum(tensor.n_elements for tensor in tensors if tensor.type.name in ("F16", "BF16", "F32"))
+    return 2 * floats > sum(tensor.n_elements for tensor in tensors)

@@ -101,7 +101,8 @@ class Forecasts:
         self._put(f"bandwidth {self._devices[place]}", bytes_per_s)
 
     def _process_key(self, spec: WorkerSpec, places: Sequence[str]) -> str:
-        return f"process {spec.role} {self._engine} {self._devices[places[0]]} {len(places)}"
+        kind = "float" if spec.shape is not None and spec.shape.is_float else "quantized"
+        return f"process {spec.role} {kind} {self._engine} {self._devices[places[0]]} {len(places)}"
 
     def _process_bytes(self, spec: WorkerSpec, places: Sequence[str]) -> int:
         learned = self._get(self._process_key(spec, places), int) if spec.shape is not None else None

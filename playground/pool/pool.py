@@ -61,7 +61,7 @@ _REMEDIES = {Remedy.CONTEXT: "a smaller context", Remedy.PROJECTOR: "its project
 
 _BANDWIDTH_BYTES = 256 * 2**20  # each of two buffers: far more than any cache
 _LOAD_BYTES_PER_S = 1e9  # a guess, for the order in the queue alone
-_START_S = 0.5
+_START_S = 1.0
 
 Stop = Callable[[], bool]
 Places = tuple[str, ...]
@@ -350,8 +350,19 @@ class Pool:
         return waiting, by_name
 
     def _load_s(self, ticket: Ticket, places: Places) -> float:
-        there = {h.spec for h in self._shared.handles if set(h.places) <= {*places, HOST}}
-        return sum(_START_S + spec.bytes / _LOAD_BYTES_PER_S for spec in ticket.specs if spec not in there)
+        """How long its models would take to load there, and what they displace to be loaded again; a fuller place
+        counts up to a second more."""
+        near = [h for h in self._shared.handles if set(h.places) <= {*places, HOST}]
+        there = {h.spec for h in near}
+        missing = [spec for spec in ticket.specs if spec not in there]
+        wanted = sum(spec.bytes for spec in missing)
+        held, budget = sum(sum(h.bytes.get(place, 0) for place in places) for h in near), self._budget_of(places)
+        displaced = max(0, held + wanted - budget) if missing else 0
+        return _START_S * len(missing) + (wanted + displaced) / _LOAD_BYTES_PER_S + min(1.0, held / max(1, budget))
+
+    def _budget_of(self, places: Places) -> int:
+        budgets = self._budgets()
+        return sum(budgets[place] for place in places)
 
     def _used(self) -> dict[str, float]:
         now = time.monotonic()
@@ -614,7 +625,7 @@ class Pool:
             for runtime in remedied(spec.runtime, [remedy], spec.shape.n_layers if spec.shape else 0):
                 less = self._forecasts.of(spec.with_runtime(runtime), places).bytes.get(place, 0)
                 if less <= free[place] or (spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR):
-                    layers = f"{runtime.n_gpu_layers} of its layers on the GPU"
+                    layers = f"at most {runtime.n_gpu_layers} of its layers on the GPU"
                     text += f" It would fit with {_REMEDIES.get(remedy, layers)}."
                     break
         if place == HOST:

@@ -199,8 +199,8 @@ def _last_words(code: int, log: tuple[str, ...]) -> str:
     aborted = [line for line in log if re.search(r"GGML_ASSERT|GGML_ABORT|terminate called|CUDA error", line)]
     if any("out of memory" in line for line in log):
         return (
-            "The GPU's memory ran out while it computed: another program may have taken it. Run again when it is free, or "
-            "choose a smaller quantization or context."
+            "The GPU's memory ran out while it computed: another program may have taken it. Run again when it is free, "
+            "or choose a smaller quantization or context."
         )
     if aborted:
         return f"llama.cpp aborted: {aborted[-1].strip()} The file or a setting is not one that it can run."
