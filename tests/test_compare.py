@@ -18,7 +18,7 @@ from playground.lab import compare
 from playground.lab.images import read_image
 from playground.models.presets import data_folder
 from playground.parts import Parts
-from playground.pool.pool import Lease, Limits
+from playground.pool.pool import Lease
 from playground.values import ComparisonUpdate, Image, Order, PaneState, Sampling, WorkerRole
 from tests import pairs
 from tests.conftest import comparison, run
@@ -391,7 +391,7 @@ def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_f
 
 def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts, scene: Image) -> None:
     with parts.pool.turn():
-        parts.pool._limits = Limits(waiting=0)
+        parts.pool._queue._most = 0
         with pytest.raises(Busy, match="Try again in a minute"):
             run(parts, comparison(scene, WHAT, parts.store.choose(["F16"])))
 

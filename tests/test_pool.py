@@ -116,7 +116,7 @@ def assert_settled(pool: Pool) -> None:
     """Nothing is leased, leaving, moving or queued, and the books agree with the processes that there are."""
     shared = pool._shared
     assert [h for h in shared.handles if h.leased or h.leaving] == []
-    assert (shared.moving, shared.queue) == (0, [])
+    assert (shared.moving, pool._queue._tickets) == (0, [])
     living = (p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE)
     assert {p.pid for p in living if "playground.engine.worker" in p.cmdline()} == {
         h.process.pid for h in shared.handles if h.process is not None and h.usable
@@ -260,9 +260,9 @@ class Run:
         self.places: list[int] = []
         self.end = threading.Event()
         self.name = name or pool._who
-        n = len(pool._shared.queue)
+        n = len(pool._queue._tickets)
         self.future: Future[None] = threads.submit(self._run, pool, done)
-        until(lambda: self.future.done() or len(pool._shared.queue) > n)
+        until(lambda: self.future.done() or len(pool._queue._tickets) > n)
 
     def _run(self, pool: Pool, done: list[str]) -> None:
         with pool.turn(on_place=self.places.append):
@@ -334,7 +334,7 @@ def test_turn_when_stopped_or_closed_while_it_waits_then_stopped(
     with pytest.raises(Stopped, match="closing"):
         waiting.future.result(5)
     running.finish()
-    assert pool._shared.queue == []
+    assert pool._queue._tickets == []
 
 
 def test_turn_when_who_is_told_raises_then_the_queue_goes_on(opened: Callable[..., Pool]) -> None:
@@ -347,7 +347,7 @@ def test_turn_when_who_is_told_raises_then_the_queue_goes_on(opened: Callable[..
         pass
     with pool.turn(stop=lambda: True):
         pass
-    assert pool._shared.queue == []
+    assert pool._queue._tickets == []
 
 
 # --- what is learned ------------------------------------------------------------------------------------------
@@ -647,13 +647,13 @@ def test_turns_when_there_are_two_gpus_then_two_at_once_and_not_three(on_gpus) -
 
 def test_lease_when_in_a_turn_then_on_its_gpu_and_evicts_there_alone(on_gpus) -> None:
     pool, _, specs = on_gpus
-    with pool.turn(pool.line_up((), where=("GPU 0",))) as slot:
+    with pool.turn(where=[("GPU 0",)]) as slot:
         for name in "ab":
             with slot.lease(specs[name]):
                 pass
-    with pool.turn(pool.line_up((), where=("GPU 1",))) as slot, slot.lease(specs["c"]):
+    with pool.turn(where=[("GPU 1",)]) as slot, slot.lease(specs["c"]):
         pass
-    with pool.turn(pool.line_up((), where=("GPU 0",))) as slot, slot.lease(specs["d"]) as lease:
+    with pool.turn(where=[("GPU 0",)]) as slot, slot.lease(specs["d"]) as lease:
         assert lease.places == ("GPU 0",)
     assert loaded(pool) == "b c d"
     assert pool.memory().alarms == ()
@@ -743,11 +743,11 @@ def test_fits_when_another_gpu_is_full_then_it_does_not_matter(on_gpus) -> None:
     gpus.others = {"GPU 0": 3 * GIB, "GPU 1": 0}
     pool.memory()
     both = replace(specs["a"], runtime=replace(specs["a"].runtime, split_gpus=True))
-    with pool.turn(pool.line_up((), where=("GPU 1",))) as slot:
+    with pool.turn(where=[("GPU 1",)]) as slot:
         assert slot.fits([specs["a"], specs["b"]])
         assert not slot.fits([specs["a"], specs["b"], specs["c"]])
         assert not slot.fits([both])
-    with pool.turn(pool.line_up((), where=("GPU 0", "GPU 1"))) as slot:
+    with pool.turn(where=[("GPU 0", "GPU 1")]) as slot:
         assert slot.fits([specs["a"], specs["b"]])
 
 

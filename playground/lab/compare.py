@@ -20,7 +20,8 @@ from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError,
 from playground.lab import divergence, metrics, prompts
 from playground.lab.documents import RunSettings
 from playground.lab.embeddings import EmbeddingCache
-from playground.pool.pool import Pool, Slot, Ticket
+from playground.pool.pool import Pool, Slot
+from playground.pool.queue import Ticket
 from playground.pool.spec import WorkerSpec, language_spec, vision_spec
 from playground.values import (
     Comparison,

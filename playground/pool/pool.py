@@ -21,19 +21,19 @@ from threading import Condition
 import psutil
 
 from playground.engine import protocol
-from playground.errors import BadInput, Busy, EngineError, OutOfMemory, Stopped
+from playground.errors import BadInput, EngineError, OutOfMemory, Stopped
 from playground.pool import memory as decisions
-from playground.pool import turns
 from playground.pool.forecast import Forecasts, remedied
 from playground.pool.gpu import Gpus
 from playground.pool.process import WorkerProcess
+from playground.pool.queue import Held, Queue, Ticket
 from playground.pool.spec import BANDWIDTH, QUANTIZE, WorkerSpec
+from playground.pool.turns import Places
 from playground.values import (
     HOST,
     Forecast,
     GpuMemory,
     MemoryReport,
-    Queued,
     Remedy,
     Runtime,
     WorkerMemory,
@@ -43,7 +43,6 @@ from playground.values import (
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05  # how often somebody who waits for a worker looks at their stop flag
-_WAIT_TURN_S = 0.2
 
 # Left free on a GPU for what no forecast sees: fragments, another program's window.
 _MARGIN_SHARE = 0.03
@@ -60,11 +59,8 @@ _KEEPS_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESH
 _REMEDIES = {Remedy.CONTEXT: "a smaller context", Remedy.PROJECTOR: "its projector on the CPU"}
 
 _BANDWIDTH_BYTES = 256 * 2**20  # each of two buffers: far more than any cache
-_LOAD_BYTES_PER_S = 1e9  # a guess, for the order in the queue alone
-_START_S = 1.0
 
 Stop = Callable[[], bool]
-Places = tuple[str, ...]
 
 
 def _never() -> bool:
@@ -162,25 +158,12 @@ class Slot:
         return mine or self._pool._options(spec)
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A run that waits or generates. Its fields are the pool's."""
-
-    who: str
-    specs: tuple[WorkerSpec, ...]
-    options: list[Places]
-    since: float
-    places: Places | None = None
-
-
 @dataclass(slots=True)
 class _Shared:
     """All that changes, guarded by `changed`."""
 
     changed: Condition = field(default_factory=Condition)
     handles: list[Handle] = field(default_factory=list)
-    queue: list[Ticket] = field(default_factory=list)
-    used_s: dict[str, tuple[float, float]] = field(default_factory=dict)  # by person: seconds, and when
     others: dict[str, int] = field(default_factory=dict)  # what other programs hold, by GPU
     moving: int = 0  # workers that are being loaded or unloaded now
     moves: int = 0  # how many ever were
@@ -212,11 +195,12 @@ class Pool:
         names = {gpu.place: gpu.name for gpu in gpus} | {HOST: "host"}
         self._forecasts = Forecasts(forecasts, names, engine)
         self._shared = _Shared(others={gpu.place: gpu.used_bytes for gpu in gpus})
+        self._queue = Queue(self._held, limits.waiting, limits.waiting_per_person)
         self._who = ""
 
     def of(self, who: str) -> Pool:
         """The same pool, as one person uses it: their turns are counted as theirs."""
-        mine = copy.copy(self)  # what changes is in _shared
+        mine = copy.copy(self)  # what changes is in _shared and _queue
         mine._who = who
         return mine
 
@@ -227,6 +211,7 @@ class Pool:
 
     def close(self) -> None:
         """End every worker. Blocks until they are gone."""
+        self._queue.close()
         shared = self._shared
         with shared.changed:
             shared.closed = True
@@ -246,43 +231,17 @@ class Pool:
         *,
         stop: Stop = _never,
         on_place: Callable[[int], None] = lambda place: None,
+        where: list[Places] | None = None,
     ) -> Iterator[Slot]:
         """Wait for the right to generate with some workers, or with a ticket that is in the queue. `on_place` is told
-        how many runs are likely to come before, when that changes.
-
-        Raises Stopped, and what `line_up` does.
+        how many runs are likely to come before, when that changes. Raises Stopped.
         """
-        ticket = asked if isinstance(asked, Ticket) else self.line_up(asked)
-        shared = self._shared
-        began: float | None = None
-        try:
-            told: int | None = None
-            while True:
-                with shared.changed:
-                    if shared.closed:
-                        raise Stopped("The app is closing.")
-                    self._begin_next()
-                    place = 0 if ticket.places else self._place(ticket)
-                    if place and place == told:
-                        shared.changed.wait(_WAIT_TURN_S)
-                if place != told:
-                    on_place(place)
-                    told = place
-                if not place:
-                    break
-                if stop():
-                    raise Stopped("Stopped while it waited for its turn.")
-            began = time.monotonic()
-            assert ticket.places is not None
-            yield Slot(self, ticket.places)
-        finally:
-            with shared.changed:
-                shared.queue.remove(ticket)
-                if began is not None and ticket.who:
-                    now = time.monotonic()
-                    shared.used_s[ticket.who] = self._used_s(ticket.who, now) + now - began, now
-                    shared.used_s = {who: used for who, used in shared.used_s.items() if self._used_s(who, now) > 0.1}
-                shared.changed.notify_all()
+        if isinstance(asked, Ticket):
+            ticket = asked
+        else:
+            ticket = self._queue.line_up(self._who, asked, where or self._turn_options(asked))
+        with self._queue.turn(ticket, stop=stop, on_place=on_place) as places:
+            yield Slot(self, places)
 
     @contextmanager
     def use(self, spec: WorkerSpec, *, stop: Stop = _never) -> Iterator[Lease]:
@@ -295,82 +254,21 @@ class Pool:
         leading = max(specs, key=lambda spec: (spec.splits, spec.wants_gpu), default=None)
         return self._options(leading)
 
-    def line_up(self, specs: Sequence[WorkerSpec], *, where: Places | None = None) -> Ticket:
-        """Queue up for a turn with `specs`, `where` they belong or there alone; whoever does has to take it (`turn`).
+    def line_up(self, specs: Sequence[WorkerSpec]) -> Ticket:
+        """Queue up for a turn with `specs`; whoever does has to take it (`turn`).
 
         Raises Busy when too many wait already.
         """
-        options = [where] if where else self._turn_options(specs)
-        ticket = Ticket(self._who, tuple(specs), options, time.monotonic())
+        return self._queue.line_up(self._who, specs, self._turn_options(specs), limited=True)
+
+    def check_busy(self) -> None:
+        """Raises Busy if `line_up` would. For a run of many turns: one that has begun is not refused."""
+        self._queue.check_busy(self._who)
+
+    def _held(self) -> Held:
         with self._shared.changed:
-            waiting = [one for one in self._shared.queue if one.places is None]
-            if len(waiting) >= self._limits.waiting:
-                raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
-            mine = sum(one.who == self._who for one in waiting)
-            if self._who and mine >= self._limits.waiting_per_person:
-                raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first.")
-            self._shared.queue.append(ticket)
-        return ticket
-
-    def _begin_next(self) -> None:
-        """Give free places to who comes next. The lock is held."""
-        shared = self._shared
-        while True:
-            busy = {place for ticket in shared.queue for place in ticket.places or ()}
-            free = {place for ticket in shared.queue for option in ticket.options for place in option} - busy
-            waiting, by_name = self._waiting()
-            if not free or not waiting:
-                return
-            found = turns.next_up(waiting, free, self._used())
-            if found is None:
-                return
-            by_name[found[0].name].places = found[1]
-            shared.changed.notify_all()
-
-    def _place(self, ticket: Ticket) -> int:
-        """How many are likely to come before it. The lock is held."""
-        waiting, by_name = self._waiting()
-        order = [by_name[one.name] for one in turns.in_order(waiting, self._used())]
-        wanted = {place for option in ticket.options for place in option}
-        running = sum(bool(wanted & set(one.places or ())) for one in self._shared.queue)
-        return max(1, order.index(ticket) + running)
-
-    def _waiting(self) -> tuple[list[turns.Waiting], dict[str, Ticket]]:
-        now = time.monotonic()
-        by_name = {str(i): ticket for i, ticket in enumerate(self._shared.queue) if ticket.places is None}
-        waiting = [
-            turns.Waiting(
-                name,
-                ticket.who,
-                now - ticket.since,
-                {option: self._load_s(ticket, option) for option in ticket.options},
-            )
-            for name, ticket in by_name.items()
-        ]
-        return waiting, by_name
-
-    def _load_s(self, ticket: Ticket, places: Places) -> float:
-        """How long its models would take to load there, and what they displace to be loaded again; a fuller place
-        counts up to a second more."""
-        near = [h for h in self._shared.handles if set(h.places) <= {*places, HOST}]
-        there = {h.spec for h in near}
-        missing = [spec for spec in ticket.specs if spec not in there]
-        wanted = sum(spec.bytes for spec in missing)
-        held, budget = sum(sum(h.bytes.get(place, 0) for place in places) for h in near), self._budget_of(places)
-        displaced = max(0, held + wanted - budget) if missing else 0
-        return _START_S * len(missing) + (wanted + displaced) / _LOAD_BYTES_PER_S + min(1.0, held / max(1, budget))
-
-    def _budget_of(self, places: Places) -> int:
-        budgets = self._budgets()
-        return sum(budgets[place] for place in places)
-
-    def _used(self) -> dict[str, float]:
-        now = time.monotonic()
-        return {who: self._used_s(who, now) for who in {ticket.who for ticket in self._shared.queue} if who}
-
-    def _used_s(self, who: str, now: float) -> float:
-        seconds, at = self._shared.used_s.get(who, (0.0, now))
-        return turns.decayed(seconds, now - at)
+            workers = [(handle.spec, handle.places, handle.bytes) for handle in self._shared.handles]
+            return Held(workers, self._budgets())
 
     # --- leases ------------------------------------------------------------------------------------------------
 
@@ -779,7 +677,7 @@ class Pool:
                 continue
             spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BANDWIDTH_BYTES)
             try:
-                with self.turn(self.line_up([spec], where=(place,))), self._lease(spec, [(place,)], _never) as lease:
+                with self.turn([spec], where=[(place,)]), self._lease(spec, [(place,)], _never) as lease:
                     found = lease.request(protocol.MeasureBandwidth(_BANDWIDTH_BYTES))
                 assert isinstance(found, protocol.Bandwidth)
                 self._forecasts.keep_bandwidth(place, found.bytes_per_s)
@@ -807,7 +705,6 @@ class Pool:
                 for gpu in gpus:
                     ours = sum(listed.get(h.process.pid, h.bytes).get(gpu.place, 0) for h in handles if h.process)
                     shared.others[gpu.place] = max(0, gpu.used_bytes - ours)
-            queue = self._queued()
             budgets = self._budgets()
         workers = [self._worker_memory(handle, listed) for handle in handles]
         host = psutil.virtual_memory()
@@ -818,7 +715,7 @@ class Pool:
             host_total_bytes=host.total,
             host_available_bytes=host.available,
             budgets=budgets,
-            queue=queue,
+            queue=self._queue.queued(),
             alarms=tuple(shared.alarms),
         )
 
@@ -855,21 +752,6 @@ class Pool:
             GpuMemory(i, d.description, d.total_bytes, d.total_bytes - d.free_bytes, source="ggml")
             for i, d in enumerate(self._shared.devices)
             if d.total_bytes
-        )
-
-    def _queued(self) -> tuple[Queued, ...]:
-        now = time.monotonic()
-        waiting, by_name = self._waiting()
-        order = [by_name[one.name] for one in turns.in_order(waiting, self._used())]
-        running = [ticket for ticket in self._shared.queue if ticket.places is not None]
-        return tuple(
-            Queued(
-                one.who,
-                tuple(spec.file for spec in one.specs),
-                now - one.since,
-                " + ".join(one.places) if one.places else None,
-            )
-            for one in (*running, *order)
         )
 
     # --- what does not fit -------------------------------------------------------------------------------------
