@@ -21,7 +21,7 @@ with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please
     import gradio  # noqa: F401
 
 from playground import logs
-from playground.errors import BadSettings, PlaygroundError
+from playground.errors import BadSettings
 from playground.parts import Parts, open_parts
 from playground.settings import LogFormat, Settings
 from playground.ui import page, people
@@ -48,7 +48,8 @@ def main() -> None:
         demo.queue(default_concurrency_limit=8, max_size=256)
         # Gradio looks at its queue 1000 times a second: 9 % of a core, where the models' speed is measured.
         demo._queue.sleep_when_free = 0.005
-        Thread(target=_behind, args=(parts, deriving, health), daemon=True).start()
+        Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
+        Thread(target=_sweep_daily, args=(parts,), daemon=True).start()
         demo.launch(
             server_name=settings.host,
             server_port=settings.port,
@@ -59,7 +60,7 @@ def main() -> None:
             run_history=False,
             ssr_mode=False,
             max_file_size=settings.max_upload_bytes,
-            show_error=True,
+            show_error=False,  # of what is unexpected; gr.Error tells what is meant for people
             max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
             app_kwargs={"routes": [*health.routes(), *people.routes(settings)]},
             prevent_thread_lock=True,
@@ -69,16 +70,19 @@ def main() -> None:
         demo.block_thread()
 
 
-def _behind(parts: Parts, deriving: Thread, health: Health) -> None:
-    """What is done while people are served: see that the embedded model answers, and how fast the memory is, once on a
-    machine; once a day, sweep."""
+def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
+    """What is done at the start while people are served: see that the embedded model answers, and how fast the memory
+    is, once on a machine."""
     deriving.join()
-    parts.open_preloaded()
-    health.wait_until_ready()
     try:
-        parts.pool.measure_bandwidth()
-    except PlaygroundError as error:
-        logging.warning("the memory's bandwidth could not be measured: %s", error.message)
+        parts.open_preloaded()
+    except Exception:  # a damaged cache of the Hub must not keep the app from being ready
+        logging.exception("the presets' files in the Hub's cache")
+    health.wait_until_ready()
+    parts.pool.measure_bandwidth()
+
+
+def _sweep_daily(parts: Parts) -> None:
     while True:
         try:
             parts.library.sweep(parts.settings.retention_days)

@@ -133,7 +133,8 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
         idle_s=settings.idle_unload_s,
     )
     learned = settings.cache_dir / "forecasts"
-    pool = Pool(limits, forecasts=learned, engine=version, visible_gpus=settings.cuda_visible_devices)
+    visible = settings.cuda_visible_devices
+    pool = Pool(limits, forecasts=learned, engine=version, host=_machine(""), visible_gpus=visible)
     monitor = Monitor(pool)
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
     engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"

@@ -24,7 +24,6 @@ class Shape:
     n_vocabulary: int | None = None
     n_patches: int | None = None  # of a projector: what its encoder takes at once, for an image of its own size
     n_embd: int | None = None
-    n_head: int | None = None
     n_ff: int | None = None
 
 

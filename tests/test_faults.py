@@ -15,6 +15,7 @@ import pytest
 from playground.errors import BadModel, BadPair
 from playground.lab import compare
 from playground.parts import Parts
+from playground.pool.pool import Limits
 from playground.values import HOST, Image, Pane, PaneState, WorkerRole
 from tests import pairs
 from tests.conftest import comparison, processes_matching, run
@@ -143,11 +144,27 @@ def test_budget_when_it_holds_two_of_three_then_the_longest_unused_gives_way(par
 
 
 def test_budget_when_a_model_is_larger_then_says_how_much_of_how_much(parts: Parts, scene: Image) -> None:
-    parts.pool._host_bytes = 1000
+    parts.pool._host_bytes, parts.pool._limits = 1000, Limits(host_bytes=1000)
     pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]))).panes[0]
     assert pane.state is PaneState.FAILED
     assert "the budget for all models there is 0.0 GiB" in (pane.error or "")
     assert "PLAYGROUND_MEMORY_BUDGET_BYTES" in (pane.error or "")
+
+
+def test_run_when_something_unforeseen_fails_then_every_pane_says_so(
+    parts: Parts, scene: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread has nobody else to tell."""
+
+    def broken(*_: object) -> None:
+        raise OSError("/secret/path")
+
+    monkeypatch.setattr(parts.pool, "fitting", broken)
+    update = run(parts, comparison(scene, WHAT, parts.store.choose(["F16", "Q8_0"])))
+    assert [p.state for p in update.panes] == [PaneState.FAILED] * 2
+    assert "Unexpected: OSError" in (update.panes[0].error or "")
+    assert "secret" not in (update.panes[0].error or "")
+    assert parts.pool.memory().queue_length == 0
 
 
 def test_app_when_killed_then_no_worker_outlives_it(derived: Path, endless: pairs.PairFiles, tmp_path: Path) -> None:

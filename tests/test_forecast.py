@@ -87,7 +87,7 @@ def test_forecast_when_llama_cpp_has_planned_then_its_figures() -> None:
 def test_forecast_when_measured_then_right_the_next_time_and_for_others_the_process_is_learned(tmp_path: Path) -> None:
     forecasts = Forecasts(tmp_path, DEVICES)
     before = forecasts.of(spec(), (GPU,))
-    forecasts.measured(spec(), (GPU,), before, before.bytes[GPU] + 300 * MIB)
+    forecasts.measured(spec(), (GPU,), before.bytes[GPU] + 300 * MIB)
     again = forecasts.of(spec(), (GPU,))
     assert (again.source, again.bytes[GPU]) == ("measured before", before.bytes[GPU] + 300 * MIB)
     other = forecasts.of(spec(replace(RUNTIME, n_ctx=2000)), (GPU,))
@@ -101,8 +101,7 @@ def test_forecast_when_measured_then_right_the_next_time_and_for_others_the_proc
 def test_forecast_when_measured_twice_then_it_does_not_drift(tmp_path: Path) -> None:
     forecasts = Forecasts(tmp_path, DEVICES)
     for _ in range(4):
-        told = forecasts.of(spec(), (GPU,))
-        forecasts.measured(spec(), (GPU,), told, 2000 * MIB)
+        forecasts.measured(spec(), (GPU,), 2000 * MIB)
     assert forecasts.of(spec(), (GPU,)).bytes[GPU] == 2000 * MIB
 
 

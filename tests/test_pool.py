@@ -279,16 +279,16 @@ def test_turn_when_too_many_wait_then_busy_in_words(opened: Callable[..., Pool],
     anna, bert, cleo = (pool.of(who) for who in ("anna", "bert", "cleo"))
     began: list[str] = []
     runs = [Run(anna, threads, began, str(n)) for n in range(3)]
-    with pytest.raises(Busy, match="2 of your runs wait already"), anna.turn():
+    with pytest.raises(Busy, match="2 of your runs wait already"), anna.turn(anna.line_up(())):
         pass
     runs.append(Run(bert, threads, began, "bert"))
-    with pytest.raises(Busy, match="3 runs wait already"), cleo.turn():
+    with pytest.raises(Busy, match="3 runs wait already"), cleo.turn(cleo.line_up(())):
         pass
     for run in runs:
         run.end.set()
     for run in runs:
         run.future.result(30)
-    with cleo.turn():
+    with cleo.turn(cleo.line_up(())):
         pass
     assert_settled(pool)
 
@@ -576,7 +576,8 @@ class TwoGpus:
         self.hides = False
         self.broken = False
         names = {"GPU 0": "GPU-aa", "GPU 1": "GPU-bb"}
-        pool._gpus, pool._uuids, pool.on_gpu = self, names, True  # type: ignore[assignment]
+        pool._gpus, pool._uuids, pool._shared.on_gpu = self, names, True  # type: ignore[assignment]
+        pool._learn = lambda ready: None  # type: ignore[method-assign]
         pool._total = dict.fromkeys(names, total)
         pool._shared.others = dict.fromkeys(names, 0)
         pool._forecasts._devices = dict.fromkeys((HOST, *names), "H")
@@ -730,7 +731,8 @@ def test_shortage_when_nothing_helps_then_it_says_what_would(on_gpus) -> None:
     message = caught.value.message
     assert "a.gguf needs about 0.6 GiB on GPU 1 (" in message
     assert "the process 0.6 GiB), the budget for all models there is 0.1 GiB." in message
-    assert "raise PLAYGROUND_GPU_BUDGET_BYTES" in message
+    assert message.endswith('or allow a remedy ("If GPU memory is short", under "Sampling and engine").')
+    assert "PLAYGROUND_GPU_BUDGET_BYTES" not in message  # it is not what binds
     gpus.others = {"GPU 0": 0, "GPU 1": 0}
     pool.memory()
     long = replace(specs["a"], runtime=Runtime(n_ctx=1_500_000))

@@ -233,8 +233,10 @@ class _Run:
                     for variant in variants:
                         self._score(variant)
         except PlaygroundError as error:  # while it waited for its turn
-            for variant in variants:
-                self._fail(variant, error)
+            self._fail_all(error)
+        except Exception as error:  # nobody else hears of it: this is a thread's end
+            logger.exception("a comparison")
+            self._fail_all(EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
 
     def _fitting(self, variant: Variant) -> Runtime:
         """The runtime that was asked for, or what the person allows where that does not fit into memory."""
@@ -303,7 +305,12 @@ class _Run:
             self._fail(variant, error)
         except Exception as error:  # a pane must end in a stated state, whatever happened
             logger.exception("%s", variant.id)
-            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}: {error}. The app's log has more."))
+            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
+
+    def _fail_all(self, error: PlaygroundError) -> None:
+        for variant in self._comparison.variants:
+            if not self._panes[variant.id].state.ended:
+                self._fail(variant, error)
 
     def _fail(self, variant: Variant, error: PlaygroundError) -> None:
         if isinstance(error, Stopped):

@@ -242,8 +242,11 @@ class Library:
                     self._delete(key)
             named = {mark.split("/")[1] for mark in self._keys("picture/")}
             self._sweep_files(self._pictures, lambda stem: stem in named)
-            texts = [self._get(key) or b"" for kind in ("cell/", "run/") for key in self._keys(kind)]
-            self._sweep_files(self._questions, lambda stem: any(stem.encode() in text for text in texts))
+            unnamed = {path.name.partition(".")[0] for path in self._questions.glob("*")}
+            for key in (*self._keys("cell/"), *self._keys("run/")) if unnamed else ():
+                text = self._get(key) or b""
+                unnamed = {stem for stem in unnamed if stem.encode() not in text}
+            self._sweep_files(self._questions, lambda stem: stem not in unnamed)
             self._full = self._is_full()
         if swept:
             logger.info("swept %d notebooks that nobody has used for %s days", swept, days)

@@ -58,7 +58,6 @@ def _language_model(header: GgufHeader, tensors: Sequence[TensorInfo]) -> Shape:
         kv_bytes_per_token=kv_bytes_per_token(header),
         n_vocabulary=next((t.shape[-1] for t in tensors if t.name == _EMBEDDINGS and t.shape), None),
         n_embd=header.integer(f"{arch}.embedding_length"),
-        n_head=header.integer(f"{arch}.attention.head_count"),
         n_ff=header.integer(f"{arch}.feed_forward_length"),
     )
 
@@ -76,7 +75,6 @@ def _projector(header: GgufHeader, tensors: Sequence[TensorInfo]) -> Shape:
         is_float=_is_float(tensors),
         n_patches=(side // patch) ** 2 if side and patch else None,
         n_embd=header.integer("clip.vision.embedding_length"),
-        n_head=header.integer("clip.vision.attention.head_count"),
         n_ff=header.integer("clip.vision.feed_forward_length"),
     )
 

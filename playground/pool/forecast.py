@@ -39,13 +39,6 @@ _CUDA_HOST = 456 * _MIB  # resident, of a process that has opened CUDA
 _MIN_CONTEXT = 1024  # tokens; a smaller one hardly holds an image
 
 
-class _Score(msgspec.Struct, frozen=True):
-    """What was told and what it was, in bytes on the worker's own places."""
-
-    forecast: int
-    measured: int
-
-
 class Forecasts:
     """Owns what was learned. Safe to use from several threads. Without a folder it forgets at the end."""
 
@@ -65,11 +58,11 @@ class Forecasts:
         planned = self._get(self._key("plan", spec, places), protocol.Planned)
         parts = _parts(spec, places, planned, self._process_bytes(spec, places))
         source = "dry run" if planned else "header"
-        score = self._get(self._key("score", spec, places), _Score)
-        if score is not None:
+        measured = self._get(self._key("measured", spec, places), int)
+        if measured is not None:
             told = sum(p.total for place, p in parts.items() if place in places)
             parts = {
-                place: replace(p, process=max(0, p.process + (score.measured - told) // len(places)))
+                place: replace(p, process=max(0, p.process + (measured - told) // len(places)))
                 if place in places
                 else p
                 for place, p in parts.items()
@@ -83,12 +76,11 @@ class Forecasts:
     def planned(self, spec: WorkerSpec, places: Sequence[str], plan: protocol.Planned) -> None:
         self._put(self._key("plan", spec, places), plan)
 
-    def measured(self, spec: WorkerSpec, places: Sequence[str], forecast: Forecast, measured: int) -> None:
+    def measured(self, spec: WorkerSpec, places: Sequence[str], measured: int) -> None:
         """Keep what a worker took at most, for the same files, and what its process took beside them, for others."""
         if spec.shape is None:
             return
-        told = sum(forecast.bytes[place] for place in places)
-        self._put(self._key("score", spec, places), _Score(told, measured))
+        self._put(self._key("measured", spec, places), measured)
         planned = self._get(self._key("plan", spec, places), protocol.Planned)
         bare = sum(p.total for place, p in _parts(spec, places, planned, 0).items() if place in places)
         self._put(self._process_key(spec, places), max(0, measured - bare) // len(places))

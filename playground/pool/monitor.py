@@ -22,6 +22,7 @@ class Monitor:
         self._pool = pool
         self._reports: deque[MemoryReport] = deque(maxlen=_KEPT)
         self._closing = Event()
+        self._problem = ""  # said once, not every second
         self._thread = Thread(target=self._run, name="monitor", daemon=True)
 
     def start(self) -> None:
@@ -46,5 +47,8 @@ class Monitor:
             try:
                 self._reports.append(self._pool.memory())
                 self._pool.unload_idle()
-            except Exception:  # a driver that hiccups must not end the sensors
-                logger.exception("the sensors could not be read")
+                self._problem = ""
+            except Exception as error:  # a driver that hiccups must not end the sensors
+                if str(error) != self._problem:
+                    logger.exception("the sensors could not be read")
+                self._problem = str(error)

@@ -170,6 +170,7 @@ class _Shared:
     alarms: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     devices: tuple[protocol.Device, ...] = ()  # as ggml sees them, from a worker's last word
     gpu_offload: bool | None = None
+    on_gpu: bool = False
     closed: bool = False
 
 
@@ -182,19 +183,20 @@ class Pool:
         *,
         forecasts: Path | None = None,
         engine: str = "",
+        host: str = HOST,
         visible_gpus: str | None = None,
     ) -> None:
-        """`forecasts`: the folder where what is learned of memory is kept; `engine` its version, for the same."""
+        """`forecasts`: the folder where what is learned of memory is kept, for this `engine`'s version and a `host` of
+        this kind."""
         self._limits = limits
         self._gpus = Gpus(visible_gpus)
         gpus = self._gpus.read()
-        self.on_gpu = bool(gpus)
         self._uuids = {gpu.place: gpu.uuid for gpu in gpus}
         self._total = {gpu.place: gpu.total_bytes for gpu in gpus}
         self._host_bytes = limits.host_bytes or int(0.8 * psutil.virtual_memory().available)
-        names = {gpu.place: gpu.name for gpu in gpus} | {HOST: "host"}
+        names = {gpu.place: gpu.name for gpu in gpus} | {HOST: host}
         self._forecasts = Forecasts(forecasts, names, engine)
-        self._shared = _Shared(others={gpu.place: gpu.used_bytes for gpu in gpus})
+        self._shared = _Shared(on_gpu=bool(gpus), others={gpu.place: gpu.used_bytes for gpu in gpus})
         self._queue = Queue(self._held, limits.waiting, limits.waiting_per_person)
         self._who = ""
 
@@ -203,6 +205,11 @@ class Pool:
         mine = copy.copy(self)  # what changes is in _shared and _queue
         mine._who = who
         return mine
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether models go on NVIDIA GPUs, as far as is known."""
+        return self._shared.on_gpu
 
     @property
     def gpu_offload(self) -> bool | None:
@@ -300,7 +307,7 @@ class Pool:
 
     def _options(self, spec: WorkerSpec | None) -> list[Places]:
         """Where a worker may go; None: one that goes where it is best."""
-        if not self._uuids or (spec is not None and not spec.wants_gpu):
+        if not self._uuids or not self.on_gpu or (spec is not None and not spec.wants_gpu):
             return [(HOST,)]
         if spec is not None and spec.splits:
             return [tuple(self._uuids)]
@@ -349,7 +356,9 @@ class Pool:
         """
         started = time.monotonic()
         try:
-            if handle.process is not None and handle.process.responds():
+            pong = handle.process.ping() if handle.process is not None else None
+            if pong is not None:
+                self._shared.devices = pong.devices
                 self._dismiss(victims)
                 return None
             grown: list[int | None] = []
@@ -360,7 +369,7 @@ class Pool:
                 if self._shared.closed:  # `close` may have come too early to see it
                     raise Stopped("The app is closing.")
                 ready = handle.process.wait_ready()
-                self._shared.gpu_offload, self._shared.devices = ready.gpu_offload, ready.devices
+                self._learn(ready)
                 self._plan(handle, victims)
             for victim in victims:
                 logger.info("unloading %s for %s", victim.spec.file, handle.spec.file)
@@ -391,6 +400,11 @@ class Pool:
             gone = self._mark_leaving(over or ())
             self._shared.changed.notify_all()
         self._dismiss(gone)
+
+    def _learn(self, ready: protocol.Ready) -> None:
+        shared = self._shared
+        shared.gpu_offload, shared.devices = ready.gpu_offload, ready.devices
+        shared.on_gpu = shared.on_gpu and ready.gpu_offload  # a driver alone is no GPU that llama.cpp computes on
 
     def _environment(self, places: Places) -> dict[str, str]:
         """So that a worker sees its own GPU alone, and one on the host takes no memory of a GPU."""
@@ -458,7 +472,7 @@ class Pool:
             handle.peak = max(handle.peak or 0, measured)
             if handle.peak > handle.learned:
                 handle.learned = handle.peak
-                self._forecasts.measured(handle.spec, handle.places, handle.forecast, handle.peak)
+                self._forecasts.measured(handle.spec, handle.places, handle.peak)
 
     def _budgets(self) -> dict[str, int]:
         """What all workers on a place may take together."""
@@ -519,19 +533,20 @@ class Pool:
         pinned = [h for h in pinned if h.bytes.get(place)]
         if pinned:
             text += f" Unpin {', '.join(h.spec.file for h in pinned)}: {_gib(sum(h.bytes[place] for h in pinned))}."
-        for remedy in Remedy if spec.wants_gpu and spec.shape is not None else ():
+        possible = [Remedy.CONTEXT] if place == HOST else list(Remedy)
+        for remedy in possible if spec.shape is not None else ():
             for runtime in remedied(spec.runtime, [remedy], spec.shape.n_layers if spec.shape else 0):
                 less = self._forecasts.of(spec.with_runtime(runtime), places).bytes.get(place, 0)
                 if less <= free[place] or (spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR):
                     layers = f"at most {runtime.n_gpu_layers} of its layers on the GPU"
                     text += f" It would fit with {_REMEDIES.get(remedy, layers)}."
                     break
-        if place == HOST:
-            return f"{text} Choose a smaller quantization, or raise PLAYGROUND_MEMORY_BUDGET_BYTES."
-        return (
-            f'{text} Choose a smaller quantization, allow a remedy ("If GPU memory is short", under "Sampling and '
-            'engine"), or raise PLAYGROUND_GPU_BUDGET_BYTES.'
-        )
+        limit = self._limits.host_bytes if place == HOST else self._limits.gpu_bytes
+        variable = "PLAYGROUND_MEMORY_BUDGET_BYTES" if place == HOST else "PLAYGROUND_GPU_BUDGET_BYTES"
+        text += " Choose a smaller quantization"
+        if place != HOST:
+            text += ', or allow a remedy ("If GPU memory is short", under "Sampling and engine")'
+        return f"{text}. The operator has set {variable}." if limit is not None and limit <= budget else f"{text}."
 
     def _mark_leaving(self, names: Sequence[str]) -> list[Handle]:
         victims = [h for h in self._shared.handles if h.id in names]
@@ -565,7 +580,7 @@ class Pool:
             left = [h for h in gone if h.process is not None and h.process.pid in listed]
             held: dict[str, int] = {}
             for handle in gone:
-                for place in handle.places:
+                for place in handle.places if handle.peak else ():
                     held[place] = held.get(place, 0) + (handle.peak or 0) // len(handle.places)
             told = before.keys() & used.keys()
             short = {place: used[place] - before[place] + int(0.8 * held[place]) for place in held.keys() & told}
@@ -672,7 +687,7 @@ class Pool:
 
     def measure_bandwidth(self) -> None:
         """Once for each device, in a turn of its own; it is kept. Where it cannot be measured it stays unknown."""
-        for place in self._uuids or (HOST,):
+        for place in self._uuids if self.on_gpu else (HOST,):
             if self._forecasts.bandwidth(place) is not None:
                 continue
             spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BANDWIDTH_BYTES)

@@ -93,12 +93,14 @@ class WorkerProcess:
         self.state = WorkerState.READY
         return ready
 
-    def responds(self) -> bool:
-        """Whether the idle worker is still there: one that was just killed can look alive for some milliseconds."""
+    def ping(self) -> protocol.Pong | None:
+        """None if the idle worker is not there any more: one that was just killed can look alive for milliseconds."""
         try:
-            return isinstance(self.request(protocol.Ping()), protocol.Pong)
+            pong = self.request(protocol.Ping())
         except WorkerDied:
-            return False
+            return None
+        assert isinstance(pong, protocol.Pong)
+        return pong
 
     def request(
         self,

@@ -39,7 +39,7 @@ class Health:
     def wait_until_ready(self) -> None:
         """Ask the embedded pair until it answers."""
         while (reason := self._ask()) is not None:
-            self._reason = reason
+            self._reason = "The embedded model does not answer; the app's log says why."  # which names files
             logger.error("not ready: %s", reason)
             time.sleep(_AGAIN_S)
         self._reason = None

@@ -138,7 +138,7 @@ class _Pool(Collector):
         running = sum(queued.place is not None for queued in report.queue)
         add("queue_runs", "Runs that generate or wait.", running, state="running")
         add("queue_runs", "", len(report.queue) - running, state="waiting")
-        add("memory_alarms", "Times that memory did not come back.", len(report.alarms))
+        add("memory_alarms", "Times that memory did not come back, of the last 20.", len(report.alarms))
         yield from families.values()
 
 

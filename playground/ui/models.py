@@ -300,7 +300,7 @@ class ModelActions:
 
     def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> Reply:
         """Delete a file of the cache, with its other shards."""
-        self._may()
+        self._refuse_in_demo()
         if not self._parts.settings.may_operate(visitor):
             raise NotAllowed("Only the operators may delete files here (PLAYGROUND_OPERATORS).")
         folder = model.rpartition("/")[0]

@@ -123,7 +123,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
                     settings = _settings_inputs()
                 about = gr.Markdown(preset.about, elem_id="vp-about")
                 with gr.Accordion("Open files on this machine", open=False, visible=not demo_mode):
-                    files = _files(parts.settings.model_dirs)
+                    files = [] if demo_mode else _files(parts.settings.model_dirs)  # hidden, it would still be sent
                     if parts.settings.model_dirs:
                         gr.Markdown("GGUF files in the folders that the operator allowed.")
                     else:
@@ -291,6 +291,11 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
         def on_run(request: gr.Request, event: gr.EventData) -> Iterator[dict[str, Any]]:
             """Run a cell. Every update holds all that the block of the page shows which it is about."""
             page, key, id = str(request.session_hash), str(event.key), str(event.cell)
+            try:
+                library.cell(library.own(key), id)
+            except PlaygroundError as error:  # told before the cell's run is stopped: who may only read stops nobody
+                yield {"cell": id, "ended": True, "error": error.message}
+                return
             stop = runs.start(page, id)
             run: Run | None = None
             mine = parts.of(people.person(request))
@@ -311,6 +316,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
                 last = library.newest_run(library.own(key), id)
                 run = new_run(cell, variants, parts.engine, parts.machine)
                 if cell.questions is not None:
+                    mine.pool.check_busy()
                     run = library.begin_run(key, run)
                     for told in measuring(run, variants, cell.questions, mine, stop):
                         if isinstance(told, Run):  # what it has found so far
@@ -446,6 +452,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
             stop = runs.start(page, _making(page))
             try:
                 refuse_in_demo("Nothing can be quantized")
+                mine.pool.check_busy()
                 if not there:
                     raise BadInput("The cell's model is not on this machine.")
                 source = next((v for v in there if v.reference), there[0])

@@ -195,7 +195,7 @@ class _Meter:
     """One place's share of the strip; percent of what the workers may take there together."""
 
     name: str
-    held: int
+    held: int | None
     budget: int
     projectors: float
     models: float
@@ -206,14 +206,19 @@ def memory_strip(report: MemoryReport) -> str:
     gpus = {gpu.place: gpu for gpu in report.gpus}
     meters = []
     for place in places(report):
-        total = sum(held_at(worker, place) or 0 for worker in report.workers)
+        held = [held_at(worker, place) for worker in report.workers]
+        total = sum(n or 0 for n in held)
         projectors = sum(held_at(w, place) or 0 for w in report.workers if w.role is WorkerRole.VISION)
         budget = report.budgets.get(place, report.budget_bytes)
         scale = 100 / max(budget, total, 1)
         gpu = gpus.get(place)
         name = "CPU" if gpu is None else gpu.name if len(gpus) == 1 else place
         used = gpu.utilization if gpu else None
-        meters.append(_Meter(name, total, budget, projectors * scale, (total - projectors) * scale, used))
+        meters.append(
+            _Meter(
+                name, None if None in held else total, budget, projectors * scale, (total - projectors) * scale, used
+            )
+        )
     return environment.get_template("memory.html").render(report=report, meters=meters)
 
 
