@@ -385,7 +385,7 @@ def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
         if projector
         else language_spec(pair.model, RUNTIME, observe=True)
     )
-    assert spec not in parts.pool._handles
+    assert spec not in [handle.spec for handle in parts.pool._shared.handles]
     assert all(worker.leases == 0 for worker in parts.pool.memory().workers)
     assert collect(HARD.first(1), until=99).readings == 1
     assert [path.name for path in tmp_path.iterdir()] == ["matrix.gguf"]

@@ -245,7 +245,7 @@ def space(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     yield from started(derived, tmp_path_factory.mktemp("space"), environment)
 
 
-def cookie(name: str, *organisations: str, left_s: float = 60.0) -> dict[str, str]:
+def cookie(name: str, *organisations: str, left_s: float = 86400.0) -> dict[str, str]:
     """What gr.LoginButton's routes leave in the browser of who comes back from Hugging Face; signed as there."""
     user = {"preferred_username": name, "orgs": [{"preferred_username": one} for one in organisations]}
     told = {"oauth_info": {"userinfo": user, "expires_at": time.time() + left_s}}

@@ -227,7 +227,6 @@ def test_downloads_when_the_operator_forbids_them_then_none_can_be_asked_for(der
             "search": {"text": "x"},
             "repo": {"text": "a/b"},
             "download": {**where, "models": ["m"]},
-            "delete": {"repo": "a/b", "commit": "c" * 40, "model": "m"},
         }.items():
             called = next(one for one in actions.functions() if one.__name__ == function)
             assert "does not allow downloads" in called(fields)["error"]
