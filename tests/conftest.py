@@ -22,6 +22,11 @@ from playground.values import Comparison, ComparisonUpdate, Image, Order, Runtim
 from tests import pairs
 from tests.webapp import WebApp, running
 
+# Two test processes on two cores, each with workers of two OpenMP threads that wait for each other: 33 tokens a second,
+# and 100 with one thread each. Workers and apps inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,6 +51,12 @@ def parts(derived: Path, tmp_path: Path) -> Iterator[Parts]:
     (folder / "derived").symlink_to(derived / "derived")
     with open_parts(Settings(cache_dir=folder), any_folder=True) as opened:
         yield opened
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, each with one of the two processes (Makefile): none is left for the end."""
+    longest = ("test_page_notebook", "test_page_models", "test_page_lab", "test_page", "test_pool", "test_sensitivity")
+    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 
 @pytest.fixture(scope="session")

@@ -223,6 +223,7 @@ def test_page_when_a_worker_is_killed_then_its_pane_says_so(page: Page, app: Web
     set_max_tokens(page, 3000)
     run(page)
     writing(page)
+    expect(cell(page).locator(".vp-text").first).not_to_be_empty()
     worker = next(w for w in memory(app, client)["workers"] if w["file"] == endless.model.name)
     os.kill(worker["pid"], signal.SIGKILL)
     client.close()
