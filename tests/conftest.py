@@ -119,6 +119,18 @@ def page(browser: Browser, app: WebApp) -> Iterator[Page]:
     context.close()
 
 
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Page]:
+    """An empty page; an error of its script fails the test."""
+    context = browser.new_context(viewport={"width": 1366, "height": 900})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    assert errors == []
+    context.close()
+
+
 def ready(page: Page) -> None:
     """The notebook is open, and its first cell's settings stand at the side."""
     expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)

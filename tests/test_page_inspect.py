@@ -50,17 +50,6 @@ def served(one_for_all: Served) -> Served:
     return one_for_all
 
 
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1366, "height": 900})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    assert errors == []
-    context.close()
-
-
 def open_page(page: Page, url: str) -> None:
     page.goto(url)
     expect(page.locator("#vp-inspect[data-ready]")).to_be_visible(timeout=20_000)

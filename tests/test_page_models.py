@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from playground.models.gguf import read_header
 from playground.parts import open_parts
@@ -62,17 +62,6 @@ def served(hub: HubServer, folder: Path, derived: Path, **more: str) -> Iterator
     log = folder / f"log-{time.monotonic_ns()}.txt"
     with running(cache, log, more=hub.environment(folder / "hf") | more) as app:
         yield app
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1366, "height": 900})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    assert errors == []
-    context.close()
 
 
 def models_page(page: Page, app: WebApp) -> None:
