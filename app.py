@@ -20,13 +20,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please")):
     import gradio  # noqa: F401
 
-from playground import logs
 from playground.errors import BadSettings
-from playground.parts import Parts, open_parts
 from playground.settings import LogFormat, Settings
-from playground.ui import page, people
-from playground.ui.health import Health
-from playground.ui.measures import Measures
+from playground.support import logs
+from playground.web import login, page
+from playground.web.health import Health
+from playground.web.prometheus import Measures
+from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
 
@@ -62,9 +62,9 @@ def main() -> None:
             max_file_size=settings.max_upload_bytes,
             show_error=False,  # of what is unexpected; gr.Error tells what is meant for people
             max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
-            app_kwargs={"routes": [*health.routes(), *people.routes(settings)]},
+            app_kwargs={"routes": [*health.routes(), *login.routes(settings)]},
             prevent_thread_lock=True,
-            **people.door(settings),
+            **login.door(settings),
         )
         logs.adopt_server()
         demo.block_thread()

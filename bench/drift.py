@@ -5,10 +5,10 @@ from __future__ import annotations
 import PIL.Image
 
 from bench import engine
-from playground.lab import items
-from playground.lab.known import Known
-from playground.lab.measure import Measuring
-from playground.lab.measured import Measurement, Plan
+from playground.measuring import question_sets
+from playground.measuring.measure import Measuring
+from playground.measuring.result_cache import Known
+from playground.measuring.results import Measurement, Plan
 
 
 def measure(ready: engine.Bench) -> dict[str, float]:
@@ -18,7 +18,7 @@ def measure(ready: engine.Bench) -> dict[str, float]:
         noise = ready.picture(n)
         PIL.Image.frombytes("RGB", (noise.width, noise.height), noise.rgb).save(ready.folder / f"noise-{n}.png")
         names.append(f"noise-{n}.png")
-    asked = items.ItemSet("noise", [items.Item(name, engine.PROMPT) for name in names], ready.folder)
+    asked = question_sets.ItemSet("noise", [question_sets.Item(name, engine.PROMPT) for name in names], ready.folder)
     with engine.fresh_parts() as (pool, embeddings):
         measuring = Measuring(
             asked,

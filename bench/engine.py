@@ -16,14 +16,17 @@ from pathlib import Path
 
 import msgspec
 
+from playground.comparing import compare
+from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
-from playground.lab import compare
-from playground.lab.embeddings import EmbeddingCache
-from playground.models.store import Store
+from playground.models.catalog import Store
 from playground.pool.pool import Pool
-from playground.pool.spec import language_spec, vision_spec
-from playground.values import Comparison, ComparisonUpdate, Image, PaneState, Runtime, Sampling, Variant, WorkerRole
-from tests import pairs
+from playground.pool.worker_spec import language_spec, vision_spec
+from playground.values.answer import ComparisonUpdate, PaneState
+from playground.values.files import Variant
+from playground.values.memory import WorkerRole
+from playground.values.request import Comparison, Image, Runtime, Sampling
+from testkit import pairs
 
 PROMPT = "Describe what you see in this picture in detail, please."
 QUANTIZATIONS = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from playground.errors import BadModel
-from playground.models.gguf import read_header, read_remote
-from playground.models.hub import Hub
-from playground.models.repos import RemoteFile, Repo
-from tests import pairs
-from tests.hub import HubRepo, hub_server
-from tests.test_gguf import GOOD, _mutate, _rich
-from tests.test_hub import language_with_a_large_vocabulary
+from playground.models.gguf.header import read_header, read_remote
+from playground.models.hub.client import Hub
+from playground.models.hub.listing import RemoteFile, Repo
+from testkit import pairs
+from testkit.hub_server import HubRepo, hub_server
+from tests.unit.test_gguf_header import GOOD, _mutate, _rich
+from tests.unit.test_hub_client import language_with_a_large_vocabulary
 
 _BYTES = 10**9
 _ROUNDS = 3
@@ -33,7 +33,7 @@ _MUTATIONS = 10_000
 _FETCH = """
 import sys, time
 import huggingface_hub
-from playground.models.hub import Hub
+from playground.models.hub.client import Hub
 hub = Hub(own_token=False)
 repo = hub.repo("local/files")
 begun = time.perf_counter()
@@ -162,7 +162,7 @@ def _damaged_headers(folder: Path) -> dict[str, float]:
 
 @contextmanager
 def _server(folder: Path, pace: float | None) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.hub", str(folder), *([str(pace)] if pace else [])]
+    command = [sys.executable, "-m", "testkit.hub_server", str(folder), *([str(pace)] if pace else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -13,15 +13,16 @@ import numpy
 from gguf import GGUFReader
 
 from playground.engine import protocol
-from playground.lab import items
-from playground.lab.measure import Measuring
-from playground.lab.measured import Measurement, Plan
+from playground.measuring import question_sets
+from playground.measuring.measure import Measuring
+from playground.measuring.results import Measurement, Plan
 from playground.models.presets import data_folder
-from playground.parts import Parts, open_parts
-from playground.pool.spec import language_spec
+from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
-from playground.values import Runtime, Sampling, Variant
-from tests import pairs
+from playground.values.files import Variant
+from playground.values.request import Runtime, Sampling
+from playground.wiring import Parts, open_parts
+from testkit import pairs
 
 _RUNTIME = Runtime(n_ctx=512)
 _IMAGES = data_folder() / "tiny-vlm/evaluation"
@@ -34,7 +35,7 @@ def measure(folder: Path, tools: Path) -> dict[str, float]:
         found = _timed(parts, ladder, _captions(50), folder, "drift_6_variants_50_items")
         models = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
         grid = parts.store.choose(models, ("F16", "Q8_0", "Q4_0", "Q2_K"))
-        questions = items.embedded(_IMAGES, level="hard").first(100)
+        questions = question_sets.embedded(_IMAGES, level="hard").first(100)
         found |= _timed(parts, grid, questions, folder, "grid_7_x_4_100_items")
         large = pairs.write_llava(folder, n_embd=1024, n_head=16, n_head_kv=4, n_layer=8, n_ff=4096, name="large")
         opened = parts.store.open_pair(large.model, large.projector)
@@ -46,14 +47,16 @@ def measure(folder: Path, tools: Path) -> dict[str, float]:
     return found
 
 
-def _captions(n: int) -> items.ItemSet:
+def _captions(n: int) -> question_sets.ItemSet:
     """Questions with long answers."""
     names = [path.name for path in sorted(_IMAGES.glob("*.png"))[:n]]
-    return items.ItemSet("captions", [items.Item(name, "Describe the image.") for name in names], _IMAGES)
+    return question_sets.ItemSet(
+        "captions", [question_sets.Item(name, "Describe the image.") for name in names], _IMAGES
+    )
 
 
 def _timed(
-    parts: Parts, variants: tuple[Variant, ...], asked: items.ItemSet, folder: Path, name: str
+    parts: Parts, variants: tuple[Variant, ...], asked: question_sets.ItemSet, folder: Path, name: str
 ) -> dict[str, float]:
     measuring = Measuring(
         asked, variants, variants[0].id, Plan(), _RUNTIME, parts.pool, parts.embeddings, parts.known, lambda: False
@@ -66,8 +69,8 @@ def _timed(
 
 def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[str, float]:
     """Reading an answer in batches, distributions written, against writing it token by token."""
-    item = items.Item("hard-62.png", "What do you see?")
-    asked = items.ItemSet("one", [item], _IMAGES)
+    item = question_sets.Item("hard-62.png", "What do you see?")
+    asked = question_sets.ItemSet("one", [item], _IMAGES)
     runtime = Runtime(n_ctx=2048)
     measuring = Measuring(
         asked, (variant,), variant.id, Plan(), runtime, parts.pool, parts.embeddings, parts.known, lambda: False

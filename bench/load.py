@@ -19,7 +19,7 @@ import psutil
 from gradio_client import Client, handle_file
 
 from playground.models.presets import data_folder
-from tests.webapp import WebApp, running
+from testkit.webapp import WebApp, running
 
 PEOPLE = 50
 _KILL_EVERY_S = 3.0

@@ -11,15 +11,16 @@ import msgspec
 import psutil
 from playwright.sync_api import Page, expect, sync_playwright
 
-from playground.lab.cells import new_run, run_cell
-from playground.lab.compare import Stop
-from playground.lab.documents import RunSettings
-from playground.lab.images import read_image
-from playground.lab.notebook import CompareCell, Run, RunState, WholeCell
+from playground.comparing.compare import Stop
+from playground.comparing.images import read_image
+from playground.comparing.run_settings import RunSettings
 from playground.models.presets import data_folder
-from playground.parts import Parts, open_parts
+from playground.notebooks.cells import CompareCell, Run, RunState
+from playground.notebooks.file_format import WholeCell
+from playground.notebooks.run_cell import new_run, run_cell
 from playground.settings import Settings
-from tests.webapp import running
+from playground.wiring import Parts, open_parts
+from testkit.webapp import running
 
 _CELLS = 50
 _STREAM_S = 10

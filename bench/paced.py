@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import app
-from playground import parts
+from playground import wiring
 from playground.engine import protocol
 from playground.pool.pool import Pool
-from playground.pool.spec import WorkerSpec
-from playground.values import HOST
+from playground.pool.worker_spec import WorkerSpec
+from playground.values.memory import HOST
 
 TOKENS_PER_S = 100
 _CHUNK_S = 0.05  # a worker sends what comes within this time at once
@@ -51,5 +51,5 @@ class _PacedPool(Pool):
 
 
 if __name__ == "__main__":
-    parts.Pool = _PacedPool  # type: ignore[misc]
+    wiring.Pool = _PacedPool  # type: ignore[misc]
     app.main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.webapp import running
+from testkit.webapp import running
 
 _ROUNDS = 7
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from playground.lab import compare
-from playground.lab.documents import RunSettings
-from playground.lab.images import read_image
+from playground.comparing import compare
+from playground.comparing.images import read_image
+from playground.comparing.run_settings import RunSettings
 from playground.models.presets import data_folder
-from playground.parts import open_parts
 from playground.settings import Settings
-from playground.values import Pane
+from playground.values.answer import Pane
+from playground.wiring import open_parts
 
 CAPTION_TOKENS = 60
 

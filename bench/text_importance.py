@@ -13,7 +13,7 @@ from playground.engine import llama
 from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import EncodedPrompt, TextChunk, WriteImportance
-from playground.values import Runtime
+from playground.values.request import Runtime
 
 
 def main() -> None:

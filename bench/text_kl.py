@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as C
 from playground.engine import llama
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import EncodedPrompt, Measure, Record, TextChunk
-from playground.values import Runtime
+from playground.values.request import Runtime
 
 
 def main() -> None:

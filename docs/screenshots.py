@@ -10,7 +10,7 @@ from pathlib import Path
 import PIL.Image
 from playwright.sync_api import Page, sync_playwright
 
-from tests.webapp import running
+from testkit.webapp import running
 
 DOCS = Path(__file__).parent
 REST = DOCS.parent / "build/screenshots"  # to look at; the repository stays small

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from playground.lab import compare
-from playground.lab.images import read_image
+from playground.comparing import compare
+from playground.comparing.images import read_image
 from playground.models.presets import data_folder
-from playground.parts import Parts, open_parts
 from playground.settings import Settings
-from playground.values import Comparison, ComparisonUpdate, Image, Order, Runtime, Sampling, Variant
-from tests import pairs
-from tests.webapp import WebApp, running
+from playground.values.answer import ComparisonUpdate
+from playground.values.files import Variant
+from playground.values.request import Comparison, Image, Order, Runtime, Sampling
+from playground.wiring import Parts, open_parts
+from testkit import pairs
+from testkit.webapp import WebApp, running
 
 # Two test processes on two cores, each with workers of two OpenMP threads that wait for each other: 33 tokens a second,
 # and 100 with one thread each. Workers and apps inherit it.
@@ -55,7 +57,14 @@ def parts(derived: Path, tmp_path: Path) -> Iterator[Parts]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, each with one of the two processes (Makefile): none is left for the end."""
-    longest = ("test_page_notebook", "test_page_models", "test_page_lab", "test_page", "test_pool", "test_sensitivity")
+    longest = (
+        "test_page_notebook",
+        "test_page_models",
+        "test_page_lab",
+        "test_page",
+        "test_pool",
+        "test_sensitivity_scan",
+    )
     items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 

@@ -34,7 +34,8 @@ from playground.engine.protocol import (
     TextChunk,
 )
 from playground.errors import BadPair, BadPrompt, EngineError, Stopped
-from playground.values import Candidate, Runtime, Sampling, TokenDrift, TokenScore
+from playground.values.answer import Candidate, TokenDrift, TokenScore
+from playground.values.request import Runtime, Sampling
 
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
 _SEND_INTERVAL_S = 0.05

@@ -22,7 +22,7 @@ from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
 from playground.errors import BadModel, BadPair, EngineError
-from playground.values import Sampling
+from playground.values.request import Sampling
 
 GPU_OFFLOAD: bool = bool(C.llama_supports_gpu_offload())
 

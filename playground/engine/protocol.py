@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from playground.values import Image, Runtime, Sampling, TokenDrift, TokenScore
+from playground.values.answer import TokenDrift, TokenScore
+from playground.values.request import Image, Runtime, Sampling
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):

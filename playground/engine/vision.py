@@ -2,7 +2,7 @@
 
 It holds a projector and, without its weights, a language model whose vocabulary and widths it needs. What it makes
 is what mtmd_helper_eval_chunks would feed to llama_decode (llama.cpp tools/mtmd/mtmd-helper.cpp), for any language
-model of the family; tests/test_engine_equality.py proves it.
+model of the family; tests/engine/test_equality.py proves it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from playground.engine import llama, templates
 from playground.engine.importance import Importance, watching
 from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
 from playground.errors import BadModel, BadPair, BadPrompt, EngineError
-from playground.values import Image
+from playground.values.request import Image
 
 _FLOAT_BYTES = 4
 _BLANK_SIDE = 448  # pixels

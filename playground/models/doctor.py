@@ -13,10 +13,10 @@ from enum import IntEnum
 import msgspec
 from gguf.constants import MODEL_ARCH_NAMES
 
-from playground.models import names
-from playground.models.families import PROJECTOR_TYPES, ProjectorType
-from playground.models.gguf import GgufHeader
-from playground.models.shape import kv_bytes_per_token
+from playground.models.gguf import file_names
+from playground.models.gguf.header import GgufHeader
+from playground.models.gguf.model_shape import kv_bytes_per_token
+from playground.models.projector_types import PROJECTOR_TYPES, ProjectorType
 
 _PRECISE = ("F16", "BF16", "F32")
 # gguf's list of architectures lags behind llama.cpp's; those that read images matter here.
@@ -296,7 +296,7 @@ def _alike(model: GgufHeader, projector: GgufHeader) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", names.QUANTIZATION.sub("", text).lower().replace("mmproj", "")).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", file_names.QUANTIZATION.sub("", text).lower().replace("mmproj", "")).strip("-")
 
 
 def _told(header: GgufHeader, key: str) -> str:
@@ -338,7 +338,7 @@ def _template(model: GgufHeader, chosen: str | None) -> Iterable[Finding]:
 
 
 def _bits(projector: GgufHeader) -> Iterable[Finding]:
-    quantization = names.quantization(projector.path.rsplit("/", 1)[-1]) or projector.quantization
+    quantization = file_names.quantization(projector.path.rsplit("/", 1)[-1]) or projector.quantization
     if quantization in _PRECISE or all(tensor.type.name in _PRECISE for tensor in projector.tensors):
         return  # its name may tell of the language model
     yield Finding(

@@ -35,7 +35,7 @@ class ExampleCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Suggested(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a model's makers recommend, by the names of lab.documents.RunSettings; None: they say nothing."""
+    """What a model's makers recommend, by the names of comparing/run_settings.RunSettings; None: they say nothing."""
 
     temperature: float | None = None
     top_k: int | None = None

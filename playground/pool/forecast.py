@@ -15,10 +15,12 @@ from typing import TypeVar
 
 import msgspec
 
-from playground.disk import BytesCache
 from playground.engine import protocol
-from playground.pool.spec import WorkerSpec
-from playground.values import HOST, Forecast, MemoryParts, Remedy, Runtime, Shape, WorkerRole
+from playground.pool.worker_spec import WorkerSpec
+from playground.support.byte_cache import BytesCache
+from playground.values.files import Shape
+from playground.values.memory import HOST, Forecast, MemoryParts, WorkerRole
+from playground.values.request import Remedy, Runtime
 
 _T = TypeVar("_T")
 

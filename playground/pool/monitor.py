@@ -7,7 +7,7 @@ from collections import deque
 from threading import Event, Thread
 
 from playground.pool.pool import Pool
-from playground.values import MemoryReport
+from playground.values.memory import MemoryReport
 
 logger = logging.getLogger(__name__)
 

@@ -22,23 +22,15 @@ import psutil
 
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, OutOfMemory, Stopped
-from playground.pool import memory as decisions
+from playground.pool import placement as decisions
 from playground.pool.forecast import Forecasts, remedied
-from playground.pool.gpu import Gpus
 from playground.pool.process import WorkerProcess
 from playground.pool.queue import Held, Queue, Ticket
-from playground.pool.spec import BANDWIDTH, QUANTIZE, WorkerSpec
-from playground.pool.turns import Places
-from playground.values import (
-    HOST,
-    Forecast,
-    GpuMemory,
-    MemoryReport,
-    Remedy,
-    Runtime,
-    WorkerMemory,
-    WorkerRole,
-)
+from playground.pool.sensors import Gpus
+from playground.pool.turn_order import Places
+from playground.pool.worker_spec import BANDWIDTH, QUANTIZE, WorkerSpec
+from playground.values.memory import HOST, Forecast, GpuMemory, MemoryReport, WorkerMemory, WorkerRole
+from playground.values.request import Remedy, Runtime
 
 logger = logging.getLogger(__name__)
 

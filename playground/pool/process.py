@@ -27,7 +27,7 @@ import playground
 from playground import errors
 from playground.engine import protocol
 from playground.errors import EngineError, PlaygroundError, WorkerDied
-from playground.values import WorkerState
+from playground.values.memory import WorkerState
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from threading import Condition
 
 from playground.errors import Busy, Stopped
-from playground.pool import turns
-from playground.pool.spec import WorkerSpec
-from playground.pool.turns import Places
-from playground.values import HOST, Queued
+from playground.pool import turn_order
+from playground.pool.turn_order import Places
+from playground.pool.worker_spec import WorkerSpec
+from playground.values.memory import HOST, Queued
 
 _WAIT_S = 0.2  # how often somebody who waits looks at their stop flag
 _LOAD_BYTES_PER_S = 1e9  # a guess, for the order alone
@@ -136,7 +136,7 @@ class Queue:
             waiting, by_name = self._waiting()
             if not free or not waiting:
                 return
-            found = turns.next_up(waiting, free, self._used_by_all())
+            found = turn_order.next_up(waiting, free, self._used_by_all())
             if found is None:
                 return
             by_name[found[0].name].places = found[1]
@@ -150,13 +150,13 @@ class Queue:
 
     def _in_order(self) -> list[Ticket]:
         waiting, by_name = self._waiting()
-        return [by_name[one.name] for one in turns.in_order(waiting, self._used_by_all())]
+        return [by_name[one.name] for one in turn_order.in_order(waiting, self._used_by_all())]
 
-    def _waiting(self) -> tuple[list[turns.Waiting], dict[str, Ticket]]:
+    def _waiting(self) -> tuple[list[turn_order.Waiting], dict[str, Ticket]]:
         now, held = time.monotonic(), self._held()
         by_name = {str(i): ticket for i, ticket in enumerate(self._tickets) if ticket.places is None}
         waiting = [
-            turns.Waiting(
+            turn_order.Waiting(
                 name,
                 ticket.who,
                 now - ticket.since,
@@ -172,7 +172,7 @@ class Queue:
 
     def _used_s(self, who: str, now: float) -> float:
         seconds, at = self._used.get(who, (0.0, now))
-        return turns.decayed(seconds, now - at)
+        return turn_order.decayed(seconds, now - at)
 
 
 def _load_s(specs: Sequence[WorkerSpec], places: Places, held: Held) -> float:

@@ -1,0 +1,209 @@
+"""`python -m playground quantize | sensitivity`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from playground.cli.options import (
+    AsJson,
+    ContextSize,
+    Count,
+    Level,
+    MaxTokens,
+    Questions,
+    bytes_of,
+    followed,
+    line,
+    questions_of,
+    range_of,
+    say,
+)
+from playground.errors import BadInput
+from playground.quantizing import quantizer, recipes, scan_results
+from playground.quantizing import sensitivity_scan as scanning
+from playground.quantizing.make_variant import Checked, Making, Order
+from playground.settings import Settings
+from playground.values.request import Runtime
+from playground.wiring import open_parts
+
+
+def quantize(
+    source: Annotated[Path, typer.Argument(help="A language model's or a projector's GGUF file, F16 at best.")],
+    quantization: Annotated[str, typer.Argument(help="llama.cpp's name: Q8_0, Q4_K_M, Q4_0 ...")] = "",
+    out: Annotated[Path | None, typer.Option(help="The new file. Default: beside the source.")] = None,
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=TYPE, such as ffn_down=q8_0: tensors that keep more bits.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file of `sensitivity`, in place of a name.")] = None,
+    imatrix: Annotated[Path | None, typer.Option(help="An importance matrix of this half; IQ types need one.")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Make that matrix first, from the questions' images and answers.")
+    ] = False,
+    partner: Annotated[
+        Path | None, typer.Option(help="The other half of the pair: the new file is then checked on images.")
+    ] = None,
+    questions: Questions = None,
+    n: Annotated[int, typer.Option("-n", help="Questions to check it with.")] = 20,
+    requantize: Annotated[bool, typer.Option("--requantize", help="The source is quantized itself.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how large it would be.")] = False,
+) -> None:
+    """Quantize either half of a pair, and with --partner say whether the result is fit to ship."""
+    types = quantizer.tensor_types(tensor_type or ())
+    if bool(quantization) == bool(recipe):
+        raise BadInput("Say which quantization (Q4_K_M ...), or give a --recipe.")
+    if calibrate and (partner is None or imatrix is not None):
+        raise BadInput("--calibrate makes a matrix with the other half: give --partner, and no --imatrix.")
+    with open_parts(Settings.read(), any_folder=True) as parts:
+        is_projector = parts.store.is_projector(source)
+        name, suffix = "", quantization
+        if recipe is not None:
+            named = recipes.read(recipe)
+            half = recipes.applied(named, parts.store.weights(source), parts.store.kind(source), projector=is_projector)
+            quantization, types = half.quantization, (*types, *half.tensor_types)
+            name, suffix = named.name, recipes.slug(named)
+        target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
+        if partner is not None and not dry_run:
+            pair = parts.store.read_pair(*((partner, source) if is_projector else (source, partner)))
+            making = Making(
+                parts.pool, parts.embeddings, parts.known, parts.workshop, Runtime(n_ctx=1024), lambda: False
+            )
+            order = Order(is_projector, quantization, types, name, target, calibrate, imatrix, requantize)
+            checked = followed(making.run(pair, order, questions_of(parts, questions, "hard", 2 * n)), Checked)
+            _print_checked(checked, source)
+            return
+        made = quantizer.make(
+            source,
+            target,
+            quantization,
+            parts.pool,
+            projector=is_projector,
+            tensor_types=types,
+            requantize=requantize,
+            dry_run=dry_run,
+            imatrix=imatrix,
+            name=name,
+            on_step=lambda step: line(f"{step.done} of {step.total} {step.tensor}"),
+        )
+        line("")
+    for note in made.notes:
+        say(note)
+    would = "would have " if dry_run else ""
+    typer.echo(f"{target.name}: {would}{made.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB")
+
+
+def _print_checked(checked: Checked, source: Path) -> None:
+    for note in checked.notes:
+        say(note)
+    with_matrix = f", with {checked.imatrix}" if checked.imatrix else ""
+    typer.echo(
+        f"{checked.path.name}: {checked.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB{with_matrix}"
+    )
+    if checked.embeddings is not None:
+        typer.echo(
+            f"embeddings against the source's, {checked.embeddings.images} images: cosine "
+            f"{checked.embeddings.cosine_mean:.4f} (lowest patch {checked.embeddings.cosine_min:.4f}), relative error "
+            f"{checked.embeddings.relative_error:.2%}"
+        )
+    verdict = f"{checked.verdict}{', blind' if checked.looks == 'blind' else ''}"
+    typer.echo(
+        f"drift on {checked.questions} questions: mean KL {checked.kl.value:.5f} ({range_of(checked.kl, '.5f')}) nats "
+        f"a token: {verdict}"
+    )
+
+
+def sensitivity(
+    model: Annotated[Path | None, typer.Option(help="A language model's GGUF file of 16 bits.")] = None,
+    projector: Annotated[Path | None, typer.Option(help="Its projector's. Default: the embedded pair.")] = None,
+    kinds: Annotated[str, typer.Option("--types", help="ggml types to try, from large to small.")] = ",".join(
+        recipes.LADDER
+    ),
+    depth: Annotated[int, typer.Option(help="Parts that each kind of tensor is cut into, by depth.")] = 1,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Also: a whole half at the last type, one group as in the source.")
+    ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="With importance matrices of the search's questions; IQ types need them."),
+    ] = False,
+    max_size: Annotated[str, typer.Option(help="A recipe whose two files fit: 5MB, 1.2GB.")] = "",
+    max_kl: Annotated[float | None, typer.Option(help="The smallest recipe that drifts no more, nats a token.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the recipe and its files.")] = Path(),
+    questions: Questions = None,
+    level: Level = "hard",
+    n: Count = 24,
+    max_tokens: MaxTokens = 64,
+    n_ctx: ContextSize = 1024,
+    as_json: AsJson = False,
+) -> None:
+    """Which tensors need their bits, and the best recipe under a budget."""
+    scan = scan_results.Scan(
+        kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
+        depth=depth,
+        restore=restore,
+        calibrate=calibrate,
+        max_tokens=max_tokens,
+        max_bytes=bytes_of(max_size) if max_size else None,
+        max_kl=max_kl,
+    )
+    with open_parts(Settings.read(), any_folder=True) as parts:
+        if (model is None) != (projector is None):
+            raise BadInput("Give both --model and --projector, or neither for the embedded pair.")
+        if model is not None and projector is not None:
+            source = parts.store.read_pair(model, projector)
+        else:
+            source = next(v for v in parts.store.variants if v.reference)
+        run = scanning.Scanning(
+            questions_of(parts, questions, level, n),
+            source,
+            scan,
+            Runtime(n_ctx=n_ctx),
+            parts.pool,
+            parts.embeddings,
+            parts.known,
+            parts.workshop._replace(folder=out),
+            lambda: False,
+        )
+        found = followed(run.run(), scan_results.Sensitivity)
+    for problem in found.problems[:20]:
+        say(problem)
+    recipe_file = out / f"{recipes.slug(found.built.recipe)}.toml" if found.built else None
+    if found.built and recipe_file:
+        try:
+            recipe_file.write_text(recipes.to_toml(found.built.recipe))
+        except OSError as error:
+            raise BadInput(f"{recipe_file} cannot be written: {error}.") from None
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        _print_sensitivity(found, recipe_file)
+    if recipe_file is None and (scan.max_bytes is not None or scan.max_kl is not None):
+        raise typer.Exit(2)  # the problem was told
+
+
+def _print_sensitivity(found: scan_results.Sensitivity, recipe_file: Path | None) -> None:
+    scan = found.scan
+    typer.echo(
+        f"{found.n_searched} questions, noise floor {found.floor:.1e}. One group at one type, KL in nats a token:"
+    )
+    typer.echo(f"{'group':24}" + "".join(f"{kind:>11}" for kind in scan.kinds) + f"{'nats/MB':>11}")
+    for one in scan_results.ranked(found.sensed):
+        cells = "".join(f"{'–' if r.kl is None else format(r.kl, '.2g'):>11}" for r in one.rungs)
+        price = scan_results.price(one)
+        typer.echo(f"{one.group.name:24}{cells}{'–' if price is None else format(price, '.2g'):>11}")
+    for left in sorted(found.restored, key=lambda r: r.kl - r.kl_of_all):
+        half = "projector" if left.group.projector else "language model"
+        typer.echo(
+            f"{half} at {left.kind} but for {left.group.name}: {left.kl:.2g} instead of {left.kl_of_all:.2g}, "
+            f"for {left.added / 1e6:.1f} MB"
+        )
+    if found.built:
+        typer.echo(scan_results.sentence(found.built))
+        for name, kl, size in scan_results.compared(found.built):
+            typer.echo(f"  {name:28} {size / 1e6:10.1f} MB {kl.value:10.5f} ({range_of(kl, '.5f')})")
+        typer.echo(f"{recipe_file}, made with:")
+        for command in found.built.commands:
+            typer.echo(f"  {command}")

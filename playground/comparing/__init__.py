@@ -1,0 +1,1 @@
+"""The main job: one question to several variants, side by side."""

@@ -1,0 +1,483 @@
+"""The main job: one prompt about one image, answered by several variants, side by side.
+
+`run` is a plain iterator over what the panes look like; the page, the command line and the API only render it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event, Lock, Thread
+
+import msgspec
+
+from playground.comparing import divergence, metrics, prompts
+from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.run_settings import RunSettings
+from playground.engine import protocol
+from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
+from playground.pool.pool import Pool, Slot
+from playground.pool.queue import Ticket
+from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
+from playground.values.answer import ComparisonUpdate, Pane, PaneState, TokenScore
+from playground.values.files import Variant
+from playground.values.memory import WorkerRole
+from playground.values.request import Comparison, Image, Order, Runtime, Turn
+
+logger = logging.getLogger(__name__)
+
+# How often an update is made while tokens come, and the longest silence: Gradio can close a generator only between
+# two yields. An update carries all that was written, so long answers are shown more seldom: at 100,000 characters
+# every 0.3 s. `python -m bench notebook` prints what this takes.
+_UPDATE_S = 0.1
+_UPDATE_S_PER_CHARACTER = 2e-6
+_HEARTBEAT_S = 0.25
+
+_URGENT = {PaneState.WRITING, PaneState.DONE, PaneState.STOPPED, PaneState.FAILED}
+
+_LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
+
+
+class Stop:
+    """Lets a person stop one pane or the whole run, from any thread."""
+
+    def __init__(self) -> None:
+        self._all = Event()
+        self._panes: set[str] = set()
+
+    def run(self) -> None:
+        self._all.set()
+
+    def pane(self, variant: str) -> None:
+        self._panes.add(variant)
+
+    def wanted(self, variant: str | None = None) -> bool:
+        return self._all.is_set() or variant in self._panes
+
+
+def check(comparison: Comparison, max_panes: int) -> None:
+    """Raises BadInput or BadPrompt for what can be told without loading anything."""
+    if not comparison.prompt.strip():
+        raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
+    try:
+        comparison.prompt.encode()
+    except UnicodeEncodeError:
+        raise BadPrompt("The prompt holds half a character, which is no text. Type it again.") from None
+    if not comparison.variants:
+        raise BadInput("No variant is ticked. Tick at least one quantization.")
+    if len(comparison.variants) > max_panes:
+        raise BadInput(f"{len(comparison.variants)} variants are ticked; at most {max_panes} fit in one comparison.")
+
+
+def run(
+    comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: Stop, *, max_panes: int = 16
+) -> Iterator[ComparisonUpdate]:
+    """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
+
+    Raises BadInput, and Busy when too many wait, before anything is loaded. What goes wrong in a pane is told in that
+    pane. Closing the iterator stops the run.
+    """
+    check(comparison, max_panes)
+    panes = _Panes(comparison)
+    ticket = pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
+    thread = Thread(target=_Run(comparison, pool, embeddings, stop, panes, ticket).execute, daemon=True)
+    thread.start()
+    try:
+        yield panes.update()
+        while thread.is_alive():
+            if panes.changed.wait(_HEARTBEAT_S):
+                panes.urgent.wait(_UPDATE_S + _UPDATE_S_PER_CHARACTER * panes.characters)  # more may come in a moment
+            panes.urgent.clear()
+            panes.changed.clear()
+            yield panes.update()
+        yield panes.update(done=True)
+    finally:
+        if thread.is_alive():
+            stop.run()
+
+
+class _Panes:
+    """What the panes look like now. Written by the run's threads, read by the iterator."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.changed = Event()
+        self.urgent = Event()  # a first token, or an end: to be shown at once
+        self._lock = Lock()
+        self._reference = comparison.reference
+        reference = next((v for v in comparison.variants if v.id == comparison.reference), None)
+        self._panes = {
+            v.id: Pane(variant=v.id, comparable=reference is not None and _comparable(v, reference))
+            for v in comparison.variants
+        }
+        self._place: int | None = None
+        self._rendered: str | None = None
+        self._notes: tuple[str, ...] = tuple(image.note for image in comparison.images if image.note)
+        self._started = time.monotonic()
+
+    def __getitem__(self, variant: str) -> Pane:
+        with self._lock:
+            return self._panes[variant]
+
+    def set(self, variant: str, **fields: object) -> None:
+        with self._lock:
+            pane = replace(self._panes[variant], **fields)  # type: ignore[arg-type]
+            self._panes[variant] = pane
+            # The reference's end decides about panes that were there before it.
+            others = self._panes if variant == self._reference else [variant]
+            for other in others:
+                self._panes[other] = self._compared(self._panes[other])
+        self.changed.set()
+        if fields.get("state") in _URGENT:
+            self.urgent.set()
+
+    @property
+    def characters(self) -> int:
+        with self._lock:
+            return sum(len(pane.text) for pane in self._panes.values())
+
+    def place(self, place: int) -> None:
+        with self._lock:
+            self._place = place or None
+        self.changed.set()
+
+    def rendered(self, text: str) -> None:
+        with self._lock:
+            self._rendered = text
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            if text not in self._notes:
+                self._notes += (text,)
+
+    def update(self, *, done: bool = False) -> ComparisonUpdate:
+        with self._lock:
+            return ComparisonUpdate(
+                panes=tuple(self._panes.values()),
+                done=done,
+                queue_place=self._place,
+                rendered_prompt=self._rendered,
+                notes=self._notes,
+                elapsed_s=time.monotonic() - self._started,
+            )
+
+    def _compared(self, pane: Pane) -> Pane:
+        reference = self._panes.get(self._reference)
+        # A reference that was stopped or failed half-way is nothing to compare with.
+        if reference is None or pane.variant == reference.variant or reference.state is not PaneState.DONE:
+            return pane
+        if not pane.comparable:
+            return pane
+        first = divergence.first_divergence(reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE)
+        return replace(pane, first_divergence=first)
+
+
+def _comparable(variant: Variant, reference: Variant) -> bool:
+    """Whether equal token ids are equal texts."""
+    same = variant.model.vocabulary_sha256 == reference.model.vocabulary_sha256
+    return same or variant.family == reference.family  # another uploader's chat template makes another hash
+
+
+class _Run:
+    """Executes one comparison in a thread of its own (with Order.RACE, one more for each pane)."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        pool: Pool,
+        embeddings: EmbeddingCache,
+        stop: Stop,
+        panes: _Panes,
+        ticket: Ticket,
+    ) -> None:
+        self._ticket = ticket
+        self._comparison = comparison
+        self._pool = pool
+        self._embeddings = embeddings
+        self._stop = stop
+        self._panes = panes
+        self._prompts: dict[tuple[str | None, ...], protocol.EncodedPrompt | PlaygroundError] = {}
+        self._load_s: dict[WorkerSpec, float | None] = {}
+        self._slot: Slot  # from when it is this run's
+        self._runtimes: dict[str, Runtime] = {}  # by variant: what fits into memory
+
+    def execute(self) -> None:
+        variants = self._in_order()
+        try:
+            with self._pool.turn(self._ticket, stop=self._stop.wanted, on_place=self._panes.place) as self._slot:
+                for variant in variants:
+                    self._runtimes[variant.id] = self._fitting(variant)
+                self._load_all(variants)
+                if self._comparison.order is Order.RACE:
+                    for variant in variants:
+                        self._guarded(variant, self._encode)
+                    with ThreadPoolExecutor(len(variants)) as threads:
+                        list(threads.map(lambda v: self._guarded(v, self._write), variants))
+                else:
+                    for variant in variants:
+                        self._guarded(variant, self._encode)
+                        self._guarded(variant, self._write)
+                if self._comparison.probabilities:
+                    for variant in variants:
+                        self._score(variant)
+        except PlaygroundError as error:  # while it waited for its turn
+            self._fail_all(error)
+        except Exception as error:  # nobody else hears of it: this is a thread's end
+            logger.exception("a comparison")
+            self._fail_all(EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
+
+    def _fitting(self, variant: Variant) -> Runtime:
+        """The runtime that was asked for, or what the person allows where that does not fit into memory."""
+        wanted = self._comparison.runtime
+        allowed = self._comparison.remedies
+        found = self._pool.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed, self._slot)
+        changes = []
+        if found.n_ctx != wanted.n_ctx:
+            changes.append(f"with a context of {found.n_ctx} tokens")
+        if found.projector_on_gpu != wanted.projector_on_gpu:
+            changes.append("with its projector on the CPU")
+        if found.n_gpu_layers != wanted.n_gpu_layers:
+            changes.append(f"with {found.n_gpu_layers} layers on the GPU")
+        if changes:
+            told = " and ".join(changes)
+            self._panes.note(f"{variant.label} runs {told}, since memory is short: its speed is not its own.")
+        return found
+
+    def _load_all(self, variants: Sequence[Variant]) -> None:
+        """On a GPU, load what is not loaded yet side by side, before anything is measured.
+
+        Else each is loaded when its turn comes: models that warm up at once on a CPU fight for its cores (six took
+        10 s instead of 4), and a budget that cannot hold them all would unload the first for the last.
+        """
+        if not self._pool.on_gpu:
+            return
+        specs: dict[WorkerSpec, Variant] = {}
+        for variant in variants:
+            for spec in _specs(variant, self._runtimes[variant.id]):
+                specs.setdefault(spec, variant)
+        if not self._slot.fits(specs):
+            return
+
+        def load(spec: WorkerSpec) -> None:
+            variant = specs[spec]
+            is_projector = spec.role is WorkerRole.VISION
+            self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[spec.role])
+            try:
+                with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
+                    self._load_s[spec] = lease.load_s
+            except PlaygroundError as error:
+                if is_projector and not isinstance(error, Stopped):
+                    self._prompts[self._prompt_key(variant)] = error
+                else:
+                    self._fail(variant, error)
+            else:
+                if not is_projector:
+                    self._panes.set(variant.id, state=PaneState.QUEUED, note="loaded")
+
+        with ThreadPoolExecutor(min(len(specs), os.cpu_count() or 1)) as threads:
+            list(threads.map(load, specs))
+
+    def _in_order(self) -> list[Variant]:
+        """The reference first: the others can then show from the first token on where they part from it."""
+        return sorted(self._comparison.variants, key=lambda v: v.id != self._comparison.reference)
+
+    def _guarded(self, variant: Variant, step: Callable[[Variant], None]) -> None:
+        """Run a step of a pane; whatever goes wrong ends this pane only."""
+        if self._panes[variant.id].state.ended:
+            return
+        try:
+            if self._stop.wanted(variant.id):
+                raise Stopped("Stopped before it began.")
+            step(variant)
+        except PlaygroundError as error:
+            self._fail(variant, error)
+        except Exception as error:  # a pane must end in a stated state, whatever happened
+            logger.exception("%s", variant.id)
+            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
+
+    def _fail_all(self, error: PlaygroundError) -> None:
+        for variant in self._comparison.variants:
+            if not self._panes[variant.id].state.ended:
+                self._fail(variant, error)
+
+    def _fail(self, variant: Variant, error: PlaygroundError) -> None:
+        if isinstance(error, Stopped):
+            self._panes.set(variant.id, state=PaneState.STOPPED, note=None, finish_reason="stopped")
+            return
+        log = error.log[-12:] if isinstance(error, EngineError) else ()
+        self._panes.set(variant.id, state=PaneState.FAILED, error=error.message, log=log, note=None)
+
+    def _wanted(self, variant: Variant) -> Callable[[], bool]:
+        return lambda: self._stop.wanted(variant.id)
+
+    def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:
+        """Variants with equal keys share one encoded prompt."""
+        said = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
+        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *said)
+
+    def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
+        """The conversation as this variant knows it, with the images in front."""
+        messages = []
+        for turn in self._comparison.earlier:
+            answer = turn.answers.get(variant.id)
+            if answer is None:
+                raise BadInput("There is no answer to the question before this one to go on from. Run the cell again.")
+            messages += [protocol.ChatMessage("user", turn.prompt), protocol.ChatMessage("assistant", answer)]
+        messages.append(protocol.ChatMessage("user", self._comparison.prompt))
+        messages[0] = msgspec.structs.replace(messages[0], n_images=len(self._comparison.images))
+        return tuple(messages)
+
+    def _encode(self, variant: Variant) -> None:
+        """Have the prompt encoded, once for all variants that share it, and note what this pane waited for."""
+        key = self._prompt_key(variant)
+        paid = key not in self._prompts
+        cached = False
+        if paid:
+            try:
+                self._prompts[key], cached = self._encode_prompt(variant)
+            except Stopped:
+                raise
+            except PlaygroundError as error:
+                self._prompts[key] = error
+        prompt = self._prompts[key]
+        if isinstance(prompt, PlaygroundError):
+            raise prompt
+        self._panes.rendered(prompt.rendered)
+        self._panes.set(
+            variant.id, metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid)
+        )
+
+    def _encode_prompt(self, variant: Variant) -> tuple[protocol.EncodedPrompt, bool]:
+        comparison = self._comparison
+        messages = self._messages(variant)
+        self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
+        spec = vision_spec(variant.projector, variant.model, self._runtimes[variant.id])
+        with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
+            self._panes.set(
+                variant.id,
+                state=PaneState.READING,
+                note=None,
+                metrics=replace(self._panes[variant.id].metrics, projector_load_s=self._load_s.get(spec, lease.load_s)),
+            )
+            template = comparison.chat_template or variant.chat_template
+            found = prompts.encode(
+                lease, self._embeddings, variant.projector, messages, comparison.images, template, self._wanted(variant)
+            )
+        if self._embeddings.problem:
+            self._panes.note(self._embeddings.problem)
+        return found
+
+    def _write(self, variant: Variant) -> None:
+        comparison = self._comparison
+        prompt = self._prompts[self._prompt_key(variant)]
+        assert isinstance(prompt, protocol.EncodedPrompt)
+        self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
+        runtime = self._runtimes[variant.id]
+        spec = language_spec(variant.model, runtime)
+        with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
+            sizes = replace(
+                self._panes[variant.id].metrics,
+                load_s=self._load_s.get(spec, lease.load_s),
+                model_bytes=variant.model.bytes,
+                projector_bytes=variant.projector.bytes,
+                speed_shared=comparison.order is Order.RACE and len(comparison.variants) > 1,
+            )
+            self._panes.set(variant.id, state=PaneState.READING, note=None, metrics=sizes)
+
+            def on_chunk(chunk: protocol.Chunk) -> None:
+                pane = self._panes[variant.id]
+                written = {"text": pane.text + chunk.text, "token_ids": pane.token_ids + chunk.token_ids}
+                if pane.state is not PaneState.WRITING:
+                    written["state"] = PaneState.WRITING
+                self._panes.set(variant.id, **written)
+
+            finished = lease.request(
+                protocol.Generate(prompt, comparison.sampling, runtime),
+                on_chunk=on_chunk,
+                stop=self._wanted(variant),
+            )
+            assert isinstance(finished, protocol.Finished)
+            rss, gpu = self._pool.worker_bytes(lease.pid)
+        numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
+        read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
+        # Layers on both sides, or spread over GPUs: no one memory's speed says anything.
+        one_memory = len(lease.places) == 1 and runtime.n_gpu_layers in (-1, 0)
+        copied = self._pool.bandwidth(lease.places[0]) if one_memory else None
+        share = metrics.bandwidth_share(read, numbers.decode_tok_per_s, copied)
+        self._panes.set(
+            variant.id,
+            state=PaneState.STOPPED if finished.reason == "stopped" else PaneState.DONE,
+            metrics=replace(
+                numbers, host_rss_bytes=rss, gpu_bytes=gpu, read_bytes_per_token=read, bandwidth_share=share
+            ),
+            finish_reason=finished.reason,
+        )
+
+    def _score(self, variant: Variant) -> None:
+        """Add the probabilities to an answer that is done. Behind all of them: it costs none of them time."""
+        if self._panes[variant.id].state is not PaneState.DONE:
+            return
+        prompt = self._prompts[self._prompt_key(variant)]
+        assert isinstance(prompt, protocol.EncodedPrompt)
+        self._panes.set(variant.id, note="reading probabilities")
+        scores: tuple[TokenScore, ...] = ()
+        try:
+            runtime = self._runtimes[variant.id]
+            with self._slot.lease(language_spec(variant.model, runtime), stop=self._wanted(variant)) as lease:
+                request = protocol.Score(prompt, self._panes[variant.id].token_ids, runtime)
+                scored = lease.request(request, stop=self._wanted(variant))
+            assert isinstance(scored, protocol.Scored)
+            scores = scored.scores
+        except Stopped:
+            pass  # the answer is there; it only has no probabilities
+        except PlaygroundError as error:
+            self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")
+        self._panes.set(variant.id, scores=scores, note=None)
+
+
+def _specs(variant: Variant, runtime: Runtime) -> tuple[WorkerSpec, WorkerSpec]:
+    return vision_spec(variant.projector, variant.model, runtime), language_spec(variant.model, runtime)
+
+
+def comparison_of(
+    images: Sequence[Image],
+    prompt: str,
+    variants: Sequence[Variant],
+    settings: RunSettings,
+    earlier: Sequence[Turn] = (),
+) -> Comparison:
+    """What the page, the API and the command line were asked for. Raises BadInput, as `reference_of`."""
+    return Comparison(
+        images=tuple(images),
+        prompt=prompt,
+        variants=tuple(variants),
+        reference=reference_of(variants, settings.reference),
+        sampling=settings.sampling(),
+        runtime=settings.runtime(),
+        order=settings.order or Order.IN_TURN,
+        chat_template=settings.chat_template,
+        probabilities=settings.probabilities or False,
+        earlier=tuple(earlier),
+        remedies=settings.remedies or (),
+    )
+
+
+def reference_of(variants: Sequence[Variant], wanted: str | None = None) -> str:
+    """The id of the variant to compare with: the wanted one, the family's reference, or the most precise one.
+
+    Raises BadInput if there is no variant, or the wanted one is not among them.
+    """
+    if not variants:
+        raise BadInput("No variant is ticked. Tick at least one quantization.")
+    if wanted:
+        for variant in variants:
+            if wanted in (variant.id, variant.label):
+                return variant.id
+        raise BadInput(f"The reference '{wanted}' is not among the variants of this run.")
+    for variant in variants:
+        if variant.reference:
+            return variant.id
+    return max(variants, key=lambda v: (v.model.bits_per_weight or 0, v.projector.bits_per_weight or 0)).id

@@ -1,0 +1,117 @@
+"""Turns an uploaded file into pixels, and says what was done to it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy
+import PIL.ExifTags
+import PIL.Image
+
+from playground.errors import BadImage
+from playground.values.request import Image
+
+# Every vision encoder of the day scales down further than this; above it only time and memory are spent.
+MAX_PIXELS = 12_000_000
+
+# Of Pillow's fifty decoders these few; EPS would start Ghostscript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+# By the EXIF orientation. Not ImageOps.exif_transpose, which writes the EXIF anew and fails on odd tags.
+_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(source: str | Path | io.BytesIO, name: str = "", *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode, turn upright, reduce to 8-bit RGB, scale down to `max_pixels`. Raises BadImage.
+
+    Pillow's own limit against decompression bombs is kept: where it would warn, the image is refused.
+    """
+    if not isinstance(source, io.BytesIO):
+        name = Path(source).name
+    notes: list[str] = []
+    try:
+        if not (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size):
+            raise BadImage(f"{name} is empty (0 bytes). Choose another image.")
+        with PIL.Image.open(source, formats=_FORMATS) as opened:
+            width, height = opened.size
+            if width * height > (PIL.Image.MAX_IMAGE_PIXELS or width * height):
+                raise PIL.Image.DecompressionBombError
+            frames: int = getattr(opened, "n_frames", 1)
+            if frames > 1:
+                notes.append(f"first of {frames} frames")
+            # Pillow turns a TIFF itself while it loads, and finds a PNG's tag only then.
+            before = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+            opened.draft("RGB", _fitting(opened.size, max_pixels))  # lets a JPEG be decoded at a fraction of its size
+            opened.load()
+            turn = _UPRIGHT.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+            if turn is not None or before in _UPRIGHT:
+                notes.append("turned upright")
+            rgb = _as_rgb(opened, notes, max_pixels)
+    except BadImage:
+        raise
+    except PIL.Image.DecompressionBombError:
+        limit = (PIL.Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise BadImage(f"{name} has more than {limit:.0f} megapixels. Scale it down first.") from None
+    except PIL.UnidentifiedImageError:
+        raise BadImage(
+            f"{name} is not an image that can be read here. Use PNG, JPEG, WebP, GIF, BMP or TIFF."
+        ) from None
+    except FileNotFoundError:
+        raise BadImage(f"{name} does not exist.") from None
+    except IsADirectoryError:
+        raise BadImage(f"{name} is a folder. Choose an image in it.") from None
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+        raise BadImage(f"{name} is cut short or damaged ({error}). Choose another image.") from None
+    if rgb.width * rgb.height > max_pixels:
+        rgb.thumbnail(_fitting(rgb.size, max_pixels), PIL.Image.Resampling.LANCZOS)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    if rgb.width * rgb.height < width * height:
+        notes.append(f"scaled down from {width * height / 1e6:.1f} to {rgb.width * rgb.height / 1e6:.1f} megapixels")
+    return from_rgb(rgb, "; ".join(notes) or None)
+
+
+def from_rgb(rgb: PIL.Image.Image, note: str | None = None) -> Image:
+    pixels = rgb.tobytes()
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + pixels).hexdigest()
+    return Image(rgb=pixels, width=rgb.width, height=rgb.height, sha256=digest, note=note)
+
+
+def _fitting(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    scale = min(1.0, (max_pixels / max(1, size[0] * size[1])) ** 0.5)
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
+def _as_rgb(image: PIL.Image.Image, notes: list[str], max_pixels: int) -> PIL.Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        # More than 8 bits a pixel; Pillow's own conversion would clip everything above 255 to white.
+        notes.append("reduced to 8 bits")
+        grey = image.convert("F")
+        top = 65535.0 if image.mode.startswith("I") else float(max(1.0, numpy.asarray(grey).max()))
+        return grey.point(lambda value: value * (255.0 / top) + 0.0).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        if rgba.width * rgba.height > max_pixels:  # before anything is copied
+            rgba.thumbnail(_fitting(rgba.size, max_pixels), PIL.Image.Resampling.LANCZOS)
+        alpha = rgba.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            return rgba.convert("RGB")
+        notes.append("transparency laid on white")
+        white = PIL.Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=alpha)
+        return white
+    if image.mode == "CMYK":
+        notes.append("converted from CMYK")
+    return image.convert("RGB")

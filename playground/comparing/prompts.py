@@ -1,0 +1,96 @@
+"""A conversation with images to a prompt that any language model of the family can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from playground.comparing.embedding_cache import EmbeddingCache
+from playground.engine import protocol
+from playground.errors import BadInput, BadModel
+from playground.pool.pool import Lease, Pool
+from playground.pool.worker_spec import vision_spec
+from playground.values.files import ModelFile, Variant
+from playground.values.request import Image, Runtime
+
+
+def encode(
+    lease: Lease,
+    embeddings: EmbeddingCache | None,
+    projector: ModelFile,
+    messages: Sequence[protocol.ChatMessage],
+    images: Sequence[Image],
+    template: str | None,
+    stop: Callable[[], bool],
+) -> tuple[protocol.EncodedPrompt, bool]:
+    """Have a vision worker encode what the cache does not have; without a cache, everything.
+
+    Returns the prompt, and whether all images came from the cache. Raises Stopped and what the worker raises.
+    """
+
+    def ask(known: dict[int, str]) -> protocol.EncodedPrompt:
+        sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
+        reply = lease.request(protocol.Encode(tuple(messages), sent, template), stop=stop)
+        assert isinstance(reply, protocol.EncodedPrompt)
+        return reply
+
+    if embeddings is None:
+        return ask({}), False
+    keys = {i: embeddings.key(projector, image) for i, image in enumerate(images)}
+    known = {i: key for i, key in keys.items() if embeddings.has(key)}
+    prompt = ask(known)
+    filled = embeddings.fill(prompt, known)
+    if filled is None:  # evicted in between, or of another shape
+        known = {}
+        filled = prompt = ask(known)
+    for i, key in keys.items():
+        if i not in known:
+            embeddings.put(key, prompt, i)
+    return filled, len(known) == len(images) and bool(images)
+
+
+def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
+    """Have a language worker answer: the text and its token ids. Raises what the worker raises."""
+    text: list[str] = []
+    ids: list[int] = []
+
+    def on_chunk(chunk: protocol.Chunk) -> None:
+        text.append(chunk.text)
+        ids.extend(chunk.token_ids)
+
+    lease.request(request, on_chunk=on_chunk, stop=stop)
+    return "".join(text), tuple(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a question becomes under a chat template; `problem` in place of it if the template cannot be used."""
+
+    template: str  # "in the file", or a name
+    text: str = ""
+    token_ids: tuple[tuple[int, ...], ...] = ()  # of the text before, between and behind images
+    n_image_tokens: int = 0
+    problem: str = ""
+
+
+def rendered(
+    pool: Pool, variant: Variant, templates: Sequence[str | None], question: str, *, side: int = 448
+) -> list[Rendered]:
+    """A question about one square image under several templates (None: the file's), without encoding anything.
+
+    Raises what loading the projector raises.
+    """
+    message = protocol.ChatMessage("user", question, 1)
+    image = Image(b"", side, side, "")  # without pixels it is planned, not encoded
+    found = []
+    with pool.lease(vision_spec(variant.projector, variant.model, Runtime())) as lease:
+        for template in templates:
+            name = template if template and "{" not in template else "your own" if template else "in the file"
+            try:
+                prompt = lease.request(protocol.Encode((message,), (image,), template))
+                assert isinstance(prompt, protocol.EncodedPrompt)
+                ids = tuple(chunk.token_ids for chunk in prompt.chunks if isinstance(chunk, protocol.TextChunk))
+                found.append(Rendered(name, prompt.rendered, ids, prompt.n_image_tokens))
+            except (BadInput, BadModel) as error:
+                found.append(Rendered(name, problem=error.message))
+    return found

@@ -1,0 +1,56 @@
+"""A run's panes as rows to sort and to plot. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from playground.values.answer import Metrics, Pane, PaneState
+from playground.values.files import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variant. Shares are 0 to 1; None for what is not known or cannot be compared."""
+
+    label: str
+    is_reference: bool
+    bytes: int  # of both files
+    bits_per_weight: float | None  # of the language model
+    metrics: Metrics
+    same_prefix: float | None  # of the reference's tokens, how many stand at the answer's beginning
+    same: bool | None  # the answer is the reference's
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return self.metrics.gpu_bytes if self.metrics.gpu_bytes is not None else self.metrics.host_rss_bytes
+
+
+def rows(panes: Sequence[Pane], variants: Sequence[Variant], reference: str) -> tuple[Row, ...]:
+    """In the panes' order."""
+    by_id = {v.id: v for v in variants}
+    wanted = next((p for p in panes if p.variant == reference), None)
+    return tuple(_row(pane, by_id[pane.variant], wanted) for pane in panes)
+
+
+def _row(pane: Pane, variant: Variant, reference: Pane | None) -> Row:
+    is_reference = reference is not None and pane.variant == reference.variant
+    prefix, same = None, None
+    if (
+        not is_reference
+        and reference is not None
+        and pane.comparable
+        and pane.state is reference.state is PaneState.DONE
+        and reference.token_ids
+    ):
+        same = pane.first_divergence is None
+        prefix = 1.0 if pane.first_divergence is None else pane.first_divergence / len(reference.token_ids)
+    return Row(
+        label=variant.label,
+        is_reference=is_reference,
+        bytes=variant.bytes,
+        bits_per_weight=variant.model.bits_per_weight,
+        metrics=pane.metrics,
+        same_prefix=prefix,
+        same=same,
+    )

@@ -1,0 +1,218 @@
+"""Sets of questions with accepted answers: the embedded one, or a folder or zip of one's own."""
+
+from __future__ import annotations
+
+import csv
+import enum
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import rapidfuzz
+
+from playground.comparing.images import read_image
+from playground.errors import BadImage, BadInput
+from playground.values.request import Image
+
+MAX_ITEMS = 5000
+_MAX_IMAGE_BYTES = 50_000_000
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
+
+
+class Rule(enum.StrEnum):
+    """How an answer is held against the accepted ones. docs/metrics.md defines each."""
+
+    EXACT = "exact"
+    CONTAINS = "contains"
+    NUMBER = "number"
+    ANLS = "anls"
+    IOU = "iou"
+    CHOICE = "choice"
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    image: str  # a name in the set
+    question: str
+    answers: tuple[str, ...] = ()  # the accepted ones; without one the item says nothing about accuracy
+    rule: Rule = Rule.EXACT
+    tolerance: float = 0.0  # of a number, as a share of the accepted one
+    category: str = ""
+
+
+class ItemSet:
+    """Questions and where their images are. `problems` tells what was left out."""
+
+    def __init__(self, name: str, items: Iterable[Item], source: Path, problems: Iterable[str] = ()) -> None:
+        self.name = name
+        self.items = tuple(items)
+        self.problems = tuple(problems)
+        self._source = source
+
+    def image(self, item: Item) -> Image:
+        """Raises BadImage."""
+        if self._source.suffix != ".zip":
+            path = (self._source / item.image).resolve()
+            if not path.is_relative_to(self._source.resolve()):
+                raise BadImage(f"{item.image} lies outside the set's folder.")
+            return read_image(path)
+        try:
+            with zipfile.ZipFile(self._source) as archive, archive.open(item.image) as file:
+                data = file.read(_MAX_IMAGE_BYTES + 1)
+        except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise BadImage(f"{item.image} cannot be read from the zip ({error}).") from None
+        if len(data) > _MAX_IMAGE_BYTES:
+            raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
+        return read_image(io.BytesIO(data), name=PurePosixPath(item.image).name)
+
+    def halves(self) -> tuple[ItemSet, ItemSet]:
+        """Every other question: one half to search with, one to be judged by."""
+        searched = ItemSet(self.name, self.items[::2], self._source, self.problems)
+        return searched, ItemSet(self.name, self.items[1::2], self._source)
+
+    def first(self, n: int) -> ItemSet:
+        """Evenly taken from the whole set, so that no kind is left out."""
+        step = max(1.0, len(self.items) / max(1, n))
+        chosen = [self.items[int(k * step)] for k in range(min(n, len(self.items)))]
+        return ItemSet(self.name, chosen, self._source, self.problems)
+
+
+def embedded(folder: Path, *, level: str = "") -> ItemSet:
+    """The embedded pair's evaluation questions: `level` easy, hard or both (empty)."""
+    items = []
+    for line in (folder / "items.jsonl").read_text().splitlines():
+        document = json.loads(line)
+        if level in ("", document["level"]):
+            rule = Rule.IOU if document["category"] == "box" else Rule.EXACT
+            items.append(
+                Item(document["image"], document["question"], (document["answer"],), rule, 0.0, document["category"])
+            )
+    return ItemSet(f"embedded questions{f', {level}' if level else ''}", items, folder)
+
+
+def read_items(path: Path) -> ItemSet:
+    """A folder or a zip with images and one items.jsonl or items.csv.
+
+    A line or row has `image` and `question`, and may have `answers` (a list; in CSV separated by |) or `answer`,
+    `rule`, `tolerance`, `category`. What cannot be used is left out and told. Raises BadInput if nothing can be used.
+    """
+    try:
+        if path.is_dir():
+            names = {p.name: p.read_text("utf-8-sig") for p in path.iterdir() if p.suffix in (".jsonl", ".csv")}
+            images = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+        else:
+            with zipfile.ZipFile(path) as archive:
+                images = set(archive.namelist())
+                listed = [n for n in archive.namelist() if n.endswith((".jsonl", ".csv")) and "__MACOSX" not in n]
+                names = {n: archive.read(n).decode("utf-8-sig") for n in listed if archive.getinfo(n).file_size < 2**26}
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
+        raise BadInput(f"{path.name} is no folder or zip that can be read: {error}.") from None
+    if len(names) != 1:
+        raise BadInput(
+            f"{path.name} has {len(names)} lists of questions; put one .jsonl or .csv file beside the images."
+        )
+    (name, text), problems, items = next(iter(names.items())), [], []
+    base = PurePosixPath(name).parent
+    rows = _json_lines(text) if name.endswith(".jsonl") else _csv_rows(text)
+    for number, row in enumerate(rows, 1):
+        try:
+            item = _item(row)
+            inside = (base / item.image).as_posix()
+            known = inside if inside in images else item.image if item.image in images else None
+            if known is None:
+                raise BadInput(f"there is no image {item.image}")
+            items.append(msgspec.structs.replace(item, image=known))
+        except (BadInput, msgspec.ValidationError) as error:
+            problems.append(f"Question {number} was left out: {error}.")
+        if len(items) == MAX_ITEMS:
+            problems.append(f"Only the first {MAX_ITEMS} questions were taken.")
+            break
+    if not items:
+        raise BadInput(f"No question of {path.name} can be used. {problems[0] if problems else 'The list is empty.'}")
+    return ItemSet(path.stem, items, path, problems)
+
+
+def _json_lines(text: str) -> Iterator[object]:
+    for line in text.splitlines():
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                yield str(error)
+
+
+def _csv_rows(text: str) -> Iterator[object]:
+    for row in csv.DictReader(io.StringIO(text)):
+        yield {name: value for name, value in row.items() if name and value not in (None, "")}
+
+
+def _item(row: object) -> Item:
+    if not isinstance(row, dict):
+        raise BadInput(f"it is no object with an image and a question ({row})")
+    document = dict(row)
+    answers = document.pop("answers", None) or document.pop("answer", None) or ()
+    if isinstance(answers, (str, int, float)):
+        answers = str(answers).split("|") if "answers" in row else [str(answers)]
+    known = {
+        name: document[name] for name in ("image", "question", "rule", "tolerance", "category") if name in document
+    }
+    return msgspec.convert(known | {"answers": answers}, Item, strict=False)
+
+
+def score(item: Item, answer: str) -> float | None:
+    """0 to 1, the best over the accepted answers; None if there are none."""
+    if not item.answers:
+        return None
+    return max(_score(item, accepted, answer) for accepted in item.answers)
+
+
+def _score(item: Item, accepted: str, answer: str) -> float:
+    mine, wanted = _plain(answer), _plain(accepted)
+    match item.rule:
+        case Rule.EXACT:
+            return float(mine == wanted)
+        case Rule.CONTAINS:
+            return float(re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", mine) is not None)
+        case Rule.NUMBER:
+            a, b = _number(answer), _number(accepted)
+            return float(a is not None and b is not None and abs(a - b) <= item.tolerance * abs(b) + 1e-9)
+        case Rule.ANLS:
+            near = rapidfuzz.distance.Levenshtein.normalized_similarity(mine, wanted)
+            return near if near >= 0.5 else 0.0
+        case Rule.IOU:
+            return _iou(answer, accepted)
+        case Rule.CHOICE:
+            letter = re.search(r"\b([A-Z])\b", answer.upper())
+            return float(letter is not None and letter[1] == accepted.strip().upper())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'")
+
+
+def _number(text: str) -> float | None:
+    """The first number; 1,234.5 and 1234,5 alike."""
+    found = _NUMBER.search(text)
+    if found is None:
+        return None
+    digits = found[0]
+    if "," in digits and "." not in digits and not re.fullmatch(r"-?\d{1,3}(,\d{3})+", digits):
+        digits = digits.replace(",", ".")
+    try:
+        return float(digits.replace(",", ""))
+    except ValueError:
+        return None
+
+
+def _iou(a: str, b: str) -> float:
+    """Intersection over union of two boxes written as left, top, right, bottom; 0 where one is no box."""
+    first, second = ([float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text)] for text in (a, b))
+    if len(first) != 4 or len(second) != 4:
+        return 0.0
+    (l1, t1, r1, b1), (l2, t2, r2, b2) = first, second
+    shared = max(0.0, min(r1, r2) - max(l1, l2)) * max(0.0, min(b1, b2) - max(t1, t2))
+    union = (r1 - l1) * (b1 - t1) + (r2 - l2) * (b2 - t2) - shared
+    return shared / union if union > 0 else 0.0

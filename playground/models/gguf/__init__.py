@@ -1,0 +1,1 @@
+"""GGUF files: headers, shapes, what file names say."""

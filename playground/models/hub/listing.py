@@ -1,0 +1,76 @@
+"""A repository's files as a person thinks of them: quantizations of a language model, and projectors. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from playground.models.gguf import file_names
+
+
+class RemoteFile(msgspec.Struct, frozen=True):
+    name: str  # its path in the repository
+    bytes: int
+    sha256: str | None = None  # None: small files that git itself keeps
+
+
+class RemoteModel(msgspec.Struct, frozen=True):
+    """A language model or a projector: one file, or all shards of one."""
+
+    name: str  # of the first file
+    quantization: str  # "?" where no name tells
+    files: tuple[RemoteFile, ...]
+    missing: int = 0  # shards that the repository lacks
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+class Repo(msgspec.Struct, frozen=True):
+    id: str
+    commit: str  # 40 hexadecimal digits
+    files: tuple[RemoteFile, ...]
+    licence: str | None = None
+    gated: bool = False
+    base_models: tuple[str, ...] = ()
+    # Of one of its language models, as the Hub read it: general.architecture, parameters, chat template.
+    architecture: str | None = None
+    n_params: int | None = None
+    chat_template: str | None = None
+
+    @property
+    def models(self) -> tuple[RemoteModel, ...]:
+        """The largest first."""
+        projectors = _projectors(self.files)
+        return _models(file for file in self.files if file.name not in projectors)
+
+    @property
+    def projectors(self) -> tuple[RemoteModel, ...]:
+        """The usual one first: F16 or BF16, whatever the language model's bits are."""
+        order = {"F16": 0, "BF16": 1, "F32": 2, "Q8_0": 3}
+        projectors = _projectors(self.files)
+        found = _models(file for file in self.files if file.name in projectors)
+        return tuple(sorted(found, key=lambda model: (order.get(model.quantization, 4), -model.bytes)))
+
+
+def _projectors(files: Iterable[RemoteFile]) -> set[str]:
+    """By name. Beside one that is called mmproj, "vision" is a part of the model's own name."""
+    found = {file.name for file in files if file_names.is_projector(file.name)}
+    return {name for name in found if "mmproj" in name.lower()} or found
+
+
+def _models(files: Iterable[RemoteFile]) -> tuple[RemoteModel, ...]:
+    by_name = {file.name: file for file in files if not file_names.is_other(file.name)}
+    there: dict[str, list[RemoteFile]] = {}
+    for name in sorted(by_name):
+        shard = file_names.shard(name)
+        first = f"{shard[0]}-00001-of-{shard[2]:05}{name[-5:]}" if shard else name
+        there.setdefault(first, []).append(by_name[name])
+    found = []
+    for first, parts in there.items():
+        shard = file_names.shard(first)
+        missing = shard[2] - len(parts) if shard else 0
+        found.append(RemoteModel(first, file_names.quantization(first) or "?", tuple(parts), missing))
+    return tuple(sorted(found, key=lambda model: -model.bytes))

@@ -1,0 +1,200 @@
+"""The values of a notebook: what a cell asks, what its runs answered."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import PurePath
+
+import msgspec
+
+from playground.comparing.run_settings import RunSettings
+from playground.errors import BadInput
+from playground.measuring import ship_card
+from playground.measuring.question_sets import MAX_ITEMS
+from playground.measuring.results import Measurement, Plan
+from playground.measuring.ship_card import Limits
+from playground.quantizing.scan_results import Sensitivity
+from playground.values.answer import ComparisonUpdate, PaneState
+from playground.values.files import ModelFile, Variant
+from playground.values.request import Turn
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+MAX_PICTURES = 16  # in one cell
+
+
+MAX_TURNS = 20
+
+
+MAX_TEXT = 200_000  # characters of a prompt or a note
+
+
+MAX_TITLE = 200
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """An image of a cell; its pixels are kept once, under their sha256 (values.Image)."""
+
+    sha256: str
+    width: int
+    height: int
+    name: str
+    note: str | None = None  # what was done to the upload
+
+
+class NoteCell(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
+    id: str
+    text: str = ""  # Markdown
+    collapsed: bool = False
+    version: int = 0  # counts the writes
+
+
+class Questions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A set of questions that a cell asks in place of its own, and what it measures with them."""
+
+    source: str = ""  # sha256 of a zip that the library keeps; empty: the embedded set
+    name: str = ""  # of the zip
+    level: str = "hard"  # of the embedded set: easy, hard, or both (empty)
+    n: int = 30
+    plan: Plan = Plan()
+    sensitivity: bool = False  # which tensors need their bits
+    limits: Limits = Limits()  # for what is recommended, and for a recipe
+
+    @property
+    def measures(self) -> bool:
+        """Whether the ticked variants are measured."""
+        return self.plan.drift or self.plan.accuracy or self.plan.look or self.plan.speed
+
+
+class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True):
+    id: str
+    prompts: tuple[str, ...] = ("",)  # the first one, and what is asked after it in the same conversation
+    pictures: tuple[Picture, ...] = ()
+    gallery: bool = False  # each picture is asked about alone
+    family: str = ""
+    variants: tuple[str, ...] = ()  # ids
+    settings: RunSettings = RunSettings()
+    questions: Questions | None = None
+    collapsed: bool = False
+    version: int = 0
+
+    @property
+    def asks(self) -> tuple[tuple[int, Picture | None], ...]:
+        """The comparisons of one run: which turn, and in a gallery of which picture."""
+        if self.gallery and len(self.pictures) > 1:
+            return tuple((0, picture) for picture in self.pictures)
+        return tuple((turn, None) for turn in range(len(self.prompts)))
+
+
+Cell = NoteCell | CompareCell
+
+
+class RunState(enum.StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"  # the app ended while it ran
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One comparison of a run."""
+
+    turn: int
+    update: ComparisonUpdate
+    picture: Picture | None = None  # of a gallery
+
+
+class Run(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came out when a cell was run, and everything that is needed to run it again."""
+
+    number: int  # 1, 2, 3 ...
+    cell: CompareCell  # as it was then
+    variants: tuple[Variant, ...]  # with sizes and checksums; paths are file names
+    reference: str
+    engine: str
+    machine: str
+    started: str  # ISO 8601 with the offset from UTC
+    state: RunState = RunState.RUNNING
+    elapsed_s: float | None = None
+    results: tuple[Result, ...] = ()
+    measurement: Measurement | None = None  # of a set of questions
+    sensitivity: Sensitivity | None = None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation so far."""
+        return tuple(
+            Turn(
+                self.cell.prompts[r.turn],
+                {p.variant: p.text for p in r.update.panes if p.state is PaneState.DONE},
+            )
+            for r in self.results
+            if r.picture is None
+        )
+
+
+def settled(run: Run, state: RunState) -> Run:
+    """A run that went no further: what has been written stays, and no pane waits for more."""
+    results = []
+    for result in run.results:
+        panes = tuple(
+            p if p.state.ended else replace(p, state=PaneState.STOPPED, finish_reason="stopped", note=None)
+            for p in result.update.panes
+        )
+        update = replace(result.update, panes=panes, done=True, queue_place=None)
+        results.append(msgspec.structs.replace(result, update=update))
+    return msgspec.structs.replace(run, state=state, results=tuple(results))
+
+
+def without_paths(variant: Variant) -> Variant:
+    """A variant for keeping and sharing: where the files lie on this machine is nobody's business."""
+
+    def kept(file: ModelFile) -> ModelFile:
+        return replace(file, path=PurePath(file.path).name, shape=None)
+
+    return replace(variant, model=kept(variant.model), projector=kept(variant.projector))
+
+
+def check_cell(cell: Cell) -> None:
+    """Raises BadInput for what no cell may hold."""
+    texts = [cell.text] if isinstance(cell, NoteCell) else list(cell.prompts)
+    if any(len(text) > MAX_TEXT for text in texts):
+        raise BadInput(f"The text is too long: at most {MAX_TEXT:,} characters.")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise BadInput("The text holds half a character, which is no text. Type it again.") from None
+    if isinstance(cell, CompareCell):
+        if not cell.prompts or len(cell.prompts) > MAX_TURNS:
+            raise BadInput(f"A conversation has 1 to {MAX_TURNS} questions.")
+        if len(cell.pictures) > MAX_PICTURES:
+            raise BadInput(f"At most {MAX_PICTURES} images fit in one cell.")
+        if not all(_SHA256.fullmatch(picture.sha256) for picture in cell.pictures):
+            raise BadInput("An image of the cell has no proper sha256.")
+        if cell.questions is not None:
+            _check_questions(cell.questions)
+
+
+def _check_questions(asked: Questions) -> None:
+    if asked.level not in ("easy", "hard", ""):
+        raise BadInput(f"There are easy and hard questions, none that are '{asked.level[:20]}'.")
+    if asked.source and not _SHA256.fullmatch(asked.source):
+        raise BadInput("The set of questions has no proper sha256.")
+    if not 1 <= asked.n <= MAX_ITEMS:
+        raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
+    if not 1 <= asked.plan.max_tokens <= 2048:
+        raise BadInput("The answers' max tokens have to be between 1 and 2048.")
+    ship_card.check(asked.limits)
+    if not asked.measures and not asked.sensitivity:
+        raise BadInput("Nothing is ticked that is to be measured.")
+
+
+def pictures_of(cell: Cell, runs: Iterable[Run]) -> tuple[Picture, ...]:
+    """Each picture once."""
+    cells = [cell, *(run.cell for run in runs)]
+    found = {p.sha256: p for one in cells if isinstance(one, CompareCell) for p in one.pictures}
+    return tuple(found.values())

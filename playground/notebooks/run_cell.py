@@ -1,0 +1,180 @@
+"""Runs a cell: its questions one after another, or one question about each picture of a gallery."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from playground.comparing import compare, run_settings
+from playground.comparing.embedding_cache import EmbeddingCache
+from playground.errors import BadInput
+from playground.measuring.measure import Measuring
+from playground.measuring.question_sets import ItemSet
+from playground.measuring.result_cache import Known
+from playground.measuring.results import Progress
+from playground.measuring.ship_card import Card, card
+from playground.notebooks.cells import CompareCell, Picture, Result, Run, RunState, without_paths
+from playground.pool.pool import Pool
+from playground.quantizing.scan_results import Scan
+from playground.quantizing.sensitivity_scan import Scanning, Workshop
+from playground.values.answer import ComparisonUpdate, PaneState
+from playground.values.files import Variant
+from playground.values.request import Image
+
+
+def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine: str) -> Run:
+    """A run that is about to begin. Raises BadInput if the cell cannot be run."""
+    run_settings.read_settings(msgspec.to_builtins(cell.settings))  # it may come from a file that somebody edited
+    return Run(
+        number=0,
+        cell=cell,
+        variants=tuple(without_paths(v) for v in variants),
+        reference=compare.reference_of(variants, cell.settings.reference),
+        engine=engine,
+        machine=machine,
+        started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def continues(run: Run, fresh: Run) -> bool:
+    """Whether `fresh`, a run that is about to begin, asks nothing but more questions after those that `run` answered,
+    of the same files with the same engine."""
+
+    def asked(one: Run) -> Run:
+        cell = msgspec.structs.replace(one.cell, id="", prompts=(), collapsed=False, version=0)
+        return msgspec.structs.replace(
+            one, cell=cell, number=0, started="", state=RunState.DONE, elapsed_s=None, results=()
+        )
+
+    before, now = run.cell.prompts, fresh.cell.prompts
+    return (
+        run.state is RunState.DONE
+        and asked(run) == asked(fresh)
+        and len(run.results) == len(before) < len(now)
+        and now[: len(before)] == before
+        and not fresh.cell.gallery
+    )
+
+
+def measure_cell(
+    run: Run,
+    variants: Sequence[Variant],
+    questions: ItemSet,
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    known: Known,
+    workshop: Workshop,
+    stop: compare.Stop,
+) -> Iterator[Progress | Run]:
+    """Measure what the run's cell asks for. Yields Progress, the run as soon as it has its measurement, and at the end
+    the run that is done. Raises as Measuring does."""
+    asked = run.cell.questions
+    assert asked is not None
+    started = time.monotonic()
+    runtime, chosen = run.cell.settings.runtime(), questions.first(asked.n)
+    scanning = None
+    if asked.sensitivity:  # raises what can be told before minutes are spent on the measurement
+        source = next(v for v in variants if v.id == run.reference)
+        limits = asked.limits
+        scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
+        scanning = Scanning(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
+    if asked.measures:
+        measuring = Measuring(
+            chosen, variants, run.reference, asked.plan, runtime, pool, embeddings, known, stop.wanted
+        )
+        for update in measuring.run():
+            if isinstance(update, Progress):
+                yield update
+            else:
+                run = msgspec.structs.replace(run, measurement=update)
+                yield run  # not to be lost with a scan that is stopped
+    if scanning is not None:
+        for found in scanning.run():
+            if isinstance(found, Progress):
+                yield found
+            else:
+                run = msgspec.structs.replace(run, sensitivity=found)
+    yield msgspec.structs.replace(run, state=RunState.DONE, elapsed_s=time.monotonic() - started)
+
+
+def card_of(run: Run) -> Card | None:
+    """The ship card of a run that measured drift."""
+    asked, found = run.cell.questions, run.measurement
+    if asked is None or found is None or all(r.mean_kl is None for r in found.results):
+        return None
+    runtime, tokens = run.cell.settings.runtime(), asked.plan.max_tokens
+    name = asked.name if asked.source else f"embedded questions, {asked.level or 'easy and hard'}"
+    command = ["python", "-m", "playground", "card", "--variants", ",".join(v.id for v in run.variants)]
+    command += ["--items", asked.name] if asked.source else ["--level", asked.level]
+    command += ["-n", str(asked.n), "--max-tokens", str(tokens), "--ctx-size", str(runtime.n_ctx)]
+    limits = asked.limits
+    command += ["--max-size", f"{limits.max_bytes}B"] if limits.max_bytes is not None else []
+    command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []
+    for option, value in (("--min-speed", limits.min_tokens_per_second), ("--max-kl", limits.max_kl)):
+        command += [option, f"{value:g}"] if value is not None else []
+    return card(
+        found,
+        run.variants,
+        run.reference,
+        limits,
+        engine=run.engine,
+        machine=run.machine,
+        set_name=name,
+        settings=f"greedy, {tokens} tokens at most, context {runtime.n_ctx}",
+        command=shlex.join(command),
+        when=run.started,
+    )
+
+
+def _with_reasons(update: ComparisonUpdate, told: Mapping[str, str]) -> ComparisonUpdate:
+    panes = (replace(p, error=f"{p.error} {told[p.variant]}") if told.get(p.variant) else p for p in update.panes)
+    return replace(update, panes=tuple(panes))
+
+
+def run_cell(
+    run: Run,
+    variants: Sequence[Variant],
+    image: Callable[[Picture], Image],
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    stop: compare.Stop,
+    *,
+    max_panes: int,
+    explain: Callable[[Variant], str] = lambda variant: "",
+) -> Iterator[Run]:
+    """Ask what the run's cell asks and has no answer yet. Yields as compare.run does; the last one has an end.
+
+    `explain`: what else there is to say of a variant whose pane failed.
+    Raises BadInput or BadPrompt for what can be told without loading anything.
+    """
+    cell = run.cell
+    started = time.monotonic() - (run.elapsed_s or 0.0)
+    run = msgspec.structs.replace(run, state=RunState.RUNNING)
+    for index, prompt in enumerate(cell.prompts):
+        if not prompt.strip() and index:
+            raise BadInput(f"Question {index + 1} is empty. Write it, or remove it.")
+    pictures = {p.sha256: image(p) for p in cell.pictures}
+    for turn, picture in cell.asks[len(run.results) :]:
+        shown = [pictures[p.sha256] for p in ([picture] if picture else cell.pictures)]
+        asked = compare.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
+        before = run.results
+        last: ComparisonUpdate | None = None
+        told: dict[str, str] = {}
+        for update in compare.run(asked, pool, embeddings, stop, max_panes=max_panes):
+            for pane in update.panes:
+                if pane.state is PaneState.FAILED and pane.variant not in told:
+                    told[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
+            last = _with_reasons(update, told)
+            yield msgspec.structs.replace(run, results=(*before, Result(turn, last, picture)))
+        assert last is not None
+        run = msgspec.structs.replace(
+            run, results=(*before, Result(turn, last, picture)), elapsed_s=time.monotonic() - started
+        )
+        if stop.wanted():
+            break
+    yield msgspec.structs.replace(run, state=RunState.STOPPED if stop.wanted() else RunState.DONE)

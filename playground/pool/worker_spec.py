@@ -1,0 +1,87 @@
+"""What a worker is to hold: enough to load it, to tell it from others, and to forecast its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from playground.engine import protocol
+from playground.values.files import ModelFile, Shape
+from playground.values.memory import WorkerRole
+from playground.values.request import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Equal specs share a worker."""
+
+    role: WorkerRole
+    # What makes two workers interchangeable: a file's sha256, and for a vision worker the vocabulary that goes with it.
+    key: tuple[str, ...]
+    # How to load it. Not part of its identity: any language model of a family lends its vocabulary to a projector, and
+    # a language worker makes a new context when another one is asked for.
+    load: protocol.LoadVision | protocol.LoadLanguage | None = field(default=None, compare=False)
+    file: str = field(default="", compare=False)
+    bytes: int = field(default=0, compare=False)
+    shape: Shape | None = field(default=None, compare=False)
+    runtime: Runtime = field(default=Runtime(), compare=False)
+
+    @property
+    def wants_gpu(self) -> bool:
+        match self.load:
+            case protocol.LoadVision():
+                return self.load.use_gpu
+            case protocol.LoadLanguage():
+                return self.runtime.n_gpu_layers != 0
+            case _:
+                return False
+
+    def with_runtime(self, runtime: Runtime) -> WorkerSpec:
+        """The same files, loaded otherwise; for a forecast."""
+        return replace(self, runtime=runtime)
+
+    @property
+    def context(self) -> tuple[object, ...]:
+        """What a language worker's memory depends on beside its file."""
+        return (self.runtime.n_ctx, self.runtime.n_batch, self.runtime.flash_attention)
+
+    @property
+    def splits(self) -> bool:
+        """Whether its layers go over all GPUs."""
+        return self.role is WorkerRole.LANGUAGE and self.wants_gpu and self.runtime.split_gpus
+
+
+def _observes(observe: bool) -> tuple[str, ...]:
+    return ("observes",) if observe else ()
+
+
+def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
+    """observe: a worker of its own that collects for an importance matrix (protocol.LoadLanguage)."""
+    return WorkerSpec(
+        role=WorkerRole.LANGUAGE,
+        key=(model.sha256, str(runtime.n_gpu_layers), str(runtime.split_gpus), *_observes(observe)),
+        load=protocol.LoadLanguage(model.path, runtime, observe),
+        file=Path(model.path).name,
+        bytes=model.bytes,
+        shape=model.shape,
+        runtime=runtime,
+    )
+
+
+def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
+    """observe: a worker of its own that collects for an importance matrix (protocol.LoadVision)."""
+    use_gpu = runtime.n_gpu_layers != 0 and runtime.projector_on_gpu
+    vocabulary = model.vocabulary_sha256 or model.sha256
+    return WorkerSpec(
+        role=WorkerRole.VISION,
+        key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *_observes(observe)),
+        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe),
+        file=Path(projector.path).name,
+        bytes=projector.bytes,
+        shape=projector.shape,
+        runtime=runtime,
+    )
+
+
+QUANTIZE = WorkerSpec(WorkerRole.QUANTIZE, (), file="llama_model_quantize")
+BANDWIDTH = WorkerSpec(WorkerRole.BANDWIDTH, (), file="copy bandwidth")

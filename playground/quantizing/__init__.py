@@ -1,0 +1,1 @@
+"""Making files: quantizing, importance matrices, recipes, sensitivity scans."""

@@ -1,0 +1,212 @@
+"""Quantizes either half of a pair, and checks a new projector against its source before anybody ships it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy
+
+from playground.comparing import prompts
+from playground.comparing.embedding_cache import EmbeddingCache
+from playground.engine import protocol
+from playground.errors import BadInput, BadModel, EngineError, Stopped
+from playground.pool.pool import Pool
+from playground.pool.worker_spec import vision_spec
+from playground.values.files import Variant
+from playground.values.request import Image, Runtime
+
+# Mean KL, nats a token, as people who measure quantizations go by it: below the first nobody notices.
+FIT_KL, DOUBTFUL_KL = 0.01, 0.1
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A new file, or with `path` None what one would be."""
+
+    path: Path | None
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+class EmbeddingCheck(msgspec.Struct, frozen=True):
+    """A projector's output against its source's, over images: cosine and relative error of each patch's embedding."""
+
+    images: int
+    cosine_mean: float
+    cosine_min: float
+    relative_error: float  # mean of |new - source| / |source|
+    patches: tuple[tuple[float, ...], ...]  # the cosines, for each image
+
+
+def make(
+    source: Path,
+    target: Path,
+    quantization: str,
+    pool: Pool,
+    *,
+    projector: bool,
+    tensor_types: Sequence[protocol.TensorType] = (),
+    requantize: bool = False,
+    dry_run: bool = False,
+    imatrix: Path | None = None,
+    name: str = "",
+    on_step: Callable[[protocol.Step], None] = lambda step: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Made:
+    """Write a quantized file: all of it or nothing, and never over the source.
+
+    `imatrix`: an importance matrix of this half (quantizing/importance_matrix.py, or llama-imatrix).
+    `name`: what to call the new file's quantization where llama.cpp's name does not tell it all.
+    Raises BadInput (no such type; no room; the source is quantized and `requantize` is not set; a matrix that is none,
+    or another model's), BadModel, EngineError with llama.cpp's words, Stopped.
+    """
+    if target.resolve() == source.resolve():
+        raise BadInput("The new file would replace its source. Give it another name.")
+    if target.exists() and not dry_run:
+        raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
+
+    def request(to: Path, *, dry: bool) -> protocol.Quantize:
+        return protocol.Quantize(
+            source=str(source),
+            target=str(to),
+            quantization=quantization,
+            projector=projector,
+            tensor_types=tuple(tensor_types),
+            requantize=requantize,
+            dry_run=dry,
+            metadata={} if dry else _metadata(source, quantization, tensor_types, imatrix, name),
+            imatrix="" if imatrix is None else str(imatrix),
+        )
+
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        planned = pool.quantize_with(request(part, dry=True), stop=stop)
+        wanted = planned.bytes or source.stat().st_size
+        if dry_run:
+            return Made(None, wanted, planned.seconds, planned.notes)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if wanted > free:
+            raise BadInput(f"{target.name} needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there.")
+        done = pool.quantize_with(request(part, dry=False), on_step=on_step, stop=stop)
+        if stop():  # it cannot be asked to stop: it was killed, or was done before that
+            raise Stopped("Stopped.")
+        part.replace(target)
+        return Made(target, target.stat().st_size, done.seconds, done.notes)
+    except EngineError as error:
+        if stop():
+            raise Stopped("Stopped.") from None
+        if "requantizing" in error.message or any("requantizing" in line for line in error.log):
+            raise BadModel(
+                f"{source.name} is quantized already: quantizing it again costs quality twice. Take the F16 file, "
+                "or say that you want it all the same."
+            ) from None
+        raise
+    except OSError as error:
+        raise BadInput(f"{target} cannot be written: {error}.") from None
+    finally:
+        with contextlib.suppress(OSError):  # where it could not be written, there may be no such folder
+            part.unlink(missing_ok=True)
+
+
+def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:
+    """Lines of PATTERN=TYPE, as of llama-quantize --tensor-type. Raises BadInput."""
+    found = []
+    for line in lines:
+        pattern, kind = (part.strip() for part in line.rpartition("=")[::2])
+        if line.strip() and not (pattern and kind):
+            raise BadInput(f"A tensor's type is written as PATTERN=TYPE, such as ffn_down=q8_0, not '{line[:60]}'.")
+        if pattern:
+            found.append(protocol.TensorType(pattern, kind))
+    return tuple(found)
+
+
+def stem(source: Path) -> str:
+    """A file's name without the type of a source."""
+    return re.sub(r"[-.](F16|BF16|F32)$", "", source.stem, flags=re.IGNORECASE)
+
+
+def _metadata(
+    source: Path, quantization: str, tensor_types: Sequence[protocol.TensorType], imatrix: Path | None, name: str
+) -> dict[str, str]:
+    recipe = " ".join([quantization, *(f"{one.pattern}={one.kind}" for one in tensor_types)])
+    known = {
+        "quantize.source.sha256": _sha256(source),
+        "quantize.recipe": recipe,
+        "quantize.by": f"vlm-quant-playground, llama-cpp-python {importlib.metadata.version('llama-cpp-python')}",
+    } | ({"quantize.name": name} if name else {})
+    return known if imatrix is None else known | {"quantize.imatrix.sha256": _sha256(imatrix)}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_projector(
+    source: Variant,
+    made: Variant,
+    images: Sequence[Image],
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    runtime: Runtime | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> EmbeddingCheck:
+    """Compare what two projectors make of the same images. Raises EngineError when one gives no numbers."""
+    cosines, errors, patches = [], [], []
+    for image in images:
+        mine, wanted = (_embedded(v, image, pool, embeddings, runtime or Runtime(), stop) for v in (made, source))
+        if mine.shape != wanted.shape:
+            raise BadInput(f"The projectors make {len(mine)} and {len(wanted)} embeddings of one image.")
+        if not numpy.isfinite(mine).all():
+            raise EngineError("The projector's embeddings are no numbers (NaN): the file is damaged.")
+        norms = numpy.linalg.norm(mine, axis=1) * numpy.linalg.norm(wanted, axis=1)
+        cosine = (mine * wanted).sum(axis=1) / numpy.maximum(norms, 1e-12)
+        error = numpy.linalg.norm(mine - wanted, axis=1) / numpy.maximum(numpy.linalg.norm(wanted, axis=1), 1e-12)
+        cosines.append(cosine)
+        errors.append(error)
+        patches.append(tuple(round(float(c), 5) for c in cosine))
+    every = numpy.concatenate(cosines)
+    return EmbeddingCheck(
+        images=len(images),
+        cosine_mean=float(every.mean()),
+        cosine_min=float(every.min()),
+        relative_error=float(numpy.concatenate(errors).mean()),
+        patches=tuple(patches),
+    )
+
+
+def _embedded(
+    variant: Variant,
+    image: Image,
+    pool: Pool,
+    embeddings: EmbeddingCache,
+    runtime: Runtime,
+    stop: Callable[[], bool],
+) -> numpy.ndarray:
+    """float64 (n_patches, n_embd)."""
+    message = protocol.ChatMessage("user", "What is this?", 1)
+    spec = vision_spec(variant.projector, variant.model, runtime)
+    with pool.use(spec, stop=stop) as lease:
+        prompt, _ = prompts.encode(
+            lease, embeddings, variant.projector, [message], [image], variant.chat_template, stop
+        )
+    rows = [
+        numpy.frombuffer(chunk.embeddings, numpy.float32).reshape(chunk.n_tokens, -1)
+        for chunk in prompt.chunks
+        if isinstance(chunk, protocol.ImageChunk)
+    ]
+    return numpy.concatenate(rows).astype(numpy.float64)
+
+
+def verdict(mean_kl: float) -> str:
+    """ "fit to ship", "doubtful" or "broken": by the drift on the images that were measured, no others."""
+    return "fit to ship" if mean_kl < FIT_KL else "doubtful" if mean_kl < DOUBTFUL_KL else "broken"

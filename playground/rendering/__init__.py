@@ -1,0 +1,1 @@
+"""Values to HTML, PNG, Markdown, JSON and Jupyter. No Gradio."""

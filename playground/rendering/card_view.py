@@ -1,0 +1,268 @@
+"""The ship card as HTML, JSON and PNG: one plot, one table, what is recommended, and what it was measured with."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import markupsafe
+import msgspec
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from playground.errors import BadInput
+from playground.measuring.ship_card import Card, Row
+from playground.rendering import measurement_view, number_format, plots, templating
+
+_WIDTH, _HEIGHT = 720, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 690, 16, 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    x: float
+    y: float
+    label: str
+    title: str
+    kind: str  # recommended, pareto, other
+    flipped: bool  # the label stands on the left: it would leave the plot
+
+
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    """Pixels, y downwards: size to the right, KL upwards on a logarithmic scale; the reference stands on the axis."""
+
+    marks: tuple[_Mark, ...]
+    front: tuple[tuple[float, float], ...]  # a line through what nothing beats
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    left: int = _LEFT
+    right: int = _RIGHT
+    top: int = _TOP
+    bottom: int = _BOTTOM
+
+
+def check_kind(kind: str) -> None:
+    """Raises BadInput for a kind of file that there is not."""
+    if kind not in _WRITERS:
+        raise BadInput(f"A card can be written as {', '.join(_WRITERS)}, not as '{kind[:20]}'.")
+
+
+def write(kind: str, card: Card) -> bytes:
+    """Raises BadInput as `check_kind` does."""
+    check_kind(kind)
+    return _WRITERS[kind](card)
+
+
+def section(card: Card, *, printed: bool = False) -> markupsafe.Markup:
+    """What a cell shows of it; `printed`: without the buttons that write files."""
+    return templating.markup(
+        "card.html",
+        card=card,
+        plot=_plot(card),
+        speeds=_speeds(card),
+        rows=_rows(card),
+        kinds=list(_WRITERS),
+        printed=printed,
+    )
+
+
+def _html(card: Card) -> bytes:
+    shown = section(card, printed=True)
+    return str(templating.markup("card-page.html", card=card, section=shown, css=templating.css())).encode()
+
+
+def _json(card: Card) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(card), indent=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    label: str
+    kind: str
+    cells: tuple[str, ...]
+    failing: str
+
+
+_COLUMNS = ("size", "KL", "accuracy", "tok/s", "first token", "memory", "looks")
+
+
+def _rows(card: Card) -> list[_Line]:
+    return [
+        _Line(
+            label=row.label + (" ★" if row.variant == card.reference else ""),
+            kind=_kind(card, row),
+            cells=(
+                number_format.file_size(row.bytes),
+                measurement_view.nats(row.kl.value if row.kl else None),
+                number_format.UNKNOWN if row.accuracy is None else f"{row.accuracy.value:.1%}",
+                number_format.speed(row.tokens_per_second),
+                number_format.seconds(row.first_token_s),
+                number_format.memory(row.memory),
+                row.looks or number_format.UNKNOWN,
+            ),
+            failing="; ".join(row.failing),
+        )
+        for row in sorted(card.rows, key=lambda row: -row.bytes)
+    ]
+
+
+def _kind(card: Card, row: Row) -> str:
+    return "recommended" if row.variant == card.recommended else "pareto" if row.pareto else "other"
+
+
+def _plot(card: Card) -> _Plot | None:
+    """None if there is nothing to compare."""
+    drifted = [row.kl.value for row in card.rows if row.kl is not None]
+    if not drifted:
+        return None
+    low = min([kl for kl in (*drifted, card.floor) if kl and kl > 0], default=1e-6)
+    first, last = max(-9, math.floor(math.log10(low))), max(0, math.ceil(math.log10(max(*drifted, 1e-9))))
+    x_end, x_step = plots.scale(max(row.bytes for row in card.rows))
+
+    def x(value: float) -> float:
+        return round(_LEFT + (_RIGHT - _LEFT) * value / x_end, 1)
+
+    def y(kl: float | None) -> float:
+        if kl is None:
+            return float(_BOTTOM)
+        share = (math.log10(max(kl, 10.0**first)) - first) / max(1, last - first)
+        return round(_BOTTOM - 14 - (_BOTTOM - 14 - _TOP) * share, 1)
+
+    marks: list[_Mark] = []
+    for row in sorted(card.rows, key=lambda row: -row.bytes):
+        kl = row.kl.value if row.kl else None
+        if kl is None and row.variant != card.reference:  # it could not be measured, and has no place here
+            continue
+        at, up = x(row.bytes), y(kl)
+        told = (
+            number_format.file_size(row.bytes),
+            f"KL {measurement_view.nats(kl)}",
+            number_format.speed(row.tokens_per_second),
+        )
+        # On the left where it would leave the plot, or run into the label of a neighbour.
+        near = any(abs(m.y - up) < 14 and 0 <= m.x - at < 110 and not m.flipped for m in marks)
+        flipped = at > _RIGHT - 130 or near
+        marks.append(_Mark(at, up, row.label, f"{row.label}: {', '.join(told)}", _kind(card, row), flipped))
+    front = sorted((m.x, m.y) for m in marks if m.kind != "other")
+    return _Plot(
+        marks=tuple(marks),
+        front=tuple(front),
+        x_ticks=tuple((x(v), number_format.file_size(int(v))) for v in plots.ticks(x_end, x_step)),
+        y_ticks=tuple((y(10.0**n), f"{10.0**n:g}") for n in range(first, last + 1)),
+    )
+
+
+_NEAR, _FAR = -4, 0  # powers of ten of the mean KL between which colours tell it apart
+
+
+def _speeds(card: Card) -> plots.Plot | None:
+    """Speed against size against mean KL."""
+    points = []
+    for row in card.rows:
+        drift = plots.Drift(None)
+        if row.kl is None and row.variant != card.reference:
+            continue
+        if row.kl is not None:
+            share = (math.log10(max(row.kl.value, 10.0**_NEAR)) - _NEAR) / (_FAR - _NEAR)
+            told = measurement_view.nats(row.kl.value)
+            drift = plots.Drift(round(100 * min(1.0, share)), f"KL {told}", f"mean KL {told} nats a token")
+        kind = "reference" if row.variant == card.reference else "drifted"
+        points.append(plots.Point(row.label, kind, row.bytes, row.tokens_per_second, drift))
+    return plots.scatter(points, ends=(f"≤ {10.0**_NEAR:g}", f"≥ {10.0**_FAR:g}"), measured=True)
+
+
+# --- PNG -------------------------------------------------------------------------------------------------------------
+
+_INK, _DIM, _LINE, _PAPER = "#1d1f23", "#5d626a", "#e3e3de", "#ffffff"
+_COLOURS = {"recommended": "#24703f", "pareto": "#2f5bd0", "other": "#b9bcc2"}
+_SCALE = 2  # pixels of the PNG for one of the plot
+_PAGE = 760
+
+
+def _png(card: Card) -> bytes:
+    drawn, lines = _plot(card), _rows(card)
+    wrapped = [part for reason in card.reasons for part in _wrapped(reason, 108)]
+    height = 76 + 19 * len(wrapped) + (drawn.height + 30 if drawn else 0) + 24 * (len(lines) + 1) + 74
+    page = PIL.Image.new("RGB", (_PAGE * _SCALE, height * _SCALE), _PAPER)
+    draw = PIL.ImageDraw.Draw(page)
+
+    def text(x: float, y: float, said: str, *, size: int = 13, ink: str = _INK, anchor: str = "ls") -> None:
+        font = PIL.ImageFont.load_default(size * _SCALE)
+        # The font that comes with Pillow has no stars and arrows.
+        plain = (
+            said.replace("★", "(ref)")
+            .replace("→", ">")
+            .replace("–", "-")
+            .encode("latin-1", "replace")
+            .decode("latin-1")[:200]
+        )
+        draw.text((x * _SCALE, y * _SCALE), plain, fill=ink, font=font, anchor=anchor)
+
+    def line(points: list[tuple[float, float]], ink: str, width: int = 1) -> None:
+        draw.line([(x * _SCALE, y * _SCALE) for x, y in points], fill=ink, width=width * _SCALE)
+
+    text(20, 34, f"Which quantization to ship: {_recommended(card)}", size=18)
+    text(20, 54, f"{card.questions} questions ({card.set_name}), measured {card.measured[:10]}", size=12, ink=_DIM)
+    top = 80
+    for said in wrapped:
+        text(20, top, said)
+        top += 19
+    if drawn:
+        for at, said in drawn.x_ticks:
+            line([(20 + at, top + drawn.top), (20 + at, top + drawn.bottom)], _LINE)
+            text(20 + at, top + drawn.bottom + 16, said, size=11, ink=_DIM, anchor="ms")
+        for at, said in drawn.y_ticks:
+            line([(20 + drawn.left, top + at), (20 + drawn.right, top + at)], _LINE)
+            text(14 + drawn.left, top + at + 4, said, size=11, ink=_DIM, anchor="rs")
+        if len(drawn.front) > 1:
+            line([(20 + x, top + y) for x, y in drawn.front], _COLOURS["pareto"])
+        for mark in drawn.marks:
+            x, y, r = 20 + mark.x, top + mark.y, 6 if mark.kind == "recommended" else 4.5
+            box = [(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE]
+            draw.ellipse(box, fill=_COLOURS[mark.kind])
+            text(x - 10 if mark.flipped else x + 10, y - 6, mark.label, size=12, anchor="rs" if mark.flipped else "ls")
+        text(
+            20 + drawn.left,
+            top + drawn.bottom + 34,
+            "size of both files; upwards: mean KL, nats a token",
+            size=11,
+            ink=_DIM,
+        )
+        top += drawn.height + 30
+    columns = [20, 250, 330, 420, 500, 580, 660]
+    for x, name in zip(columns, ("variant", *_COLUMNS[:6]), strict=True):
+        text(x, top + 14, name, size=12, ink=_DIM)
+    for n, row in enumerate(lines, 1):
+        y = top + 14 + 24 * n
+        line([(20, y - 17), (_PAGE - 20, y - 17)], _LINE)
+        for x, said in zip(columns, (row.label[:34], *row.cells[:6]), strict=True):
+            text(x, y, said, ink=_COLOURS["recommended"] if row.kind == "recommended" else _INK)
+    foot = top + 24 * (len(lines) + 1) + 14
+    text(20, foot + 12, f"{card.engine}; {card.machine}; {card.settings}"[:120], size=11, ink=_DIM)
+    text(20, foot + 30, card.command[:120], size=11, ink=_DIM)
+    png = io.BytesIO()
+    page.save(png, "PNG", optimize=True)
+    return png.getvalue()
+
+
+def _recommended(card: Card) -> str:
+    return next((row.label for row in card.rows if row.variant == card.recommended), "none of these")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+TYPES = {"html": "text/html", "json": "application/json", "png": "image/png"}
+_WRITERS: dict[str, Callable[[Card], bytes]] = {"html": _html, "json": _json, "png": _png}

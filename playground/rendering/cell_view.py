@@ -1,0 +1,308 @@
+"""Notebooks, cells and runs to HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import markdown_it
+import markupsafe
+
+from playground.models.presets import Example
+from playground.notebooks.cells import Cell, CompareCell, Picture, Result, Run
+from playground.notebooks.library import Listed, Notebook, RunInfo
+from playground.notebooks.run_cell import card_of
+from playground.notebooks.run_diff import changes, settings_of
+from playground.rendering import card_view, comparison_view, measurement_view, sensitivity_view, templating
+from playground.rendering.templating import data_url
+from playground.values.answer import PaneState
+from playground.values.files import Variant
+from playground.values.request import Order
+
+# Raw HTML is shown as text, links are checked (no javascript:), and nothing is fetched from other addresses.
+_MARKDOWN = markdown_it.MarkdownIt("js-default").disable("image")
+
+FORMATS = (
+    ("html", "HTML report"),
+    ("json", "JSON, to import again"),
+    ("md", "Markdown"),
+    ("ipynb", "Jupyter notebook"),
+)
+_CELL_EXPORTS = (
+    ("export-cell", "Export as HTML report"),
+    ("export-cell-json", "Export as JSON"),
+    ("export-cell-md", "Export as Markdown"),
+    ("export-cell-ipynb", "Export as Jupyter notebook"),
+)
+_EDITS = (("duplicate", "Duplicate"), ("up", "Move up"), ("down", "Move down"), ("collapse", "Collapse or unfold"))
+
+KEYS = (
+    ("Ctrl Enter", "run the cell"),
+    ("Shift Enter", "run it and go to the next one"),
+    ("↑ ↓", "go from cell to cell"),
+    ("Enter", "write in the cell"),
+    ("Esc", "leave the text"),
+    ("Alt ↑ ↓", "move the cell"),
+    ("Delete", "delete the cell (with Undo)"),
+    ("Ctrl /", "show these keys"),
+)
+
+Thumbnail = Callable[[str], tuple[str, bytes] | None]  # MIME type and bytes by sha256
+
+
+@dataclass(frozen=True, slots=True)
+class _Chip:
+    name: str
+    value: str
+    title: str
+    do: str = "settings"
+    field: str = "models"
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _CellView:
+    cell: Cell
+    kind: str
+    number: int
+    title: str
+    can_edit: bool
+    menu: tuple[tuple[str, str], ...]
+    markdown: str = ""
+    runs: int = 0
+    pictures: Sequence[tuple[Picture, str | None]] = ()
+    chips: Sequence[_Chip] = ()
+    examples: Sequence[tuple[Example, str]] = ()
+    outputs: markupsafe.Markup | None = None  # None: those on the page stay
+    levels: Sequence[tuple[str, str]] = (("hard", "hard"), ("easy", "easy"), ("", "easy and hard"))
+    tasks: Sequence[tuple[str, str, str]] = (  # of Plan
+        ("drift", "drift", "KL divergence from the reference, token by token"),
+        ("accuracy", "accuracy", "each variant answers; held against the accepted answers"),
+        ("look", "does it look?", "the same questions with blank, shuffled and foreign images"),
+        ("speed", "speed", "some of the questions once more, timed, with the memory that both workers hold"),
+    )
+    # Of Limits, with the unit that a person writes.
+    limits: Sequence[tuple[str, str, float, str]] = (
+        ("max_bytes", "files ≤ MB", 1e6, "Both files together; also what a recipe may take"),
+        ("max_memory", "memory ≤ MiB", 2**20, "What both workers hold"),
+        ("min_tokens_per_second", "tok/s ≥", 1, "Tokens a second"),
+        ("max_kl", "KL ≤", 1, "Mean, nats a token; 0.01 if nothing is given"),
+    )
+
+
+def markdown(text: str) -> markupsafe.Markup:
+    """A note's HTML, without any of the author's own tags."""
+    return markupsafe.Markup(_MARKDOWN.render(text))  # noqa: S704  markdown-it escapes what is not Markdown
+
+
+def page(
+    notebook: Notebook, cells: Sequence[markupsafe.Markup], listed: Sequence[Listed], *, can_edit: bool
+) -> markupsafe.Markup:
+    return templating.markup(
+        "notebook.html", notebook=notebook, cells=cells, listed=listed, can_edit=can_edit, formats=FORMATS, keys=KEYS
+    )
+
+
+def note(cell: Cell, number: int, *, can_edit: bool) -> markupsafe.Markup:
+    text = "" if isinstance(cell, CompareCell) else cell.text
+    title = text.strip().splitlines()[0][:80] if text.strip() else "empty note"
+    menu = (("write", "Edit"), *_EDITS, ("delete", "Delete"))
+    shown = markdown(text) if text.strip() else markupsafe.Markup('<p class="vp-dim">An empty note.</p>')
+    return templating.markup("cell.html", view=_CellView(cell, "note", number, title, can_edit, menu, shown))
+
+
+def compare(
+    cell: CompareCell,
+    number: int,
+    variants: Mapping[str, Variant],
+    thumbnail: Thumbnail,
+    *,
+    can_edit: bool,
+    runs: int,
+    examples: Sequence[tuple[Example, str]],
+    outputs: markupsafe.Markup | None,
+) -> markupsafe.Markup:
+    """A cell. `variants`: those on this machine by id; `outputs`: None leaves those that the page shows."""
+    view = _CellView(
+        cell=cell,
+        kind="compare",
+        number=number,
+        title="a measurement" if cell.questions else cell.prompts[0][:80] or "no prompt yet",
+        can_edit=can_edit,
+        menu=(*_EDITS, *_CELL_EXPORTS, ("delete", "Delete")) if can_edit else _CELL_EXPORTS,
+        runs=runs,
+        pictures=[(picture, data_url(thumbnail(picture.sha256))) for picture in cell.pictures],
+        chips=_chips(cell, variants),
+        examples=examples,
+        outputs=outputs,
+    )
+    return templating.markup("cell.html", view=view)
+
+
+def nothing_yet(*, can_edit: bool) -> markupsafe.Markup:
+    told = "Press ▶ (Ctrl+Enter): the answers stream here side by side." if can_edit else "This cell has not been run."
+    return notice(told)
+
+
+def notice(text: str) -> markupsafe.Markup:
+    return markupsafe.Markup('<p class="vp-empty">{}</p>').format(text)
+
+
+LATER = markupsafe.Markup('<p class="vp-empty" data-later>…</p>')
+
+
+def run(
+    shown: Run,
+    runs: Sequence[RunInfo],
+    cell: CompareCell,
+    thumbnail: Thumbnail,
+    picture: measurement_view.Picture,
+    *,
+    can_edit: bool,
+    beside: Run | None = None,
+) -> markupsafe.Markup:
+    """What a run answered; with `beside`, each answer with that of the newest run above it."""
+    blocks = []
+    newest = max((info.number for info in runs), default=shown.number)
+    for index in range(len(shown.results)):
+        if beside is not None and index < len(beside.results):
+            blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
+        blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
+    for one in (beside, shown):
+        if one is not None and (one.measurement is not None or one.sensitivity is not None):
+            if beside is not None:
+                blocks.append(notice(f"run {one.number}"))
+            blocks += measurement(one, picture)
+    return templating.markup(
+        "run.html",
+        run=shown,
+        runs=runs,
+        newest=newest,
+        beside=beside is not None,
+        comparison=changes(shown, beside) if beside else "",
+        changed_since=changed_since(shown, cell) if can_edit and shown.number == newest else None,
+        settings=list(settings_of(shown).items()),
+        blocks=blocks,
+        overall=overall(shown),
+        can_follow=can_edit
+        and shown.number == newest
+        and shown.state == "done"
+        and not shown.cell.gallery
+        and shown.cell.questions is None,
+    )
+
+
+def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool = False) -> list[markupsafe.Markup]:
+    """What a run over a set of questions found."""
+    blocks = []
+    if shown.measurement is not None:
+        blocks.append(
+            measurement_view.html(shown.measurement, shown.variants, shown.reference, picture, printed=printed)
+        )
+    made = card_of(shown)
+    if made is not None:
+        blocks.append(card_view.section(made, printed=printed))
+    if shown.sensitivity is not None:
+        blocks.append(sensitivity_view.html(shown.sensitivity, printed=printed))
+    return blocks
+
+
+def changed_since(shown: Run, cell: CompareCell) -> bool:
+    """Whether a cell asks something else than its run did; a question more is answered by the same run."""
+    then = shown.cell
+    asked = then.prompts, then.pictures, then.settings, then.variants, then.gallery, then.questions
+    prompts = cell.prompts[: len(then.prompts)]
+    return asked != (prompts, cell.pictures, cell.settings, cell.variants, cell.gallery, cell.questions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    text: str
+    label: str = ""
+    url: str | None = None
+
+
+def block(shown: Run, index: int, thumbnail: Thumbnail, *, label: str = "", printed: bool = False) -> markupsafe.Markup:
+    """One comparison of a run."""
+    result = shown.results[index]
+    head = None
+    if result.picture is not None:
+        head = _Head(result.picture.name, label, data_url(thumbnail(result.picture.sha256)))
+    elif len(shown.cell.prompts) > 1:
+        head = _Head(shown.cell.prompts[result.turn], label)
+    elif label:
+        head = _Head("", label)
+    panes = comparison_view.panes(
+        result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed
+    )
+    return templating.markup(
+        "block.html", index=f"{shown.number}.{index}", head=head, panes=panes, gallery=result.picture is not None
+    )
+
+
+def _apart(shown: Run, index: int) -> set[str]:
+    """Variants whose earlier answers in the conversation are not the reference's."""
+    apart: set[str] = set()
+    for result in shown.results[:index]:
+        if result.picture is None:
+            texts = {p.variant: p.text for p in result.update.panes}
+            apart |= {variant for variant, text in texts.items() if text != texts.get(shown.reference)}
+    return apart
+
+
+def overall(shown: Run) -> str:
+    """How often each variant answered like the reference, over the comparisons of a run that has several."""
+    if len(shown.results) < 2 or not all(r.update.done for r in shown.results):
+        return ""
+    labels = {v.id: v.label for v in shown.variants}
+    told = []
+    for variant in shown.variants:
+        if variant.id == shown.reference:
+            continue
+        same, of = agreement(shown.results, variant.id, shown.reference)
+        if of:
+            told.append(f"{labels[variant.id]} in {same} of {of}")
+    return f"The same answer as {labels[shown.reference]}: " + ", ".join(told) + "." if told else ""
+
+
+def agreement(results: Sequence[Result], variant: str, reference: str) -> tuple[int, int]:
+    """In how many comparisons a variant answered like the reference, of those where both answered."""
+    same = of = 0
+    for result in results:
+        panes = {p.variant: p for p in result.update.panes}
+        mine, wanted = panes.get(variant), panes.get(reference)
+        if mine and wanted and mine.comparable and mine.state is wanted.state is PaneState.DONE:
+            of += 1
+            same += mine.first_divergence is None
+    return same, of
+
+
+def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
+    """What is set, in words; a click opens its editor."""
+    chips = []
+    known = [variants[id].label for id in cell.variants if id in variants]
+    lost = [id.split(":", 1)[-1] for id in cell.variants if id not in variants]
+    shown = ", ".join(known[:4]) + (f" + {len(known) - 4}" if len(known) > 4 else "")
+    chips.append(_Chip("", shown or "no variant ticked", ", ".join(known) or "Tick quantizations at the side"))
+    if lost:
+        title = "Not on this machine: " + ", ".join(lost)
+        chips.append(_Chip("not here:", f"{', '.join(lost[:2])}{' …' if len(lost) > 2 else ''}", title, missing=True))
+    s = cell.settings
+    if s.reference:
+        label = variants[s.reference].label if s.reference in variants else s.reference
+        chips.append(_Chip("reference", label, "What the others are compared with", field="reference"))
+    if s.order is Order.RACE:
+        chips.append(_Chip("", "race", "All variants at once: the speeds are shared", field="order"))
+    if len(cell.pictures) > 1:
+        one = "each image alone" if cell.gallery else "all images in one prompt"
+        chips.append(_Chip("", one, "Click to change", do="gallery", field="off" if cell.gallery else "on"))
+    sampling = f"temperature {s.temperature:g}" if s.temperature else "greedy"
+    chips.append(_Chip("", sampling, "How the next token is chosen", field="sampling"))
+    if s.max_tokens:
+        chips.append(_Chip("max", str(s.max_tokens), "Tokens of an answer at most", field="sampling"))
+    if s.n_ctx:
+        chips.append(_Chip("context", f"{s.n_ctx:,}", "Tokens that fit in the context", field="sampling"))
+    chips.append(
+        _Chip("template", "own" if s.chat_template else "from GGUF", "How the chat is written out", field="sampling")
+    )
+    return chips

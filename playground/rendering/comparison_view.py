@@ -1,0 +1,298 @@
+"""Values to HTML. Whatever a model or a person wrote is escaped by Jinja: it is shown as text, never as markup."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import markupsafe
+
+from playground.comparing import summary_rows as lab
+from playground.comparing.divergence import first_word, word_changes
+from playground.rendering import number_format, plots
+from playground.rendering.templating import environment, markup
+from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
+from playground.values.files import Variant
+from playground.values.memory import HOST, MemoryReport, WorkerMemory, WorkerRole
+
+environment.filters |= {
+    "seconds": number_format.seconds,
+    "file_size": number_format.file_size,
+    "memory": number_format.memory,
+    "speed": number_format.speed,
+    "bits": number_format.bits,
+    "probability": number_format.probability,
+    "when": number_format.when,
+    "share": number_format.share,
+    "plain": lambda number: f"{number:.10g}",
+}
+
+
+_ICONS = {
+    PaneState.QUEUED: "○",
+    PaneState.LOADING: "◔",
+    PaneState.READING: "◑",
+    PaneState.WRITING: "●",
+    PaneState.DONE: "✓",
+    PaneState.STOPPED: "■",
+    PaneState.FAILED: "✕",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    name: str
+    seconds: float
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive text of an answer that is shown in one way, cut into tokens with their probabilities."""
+
+    kind: str  # of word_changes
+    gap: str  # white space in front of a change: it is not marked
+    before: str  # the reference's words in its place
+    apart: bool  # these had white space in front of them that the answer has not
+    tokens: list[tuple[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parting:
+    """The first token that differs: what the reference and this variant held likely there."""
+
+    token: int
+    sides: list[tuple[str, TokenScore]]
+
+    @property
+    def rows(self) -> list[tuple[Candidate | None, ...]]:
+        return list(itertools.zip_longest(*(score.candidates for _, score in self.sides)))
+
+
+@dataclass(frozen=True, slots=True)
+class _PaneView:
+    pane: Pane
+    variant: Variant
+    is_reference: bool
+    icon: str
+    verdict: str
+    agrees: bool | None  # with the reference; None: nothing to say yet
+    runs: list[_Run]
+    parting: _Parting | None
+    phases: list[_Phase]
+
+
+def panes(
+    update: ComparisonUpdate,
+    variants: Sequence[Variant],
+    reference: str,
+    *,
+    apart: Container[str] = (),
+    printed: bool = False,
+) -> markupsafe.Markup:
+    """The columns of a comparison.
+
+    `apart`: variants whose conversation went another way before. `printed`: for a page without buttons, all unfolded.
+    """
+    by_id = {v.id: v for v in variants}
+    wanted = next((p for p in update.panes if p.variant == reference), None)
+    longest = max((sum(_phases(p.metrics).values()) for p in update.panes), default=0.0)
+    views = [_view(pane, by_id, wanted, longest) for pane in update.panes]
+    return markup(
+        "panes.html",
+        views=views,
+        update=update,
+        apart=apart,
+        printed=printed,
+        summary=summary(update, variants, reference),
+        running=bool(views) and not _done(update),
+        table=_table(update, variants, reference, printed=printed) if _done(update) else "",
+    )
+
+
+_COLUMNS = (
+    ("variant", ""), ("size", ""), ("bits", "per weight"), ("image", ""), ("prompt", ""), ("first token", ""),
+    ("decode", ""), ("memory", ""), ("same prefix", ""), ("exact", ""),
+)  # fmt: skip
+
+
+def _table(
+    update: ComparisonUpdate, variants: Sequence[Variant], reference: str, *, printed: bool
+) -> markupsafe.Markup:
+    """The panes as rows, the plot of those that have a speed, and where each one's time went."""
+    rows = lab.rows(update.panes, variants, reference)
+    cells = [
+        (
+            (r.bytes, number_format.file_size(r.bytes)),
+            (r.bits_per_weight, number_format.bits(r.bits_per_weight)),
+            (r.metrics.encode_s, "cached" if r.metrics.encode_cached else number_format.seconds(r.metrics.encode_s)),
+            (r.metrics.prompt_s, number_format.seconds(r.metrics.prompt_s)),
+            (r.metrics.ttft_s, number_format.seconds(r.metrics.ttft_s)),
+            (r.metrics.decode_tok_per_s, number_format.speed(r.metrics.decode_tok_per_s)),
+            (r.memory_bytes, number_format.memory(r.memory_bytes)),
+            (r.same_prefix, number_format.share(r.same_prefix)),
+            (r.same, number_format.UNKNOWN if r.same is None else "= same" if r.same else "≠"),
+        )
+        for r in rows
+    ]
+    return markup(
+        "table.html",
+        columns=_COLUMNS,
+        rows=list(zip(rows, cells, strict=True)),
+        plot=plots.speed_by_size(rows),
+        ledger=plots.ledger(rows),
+        printed=printed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Meter:
+    """One place's share of the strip; percent of what the workers may take there together."""
+
+    name: str
+    held: int | None
+    budget: int
+    projectors: float
+    models: float
+    utilization: float | None
+
+
+def memory_strip(report: MemoryReport) -> str:
+    gpus = {gpu.place: gpu for gpu in report.gpus}
+    meters = []
+    for place in places(report):
+        held = [held_at(worker, place) for worker in report.workers]
+        total = sum(n or 0 for n in held)
+        projectors = sum(held_at(w, place) or 0 for w in report.workers if w.role is WorkerRole.VISION)
+        budget = report.budgets.get(place, report.budget_bytes)
+        scale = 100 / max(budget, total, 1)
+        gpu = gpus.get(place)
+        name = "CPU" if gpu is None else gpu.name if len(gpus) == 1 else place
+        used = gpu.utilization if gpu else None
+        meters.append(
+            _Meter(
+                name, None if None in held else total, budget, projectors * scale, (total - projectors) * scale, used
+            )
+        )
+    return environment.get_template("memory.html").render(report=report, meters=meters)
+
+
+def places(report: MemoryReport) -> list[str]:
+    """The GPUs, or the host where there is none."""
+    return [gpu.place for gpu in report.gpus] or [HOST]
+
+
+def places_of(worker: WorkerMemory) -> list[str]:
+    return worker.place.split(" + ")
+
+
+def held_at(worker: WorkerMemory, place: str) -> int | None:
+    """Bytes of a worker on one place. One that is split over several is told apart as it was forecast."""
+    mine = places_of(worker)
+    if place not in mine:
+        return 0
+    if worker.bytes is None or len(mine) == 1:
+        return worker.bytes
+    expected = worker.forecast.bytes if worker.forecast else {}
+    total = sum(expected.get(one, 0) for one in mine)
+    return round(worker.bytes * expected.get(place, 0) / total) if total else worker.bytes // len(mine)
+
+
+def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> str:
+    """One sentence on what came out, made from the panes alone."""
+    if not _done(update):
+        return ""
+    labels = {v.id: v.label for v in variants}
+    wanted = next((p for p in update.panes if p.variant == reference), None)
+    others = [p for p in update.panes if p.variant != reference and p.comparable]
+    parts = []
+    failed = [labels[p.variant] for p in update.panes if p.state is PaneState.FAILED]
+    stopped = [labels[p.variant] for p in update.panes if p.state is PaneState.STOPPED]
+    if wanted is not None and wanted.state is PaneState.DONE and others:
+        same = [p for p in others if p.state is PaneState.DONE and p.first_divergence is None]
+        if same:
+            sizes = {v.id: v.bytes for v in variants}
+            smallest = min(same, key=lambda p: sizes[p.variant])
+            share = sizes[smallest.variant] / sizes[reference]
+            who = f"{labels[smallest.variant]} answers" if len(same) == 1 else f"{_listed(labels, same)} answer"
+            parts.append(
+                f"{who} exactly like {labels[reference]}"
+                + (f", the smallest at {share:.0%} of its size" if len(same) > 1 else f" at {share:.0%} of its size")
+            )
+        for pane in others:
+            if pane.state is PaneState.DONE and pane.first_divergence is not None:
+                parts.append(f"{labels[pane.variant]} differs from word {first_word(wanted.text, pane.text)}")
+    if stopped:
+        parts.append(f"{', '.join(stopped)} stopped")
+    if failed:
+        parts.append(f"{', '.join(failed)} failed")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _done(update: ComparisonUpdate) -> bool:
+    return all(p.state.ended for p in update.panes)
+
+
+def _listed(labels: dict[str, str], panes: Sequence[Pane]) -> str:
+    names = [labels[p.variant] for p in panes]
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _phases(m: Metrics) -> dict[str, float]:
+    encode = (m.preprocess_s or 0.0) + (m.encode_s or 0.0)
+    return {"image": encode, "prompt": m.prompt_s or 0.0, "decode": m.decode_s or 0.0}
+
+
+def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, longest: float) -> _PaneView:
+    is_reference = reference is not None and pane.variant == reference.variant
+    both_done = (
+        reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE and pane.comparable
+    )
+    agrees, verdict, changes = None, "", None
+    if is_reference:
+        verdict = "★ reference"
+    elif pane.first_divergence is not None and reference is not None:
+        agrees = False
+        verdict = f"≠ from word {first_word(reference.text, pane.text)}" if both_done else "≠ differs"
+    elif both_done:
+        agrees, verdict = True, "= same"
+    if both_done and not is_reference and not agrees and reference is not None:
+        changes = word_changes(reference.text, pane.text)
+        # An answer that shares little is easier to read without what it replaces.
+        kept = sum(len(after) for kind, _, after in changes if kind == "equal")
+        if kept < len(pane.text) / 2:
+            changes = None
+    phases = [
+        _Phase(name, seconds, 100 * seconds / longest)
+        for name, seconds in _phases(pane.metrics).items()
+        if seconds and longest
+    ]
+    parting = None
+    at = pane.first_divergence
+    if at is not None and reference is not None and len(reference.scores) > at and len(pane.scores) > at:
+        parting = _Parting(at, [(variants[p.variant].label, p.scores[at]) for p in (reference, pane)])
+    runs = _runs(pane, changes or [("equal", "", pane.text)])
+    icon = _ICONS[pane.state]
+    return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases)
+
+
+def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
+    """The changes, their text cut where its tokens end."""
+    scores = [score for score in pane.scores if score.text]
+    begins = [0, *itertools.accumulate(len(score.text) for score in scores)]
+    runs, start = [], 0
+    for kind, before, after in changes:
+        end = start + len(after)
+        gap = "" if kind == "equal" else after[: len(after) - len(after.lstrip())]
+        start += len(gap)
+        cuts = [start, *begins[bisect.bisect_right(begins, start) : bisect.bisect_left(begins, end)], end]
+        tokens: list[tuple[str, float | None]] = []
+        for a, b in itertools.pairwise(cuts):
+            token = bisect.bisect_right(begins, a) - 1
+            tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
+        apart = not gap and before != before.lstrip()
+        runs.append(_Run(kind, gap, before.strip(), apart, tokens if start < end else []))
+        start = end
+    return runs

@@ -1,0 +1,61 @@
+"""The JSON documents of the command line and the API."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from playground.values.answer import ComparisonUpdate, Pane
+from playground.values.files import Variant
+from playground.values.memory import MemoryReport
+
+
+def of_variant(variant: Variant) -> dict[str, Any]:
+    """bytes and sha256 are the language model's; the projector has its own keys."""
+    return {
+        "id": variant.id,
+        "family": variant.family,
+        "label": variant.label,
+        "quantization": variant.model.quantization,
+        "projector": variant.projector.quantization,
+        "bytes": variant.model.bytes,
+        "sha256": variant.model.sha256,
+        "bits_per_weight": variant.model.bits_per_weight,
+        "projector_bytes": variant.projector.bytes,
+        "projector_sha256": variant.projector.sha256,
+        "reference": variant.reference,
+    }
+
+
+def of_pane(pane: Pane) -> dict[str, Any]:
+    return {
+        "variant": pane.variant,
+        "state": pane.state.value,
+        "text": pane.text,
+        "metrics": asdict(pane.metrics),
+        "first_divergence": pane.first_divergence,
+        "comparable": pane.comparable,
+        "error": pane.error,
+        "finish_reason": pane.finish_reason,
+        "token_ids": list(pane.token_ids),
+        "scores": [asdict(score) for score in pane.scores],
+    }
+
+
+def of_update(update: ComparisonUpdate) -> dict[str, Any]:
+    return {
+        "panes": [of_pane(pane) for pane in update.panes],
+        "done": update.done,
+        "queue_place": update.queue_place,
+        "notes": list(update.notes),
+        "elapsed_s": update.elapsed_s,
+        "rendered_prompt": update.rendered_prompt,
+    }
+
+
+def of_memory(report: MemoryReport) -> dict[str, Any]:
+    """Who waits is left out."""
+    document = asdict(report) | {"budget_bytes": report.budget_bytes, "queue_length": report.queue_length}
+    for entry in document["queue"]:
+        del entry["who"]
+    return document

@@ -1,0 +1,356 @@
+"""A measurement to HTML: table, intervals on a common scale, grid, and the answers token by token."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import markupsafe
+import PIL.Image
+
+from playground.errors import PlaygroundError
+from playground.measuring.results import (
+    Effect,
+    Measurement,
+    Progress,
+    Speed,
+    TokenCost,
+    VariantResult,
+    grid,
+    which_half,
+)
+from playground.measuring.statistics import Interval
+from playground.rendering import number_format, templating
+from playground.values.files import Variant
+
+_MAX_PROBLEMS = 5
+_MAX_EXAMPLES = 6
+_MAX_FLIPS = 40
+_DECADES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+Picture = Callable[[str], str | None]  # an item's image by name, as a data URL
+
+
+def nats(value: float | None) -> str:
+    if value is None:
+        return number_format.UNKNOWN
+    if value == 0:
+        return "0"
+    return f"{value:.1e}" if value < 0.0005 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
+
+
+def level(kl: float) -> int:
+    """0 to 5: how strongly a divergence is marked. The steps are those that people go by: near lossless, small ..."""
+    return sum(kl >= step for step in (0.01, 0.05, 0.2, 1.0, 4.0))
+
+
+def _token_title(token: TokenCost) -> str:
+    told = f"KL {nats(token.kl)}"
+    for name, side in (("reference", token.reference), ("variant", token.variant)):
+        if side:
+            told += f"\n{name}: " + ", ".join(f"{text!r} {number_format.probability(p)}" for text, p in side)
+    return told
+
+
+def _effect_title(effect: Effect) -> str:
+    parts = (("language model", effect.language), ("projector", effect.vision), ("interaction", effect.interaction))
+    return f"{number_format.file_size(effect.bytes)}; " + ", ".join(
+        f"{name} {v:+.2g}" for name, v in parts if v is not None
+    )
+
+
+templating.environment.filters |= {
+    "nats": nats, "level": level, "token_title": _token_title, "effect_title": _effect_title,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    label: str
+    is_reference: bool
+    cells: list[tuple[float | None, str, str]]  # to sort by, to show, to explain
+
+
+_COLUMNS = (
+    ("variant", ""),
+    ("size", "of both files"),
+    ("KL", "mean Kullback-Leibler divergence from the reference, nats a token"),
+    ("95 %", "interval of the mean, over questions"),
+    ("p99", "of the tokens' KL"),
+    ("same top", "share of tokens where both hold the same one likeliest"),
+    ("same answer", "share of questions"),
+    ("accuracy", "mean score against the accepted answers"),
+    ("against ★", "on the same questions"),
+    ("looks", "whether the answer moves when the picture does"),
+    ("tok/s", "tokens after the first one over the time they took"),
+    ("first token", "from nothing known: picture and prompt; median of some questions"),
+    ("memory", "of both workers: on the GPU if there is one that tells, else resident in host memory"),
+)
+
+
+def html(
+    measured: Measurement,
+    variants: Sequence[Variant],
+    reference: str,
+    picture: Picture,
+    *,
+    printed: bool = False,
+) -> markupsafe.Markup:
+    by_id = {v.id: v for v in variants}
+    rows = [
+        _Row(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], measured.floor))
+        for r in measured.results
+    ]
+    kept = [n for n in range(len(_COLUMNS) - 1) if n == 0 or any(row.cells[n][0] is not None for row in rows)]
+    rows = [_Row(row.label, row.is_reference, [row.cells[n] for n in kept]) for row in rows]
+    return templating.markup(
+        "measured.html",
+        questions=len(measured.questions),
+        floor=measured.floor,
+        floors=list(measured.floors.items()),
+        problems=measured.problems[:_MAX_PROBLEMS],
+        more_problems=len(measured.problems[_MAX_PROBLEMS:]),
+        columns=[_COLUMNS[0], *(_COLUMNS[n + 1] for n in kept)],
+        rows=rows,
+        plot=_plot(measured, by_id),
+        histogram=_histogram(measured, by_id),
+        grid=_grid(measured, variants, reference),
+        examples=_examples(measured, by_id, picture),
+        flips=_flips(measured, by_id, reference, picture),
+        sentence=sentence(measured, variants, reference),
+        printed=printed,
+    )
+
+
+def progress(update: Progress) -> markupsafe.Markup:
+    left = f", about {number_format.seconds(update.seconds_left)} left" if update.seconds_left is not None else ""
+    share = update.done / max(1, update.total)
+    return markupsafe.Markup(
+        '<div class="vp-progress" role="status"><progress value="{}" aria-label="progress"></progress>'
+        "<p>{} · step {} of {}{}</p></div>"
+    ).format(f"{share:.4f}", update.what, update.done + 1, update.total, left)
+
+
+def _cells(r: VariantResult, variant: Variant, floor: float | None) -> list[tuple[float | None, str, str]]:
+    kl = r.mean_kl.value if r.mean_kl else None
+    above = kl is None or floor is None or kl > 2 * floor
+    return [
+        (variant.bytes, number_format.file_size(variant.bytes), ""),
+        (kl, nats(kl) + ("" if above else " ≈ floor"), ""),
+        (kl, _range(r.mean_kl, nats), ""),
+        (r.p99_kl, nats(r.p99_kl), ""),
+        _share(r.same_top, 2),
+        _share(r.same_answer, 0),
+        _share(r.accuracy, 1),
+        (
+            r.against.difference.value if r.against else None,
+            r.against.words if r.against else number_format.UNKNOWN,
+            f"{r.against.only_first} lost, {r.against.only_second} won, McNemar's p {r.against.p:.3f}"
+            if r.against
+            else "",
+        ),
+        (
+            r.look_kl,
+            r.looks or number_format.UNKNOWN,
+            f"without the picture the answer moves by {nats(r.look_kl)} nats a token" if r.looks else "",
+        ),
+        *_speed_cells(r.speed),
+    ]
+
+
+def _speed_cells(speed: Speed | None) -> list[tuple[float | None, str, str]]:
+    if speed is None:
+        return [(None, number_format.UNKNOWN, "")] * 3
+    parts = f"encode {number_format.seconds(speed.encode_s)}, prompt {number_format.seconds(speed.prompt_s)}"
+    return [
+        (speed.tokens_per_second, number_format.speed(speed.tokens_per_second), f"{speed.questions} questions"),
+        (speed.first_token_s, number_format.seconds(speed.first_token_s), parts),
+        (speed.bytes, number_format.memory(speed.bytes), ""),
+    ]
+
+
+def numbers(r: VariantResult) -> list[str]:
+    """Mean KL, its interval, same top, same answer, accuracy."""
+    shares = [_share(interval, 1)[1] for interval in (r.same_top, r.same_answer, r.accuracy)]
+    return [nats(r.mean_kl.value if r.mean_kl else None), _range(r.mean_kl, nats), *shares]
+
+
+def _share(interval: Interval | None, digits: int) -> tuple[float | None, str, str]:
+    if interval is None or math.isnan(interval.value):
+        return None, number_format.UNKNOWN, ""
+    return interval.value, f"{interval.value:.{digits}%}", _range(interval, lambda v: f"{v:.{digits}%}")
+
+
+def _range(interval: Interval | None, shown: Callable[[float], str]) -> str:
+    if interval is None or interval.low is None or interval.high is None:
+        return number_format.UNKNOWN
+    return f"{shown(interval.low)} – {shown(interval.high)}"
+
+
+# --- the plot --------------------------------------------------------------------------------------------------------
+
+
+def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | None:
+    """Means and intervals on one logarithmic scale, which begins at the noise floor."""
+    found = [(r, r.mean_kl) for r in measured.results if r.mean_kl is not None]
+    if not found:
+        return None
+    ends = [v for _, i in found for v in (i.value, i.low, i.high, measured.floor) if v]
+    low = max(1e-9, min(ends, default=1e-6))
+    first, last = math.floor(math.log10(low)), max(0, math.ceil(math.log10(max(ends, default=1.0))))
+    first = max(first, last - 9)
+    left, right, top, step = 190, 740, 8, 22
+    bottom = top + step * len(found) + 6
+
+    def x(value: float | None) -> float | None:
+        if value is None:
+            return None
+        at = math.log10(max(value, 10.0**first))
+        return round(left + (right - left) * (at - first) / max(1, last - first), 1)
+
+    bars = [
+        {
+            "label": by_id[r.variant].label,
+            "y": top + step * n + 14,
+            "at": x(i.value),
+            "low": x(i.low),
+            "high": x(i.high),
+            "title": f"{by_id[r.variant].label}: {nats(i.value)} ({_range(i, nats)})",
+        }
+        for n, (r, i) in enumerate(found)
+    ]
+    ticks = [{"at": x(10.0**n), "text": f"{10.0**n:g}"} for n in range(first, last + 1)]
+    return {
+        "width": 760,
+        "height": bottom + 22,
+        "left": left,
+        "top": top,
+        "bottom": bottom,
+        "bars": bars,
+        "ticks": ticks,
+        "floor": x(measured.floor) if measured.floor else None,
+    }
+
+
+def _histogram(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | None:
+    """Share of each variant's tokens by their KL, a decade a column."""
+    rows = []
+    for r in measured.results:
+        kls = [token.kl for one in r.items for token in one.kl]
+        if kls:
+            counts = [0] * (len(_DECADES) + 1)
+            for kl in kls:
+                counts[sum(kl >= decade for decade in _DECADES)] += 1
+            rows.append((by_id[r.variant].label, [(n, round(100 * n / len(kls), 1)) for n in counts]))
+    names = [f"< {_DECADES[0]:g}", *(f"{decade:g}" for decade in _DECADES)]
+    return {"columns": names, "rows": rows} if rows else None
+
+
+def _grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> dict[str, Any] | None:
+    effects = grid(measured, variants, reference)
+    if not effects:
+        return None
+    columns = list(dict.fromkeys(e.projector for e in effects))
+    lines = []
+    for model in dict.fromkeys(e.model for e in effects):
+        cells = {e.projector: e for e in effects if e.model == model}
+        lines.append((model, [cells.get(p) for p in columns]))
+    return {"columns": columns, "lines": lines, "sentence": which_half(effects)}
+
+
+# --- the answers -----------------------------------------------------------------------------------------------------
+
+
+def _examples(measured: Measurement, by_id: dict[str, Variant], picture: Picture) -> list[dict[str, Any]]:
+    """The questions whose answers moved most, in the variant that still answers most of them like the reference."""
+    drifted = [r for r in measured.results if any(a.kl for a in r.items)]
+    if not drifted:
+        return []
+    # A broken variant moves everything; the questions are chosen where most variants agree and some do not.
+    half = [r for r in drifted if r.same_answer and r.same_answer.value >= 0.5] or drifted
+    moved = [max((r.items[k].mean_kl or 0.0) for r in half) for k in range(len(measured.questions))]
+    worst = sorted(range(len(moved)), key=lambda k: -moved[k])[:_MAX_EXAMPLES]
+    return [
+        {
+            "question": measured.questions[k].question,
+            "category": measured.questions[k].category,
+            "url": picture(measured.questions[k].image),
+            "variants": [(by_id[r.variant].label, r.items[k], _moved(r, k)) for r in drifted if r.items[k].kl],
+        }
+        for k in worst
+        if moved[k] > 0
+    ]
+
+
+def _moved(result: VariantResult, k: int) -> str:
+    one = result.items[k]
+    said = "says the same" if one.first_divergence is None else f"says another from token {one.first_divergence + 1}"
+    return f"KL {nats(one.mean_kl)}, {said}"
+
+
+def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, picture: Picture) -> list[dict[str, Any]]:
+    base = next((r for r in measured.results if r.variant == reference), None)
+    if base is None:
+        return []
+    found: list[dict[str, Any]] = []
+    for r in measured.results:
+        for k, (mine, theirs) in enumerate(zip(r.items, base.items, strict=True)):
+            if mine.score is None or theirs.score is None or (mine.score >= 0.5) == (theirs.score >= 0.5):
+                continue
+            item = measured.questions[k]
+            found.append(
+                {
+                    "label": by_id[r.variant].label,
+                    "question": item.question,
+                    "accepted": " | ".join(item.answers),
+                    "reference": theirs.text,
+                    "answer": mine.text,
+                    "won": mine.score >= 0.5,
+                    "url": picture(item.image) if len(found) < _MAX_FLIPS else None,
+                }
+            )
+    return found[:_MAX_FLIPS]
+
+
+def sentence(measured: Measurement, variants: Sequence[Variant], reference: str) -> str:
+    """What came out, in one sentence, made from the numbers."""
+    by_id = {v.id: v for v in variants}
+    whole = by_id[reference].bytes
+    told = []
+    near = {r.variant: r.mean_kl.value for r in measured.results if r.mean_kl and r.mean_kl.value < 0.01}
+    if near:
+        smallest = min(near, key=lambda id: by_id[id].bytes)
+        v = by_id[smallest]
+        told.append(
+            f"{v.label} is the smallest with a mean KL below 0.01: {nats(near[smallest])} at {v.bytes / whole:.0%} of "
+            "the size"
+        )
+    worse = [by_id[r.variant].label for r in measured.results if r.against and r.against.words == "worse"]
+    if worse:
+        told.append(f"worse than the reference: {', '.join(worse)}")
+    blind = [by_id[r.variant].label for r in measured.results if r.looks == "blind"]
+    if blind:
+        told.append(f"blind: {', '.join(blind)}")
+    return "; ".join(told) + "." if told else ""
+
+
+def pictures(image_of: Callable[[str], Any]) -> Picture:
+    """Each item's image once, as a small PNG; None where it cannot be read."""
+
+    @functools.cache
+    def picture(name: str) -> str | None:
+        try:
+            image = image_of(name)
+        except PlaygroundError:
+            return None
+        shown = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)
+        shown.thumbnail((192, 192))
+        png = io.BytesIO()
+        shown.save(png, "PNG")
+        return templating.data_url(("image/png", png.getvalue()))
+
+    return picture

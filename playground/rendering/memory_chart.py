@@ -1,0 +1,288 @@
+"""The inspect page's values: memory over minutes, the handles, who waits. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from playground.rendering import comparison_view, number_format, plots
+from playground.values.memory import HOST, GpuMemory, MemoryParts, MemoryReport, Queued, WorkerMemory, WorkerRole
+
+_POINTS = 150  # of a line: more cannot be told apart, and each costs bytes every second
+
+
+_COLOURS = 8  # --vp-h0 and so on
+
+
+_OFF = 0.1  # a forecast that is further from the peak is marked
+
+
+# Below this share of a place's memory the models would be a line at the bottom: the axis then shows them alone.
+_TINY = 0.05
+
+
+_ROLES = {
+    WorkerRole.VISION: "projector",
+    WorkerRole.LANGUAGE: "language model",
+    WorkerRole.QUANTIZE: "quantizer",
+    WorkerRole.BANDWIDTH: "bandwidth measurement",
+}
+
+
+def colours(before: Mapping[str, int], ids: Iterable[str]) -> dict[str, int]:
+    """A colour for each handle; who had one keeps it, a new one gets the least used."""
+    wanted = dict.fromkeys(ids)
+    kept = {id: before[id] for id in wanted if id in before}
+    for id in wanted:
+        if id not in kept:
+            taken = list(kept.values())
+            kept[id] = min(range(_COLOURS), key=lambda colour: (taken.count(colour), colour))
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One handle, or the other processes, in a chart."""
+
+    name: str
+    colour: int | None  # None: other processes
+    now: int | None  # bytes
+    gone: bool  # unloaded within the time that is shown
+    parts: str  # what its forecast is made of, in words
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    name: str
+    value: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One place's memory: areas in a box of plot.BOX x plot.BOX, y downwards. Shares in percent of the box."""
+
+    place: str
+    name: str
+    total: int
+    used: int
+    budget: int | None
+    budget_at: float | None  # None: no budget, or above the box
+    zoomed: bool  # only the handles are shown, and the axis does not end at `total`
+    layers: tuple[Layer, ...]  # the highest first: each is drawn over the one before
+    unit: str  # of the ticks upwards
+    y_ticks: tuple[plots.Tick, ...]
+    x_ticks: tuple[plots.Tick, ...]
+    sensors: tuple[Sensor, ...]
+    source: str
+    bandwidth: float | None  # bytes a second
+
+
+def chart(
+    seen: Sequence[MemoryReport],
+    window: int,
+    place: str,
+    colours: Mapping[str, int],
+    bandwidth: float | None = None,
+) -> Chart:
+    """`seen`: oldest first, at least one, all within `window` seconds of the last, which is now."""
+    now = seen[-1]
+    xs = [round(plots.BOX * (1 - (now.time - report.time) / window)) for report in seen]
+    gpu = _gpu(now, place)
+    total, used = _memory(now, place)
+
+    ours: dict[str, list[int]] = {}
+    last: dict[str, WorkerMemory] = {}
+    for at, report in enumerate(seen):
+        for worker in report.workers:
+            held = comparison_view.held_at(worker, place)
+            if held:
+                ours.setdefault(worker.id, [0] * len(seen))[at] = held
+            if held is None or held:
+                last[worker.id] = worker
+    order = sorted(last, key=lambda id: (colours[id], id))
+    sums = [0] * len(seen)
+    tops: dict[str, list[int]] = {}
+    for id in order:
+        sums = tops[id] = [a + b for a, b in zip(sums, ours.get(id, itertools.repeat(0)), strict=False)]
+
+    largest = max(sums)
+    zoomed = 0 < largest < _TINY * total
+    # One axis for memory: its steps are round in the unit that they are written in.
+    unit = 2**30 if (largest if zoomed else total) >= 1000 * 2**20 else 2**20
+    axis, step = plots.scale((largest if zoomed else total) / unit)
+    end = axis * unit if zoomed else float(total)
+
+    def ys(levels: Sequence[int]) -> list[int]:
+        return [round(plots.BOX * (1 - min(level, end) / end)) for level in levels]
+
+    there = {worker.id: worker for worker in now.workers}
+    layers = [
+        Layer(
+            name=last[id].file,
+            colour=colours[id],
+            now=comparison_view.held_at(there[id], place) if id in there else 0,
+            gone=id not in there,
+            parts=_parts(there[id], place) if id in there else "",
+            path=plots.area(xs, ys(tops[id])),
+        )
+        for id in order
+    ]
+    hidden = any(worker.bytes is None and place in comparison_view.places_of(worker) for worker in now.workers)
+    others = [max(0, _memory(report, place)[1] - held) for report, held in zip(seen, sums, strict=True)]
+    machine = "the rest of the machine" if gpu is None else "other processes"
+    layers.append(
+        Layer(
+            name=f"{machine}, and handles whose memory is hidden" if hidden else machine,
+            colour=None,
+            now=others[-1],
+            gone=False,
+            parts="",
+            path="" if zoomed else plots.area(xs, ys([a + b for a, b in zip(sums, others, strict=True)])),
+        )
+    )
+    budget = now.budgets.get(place)
+    return Chart(
+        place=place,
+        name=gpu.name if gpu else "this machine's memory",
+        total=total,
+        used=used,
+        budget=budget,
+        budget_at=round(100 * budget / end, 2) if budget is not None and budget <= end else None,
+        zoomed=zoomed,
+        layers=tuple(layers[::-1]),
+        unit="GiB" if unit == 2**30 else "MiB",
+        y_ticks=tuple(
+            plots.Tick(round(100 * v * unit / end, 2), f"{v:g}") for v in plots.ticks(axis, step) if v * unit <= end
+        ),
+        x_ticks=_minutes(window),
+        sensors=_sensors(seen, xs, place) if gpu else (),
+        source=gpu.source if gpu else "",
+        bandwidth=bandwidth,
+    )
+
+
+def thinned(history: Sequence[MemoryReport], window: float) -> list[MemoryReport]:
+    """At most about _POINTS of the reports within `window` seconds of the newest, which is the last.
+
+    Of those that fall into one step the one in which the workers hold most: a short peak must not go. Steps are cut by
+    the clock, so that a line does not tremble as time goes on.
+    """
+    now = history[-1].time
+    step = math.ceil(window / _POINTS)
+    steps = itertools.groupby(
+        (report for report in history[:-1] if now - report.time <= window), lambda report: report.time // step
+    )
+    kept = [max(reports, key=lambda report: sum(w.bytes or 0 for w in report.workers)) for _, reports in steps]
+    return [*kept, history[-1]]
+
+
+def _gpu(report: MemoryReport, place: str) -> GpuMemory | None:
+    return next((gpu for gpu in report.gpus if gpu.place == place), None)
+
+
+def _memory(report: MemoryReport, place: str) -> tuple[int, int]:
+    """Total and used bytes; 0 if the report does not tell."""
+    if place == HOST:
+        return report.host_total_bytes, report.host_total_bytes - report.host_available_bytes
+    gpu = _gpu(report, place)
+    return (gpu.total_bytes, gpu.used_bytes) if gpu else (0, 0)
+
+
+def _parts(worker: WorkerMemory, place: str) -> str:
+    parts: MemoryParts | None = worker.forecast.parts.get(place) if worker.forecast else None
+    if parts is None:
+        return ""
+    named = {
+        "weights": parts.weights,
+        "key-value cache": parts.kv_cache,
+        "buffers": parts.compute,
+        "process": parts.process,
+    }
+    return ", ".join(f"{name} {number_format.memory(n)}" for name, n in named.items() if n)
+
+
+def _minutes(window: int) -> tuple[plots.Tick, ...]:
+    """Percent from the left."""
+    step = 15 if window == 60 else 30 if window == 120 else window // 5
+    told = [(ago, f"−{ago} s" if window <= 60 else f"−{ago / 60:g} min") for ago in range(window, 0, -step)]
+    return (*(plots.Tick(round(100 * (1 - ago / window), 1), text) for ago, text in told), plots.Tick(100, "now"))
+
+
+def _sensors(seen: Sequence[MemoryReport], xs: Sequence[int], place: str) -> tuple[Sensor, ...]:
+    gpus = [_gpu(report, place) for report in seen]
+
+    def sensor(name: str, values: Sequence[float | None], end: float | None, shown: str) -> Sensor:
+        known = [v for v in values if v is not None]
+        top = end or max(known, default=1.0) or 1.0
+        told = "unknown" if values[-1] is None else shown.format(values[-1])
+        return Sensor(name, told, plots.spark(xs, [None if v is None else v / top for v in values]))
+
+    return (
+        sensor("utilisation", [gpu.utilization if gpu else None for gpu in gpus], 1.0, "{:.0%}"),
+        sensor("temperature", [gpu.temperature_c if gpu else None for gpu in gpus], 100.0, "{:.0f} °C"),
+        sensor("power", [gpu.power_w if gpu else None for gpu in gpus], None, "{:.0f} W"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    worker: WorkerMemory
+    colour: int
+    role: str
+    use: str
+    error: str
+    off: bool  # the forecast was further from the peak than it should be
+    parts: str
+
+
+def handle(worker: WorkerMemory, colours: Mapping[str, int]) -> Handle:
+    forecast, peak = worker.forecast_bytes, worker.peak_bytes
+    error = forecast / peak - 1 if forecast is not None and peak else None
+    use = f"idle {lasted(worker.idle_s)}" if not worker.leases else "leased"
+    return Handle(
+        worker=worker,
+        colour=colours[worker.id],
+        role=_ROLES[worker.role],
+        use=f"leased {worker.leases} times" if worker.leases > 1 else use,
+        error=number_format.UNKNOWN if error is None else f"{error:+.1%}".replace("-", "−"),
+        off=error is not None and abs(error) > _OFF,
+        parts="; ".join(
+            f"{place}: {told}"
+            for place in (worker.forecast.parts if worker.forecast else ())
+            if (told := _parts(worker, place))
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    place: str  # where it runs, or its number in line
+    runs: bool
+    yours: bool
+    files: str
+    waited: str
+
+
+def waiting(queue: Sequence[Queued], person: str | None) -> list[Waiting]:
+    lines = itertools.count(1)
+    return [
+        Waiting(
+            place=one.place if one.place is not None else str(next(lines)),
+            runs=one.place is not None,
+            yours=bool(one.who) and one.who == person,
+            files=", ".join(one.files),
+            waited=lasted(one.waited_s),
+        )
+        for one in queue
+    ]
+
+
+def lasted(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

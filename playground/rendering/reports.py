@@ -1,0 +1,250 @@
+"""Notebooks and cells as files: HTML report, JSON, Markdown, Jupyter notebook."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import markupsafe
+import msgspec
+import nbformat
+
+from playground.comparing import summary_rows
+from playground.errors import BadInput
+from playground.notebooks import file_format as file
+from playground.notebooks.cells import Cell, CompareCell, NoteCell, Picture, Questions, Run
+from playground.notebooks.library import Library
+from playground.notebooks.run_diff import settings_of
+from playground.rendering import cell_view, measurement_view, number_format, templating
+from playground.values.answer import Pane, PaneState
+from playground.values.files import Variant
+
+_FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
+
+PictureOf = Callable[[Questions | None], measurement_view.Picture]
+Whole = Sequence[tuple[Cell, Sequence[Run]]]
+
+
+def write(kind: str, title: str, whole: Whole, library: Library, picture_of: PictureOf) -> dict[str, str]:
+    """Name, MIME type and text of a file. Raises BadInput for a kind that there is not."""
+    writers: dict[str, tuple[str, Callable[[], str]]] = {
+        "html": ("text/html", lambda: html(title, whole, library, picture_of)),
+        "json": ("application/json", lambda: file.to_json(title, whole, library.png)),
+        "md": ("text/markdown", lambda: markdown(title, whole)),
+        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture_of)),
+    }
+    if kind not in writers:
+        raise BadInput(f"There is no export called '{kind[:20]}'. There are: {', '.join(writers)}.")
+    mime, writer = writers[kind]
+    name = re.sub(r"[^\w.-]+", "-", title).strip("-.")[:80] or "notebook"
+    return {"name": f"{name}.{kind}", "mime": mime, "text": writer()}
+
+
+# --- HTML ------------------------------------------------------------------------------------------------------------
+
+
+def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
+    """One page that needs nothing else: opens offline, light and dark, and prints."""
+    shown: list[dict[str, Any]] = []
+    for cell, runs in whole:
+        if isinstance(cell, NoteCell):
+            shown.append({"markdown": cell_view.markdown(cell.text) or " "})
+            continue
+        newest_first = sorted(runs, key=lambda run: -run.number)
+        shown.append(
+            {
+                "markdown": "",
+                "prompts": cell.prompts,
+                "pictures": [(p, _picture_url(p, library)) for p in cell.pictures],
+                "settings": _settings(cell),
+                "runs": [{"number": run.number, "html": _run(run, library, picture_of)} for run in newest_first],
+            }
+        )
+    written = datetime.datetime.now().astimezone()
+    return str(
+        templating.markup(
+            "report.html", title=title, cells=shown, css=templating.css(), written=f"{written:%Y-%m-%d %H:%M}"
+        )
+    )
+
+
+def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup:
+    blocks = [cell_view.block(run, i, library.thumbnail, printed=True) for i in range(len(run.results))]
+    blocks += cell_view.measurement(run, picture_of(run.cell.questions), printed=True)
+    return templating.markup(
+        "run.html",
+        run=run,
+        runs=(),
+        newest=run.number,
+        beside=False,
+        comparison="",
+        changed_since=None,
+        settings=list(settings_of(run).items()),
+        blocks=blocks,
+        overall=cell_view.overall(run),
+        can_follow=False,
+    )
+
+
+def _picture_url(picture: Picture, library: Library) -> str | None:
+    png = library.png(picture.sha256)
+    if png is not None and len(png) <= _FULL_PICTURE:
+        return templating.data_url(("image/png", png))
+    return templating.data_url(library.thumbnail(picture.sha256))
+
+
+def _settings(cell: CompareCell) -> str:
+    """Those that change what is answered, or how fast."""
+    given: dict[str, Any] = msgspec.to_builtins(cell.settings)
+    given.pop("probabilities", None)
+    return " · ".join(f"{name.replace('_', ' ')} {v}" for name, v in given.items() if v not in (None, (), []))
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def markdown(title: str, whole: Whole) -> str:
+    """Notes as they are; of each cell the questions, a table, and the answers, fenced."""
+    parts = [f"# {_line(title)}"]
+    for cell, runs in whole:
+        if isinstance(cell, NoteCell):
+            parts.append(cell.text)
+        else:
+            parts.append(_asked(cell))
+            parts += [_answered(run) for run in sorted(runs, key=lambda run: -run.number)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _asked(cell: CompareCell) -> str:
+    told = [f"## {_line(cell.prompts[0]) or 'No prompt'}"]
+    told += [f"↳ {_line(prompt)}" for prompt in cell.prompts[1:]]
+    told += [
+        f"Image: `{_line(p.name)}`, {p.width} × {p.height}, sha256 of its pixels `{p.sha256}`" for p in cell.pictures
+    ]
+    return "\n\n".join(told)
+
+
+def _answered(run: Run) -> str:
+    settings = "; ".join(f"{name} {value}" for name, value in settings_of(run).items())
+    told = [f"### Run {run.number}, {run.started}, {run.state}", f"{run.engine}; {run.machine}; {settings}".strip("; ")]
+    for result in run.results:
+        if result.picture is not None:
+            told.append(f"**{_line(result.picture.name)}**")
+        elif len(run.cell.prompts) > 1:
+            told.append(f"**{_line(run.cell.prompts[result.turn])}**")
+        told.append(_table(result.update.panes, run))
+        told += [
+            f"**{_label(pane, run.variants)}**\n\n{_fenced(pane.text or pane.error or '')}"
+            for pane in result.update.panes
+        ]
+    if run.measurement is not None:
+        told.append(_measured(run))
+    files = [
+        f"- {v.label}: `{_line(v.model.path)}` `{v.model.sha256}`, `{_line(v.projector.path)}` `{v.projector.sha256}`"
+        for v in run.variants
+    ]
+    return "\n\n".join([*told, "\n".join(files)])
+
+
+def _table(panes: Sequence[Pane], run: Run) -> str:
+    head = "| variant | size | bits | first token | decode | memory | same prefix | exact |\n" + "|---" * 8 + "|"
+    lines = []
+    for row in summary_rows.rows(panes, run.variants, run.reference):
+        same = (
+            "reference"
+            if row.is_reference
+            else number_format.UNKNOWN
+            if row.same is None
+            else "= same"
+            if row.same
+            else "≠"
+        )
+        values = (
+            row.label.replace("|", "\\|"),
+            number_format.file_size(row.bytes),
+            number_format.bits(row.bits_per_weight),
+            number_format.seconds(row.metrics.ttft_s),
+            number_format.speed(row.metrics.decode_tok_per_s),
+            number_format.memory(row.memory_bytes),
+            number_format.share(row.same_prefix),
+            same,
+        )
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join([head, *lines])
+
+
+def _measured(run: Run) -> str:
+    assert run.measurement is not None
+    labels = {v.id: v.label for v in run.variants}
+    head = "| variant | mean KL | 95 % | same top | same answer | accuracy |\n" + "|---" * 6 + "|"
+    lines = [
+        f"| {labels[r.variant]} | " + " | ".join(measurement_view.numbers(r)) + " |" for r in run.measurement.results
+    ]
+    told = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
+    return "\n\n".join([told, "\n".join([head, *lines])])
+
+
+def _label(pane: Pane, variants: Sequence[Variant]) -> str:
+    label = next(v.label for v in variants if v.id == pane.variant)
+    return label if pane.state is PaneState.DONE else f"{label} ({pane.state})"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fenced(text: str) -> str:
+    """A fence that no run of backticks in the text closes."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+# --- Jupyter ---------------------------------------------------------------------------------------------------------
+
+
+def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
+    """Code cells that ask a running playground again, with the outputs of the newest runs."""
+    v4 = nbformat.v4
+    made: list[Any] = [v4.new_markdown_cell(f"# {_line(title)}")]
+    for cell, runs in whole:
+        if isinstance(cell, NoteCell):
+            made.append(v4.new_markdown_cell(cell.text))
+            continue
+        newest = max(runs, key=lambda run: run.number, default=None)
+        outputs = []
+        for picture in cell.pictures:
+            kind, data = library.thumbnail(picture.sha256) or ("", b"")
+            if data:
+                url = templating.data_url((kind, data))
+                shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
+                outputs.append(v4.new_output("display_data", data=shown))
+        if newest is not None:
+            page = f"<style>{templating.css()}</style><div>{_run(newest, library, picture_of)}</div>"
+            outputs.append(v4.new_output("display_data", data={"text/html": page, "text/markdown": _answered(newest)}))
+        made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))
+    book = v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})
+    nbformat.validate(book)
+    return str(nbformat.writes(book))
+
+
+def _code(cell: CompareCell) -> str:
+    settings = {name: value for name, value in msgspec.to_builtins(cell.settings).items() if value is not None}
+    name = cell.pictures[0].name if cell.pictures else None
+    lines = [
+        "# Asks a running playground again: pip install gradio_client",
+        "from gradio_client import Client, handle_file",
+        "",
+        'client = Client("http://127.0.0.1:7860")',
+        f"image = {f'handle_file({json.dumps(name)})' if name else None}",
+        f"variants = {json.dumps(list(cell.variants), indent=4)}",
+        f"for prompt in {json.dumps(list(cell.prompts[:1]), ensure_ascii=False)}:",
+        f"    job = client.submit(image, prompt, variants, {settings!r}, api_name='/compare')",
+        "    for pane in list(job)[-1]['panes']:",
+        "        print(pane['variant'], pane['text'], sep='\\n', end='\\n\\n')",
+    ]
+    if len(cell.prompts) > 1 or len(cell.pictures) > 1:
+        lines.insert(1, "# The first question about the first image; conversations and galleries are the page's.")
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""A scan to HTML: what each group of tensors costs at each type, what restoring it gives back, and the recipe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import markupsafe
+
+from playground.quantizing import recipes, scan_results
+from playground.quantizing.scan_results import Sensitivity
+from playground.rendering import number_format, templating
+from playground.rendering.measurement_view import level, nats
+
+_MAX_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    shown: str
+    level: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    name: str
+    half: str
+    size: str
+    cells: list[_Cell]
+    price: str
+    bar: float  # percent, on a logarithmic scale
+    restored: str
+
+
+def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
+    built = found.built
+    return templating.markup(
+        "sensitivity.html",
+        found=found,
+        lines=_lines(found),
+        built=built,
+        sentence=scan_results.sentence(built) if built else "",
+        compared=scan_results.compared(built) if built else (),
+        toml=recipes.to_toml(built.recipe) if built else "",
+        first=_first(found),
+        problems=found.problems[:_MAX_PROBLEMS],
+        printed=printed,
+    )
+
+
+def _lines(found: Sensitivity) -> list[_Line]:
+    prices = [p for one in found.sensed if (p := scan_results.price(one)) and p > 0]
+    low, high = (math.log10(f(prices)) for f in (min, max)) if prices else (0.0, 1.0)
+    restored = {r.group.name: r for r in found.restored}
+    lines = []
+    for one in scan_results.ranked(found.sensed):
+        price, back = scan_results.price(one), restored.get(one.group.name)
+        lines.append(
+            _Line(
+                name=one.group.name,
+                half=_half(projector=one.group.projector),
+                size=number_format.file_size(one.group.bytes),
+                cells=[
+                    _Cell(
+                        "" if rung.kl is None else nats(rung.kl),
+                        0 if rung.kl is None else level(rung.kl),
+                        rung.error or f"{number_format.file_size(rung.saved)} saved",
+                    )
+                    for rung in one.rungs
+                ],
+                price=nats(price),
+                bar=4 + 96 * (math.log10(price) - low) / max(1e-9, high - low) if price and price > 0 else 0.0,
+                restored="" if back is None else f"{nats(back.kl_of_all)} → {nats(back.kl)}",
+            )
+        )
+    return lines
+
+
+def _first(found: Sensitivity) -> str:
+    """The dearest group of each half, in a sentence."""
+    told = []
+    for projector in (False, True):
+        mine = [
+            one
+            for one in scan_results.ranked(found.sensed)
+            if one.group.projector == projector and scan_results.price(one)
+        ]
+        if mine:
+            kind = found.scan.kinds[-1]
+            told.append(
+                f"in the {_half(projector=projector)} {mine[0].group.name}"
+                f" ({nats(scan_results.price(mine[0]))} at {kind})"
+            )
+    return f"Bits are dearest {', '.join(told)}, nats a token for each MB saved." if told else ""
+
+
+def _half(*, projector: bool) -> str:
+    return "projector" if projector else "language model"

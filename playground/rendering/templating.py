@@ -1,0 +1,43 @@
+"""The templates: HTML that escapes every value, the style sheet of a file that stands alone, images as data URLs."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import jinja2
+import markupsafe
+
+environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("playground.rendering", "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+STYLES = Path(__file__).parent / "styles"
+
+
+def css() -> markupsafe.Markup:
+    """The page's rules for a file that stands alone: dark where the system is, not by a class."""
+    colors, shared, own = ((STYLES / name).read_text() for name in ("colors.css", "cells.css", "report.css"))
+    light, dark = colors.split(".dark {", 1)
+    dark = dark.replace("}", "; --body-text-color:#e8e9eb; --bg:#15171b }", 1)
+    text = f"{light}\n{shared}\n{own}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}"
+    return markupsafe.Markup(text)  # noqa: S704  our own files
+
+
+def markup(template: str, **values: object) -> markupsafe.Markup:
+    """A template's HTML; every value is escaped in it, but for what another template made."""
+    told = environment.get_template(template).render(**values)
+    return markupsafe.Markup(told)  # noqa: S704  rendered with autoescape just now
+
+
+def data_url(kind_and_bytes: tuple[str, bytes] | None) -> str | None:
+    """Of a MIME type and the bytes."""
+    if kind_and_bytes is None:
+        return None
+    kind, data = kind_and_bytes
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

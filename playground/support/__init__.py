@@ -1,0 +1,1 @@
+"""What every room may use: atomic files, caches of bytes, logs."""

@@ -1,1 +1,0 @@
-"""The page. Gradio is imported here and in app.py only."""

@@ -1,0 +1,110 @@
+"""What comes back: token probabilities, the numbers of a pane, the panes of a run."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that could have come next, and how likely the model held it, before any sampler: 0 to 1."""
+
+    token_id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """What a model thought where a token of an answer stands. Behind the last token there is one more, of no token."""
+
+    text: str  # of the token; the texts of an answer's tokens join to the answer
+    probability: float | None  # of the token, 0 to 1
+    candidates: tuple[Candidate, ...]  # the likeliest ones, in this order
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDrift:
+    """How a variant's distribution over the next token differs from the reference's; both read the same answer."""
+
+    text: str  # of the reference's token; empty behind the last one
+    kl: float  # Kullback-Leibler divergence of the variant from the reference, in nats, over the whole vocabulary
+    same_top: bool  # both hold the same token likeliest
+    reference: tuple[Candidate, ...]  # the likeliest ones of either
+    variant: tuple[Candidate, ...]
+
+
+class PaneState(enum.StrEnum):
+    QUEUED = "queued"
+    LOADING = "loading"
+    READING = "reading the image"
+    WRITING = "writing"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (PaneState.DONE, PaneState.STOPPED, PaneState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The numbers of one pane. docs/metrics.md defines each."""
+
+    load_s: float | None = None
+    projector_load_s: float | None = None
+    preprocess_s: float | None = None
+    encode_s: float | None = None
+    encode_cached: bool | None = None
+    prompt_s: float | None = None
+    prompt_tokens: int | None = None
+    image_tokens: int | None = None
+    text_tokens: int | None = None
+    reused_tokens: int | None = None
+    ttft_s: float | None = None
+    decode_s: float | None = None
+    decode_tok_per_s: float | None = None
+    generated_tokens: int | None = None
+    short_run: bool | None = None
+    speed_shared: bool | None = None
+    model_bytes: int | None = None
+    projector_bytes: int | None = None
+    host_rss_bytes: int | None = None
+    gpu_bytes: int | None = None
+    # Tokens per second over time: (seconds behind the first token, tokens behind it by then), at most 40 steps.
+    progress: tuple[tuple[float, int], ...] | None = None
+    read_bytes_per_token: int | None = None
+    bandwidth_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    """One variant's column: everything that the page shows of it at one moment."""
+
+    variant: str
+    state: PaneState = PaneState.QUEUED
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    scores: tuple[TokenScore, ...] = ()  # one for each token and one more; empty if not asked for
+    metrics: Metrics = Metrics()
+    # Index of the first generated token that differs from the reference's; None while they agree.
+    first_divergence: int | None = None
+    comparable: bool = True  # token ids of another family mean other texts: nothing is said about where they part
+    error: str | None = None
+    log: tuple[str, ...] = ()
+    note: str | None = None  # what is being waited for, in words
+    finish_reason: str | None = None  # "end of text", "max tokens", "stop text", "stopped", "context full"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonUpdate:
+    """All panes of a run at one moment; the last one has done=True."""
+
+    panes: tuple[Pane, ...]
+    done: bool = False
+    queue_place: int | None = None  # runs ahead of this one; None once it is its turn
+    rendered_prompt: str | None = None
+    notes: tuple[str, ...] = ()
+    elapsed_s: float = 0.0

@@ -1,0 +1,58 @@
+"""Model files: their headers' shape, one GGUF file, a pair as a variant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a forecast of memory and speed needs to know of a GGUF file; from its header (models/gguf/header.py)."""
+
+    n_layers: int
+    layer_bytes: int  # all layers' weights together
+    embedding_bytes: int  # a language model's token embeddings: they stay on the host, a token reads one row
+    other_bytes: int  # the output layer (the embeddings once more where they serve as it), norms, projection
+    read_bytes: int  # weights that one decoded token reads: of a mixture of experts those that it uses
+    is_float: bool = False  # most weights are floats of 16 or 32 bits: their products need cuBLAS's workspace
+    kv_bytes_per_token: int | None = None  # keys and values of all layers, 16 bits each
+    n_vocabulary: int | None = None
+    n_patches: int | None = None  # of a projector: what its encoder takes at once, for an image of its own size
+    n_embd: int | None = None
+    n_ff: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One GGUF file of a pair: a language model or a projector."""
+
+    path: str
+    bytes: int
+    sha256: str
+    quantization: str
+    n_params: int
+    architecture: str
+    # Two language models with the same value turn the same text into the same token ids (models/gguf/header.py).
+    vocabulary_sha256: str | None = None
+    shape: Shape | None = None
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        return 8 * self.bytes / self.n_params if self.n_params else None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One pair as an entry in a comparison."""
+
+    id: str
+    family: str
+    label: str
+    model: ModelFile
+    projector: ModelFile
+    reference: bool = False
+    chat_template: str | None = None  # Jinja text or the name of a llama.cpp built-in; None: the one in the file
+
+    @property
+    def bytes(self) -> int:
+        return self.model.bytes + self.projector.bytes

@@ -1,0 +1,135 @@
+"""What is held where: workers, GPUs, forecasts, the queue."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class WorkerRole(enum.StrEnum):
+    VISION = "vision"
+    LANGUAGE = "language"
+    QUANTIZE = "quantize"
+    BANDWIDTH = "bandwidth"
+
+
+class WorkerState(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+HOST = "host"  # the place of workers that use no GPU; a GPU's is "GPU 0", as NVML counts
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """What a worker's memory on one place is made of, in bytes."""
+
+    weights: int
+    kv_cache: int = 0
+    compute: int = 0
+    process: int = 0  # the CUDA context and cuBLAS's workspaces; on the host Python and llama.cpp's libraries
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute + self.process
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a worker will take, told before it is loaded."""
+
+    parts: Mapping[str, MemoryParts]  # by place
+    source: str  # "header", "dry run" of llama.cpp, "measured before"
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        return {place: parts.total for place, parts in self.parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """What one worker holds now."""
+
+    id: str  # for Pool.pin and Pool.unload
+    pid: int
+    role: WorkerRole
+    state: WorkerState
+    file: str  # name of the file it serves, without its folder
+    place: str  # HOST, a GPU, or several of them joined by " + "
+    bytes: int | None  # on its GPUs if it has any, else resident in host memory
+    host_rss_bytes: int | None
+    gpu_bytes: int | None
+    # Of gpu_bytes: "process" as NVML tells it, "difference" of the device's memory where a container hides processes.
+    measured_by: str | None
+    peak_bytes: int | None  # the most that `bytes` has been
+    forecast: Forecast | None
+    leases: int
+    pinned: bool
+    idle_s: float
+
+    @property
+    def forecast_bytes(self) -> int | None:
+        """To be held against peak_bytes."""
+        if self.forecast is None:
+            return None
+        on_gpus = [n for place, n in self.forecast.bytes.items() if place != HOST]
+        return sum(on_gpus) if on_gpus else self.forecast.bytes.get(HOST)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """A GPU as its driver tells it, or, where there is none of NVIDIA's, as ggml does. None: it does not tell."""
+
+    index: int
+    name: str
+    total_bytes: int
+    used_bytes: int
+    uuid: str = ""
+    source: str = "NVML"  # or "ggml": from a worker's last word
+    utilization: float | None = None  # share of the last moment in which anything ran: 0 to 1
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+    @property
+    def place(self) -> str:
+        return f"GPU {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A run that generates, or waits for its turn."""
+
+    who: str  # "" for nobody in particular
+    files: tuple[str, ...]
+    waited_s: float
+    place: str | None  # where it runs; None: it waits
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """What is held where at one moment."""
+
+    time: float  # seconds since 1970
+    workers: tuple[WorkerMemory, ...]
+    gpus: tuple[GpuMemory, ...]
+    host_total_bytes: int
+    host_available_bytes: int
+    budgets: Mapping[str, int]  # by place: what all workers there may take together
+    queue: tuple[Queued, ...]  # the running ones first, then in the order in which they are likely to come
+    alarms: tuple[str, ...] = ()  # memory that did not come back, the newest last
+
+    @property
+    def budget_bytes(self) -> int:
+        """Of all GPUs, or of the host where there is none."""
+        gpus = [n for place, n in self.budgets.items() if place != HOST]
+        return sum(gpus) if gpus else self.budgets.get(HOST, 0)
+
+    @property
+    def queue_length(self) -> int:
+        return len(self.queue)

@@ -1,0 +1,89 @@
+"""What is asked: an image, a conversation, sampling, how llama.cpp runs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from playground.values.files import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Names and order of the samplers are llama.cpp's."""
+
+    temperature: float = 0.0  # 0: greedy, the most probable token each time
+    top_k: int = 40  # 0: off
+    top_p: float = 0.95  # 1: off
+    min_p: float = 0.05  # 0: off
+    repeat_penalty: float = 1.0  # 1: off
+    seed: int = 1
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature <= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How llama.cpp runs a model; None lets the engine choose (docs/architecture.md, "Defaults by measurement")."""
+
+    n_ctx: int = 4096  # tokens; the page says so when a prompt is longer
+    n_threads: int | None = None
+    n_batch: int = 512  # tokens per llama_decode call while the prompt is read
+    n_gpu_layers: int = -1  # -1: all of them, 0: none
+    flash_attention: bool | None = None
+    projector_on_gpu: bool = True  # with n_gpu_layers 0 it is on the host anyway
+    split_gpus: bool = False  # the language model's layers over all GPUs, by llama.cpp
+
+
+class Remedy(enum.StrEnum):
+    """What a person may allow when a pair does not fit into GPU memory; in the order in which it is tried."""
+
+    CONTEXT = "smaller context"
+    PROJECTOR = "projector on the CPU"
+    LAYERS = "fewer GPU layers"
+
+
+class Order(enum.StrEnum):
+    IN_TURN = "one after another"
+    RACE = "race"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as llama.cpp takes it: height x width x 3 bytes, RGB, rows from the top."""
+
+    rgb: bytes = field(repr=False)
+    width: int
+    height: int
+    sha256: str  # of the pixels and the size, so the same picture in two file formats is one image
+    note: str | None = None  # what was done to the upload, for the person to know
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question of a conversation, and what each variant (by its id) answered."""
+
+    prompt: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One question: what is asked, and of which variants."""
+
+    images: tuple[Image, ...]  # they stand in front of the conversation's first question
+    prompt: str
+    variants: tuple[Variant, ...]
+    reference: str  # a variant's id
+    sampling: Sampling = Sampling()
+    runtime: Runtime = Runtime()
+    order: Order = Order.IN_TURN
+    chat_template: str | None = None  # overrides the variants' own
+    probabilities: bool = False  # read every answer once more, for the probabilities of its tokens
+    earlier: tuple[Turn, ...] = ()  # each variant goes on from its own answers
+    remedies: tuple[Remedy, ...] = ()  # what may be done to a variant that does not fit into memory

@@ -1,0 +1,1 @@
+"""The web app. Gradio is imported here and in app.py only."""

@@ -1,0 +1,169 @@
+"""Puts the long-lived parts together, for the page and for the command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.images import read_image
+from playground.comparing.run_settings import RunSettings
+from playground.errors import BadModel
+from playground.measuring.result_cache import Known
+from playground.models import doctor
+from playground.models.catalog import Store
+from playground.models.doctor import Hardware
+from playground.models.gguf.header import read_header
+from playground.models.hub.client import Hub
+from playground.models.hub.downloads import Downloads
+from playground.models.hub.preloaded import preloaded
+from playground.models.presets import data_folder, read_presets
+from playground.notebooks.cells import CompareCell
+from playground.notebooks.library import Library
+from playground.pool.monitor import Monitor
+from playground.pool.pool import Limits, Pool
+from playground.quantizing.sensitivity_scan import Workshop
+from playground.settings import Settings
+from playground.values.files import Variant
+from playground.values.request import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    settings: Settings
+    store: Store
+    pool: Pool
+    monitor: Monitor
+    embeddings: EmbeddingCache
+    known: Known
+    library: Library
+    hub: Hub
+    downloads: Downloads
+    engine: str  # for the record of a run
+    machine: str
+
+    def of(self, who: str) -> Parts:
+        """The same parts, as one person uses them: their turns are counted as theirs."""
+        return replace(self, pool=self.pool.of(who))
+
+    def open_preloaded(self) -> None:
+        """Presets whose files are in the Hub's cache already are among the variants."""
+        for found in preloaded(read_presets(), self.hub.cached()):
+            self.store.expect_pair(found.model, found.projector, found.preset.chat_template, found.preset.family)
+
+    @property
+    def workshop(self) -> Workshop:
+        """Makes files that become variants (Store.add_made)."""
+        return Workshop(self.store.weights, self.store.read_pair, self.store.made)
+
+    @property
+    def hardware(self) -> Hardware:
+        """What a pair would be loaded into now."""
+        report = self.pool.memory()
+        gpu = max(report.gpus, key=lambda gpu: gpu.total_bytes - gpu.used_bytes, default=None)
+        return Hardware(
+            gpu_name=gpu.name if gpu else None,
+            gpu_free=gpu.total_bytes - gpu.used_bytes if gpu else None,
+            host_free=report.host_available_bytes,
+            gpu_offload=self.pool.gpu_offload,
+        )
+
+    def explain(self, variant: Variant) -> str:
+        """The worst that the doctor has to say of a variant that could not be run."""
+        try:
+            model, projector = read_header(variant.model.path), read_header(variant.projector.path)
+        except BadModel as error:
+            return error.message
+        found = doctor.diagnose(
+            model,
+            projector,
+            hardware=self.hardware,
+            chat_template=variant.chat_template,
+            model_bytes=variant.model.bytes,
+        )
+        worst = found[0] if found and found[0].level > doctor.Level.FINE else None
+        return f"The doctor: {worst.text} {worst.remedy}" if worst else ""
+
+    def read_image(self, path: str | Path) -> Image:
+        """An uploaded image, scaled down to what the operator allows. Raises BadImage."""
+        return read_image(path, max_pixels=self.settings.max_image_pixels)
+
+    def limited(self, settings: RunSettings) -> RunSettings:
+        """Of a run: in the demo mode no longer answer and no larger context than the operator allows."""
+        if not self.settings.demo:
+            return settings
+        return settings.limited(self.settings.demo_max_tokens, self.settings.demo_n_ctx)
+
+    def limited_cell(self, cell: CompareCell) -> CompareCell:
+        """The same for a cell, and for the answers of its measurement."""
+        questions = cell.questions
+        if self.settings.demo and questions is not None:
+            most = min(questions.plan.max_tokens, self.settings.demo_max_tokens)
+            questions = msgspec.structs.replace(
+                questions, plan=msgspec.structs.replace(questions.plan, max_tokens=most)
+            )
+        return msgspec.structs.replace(cell, settings=self.limited(cell.settings), questions=questions)
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of the embedded questions."""
+        return data_folder() / "tiny-vlm/evaluation"
+
+
+@contextmanager
+def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Parts]:
+    """Open the store, the pool and the caches; close them, and end every worker, at the end.
+
+    `any_folder`: model files may be opened from anywhere, since the operator asks in person.
+    """
+    store = Store(settings.cache_dir, None if any_folder else settings.model_dirs)
+    version = importlib.metadata.version("llama-cpp-python")
+    limits = Limits(
+        gpu_bytes=settings.gpu_budget_bytes,
+        host_bytes=settings.memory_budget_bytes,
+        waiting=settings.max_waiting,
+        waiting_per_person=settings.max_waiting_per_person,
+        idle_s=settings.idle_unload_s,
+    )
+    learned = settings.cache_dir / "forecasts"
+    visible = settings.cuda_visible_devices
+    pool = Pool(limits, forecasts=learned, engine=version, host=_machine(""), visible_gpus=visible)
+    monitor = Monitor(pool)
+    gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
+    engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
+    embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
+    known = Known(settings.cache_dir / "measured", engine)
+    library = Library(settings.cache_dir / "notebooks", settings.notebooks_bytes)
+    shares = settings.space_id is None if settings.share_token is None else settings.share_token
+    hub = Hub(own_token=shares)
+    downloads = Downloads(hub, settings.cache_dir / "downloads.json", store.arrived)
+    monitor.start()
+    try:
+        yield Parts(settings, store, pool, monitor, embeddings, known, library, hub, downloads, engine, _machine(gpus))
+    finally:
+        downloads.close()
+        monitor.close()
+        pool.close()
+        embeddings.close()
+        known.close()
+        library.close()
+        store.close()
+
+
+def _machine(gpus: str) -> str:
+    """What the speeds depend on; not the host's name, since runs are shared."""
+    processor = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as file:
+            processor = next(
+                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), processor
+            )
+    return ", ".join(part for part in (gpus, processor, f"{os.cpu_count()} cores") if part)

@@ -1,0 +1,65 @@
+"""Reads a long image in the batches of a CPU and in those of a GPU; prints their sizes and how the logits compare.
+
+`python -m testkit.prompt_child MODEL`. A process of its own: llama_cpp has to be imported before numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from array import array
+from threading import Event
+
+from llama_cpp import llama_cpp as C
+
+from playground.engine import llama
+from playground.engine.language import LanguageModel
+from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
+from playground.values.request import Runtime
+
+RUNTIME = Runtime(n_ctx=1024, n_threads=1)
+
+
+def prompt(model: LanguageModel, seed: int) -> EncodedPrompt:
+    rng, n = random.Random(seed), 600
+    embeddings = array("f", [rng.gauss(0, 1) for _ in range(n * model.n_embd)]).tobytes()
+    image = ImageChunk(0, f"image {seed}", n, n, False, b"", embeddings)
+    return EncodedPrompt((TextChunk((seed, 31, 32)), image, TextChunk((33, 34))), model.n_embd, "", 0.0, 0.0)
+
+
+def read(model: LanguageModel, asked: EncodedPrompt) -> tuple[list[float], list[int]]:
+    model.prepare(RUNTIME)
+    context = model._context
+    assert context is not None
+    sizes: list[int] = []
+    decode = context._decode
+    context._decode = lambda batch, cancelled=None: (sizes.append(batch.n_tokens), decode(batch, cancelled))[1]  # type: ignore[method-assign]
+    context.read(asked, Event())
+    context._decode = decode  # type: ignore[method-assign]
+    return C.llama_get_logits_ith(context.handle, -1)[: model._vocabulary.n_tokens], sizes
+
+
+def main() -> None:
+    llama.start()
+    cpu, gpu = (LanguageModel(sys.argv[1], n_gpu_layers=0) for _ in range(2))
+    gpu.on_gpu = True
+    first, cpu_sizes = read(cpu, prompt(cpu, 1))
+    read(cpu, prompt(cpu, 2))
+    again, _ = read(cpu, prompt(cpu, 1))
+    whole, gpu_sizes = read(gpu, prompt(gpu, 1))
+    print(
+        json.dumps(
+            {
+                "cpu": cpu_sizes,
+                "gpu": gpu_sizes,
+                "same_again": again == first,
+                "difference": max(abs(a - b) for a, b in zip(first, whole, strict=True)),
+                "spread": max(first) - min(first),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

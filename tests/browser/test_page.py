@@ -1,0 +1,359 @@
+"""A comparison on the page, in a real Chromium, the app started as the README says."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Browser, Page, expect
+
+from playground.models.presets import data_folder
+from testkit import pairs
+from testkit.webapp import WebApp
+from tests.conftest import ready
+
+pytestmark = pytest.mark.browser
+
+OTHER = data_folder() / "tiny-vlm/evaluation/hard-52.png"
+
+
+def cell(page: Page, number: int = 0) -> Any:
+    return page.locator(".vp-is-compare").nth(number)
+
+
+def pane(page: Page, label: str, number: int = 0) -> Any:
+    return cell(page, number).get_by_role("region", name=label, exact=True)
+
+
+def prompt(page: Page, number: int = 0) -> Any:
+    return cell(page, number).get_by_label("Prompt", exact=True)
+
+
+def run(page: Page, number: int = 0) -> None:
+    cell(page, number).get_by_role("button", name="Run cell").click()
+
+
+def stop(page: Page, number: int = 0) -> None:
+    cell(page, number).get_by_role("button", name="Stop", exact=True).click()
+
+
+def ended(page: Page) -> None:
+    expect(page.locator(".vp-running, .vp-queued")).to_have_count(0, timeout=60_000)
+
+
+def tick_only(page: Page, *labels: str) -> None:
+    """Tick language models of the marked cell, and wait until the cell says so."""
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        name = option.locator("xpath=..").inner_text()
+        option.set_checked(name.split(" ")[0] in labels)
+    shown = ", ".join(labels) or "no variant ticked"
+    expect(page.locator(".vp-active .vp-chip").first).to_have_text(shown)
+
+
+def remove_image(page: Page, number: int = 0) -> None:
+    cell(page, number).locator("figure").first.hover()
+    cell(page, number).locator("[data-do=unpicture]").first.click()
+    expect(cell(page, number).locator(".vp-pictures figure")).to_have_count(0)
+
+
+def add_image(page: Page, path: Path, number: int = 0) -> None:
+    cell(page, number).get_by_label("Add an image").set_input_files(str(path))
+
+
+def open_endless(page: Page, endless: pairs.PairFiles) -> None:
+    page.get_by_role("button", name="Open files on this machine").click()
+    page.get_by_label("Language model file").fill(str(endless.model))
+    page.get_by_label("Language model file").press("Enter")
+    page.get_by_label("Projector file (mmproj)").fill(str(endless.projector))
+    page.get_by_label("Projector file (mmproj)").press("Enter")
+    page.get_by_role("button", name="Open pair").click()
+    expect(page.get_by_label("F16 ★ · 102.3 MB")).to_be_checked()
+
+
+def set_max_tokens(page: Page, n: int) -> None:
+    page.get_by_role("button", name="Sampling and engine").click()
+    page.get_by_label("Max tokens").fill(str(n))
+    expect(page.locator(".vp-active .vp-chips")).to_contain_text(f"max {n}")
+
+
+def writing(page: Page, number: int = 0) -> None:
+    expect(cell(page, number).locator(".vp-pane").first).to_have_attribute("data-state", "writing", timeout=30_000)
+
+
+def memory(app: WebApp, client: Client | None = None) -> dict[str, Any]:
+    asked = client or Client(app.url, verbose=False)
+    found: dict[str, Any] = asked.predict(api_name="/memory")
+    if client is None:
+        asked.close()
+    return found
+
+
+def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page) -> None:
+    run(page)
+    expect(cell(page).locator(".vp-pane")).to_have_count(6)
+    expect(cell(page).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
+    boxes = [pane(page, label).bounding_box() for label in ("F16", "Q8_0", "Q4_K_M")]
+    assert len({round(box["y"]) for box in boxes}) == 1
+    assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
+    expect(pane(page, "F16")).to_contain_text("★ reference")
+    expect(pane(page, "F16")).to_contain_text("7 + 144")
+    expect(pane(page, "Q8_0")).to_contain_text("= same")
+    expect(pane(page, "Q8_0")).to_contain_text("cached")
+    expect(pane(page, "Q2_K")).to_contain_text("≠ from word 14")
+    expect(pane(page, "Q2_K").locator("del").first).to_have_text("three")
+    expect(pane(page, "Q2_K").locator("ins").first).to_have_text("four")
+    expect(pane(page, "TQ2_0")).to_contain_text("≠ from word 1")
+    pane(page, "Q2_K").get_by_text("where they part: token 20").click()
+    candidates = pane(page, "Q2_K").locator(".vp-parting tbody tr").first
+    expect(candidates).to_contain_text("three")
+    expect(candidates).to_contain_text("four")
+    expect(pane(page, "F16").locator(".vp-text span").first).to_have_attribute("title", re.compile(r"^\d+\.\d%$"))
+    for label in ("F16", "TQ2_0"):
+        assert re.search(r"decode\s*[\d,.]+ tok/s", pane(page, label).inner_text())
+        assert re.search(r"memory\s*\d+ MiB", pane(page, label).inner_text())
+    expect(page.locator(".vp-memory")).to_contain_text("MiB of")
+
+
+def test_page_when_a_column_of_the_table_is_clicked_then_sorted_by_it(page: Page) -> None:
+    tick_only(page, "F16", "Q8_0", "Q2_K")
+    run(page)
+    cell(page).get_by_text("table and plot").click(timeout=60_000)
+    table = cell(page).locator(".vp-table")
+    names = table.locator("tbody th")
+    expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
+    size = table.get_by_role("button", name="size")
+    size.click()
+    expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])
+    expect(table.locator("th[aria-sort=ascending]")).to_contain_text("size")
+    size.click()
+    expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
+    table.get_by_role("button", name="same prefix").click()
+    expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])  # of the reference it is unknown: last
+    expect(cell(page).locator(".vp-mark")).to_have_count(3)
+
+
+def test_page_when_ctrl_enter_is_pressed_in_the_prompt_then_what_was_typed_is_asked(page: Page) -> None:
+    tick_only(page, "F16", "Q8_0")
+    prompt(page).fill("What shape is green?")
+    prompt(page).press("Control+Enter")
+    expect(pane(page, "Q8_0")).to_contain_text("= same", timeout=30_000)
+    expect(cell(page).locator(".vp-pane")).to_have_count(2)
+    expect(pane(page, "F16").locator(".vp-text")).to_have_text("cross")
+
+
+def test_page_when_a_setting_was_just_changed_then_the_run_has_it(page: Page) -> None:
+    tick_only(page, "F16")
+    page.get_by_role("button", name="Sampling and engine").click()
+    page.get_by_label("Max tokens").fill("3")
+    page.get_by_label("Max tokens").press("Control+Enter")
+    expect(pane(page, "F16")).to_contain_text("(max tokens)", timeout=30_000)
+    expect(pane(page, "F16").locator(".vp-text")).to_have_text("The image shows")
+
+
+def test_page_when_an_answer_streams_then_it_grows_and_stop_keeps_it(
+    page: Page, app: WebApp, endless: pairs.PairFiles
+) -> None:
+    open_endless(page, endless)
+    set_max_tokens(page, 3000)
+    run(page)
+    text = cell(page).locator(".vp-text").first
+    writing(page)
+    early = len(text.inner_text())
+    page.wait_for_function("n => document.querySelector('.vp-text').innerText.length > n + 50", arg=early)
+    stop(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
+    assert len(text.inner_text()) > early + 50
+    expect(cell(page).get_by_role("button", name="Run cell")).to_be_visible()
+    expect(cell(page).locator(".vp-runstate")).to_have_text("stopped")
+    assert all(w["leases"] == 0 for w in memory(app)["workers"])
+
+
+def test_page_when_one_pane_is_stopped_then_only_that_one_ends(page: Page, endless: pairs.PairFiles) -> None:
+    open_endless(page, endless)
+    set_max_tokens(page, 3000)
+    run(page)
+    writing(page)
+    page.get_by_role("button", name=re.compile("^Stop F16")).click()
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
+
+
+def test_page_when_the_tab_is_closed_then_the_work_stops(
+    page: Page, browser: Browser, app: WebApp, endless: pairs.PairFiles
+) -> None:
+    other = browser.new_page()
+    other.goto(app.url)
+    ready(other)
+    open_endless(other, endless)
+    set_max_tokens(other, 3000)
+    run(other)
+    writing(other)
+    other.close()
+    page.wait_for_timeout(1500)
+    assert all(w["leases"] == 0 for w in memory(app)["workers"])
+    assert memory(app)["queue_length"] == 0
+
+
+def test_page_when_two_people_run_then_the_second_sees_its_place(
+    page: Page, browser: Browser, app: WebApp, endless: pairs.PairFiles
+) -> None:
+    open_endless(page, endless)
+    set_max_tokens(page, 3000)
+    run(page)
+    writing(page)
+    other = browser.new_page()
+    other.goto(app.url)
+    ready(other)
+    run(other)
+    expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting: 1 run ahead of this one"))
+    stop(page)
+    expect(cell(other).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
+    other.close()
+
+
+def test_page_when_a_worker_is_killed_then_its_pane_says_so(page: Page, app: WebApp, endless: pairs.PairFiles) -> None:
+    client = Client(app.url, verbose=False)  # takes a second: the answer must not end before it is there
+    open_endless(page, endless)
+    set_max_tokens(page, 3000)
+    run(page)
+    writing(page)
+    expect(cell(page).locator(".vp-text").first).not_to_be_empty()
+    worker = next(w for w in memory(app, client)["workers"] if w["file"] == endless.model.name)
+    os.kill(worker["pid"], signal.SIGKILL)
+    client.close()
+    expect(cell(page).locator(".vp-pane .vp-error")).to_contain_text("killed (SIGKILL)", timeout=10_000)
+    assert cell(page).locator(".vp-text").first.inner_text()
+    ended(page)
+    run(page)
+    writing(page)
+    stop(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
+
+
+def test_page_when_a_text_holds_markup_then_it_is_text(page: Page) -> None:
+    evil = "<img src=x onerror=alert(1)> {{value}} ${alert(2)} `x` <script>alert(3)</script>"
+    tick_only(page, "F16")
+    prompt(page).fill(evil)
+    run(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "done", timeout=30_000)
+    page.get_by_text("rendered prompt").click()
+    expect(page.locator(".vp-rendered pre")).to_contain_text(evil)
+    assert page.locator(".vp-outputs img, .vp-outputs script").count() == 0
+
+
+def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: Page) -> None:
+    tick_only(page, "F16")
+    remove_image(page)
+    add_image(page, OTHER)
+    expect(cell(page).locator(".vp-pictures img")).to_be_visible()
+    prompt(page).fill("Describe the image.")
+    run(page)
+    expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The image shows five objects", timeout=30_000)
+    cell(page).get_by_role("button", name="Show hard-52.png larger").click()
+    expect(page.locator("[data-zoom] img")).to_have_js_property("naturalWidth", 288)
+
+
+@pytest.mark.parametrize("how", ["paste", "drop"])
+def test_page_when_an_image_is_pasted_or_dropped_then_the_cell_has_it(page: Page, how: str) -> None:
+    tick_only(page, "F16")
+    remove_image(page)
+    page.evaluate(
+        """([bytes, how]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "given.png", {type: "image/png"}));
+            const event = how === "paste" ? new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true})
+                : new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
+            document.querySelector(".vp-is-compare").dispatchEvent(event);
+        }""",
+        [list(OTHER.read_bytes()), how],
+    )
+    expect(cell(page).locator("img[alt='given.png']")).to_be_visible()
+    prompt(page).fill("Describe the image.")
+    run(page)
+    expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The image shows five objects", timeout=30_000)
+
+
+def test_page_when_an_example_is_clicked_then_the_empty_cell_has_its_image_and_prompt(page: Page) -> None:
+    page.get_by_role("button", name="+ Compare").click()
+    fresh = page.locator(".vp-is-compare.vp-active")
+    expect(fresh.locator(".vp-pick")).to_have_text("Drop, paste or choose an image")
+    fresh.get_by_role("button", name="Example: How many red stars are there?").click()
+    expect(fresh.locator(".vp-pictures img")).to_be_visible()
+    expect(fresh.get_by_label("Prompt", exact=True)).to_have_value("How many red stars are there?")
+
+
+def test_page_when_the_image_is_damaged_then_says_so_and_keeps_the_answers(page: Page, tmp_path: Path) -> None:
+    tick_only(page, "F16")
+    run(page)
+    expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "done", timeout=30_000)
+    whole = io.BytesIO()
+    PIL.Image.effect_noise((300, 300), 90).save(whole, "PNG")
+    (tmp_path / "cut.png").write_bytes(whole.getvalue()[:2000])
+    add_image(page, tmp_path / "cut.png")
+    expect(page.get_by_text("cut.png is cut short or damaged")).to_be_visible()
+    expect(cell(page).locator(".vp-pictures figure")).to_have_count(1)
+    expect(pane(page, "F16")).to_contain_text("RVJWPBX")
+
+
+def test_page_when_nothing_is_ticked_or_asked_then_says_what_to_do(page: Page) -> None:
+    prompt(page).fill("  ")
+    run(page)
+    expect(cell(page).get_by_text("The prompt is empty. Write what you want to know")).to_be_visible()
+    prompt(page).fill("What do you see?")
+    tick_only(page)
+    run(page)
+    expect(cell(page).get_by_text("Tick at least one quantization")).to_be_visible()
+    expect(cell(page).locator(".vp-n")).to_have_text("[ ]")
+
+
+def test_page_when_a_file_outside_the_allowed_folders_is_opened_then_refused(page: Page, tmp_path: Path) -> None:
+    files = pairs.write_pair("mlp", tmp_path)
+    page.get_by_role("button", name="Open files on this machine").click()
+    for label, path in (("Language model file", files.model), ("Projector file (mmproj)", files.projector)):
+        page.get_by_label(label).fill(str(path))
+        page.get_by_label(label).press("Enter")
+    page.get_by_role("button", name="Open pair").click()
+    expect(page.get_by_text("only in the folders that the operator allowed")).to_be_visible()
+
+
+def test_page_when_a_file_name_holds_markup_then_the_message_shows_it_as_text(page: Page, tmp_path: Path) -> None:
+    evil = tmp_path / "<img src=x onerror=alert(1)>.png"
+    evil.write_bytes(b"no image")
+    add_image(page, evil)
+    expect(page.get_by_text("is not an image that can be read here")).to_be_visible()
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_page_when_a_path_of_the_server_is_given_as_an_upload_then_refused(page: Page, app: WebApp) -> None:
+    """The script sends where its upload went; somebody else's script may send anything."""
+    asked = page.evaluate(
+        """async path => {
+            const config = await (await fetch("/config")).json();
+            const one = config.components.find(c => (c.props.server_fns ?? []).includes("add_picture"));
+            const ask = async (name, data) => (await fetch("/gradio_api/component_server/", {
+                method: "POST", headers: {"Content-Type": "application/json"},
+                body: JSON.stringify({data, fn_name: name, component_id: one.id, session_hash: "x"})})).json();
+            const browser = localStorage.getItem("vlm-quant-playground");
+            const mine = await ask("open", {browser, key: null});
+            const cell = document.querySelector(".vp-is-compare").dataset.cell;
+            const answers = [];
+            for (const wanted of [path, "/etc/passwd", "../../etc/passwd", "\\u0000"])
+                answers.push(await ask("add_picture", {browser, key: mine.key, cell, path: wanted}));
+            answers.push(await ask("add_picture", {key: mine.key, cell: 5}));
+            answers.push(await ask("export", {key: "guess", format: "json"}));
+            answers.push(await ask("_library", {key: mine.key}));
+            return answers;
+        }""",
+        str(OTHER),
+    )
+    told = [str(answer.get("error", answer)) for answer in asked]
+    assert all("Only a file that was uploaded here" in text or "no path" in text for text in told[:4]), told
+    assert "asked for something that it may not" in told[4]
+    assert told[5] == "There is no notebook here."
+    assert "Function not found" in told[6]

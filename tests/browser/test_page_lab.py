@@ -1,0 +1,255 @@
+"""The lab on the page, in a real Chromium: a scan with a recipe, the ship card's files, and quantizing there."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from playground.measuring.ship_card import Card
+from playground.models.presets import data_folder
+from testkit import pairs
+from testkit.webapp import WebApp, running
+from tests.browser.test_page import ended, tick_only
+from tests.browser.test_page_notebook import menu, opened, reload, saved, told, top_menu, visitor
+from tests.conftest import ready
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def cache(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "derived").symlink_to(derived / "derived")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def app(cache: Path, few: pairs.PairFiles) -> Iterator[WebApp]:
+    with running(cache, cache / "log.txt", model_dirs=(few.model.parent,)) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser, app: WebApp) -> Iterator[Page]:
+    """A first visitor's page."""
+    with visitor(browser, app.url, viewport={"width": 1366, "height": 1000}) as first:
+        ready(first)
+        yield first
+
+
+def open_few(page: Page, few: pairs.PairFiles) -> None:
+    """For the marked cell."""
+    page.get_by_role("button", name="Open files on this machine").click()
+    for label, path in (("Language model file", few.model), ("Projector file (mmproj)", few.projector)):
+        page.get_by_label(label).fill(str(path))
+        page.get_by_label(label).press("Enter")
+    page.get_by_role("button", name="Open pair").click()
+    expect(page.locator("#vp-models").get_by_label("F16 ★")).to_be_checked()
+    expect(page.locator(".vp-active .vp-chip").first).to_have_text("F16")
+
+
+def measure(page: Page, **fields: str) -> Any:
+    """A new measurement of 4 questions and short answers."""
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    for label, value in {"how many": "4", "max tokens": "16", **fields}.items():
+        mine.get_by_label(label).fill(value)
+    mine.get_by_label("which tensors matter?").check()
+    return mine
+
+
+def run(mine: Any) -> None:
+    mine.get_by_role("button", name="Run cell").click()
+
+
+def nothing_left(cache: Path) -> None:
+    """Of what a scan writes while it runs; a run that was stopped may go on for a moment."""
+    deadline = time.monotonic() + 20
+    while left := [path.name for path in (cache / "measured").glob("scratch-*")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def test_scan_when_run_with_a_limit_then_a_ranking_and_a_recipe_that_can_be_ticked(
+    page: Page, cache: Path, few: pairs.PairFiles
+) -> None:
+    open_few(page, few)
+    mine = measure(page)
+    mine.get_by_label("drift").uncheck()
+    mine.get_by_label("files ≤ MB").fill("0.8")
+    run(mine)
+    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
+    expect(mine.locator(".vp-sensitivity")).to_be_visible(timeout=90_000)
+    groups = mine.locator(".vp-groups tbody th")
+    assert set(groups.all_text_contents()[:2]) == {"ffn_down", "v.ffn_down"}
+    expect(mine.locator(".vp-groups thead th")).to_have_text(
+        ["group", "half", "size", "q8_0", "q6_K", "q5_K", "q4_K", "q3_K", "q2_K", "nats a MB"]
+    )
+    costs = [float(cost) for cost in mine.locator(".vp-groups tbody tr").first.locator("td").all_text_contents()[2:8]]
+    assert costs == sorted(costs)
+    assert costs[0] > 0
+    expect(mine.locator(".vp-groups tbody tr").last.locator("td").nth(3)).to_have_attribute("title", "no smaller")
+    expect(mine.get_by_text("Bits are dearest in the ")).to_be_visible()
+    expect(mine.get_by_text(re.compile(r"^The recipe \(0\.8 MB\) has a mean KL of "))).to_be_visible()
+    expect(mine.locator(".vp-row-ship th")).to_have_text("recipe")
+    mine.get_by_text("the recipe, and llama-quantize's lines").click()
+    expect(mine.locator("pre").first).to_contain_text('name = "few in 0.8 MB"')
+    expect(mine.locator("pre").nth(1)).to_contain_text("llama-quantize --")
+    names = {path.name for path in (cache / "made").glob("*few*-recipe-*.gguf")}
+    assert {name for name in names if name in mine.locator(".vp-sensitivity").inner_text()} == names
+    nothing_left(cache)
+
+    new = page.locator("#vp-models, #vp-projectors").get_by_label("few in 0.8 MB")
+    expect(new.first).not_to_be_checked()  # they stand at the side at once
+    for box in new.all():
+        box.check()
+    expect(mine.locator(".vp-chip").first).to_contain_text("few in 0.8 MB")
+    reload(page)
+    again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
+    expect(again.locator(".vp-row-ship th")).to_have_text("recipe")
+    expect(again.locator(".vp-chip").first).to_contain_text("few in 0.8 MB")
+    expect(again.get_by_label("files ≤ MB")).to_have_value("0.8")
+    expect(again.get_by_label("which tensors matter?")).to_be_checked()
+
+
+def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_readers_get_too(
+    page: Page, browser: Browser, cache: Path
+) -> None:
+    mine = measure(page)
+    tick_only(page, "F16", "Q2_K")
+    mine.get_by_label("KL ≤").fill("9")
+    run(mine)
+    expect(mine.locator(".vp-progress")).to_contain_text(" at q8_0", timeout=90_000)
+    mine.get_by_role("button", name="Stop", exact=True).click()
+    expect(mine.locator(".vp-runstate")).to_have_text("stopped", timeout=20_000)
+    expect(mine.locator(".vp-outputs")).to_contain_text("4 questions")
+    expect(mine.locator(".vp-sensitivity")).to_have_count(0)
+    expect(mine.locator(".vp-reasons li").first).to_contain_text("Q2_K is the smallest of the 2 that keep every limit")
+    nothing_left(cache)
+    top_menu(page, "Share", "Make a link")
+    link = page.get_by_label("Link for readers").input_value()
+    with visitor(browser, link) as reader:
+        found = []
+        for shown in (page, reader):
+            card = shown.locator(".vp-card")
+            files = {}
+            for kind in ("html", "json", "png"):
+                with shown.expect_download() as got:
+                    card.get_by_role("button", name=kind, exact=True).click()
+                assert got.value.suggested_filename == f"ship-card.{kind}"
+                files[kind] = Path(got.value.path()).read_bytes()
+            found.append(files)
+        assert found[0] == found[1]
+        assert reader.locator(".vp-fields[inert]").count() == 3
+    made = msgspec.json.decode(found[0]["json"], type=Card)
+    assert made.recommended == "tiny-vlm:Q2_K+mmproj-F16"
+    assert made.limits.max_kl == 9
+    assert made.questions == 4
+    assert found[0]["png"].startswith(b"\x89PNG\r\n")
+    assert b"Q2_K is the smallest of the 2" in found[0]["html"]
+    assert str(data_folder()).encode() not in found[0]["html"]
+
+    # Deleted while it is scanned: it ends, and comes back without harm.
+    run(mine)
+    expect(mine.locator(".vp-progress")).to_contain_text(" at q", timeout=90_000)
+    menu(mine, "Delete")
+    ended(page)
+    nothing_left(cache)
+    page.locator(".vp-toast").get_by_role("button", name="Undo").click()
+    expect(page.locator(".vp-is-compare", has=page.locator("[data-q]")).locator(".vp-runstate")).to_have_text("stopped")
+
+
+def test_scan_when_it_cannot_be_then_said_before_anything_is_measured(page: Page, tmp_path: Path) -> None:
+    mine = measure(page, **{"how many": "3"})
+    run(mine)
+    refused = mine.locator(".vp-refused")
+    expect(refused).to_have_text(re.compile("^A scan needs at least four questions"))
+    ended(page)
+    mine.get_by_label("how many").fill("4")
+    tick_only(page, "Q8_0", "Q2_K")
+    run(mine)
+    expect(refused).to_have_text(re.compile("Q8_0: a scan begins with 16 or 32 bits"))
+    ended(page)
+    for label, value in (("files ≤ MB", "0"), ("memory ≤ MiB", "1e300"), ("tok/s ≥", "-5"), ("KL ≤", "1e308")):
+        mine.get_by_label(label).fill(value)
+        mine.get_by_label(label).press("Tab")
+        told(page, "A limit has to be a number above 0")
+        page.locator(".vp-toast").get_by_role("button", name="Close").click()
+        mine.get_by_label(label).fill("")
+        mine.get_by_label(label).press("Tab")
+        saved(page)
+    rows = [{"image": "a.png", "question": question} for question in ("What?", "Where?", "Why?")]
+    with zipfile.ZipFile(tmp_path / "three.zip", "w") as archive:
+        archive.writestr("items.jsonl", "\n".join(json.dumps(row) for row in rows))
+        archive.write(data_folder() / "tiny-vlm/evaluation/hard-62.png", "a.png")
+    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "three.zip")
+    expect(mine).to_contain_text("questions of three.zip")
+    tick_only(page, "F16")
+    run(mine)
+    expect(refused).to_have_text(re.compile("^A scan needs at least four questions"))
+
+
+def quantize(page: Page, quantization: str, *, exceptions: str = "", calibrate: bool = False) -> None:
+    kind = page.locator("#vp-make").get_by_label("Quantization")
+    kind.fill(quantization)
+    kind.press("Enter")
+    page.get_by_label("Tensors of another type").fill(exceptions)
+    page.get_by_label("Calibrate with images").set_checked(calibrate)
+    page.locator("#vp-make").get_by_role("button", name="Quantize", exact=True).click()
+
+
+def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_restart(
+    page: Page, browser: Browser, cache: Path, few: pairs.PairFiles
+) -> None:
+    before = set(cache.parent.rglob("*"))
+    open_few(page, few)
+    page.get_by_role("button", name="Quantize here").click()
+    expect(page.get_by_role("radio", name="Projector (mmproj)")).to_be_checked()
+    made = page.locator("#vp-made")
+    quantize(page, "Q9_9")
+    expect(made).to_have_text("llama.cpp has no quantization called 'Q9_9'.", timeout=20_000)
+    quantize(page, "../../../Q9", calibrate=True)  # a name that leads out of the folder, with a file of its own
+    expect(made).to_have_text("llama.cpp has no quantization called '../../../Q9'.", timeout=90_000)
+    quantize(page, "Q4_0", exceptions=f"{'x' * 2000}=q99\n")
+    expect(made).to_contain_text("ggml has no type called 'q99'", timeout=20_000)
+    quantize(page, "Q4_0", exceptions="ffn_up")
+    expect(made).to_contain_text("PATTERN=TYPE", timeout=20_000)
+    quantize(page, "Q8_0", calibrate=True)
+    expect(made.locator("progress")).to_be_visible(timeout=20_000)
+    page.locator("#vp-make").get_by_role("button", name="Stop", exact=True).click()
+    expect(made).to_have_text("Stopped. Nothing was kept.", timeout=20_000)
+    new = set(cache.parent.rglob("*")) - before
+    assert [path for path in new if "few" in path.name or "Q9" in path.name] == []
+
+    quantize(page, "Q4_0", exceptions=" v.blk.0 = q8_0 \n")
+    expect(made.locator("b")).to_have_text(re.compile("fit to ship|doubtful|broken"), timeout=90_000)
+    expect(made).to_contain_text("on 12 questions")
+    expect(made).to_contain_text(re.compile(r"cosine [01]\.\d{4}, lowest patch [01]\.\d{4}, relative error \d+\.\d %"))
+    maps = made.locator("img")
+    expect(maps).to_have_count(8)
+    for shown in maps.all():
+        expect(shown).to_have_js_property("complete", True)
+        assert shown.evaluate("shown => Math.max(shown.naturalWidth, shown.naturalHeight)") == 168
+    expect(page.locator("#vp-projectors").get_by_label("Q4_0 v.blk.0=q8_0")).to_be_checked()
+    expect(page.locator(".vp-active .vp-chip").first).to_have_text("F16, F16 + mmproj-Q4_0 v.blk.0=q8_0")
+    (file,) = (cache / "made").glob("mmproj-few-Q4_0-*.gguf")
+    quantize(page, "Q4_0", exceptions="v.blk.0=q8_0")
+    expect(made).to_have_text(f"{file.name} was made before. It is a variant: tick it at the side.", timeout=20_000)
+
+    with (
+        running(cache, cache / "second.txt", model_dirs=(few.model.parent,)) as again,
+        visitor(browser, again.url) as new,
+    ):
+        opened(new)
+        ready(new)
+        new.get_by_role("radio", name="few").check()
+        expect(new.locator("#vp-projectors").get_by_label("Q4_0 v.blk.0=q8_0")).to_be_visible()

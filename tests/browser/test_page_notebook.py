@@ -1,0 +1,997 @@
+"""The notebook on the page, in a real Chromium: cells, runs, notebooks, files, and what may go wrong around them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import resource
+import signal
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Dialog, FilePayload, Page, expect
+
+from playground.comparing.images import read_image
+from playground.comparing.run_settings import RunSettings
+from playground.models.presets import data_folder
+from playground.notebooks.cells import Cell, CompareCell, NoteCell, Picture, Run, RunState
+from playground.notebooks.file_format import to_json
+from playground.notebooks.library import Library
+from playground.values.answer import PaneState
+from testkit.webapp import WebApp, running
+from tests.browser.test_page import cell, ended, pane, prompt, run
+from tests.unit import test_notebook_file as values
+
+pytestmark = pytest.mark.browser
+
+SCENES = data_folder() / "tiny-vlm/evaluation"
+TOKEN = "vlm-quant-playground"
+SHORT = "What shape is green?"
+
+Whole = tuple[Cell, Sequence[Run]]
+
+
+# --- what the tests begin with ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def scene(name: str) -> tuple[Picture, bytes]:
+    path = SCENES / f"{name}.png"
+    image = read_image(path)
+    return Picture(image.sha256, image.width, image.height, path.name), path.read_bytes()
+
+
+def asks(
+    *prompts: str, scenes: Sequence[str] = ("hard-62",), models: Sequence[str] = ("F16", "Q8_0"), **fields: Any
+) -> Whole:
+    return CompareCell(
+        "c",
+        prompts=prompts or (SHORT,),
+        pictures=tuple(scene(name)[0] for name in scenes),
+        family="tiny-vlm",
+        variants=tuple(f"tiny-vlm:{model}+mmproj-F16" for model in models),
+        **fields,
+    ), ()
+
+
+def says(text: str) -> Whole:
+    return NoteCell("n", text), ()
+
+
+def answers(question: str, reference: str, other: str, **fields: Any) -> Whole:
+    """A cell of models that are not here, with a run that answered this."""
+    asked = values.compare_cell(prompts=(question,), pictures=(scene("hard-62")[0],), **fields)
+    panes = values.pane(values.F16, reference), values.pane(values.Q2, other, first_divergence=0)
+    return asked, (values.run_of(asked, values.result(*panes)),)
+
+
+def as_file(text: str) -> FilePayload:
+    return {"name": "notebook.json", "mimeType": "application/json", "buffer": text.encode()}
+
+
+def give(page: Page, *whole: Whole, title: str = "Given") -> None:
+    """Import a notebook with these cells."""
+    known = {scene(name)[0].sha256: scene(name)[1] for name in ("hard-62", "hard-52", "hard-01")}
+    page.locator("[data-import]").set_input_files(as_file(to_json(title, whole, known.get)))
+    expect(page.get_by_label("Title of the notebook")).to_have_value(title)
+
+
+@contextmanager
+def visitor(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """Somebody else, with a browser of their own."""
+    context = browser.new_context(**{"viewport": {"width": 1366, "height": 900}, **options})
+    try:
+        with tab(context, url) as page:
+            yield page
+    finally:
+        context.close()
+
+
+@contextmanager
+def tab(context: BrowserContext, url: str) -> Iterator[Page]:
+    """A page of the app. What it asks of other addresses, its script's errors and alerts fail the test."""
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda asked: re.match(r"http://127\.|data:|blob:", asked.url) or wrong.append(asked.url))
+
+    def on_dialog(dialog: Dialog) -> None:
+        if not dialog.message.startswith("Delete this notebook"):
+            wrong.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", on_dialog)
+    page.goto(url)
+    opened(page)
+    yield page
+    assert wrong == []
+    page.close()
+
+
+def opened(page: Page) -> None:
+    expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
+
+
+def reload(page: Page) -> None:
+    page.reload()
+    expect(page.locator("#vp-notebook[data-filled]")).to_be_visible(timeout=20_000)
+
+
+def saved(page: Page) -> None:
+    expect(page.locator("[data-saved]")).to_have_text(re.compile("^saved"), timeout=10_000)
+
+
+def note(page: Page, number: int = 0) -> Any:
+    return page.locator(".vp-is-note").nth(number)
+
+
+def menu(of: Any, *what: str) -> None:
+    for name in what:
+        of.locator("summary[aria-label^=More]").click()
+        of.get_by_role("menuitem", name=name, exact=True).click()
+
+
+def top_menu(page: Page, name: str, what: str) -> None:
+    page.locator(".vp-actions summary", has_text=name).click()
+    page.locator(".vp-actions").get_by_role("menuitem" if name == "Export" else "button", name=what).click()
+
+
+def order(page: Page, *titles: str) -> None:
+    """The cells that stand on the page, as a screen reader names them."""
+    expect(page.locator(".vp-cell")).to_have_count(len(titles))
+    for at, title in enumerate(titles):
+        name = f"Cell {at + 1}: {title}"
+        expect(page.locator(".vp-cell").nth(at)).to_have_attribute("aria-label", name)
+
+
+def texts(page: Page, number: int = 0) -> list[str]:
+    """All answers of a cell; inner_text says nothing of those that are not laid out yet."""
+    found: list[str] = cell(page, number).locator(".vp-text").all_text_contents()
+    return found
+
+
+def told(page: Page, text: str) -> None:
+    expect(page.locator(".vp-toast", has_text=text)).to_be_visible()
+
+
+def width(page: Page) -> int:
+    found: int = page.evaluate("document.documentElement.scrollWidth")
+    return found
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser, app: WebApp) -> Iterator[BrowserContext]:
+    """One for all tests, so that the page's files are fetched once."""
+    shared = browser.new_context(viewport={"width": 1366, "height": 900})
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, app: WebApp) -> Iterator[Page]:
+    """A first visitor's page."""
+    with tab(context, app.url) as first:
+        yield first
+        first.evaluate("localStorage.clear()")
+
+
+@pytest.fixture
+def own_cache(derived: Path, tmp_path: Path) -> Path:
+    """For an app that a test may break."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "derived").symlink_to(derived / "derived")
+    return cache
+
+
+# --- the first visit -------------------------------------------------------------------------------------------------
+
+
+def test_first_visit_when_run_all_is_clicked_then_each_example_shows_what_its_note_says(page: Page) -> None:
+    expect(page.locator(".vp-is-compare")).to_have_count(3)
+    for number, begin in enumerate(("One ladder.", "Which half is to blame?", "A question that low bits get wrong.")):
+        expect(note(page, number).locator(".vp-markdown strong").first).to_have_text(begin)
+    page.get_by_role("button", name="▶ Run all").click()
+    expect(cell(page, 0)).to_have_class(re.compile("vp-running"))
+    expect(cell(page, 2)).to_have_class(re.compile("vp-queued"))
+    page.wait_for_function(
+        """() => {
+            const [first, second, third] = document.querySelectorAll(".vp-is-compare");
+            const state = cell => ["running", "queued"].find(name => cell.classList.contains(`vp-${name}`)) ?? "idle";
+            return `${state(first)} ${state(second)} ${state(third)}` === "idle running queued";
+        }"""
+    )
+    ended(page)
+    expect(page.locator(".vp-n")).to_have_text(["[1]"] * 3)
+    expect(pane(page, "Q2_K").locator(".vp-verdict")).to_have_text("≠ from word 14")
+    expect(pane(page, "F16 + mmproj-Q4_0", 1).locator(".vp-verdict")).to_have_text("= same")
+    expect(pane(page, "F16 + mmproj-Q2_K", 1).locator(".vp-verdict")).to_contain_text("≠ from word")
+    expect(pane(page, "Q2_K", 1).locator(".vp-verdict")).to_contain_text("≠ from word")
+    assert re.search(r"\b(10|ten)\b", texts(page, 2)[0])
+    assert re.search(r"\b(9|nine)\b", texts(page, 2)[3])
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def test_cells_when_added_copied_moved_and_collapsed_then_a_reload_shows_the_same(page: Page) -> None:
+    give(page, says("A"), asks("Q1"), says("B"))
+    order(page, "A", "Q1", "B")
+    menu(note(page, 1), "Move up")
+    order(page, "A", "B", "Q1")
+    cell(page).focus()
+    page.keyboard.press("Alt+ArrowUp")
+    page.keyboard.press("Alt+ArrowUp")
+    order(page, "Q1", "A", "B")
+    expect(cell(page)).to_be_focused()
+    menu(cell(page), "Duplicate")
+    order(page, "Q1", "Q1", "A", "B")
+    expect(cell(page, 1)).to_be_focused()
+    expect(cell(page, 1).locator(".vp-chip").first).to_have_text("F16, Q8_0")
+    page.get_by_role("button", name="+ Compare").click()
+    expect(prompt(page, 2)).to_be_focused()
+    page.keyboard.type("Q2")
+    page.get_by_role("button", name="+ Note").click()
+    expect(page.get_by_label("Note, in Markdown").and_(page.locator(":focus"))).to_be_visible()
+    page.keyboard.type("C")
+    order(page, "Q1", "Q1", "Q2", "C", "A", "B")
+    menu(cell(page), "Collapse or unfold")
+    menu(note(page, 1), "Collapse or unfold")
+    expect(cell(page).locator(".vp-outputs")).to_be_hidden()
+    reload(page)
+    order(page, "Q1", "Q1", "Q2", "C", "A", "B")
+    expect(cell(page).locator(".vp-outputs")).to_be_hidden()
+    expect(cell(page, 1).locator(".vp-outputs")).to_be_visible()
+    expect(note(page, 1)).to_have_class(re.compile("vp-collapsed"))
+    expect(page.locator("[data-count]")).to_have_text("6 cells")
+
+
+def test_a_cell_when_deleted_then_undo_brings_its_place_and_its_runs_back(page: Page) -> None:
+    give(page, says("A"), asks(), says("B"))
+    run(page)
+    ended(page)
+    before = texts(page)
+    assert before == ["cross", "cross"]
+    menu(cell(page), "Delete")
+    order(page, "A", "B")
+    page.locator(".vp-toast").get_by_role("button", name="Undo").click()
+    order(page, "A", SHORT, "B")
+    assert texts(page) == before
+    reload(page)
+    order(page, "A", SHORT, "B")
+    expect(cell(page).locator(".vp-n")).to_have_text("[1]")
+    assert texts(page) == before
+
+
+def test_a_notebook_when_its_last_cell_is_deleted_then_says_what_to_do(page: Page) -> None:
+    give(page, says("A"))
+    expect(page.locator("[data-empty]")).to_be_hidden()
+    menu(note(page), "Delete")
+    expect(page.get_by_text("This notebook is empty. “+ Compare” asks")).to_be_visible()
+    reload(page)
+    expect(page.get_by_text("This notebook is empty. “+ Compare” asks")).to_be_visible()
+    page.get_by_role("button", name="+ Compare").click()
+    expect(page.locator("[data-empty]")).to_be_hidden()
+    expect(cell(page).locator(".vp-chip").first).to_contain_text("F16, Q8_0")
+
+
+def test_keys_when_pressed_then_do_what_the_dialog_says(page: Page) -> None:
+    give(page, asks(), says("A"), asks("What shape is blue?"))
+    prompt(page).click()
+    page.keyboard.press("Control+Enter")
+    ended(page)
+    expect(cell(page).locator(".vp-n")).to_have_text("[1]")
+    expect(prompt(page)).to_be_focused()
+    page.keyboard.press("Shift+Enter")
+    expect(note(page)).to_be_focused()
+    ended(page)
+    expect(cell(page).locator(".vp-n")).to_have_text("[2]")
+    page.keyboard.press("ArrowDown")
+    expect(cell(page, 1)).to_be_focused()
+    page.keyboard.press("Control+Enter")
+    ended(page)
+    expect(cell(page, 1).locator(".vp-n")).to_have_text("[1]")
+    page.keyboard.press("Enter")
+    expect(prompt(page, 1)).to_be_focused()
+    page.keyboard.press("Control+End")
+    page.keyboard.type(" Say it.")
+    page.keyboard.press("Enter")
+    page.keyboard.type("x")
+    expect(prompt(page, 1)).to_have_value("What shape is blue? Say it.\nx")
+    page.keyboard.press("Escape")
+    expect(cell(page, 1)).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(note(page).get_by_label("Note, in Markdown")).to_be_focused()
+    page.keyboard.press("Control+End")
+    page.keyboard.type(" *new*")
+    page.keyboard.press("Delete")  # in a text it is no command
+    page.keyboard.press("Escape")
+    expect(note(page).locator("em")).to_have_text("new")
+    expect(note(page)).to_be_focused()
+    page.keyboard.press("Delete")
+    order(page, SHORT, "What shape is blue? Say it.\nx")
+    expect(cell(page, 1)).to_be_focused()
+    page.keyboard.press("Control+/")
+    dialog = page.get_by_role("dialog", name="Keys")
+    expect(dialog.get_by_text("run it and go to the next one")).to_be_visible()
+    page.keyboard.press("Delete")  # behind a dialog nothing is deleted
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    order(page, SHORT, "What shape is blue? Say it.\nx")
+
+
+def test_a_note_when_it_holds_markdown_and_markup_then_only_the_markdown_is_rendered(page: Page) -> None:
+    give(page, asks())
+    page.get_by_role("button", name="+ Note").click()
+    expect(page.get_by_label("Note, in Markdown").and_(page.locator(":focus"))).to_be_visible()
+    page.keyboard.insert_text(
+        "# Head\n\n**bold** and `code`\n\n- one\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+        "[ok](https://example.org) [bad](javascript:alert(1)) ![far](https://example.org/x.png)\n\n"
+        '<img src="https://example.org/y.png" onerror=alert(2)> <script>alert(3)</script>'
+    )
+    page.keyboard.press("Escape")
+    shown = note(page).locator(".vp-markdown")
+    expect(shown.locator("h1")).to_have_text("Head")
+    expect(shown.locator("strong, code, li, td")).to_have_text(["bold", "code", "one", "1", "2"])
+    expect(shown).to_contain_text("<script>alert(3)</script>")
+    assert shown.locator("img, script").count() == 0
+    assert shown.locator("a").evaluate_all("links => links.map(a => a.href)") == [
+        "https://example.org/",
+        "https://example.org/x.png",
+    ]
+    reload(page)
+    expect(shown.locator("h1")).to_have_text("Head")
+    shown.locator("h1").dblclick()
+    expect(note(page).get_by_label("Note, in Markdown")).to_be_focused()
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_when_a_cell_is_run_again_then_the_older_ones_stay_and_can_be_compared(page: Page) -> None:
+    give(page, asks())
+    run(page)
+    ended(page)
+    expect(cell(page).get_by_text("the cell has changed since")).to_be_hidden()
+    prompt(page).fill("How many red stars are there?")
+    expect(cell(page).get_by_text("the cell has changed since")).to_be_visible()
+    prompt(page).fill(SHORT)
+    expect(cell(page).get_by_text("the cell has changed since")).to_be_hidden()
+    run(page)
+    ended(page)
+    expect(cell(page).locator(".vp-n")).to_have_text("[2]")
+    prompt(page).fill("How many red stars are there?")
+    run(page)
+    ended(page)
+    expect(cell(page).locator(".vp-n")).to_have_text("[3]")
+    newest = texts(page)
+    assert "cross" not in newest
+    reload(page)
+    assert texts(page) == newest
+    expect(cell(page).get_by_text("the cell has changed since")).to_be_hidden()
+    runs = cell(page).get_by_label("Run shown")
+    expect(runs.locator("option")).to_have_text(["run 3 (newest)", "run 2", "run 1"])
+    runs.select_option("1")
+    expect(pane(page, "F16").locator(".vp-text")).to_have_text("cross")
+    expect(cell(page).get_by_label("Follow-up question")).to_have_count(0)
+    cell(page).get_by_label("beside run 3").check()
+    expect(cell(page).locator(".vp-block-head")).to_have_text(["run 3", "run 1"])
+    assert texts(page) == [*newest, "cross", "cross"]
+    sentence = cell(page).locator(".vp-note")
+    expect(sentence).to_have_text(
+        "From run 1 to run 3: the prompt changed. F16 differs from word 1; Q8_0 differs from word 1."
+    )
+    cell(page).get_by_label("beside run 3").uncheck()
+    expect(sentence).to_have_count(0)
+    assert texts(page) == ["cross", "cross"]
+
+
+def test_a_follow_up_when_asked_then_a_second_turn_of_the_same_run(page: Page) -> None:
+    give(page, asks())
+    run(page)
+    ended(page)
+    cell(page).get_by_label("Follow-up question").fill("How many red stars are there?")
+    cell(page).get_by_label("Follow-up question").press("Enter")
+    expect(cell(page).locator(".vp-block")).to_have_count(2)
+    ended(page)
+    for _ in range(2):
+        expect(cell(page).locator(".vp-block-head")).to_have_text([SHORT, "How many red stars are there?"])
+        expect(cell(page).get_by_label("Question 2", exact=True)).to_have_value("How many red stars are there?")
+        expect(cell(page).locator(".vp-n")).to_have_text("[1]")
+        assert texts(page)[:2] == ["cross", "cross"]
+        assert len([text for text in texts(page) if text]) == 4
+        reload(page)
+    cell(page).get_by_role("button", name="Remove question 2").click()
+    expect(cell(page).get_by_label("Question 2", exact=True)).to_have_count(0)
+    assert len(texts(page)) == 4
+
+
+def test_a_gallery_when_run_then_each_image_has_its_answers_and_one_sentence_stands_over_all(page: Page) -> None:
+    give(page, asks(scenes=("hard-62", "hard-52")))
+    cell(page).get_by_role("button", name="all images in one prompt").click()
+    expect(cell(page).get_by_role("button", name="each image alone")).to_be_visible()
+    run(page)
+    ended(page)
+    for _ in range(2):
+        expect(cell(page).locator(".vp-gallery .vp-block-head")).to_have_text(["hard-62.png", "hard-52.png"])
+        assert cell(page).locator(".vp-gallery").nth(1).locator(".vp-pane").count() == 2
+        expect(cell(page).locator(".vp-overall")).to_have_text("The same answer as F16: Q8_0 in 2 of 2.")
+        assert texts(page)[0] == "cross"
+        reload(page)
+
+
+# --- what has to last ------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_when_the_app_is_killed_in_a_run_then_all_that_was_there_is_there(
+    browser: Browser, own_cache: Path, tmp_path: Path
+) -> None:
+    scenes = ["hard-62", "hard-52", "hard-01"]
+    with (
+        running(own_cache, tmp_path / "first.txt") as app,
+        visitor(browser, app.url) as page,
+    ):
+        give(page, says("A"), asks(), asks("Describe the image.", scenes=scenes, gallery=True), title="Kept")
+        run(page)
+        ended(page)
+        page.get_by_label("Title of the notebook").fill("Kept and renamed")
+        page.get_by_label("Title of the notebook").press("Tab")
+        prompt(page).fill("Typed at last")
+        saved(page)
+        run(page, 1)
+        panes = cell(page, 1).locator(".vp-pane")
+        expect(panes.nth(1)).to_have_attribute("data-state", "done", timeout=30_000)
+        expect(panes.nth(2)).to_be_attached()
+        os.kill(app.pid, signal.SIGKILL)
+        assert cell(page, 1).locator(".vp-overall").count() == 0, "the run was over before the app was killed"
+        there = texts(page, 1)[:2]
+        token = page.evaluate("name => localStorage.getItem(name)", TOKEN)
+    context = browser.new_context(viewport={"width": 1366, "height": 900})
+    context.add_init_script(f"localStorage.setItem({TOKEN!r}, {token!r})")
+    with running(own_cache, tmp_path / "second.txt") as app, tab(context, app.url) as page:
+        expect(page.get_by_label("Title of the notebook")).to_have_value("Kept and renamed")
+        order(page, "A", "Typed at last", "Describe the image.")
+        assert texts(page) == ["cross", "cross"]
+        expect(cell(page, 1).locator(".vp-runstate")).to_have_text("interrupted: the app ended while it ran")
+        expect(cell(page, 1).locator(".vp-pane").nth(1)).to_have_attribute("data-state", "done")
+        assert texts(page, 1)[:2] == there
+        assert all(there)
+        expect(cell(page, 1).locator(".vp-pictures img")).to_have_count(3)
+    context.close()
+
+
+def test_a_disk_when_full_then_the_run_goes_on_and_the_page_says_so_until_it_is_saved(
+    browser: Browser, own_cache: Path, tmp_path: Path
+) -> None:
+    with (
+        running(own_cache, tmp_path / "log.txt") as app,
+        visitor(browser, app.url) as page,
+    ):
+        give(page, asks(), says("A"))
+        limits = resource.prlimit(app.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(app.pid, resource.RLIMIT_FSIZE, (1000, limits[1]))
+        status = page.locator("[data-saved]")
+        prompt(page).fill("What shape is green? Say it.")
+        expect(status).to_have_text(re.compile("^Not saved, only kept in memory"))
+        run(page)
+        ended(page)
+        before = texts(page)
+        assert len(before) == 2
+        assert all(before)
+        expect(status).to_have_text(re.compile("^Not saved"))
+        expect(status).to_have_class(re.compile("vp-bad"))
+        reload(page)  # from memory
+        assert texts(page) == before
+        expect(status).to_have_text(re.compile("^Not saved"))
+        resource.prlimit(app.pid, resource.RLIMIT_FSIZE, limits)
+        menu(note(page), "Edit")
+        page.keyboard.type("B ")
+        saved(page)
+        expect(status).not_to_have_class(re.compile("vp-bad"))
+        os.kill(app.pid, signal.SIGKILL)
+        key = page.evaluate("document.querySelector('[data-key][aria-current]').dataset.key")
+    library = Library(own_cache / "notebooks")
+    notebook = library.own(key)
+    asked, written = (library.cell(notebook, id) for id in notebook.cells)
+    assert isinstance(asked, CompareCell)
+    assert asked.prompts == ("What shape is green? Say it.",)
+    assert isinstance(written, NoteCell)
+    assert "B " in written.text
+    (kept,) = library.all_runs(notebook, asked.id)
+    assert [p.text for p in kept.results[0].update.panes] == before
+    library.close()
+
+
+# --- several people, several notebooks, several tabs -----------------------------------------------------------------
+
+
+def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until_sharing_ends(
+    page: Page, browser: Browser, app: WebApp
+) -> None:
+    give(page, asks(), says("Mine"), title="Secret")
+    run(page)
+    ended(page)
+    prompt(page).fill(f"{SHORT} ")
+    top_menu(page, "Share", "Make a link")
+    link = page.get_by_label("Link for readers").input_value()
+    assert page.evaluate("(document.querySelector('[data-key][aria-current]')).dataset.key") not in link
+    with visitor(browser, app.url) as other:
+        expect(other.locator(".vp-actions [data-key]")).to_have_text(["My first comparison"])
+        other.goto(link)
+        expect(other.locator(".vp-actions").get_by_role("button", name="Make my own copy")).to_be_visible()
+        assert texts(other) == ["cross", "cross"]
+        expect(other.locator("#vp-side")).to_be_hidden()
+        for gone in ("Run cell", "▶ Run all", "+ Compare", "+ Note", "Edit the note", "Make a link"):
+            assert other.get_by_role("button", name=gone, exact=True).count() == 0
+        assert other.locator("[data-title], [data-note], [data-pick], [data-follow], [data-do=delete]").count() == 0
+        expect(prompt(other)).not_to_be_editable()
+        expect(cell(other).locator(".vp-chip").first).to_be_disabled()
+        cell(other).focus()
+        for key in ("Delete", "Alt+ArrowDown", "Control+Enter"):
+            other.keyboard.press(key)
+        cell(other).get_by_role("button", name="Show hard-62.png larger").click()
+        expect(other.locator("[data-zoom] img")).to_have_js_property("naturalWidth", 192)
+        other.keyboard.press("Escape")
+        expect(prompt(other)).to_have_value(f"{SHORT} ")
+        expect(page.locator(".vp-cell")).to_have_count(2)
+        other.get_by_role("button", name="Make my own copy").click()
+        expect(other.get_by_label("Title of the notebook")).to_have_value("Secret")
+        assert other.url.rstrip("/") == app.url.rstrip("/")
+        prompt(other).fill("Another question")
+        saved(other)
+        assert texts(other) == ["cross", "cross"]
+        expect(prompt(page)).to_have_value(f"{SHORT} ")
+
+        page.get_by_role("button", name="End sharing").click()
+        expect(page.locator(".vp-status")).to_contain_text("only this browser")
+        missing = []
+        for url in (link, f"{app.url}?notebook=guess", f"{app.url}?notebook={'A' * 22}"):
+            other.goto(url)
+            expect(other.get_by_role("heading", name="404")).to_be_visible()
+            missing.append(other.locator("#vp-notebook").inner_text())
+            assert "Secret" not in other.content().replace("Secret</button>", "")  # the copy is listed nowhere here
+        assert len(set(missing)) == 1
+        other.get_by_role("button", name="Go to my notebooks").click()
+        expect(prompt(other)).to_have_value("Another question")
+
+
+def test_notebooks_when_made_renamed_copied_and_deleted_then_the_list_has_them(page: Page, app: WebApp) -> None:
+    listed = page.locator(".vp-actions [data-key]")
+    title = page.get_by_label("Title of the notebook")
+    top_menu(page, "Notebooks", "New notebook")
+    expect(title).to_have_value("Untitled notebook")
+    title.fill("Second <b>one</b>")
+    title.press("Enter")
+    title.press("Tab")
+    prompt(page).fill("Only here")
+    saved(page)
+    gone = page.evaluate("(document.querySelector('[data-key][aria-current]')).dataset.key")
+    top_menu(page, "Notebooks", "Duplicate this one")
+    expect(title).to_have_value("Second <b>one</b> (copy)")
+    expect(prompt(page)).to_have_value("Only here")
+    expect(listed).to_have_text(["Second <b>one</b> (copy)", "Second <b>one</b>", "My first comparison"])
+    page.locator(".vp-actions summary", has_text="Notebooks").click()
+    listed.nth(1).click()
+    expect(title).to_have_value("Second <b>one</b>")
+    top_menu(page, "Notebooks", "Delete this one")
+    expect(listed).to_have_text(["Second <b>one</b> (copy)", "My first comparison"])
+    reload(page)
+    expect(title).to_have_value("Second <b>one</b> (copy)")
+    expect(prompt(page)).to_have_value("Only here")
+    seen = []
+    for key in (gone, "A" * len(gone)):  # what was deleted is not told apart from what never was
+        page.goto(f"{app.url}?notebook={key}")
+        expect(page.get_by_role("heading", name="404")).to_be_visible()
+        seen.append(page.locator("#vp-notebook").inner_html())
+    assert seen[0] == seen[1]
+
+
+def test_two_tabs_when_both_write_and_run_then_the_later_write_wins_and_no_run_is_disturbed(
+    page: Page, app: WebApp
+) -> None:
+    one = page
+    give(one, asks("Describe the image.", scenes=("hard-62", "hard-52", "hard-01"), gallery=True), asks(), says("A"))
+    with tab(one.context, app.url) as two:
+        expect(prompt(two, 1)).to_have_value(SHORT)
+        run(one)
+        expect(cell(one).locator(".vp-pane").first).to_be_visible()
+        top_menu(one, "Share", "Make a link")  # draws the page anew
+        expect(one.get_by_label("Link for readers")).to_be_visible()
+        assert cell(one).evaluate("c => c.matches('.vp-running') || !!c.querySelector('.vp-overall')")
+        prompt(one, 1).fill("From the first tab")
+        saved(one)
+        prompt(two, 1).fill("From the second tab")
+        told(two, "This cell was changed in another tab meanwhile. What you wrote here has replaced it.")
+        prompt(two, 1).fill("From the second tab, again")
+        saved(two)
+        expect(two.locator(".vp-toast")).to_have_count(1)  # told once
+        run(two, 1)
+        menu(note(two), "Delete")
+        ended(two)
+        assert all(texts(two, 1))
+    ended(one)
+    expect(cell(one).locator(".vp-overall")).to_contain_text("in 3 of 3")
+    expect(cell(one).locator(".vp-runstate")).to_have_count(0)
+    before = texts(one)
+    reload(one)
+    order(one, "Describe the image.", "From the second tab, again")
+    assert texts(one) == before
+    expect(cell(one, 1).locator(".vp-n")).to_have_text("[1]")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_exports_when_downloaded_then_each_file_holds_the_notebook(
+    page: Page, browser: Browser, tmp_path: Path
+) -> None:
+    give(
+        page,
+        says("A **note**"),
+        asks("What do you see?", models=("F16", "Q8_0", "Q2_K"), settings=RunSettings(probabilities=True)),
+        title="Exports",
+    )
+    run(page)
+    ended(page)
+    before = texts(page)
+    verdicts = cell(page).locator(".vp-verdict").all_text_contents()
+    files = {}
+    for kind, what in (("html", "HTML report"), ("json", "JSON"), ("md", "Markdown"), ("ipynb", "Jupyter notebook")):
+        with page.expect_download() as download:
+            top_menu(page, "Export", what)
+        assert download.value.suggested_filename == f"Exports.{kind}"
+        files[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[kind])
+
+    reference, _, q2 = (pane(page, label).locator(".vp-text") for label in ("F16", "Q8_0", "Q2_K"))
+    answered = {reference.inner_text()} | {q2.evaluate("p => [...p.childNodes].filter(n => n.nodeName !== 'DEL')"
+                                                       ".map(n => n.textContent).join('')")}  # fmt: skip
+    markdown = files["md"].read_text()
+    assert "A **note**" in markdown
+    for text in answered:
+        assert f"```text\n{text}\n```" in markdown
+
+    book = nbformat.reads(files["ipynb"].read_text(), as_version=4)
+    nbformat.validate(book)
+    assert [one.cell_type for one in book.cells] == ["markdown", "markdown", "code"]
+    assert reference.inner_text() in json.dumps(book.cells[2].outputs)
+
+    page.locator("[data-import]").set_input_files(files["json"])
+    expect(page.locator(".vp-actions [data-key]", has_text="Exports")).to_have_count(2)
+    assert texts(page) == before
+    assert cell(page).locator(".vp-verdict").all_text_contents() == verdicts
+    expect(cell(page).locator(".vp-pictures img")).to_have_js_property("naturalWidth", 192)
+    order(page, "A **note**", "What do you see?")
+
+    with report(browser, files["html"]) as shown:
+        expect(shown.locator(".vp-asked img")).to_have_js_property("naturalWidth", 192)
+        expect(shown.locator(".vp-markdown strong")).to_have_text("note")
+        expect(shown.locator(".vp-verdict")).to_have_text(verdicts)
+        assert shown.locator(".vp-text").all_text_contents() == before
+        expect(shown.locator("ins").first).to_be_visible()
+        for scheme, background in (("light", "rgb(247, 247, 245)"), ("dark", "rgb(21, 23, 27)")):
+            shown.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            assert contrasts(shown, "body *") == []
+            assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == background
+        for medium in ("screen", "print"):
+            shown.emulate_media(media=medium)  # type: ignore[arg-type]
+            for what in (".vp-pane", ".vp-table", ".vp-compare svg", ".vp-parting table", ".vp-asked img"):
+                expect(shown.locator(what).first).to_be_visible()
+            expect(shown.locator(".vp-pane:visible")).to_have_count(3)
+            expect(shown.locator(".vp-mark:visible")).to_have_count(3)
+        shown.emulate_media(media="screen", color_scheme="light")
+        shown.set_viewport_size({"width": 390, "height": 800})
+        assert width(shown) <= 390
+
+
+@contextmanager
+def report(browser: Browser, path: Path) -> Iterator[Page]:
+    """A report as somebody finds it in a mail: no network, no scripts. Asking for anything fails the test."""
+    context = browser.new_context(offline=True, java_script_enabled=False)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    context.close()
+
+
+def test_an_import_when_the_file_is_cut_or_newer_or_none_then_says_so_and_keeps_what_it_can(page: Page) -> None:
+    whole = to_json("Cut", [says("First"), answers("Second?", "yes", "no"), says("Third")], {}.get)
+    field = page.locator("[data-import]")
+    field.set_input_files(as_file(whole[: whole.index("Third")]))
+    told(page, "The file is damaged from line 4 on")
+    order(page, "First", "Second?")
+    assert texts(page) == ["yes", "no"]
+    listed = page.locator(".vp-actions [data-key]")
+    expect(listed).to_have_text(["Cut", "My first comparison"])
+    field.set_input_files(as_file(whole.replace('"version": 1', '"version": 99', 1)))
+    told(page, "was written by a newer version of the playground (format 99")
+    field.set_input_files(as_file("no JSON"))
+    told(page, "This is no notebook of this playground")
+    expect(listed).to_have_count(2)
+    order(page, "First", "Second?")
+    reload(page)
+    expect(listed).to_have_text(["Cut", "My first comparison"])
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+RIGHT_TO_LEFT = "ما هذا؟ עברית"
+ODD = f"{RIGHT_TO_LEFT} 这是什么？日本語 👩‍👩‍👧‍👦🏳️‍🌈 \u202eabc {'W' * 10_000}"
+MARKUP = "<b>bold</b> **stars** <script>alert(1)</script>\n# head\n[x](javascript:alert(1)) {{ 7*7 }}"
+
+
+def test_a_prompt_when_it_has_5000_words_then_told_and_nothing_is_lost(page: Page) -> None:
+    give(page, asks())
+    long = " ".join(f"word{n}" for n in range(5000))
+    prompt(page).fill(long)
+    run(page)
+    ended(page)
+    expect(cell(page).get_by_text(re.compile("context")).first).to_be_visible()
+    reload(page)
+    assert prompt(page).input_value() == long
+
+
+def test_texts_when_they_are_odd_then_shown_as_they_are_and_nothing_sticks_out(page: Page) -> None:
+    give(page, says(ODD), answers(ODD, ODD, ODD[::-1].replace("\u202e", "")), answers(MARKUP, MARKUP, "b"), asks())
+    expect(prompt(page)).to_have_value(ODD)
+    assert texts(page)[0] == ODD
+    assert texts(page, 1)[0] == MARKUP
+    assert page.locator(".vp-outputs b b, .vp-outputs h1, .vp-outputs script, .vp-outputs .vp-text a").count() == 0
+    assert cell(page, 1).locator(".vp-text").first.evaluate("p => p.children.length") < 20  # tokens, no markup
+    prompt(page, 2).fill(ODD[:300])
+    saved(page)
+    run(page, 2)
+    ended(page)
+    page.locator(".vp-compare > summary").first.click()
+    for pixels in (1366, 390):
+        page.set_viewport_size({"width": pixels, "height": 800})
+        for number in range(3):
+            cell(page, number).scroll_into_view_if_needed()
+        assert width(page) <= pixels
+        sticking = page.evaluate(
+            """() => [...document.querySelectorAll("#vp-notebook .vp-cell *")].filter(node => {
+                const box = node.getBoundingClientRect();
+                const scrolled = node.closest(".vp-panes, .vp-scroll, svg, .vp-sr, pre, figure");
+                if (scrolled || !node.checkVisibility()) return false;
+                return box.right > innerWidth + 1 || box.left < -1;
+            }).map(node => node.outerHTML.slice(0, 80))"""
+        )
+        assert sticking == []
+    reload(page)
+    expect(prompt(page, 2)).to_have_value(ODD[:300])
+    expect(page.locator(".vp-toast")).to_have_count(0)
+
+
+def test_typing_when_answers_and_replies_come_meanwhile_then_nothing_is_lost(page: Page) -> None:
+    give(
+        page, asks("Describe the image.", scenes=("hard-62", "hard-52", "hard-01"), gallery=True), asks("[]"), says("")
+    )
+    run(page)
+    expect(cell(page).locator(".vp-pane").first).to_be_visible()
+    prompt(page, 1).click()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    typed = "one two three four five six seven eight nine ten "
+    for part in (typed[:20], typed[20:]):  # a pause is when it is sent
+        page.keyboard.type(part, delay=15)
+        page.wait_for_timeout(700)
+        expect(prompt(page, 1)).to_be_focused()
+    assert page.evaluate("document.activeElement.selectionStart") == 1 + len(typed)
+    page.keyboard.type("x")
+    expect(prompt(page, 1)).to_have_value(f"[{typed}x]")
+    prompt(page).click()  # in the cell that runs
+    page.keyboard.press("End")
+    page.keyboard.type(" And now?", delay=15)
+    menu(note(page), "Edit")
+    page.keyboard.type("A note ", delay=15)
+    page.wait_for_timeout(700)
+    page.keyboard.type("goes on", delay=15)
+    ended(page)
+    expect(note(page).get_by_label("Note, in Markdown")).to_be_focused()
+    reload(page)
+    expect(prompt(page)).to_have_value("Describe the image. And now?")
+    expect(prompt(page, 1)).to_have_value(f"[{typed}x]")
+    expect(note(page).locator(".vp-markdown")).to_have_text("A note goes on")
+
+
+# --- small screens, and people who do not use a mouse or see less ----------------------------------------------------
+
+
+def test_a_small_screen_when_used_then_panes_are_swiped_and_a_chip_opens_the_settings(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    give(page, answers("Which?", "one two", "three four"), asks())
+    assert width(page) <= 390
+    panes = cell(page).locator(".vp-panes")
+    assert panes.evaluate("p => getComputedStyle(p).overflowX") in ("auto", "scroll")
+    panes.hover()
+    page.mouse.wheel(400, 0)
+    page.wait_for_function("document.querySelector('.vp-panes').scrollLeft > 100")
+    expect(pane(page, "Q2_K")).to_be_in_viewport(ratio=0.3)
+    side = page.locator("#vp-side")
+    expect(side).to_be_hidden()
+    cell(page, 1).locator(".vp-chip").first.click()
+    expect(side).to_be_in_viewport()
+    expect(page.get_by_label("Q8_0 · 7.8 MB").or_(page.locator("#vp-models input").first).first).to_be_visible()
+    page.get_by_label("Close the settings").click()
+    expect(side).to_be_hidden()
+    for name in ("Share", "Export", "Notebooks"):
+        page.locator(".vp-actions summary", has_text=name).click()
+        assert width(page) <= 390
+        box = page.locator(".vp-actions .vp-menu[open] > div").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+
+
+def contrasts(page: Page, selector: str) -> list[str]:
+    """The texts of the shown nodes whose colour stands out less than 4.5 : 1 from what is behind it (WCAG AA)."""
+    found: list[str] = page.evaluate(
+        """selector => {
+            const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1})
+                .getContext("2d", {willReadFrequently: true});
+            const rgba = colour => {
+                pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+                const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+                return [r, g, b, a / 255];
+            };
+            const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+            const behind = node => {
+                const layers = [];
+                for (let at = node; at; at = at.parentElement) layers.push(rgba(getComputedStyle(at).backgroundColor));
+                return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+            };
+            const opacity = node => {
+                let all = 1;
+                for (let at = node; at; at = at.parentElement) all *= Number(getComputedStyle(at).opacity);
+                return all;
+            };
+            const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+                .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+                .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+            const weak = [];
+            for (const node of document.querySelectorAll(selector)) {
+                const own = [...node.childNodes].some(one => one.nodeType === 3 && one.data.trim());
+                const strength = opacity(node);
+                if (!own || !strength || !node.checkVisibility({visibilityProperty: true})) continue;
+                if (node.closest("svg, title, style")) continue;
+                const [r, g, b, a] = rgba(getComputedStyle(node).color), back = behind(node);
+                const fore = over([r, g, b, a * strength], back);
+                const [high, low] = [light(fore), light(back)].sort((a, b) => b - a);
+                const ratio = (high + .05) / (low + .05);
+                if (ratio < 4.5) weak.push(`${ratio.toFixed(2)} ${node.outerHTML.slice(0, 120)}`);
+            }
+            return weak;
+        }""",
+        selector,
+    )
+    return found
+
+
+def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> None:
+    asked, (done,) = answers("Which?", "one two three four five", "one two three four six")
+    assert isinstance(asked, CompareCell)
+    failed = values.pane(values.Q2, "half", PaneState.FAILED, error="died", log=("a",))
+    stopped = values.run_of(asked, values.result(failed), number=2, state=RunState.STOPPED)
+    give(page, says("A [link](https://example.org) `code`\n\n> said"), (asked, (done,)), (asked, (stopped,)), asks())
+    page.add_style_tag(content="* { transition: none !important }")
+    for summary in page.locator(".vp-outputs summary, .vp-actions summary").all():
+        summary.evaluate("summary => { summary.parentElement.open = true; }")
+    prompt(page).fill("Changed")
+    saved(page)
+    page.locator("[data-import]").set_input_files(as_file("none"))
+    told(page, "This is no notebook of this playground")
+    for what in (".vp-dim", ".vp-verdict", "ins", "del", "dt", "dd", ".vp-chip b", ".vp-toast span", ".vp-error p"):
+        assert page.locator(what).count(), what
+    found = {}
+    for dark in (False, True):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        assert contrasts(page, "#vp-top *, #vp-main *") == []
+        found[dark] = page.locator(".vp-verdict").first.evaluate("node => getComputedStyle(node).color")
+    assert found[False] != found[True]
+
+
+def test_controls_when_reached_without_a_mouse_then_each_has_a_name_and_shows_its_focus(page: Page) -> None:
+    give(page, says("A"), asks(), answers("Which?", "one", "two"))
+    page.get_by_role("button", name="Sampling and engine").click()
+    for summary in page.locator("summary").all():
+        summary.evaluate("summary => { summary.parentElement.open = true; }")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    roles = ["button", "textbox", "combobox", "checkbox", "radio", "spinbutton", "menuitem", "link", "listbox"]
+    controls = [n for n in tree if not n["ignored"] and n["role"]["value"] in roles]
+    assert len(controls) > 40
+    assert [n for n in controls if not n.get("name", {}).get("value", "").strip()] == []
+    page.locator(".vp-name").focus()
+    seen = set()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        what, outline = page.evaluate(
+            """() => {
+                const node = document.activeElement, style = getComputedStyle(node);
+                return [node.outerHTML.slice(0, 90), `${style.outlineStyle} ${style.outlineWidth}`];
+            }"""
+        )
+        seen.add(what)
+        assert 'type="file"' in what or not outline.startswith("none"), what
+    assert len(seen) > 15
+    page.locator("[data-import]").focus()
+    label = page.locator("label.vp-file").evaluate("label => getComputedStyle(label).outlineStyle")
+    assert label != "none"
+
+
+def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page) -> None:
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    mine.get_by_label("how many").fill("4")
+    mine.get_by_label("accuracy").check()
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q2_K"))
+    page.locator("#vp-projectors").get_by_label("Q4_0").check()
+    expect(mine.locator(".vp-chip").first).to_have_text("F16, F16 + mmproj-Q4_0, Q2_K, Q2_K + mmproj-Q4_0")
+    mine.get_by_role("button", name="Run cell").click()
+    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
+    expect(mine.locator(".vp-measured .vp-table").first).to_contain_text("Q2_K", timeout=60_000)
+    expect(mine.locator(".vp-outputs")).to_contain_text("noise floor")
+    expect(mine.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"])
+    expect(mine.locator(".vp-dot")).to_have_count(3)
+    mine.get_by_text("questions that moved most").click()
+    assert re.match(r"KL ", mine.locator(".vp-strip span").first.get_attribute("title") or "")
+    page.reload()
+    again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
+    expect(again.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"], timeout=20_000)
+    expect(again.get_by_label("how many")).to_have_value("4")
+    expect(again.get_by_label("accuracy")).to_be_checked()
+
+
+def test_measurement_when_stopped_then_says_so_and_runs_again(page: Page) -> None:
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    mine.get_by_label("how many").fill("200")
+    mine.get_by_role("button", name="Run cell").click()
+    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
+    mine.get_by_role("button", name="Stop", exact=True).click()
+    expect(mine.locator(".vp-runstate")).to_have_text("stopped", timeout=20_000)
+    expect(mine.get_by_role("button", name="Run cell")).to_be_visible()
+
+
+def test_measurement_when_the_questions_are_ones_own_then_asked_and_shown_with_their_images(
+    page: Page, tmp_path: Path
+) -> None:
+    folder = data_folder() / "tiny-vlm/evaluation"
+    rows = [
+        {"image": "a.png", "question": "What shape is green?", "answer": "cross"},
+        {"image": "b.png", "question": "Describe the image."},
+        {"image": "gone.png", "question": "What?"},
+    ]
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("set/items.jsonl", "\n".join(json.dumps(row) for row in rows))
+        archive.write(folder / "hard-62.png", "set/a.png")
+        archive.write(folder / "hard-52.png", "set/b.png")
+    (tmp_path / "no.zip").write_bytes(b"PK not really")
+    page.get_by_role("button", name="+ Measure").click()
+    mine = page.locator(".vp-is-compare.vp-active")
+    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "no.zip")
+    expect(page.get_by_text("no.zip is no folder or zip that can be read")).to_be_visible()
+    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "mine.zip")
+    expect(mine).to_contain_text("questions of mine.zip")
+    expect(page.get_by_text("Question 3 was left out: there is no image gone.png")).to_be_visible()
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q2_K"))
+    expect(mine.locator(".vp-chip").first).to_have_text("F16, Q2_K")
+    mine.get_by_role("button", name="Run cell").click()
+    expect(mine.locator(".vp-outputs")).to_contain_text("2 questions", timeout=60_000)
+    mine.get_by_text("that moved most").click()
+    expect(mine.locator(".vp-example img").first).to_have_js_property("complete", True)
+    mine.get_by_role("button", name="Ask the embedded questions again").click()
+    expect(mine.locator("select[data-q=level]")).to_have_value("hard")
+    expect(mine.locator(".vp-runline")).to_have_attribute("data-stale", "true")

@@ -1,0 +1,202 @@
+"""The lab's commands as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import PIL.Image
+import pytest
+from gguf import GGUFReader
+
+from playground.__main__ import main
+from playground.cli import options
+from playground.errors import BadInput
+from playground.measuring.ship_card import Card
+from playground.models.presets import data_folder
+from playground.quantizing import recipes
+from playground.quantizing.scan_results import Sensitivity
+from testkit import pairs
+
+FOLDER = data_folder() / "tiny-vlm"
+MODEL, PROJECTOR = str(FOLDER / "tiny-vlm-7M-F16.gguf"), str(FOLDER / "mmproj-tiny-vlm-7M-F16.gguf")
+
+
+@dataclass(frozen=True)
+class Called:
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Called]
+
+
+@pytest.fixture(scope="module")
+def cache(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one command measured serves the others."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "derived").symlink_to(derived / "derived")
+    return folder
+
+
+@pytest.fixture
+def call(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Calls a command in this process, where importing has been paid for, with the test's folder as its own."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PLAYGROUND_CACHE_DIR", str(cache))
+    monkeypatch.setattr(
+        "playground.quantizing.sensitivity_scan._NEAREST", 1
+    )  # uniform pairs take most of a small scan's time
+
+    def called(*words: str | Path) -> Called:
+        monkeypatch.setattr(sys, "argv", ["playground", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Called(int(ended.value.code or 0), out, err)
+
+    return called
+
+
+def fine(done: Called) -> str:
+    assert done.code == 0, done.err[-2000:]
+    return done.out
+
+
+def told(done: Called) -> str:
+    """One clear line, and the exit code of bad input."""
+    assert done.code == 2, done
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done.err
+    return lines[0].removeprefix("Error: ")
+
+
+def test_module_when_called_from_a_shell_then_the_same(cache: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "playground", "sensitivity", "--max-size", "5XB"],
+        env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2, "", "Error: '5XB' is no size; write 5MB or 1.2GB.\n",
+    )  # fmt: skip
+
+
+def test_scan_when_under_a_size_then_a_recipe_whose_files_quantize_makes_again(
+    call: Call, few: pairs.PairFiles
+) -> None:
+    pair = ("--model", few.model, "--projector", few.projector)
+    scan = ("sensitivity", *pair, "--types", "q4_K, q2_K", "-n", "4", "--max-tokens", "16")
+    before = few.model.stat().st_size + few.projector.stat().st_size
+    shown = fine(call(*scan, "--max-size", f"{before - 60_000}B", "--out", "new/folder"))
+    lines = shown.splitlines()
+    assert lines[0].startswith("2 questions, noise floor ")
+    assert lines[1].split() == ["group", "q4_K", "q2_K", "nats/MB"]
+    assert {lines[2].split()[0], lines[3].split()[0]} == {"ffn_down", "v.ffn_down"}
+    assert lines[4].split()[1:] == ["–", "–", "–"]
+    (toml,) = Path("new/folder").glob("*.toml")
+    assert f"new/folder/{toml.name}, made with:" in shown
+    assert shown.count("llama-quantize ") == 2
+    assert "The recipe (0.8 MB) has a mean KL of " in shown
+    made = {path.name: path for path in toml.parent.glob("*.gguf")}
+    assert len(made) == 2
+
+    document = json.loads(fine(call(*scan, "--json")))
+    found = msgspec.convert(document, Sensitivity)
+    assert [rung.kind for rung in found.sensed[0].rungs] == ["q4_K", "q2_K"]
+    assert found.built is None
+
+    recipe = recipes.read(toml)
+    again = Path("again.gguf")
+    shown = fine(call("quantize", few.projector, "--recipe", toml, "--out", again))
+    assert shown.startswith("again.gguf: ")
+    original = next(path for name, path in made.items() if name.startswith("mmproj"))
+    assert {t.name: t.tensor_type for t in GGUFReader(again).tensors} == {
+        t.name: t.tensor_type for t in GGUFReader(original).tensors
+    }
+    assert all(
+        (a.data == b.data).all() for a, b in zip(GGUFReader(again).tensors, GGUFReader(original).tensors, strict=True)
+    )
+    assert GGUFReader(again).fields["quantize.name"].contents() == recipe.name
+
+    impossible = call(*scan, "--max-size", "100KB", "--out", "none")
+    assert told(impossible).startswith("No recipe was made: With these types the files come down to ")
+    assert "v.ffn_down" in impossible.out  # the ranking is there
+    assert not list(Path("none").glob("*"))
+    assert "has no tensors" not in told(call("quantize", few.model, "--recipe", "gone.toml"))
+
+
+def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
+    words = ("card", "--variants", "F16,Q4_K_M", "-n", "2", "--max-tokens", "8", "--max-kl", "0.5", "--max-size", "1GB")
+    done = call(*words, "--out", "x.png", "--out", "x.html", "--json")
+    made = msgspec.json.decode(fine(done), type=Card)
+    assert [row.label for row in made.rows] == ["F16", "Q4_K_M"]
+    assert made.recommended == "tiny-vlm:Q4_K_M+mmproj-F16"
+    assert made.command.startswith("python -m playground card --variants F16,Q4_K_M -n 2 ")
+    assert all(row.tokens_per_second and row.memory for row in made.rows)
+    assert "x.png written.\nx.html written.\n" in done.err
+    with PIL.Image.open("x.png") as picture:
+        assert picture.format == "PNG"
+    assert "Q4_K_M is the smallest of the 2" in Path("x.html").read_text()
+    shown = fine(call(*words))
+    assert "→ Q4_K_M" in shown
+    assert "Q4_K_M is the smallest of the 2 that keep every limit" in shown
+
+
+def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> None:
+    words = ("quantize", PROJECTOR, "Q4_0", "--partner", MODEL, "-n", "1", "--out", "new.gguf")
+    lines = fine(call(*words)).splitlines()
+    assert lines[0].startswith("new.gguf: 2.")
+    assert lines[1].startswith("embeddings against the source's, 1 images: cosine 0.99")
+    assert lines[2].startswith("drift on 1 questions: mean KL 0.0")
+    assert lines[2].endswith(": fit to ship")
+    shown = fine(call("quantize", MODEL, "Q2_K", "--dry-run"))
+    assert shown.startswith("tiny-vlm-7M-Q2_K.gguf: would have ")
+    assert os.listdir() == ["new.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sensitivity --max-size 5XB", "'5XB' is no size"),
+        ("sensitivity --max-size 0", "A limit has to be a number above 0"),
+        ("sensitivity --max-kl nan", "A limit has to be a number above 0"),
+        ("sensitivity --types , --restore", "Say which types"),
+        ("sensitivity -n 3", "at least four questions"),
+        ("sensitivity --depth 0", "depth has to be between"),
+        (f"sensitivity --model {MODEL}", "Give both --model and --projector"),
+        ("card --out x.pdf", "written as html, json, png, not as 'pdf'"),
+        ("card --out gone/x.png", "There is no folder gone"),
+        ("card --max-kl -1", "A limit has to be a number above 0"),
+        (f"quantize {MODEL}", "Say which quantization"),
+        (f"quantize {MODEL} Q4_0 --recipe x.toml", "Say which quantization"),
+        (f"quantize {MODEL} --recipe gone.toml", "gone.toml cannot be read"),
+        (f"quantize {MODEL} Q4_0 --calibrate", "--calibrate makes a matrix with the other half"),
+        (f"quantize {MODEL} Q4_0 --tensor-type x", "PATTERN=TYPE"),
+        (f"quantize {MODEL} Q9_9 --dry-run", "no quantization called 'Q9_9'"),
+    ],
+)  # fmt: skip
+def test_words_when_they_make_no_sense_then_one_line_and_code_2(call: Call, words: str, said: str) -> None:
+    assert said in told(call(*words.split()))
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5MB", 5_000_000), ("1.2 GB", 1_200_000_000), ("7", 7), ("3k", 3000), (" 1tb ", 10**12)]
+)
+def test_size_when_written_by_a_person_then_bytes(text: str, size: int) -> None:
+    assert options.bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-5MB", "1.2.3GB", ".", "5MiB", "1e9", "nan", "inf", "9" * 400])
+def test_size_when_it_is_none_then_said(text: str) -> None:
+    with pytest.raises(BadInput, match="is no size; write 5MB") as refused:
+        options.bytes_of(text)
+    assert len(str(refused.value)) < 100

@@ -1,0 +1,414 @@
+"""The main job on the real engine: answers, reuse, stop, queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import psutil
+import pytest
+
+from playground.comparing import compare
+from playground.comparing.images import read_image
+from playground.engine import protocol
+from playground.errors import BadInput, BadPrompt, Busy
+from playground.models.presets import data_folder
+from playground.pool.pool import Lease
+from playground.values.answer import ComparisonUpdate, PaneState
+from playground.values.memory import WorkerRole
+from playground.values.request import Image, Order, Sampling
+from playground.wiring import Parts
+from testkit import pairs
+from tests.conftest import comparison, run
+
+EVALUATION = data_folder() / "tiny-vlm/evaluation"
+WHAT = "What do you see?"
+
+
+def test_embedded_pair_when_asked_of_the_evaluation_set_then_it_is_right(parts: Parts) -> None:
+    items = [json.loads(line) for line in (EVALUATION / "items.jsonl").read_text().splitlines()][::10]
+    f16 = parts.store.choose(["F16"])
+    wrong = []
+    for item in items:
+        image = read_image(EVALUATION / item["image"])
+        answer = run(parts, comparison(image, item["question"], f16)).panes[0].text
+        if answer != item["answer"]:
+            wrong.append((item["image"], answer))
+    assert len(items) == 42
+    assert len(wrong) <= 2, wrong
+
+
+def test_ladder_when_run_then_only_low_bits_part_from_the_reference(parts: Parts, scene: Image) -> None:
+    ladder = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"])
+    update = run(parts, comparison(scene, WHAT, ladder))
+    panes = {p.variant.split(":")[1].split("+")[0]: p for p in update.panes}
+    assert all(p.state is PaneState.DONE for p in update.panes)
+    assert "and three objects on a dark blue background" in panes["F16"].text
+    assert [panes[q].first_divergence for q in ("F16", "Q8_0", "Q4_K_M", "Q3_K_M")] == [None] * 4
+    assert "and four objects on a dark blue background" in panes["Q2_K"].text
+    assert panes["Q2_K"].first_divergence == 19
+    assert panes["TQ2_0"].first_divergence == 0
+
+
+def test_ladder_when_run_then_one_projector_serves_all_and_the_image_is_encoded_once(
+    parts: Parts, scene: Image
+) -> None:
+    ladder = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K"])
+    update = run(parts, comparison(scene, WHAT, ladder))
+    roles = [w.role for w in parts.pool.memory().workers]
+    assert roles.count(WorkerRole.VISION) == 1
+    assert roles.count(WorkerRole.LANGUAGE) == 5
+    encoded = [p.metrics.encode_s for p in update.panes]
+    assert encoded[0] is not None
+    assert encoded[0] > 0
+    assert encoded[1:] == [None] * 4
+    assert [p.metrics.encode_cached for p in update.panes] == [False, True, True, True, True]
+
+
+def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts, scene: Image) -> None:
+    f16 = parts.store.choose(["F16"])
+    first = run(parts, comparison(scene, WHAT, f16)).panes[0].metrics
+    again = run(parts, comparison(scene, WHAT, f16)).panes[0].metrics
+    assert (first.image_tokens, first.text_tokens, first.prompt_tokens) == (144, 7, 151)
+    assert first.load_s is not None
+    assert first.load_s > 0
+    assert again.load_s is None
+    assert (first.reused_tokens, again.reused_tokens) == (0, 145)
+    assert again.encode_cached is True
+    assert again.encode_s is None
+    for m in (first, again):
+        assert m.generated_tokens == 53
+        assert m.ttft_s is not None
+        assert m.prompt_s is not None
+        assert m.ttft_s >= m.prompt_s > 0
+        assert m.decode_tok_per_s is not None
+        assert m.decode_s is not None
+        assert m.decode_tok_per_s == pytest.approx(52 / m.decode_s)
+        assert m.short_run is False
+        assert m.host_rss_bytes is not None
+        assert m.host_rss_bytes > 10 * 2**20
+
+
+def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(parts: Parts, scene: Image) -> None:
+    f16 = parts.store.choose(["F16"])
+    fresh = run(parts, comparison(scene, WHAT, f16)).panes[0]
+    parts.embeddings._recent.clear()
+    parts.pool.unload(WorkerRole.VISION)
+    parts.pool.unload(WorkerRole.LANGUAGE)
+    again = run(parts, comparison(scene, WHAT, f16)).panes[0]
+    assert again.metrics.encode_cached is True
+    assert again.metrics.load_s is not None
+    assert again.token_ids == fresh.token_ids
+
+
+def test_projector_grid_when_run_then_each_projector_encodes_for_itself(parts: Parts, scene: Image) -> None:
+    grid = parts.store.choose(["F16", "Q2_K"], ["F16", "Q2_K"])
+    update = run(parts, comparison(scene, WHAT, grid))
+    texts = {p.variant: p.text for p in update.panes}
+    assert "text RVJX4PBX" in texts["tiny-vlm:Q2_K+mmproj-Q2_K"]
+    assert "text RVJWPBX" in texts["tiny-vlm:Q2_K+mmproj-F16"]
+    assert sum(p.metrics.encode_cached is False for p in update.panes) == 2
+
+
+def test_race_when_run_then_answers_are_those_of_one_after_another_and_speeds_are_marked(
+    parts: Parts, scene: Image
+) -> None:
+    ladder = parts.store.choose(["F16", "Q4_K_M", "Q2_K"])
+    in_turn = run(parts, comparison(scene, WHAT, ladder))
+    race = run(parts, comparison(scene, WHAT, ladder, order=Order.RACE))
+    assert [p.token_ids for p in race.panes] == [p.token_ids for p in in_turn.panes]
+    assert [p.first_divergence for p in race.panes] == [p.first_divergence for p in in_turn.panes]
+    assert all(p.metrics.speed_shared is True for p in race.panes)
+    assert all(p.metrics.speed_shared is False for p in in_turn.panes)
+
+
+def test_families_when_mixed_then_nothing_is_said_about_where_they_part(
+    parts: Parts, endless: pairs.PairFiles, scene: Image
+) -> None:
+    other = parts.store.open_pair(endless.model, endless.projector)
+    f16, q8 = parts.store.choose(["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q8_0+mmproj-F16"])
+    asked = replace(comparison(scene, WHAT, (f16, q8, other), max_tokens=8), reference=f16.id)
+    panes = {p.variant: p for p in run(parts, asked).panes}
+    assert [panes[v.id].comparable for v in (f16, q8, other)] == [True, True, False]
+    assert panes[other.id].text != panes[f16.id].text
+    assert panes[other.id].first_divergence is None
+
+
+def test_loads_when_side_by_side_as_on_a_gpu_then_all_are_loaded_before_the_first_answer(
+    parts: Parts, scene: Image
+) -> None:
+    parts.pool._shared.on_gpu = True  # the one thing about a GPU that this machine can do as well
+    ladder = parts.store.choose(["F16", "Q4_K_M", "Q2_K"])
+    loaded_at_first_token = None
+    for update in compare.run(comparison(scene, WHAT, ladder), parts.pool, parts.embeddings, compare.Stop()):
+        if loaded_at_first_token is None and any(p.token_ids for p in update.panes):
+            loaded_at_first_token = len(parts.pool.memory().workers)
+    assert loaded_at_first_token == 4
+    assert [p.state for p in update.panes] == [PaneState.DONE] * 3
+    assert all(p.metrics.load_s for p in update.panes)
+    assert update.panes[0].metrics.projector_load_s
+    assert [p.first_divergence for p in update.panes] == [None, None, 19]
+
+
+def test_loads_when_side_by_side_and_one_file_is_gone_then_only_its_pane_fails(
+    parts: Parts, scene: Image, tmp_path: Path
+) -> None:
+    parts.pool._shared.on_gpu = True
+    files = pairs.write_pair("mlp", tmp_path)
+    bad = parts.store.open_pair(files.model, files.projector)
+    files.model.unlink()
+    f16 = parts.store.choose(["tiny-vlm:F16+mmproj-F16"])[0]
+    panes = run(parts, replace(comparison(scene, WHAT, (f16, bad)), reference=f16.id)).panes
+    assert [p.state for p in panes] == [PaneState.DONE, PaneState.FAILED]
+
+
+def test_probabilities_when_asked_then_each_token_has_them_and_the_parting_is_explained(
+    parts: Parts, scene: Image
+) -> None:
+    variants = parts.store.choose(["F16", "Q2_K"])
+    update = run(parts, replace(comparison(scene, WHAT, variants), probabilities=True))
+    f16, q2 = update.panes
+    for pane in (f16, q2):
+        assert len(pane.scores) == len(pane.token_ids) + 1
+        assert "".join(score.text for score in pane.scores) == pane.text
+        for token, score in zip(pane.token_ids, pane.scores, strict=False):
+            assert score.candidates[0].token_id == token  # greedy
+            assert score.probability == score.candidates[0].probability
+            assert [c.probability for c in score.candidates] == sorted(
+                (c.probability for c in score.candidates), reverse=True
+            )
+            assert 0 < sum(c.probability for c in score.candidates) <= 1 + 1e-9
+        assert pane.scores[-1].probability is None
+        assert pane.scores[-1].candidates[0].text == "<|end|>"
+    assert q2.first_divergence == 19
+    assert [pane.scores[19].candidates[0].text for pane in (f16, q2)] == [" three", " four"]
+    assert f16.scores[19].candidates[0].probability > q2.scores[19].candidates[0].probability
+
+
+def test_probabilities_when_read_then_the_next_answers_are_as_if_they_had_not_been(parts: Parts, scene: Image) -> None:
+    f16 = parts.store.choose(["F16"])
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=3, max_tokens=24)
+
+    def answers(*, probabilities: bool) -> list[tuple[tuple[int, ...], int | None]]:
+        found = []
+        for prompt in (WHAT, "What does the text say?", WHAT):
+            asked = comparison(scene, prompt, f16, sampling=sampling)
+            pane = run(parts, replace(asked, probabilities=probabilities)).panes[0]
+            assert bool(pane.scores) is probabilities
+            found.append((pane.token_ids, pane.metrics.reused_tokens))
+        return found
+
+    run(parts, comparison(scene, WHAT, f16))  # so that both find the image in the cache
+    assert answers(probabilities=True) == answers(probabilities=False)
+
+
+@pytest.mark.parametrize("kind", pairs.KINDS)
+def test_probabilities_when_of_any_kind_of_pair_then_greedy_took_the_likeliest(
+    parts: Parts, scene: Image, tmp_path: Path, kind: str
+) -> None:
+    files = pairs.write_pair(kind, tmp_path)
+    variant = (parts.store.open_pair(files.model, files.projector),)
+    pane = run(parts, replace(comparison(scene, "Go on.", variant, max_tokens=40), probabilities=True)).panes[0]
+    assert pane.state is PaneState.DONE
+    assert len(pane.scores) == len(pane.token_ids) + 1
+    # Forty tokens in two batches, one by one in writing: near ties may swap, nothing else.
+    for score in pane.scores[:-1]:
+        assert score.probability == pytest.approx(score.candidates[0].probability, rel=0.02)
+
+
+def test_probabilities_when_the_worker_dies_then_the_answer_stays_and_it_is_said(
+    parts: Parts, scene: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = Lease.request
+
+    def killed(self: Lease, request: protocol.Request, **options: Any) -> protocol.Reply:
+        if isinstance(request, protocol.Score):
+            psutil.Process(self.pid).kill()
+        return sent(self, request, **options)
+
+    monkeypatch.setattr(Lease, "request", killed)
+    asked = replace(comparison(scene, WHAT, parts.store.choose(["F16"])), probabilities=True)
+    update = run(parts, asked)
+    assert update.panes[0].state is PaneState.DONE
+    assert "RVJWPBX" in update.panes[0].text
+    assert update.panes[0].scores == ()
+    assert any("The probabilities of F16 could not be read" in note for note in update.notes)
+
+
+def test_seed_when_sampling_then_equal_seeds_repeat_and_others_do_not(parts: Parts, scene: Image) -> None:
+    broken = parts.store.choose(["TQ2_0"])  # its flat distribution makes every seed another text
+
+    def tokens(seed: int) -> tuple[int, ...]:
+        sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=seed, max_tokens=24)
+        return run(parts, comparison(scene, WHAT, broken, sampling=sampling)).panes[0].token_ids
+
+    assert tokens(1) == tokens(1)
+    assert tokens(1) != tokens(2)
+
+
+def test_stop_text_when_it_comes_then_the_answer_ends_before_it(parts: Parts, scene: Image) -> None:
+    sampling = Sampling(stop=("bottom and",))
+    pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]), sampling=sampling)).panes[0]
+    assert pane.text == "The image shows the text RVJWPBX in yellow letters at the "
+    assert pane.finish_reason == "stop text"
+
+
+def test_max_tokens_when_reached_then_said(parts: Parts, scene: Image) -> None:
+    pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]), max_tokens=5)).panes[0]
+    assert pane.metrics.generated_tokens == 5
+    assert pane.metrics.short_run is True
+    assert pane.finish_reason == "max tokens"
+
+
+def test_context_when_full_then_the_answer_ends_and_says_so(
+    parts: Parts, endless: pairs.PairFiles, scene: Image
+) -> None:
+    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    pane = run(parts, comparison(scene, "Go on.", variant, max_tokens=4000, n_ctx=256)).panes[0]
+    assert pane.state is PaneState.DONE
+    assert pane.finish_reason == "context full"
+    assert pane.metrics.generated_tokens == 256 - (pane.metrics.prompt_tokens or 0)
+
+
+def test_no_image_when_asked_then_text_alone_is_answered(parts: Parts) -> None:
+    pane = run(parts, comparison((), "What do you see?", parts.store.choose(["F16"]))).panes[0]
+    assert pane.state is PaneState.DONE
+    assert pane.metrics.image_tokens == 0
+    assert pane.metrics.encode_s is None
+
+
+def test_prompt_when_longer_than_the_context_then_says_how_many_tokens_of_how_many(parts: Parts, scene: Image) -> None:
+    update = run(parts, comparison(scene, "word " * 3000, parts.store.choose(["F16", "Q8_0"])))
+    for pane in update.panes:
+        assert pane.state is PaneState.FAILED
+        assert pane.error is not None
+        assert f"The prompt has {pane.metrics.prompt_tokens} tokens (144 of them from images)" in pane.error
+        assert "holds 1024" in pane.error
+    assert run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]))).panes[0].state is PaneState.DONE
+
+
+@pytest.mark.parametrize("prompt", ["", "   \n"])
+def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, scene: Image, prompt: str) -> None:
+    with pytest.raises(BadPrompt, match="The prompt is empty"):
+        run(parts, comparison(scene, prompt, parts.store.choose(["F16"])))
+    assert parts.pool.memory().workers == ()
+
+
+def test_prompt_when_it_holds_half_a_character_then_refused(parts: Parts, scene: Image) -> None:
+    with pytest.raises(BadPrompt, match="half a character"):
+        run(parts, comparison(scene, "what \ud800?", parts.store.choose(["F16"])))
+
+
+def test_variants_when_too_many_then_refused(parts: Parts, scene: Image) -> None:
+    with pytest.raises(BadInput, match="32 variants are ticked; at most 16"):
+        run(parts, comparison(scene, WHAT, parts.store.variants))
+
+
+def test_prompt_when_it_holds_mtmds_marker_then_it_is_text(parts: Parts, scene: Image) -> None:
+    pane = run(parts, comparison(scene, "What is <__media__> and <image>?", parts.store.choose(["F16"]))).panes[0]
+    assert pane.state is PaneState.DONE
+    assert pane.metrics.image_tokens == 144
+
+
+def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
+    parts: Parts, endless: pairs.PairFiles, scene: Image
+) -> None:
+    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    took = []
+    for _ in range(3):  # the other half of the machine runs other tests
+        stop = compare.Stop()
+        pressed = 0.0
+        update: ComparisonUpdate | None = None
+        asked = comparison(scene, "Go on.", variant, max_tokens=900)
+        for update in compare.run(asked, parts.pool, parts.embeddings, stop):
+            if not pressed and len(update.panes[0].token_ids) > 20:
+                stop.run()
+                pressed = time.monotonic()
+        took.append(time.monotonic() - pressed)
+        assert update is not None
+        assert pressed
+        assert update.panes[0].state is PaneState.STOPPED
+        assert 20 < len(update.panes[0].token_ids) < 800
+        if took[-1] < 0.25:
+            break
+    assert min(took) < 0.25
+    assert update.panes[0].text
+    assert all(w.leases == 0 for w in parts.pool.memory().workers)
+
+
+def test_stop_when_one_pane_is_stopped_then_the_next_ones_go_on(
+    parts: Parts, endless: pairs.PairFiles, scene: Image
+) -> None:
+    slow = parts.store.open_pair(endless.model, endless.projector)
+    f16 = parts.store.choose(["F16"])[0]
+    stop = compare.Stop()
+    update: ComparisonUpdate | None = None
+    for update in compare.run(comparison(scene, WHAT, (slow, f16), max_tokens=900), parts.pool, parts.embeddings, stop):
+        if update.panes[0].token_ids:
+            stop.pane(slow.id)
+    assert update is not None
+    assert [p.state for p in update.panes] == [PaneState.STOPPED, PaneState.DONE]
+    # Half a reference is nothing to compare with.
+    assert update.panes[1].first_divergence is None
+
+
+def test_iterator_when_closed_then_the_work_stops_and_the_lease_is_free(
+    parts: Parts, endless: pairs.PairFiles, scene: Image
+) -> None:
+    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    updates = compare.run(
+        comparison(scene, "Go on.", variant, max_tokens=900), parts.pool, parts.embeddings, compare.Stop()
+    )
+    while not next(updates).panes[0].token_ids:
+        pass
+    updates.close()  # what Gradio does when a tab is closed
+    deadline = time.monotonic() + 2
+    while any(w.leases for w in parts.pool.memory().workers) or parts.pool.memory().queue_length:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_finish(
+    parts: Parts, endless: pairs.PairFiles, scene: Image
+) -> None:
+    slow = (parts.store.open_pair(endless.model, endless.projector),)
+    first: list[ComparisonUpdate] = []
+    started = compare.run(
+        comparison(scene, "Go on.", slow, max_tokens=150), parts.pool, parts.embeddings, compare.Stop()
+    )
+    while not (update := next(started)).panes[0].token_ids:
+        pass
+    others = Thread(target=lambda: first.extend(started))
+    others.start()
+    places = []
+    second = comparison(scene, WHAT, parts.store.choose(["F16"]))
+    for update in compare.run(second, parts.pool, parts.embeddings, compare.Stop()):
+        places.append(update.queue_place)
+    others.join()
+    assert 1 in places
+    assert places[-1] is None
+    assert update.panes[0].state is PaneState.DONE
+    assert first[-1].panes[0].metrics.generated_tokens == 150
+
+
+def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts, scene: Image) -> None:
+    with parts.pool.turn():
+        parts.pool._queue._most = 0
+        with pytest.raises(Busy, match="Try again in a minute"):
+            run(parts, comparison(scene, WHAT, parts.store.choose(["F16"])))
+
+
+def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, scene: Image) -> None:
+    with parts.pool.turn():
+        updates = compare.run(
+            comparison(scene, WHAT, parts.store.choose(["F16"])), parts.pool, parts.embeddings, compare.Stop()
+        )
+        started = time.monotonic()
+        for _ in range(5):
+            next(updates)
+        assert time.monotonic() - started < 2
+        updates.close()

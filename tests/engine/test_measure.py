@@ -1,0 +1,371 @@
+"""Drift, accuracy and looking, with the real engine on the embedded pair."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy
+import pytest
+from gguf import GGUFReader, GGUFWriter
+
+from playground.engine import protocol
+from playground.errors import BadInput, Stopped
+from playground.measuring import question_sets
+from playground.measuring import results as lab
+from playground.measuring.measure import Measuring
+from playground.measuring.question_sets import Item, ItemSet, Rule
+from playground.measuring.results import Measurement, Plan
+from playground.models.presets import data_folder
+from playground.pool.worker_spec import language_spec
+from playground.settings import Settings
+from playground.values.files import Variant
+from playground.values.request import Runtime
+from playground.wiring import Parts, open_parts
+from testkit import pairs
+
+RUNTIME = Runtime(n_ctx=512)
+FOLDER = data_folder() / "tiny-vlm/evaluation"
+WHAT = Item("hard-62.png", "What do you see?", ("x",))
+
+
+def measured(
+    parts: Parts,
+    asked: ItemSet,
+    variants: tuple[Variant, ...],
+    plan: Plan | None = None,
+    runtime: Runtime = RUNTIME,
+) -> Measurement:
+    run = Measuring(
+        asked,
+        variants,
+        variants[0].id,
+        plan or Plan(),
+        runtime,
+        parts.pool,
+        parts.embeddings,
+        parts.known,
+        lambda: False,
+    )
+    *_, last = run.run()
+    assert isinstance(last, Measurement)
+    assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
+    return last
+
+
+def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_path: Path) -> numpy.ndarray:
+    """Upstream's, with the whole model in one process, in the same batches (another one rounds quantized activations
+    anew: 1e-5 nats at Q4_K_M)."""
+    out = tmp_path / f"{variant.model.quantization}-{variant.projector.quantization}.npy"
+    image = str(FOLDER / WHAT.image)
+    command = [str(Path(__file__).parent / "logits_child.py"), variant.model.path, variant.projector.path, image]
+    child = subprocess.run(
+        [sys.executable, *command, rendered, json.dumps(tokens), str(out)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    logits = numpy.load(out)
+    return logits - numpy.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+
+def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts, tmp_path: Path) -> None:
+    variants = parts.store.choose(["F16", "Q4_K_M", "Q2_K"], ["F16"]) + parts.store.choose(["F16"], ["Q2_K"])
+    run = Measuring(
+        ItemSet("one", [WHAT], FOLDER),
+        variants,
+        variants[0].id,
+        Plan(),
+        RUNTIME,
+        parts.pool,
+        parts.embeddings,
+        parts.known,
+        lambda: False,
+    )
+    image = run._set.image(WHAT)
+    prompt = run._prompt(variants[0], WHAT, image)
+    ids = run._answer(variants[0], prompt).token_ids
+    *_, found = run.run()
+    assert isinstance(found, Measurement)
+    reference = log_probabilities(variants[0], prompt.rendered, list(ids), tmp_path)
+    assert reference.shape[0] == len(ids) + 1
+    for result, variant in zip(found.results[1:], variants[1:], strict=True):
+        theirs = log_probabilities(variant, prompt.rendered, list(ids), tmp_path)
+        kl = (numpy.exp(reference) * (reference - theirs)).sum(axis=-1)
+        assert [token.kl for token in result.items[0].kl] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
+        assert result.mean_kl is not None
+        assert result.mean_kl.value == pytest.approx(kl.mean(), rel=1e-3, abs=1e-7)
+        tops = (reference.argmax(axis=-1) == theirs.argmax(axis=-1)).tolist()
+        assert [token.same_top for token in result.items[0].kl] == tops
+        assert kl.max() > 1e-4  # there was something to be right about
+
+
+def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp_path: Path) -> None:
+    variants = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"])
+    found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(16), variants, Plan(accuracy=True))
+    kls = [r.mean_kl.value for r in found.results[1:] if r.mean_kl]
+    assert kls == sorted(kls)
+    assert found.floor is not None
+    assert 0 < found.floor < kls[1] / 100
+    assert set(found.floors) == {"batches of 32", "flash attention on", "image encoded afresh"}
+    q2, tq2 = found.results[3], found.results[4]
+    assert q2.same_answer is not None
+    assert 0.5 < q2.same_answer.value < 1
+    # Where the likeliest token first is another one, the variant's own answer differs from the reference's, and
+    # nowhere else.
+    for answer, one in zip(found.answers, q2.items, strict=True):
+        assert (one.first_divergence is None) == (one.text == answer)
+    assert tq2.accuracy is not None
+    assert tq2.accuracy.value < 0.2
+    assert tq2.against is not None
+    assert tq2.against.words == "worse"
+
+
+def test_reference_when_measured_against_itself_then_only_the_floor_is_left(parts: Parts, tmp_path: Path) -> None:
+    (f16,) = parts.store.choose(["F16"])
+    again = msgspec.convert(msgspec.to_builtins(f16) | {"id": "again"}, Variant)
+    found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(4), (f16, again))
+    result = found.results[1]
+    assert result.mean_kl is not None
+    assert result.mean_kl.value <= (found.floor or 0) + 1e-12
+    assert result.same_answer is not None
+    assert result.same_answer.value == 1
+
+
+def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts, tmp_path: Path) -> None:
+    variants = parts.store.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
+    found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(8), variants)
+    effects = lab.grid(found, variants, variants[0].id)
+    assert len(effects) == 6
+    for effect in effects:
+        assert effect.language is not None
+        assert effect.vision is not None
+        assert effect.interaction is not None
+        assert effect.language + effect.vision + effect.interaction == pytest.approx(effect.kl, abs=1e-9)
+    by_halves = {(e.model, e.projector): e for e in effects}
+    assert by_halves["F16", "Q2_K"].vision == by_halves["F16", "Q2_K"].kl > by_halves["F16", "Q4_0"].kl
+    assert "at Q2_K the" in lab.which_half(effects)
+    one_projector = msgspec.structs.replace(found, results=found.results[::3])
+    assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
+
+
+def changed_projector(source: Path, target: Path, change: str) -> Path:
+    """The projector with its vision MLPs zeroed, or with their rows permuted."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, "clip")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind = field.types[0]
+            sub = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), kind, sub)
+    rng = numpy.random.default_rng(1)
+    for tensor in reader.tensors:
+        data = tensor.data.copy()
+        if "ffn" in tensor.name or tensor.name.startswith("mm."):
+            data = data * 0 if change == "zeroed" else rng.permutation(data)
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def test_projector_when_it_is_dead_then_called_blind_and_a_whole_one_is_not(parts: Parts, tmp_path: Path) -> None:
+    (f16,) = parts.store.choose(["F16"])
+    dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
+    blind = parts.store.open_pair(Path(f16.model.path), dead)
+    asked = question_sets.embedded(FOLDER, level="hard").first(4)
+    found = measured(parts, asked, (f16, blind), Plan(drift=False, look=True))
+    assert [r.looks for r in found.results] == ["looks", "blind"]
+    assert (found.results[1].look_kl or 0) < 0.001 < (found.results[0].look_kl or 0)
+
+
+def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
+    variants = parts.store.choose(["F16", "Q8_0"])
+    asked = question_sets.embedded(FOLDER).first(200)
+    seen = 0
+
+    def stop() -> bool:
+        return seen > 3
+
+    run = Measuring(asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, parts.known, stop)
+    updates = run.run()
+    with pytest.raises(Stopped):  # noqa: PT012  each update is counted
+        for _ in updates:
+            seen += 1
+    assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
+    assert all(w.leases == 0 for w in parts.pool.memory().workers)
+
+
+def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on(parts: Parts, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((FOLDER / "hard-62.png").read_bytes())
+    (folder / "broken.png").write_bytes((FOLDER / "hard-62.png").read_bytes()[:900])
+    rows = [
+        {"image": "a.png", "question": "What shape is green?", "answer": "cross"},
+        {"image": "broken.png", "question": "What?", "answers": ["x"]},
+        {"image": "gone.png", "question": "What?", "answer": "x"},
+        "no object",
+        {"image": "a.png", "question": "What does the text say?", "answers": ["rvjwpbx"], "rule": "contains"},
+    ]
+    (folder / "items.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n{cut")
+    asked = question_sets.read_items(folder)
+    assert len(asked.items) == 3
+    assert len(asked.problems) == 3
+    variants = parts.store.choose(["F16", "TQ2_0"])
+    found = measured(parts, asked, variants, Plan(accuracy=True))
+    assert len(found.questions) == 2
+    assert any("broken.png" in problem for problem in found.problems)
+    assert found.results[0].accuracy is not None
+    assert found.results[0].accuracy.value == 1
+
+
+def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path: Path) -> None:
+    other = pairs.write_pair("mlp", tmp_path)
+    variants = (*parts.store.choose(["F16"]), parts.store.open_pair(other.model, other.projector))
+    with pytest.raises(BadInput, match="another vocabulary"):
+        measured(parts, question_sets.embedded(FOLDER).first(2), variants)
+
+
+def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts: Parts, tmp_path: Path) -> None:
+    """`python -m bench lab` prints how many; on two shared cores this only guards against reading token by token."""
+    variants = parts.store.choose(["F16"])
+    asked = ItemSet("one", [WHAT], FOLDER)
+    run = Measuring(
+        asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, parts.known, lambda: False
+    )
+    prompt = run._prompt(variants[0], WHAT, asked.image(WHAT))
+    ids = run._answer(variants[0], prompt).token_ids
+    with parts.pool.lease(language_spec(variants[0].model, RUNTIME)) as lease:
+        request = protocol.Record(prompt, ids, RUNTIME, str(tmp_path / "record"))
+        lease.request(request)
+        batched = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            lease.request(request)
+            batched.append(time.perf_counter() - begun)
+    assert (tmp_path / "record").stat().st_size % (4 * (len(ids) + 1)) == 0
+    assert min(batched) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("rule", "tolerance", "accepted", "answer", "expected"),
+    [
+        (Rule.EXACT, 0, "Dark Blue", " dark  blue. ", 1),
+        (Rule.EXACT, 0, "blue", "dark blue", 0),
+        (Rule.CONTAINS, 0, "blue", "It is dark blue!", 1),
+        (Rule.CONTAINS, 0, "red", "It is bored", 0),
+        (Rule.NUMBER, 0.05, "100", "about 104 items", 1),
+        (Rule.NUMBER, 0.05, "100", "106", 0),
+        (Rule.NUMBER, 0, "1234.5", "1,234.5 km", 1),
+        (Rule.NUMBER, 0, "7", "seven", 0),
+        (Rule.ANLS, 0, "hello", "hallo", 0.8),
+        (Rule.ANLS, 0, "hello", "xyz", 0),
+        (Rule.IOU, 0, "[0, 0, 1, 1]", "[0.5, 0, 1, 1]", 0.5),
+        (Rule.IOU, 0, "[0, 0, 1, 1]", "no box", 0),
+        (Rule.CHOICE, 0, "b", "The answer is B) two", 1),
+        (Rule.CHOICE, 0, "b", "A", 0),
+    ],
+)
+def test_score_when_by_a_rule_then_as_defined(
+    rule: Rule, tolerance: float, accepted: str, answer: str, expected: float
+) -> None:
+    assert question_sets.score(Item("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
+
+
+def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path: Path) -> None:
+    """kill -9 of the command in the middle; the next one asks what is left, and finds what one from nothing finds."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "derived").symlink_to(derived / "derived")
+    command = [sys.executable, "-m", "playground", "drift", "--variants", "F16,Q2_K", "-n", "20"]
+    child = subprocess.Popen(command, env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, stderr=subprocess.DEVNULL)
+    kept = cache / "measured/known/cache.db"
+    with open_parts(Settings(cache_dir=tmp_path / "other"), any_folder=True) as fresh:
+        (tmp_path / "other/derived").symlink_to(derived / "derived")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and _rows(kept) < 8:
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+        done = _rows(kept)
+        assert 8 <= done < 40
+        assert list((cache / "measured").glob("scratch-*"))
+        fresh.store.derive(fresh.pool.quantize)
+        whole, steps = _all_steps(fresh)
+    with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
+        assert list((cache / "measured").glob("scratch-*")) == []
+        again, left = _all_steps(parts)
+    assert len(left) <= len(steps) - done
+    assert [r.mean_kl for r in again.results] == [r.mean_kl for r in whole.results]
+    assert again.answers == whole.answers
+
+
+def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
+    variants = parts.store.choose(["F16", "Q2_K"])
+    asked = question_sets.embedded(FOLDER, level="hard").first(20)
+    runtime = Runtime(n_ctx=1024)
+    run = Measuring(
+        asked, variants, variants[0].id, Plan(), runtime, parts.pool, parts.embeddings, parts.known, lambda: False
+    )
+    *steps, last = run.run()
+    assert isinstance(last, Measurement)
+    return last, [step for step in steps if isinstance(step, lab.Progress)]
+
+
+def _rows(database: Path) -> int:
+    if not database.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as rows:
+            return int(rows.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts) -> None:
+    asked = question_sets.embedded(FOLDER, level="hard").first(6)
+
+    def steps(names: list[str]) -> tuple[list[lab.Progress], Measurement]:
+        variants = parts.store.choose(names)
+        run = Measuring(
+            asked, variants, variants[0].id, Plan(accuracy=True), RUNTIME, parts.pool, parts.embeddings, parts.known,
+            lambda: False,
+        )  # fmt: skip
+        *told, last = run.run()
+        assert isinstance(last, Measurement)
+        return [step for step in told if isinstance(step, lab.Progress)], last
+
+    first, found = steps(["F16", "Q4_K_M"])
+    assert steps(["F16", "Q4_K_M"])[0] == []
+    added, more = steps(["F16", "Q4_K_M", "Q2_K"])
+    assert {step.what for step in added} == {"F16 reads its answers", "Q2_K: drift", "Q2_K: answers"}
+    assert more.results[1] == found.results[1]
+    assert (added[-1].done + 1, added[-1].total) == (len(added), len(added))
+    assert len(first) > len(added)
+
+
+def test_speed_when_measured_then_afresh_each_time(parts: Parts) -> None:
+    asked = ItemSet("one", [WHAT], FOLDER)
+    for _ in range(2):
+        found = measured(parts, asked, parts.store.choose(["F16", "Q4_K_M"]), Plan(drift=False, speed=True))
+        for result in found.results:
+            assert result.speed is not None
+            assert result.speed.encode_s is not None  # the picture was encoded, though its embeddings may be kept
+            assert result.speed.prompt_s is not None
+            assert result.speed.first_token_s is not None
+            assert 0.002 < result.speed.prompt_s < result.speed.first_token_s  # all of the prompt was read
+            assert (result.speed.tokens_per_second or 0) > 10
+            assert (result.speed.bytes or 0) > 2 * 2**20
+            assert result.mean_kl is None

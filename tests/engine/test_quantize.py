@@ -1,0 +1,117 @@
+"""Quantizing here: either half, types by tensor, and what is said of the result."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+
+from playground.comparing.images import read_image
+from playground.engine.protocol import TensorType
+from playground.errors import BadInput, BadModel, PlaygroundError, Stopped
+from playground.models.presets import data_folder
+from playground.quantizing import quantizer
+from playground.wiring import Parts
+from tests.engine.test_measure import changed_projector
+
+FOLDER = data_folder() / "tiny-vlm"
+MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M-F16.gguf"
+IMAGES = [read_image(FOLDER / f"evaluation/hard-{n}.png") for n in ("01", "62")]
+
+
+@pytest.mark.parametrize(("source", "projector"), [(MODEL, False), (PROJECTOR, True)])
+def test_half_when_quantized_then_as_planned_with_where_it_comes_from(
+    parts: Parts, tmp_path: Path, source: Path, projector: bool
+) -> None:
+    target = tmp_path / "new.gguf"
+    steps = []
+    kept = (TensorType("ffn_down", "q8_0"),)
+    planned = quantizer.make(source, target, "Q4_0", parts.pool, projector=projector, tensor_types=kept, dry_run=True)
+    assert not target.exists()
+    made = quantizer.make(
+        source, target, "Q4_0", parts.pool, projector=projector, tensor_types=kept, on_step=steps.append
+    )
+    assert made.bytes == target.stat().st_size
+    assert planned.bytes == pytest.approx(made.bytes, rel=0.05)
+    assert steps[-1].done == steps[-1].total == len(GGUFReader(target).tensors)
+    types = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
+    assert {kind for name, kind in types.items() if "ffn_down.weight" in name} == {"Q8_0"}
+    assert {kind for name, kind in types.items() if "ffn_up.weight" in name} == {"Q4_0"}
+    fields = GGUFReader(target).fields
+    assert fields["quantize.recipe"].contents() == "Q4_0 ffn_down=q8_0"
+    assert len(str(fields["quantize.source.sha256"].contents())) == 64
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_not(parts: Parts, tmp_path: Path) -> None:
+    source = parts.store.choose(["F16"])[0]
+    checks = []
+    for quantization in ("Q8_0", "Q4_0", "Q2_K"):
+        target = tmp_path / f"mmproj-{quantization}.gguf"
+        quantizer.make(PROJECTOR, target, quantization, parts.pool, projector=True)
+        made = parts.store.open_pair(MODEL, target)
+        checks.append(quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings))
+    assert [c.relative_error for c in checks] == sorted(c.relative_error for c in checks)
+    assert checks[0].cosine_min > 0.99 > checks[2].cosine_min
+    assert all(len(c.patches) == 2 and len(c.patches[0]) == 144 for c in checks)
+    itself = quantizer.check_projector(source, source, IMAGES, parts.pool, parts.embeddings)
+    assert (itself.cosine_min, itself.relative_error) == (pytest.approx(1), 0)
+
+
+def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts: Parts, tmp_path: Path) -> None:
+    source = parts.store.choose(["F16"])[0]
+    permuted = changed_projector(PROJECTOR, tmp_path / "mmproj-permuted-F16.gguf", "permuted")
+    made = parts.store.open_pair(MODEL, permuted)
+    assert quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings).cosine_mean < 0.5
+
+
+@pytest.mark.parametrize(
+    ("quantization", "types", "said"),
+    [
+        ("Q9_9", (), "no quantization called 'Q9_9'"),
+        ("Q4_0", (TensorType("x", "q99"),), "no type called 'q99'"),
+        ("IQ2_XXS", (), "could not quantize"),
+    ],
+)
+def test_type_when_llama_cpp_refuses_it_then_its_words_and_no_file(
+    parts: Parts, tmp_path: Path, quantization: str, types: tuple[TensorType, ...], said: str
+) -> None:
+    with pytest.raises(PlaygroundError, match=said):
+        quantizer.make(MODEL, tmp_path / "new.gguf", quantization, parts.pool, projector=False, tensor_types=types)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
+
+
+def test_source_when_quantized_itself_then_only_on_demand(parts: Parts, tmp_path: Path) -> None:
+    source = Path(parts.store.choose(["Q4_K_M"])[0].model.path)
+    with pytest.raises(BadModel, match="quantized already"):
+        quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False)
+    made = quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False, requantize=True)
+    assert made.bytes < source.stat().st_size
+
+
+def test_target_when_it_is_there_or_the_source_then_refused(parts: Parts, tmp_path: Path) -> None:
+    (tmp_path / "there.gguf").write_bytes(b"mine")
+    with pytest.raises(BadInput, match="is there already"):
+        quantizer.make(MODEL, tmp_path / "there.gguf", "Q8_0", parts.pool, projector=False)
+    assert (tmp_path / "there.gguf").read_bytes() == b"mine"
+    with pytest.raises(BadInput, match="would replace its source"):
+        quantizer.make(MODEL, MODEL, "Q8_0", parts.pool, projector=False)
+
+
+def test_quantizing_when_stopped_then_ends_soon_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(Stopped):
+        quantizer.make(
+            MODEL, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False, stop=lambda: time.monotonic() > begun
+        )
+    assert time.monotonic() - begun < 20
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
+    quantizer.make(MODEL, tmp_path / "new.gguf", "Q8_0", parts.pool, projector=False)  # the pool goes on
+
+
+def test_verdict_when_by_drift_then_in_words() -> None:
+    assert [quantizer.verdict(kl) for kl in (0.0, 0.009, 0.05, 0.5)] == [
+        "fit to ship", "fit to ship", "doubtful", "broken",
+    ]  # fmt: skip

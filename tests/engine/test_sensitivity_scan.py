@@ -1,0 +1,436 @@
+"""Which tensors need their bits, and recipes, with the real engine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from gguf import GGUFReader
+
+from playground.comparing.compare import Stop
+from playground.errors import BadInput, Stopped
+from playground.measuring import question_sets
+from playground.measuring.measure import Measuring
+from playground.measuring.question_sets import ItemSet
+from playground.measuring.results import Plan, Progress
+from playground.measuring.statistics import Interval
+from playground.models.presets import data_folder
+from playground.notebooks import run_cell
+from playground.notebooks.cells import CompareCell, Questions
+from playground.quantizing import quantizer, recipes, scan_results
+from playground.quantizing.recipes import Recipe
+from playground.quantizing.scan_results import Built, Compared, Scan, Sensitivity
+from playground.quantizing.sensitivity_scan import Scanning
+from playground.settings import Settings
+from playground.values.files import Variant
+from playground.values.request import Runtime
+from playground.wiring import Parts, open_parts
+from testkit import pairs
+
+FOLDER = data_folder() / "tiny-vlm/evaluation"
+RUNTIME = Runtime(n_ctx=512)
+ASKED = question_sets.embedded(FOLDER, level="hard").first(4)
+KINDS = ("q4_K", "q2_K")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    """What was measured of the embedded pair serves all tests here."""
+    with open_parts(Settings(cache_dir=tmp_path_factory.mktemp("sensitivity")), any_folder=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Parts]:
+    """Of which nothing is known yet."""
+    with open_parts(Settings(cache_dir=tmp_path / "cache"), any_folder=True) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def one_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the uniform pairs that a recipe is held against: they take most of a scan's time where little is scanned."""
+    monkeypatch.setattr("playground.quantizing.sensitivity_scan._NEAREST", 1)
+
+
+def source_of(parts: Parts) -> Variant:
+    return next(v for v in parts.store.variants if v.reference)
+
+
+@pytest.fixture(scope="module")
+def embedded(parts: Parts) -> Variant:
+    """The embedded pair, of which it is known what each group costs: two processes' worth of work, side by side."""
+
+    def find(kind: str) -> Sensitivity:
+        with open_parts(Settings(cache_dir=parts.settings.cache_dir), any_folder=True) as others:
+            *_, last = scanning(others, source_of(others), kinds=(kind,)).run()
+        assert isinstance(last, Sensitivity)
+        return last
+
+    with ThreadPoolExecutor(len(KINDS)) as both:
+        assert [found.problems for found in both.map(find, KINDS)] == [(), ()]
+    return source_of(parts)
+
+
+def scanning(
+    parts: Parts, source: Variant, asked: ItemSet = ASKED, stop: Callable[[], bool] = lambda: False, **scan: Any
+) -> Scanning:
+    given = Scan(**{"kinds": KINDS, "max_tokens": 16, **scan})
+    return Scanning(
+        asked, source, given, RUNTIME, parts.pool, parts.embeddings, parts.known, parts.workshop, stop
+    )  # fmt: skip
+
+
+def scanned(parts: Parts, source: Variant, **scan: Any) -> tuple[list[Progress], Sensitivity]:
+    *steps, last = scanning(parts, source, **scan).run()
+    assert isinstance(last, Sensitivity)
+    assert left_over(parts) == []
+    told = [step for step in steps if isinstance(step, Progress)]
+    assert all(step.done < step.total for step in told)
+    return told, last
+
+
+def left_over(parts: Parts) -> list[Path]:
+    found = [*(parts.settings.cache_dir / "measured").glob("scratch-*"), *parts.settings.cache_dir.rglob("*.part")]
+    assert all(worker.leases == 0 for worker in parts.pool.memory().workers)
+    return found
+
+
+def ladder(found: Sensitivity) -> dict[str, dict[str, recipes.Rung]]:
+    return {one.group.name: {rung.kind: rung for rung in one.rungs} for one in found.sensed}
+
+
+# --- the embedded pair ------------------------------------------------------------------------------------------------
+
+
+def test_scan_when_of_the_embedded_pair_then_the_dearest_tensors_come_first(parts: Parts, embedded: Variant) -> None:
+    steps, found = scanned(parts, embedded)
+    assert steps == []
+    assert (found.n_searched, found.n_kept_aside, found.problems, found.built) == (2, 0, (), None)
+    rungs = ladder(found)
+    assert len(rungs) == 15
+    for rung in rungs.values():
+        assert 0 < rung["q4_K"].saved < rung["q2_K"].saved
+        assert rung["q4_K"].kl is not None
+        assert rung["q2_K"].kl is not None
+    whole = {one.group.name: one.group.bytes for one in found.sensed}
+    assert rungs["v.ffn_up"]["q2_K"].saved == pytest.approx(whole["v.ffn_up"] * (1 - 2.625 / 16), rel=0.01)
+    ranked = [one.group for one in scan_results.ranked(found.sensed)]
+    assert next(group.name for group in ranked if group.projector) == "v.ffn_up"
+    assert ranked[0].name == "attn_k"
+    prices = [scan_results.price(one) or 0.0 for one in scan_results.ranked(found.sensed)]
+    assert prices == sorted(prices, reverse=True)
+    assert prices[0] > 1000 * prices[-1] > 0
+    assert found.floor < min(rung["q2_K"].kl or 0.0 for rung in rungs.values())
+
+
+def test_rung_when_made_by_hand_then_it_drifts_as_far(parts: Parts, embedded: Variant, tmp_path: Path) -> None:
+    """Of the same questions, all else as in the source."""
+    source = embedded
+    _, found = scanned(parts, source)
+    target = tmp_path / "mmproj.gguf"
+    made = recipes.half([one.group for one in found.sensed], {"v.ffn_up": "q2_K"}, "f16")
+    assert made is not None
+    quantizer.make(
+        Path(source.projector.path), target, made.quantization, parts.pool, projector=True,
+        tensor_types=made.tensor_types,
+    )  # fmt: skip
+    variant = parts.store.read_pair(Path(source.model.path), target)
+    searched, _ = ASKED.halves()
+    *_, measured = Measuring(
+        searched, (source, variant), source.id, Plan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
+        parts.known, lambda: False,
+    ).run()  # fmt: skip
+    rung = ladder(found)["v.ffn_up"]["q2_K"]
+    assert measured.results[1].mean_kl.value == pytest.approx(rung.kl, rel=1e-9)
+    assert source.bytes - variant.bytes == pytest.approx(rung.saved, abs=2000)  # what the header says of it
+
+
+def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_other_questions(
+    parts: Parts, embedded: Variant
+) -> None:
+    source, limit = embedded, 6_000_000
+    steps, found = scanned(parts, source, max_bytes=limit)
+    assert not any(re.search(r": \S+ at q", step.what) for step in steps)  # what the groups cost is known
+    built = found.built
+    assert built is not None
+    assert (found.n_searched, found.n_kept_aside, found.problems) == (2, 2, ())
+    files = [parts.store.made / name for name in (built.model, built.projector)]
+    assert built.bytes == sum(file.stat().st_size for file in files)
+    for file, original, is_projector in zip(files, (source.model, source.projector), (False, True), strict=True):
+        types = built.recipe.types(projector=is_projector)
+        groups = recipes.groups_of(parts.store.weights(Path(original.path)), 1, projector=is_projector)
+        before = {t.name: t.tensor_type.name for t in GGUFReader(original.path).tensors}
+        for tensor in GGUFReader(file).tensors:
+            group = next((g.name for g in groups if re.search(g.pattern, tensor.name)), "")
+            wanted = types[group].upper() if group in types else before[tensor.name]
+            assert tensor.tensor_type.name == wanted, tensor.name
+        assert GGUFReader(file).fields["quantize.source.sha256"].contents() == original.sha256
+        assert GGUFReader(file).fields["quantize.name"].contents() == built.recipe.name
+    assert 0.8 * limit < built.bytes <= limit  # the budget is used
+    assert {shlex.split(line)[-2] for line in built.commands} == {built.model, built.projector}
+    assert [one.bytes for one in built.uniform] == sorted(one.bytes for one in built.uniform)
+    assert [one.bytes <= built.bytes for one in built.uniform] == [True, False]
+    best = min((one for one in built.uniform if one.bytes <= built.bytes), key=lambda one: one.kl.value)
+    told = scan_results.sentence(built)
+    assert f"({built.bytes / 1e6:.1f} MB)" in told
+    assert f"{best.name} ({best.bytes / 1e6:.1f} MB), has {best.kl.value:.4g}" in told
+    assert best.against is not None
+    assert best.against.value == pytest.approx(best.kl.value - built.kl.value, abs=1e-9)
+    assert best.against.low is not None
+    assert told.endswith("% less.") == (best.against.low > 0)
+
+    # On the questions kept aside, which the search did not see: as anybody would measure these files.
+    searched, aside = ASKED.halves()
+    assert {(item.question, item.image) for item in searched.items}.isdisjoint(
+        (item.question, item.image) for item in aside.items
+    )
+    variant = parts.store.read_pair(*files)
+    for asked, kl in ((aside, built.kl.value), (searched, built.searched_kl)):
+        *_, measured = Measuring(
+            asked, (source, variant), source.id, Plan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
+            parts.known, lambda: False,
+        ).run()  # fmt: skip
+        assert measured.results[1].mean_kl.value == pytest.approx(kl, rel=1e-9)
+
+
+def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(parts: Parts, embedded: Variant) -> None:
+    before = sorted(parts.store.made.glob("*"))
+    for limit, told in (
+        ({"max_bytes": 1_000_000}, r"No recipe was made: With these types the files come down to \d\.\d MB at best"),
+        ({"max_bytes": 100_000_000}, "No recipe was made: The source's files are small enough as they are"),
+        ({"max_kl": 0.0}, "No recipe was made: Nothing can be saved within a KL of 0"),
+    ):
+        _, found = scanned(parts, embedded, **limit)
+        assert found.built is None
+        assert len(found.problems) == 1
+        assert re.search(told, found.problems[0])
+        assert len(found.sensed) == 15
+    assert sorted(parts.store.made.glob("*")) == before
+
+
+# --- a pair of which little can be quantized --------------------------------------------------------------------------
+
+
+def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_and_a_third_nothing(
+    own: Parts, few: pairs.PairFiles
+) -> None:
+    source = own.store.open_pair(few.model, few.projector)
+    given: dict[str, Any] = {"kinds": ("q2_K",), "depth": 2, "restore": True}
+    seen: list[Progress] = []
+
+    def stop() -> bool:
+        return bool(seen) and "v.ffn_down 1/2 at q2_K" in seen[-1].what
+
+    with pytest.raises(Stopped):  # noqa: PT012  each update is kept
+        for update in scanning(own, source, stop=stop, **given).run():
+            assert isinstance(update, Progress)
+            seen.append(update)
+    assert left_over(own) == []
+    assert not own.store.made.exists()
+
+    rest, found = scanned(own, source, **given)
+    tried = {what for step in (*seen, *rest) if (what := step.what.removesuffix(": drift"))}
+    again = {step.what for step in rest}
+    groups = [f"{one.group.name} at q2_K" for one in found.sensed]
+    assert len(groups) > 20
+    assert {"ffn_down 1/1 at q2_K"}.isdisjoint(groups)
+    for group in groups:  # each once, but for the one that was cut off
+        whats = [f"{half}: {group}" for half in ("language model", "projector") if f"{half}: {group}" in tried]
+        assert len(whats) == 1
+        done_before = whats[0] in {step.what for step in seen[:-1]}
+        assert (whats[0] in again) != done_before, group
+    assert scanned(own, source, **given)[0] == []
+    kept = {one.group.name: one for one in found.restored}
+    assert set(kept) == {"ffn_down 1/2", "ffn_down 2/2", "v.ffn_down 1/2", "v.ffn_down 2/2"}
+    for one in kept.values():
+        assert one.added > 0
+        assert one.kl < one.kl_of_all
+    assert kept["v.ffn_down 1/2"].kl_of_all == kept["v.ffn_down 2/2"].kl_of_all
+
+
+def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
+    parts: Parts, few: pairs.PairFiles
+) -> None:
+    source = parts.store.open_pair(few.model, few.projector)
+    _, found = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
+    refused = ladder(found)["ffn_down"]["iq2_xxs"]
+    assert refused.kl is None
+    assert "requires an imatrix" in (refused.error or "")
+    mine = ["language model: ffn_down at iq2_xxs", "projector: v.ffn_down at iq2_xxs"]
+    assert [problem.split(": llama.cpp")[0] for problem in found.problems] == mine
+    chosen = recipes.allocate(found.sensed, source.bytes, max_bytes=source.bytes - 60_000).types
+    assert [kind for _, kind in chosen] == ["q4_K", "q4_K"]
+    steps, _ = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
+    assert [step.what for step in steps if " at " in step.what] == mine  # it may go well another time
+
+
+def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was_tried_before_it_is_gone(
+    parts: Parts, few: pairs.PairFiles
+) -> None:
+    source = parts.store.open_pair(few.model, few.projector)
+    given: dict[str, Any] = {"kinds": ("q4_K", "iq2_xxs"), "calibrate": True}
+    _, found = scanned(parts, source, **given)
+    assert found.problems == ()
+    assert all((rung.get("iq2_xxs") or rung["q4_K"]).kl for name, rung in ladder(found).items() if "ffn_down" in name)
+    all_of_it = recipes.allocate(found.sensed, source.bytes, max_kl=10.0)
+    assert [kind for _, kind in all_of_it.types] == ["iq2_xxs", "iq2_xxs"]
+    steps, found = scanned(parts, source, max_kl=all_of_it.kl, **given)
+    assert found.problems == ()
+    built = found.built
+    assert built is not None
+    assert built.recipe.calibrated
+    assert built.searched_kl <= all_of_it.kl
+    # What the groups cost does not quite add up: the first recipe drifted too far.
+    assert len([step for step in steps if step.what.startswith("making ") and "-recipe-" in step.what]) == 4
+    matrices = set()
+    for line in built.commands:
+        words = shlex.split(line)
+        matrices.add(words[words.index("--imatrix") + 1])
+    made = {built.model, built.projector} - {few.model.name, few.projector.name}
+    assert {path.name for path in parts.store.made.glob("*few*")} == made | matrices
+    _, found = scanned(parts, source, max_kl=1e-12, **given)
+    assert found.problems == ("No recipe was made: Nothing can be saved within a KL of 1e-12.",)
+
+
+def test_types_when_none_can_be_had_then_said(parts: Parts, few: pairs.PairFiles) -> None:
+    source = parts.store.open_pair(few.model, few.projector)
+    with pytest.raises(BadInput, match=r"None of these types can be had: .*no quantization called 'Q99'"):
+        scanned(parts, source, kinds=("q99", "q8_1"))
+
+
+def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_measured(
+    own: Parts, tmp_path: Path
+) -> None:
+    """Of Gemma 3's projector a tensor is turned at run time: at Q8_0 llama.cpp reads beyond its end. Mostly it crashes,
+    now and then it finds numbers."""
+    files = pairs.write_pair("gemma3", tmp_path)
+    source = own.store.open_pair(files.model, files.projector)
+    made = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
+    run = scanning(own, source)
+    steps = run._hold_against_uniform(made)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            kl, uniform = ended.value
+            break
+    assert kl.value < 1e-6  # it is the source
+    assert len(uniform) + len(run._problems) == 2
+    assert all(one.kl.value > 1 for one in uniform)
+    assert all(re.match(r"Q\S+ \+ mmproj-Q[48]_0: ", problem) for problem in run._problems)
+
+
+def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: Parts, few: pairs.PairFiles) -> None:
+    source = parts.store.open_pair(few.model, few.projector)
+    before = sorted(parts.store.made.glob("*few*"))
+    seen: list[str] = []
+    with pytest.raises(Stopped):  # noqa: PT012  each update is kept
+        for update in scanning(
+            parts, source, kinds=("q4_K",), max_bytes=source.bytes - 40_000,
+            stop=lambda: bool(seen) and seen[-1].startswith("making Q"),
+        ).run():  # fmt: skip
+            assert isinstance(update, Progress)
+            seen.append(update.what)
+    assert left_over(parts) == []
+    assert sorted(parts.store.made.glob("*few*")) == before  # nobody has seen the recipe
+
+
+# --- what cannot be scanned -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"kinds": ()}, "Say which types"),
+        ({"depth": 0}, "depth has to be between 1 and 64"),
+        ({"depth": -3}, "depth has to be between 1 and 64"),
+        ({"depth": 65}, "depth has to be between 1 and 64"),
+        ({"max_bytes": 0}, "A limit has to be a number above 0"),
+        ({"max_bytes": -5}, "A limit has to be a number above 0"),
+        ({"max_kl": -1.0}, "A limit has to be a number above 0"),
+        ({"max_kl": float("nan")}, "A limit has to be a number above 0"),
+        ({"max_kl": float("inf")}, "A limit has to be a number above 0"),
+        ({"max_kl": 1e300}, "A limit has to be a number above 0"),
+        ({"asked": ASKED.first(3)}, "at least four questions"),
+    ],
+)
+def test_scan_when_it_cannot_be_then_said_at_once(parts: Parts, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        scanning(parts, source_of(parts), **given)
+
+
+def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(parts: Parts) -> None:
+    """By a quantized reference, or too few questions."""
+    source = source_of(parts)
+    half = replace(source.projector, quantization="Q8_0")
+    for variant, n, told in ((replace(source, projector=half), 4, "Q8_0: a scan begins with 16 or 32 bits"),
+                             (source, 3, "at least four questions")):  # fmt: skip
+        asked = Questions(n=n, sensitivity=True)
+        run = run_cell.new_run(CompareCell("c", questions=asked, variants=(variant.id,)), [variant], "e", "m")
+        updates = run_cell.measure_cell(
+            run,
+            [variant],
+            question_sets.embedded(FOLDER),
+            parts.pool,
+            parts.embeddings,
+            parts.known,
+            parts.workshop,
+            Stop(),
+        )
+        with pytest.raises(BadInput, match=told):
+            next(updates)
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+Uniform = tuple[str, int, float, tuple[float | None, float | None] | None]
+
+
+def q4(kl: float, against: tuple[float | None, float | None] | None) -> Uniform:
+    return "Q4", 4_000_000, kl, against
+
+
+def built(kl: float, *uniform: Uniform) -> Built:
+    """A recipe of 5 MB, and uniform pairs: name, bytes, KL, and the interval of how much more it drifts."""
+    compared = tuple(
+        Compared(name, size, Interval(other), None if against is None else Interval(other - kl, *against))
+        for name, size, other, against in uniform
+    )
+    return Built(Recipe("r", "f"), 5_000_000, 0.1, 0.1, Interval(kl), compared, (), "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (built(0.01), "has a mean KL of 0.01 on the questions kept aside."),
+        (built(0.01, q4(0.02, (0.005, 0.02))), "no larger, Q4 (4.0 MB), has 0.02: the recipe drifts 50% less."),
+        (built(0.01, q4(0.02, (-0.005, 0.02))), "has 0.02: no difference that these questions can show."),
+        (built(0.03, q4(0.02, (-0.02, -0.005))), "has 0.02: the recipe does not win."),
+        (built(0.00001, q4(0.2, (0.1, 0.3))), "the recipe drifts 99% less."),
+        (built(0.01, q4(0.02, (None, None))), "no difference that these questions can show."),
+        (built(0.01, q4(0.02, None)), "no difference that these questions can show."),
+        (built(0.01, q4(0.0, (0.1, 0.2))), "the recipe does not win."),
+        # The best of those that are no larger; a larger one only where there is no other.
+        (
+            built(0.01, ("A", 3_000_000, 0.5, (0.4, 0.6)), q4(0.04, (0.02, 0.06)), ("C", 6_000_000, 0.001, (-1, -0.5))),
+            "no larger, Q4 (4.0 MB), has 0.04: the recipe drifts 75% less.",
+        ),
+        (
+            built(0.01, ("C", 6_000_000, 0.04, (0.02, 0.06)), ("D", 7_000_000, 0.001, (-1, -0.5))),
+            "no uniform pair is as small; the next, C (6.0 MB), has 0.04: the recipe drifts 75% less.",
+        ),
+    ],
+)
+def test_sentence_when_made_from_the_numbers_then_consistent_with_them(found: Built, told: str) -> None:
+    assert scan_results.sentence(found).startswith("The recipe (5.0 MB) has a mean KL of ")
+    assert scan_results.sentence(found).endswith(told)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Built) == found

@@ -1,0 +1,124 @@
+"""What the panes' HTML says, read as a browser would."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from playground.rendering import comparison_view, number_format
+from playground.values.answer import Candidate, ComparisonUpdate, Pane, PaneState, TokenScore
+from playground.values.files import ModelFile, Variant
+
+FILE = ModelFile(path="/m/a.gguf", bytes=10, sha256="0", quantization="F16", n_params=10, architecture="llama")
+F16, Q2 = (Variant(id=name, family="f", label=name, model=FILE, projector=FILE) for name in ("F16", "Q2_K"))
+
+
+class Texts(HTMLParser):
+    """The answers' text as it is read, without what the reference said instead, and the titles in it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.titles: list[tuple[str, str]] = []
+        self._depth: list[tuple[str, str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        kind = dict(attrs).get("class") or ""
+        self._depth.append((tag, kind))
+        if kind == "vp-text":
+            self.texts.append("")
+        if tag == "span" and dict(attrs).get("title") and self._in_text():
+            self.titles.append((str(dict(attrs)["title"]), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._depth and self._depth.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not self._in_text() or any(tag == "del" for tag, _ in self._depth):
+            return
+        self.texts[-1] += data
+        if self._depth[-1][0] == "span":
+            title, text = self.titles[-1]
+            self.titles[-1] = (title, text + data)
+
+    def _in_text(self) -> bool:
+        return any(kind == "vp-text" for _, kind in self._depth)
+
+
+def scored(*tokens: tuple[str, float]) -> tuple[TokenScore, ...]:
+    candidates = (Candidate(1, "<b>", 0.75), Candidate(2, "two", 0.0001))
+    return (*(TokenScore(text, p, candidates) for text, p in tokens), TokenScore("", None, candidates))
+
+
+def shown(reference: Pane, pane: Pane) -> Texts:
+    return Texts(str(comparison_view.panes(ComparisonUpdate((reference, pane), done=True), (F16, Q2), "F16")))
+
+
+def done(variant: Variant, text: str, scores: tuple[TokenScore, ...] = (), parts_at: int | None = None) -> Pane:
+    return Pane(variant.id, PaneState.DONE, text, scores=scores, first_divergence=parts_at)
+
+
+def test_tokens_when_scored_then_each_shows_its_probability_and_the_text_is_whole() -> None:
+    answer = scored(("a", 0.9), (" red", 0.4), (" <i>", 1.0))
+    panes = (done(F16, "a red <i>", answer), done(Q2, "a red <i>", answer))
+    html = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
+    found = Texts(str(html))
+    assert found.texts == ["a red <i>"] * 2
+    assert found.titles == [("90.0%", "a"), ("40.0%", " red"), ("100.0%", " <i>")] * 2
+    assert "<i>" not in html
+
+
+def test_tokens_when_words_differ_then_the_changed_ones_have_theirs_too() -> None:
+    before = scored(("one", 0.9), (" red", 0.8), (" ball", 0.7))
+    after = scored(("one", 0.9), (" bl", 0.3), ("ue", 0.99), (" ball", 0.7))
+    html = comparison_view.panes(
+        ComparisonUpdate((done(F16, "one red ball", before), done(Q2, "one blue ball", after, 1)), done=True),
+        (F16, Q2),
+        "F16",
+    )
+    assert "<del>red</del>" in html
+    assert '<ins><span title="30.0%" class="vp-unsure">bl</span><span title="99.0%">ue</span></ins>' in html
+
+
+def test_parting_when_both_are_scored_then_both_sides_candidates_and_no_markup() -> None:
+    scores = scored(("x", 0.9))
+    html = comparison_view.panes(
+        ComparisonUpdate((done(F16, "x", scores), done(Q2, "y", scores, 0)), done=True), (F16, Q2), "F16"
+    )
+    assert "where they part: token 1" in html
+    assert html.count("<q>&lt;b&gt;</q> <span>75.0%</span>") == 2
+    assert html.count("<span>&lt; 0.1%</span>") == 2
+
+
+@pytest.mark.parametrize("side", ["reference", "pane"])
+def test_parting_when_one_side_was_not_scored_then_not_shown(side: str) -> None:
+    scores = scored(("x", 0.9))
+    reference = done(F16, "x", () if side == "reference" else scores)
+    pane = done(Q2, "y", () if side == "pane" else scores, 0)
+    assert "where they part" not in comparison_view.panes(
+        ComparisonUpdate((reference, pane), done=True), (F16, Q2), "F16"
+    )
+
+
+words = st.lists(st.sampled_from(["a", "bb", "", "ü", "<p>", "名", "d,"]), max_size=8).map(" ".join)
+
+
+@given(words, words, st.lists(st.integers(1, 4), max_size=12))
+def test_text_when_cut_into_any_tokens_then_shown_whole(before: str, after: str, sizes: list[int]) -> None:
+    tokens, start = [], 0
+    for size in sizes:  # they may end before the answer, or (a stop text) behind it
+        tokens.append((after[start : start + size] or "stop", 0.5))
+        start += size
+    parts_at = None if before == after else 0
+    found = shown(done(F16, before), done(Q2, after, scored(*tokens), parts_at))
+    assert found.texts == [before, after]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, "–"), (1.0, "100.0%"), (0.123, "12.3%"), (0.0004, "< 0.1%")])
+def test_probability_when_shown_then_one_digit(value: float | None, expected: str) -> None:
+    assert number_format.probability(value) == expected

@@ -1,0 +1,149 @@
+"""Forecasts of memory: from shapes, from llama.cpp's plan, from what was measured; and what may be done about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from playground.engine import protocol
+from playground.models.gguf.header import read_header
+from playground.models.gguf.model_shape import shape
+from playground.pool.forecast import Forecasts, gpu_share, remedied
+from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
+from playground.values.files import ModelFile, Shape
+from playground.values.memory import HOST
+from playground.values.request import Remedy, Runtime
+from testkit import pairs
+
+GPU = "GPU 0"
+DEVICES = {HOST: "host", GPU: "H100", "GPU 1": "H100"}
+MIB = 2**20
+
+LM = Shape(
+    n_layers=10, layer_bytes=1000 * MIB, embedding_bytes=80 * MIB, other_bytes=100 * MIB, read_bytes=1100 * MIB,
+    kv_bytes_per_token=MIB // 10, n_vocabulary=1000, n_embd=64, n_ff=128,
+)  # fmt: skip
+RUNTIME = Runtime(n_ctx=1000, n_batch=512)
+
+
+def model(of: Shape | None = LM) -> ModelFile:
+    return ModelFile("/m/a.gguf", 1180 * MIB, "sha", "Q8_0", 1, "llama", "vv", of)
+
+
+def spec(runtime: Runtime = RUNTIME) -> WorkerSpec:
+    return language_spec(model(), runtime)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [(-1, 1.0), (11, 1.0), (10, 1000 / 1100), (1, 100 / 1100), (0, 0.0)],
+    ids=["all", "more than there are", "all but one", "the output alone", "none"],
+)
+def test_share_when_layers_go_to_the_gpu_then_the_output_is_first(layers: int, expected: float) -> None:
+    assert gpu_share(LM, layers) == pytest.approx(expected)
+
+
+def test_forecast_when_on_a_gpu_then_weights_without_embeddings_and_cache_by_context() -> None:
+    found = Forecasts(None, DEVICES).of(spec(), (GPU,))
+    parts = found.parts[GPU]
+    assert (parts.weights, parts.kv_cache) == (1100 * MIB, 1000 * (MIB // 10))
+    assert parts.process > 500 * MIB  # a CUDA context
+    assert found.source == "header"
+    assert found.parts[HOST].weights == 0
+
+
+def test_forecast_when_on_the_host_then_the_embeddings_count_too() -> None:
+    parts = Forecasts(None, DEVICES).of(spec(replace(RUNTIME, n_gpu_layers=0)), (HOST,)).parts
+    assert set(parts) == {HOST}
+    assert parts[HOST].weights == 1180 * MIB
+    assert parts[HOST].process < 300 * MIB
+
+
+def test_forecast_when_half_of_the_layers_then_the_rest_is_on_the_host() -> None:
+    parts = Forecasts(None, DEVICES).of(spec(replace(RUNTIME, n_gpu_layers=6)), (GPU,)).parts
+    assert parts[GPU].weights == pytest.approx(600 * MIB, abs=2)
+    assert parts[HOST].weights == pytest.approx(500 * MIB, abs=2)
+    assert parts[GPU].kv_cache + parts[HOST].kv_cache == pytest.approx(1000 * (MIB // 10), abs=2)
+
+
+def test_forecast_when_over_two_gpus_then_each_has_half_and_a_process() -> None:
+    forecasts = Forecasts(None, DEVICES)
+    one, two = (forecasts.of(spec(), places).parts for places in ((GPU,), (GPU, "GPU 1")))
+    assert two[GPU].weights == two["GPU 1"].weights == one[GPU].weights // 2
+    assert two["GPU 1"].process == one[GPU].process
+
+
+def test_forecast_when_llama_cpp_has_planned_then_its_figures() -> None:
+    forecasts = Forecasts(None, DEVICES)
+    assert not forecasts.has_plan(spec(), (GPU,))
+    forecasts.planned(spec(), (GPU,), protocol.Planned(7 * MIB, 3 * MIB))
+    found = forecasts.of(spec(), (GPU,))
+    assert (found.source, found.parts[GPU].kv_cache, found.parts[GPU].compute) == ("dry run", 7 * MIB, 3 * MIB)
+    other = forecasts.of(spec(replace(RUNTIME, n_ctx=2000)), (GPU,))
+    assert other.source == "header"  # another context, another plan
+    assert forecasts.of(spec(), (HOST,)).source == "header"  # another device
+
+
+def test_forecast_when_measured_then_right_the_next_time_and_for_others_the_process_is_learned(tmp_path: Path) -> None:
+    forecasts = Forecasts(tmp_path, DEVICES)
+    before = forecasts.of(spec(), (GPU,))
+    forecasts.measured(spec(), (GPU,), before.bytes[GPU] + 300 * MIB)
+    again = forecasts.of(spec(), (GPU,))
+    assert (again.source, again.bytes[GPU]) == ("measured before", before.bytes[GPU] + 300 * MIB)
+    other = forecasts.of(spec(replace(RUNTIME, n_ctx=2000)), (GPU,))
+    assert other.parts[GPU].process == before.parts[GPU].process + 300 * MIB
+    forecasts.close()
+    kept = Forecasts(tmp_path, DEVICES).of(spec(), (GPU,))
+    assert kept.bytes == again.bytes
+    assert Forecasts(tmp_path, DEVICES | {GPU: "T4"}).of(spec(), (GPU,)).source == "header"
+
+
+def test_forecast_when_measured_twice_then_it_does_not_drift(tmp_path: Path) -> None:
+    forecasts = Forecasts(tmp_path, DEVICES)
+    for _ in range(4):
+        forecasts.measured(spec(), (GPU,), 2000 * MIB)
+    assert forecasts.of(spec(), (GPU,)).bytes[GPU] == 2000 * MIB
+
+
+def test_forecast_when_nothing_is_known_of_a_file_then_its_size() -> None:
+    found = Forecasts(None, DEVICES).of(language_spec(model(None), RUNTIME), (GPU,))
+    assert found.parts[GPU].weights == 1180 * MIB
+
+
+def test_remedies_when_none_is_allowed_then_none() -> None:
+    assert remedied(RUNTIME, [], 10) == []
+
+
+def test_remedies_when_all_are_allowed_then_the_mildest_first_and_each_on_top() -> None:
+    start = Runtime(n_ctx=4096)
+    ways = remedied(start, list(Remedy), 3)
+    assert [(w.n_ctx, w.projector_on_gpu, w.n_gpu_layers) for w in ways] == [
+        (2048, True, -1), (1024, True, -1), (1024, False, -1),
+        (1024, False, 3), (1024, False, 2), (1024, False, 1), (1024, False, 0),
+    ]  # fmt: skip
+
+
+def test_remedies_when_few_layers_are_there_already_then_only_fewer() -> None:
+    assert [w.n_gpu_layers for w in remedied(replace(RUNTIME, n_gpu_layers=2), [Remedy.LAYERS], 10)] == [1, 0]
+
+
+def test_shape_when_of_real_files_then_its_bytes_are_all_of_the_tensors(tmp_path: Path) -> None:
+    files = pairs.write_llava(tmp_path, n_layer=3, n_embd=512, n_head=8, n_head_kv=2, name="three")
+    header = read_header(files.model)
+    found = shape([header])
+    assert found.layer_bytes + found.embedding_bytes + found.other_bytes == sum(t.n_bytes for t in header.tensors)
+    assert (found.n_layers, found.kv_bytes_per_token) == (3, 3 * 2 * (512 // 8) * 2 * 2)
+    assert found.read_bytes == found.layer_bytes + found.other_bytes
+    projector = shape([read_header(files.projector)])
+    assert projector.layer_bytes + projector.other_bytes == sum(t.n_bytes for t in read_header(files.projector).tensors)
+    assert projector.n_patches
+
+
+def test_spec_when_the_projector_is_to_be_on_the_cpu_then_it_wants_no_gpu() -> None:
+    runtime = replace(RUNTIME, projector_on_gpu=False)
+    assert not vision_spec(model(), model(), runtime).wants_gpu
+    assert language_spec(model(), runtime).wants_gpu
+    assert not language_spec(model(), replace(RUNTIME, n_gpu_layers=0)).wants_gpu
+    assert language_spec(model(), replace(RUNTIME, split_gpus=True)).splits

@@ -1,0 +1,496 @@
+"""The notebooks on disk: what is kept, who may do what, and what a full or broken disk does."""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import msgspec
+import numpy
+import PIL.Image
+import pytest
+
+from playground.comparing.images import from_rgb
+from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
+from playground.notebooks.cells import CompareCell, NoteCell, RunState
+from playground.notebooks.file_format import WholeCell, from_json, to_json
+from playground.notebooks.library import Library, Notebook
+from playground.values.answer import PaneState
+from tests.unit.test_catalog import full_disk, needs_linux
+from tests.unit.test_notebook_file import (
+    ANSWERED,
+    BLUE,
+    F16,
+    RED,
+    compare_cell,
+    image,
+    pane,
+    picture,
+    png,
+    result,
+    run_of,
+)
+
+OpenLibrary = Callable[[], Library]
+
+
+@pytest.fixture
+def open_library(tmp_path: Path) -> Iterator[OpenLibrary]:
+    """One folder, opened anew as by each start of the app."""
+    opened: list[Library] = []
+
+    def make() -> Library:
+        if opened:
+            opened[-1].close()
+        opened.append(Library(tmp_path / "notebooks"))
+        return opened[-1]
+
+    yield make
+    for library in opened:
+        library.close()
+
+
+@pytest.fixture
+def library(open_library: OpenLibrary) -> Library:
+    return open_library()
+
+
+def filled(library: Library, browser: str = "me") -> tuple[Notebook, NoteCell, CompareCell]:
+    """A notebook of a note and a cell with two runs."""
+    shown = library.keep_picture(RED, "a.png")
+    cell = compare_cell(pictures=(shown,))
+    library.create(browser, "Mine", [WholeCell(NoteCell("", "hello")), WholeCell(cell, (run_of(cell, ANSWERED),))])
+    notebook, _ = library.read(library.browser(browser)[1][0].id)
+    note, asked = (library.cell(notebook, id) for id in notebook.cells)
+    assert isinstance(note, NoteCell)
+    assert isinstance(asked, CompareCell)
+    library.save_run(notebook.id, library.begin_run(notebook.id, run_of(asked, ANSWERED)))
+    return notebook, note, asked
+
+
+def texts(library: Library, notebook: Notebook) -> list[str]:
+    """Each cell's text, in order."""
+    cells = [library.cell(library.own(notebook.id), id) for id in library.own(notebook.id).cells]
+    return [cell.text if isinstance(cell, NoteCell) else cell.prompts[0] for cell in cells]
+
+
+def notes(library: Library, *texts: str) -> Notebook:
+    return library.create("me", "Notes", [WholeCell(NoteCell("", text)) for text in texts])
+
+
+# --- kept -------------------------------------------------------------------------------------------------------------
+
+
+def test_notebook_when_the_app_is_started_again_then_all_is_there(open_library: OpenLibrary, tmp_path: Path) -> None:
+    library = open_library()
+    notebook, note, asked = filled(library)
+    shared = library.share(notebook.id, True)
+    before = library.all_runs(notebook, asked.id)
+    again = open_library()
+    assert again.problem is None
+    assert [(entry.id, entry.title) for entry in again.browser("me")[1]] == [(notebook.id, "Mine")]
+    assert again.read(notebook.id) == (shared, True)
+    assert [again.cell(notebook, id) for id in notebook.cells] == [note, asked]
+    assert again.all_runs(notebook, asked.id) == before
+    assert [(info.number, info.state) for info in again.runs(notebook, asked.id)] == [(1, "done"), (2, "done")]
+    assert again.image(asked.pictures[0]).rgb == RED.rgb
+    assert again.thumbnail(RED.sha256) is not None
+
+
+def test_folder_when_opened_then_only_this_user_can_read_it(library: Library, tmp_path: Path) -> None:
+    filled(library)
+    for folder in (tmp_path / "notebooks", tmp_path / "notebooks/pictures"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_run_when_large_then_nothing_gives_way(open_library: OpenLibrary) -> None:
+    library = open_library()
+    notebook, _, asked = filled(library)
+    text = "word " * 60_000
+    for _ in range(4):
+        library.begin_run(notebook.id, run_of(asked, result(pane(F16, "x", log=(text,)))))
+    again = open_library()
+    assert [run.number for run in again.all_runs(notebook, asked.id)] == [1, 2, 3, 4, 5, 6]
+    assert again.all_runs(notebook, asked.id)[-1].results[0].update.panes[0].log == (text,)
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from playground.notebooks.library import Library
+from playground.values.answer import PaneState
+from tests.unit.test_notebook_file import F16, Q2, pane, result, run_of
+from playground.notebooks.cells import RunState
+library = Library(Path(sys.argv[1]))
+notebook, _ = library.read(sys.argv[2])
+run = library.begin_run(notebook.id, run_of(library.cell(notebook, sys.argv[3]), state=RunState.RUNNING))
+half = result(pane(F16, "three red"), pane(Q2, "thr", PaneState.WRITING))
+library.save_run(notebook.id, run_of(run.cell, half, number=run.number, state=RunState.RUNNING))
+assert library.newest_run(notebook, sys.argv[3]).state is RunState.RUNNING
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_run_when_the_app_is_killed_then_it_is_there_as_interrupted_with_its_text(open_library: OpenLibrary) -> None:
+    library = open_library()
+    notebook, _, asked = filled(library)
+    folder = str(library._pictures.parent)
+    library.close()
+    child = subprocess.run([sys.executable, "-c", CHILD, folder, notebook.id, asked.id], check=False)
+    assert child.returncode == -signal.SIGKILL
+    again = open_library()
+    run = again.newest_run(notebook, asked.id)
+    assert run is not None
+    assert (run.number, run.state) == (3, RunState.INTERRUPTED)
+    assert again.runs(notebook, asked.id)[-1].state is RunState.INTERRUPTED
+    assert [(p.state, p.text) for p in run.results[0].update.panes] == [
+        (PaneState.DONE, "three red"),
+        (PaneState.STOPPED, "thr"),
+    ]
+    assert run.results[0].update.done
+    assert again.begin_run(notebook.id, run_of(asked)).number == 4
+
+
+def test_clock_when_it_goes_back_then_nothing_is_lost(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = open_library()
+    notebook, note, asked = filled(library)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 10 * 365 * 86400)
+    library.write(notebook.id, msgspec.structs.replace(note, text="later"))
+    library.begin_run(notebook.id, run_of(asked, ANSWERED, started="2001-01-01T00:00:00+00:00"))
+    again = open_library()
+    assert texts(again, notebook) == ["later", "What?"]
+    assert again.newest_run(notebook, asked.id) == again.all_runs(notebook, asked.id)[-1]
+    assert again.all_runs(notebook, asked.id)[-1].number == 3
+
+
+# --- who may do what --------------------------------------------------------------------------------------------------
+
+
+def test_share_key_when_used_then_it_reads_and_changes_nothing(library: Library) -> None:
+    notebook, note, asked = filled(library)
+    key = library.share(notebook.id, True).share
+    assert key is not None
+    shared, can_edit = library.read(key)
+    assert (shared.id, can_edit) == (notebook.id, False)
+    forbidden: list[Callable[[], object]] = [
+        lambda: library.rename(key, "x"),
+        lambda: library.share(key, False),
+        lambda: library.remove(key),
+        lambda: library.write(key, msgspec.structs.replace(note, text="x")),
+        lambda: library.add(key, NoteCell("", "x"), None),
+        lambda: library.move(key, note.id, 1),
+        lambda: library.delete(key, note.id),
+        lambda: library.undo(key),
+        lambda: library.begin_run(key, run_of(asked)),
+        lambda: library.save_run(key, run_of(asked)),
+    ]
+    for change in forbidden:
+        with pytest.raises(NotAllowed, match="read-only"):
+            change()
+    assert library.read(key) == (shared, False)
+    assert texts(library, notebook) == ["hello", "What?"]
+    assert len(library.runs(notebook, asked.id)) == 2
+
+
+@pytest.mark.parametrize("key", ["", "x", "../x", "%", "*", "\ud800", "x\0", "x" * 100_000])
+def test_key_when_unknown_then_there_is_no_notebook(library: Library, key: str) -> None:
+    filled(library)
+    for use in (library.read, library.own, library.remove):
+        with pytest.raises(NoNotebook):
+            use(key)
+
+
+def test_sharing_when_ended_then_the_old_key_is_unknown_and_the_next_is_another(open_library: OpenLibrary) -> None:
+    library = open_library()
+    notebook, *_ = filled(library)
+    first = library.share(notebook.id, True).share
+    assert first is not None
+    assert library.share(notebook.id, True).share == first
+    assert library.share(notebook.id, False).share is None
+    second = library.share(notebook.id, True).share
+    assert second not in (None, first)
+    for one in (library, open_library()):
+        with pytest.raises(NoNotebook):
+            one.read(first)
+
+
+def test_browser_when_unknown_then_it_gets_a_token_and_sees_no_others(library: Library) -> None:
+    filled(library)
+    for token in (None, "somebody", "\ud800"):
+        given, listed = library.browser(token)
+        assert given not in (None, token, "me")
+        assert listed == ()
+
+
+def test_list_when_a_notebook_is_opened_then_it_comes_first(library: Library) -> None:
+    one, two = notes(library, "1"), notes(library, "2")
+    assert [entry.id for entry in library.browser("me")[1]] == [two.id, one.id]
+    library.opened("me", one.id)
+    assert [entry.id for entry in library.browser("me")[1]] == [one.id, two.id]
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_cell_when_deleted_and_brought_back_then_its_place_and_runs_are_as_before(library: Library, at: int) -> None:
+    notebook, _, asked = filled(library)
+    library.add(notebook.id, NoteCell("", "third"), None)
+    library.move(notebook.id, asked.id, at)
+    before = library.own(notebook.id).cells
+    library.delete(notebook.id, asked.id)
+    assert texts(library, notebook) == ["hello", "third"]
+    with pytest.raises(BadInput, match="This cell is gone"):
+        library.write(notebook.id, asked)
+    assert library.undo(notebook.id) == asked.id
+    assert library.own(notebook.id).cells == before
+    assert library.cell(library.own(notebook.id), asked.id) == asked
+    assert len(library.all_runs(notebook, asked.id)) == 2
+    with pytest.raises(BadInput, match="no deleted cell"):
+        library.undo(notebook.id)
+
+
+def test_cells_when_25_are_deleted_then_the_last_20_come_back_in_order(open_library: OpenLibrary) -> None:
+    library = open_library()
+    notebook = notes(library, *(str(number) for number in range(25)))
+    for id in notebook.cells:
+        library.delete(notebook.id, id)
+    library = open_library()
+    for _ in range(20):
+        library.undo(notebook.id)
+    assert texts(library, notebook) == [str(number) for number in range(5, 25)]
+    with pytest.raises(BadInput):
+        library.undo(notebook.id)
+
+
+def test_write_when_another_tab_wrote_before_then_the_later_one_wins_and_says_so(library: Library) -> None:
+    notebook, note, _ = filled(library)
+    mine, overtaken = library.write(notebook.id, msgspec.structs.replace(note, text="mine"), note.version)
+    assert not overtaken
+    yours, overtaken = library.write(notebook.id, msgspec.structs.replace(note, text="yours"), note.version)
+    assert overtaken
+    assert (mine.version, yours.version) == (note.version + 1, note.version + 2)
+    assert texts(library, notebook)[0] == "yours"
+    assert library.write(notebook.id, msgspec.structs.replace(yours, text="next"), yours.version)[1] is False
+
+
+def test_cells_when_two_threads_write_them_then_nothing_is_lost(open_library: OpenLibrary) -> None:
+    library = open_library()
+    notebook = notes(library, "", "")
+
+    def work(id: str) -> None:
+        for number in range(25):
+            cell = library.cell(notebook, id)
+            library.write(notebook.id, msgspec.structs.replace(cell, text=f"{id} {number}"))
+            library.add(notebook.id, NoteCell("", f"{id} {number}"), None)
+
+    threads = [Thread(target=work, args=(id,)) for id in notebook.cells]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = texts(open_library(), notebook)
+    assert found[:2] == [f"{id} 24" for id in notebook.cells]
+    assert sorted(found[2:]) == sorted(f"{id} {number}" for id in notebook.cells for number in range(25))
+
+
+def test_run_when_its_cell_or_notebook_is_gone_then_saving_it_raises_nothing(library: Library) -> None:
+    notebook, _, asked = filled(library)
+    run = library.begin_run(notebook.id, run_of(asked, state=RunState.RUNNING))
+    library.delete(notebook.id, asked.id)
+    library.save_run(notebook.id, run)
+    library.undo(notebook.id)
+    assert library.newest_run(notebook, asked.id) == run
+    library.remove(notebook.id)
+    library.save_run(notebook.id, run)
+    assert library._keys("run") == []
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_notebook_when_removed_then_its_pictures_go_but_not_those_of_another(library: Library, tmp_path: Path) -> None:
+    shown = [library.keep_picture(one, "a.png") for one in (RED, BLUE)]
+    both = library.create("me", "Both", [WholeCell(compare_cell(pictures=tuple(shown)))])
+    one = library.create("you", "One", [WholeCell(compare_cell(pictures=(shown[0],)))])
+    library.remove(both.id)
+    assert [path.name for path in (tmp_path / "notebooks/pictures").iterdir()] == [f"{RED.sha256}.png"]
+    assert library.browser("me")[1] == ()
+    assert library.image(shown[0]).rgb == RED.rgb
+    with pytest.raises(BadImage, match="the file is gone"):
+        library.image(shown[1])
+    library.remove(one.id)
+    assert list((tmp_path / "notebooks/pictures").iterdir()) == []
+    assert set(library._keys("")) == {"browser/me", "browser/you"}
+
+
+def test_notebook_when_removed_then_a_picture_of_an_old_run_goes_too(library: Library, tmp_path: Path) -> None:
+    old = compare_cell(pictures=(library.keep_picture(RED, "a.png"),))
+    notebook = library.create("me", "T", [WholeCell(compare_cell(pictures=()), (run_of(old, ANSWERED),))])
+    assert library.png(RED.sha256) is not None
+    library.remove(notebook.id)
+    assert list((tmp_path / "notebooks/pictures").iterdir()) == []
+
+
+def imported(library: Library, sha256: str, data: bytes | str) -> None:
+    text = data if isinstance(data, str) else base64.b64encode(data).decode()
+    library.create("me", "T", [WholeCell(compare_cell(pictures=(picture(RED),)), (), {sha256: text})])
+
+
+def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Library, tmp_path: Path) -> None:
+    broken = bytearray(png(RED))
+    broken[37:41] = b"\xe9\x01\x02\x03"  # Pillow raises SyntaxError here
+    bomb = io.BytesIO()
+    PIL.Image.new("1", (6000, 5000)).save(bomb, "PNG")
+    for sha256 in (RED.sha256, "../../x", "*", "", "x" * 64, RED.sha256 + "\n"):
+        for data in (png(BLUE), bytes(broken), bomb.getvalue(), b"", b"x", png(RED)[:50], "not base64!", "\ud800"):
+            imported(library, sha256, data)
+    assert not (tmp_path / "notebooks/pictures").exists()
+    assert library.thumbnail(RED.sha256) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
+    imported(library, RED.sha256, png(RED))
+    assert library.image(picture(RED)).rgb == RED.rgb
+
+
+def test_notebook_when_exported_and_imported_then_its_pictures_and_runs_come_along(
+    library: Library, tmp_path: Path
+) -> None:
+    notebook, _, asked = filled(library)
+    cells = [(library.cell(notebook, id), library.all_runs(notebook, id)) for id in notebook.cells]
+    text = to_json(notebook.title, cells, library.png)
+    other = Library(tmp_path / "other")
+    title, whole, _ = from_json(text)
+    copy = other.create("you", title, whole)
+    assert texts(other, copy) == ["hello", "What?"]
+    assert not set(copy.cells) & set(notebook.cells)
+    assert other.all_runs(copy, copy.cells[1]) == library.all_runs(notebook, asked.id)
+    assert other.image(asked.pictures[0]).rgb == RED.rgb
+    other.close()
+
+
+def test_picture_when_damaged_on_disk_then_told_and_adding_it_again_heals_it(library: Library, tmp_path: Path) -> None:
+    noise = numpy.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=numpy.uint8)
+    large = from_rgb(PIL.Image.fromarray(noise))
+    kept = library.keep_picture(large, "noise.png")
+    assert library.thumbnail(kept.sha256) is not None
+    for path in (tmp_path / "notebooks/pictures").iterdir():
+        path.write_bytes(path.read_bytes()[:100_000]) if path.suffix == ".png" else path.unlink()
+    assert library.thumbnail(kept.sha256) is None
+    with pytest.raises(BadImage, match=r"noise.png cannot be read any more .* Add the image again"):
+        library.image(kept)
+    library.keep_picture(large, "noise.png")
+    assert library.image(kept).rgb == large.rgb
+
+
+def test_thumbnail_when_the_picture_is_large_then_a_small_one_is_made_once(library: Library, tmp_path: Path) -> None:
+    noise = numpy.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=numpy.uint8)
+    kept = library.keep_picture(from_rgb(PIL.Image.fromarray(noise)), "noise.png")
+    kind, data = library.thumbnail(kept.sha256) or ("", b"")
+    assert kind == "image/webp"
+    assert PIL.Image.open(io.BytesIO(data)).size == (512, 398)
+    assert (tmp_path / f"notebooks/pictures/{kept.sha256}.webp").read_bytes() == data
+    assert library.thumbnail(kept.sha256) == (kind, data)
+
+
+# --- a disk that is full or broken ------------------------------------------------------------------------------------
+
+
+@needs_linux
+def test_disk_when_full_then_memory_serves_and_all_is_saved_once_there_is_room(open_library: OpenLibrary) -> None:
+    library = open_library()
+    old, note, asked = filled(library)
+    with full_disk():
+        library.write(old.id, msgspec.structs.replace(note, text="changed"))
+        shown = library.keep_picture(BLUE, "b.png")
+        run = library.begin_run(old.id, run_of(asked, ANSWERED))
+        new = library.create("me", "New", [WholeCell(compare_cell(pictures=(shown,), prompts=("Blue?",)))])
+        assert "Not saved, only kept in memory: " in (library.problem or "")
+        assert texts(library, old) == ["changed", "What?"]
+        assert texts(library, new) == ["Blue?"]
+        assert library.newest_run(old, asked.id) == run
+        assert library.image(shown).rgb == BLUE.rgb
+        assert [entry.title for entry in library.browser("me")[1]] == ["New", "Mine"]
+    assert library.problem is not None
+    library.rename(old.id, "There is room")
+    assert library.problem is None
+    again = open_library()
+    assert texts(again, old) == ["changed", "What?"]
+    assert texts(again, new) == ["Blue?"]
+    assert again.newest_run(old, asked.id) == run
+    assert again.image(shown).rgb == BLUE.rgb
+    assert [entry.title for entry in again.browser("me")[1]] == ["New", "There is room"]
+
+
+@needs_linux
+def test_disk_when_full_then_what_is_removed_or_no_longer_shared_stays_so(open_library: OpenLibrary) -> None:
+    library = open_library()
+    gone, *_ = filled(library)
+    kept = notes(library, "kept")
+    key = library.share(kept.id, True).share
+    assert key is not None
+    with full_disk():
+        library.remove(gone.id)
+        library.share(kept.id, False)
+        assert library.problem is not None
+        for unknown in (gone.id, key):
+            with pytest.raises(NoNotebook):
+                library.read(unknown)
+        assert [entry.id for entry in library.browser("me")[1]] == [kept.id]
+    library.rename(kept.id, "There is room")
+    assert library.problem is None
+    again = open_library()
+    for unknown in (gone.id, key):
+        with pytest.raises(NoNotebook):
+            again.read(unknown)
+    assert not [name for name in again._keys("") if gone.id in name]
+
+
+def test_database_when_garbage_at_the_start_then_memory_serves_and_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/cache.db").write_bytes(b"garbage" * 1000)
+    library = Library(tmp_path / "notebooks")
+    notebook, note, asked = filled(library)
+    assert "file is not a database" in (library.problem or "")
+    library.write(notebook.id, msgspec.structs.replace(note, text="changed"))
+    assert texts(library, notebook) == ["changed", "What?"]
+    assert len(library.all_runs(notebook, asked.id)) == 2
+    library.delete(notebook.id, note.id)
+    library.remove(notebook.id)
+    assert library.browser("me")[1] == ()
+    library.close()
+
+
+def test_folder_when_it_cannot_be_made_then_memory_serves_and_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    library = Library(tmp_path / "file/notebooks")
+    notebook, _, asked = filled(library)
+    assert "Not saved, only kept in memory" in (library.problem or "")
+    assert texts(library, notebook) == ["hello", "What?"]
+    assert library.image(asked.pictures[0]).rgb == RED.rgb
+    library.close()
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"type":"video","id":"x"}', b"\xff"])
+def test_cell_when_it_cannot_be_read_then_a_note_says_so(library: Library, raw: bytes) -> None:
+    notebook, note, asked = filled(library)
+    library._cache.set(f"cell/{notebook.id}/{note.id}", raw)
+    library._cache.set(f"run/{notebook.id}/{asked.id}/2", raw)
+    assert "This cell cannot be read" in texts(library, notebook)[0]
+    assert library.newest_run(notebook, asked.id) is None
+    assert len(library.all_runs(notebook, asked.id)) == 1
+
+
+def test_image_when_kept_twice_then_one_file(library: Library, tmp_path: Path) -> None:
+    first, second = library.keep_picture(image("green"), "a.png"), library.keep_picture(image("green"), "b.png")
+    assert (first.sha256, first.name, second.name) == (second.sha256, "a.png", "b.png")
+    assert len(list((tmp_path / "notebooks/pictures").iterdir())) == 1

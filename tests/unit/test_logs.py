@@ -1,0 +1,121 @@
+"""What the log says, and what it must not say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from playground.errors import PlaygroundError
+from playground.models.hub.client import Hub
+from playground.support import logs
+from playground.web.notebook_actions import server_function
+from testkit.hub_server import HubRepo, hub_server
+
+TOKEN = "hf_" + "aZ09bY18cX27dW36eV45fU54gT63hS"
+KEY = "Xy_-0123456789abcdefgh"
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What was written to stderr since the last call."""
+    root = logging.getLogger()
+    level = root.level
+    yield lambda: capsys.readouterr().err
+    for handler in [one for one in root.handlers if isinstance(one.formatter, logs._Formatter)]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def test_json_log_when_an_exception_is_logged_then_one_object_a_line(log: Callable[[], str]) -> None:
+    logs.configure(as_json=True)
+    logger = logging.getLogger("playground.x")
+    logger.info("loaded %s\nin two lines", "ä.gguf", extra={"seconds": 0.5, "place": Path("GPU 0")})
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        logger.exception("it failed")
+    first, second = map(json.loads, log().splitlines())
+    when = datetime.fromisoformat(first.pop("time"))
+    assert when.utcoffset() == timedelta(0)
+    assert abs(when.timestamp() - time.time()) < 60
+    assert first == {
+        "level": "INFO", "logger": "playground.x", "message": "loaded ä.gguf\nin two lines", "seconds": 0.5,
+        "place": "GPU 0",
+    }  # fmt: skip
+    assert second["message"] == "it failed"
+    assert second["exception"].endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        (f"refused {TOKEN}, sorry", TOKEN),
+        (f"Authorization: Bearer {KEY}", KEY),
+        (f"{{'authorization': 'Basic {KEY}', 'accept': '*/*'}}", KEY),
+        (f"headers: bearer {KEY}", KEY),
+        (f'127.0.0.1 - "GET /?notebook={KEY}&x=1 HTTP/1.1" 200', KEY),
+        ('login of anna with "geheim" + more', '"geheim" +'),
+    ],
+)
+def test_log_when_a_secret_passes_through_then_it_is_masked(
+    log: Callable[[], str], as_json: bool, text: str, secret: str
+) -> None:
+    logs.configure(as_json=as_json, secrets=['"geheim" +'])
+    logger = logging.getLogger("playground.x")
+    logger.warning(text)
+    logger.warning("%s, again", text, extra={"seen": text})
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logger.exception("it failed")
+    said = log()
+    assert secret not in said
+    assert json.dumps(secret)[1:-1] not in said
+    assert said.count("***") >= 3
+
+
+def test_log_when_nothing_is_secret_then_nothing_is_masked(log: Callable[[], str]) -> None:
+    logs.configure(as_json=False, secrets=["abc"])
+    logging.getLogger("playground.x").info("hf_hub_download of a notebook=3: the authorization failed, abc")
+    assert "hf_hub_download of a notebook=3: the authorization failed, abc" in log()
+
+
+def test_server_log_when_uvicorn_configured_its_own_then_it_goes_the_same_way(log: Callable[[], str]) -> None:
+    logs.configure(as_json=True)
+    server = logging.getLogger("uvicorn")
+    server.addHandler(logging.StreamHandler())
+    logs.adopt_server()
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application, %s", TOKEN, extra={"color_message": "x"})
+    (line,) = map(json.loads, log().splitlines())
+    assert line["message"] == "Exception in ASGI application, ***"
+    assert "color_message" not in line
+
+
+def test_hub_when_it_refuses_a_token_then_the_log_does_not_have_it(
+    log: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    logs.configure(as_json=False)
+    with hub_server([HubRepo("acme/gated-GGUF", {"a-Q4_K_M.gguf": b"x"}, gated=True, private=True)]) as served:
+        served.patch(monkeypatch, tmp_path)
+        hub = Hub(own_token=False)
+
+        def repo(token: str) -> dict[str, object]:
+            try:
+                return {"repo": hub.repo("acme/gated-GGUF", "main", token)}
+            except PlaygroundError as error:
+                raise RuntimeError(f"asked with Authorization: Bearer {token}") from error
+
+        assert "Unexpected" in server_function(repo)({"token": TOKEN})["error"]
+        assert {seen.token for seen in served.seen("GET")} == {f"Bearer {TOKEN}"}
+    said = log()
+    assert "asked with Authorization: ***" in said
+    assert "is not on the Hub" in said
+    assert served.url not in said  # nor what is asked for: redirects to files are signed
+    assert TOKEN not in said

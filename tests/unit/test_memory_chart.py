@@ -1,0 +1,310 @@
+"""What the inspect page draws and says, from reports made by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from playground.rendering import comparison_view, plots, templating
+from playground.rendering.memory_chart import Chart, chart, colours, handle, lasted, thinned, waiting
+from playground.values.memory import HOST, Forecast, MemoryParts, MemoryReport, Queued, WorkerRole
+from playground.web.inspect_page import Inspect
+from playground.web.notebook_actions import Reply
+from testkit.memory_reports import GIB, NOW, HandMade, gpu, h100, report, worker
+
+ME, OPERATOR = "me", "operator"
+BAD_NAME = '<script>alert("1")</script>&.gguf'
+VOID = {"br", "img", "input", "meta", "link", "hr"}
+
+
+class Tags(HTMLParser):
+    """Fails where a tag is closed that is not the open one."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page(made: HandMade) -> Inspect:
+    return Inspect(made, made, lambda name: name == "operator")
+
+
+def charted(*reports: MemoryReport, place: str = "GPU 0") -> Chart:
+    taken = colours({}, [w.id for one in reports for w in one.workers])
+    return chart(reports, 60, place, taken)
+
+
+def heights(path: str) -> list[int]:
+    """Of an area's upper line, from the bottom of the box."""
+    return [plots.BOX - int(y) for y in re.findall(r"\d+ (\d+)", path.split("L")[1])]
+
+
+# --- colours ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "ids", "expected"),
+    [
+        ({}, ["a", "b", "a"], {"a": 0, "b": 1}),
+        ({"a": 0, "b": 1}, ["b"], {"b": 1}),
+        ({"b": 1}, ["c", "b"], {"b": 1, "c": 0}),
+        ({}, list("abcdefghij"), {c: n % 8 for n, c in enumerate("abcdefghij")}),
+    ],
+    ids=["new ones", "one goes", "one comes", "more than there are colours"],
+)
+def test_colours_when_handles_come_and_go_then_who_stays_keeps_its_own(
+    before: dict[str, int], ids: list[str], expected: dict[str, int]
+) -> None:
+    assert colours(before, ids) == expected
+
+
+# --- memory over time ------------------------------------------------------------------------------------------------
+
+
+def test_history_when_thinned_then_few_reports_with_a_short_peak_and_the_newest() -> None:
+    history = [report(worker("a", GIB), time=NOW + second) for second in range(601)]
+    history[301] = report(worker("a", 9 * GIB), time=NOW + 301)
+    seen = thinned(history, 600)
+    assert len(seen) <= 153
+    assert max(w.bytes or 0 for one in seen for w in one.workers) == 9 * GIB
+    assert seen[-1] is history[-1]
+    assert [one.time for one in seen] == sorted(one.time for one in seen)
+
+
+def test_history_when_a_second_goes_by_then_the_same_reports_stand_for_what_was_before() -> None:
+    history = [report(worker("a", GIB + second), time=NOW + second) for second in range(602)]
+    first, second = thinned(history[:-1], 600), thinned(history[1:], 600)
+    assert {one.time for one in first[1:-1]} - {one.time for one in second} == set()
+
+
+def test_chart_when_drawn_then_areas_stack_to_what_the_driver_tells() -> None:
+    before = report(worker("a", 20 * GIB), time=NOW - 30, gpus=(gpu(used=24 * GIB),))
+    now = report(worker("a", 20 * GIB), worker("b", 10 * GIB), gpus=(gpu(used=40 * GIB),))
+    drawn = charted(before, now)
+    others, b, a = drawn.layers  # the highest first
+    assert (a.name, b.name, others.name) == ("a.gguf", "b.gguf", "other processes")
+    assert (a.now, b.now, others.now) == (20 * GIB, 10 * GIB, 10 * GIB)
+    assert (heights(a.path), heights(b.path)) == ([250, 250], [250, 375])
+    assert heights(others.path) == [300, 500]
+    assert (drawn.used, drawn.total, drawn.budget_at) == (40 * GIB, 80 * GIB, 80.0)
+
+
+def test_chart_when_a_handle_is_gone_then_its_area_stays_and_it_is_called_unloaded() -> None:
+    drawn = charted(report(worker("a", GIB * 20), time=NOW - 9, gpus=(gpu(),)), report(gpus=(gpu(),)))
+    gone = next(layer for layer in drawn.layers if layer.name == "a.gguf")
+    assert (gone.gone, gone.now, heights(gone.path)) == (True, 0, [250, 0])
+
+
+def test_chart_when_a_model_is_split_then_each_gpu_shows_its_forecast_share() -> None:
+    parts = {"GPU 0": MemoryParts(10 * GIB), "GPU 1": MemoryParts(30 * GIB)}
+    split = worker("s", 36 * GIB, "GPU 0 + GPU 1", parts=parts)
+    now = report(split, gpus=(gpu(0), gpu(1)))
+    assert [charted(now, place=place).layers[1].now for place in ("GPU 0", "GPU 1")] == [9 * GIB, 27 * GIB]
+    blind = replace(split, forecast=None)
+    assert [comparison_view.held_at(blind, place) for place in ("GPU 0", "GPU 1", HOST)] == [18 * GIB, 18 * GIB, 0]
+
+
+def test_chart_when_a_handles_memory_is_unknown_then_it_is_said_and_never_zero() -> None:
+    drawn = charted(report(worker("a", None), gpus=(gpu(used=GIB),)))
+    assert drawn.layers[0].name == "other processes, and handles whose memory is hidden"
+    assert drawn.layers[1].now is None
+    assert "<b>a.gguf</b> unknown" in templating.markup("places.html", places=[drawn])
+
+
+@pytest.mark.parametrize(("mib", "zoomed"), [(100, True), (4000, False), (0, False)])
+def test_chart_when_there_is_no_gpu_then_the_machines_memory_and_small_models_alone(mib: int, zoomed: bool) -> None:
+    drawn = charted(*([report(worker("a", mib * 2**20, HOST))] if mib else [report()]), place=HOST)
+    others = drawn.layers[0]
+    assert (others.name, others.now) == ("the rest of the machine", 9 * GIB - mib * 2**20)
+    assert (drawn.zoomed, others.path == "") == (zoomed, zoomed)
+    assert drawn.sensors == ()
+    assert drawn.unit == ("MiB" if zoomed else "GiB")
+    assert drawn.budget_at == (None if zoomed else 50.0)  # 12 of 24 GiB; above the box
+
+
+def test_sensors_when_they_tell_nothing_then_unknown_and_a_gap_in_the_line() -> None:
+    told = [0.5, None, 0.25]
+    reports = [report(time=NOW - 2 + n, gpus=(gpu(utilization=u, power_w=None),)) for n, u in enumerate(told)]
+    utilization, temperature, power = charted(*reports).sensors
+    assert (utilization.value, temperature.value, power.value) == ("25%", "51 °C", "unknown")
+    assert utilization.path.count("M") == 2
+    assert power.path == ""
+
+
+levels = st.lists(st.integers(0, plots.BOX), min_size=2, max_size=60)
+
+
+@given(levels)
+def test_area_when_level_stretches_are_left_out_then_the_line_is_the_same(ys: list[int]) -> None:
+    xs = list(range(0, 10 * len(ys), 10))
+    drawn = {int(x): int(y) for x, y in re.findall(r"(\d+) (\d+)", plots.area(xs, ys).split("L")[1])}
+    told = sorted(drawn)
+    for x, y in zip(xs, ys, strict=True):
+        left, right = max(t for t in told if t <= x), min(t for t in told if t >= x)
+        assert drawn[left] == drawn[right] == y or x in drawn
+
+
+# --- handles and the queue -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forecast", "peak", "error", "off"),
+    [(8, 10, "−20.0%", True), (105, 100, "+5.0%", False), (None, 10, "–", False), (8, None, "–", False)],
+)
+def test_handle_when_forecast_and_peak_are_known_then_the_error_is_of_the_peak(
+    forecast: int | None, peak: int | None, error: str, off: bool
+) -> None:
+    told = None if forecast is None else Forecast({"GPU 0": MemoryParts(forecast)}, "dry run")
+    shown = handle(worker("a", 10, forecast=told, peak_bytes=peak), {"a": 0})
+    assert (shown.error, shown.off) == (error, off)
+
+
+@pytest.mark.parametrize(
+    ("leases", "idle_s", "use"), [(0, 75.0, "idle 1 min 15 s"), (1, 0.0, "leased"), (3, 0.0, "leased 3 times")]
+)
+def test_handle_when_leased_or_idle_then_says_so(leases: int, idle_s: float, use: str) -> None:
+    assert handle(worker("a", 1, leases=leases, idle_s=idle_s), {"a": 0}).use == use
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (601, "10 min"), (7500, "2 h 5 min")]
+)
+def test_duration_when_told_then_no_finer_than_needed(seconds: float, told: str) -> None:
+    assert lasted(seconds) == told
+
+
+def test_queue_when_shown_then_mine_is_marked_and_nobody_else_is_named() -> None:
+    queue = (Queued("ann", ("a.gguf",), 1.0, "GPU 0"), Queued("", (), 2.0, None), Queued("me", ("b.gguf",), 90.0, None))
+    shown = waiting(queue, "me")
+    assert [(one.place, one.runs, one.yours) for one in shown] == [
+        ("GPU 0", True, False), ("1", False, False), ("2", False, True)
+    ]  # fmt: skip
+    assert not any(one.yours for one in waiting(queue, ""))
+    html = templating.markup("queue.html", queue=shown)
+    assert "ann" not in html
+    assert html.count(">you<") == 1
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def rendered(reply: Reply) -> str:
+    return "".join(str(value) for name, value in reply.items() if name != "time")
+
+
+def test_page_when_names_hold_markup_then_it_is_text_and_every_tag_is_closed() -> None:
+    bad = replace(
+        worker(BAD_NAME, GIB, parts={"GPU 0": MemoryParts(GIB)}, measured_by="difference", pinned=True), file=BAD_NAME
+    )
+    now = report(
+        bad, replace(bad, id="2", leases=1), worker("c", None), gpus=(gpu(name=BAD_NAME),),
+        queue=(Queued("me", (BAD_NAME,), 1.0, None),), alarms=(BAD_NAME,),
+    )  # fmt: skip
+    made = page(HandMade((replace(now, time=NOW - 5), now)))
+    for visitor in (ME, OPERATOR):
+        html = rendered(made.look(visitor)) + str(made.page()) + comparison_view.memory_strip(now)
+        assert "script" not in Tags(html).seen
+        assert "by difference" in html
+
+
+def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -> None:
+    made = HandMade(h100(30))
+    shown = page(made)
+    assert "<button" not in shown.look(ME)["handles"]
+    assert shown.look(OPERATOR)["handles"].count("<button") == 10
+    functions = {one.__name__: one for one in shown.functions()}
+    posing = {"visitor": "operator"}
+    for more in ({}, posing):
+        reply = functions["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True, **more}, None)
+        assert reply["error"] == "Only the operator may pin and unload here."
+    assert functions["unload"]({"id": "SmolVLM-500M-Q8_0"}, None)["error"].startswith("Only the operator")
+    assert "error" in functions["pin"]("nonsense", None)
+    assert made.pinned == []
+    assert functions["look"]({}, None)["time"] == NOW
+
+
+def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
+    made = HandMade(h100(30))
+    operating = Inspect(made, made, lambda name: True)
+    call = {one.__name__: one for one in operating.functions()}
+    before = call["look"]({}, None)
+    after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)
+    assert after["time"] > before["time"]
+    assert (before["handles"].count(">pinned<"), after["handles"].count(">pinned<")) == (1, 2)
+    assert "SmolVLM" not in call["unload"]({"id": "SmolVLM-500M-Q8_0"}, None)["handles"]
+    assert call["unload"]({"id": "Qwen2.5-VL-7B-Q4_K_M"}, None)["error"].startswith("It is in use")
+    shut = re.findall(
+        r'data-do="unload" disabled title="In use now">Unload<span class="vp-sr"> ([^<]+)', after["handles"]
+    )
+    assert shut == ["Qwen2.5-VL-7B-Q4_K_M.gguf"]
+
+
+def test_page_when_nothing_is_loaded_or_measured_then_it_says_so() -> None:
+    made = HandMade((report(),))
+    made_html = rendered(page(made).look(ME))
+    for told in ("Nothing is loaded.", "Nobody runs or waits.", "not measured yet"):
+        assert told in made_html
+
+
+def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_little() -> None:
+    made = HandMade(h100())
+    shown = page(made)
+    drawn = []
+    for _ in range(5):
+        made.history = (*made.history[1:], replace(made.history[-1], time=made.history[-1].time + 1))
+        started = time.process_time()
+        reply = shown.look(ME)
+        drawn.append(time.process_time() - started)
+    assert min(drawn) < 0.02  # about 8 ms on an idle core
+    started = time.process_time()
+    for _ in range(20):
+        shown.look(OPERATOR)
+    assert time.process_time() - started < 0.02
+    assert len(json.dumps(reply)) < 60_000
+
+
+# --- the strip -------------------------------------------------------------------------------------------------------
+
+
+def test_strip_when_there_are_several_gpus_then_a_meter_each_the_queue_and_a_link() -> None:
+    one = worker("a", 16 * GIB, role=WorkerRole.VISION)
+    two = worker("b", 32 * GIB, "GPU 1")
+    html = comparison_view.memory_strip(
+        report(one, two, gpus=(gpu(), gpu(1, utilization=None)), queue=(Queued("", (), 0, None),))
+    )
+    Tags(html)
+    assert re.findall(r"[\d.]+ GiB of [\d.]+ GiB(?=<)", html) == ["16.0 GiB of 64.0 GiB", "32.0 GiB of 64.0 GiB"]
+    assert re.findall(r'class="vp-(image|decode)" style="width:([\d.]+)%', html) == [
+        ("image", "25.00"), ("decode", "0.00"), ("image", "0.00"), ("decode", "50.00")
+    ]  # fmt: skip
+    assert (html.count("busy"), html.count("40% busy")) == (1, 1)
+    assert "queue 1" in html
+    assert 'href="./inspect"' in html
+
+
+def test_strip_when_there_is_no_gpu_then_the_host() -> None:
+    html = comparison_view.memory_strip(report(worker("a", 300 * 2**20, HOST)))
+    assert ">CPU<" in html
+    assert "300 MiB of 12.0 GiB" in html
+    assert "busy" not in html

@@ -1,0 +1,665 @@
+"""The notebook's file, and what is told of two runs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import itertools
+import json
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import PIL.Image
+import pytest
+
+from playground.comparing.images import from_rgb
+from playground.comparing.run_settings import RunSettings
+from playground.errors import BadInput
+from playground.measuring.question_sets import Item
+from playground.measuring.results import Answered, Measurement, Plan, Speed, TokenCost, VariantResult
+from playground.measuring.ship_card import Limits
+from playground.measuring.statistics import Interval, Paired
+from playground.notebooks.cells import (
+    Cell,
+    CompareCell,
+    NoteCell,
+    Picture,
+    Questions,
+    Result,
+    Run,
+    RunState,
+    check_cell,
+    settled,
+    without_paths,
+)
+from playground.notebooks.file_format import MAX_CELLS, WholeCell, from_json, to_json
+from playground.notebooks.run_cell import card_of
+from playground.notebooks.run_diff import changes
+from playground.quantizing.recipes import Group, Recipe, Rung, Sensed
+from playground.quantizing.scan_results import Built, Compared, Restored, Scan, Sensitivity
+from playground.rendering import card_view as card_page
+from playground.rendering import cell_view as page
+from playground.rendering import comparison_view
+from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
+from playground.values.files import ModelFile, Variant
+from playground.values.request import Image, Order
+
+# --- what a notebook is made of -------------------------------------------------------------------------------------
+
+
+def image(colour: str = "red", size: tuple[int, int] = (8, 6)) -> Image:
+    return from_rgb(PIL.Image.new("RGB", size, colour))
+
+
+def png(shown: Image) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.frombytes("RGB", (shown.width, shown.height), shown.rgb).save(file, "PNG")
+    return file.getvalue()
+
+
+def picture(shown: Image, name: str = "a.png") -> Picture:
+    return Picture(shown.sha256, shown.width, shown.height, name)
+
+
+RED, BLUE = image("red"), image("blue")
+
+
+def variant(label: str, bytes: int = 1000) -> Variant:
+    model = ModelFile(f"/home/me/{label}.gguf", bytes, label.lower() * 8, label, 500, "llama", "v" * 64)
+    projector = ModelFile("/home/me/mmproj.gguf", 200, "p" * 64, "F16", 100, "clip")
+    return Variant(f"fam:{label}+mmproj-F16", "fam", label, model, projector, reference=label == "F16")
+
+
+F16, Q8, Q2 = variant("F16"), variant("Q8_0", 500), variant("Q2_K", 200)
+
+
+def pane(of: Variant, text: str, state: PaneState = PaneState.DONE, **fields: Any) -> Pane:
+    ids = tuple(range(len(text.split())))
+    scores = tuple(TokenScore(word, 0.5, (Candidate(1, "a", 0.5),)) for word in (*text.split(), ""))
+    return Pane(of.id, state, text, ids, scores, Metrics(ttft_s=0.1, model_bytes=of.model.bytes), **fields)
+
+
+def result(*panes: Pane, turn: int = 0, of: Picture | None = None) -> Result:
+    return Result(turn, ComparisonUpdate(panes, done=True, rendered_prompt="<s>", notes=("n",), elapsed_s=1.5), of)
+
+
+def compare_cell(**fields: Any) -> CompareCell:
+    given: dict[str, Any] = {"prompts": ("What?",), "pictures": (picture(RED),), "variants": (F16.id, Q2.id)}
+    return CompareCell("c1", **{"family": "fam", **given, **fields})
+
+
+def run_of(cell: CompareCell, *results: Result, number: int = 1, **fields: Any) -> Run:
+    given: dict[str, Any] = {"variants": (without_paths(F16), without_paths(Q2)), "reference": F16.id}
+    given |= {"engine": "llama 1", "machine": "2 cores", "started": "2025-01-02T03:04:05+01:00"}
+    return Run(number, cell, results=results, **{**given, "state": RunState.DONE, "elapsed_s": 2.0, **fields})
+
+
+ANSWERED = result(pane(F16, "three red squares"), pane(Q2, "three red circles", first_divergence=2))
+
+
+def whole() -> list[tuple[Cell, tuple[Run, ...]]]:
+    """A note, a conversation of two questions that was run twice, and a gallery."""
+    talk = compare_cell(
+        prompts=("What?", "Why \u2028 \U0001f600?"), settings=RunSettings(order=Order.RACE, stop=("x",))
+    )
+    talked = run_of(talk, ANSWERED, result(pane(F16, "because"), turn=1))
+    failed = pane(Q2, "half", PaneState.FAILED, error="died", log=("a", "b"))
+    again = run_of(talk, result(failed), number=2, state=RunState.STOPPED, elapsed_s=None)
+    gallery = msgspec.structs.replace(
+        compare_cell(pictures=(picture(RED), picture(BLUE, "b.png")), gallery=True, collapsed=True), id="c2"
+    )
+    shown = run_of(gallery, *(result(pane(F16, "a"), of=one) for one in gallery.pictures))
+    note = NoteCell("n1", '# Title\n"cells": [\n{"cell": 1}')
+    return [(note, ()), (talk, (talked, again)), (gallery, (shown,))]
+
+
+def measurement() -> Measurement:
+    moved = Answered(
+        kl=(TokenCost("a", 0.5, False, (("a", 0.9),), (("b", 0.8),)), TokenCost("", 0.01)),
+        first_divergence=0,
+        text="b",
+        score=0.0,
+    )
+    right = Answered(text="a", score=1.0)
+    interval = Interval(0.25, 0.1, 0.5)
+    mine = VariantResult(
+        Q2.id,
+        mean_kl=interval,
+        median_kl=0.01,
+        p99_kl=0.5,
+        same_top=interval,
+        same_answer=interval,
+        accuracy=interval,
+        against=Paired(2, 0, 2, Interval(-1.0), 0.5, "worse"),
+        looks="blind",
+        look_kl=0.001,
+        speed=Speed(2, 30.5, 0.1, 0.2, 0.3, 2**20),
+        items=(moved, msgspec.structs.replace(moved, error="it crashed")),
+    )
+    asked = (Item("a.png", "What?", ("a",)), Item("../../etc/passwd", "Why?", ("a",)))
+    speed = Speed(2, 20.0, None, 0.2, 0.3, 2**21)
+    reference = VariantResult(F16.id, accuracy=Interval(1.0), speed=speed, items=(right, right))
+    return Measurement(asked, ("a", "a"), (reference, mine), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
+
+
+def sensitivity() -> Sensitivity:
+    groups = Group(False, "ffn_up", r"^blk\.\d+\.ffn_up\.weight$", 1000), Group(True, "mm", "^mm", 500)
+    rungs = Rung("q4_K", 100, 0.01), Rung("q2_K", 300, 0.5)
+    refused = Rung("q4_K", 0, None, "it crashed"), Rung("q2_K", 200, 0.001)
+    against = Compared("Q4_K_M", 600, Interval(0.02, 0.01, 0.03), Interval(0.01, 0.005, 0.02))
+    recipe = Recipe("fam in 0.0 MB", "fam", 2, {"ffn_up": "q4_K"}, {"mm": "q2_K"}, note="found")
+    built = Built(recipe, 700, 0.011, 0.012, Interval(0.01, 0.005, 0.02), (against,), ("llama-quantize",), "a", "b")
+    return Sensitivity(
+        F16.id, 1200, Scan(("q4_K", "q2_K"), 2, True, max_bytes=900, max_kl=0.5), 4, 4, 1e-9,
+        (Sensed(groups[0], rungs), Sensed(groups[1], refused)), (Restored(groups[0], "q2_K", 300, 0.1, 0.6),), built,
+        ("p",), 3.0,
+    )  # fmt: skip
+
+
+def written(title: str = "T") -> str:
+    return to_json(title, whole(), {RED.sha256: png(RED), BLUE.sha256: png(BLUE)}.get)
+
+
+def edited(*path: str | int, to: Any) -> str:
+    """The file with one value in it set by hand."""
+    document = json.loads(written())
+    place = document
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = to
+    return json.dumps(document)
+
+
+NONSENSE = [None, 0, -1, 10**400, 1.5, "", "../../x", [], {}, [1], True]
+
+
+def places(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The ways to every value of a JSON document."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
+def show(cells: tuple[WholeCell, ...]) -> None:
+    """Every view of what was imported."""
+    for one in cells:
+        for run in one.runs:
+            assert page.overall(run) is not None
+            assert changes(one.runs[0], run)
+            for printed in (False, True):
+                blocks = page.measurement(run, lambda name: None, printed=printed)
+                assert bool(blocks) == (run.measurement is not None or run.sensitivity is not None)
+            made = card_of(run)
+            if made is not None:
+                assert card_page.write("json", made)
+            for result in run.results:
+                comparison_view.panes(result.update, run.variants, run.reference)
+        to_json("again", [(one.cell, one.runs)], lambda _: None)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_file_when_written_and_read_then_all_is_there_again() -> None:
+    title, cells, problems = from_json(written('Ein \u2028 "Titel" \U0001f600'))
+    assert title == 'Ein \u2028 "Titel" \U0001f600'
+    assert problems == ()
+    assert [(one.cell, one.runs) for one in cells] == whole()
+    kept = {sha256: data for one in cells for sha256, data in one.images.items()}
+    assert {sha256: base64.b64decode(data) for sha256, data in kept.items()} == {
+        RED.sha256: png(RED),
+        BLUE.sha256: png(BLUE),
+    }
+    again = to_json(title, [(one.cell, one.runs) for one in cells], lambda sha256: base64.b64decode(kept[sha256]))
+    assert again == written(title)
+
+
+def test_file_when_written_then_one_cell_a_line_and_each_picture_once() -> None:
+    text = written()
+    lines = text.split("\n")[:-1]
+    assert len(lines) == 2 + len(whole())
+    assert all("cell" in json.loads(line.rstrip(",")) for line in lines[1:-1])
+    assert text.count(base64.b64encode(png(RED)).decode()) == 1
+    assert "/home/me" not in text
+
+
+def test_file_when_a_picture_is_lost_then_the_rest_is_written() -> None:
+    _, cells, problems = from_json(to_json("T", whole(), lambda _: None))
+    assert problems == ()
+    assert [one.images for one in cells] == [{}, {}, {}]
+    assert [one.cell for one in cells] == [cell for cell, _ in whole()]
+
+
+def test_file_when_empty_then_a_notebook_without_cells() -> None:
+    assert from_json(to_json("T", [], lambda _: None)) == ("T", (), ())
+
+
+def test_file_when_reformatted_then_read_the_same() -> None:
+    assert from_json(json.dumps(json.loads(written()), indent=2, sort_keys=True)) == from_json(written())
+
+
+def test_file_when_of_a_newer_version_then_refused_with_what_to_do() -> None:
+    with pytest.raises(BadInput, match=r"newer version of the playground \(format 2; this one reads up to 1\)"):
+        from_json(edited("version", to=2))
+
+
+def test_field_when_only_a_newer_version_knows_it_then_passed_over() -> None:
+    assert from_json(edited("cells", 1, "cell", "mood", to="blue")) == from_json(written())
+
+
+def test_file_when_cut_then_the_cells_before_the_cut_are_there_and_it_is_told() -> None:
+    text = written()
+    begin = text.index("[\n") + 2
+    lines = text[begin : text.rindex("\n]")].split(",\n")
+    ends = list(itertools.accumulate((len(line) + 2 for line in lines), initial=begin - 2))[1:]
+    spots = {begin, *(end + more for end in ends for more in (-1, 0, 1)), *range(begin, ends[-1], ends[-1] // 30)}
+    assert len(spots) > 30
+    for spot in sorted(spots):
+        title, cells, problems = from_json(text[:spot])
+        before = sum(end <= spot for end in ends)
+        assert title == "T"
+        assert [(one.cell, one.runs) for one in cells] == whole()[:before]
+        assert len(problems) == 1
+        assert f"Cells read before that: {before}." in problems[0]
+        assert f"damaged from line {text.count(chr(10), 0, spot) + 1} on" in problems[0]
+
+
+def test_file_when_cut_in_its_beginning_then_nothing_is_invented() -> None:
+    text = written()
+    for spot in range(text.index("[\n") - 10):
+        with contextlib.suppress(BadInput):
+            _, cells, problems = from_json(text[:spot])
+            assert (cells, len(problems)) == ((), 1)
+
+
+@pytest.mark.parametrize("junk", ["x", "}", "\0", '{"cells": [1]}'])
+def test_file_when_something_stands_behind_it_then_all_cells_are_there_and_it_is_told(junk: str) -> None:
+    _, cells, problems = from_json(written() + junk)
+    assert [(one.cell, one.runs) for one in cells] == whole()
+    assert len(problems) == 1
+    assert "Cells found all the same: 3." in problems[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "x", "null", "3", '"text"', "[]", "[{}]", "{}", "{", "[" * 100_000, '{"a":' * 100_000, "\0", "\ud800",
+        '{"format": "vlm-quant-playground/notebook", "version": 1e999, "cells": [!',
+        '{"format": "vlm-quant-playground/notebook", "version": "1", "cells": []}',
+        '{"format": "vlm-quant-playground/notebook", "version": 1, "title": 5}',
+        '{"format": "vlm-quant-playground/notebook", "version": 1, "cells": {}}',
+        '{"nbformat": 4, "cells": []}', '{"format": "other", "version": 1, "title": ""}',
+        '{"format": ' + "[" * 5000 + '1, "cells": [',
+    ],
+    ids=lambda text: repr(text[:20]),
+)  # fmt: skip
+def test_file_when_it_is_no_notebook_then_refused_in_words(text: str) -> None:
+    with pytest.raises(BadInput, match="This is no notebook of this playground") as refused:
+        from_json(text)
+    assert len(str(refused.value)) < 300
+
+
+RUN = ("cells", 1, "runs", 0)
+UPDATE = (*RUN, "results", 0, "update")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ((*RUN, "reference"), "fam:Q9", "its reference is not among its variants"),
+        ((*RUN, "variants"), [], "its reference is not among its variants"),
+        ((*RUN, "results", 1, "turn"), 2, "it answers question 3 of 2"),
+        ((*RUN, "results", 1, "turn"), -1, "it answers question 0 of 2"),
+        ((*UPDATE, "panes", 0, "variant"), "fam:Q9", "a pane without a variant"),
+        ((*UPDATE, "panes", 0, "state"), "asleep", "Invalid enum value 'asleep'"),
+        ((*UPDATE, "panes", 1, "first_divergence"), -3, "differs before its first token"),
+        ((*UPDATE, "panes", 1, "first_divergence"), 10**18, "a number that is too large"),
+        ((*UPDATE, "panes", 0, "text"), None, "Expected `str`, got `null`"),
+        ((*UPDATE, "panes", 0, "metrics", "host_rss_bytes"), 10**400, "a number that is too large"),
+        ((*UPDATE, "panes", 0, "metrics", "ttft_s"), 1e300, "a number that is too large"),
+        ((*UPDATE, "panes"), {}, "Expected `array`"),
+        ((*UPDATE,), None, "Expected `object`"),
+        ((*RUN, "variants", 0, "model", "bytes"), 0, "a variant without a size"),
+        ((*RUN, "variants", 0, "model"), [], "Expected `object`"),
+        ((*RUN, "cell", "pictures", 0, "sha256"), "../../x", "no proper sha256"),
+        ((*RUN, "cell", "prompts"), [], "A conversation has 1 to 20 questions"),
+        ((*RUN, "cell", "type"), "note", "Invalid value 'note'"),
+        ((*RUN, "state"), 3, "Expected `str`"),
+        ((*RUN, "number"), 0, "its number is 0"),
+        ((*RUN, "number"), 2, "not the first with the number 2"),
+        ((*RUN, "number"), "1", "Expected `int`"),
+        (RUN, "gone", "Expected `object`"),
+    ],
+)  # fmt: skip
+def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, told: str) -> None:
+    _, cells, problems = from_json(edited(*path, to=value))
+    assert len(cells) == 3
+    assert len(cells[1].runs) == 1
+    assert cells[1].cell == whole()[1][0]
+    assert len(problems) == 1
+    assert problems[0].startswith("Cell 2: run ")
+    assert told in problems[0]
+    show(cells)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("type",), "video", "Invalid value 'video'"),
+        (("type",), 5, "Expected `str`"),
+        (("prompts",), "What?", "Expected `array`"),
+        (("prompts",), [], "A conversation has 1 to 20 questions"),
+        (("prompts",), ["?"] * 21, "A conversation has 1 to 20 questions"),
+        (("prompts",), ["x" * 200_001], "The text is too long"),
+        (("pictures", 0, "sha256"), "../../x", "no proper sha256"),
+        (("pictures", 0, "sha256"), "*", "no proper sha256"),
+        (("pictures", 0, "sha256"), RED.sha256.upper(), "no proper sha256"),
+        (("pictures", 0, "sha256"), RED.sha256 + "\n", "no proper sha256"),
+        (("pictures", 0, "width"), 10**30, "a number that is too large"),
+        (("pictures", 0, "width"), "8", "Expected `int`"),
+        (("pictures",), [{}] * 2, "missing required field `sha256`"),
+        (("settings",), {"temprature": 1}, "unknown field `temprature`"),
+        (("settings",), {"temperature": "hot"}, "Expected `float | null`"),
+        (("version",), -(10**400), "a number that is too large"),
+        (("id",), None, "Expected `str`"),
+    ],
+)  # fmt: skip
+def test_cell_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, told: str) -> None:
+    _, cells, problems = from_json(edited("cells", 1, "cell", *path, to=value))
+    assert [one.cell for one in cells] == [whole()[0][0], whole()[2][0]]
+    assert len(problems) == 1
+    assert problems[0].startswith("Cell 2 cannot be used and was left out: ")
+    assert not problems[0].endswith("..")
+    assert told in problems[0]
+
+
+@pytest.mark.parametrize("line", [None, 3, "x", [], {}, {"cell": None}, {"cell": []}, {"cell": {}}, {"runs": []}])
+def test_line_when_it_is_no_cell_then_left_out_and_told(line: Any) -> None:
+    _, cells, problems = from_json(edited("cells", 1, to=line))
+    assert len(cells) == 2
+    assert problems[0].startswith("Cell 2 cannot be used and was left out: ")
+
+
+@pytest.mark.parametrize(("name", "what"), [("runs", "its runs"), ("images", "its images")])
+@pytest.mark.parametrize("value", [None, 3, "x", [3], {"a": 3}])
+def test_part_when_of_another_kind_then_its_cell_stays(name: str, what: str, value: Any) -> None:
+    _, cells, problems = from_json(edited("cells", 1, name, to=value))
+    assert [one.cell for one in cells] == [cell for cell, _ in whole()]
+    assert len(problems) == 1
+    assert "cannot be used and w" in problems[0]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000, "NaN", "Infinity"])
+def test_number_when_it_is_none_then_only_what_holds_it_is_left_out(number: str) -> None:
+    _, cells, problems = from_json(written().replace('"elapsed_s":2.0', f'"elapsed_s":{number}', 1))
+    assert len(cells) >= 2
+    assert sum(len(one.runs) for one in cells) < 3
+    assert problems
+
+
+def test_text_when_it_holds_half_a_character_then_the_rest_is_there_and_it_is_told() -> None:
+    _, cells, problems = from_json(written().replace("three red squares", "\ud800", 1))
+    assert cells[1].runs[0].results[0].update.panes[0].text == "?"
+    assert "halves of characters" in problems[0]
+    _, cells, problems = from_json(written().replace("three red squares", "\\ud800", 1))
+    assert [one.cell for one in cells] == [whole()[0][0], whole()[2][0]]
+    assert "Cell 2 cannot be used" in problems[1]
+    title, cells, _ = from_json(written("TITLE").replace("TITLE", "\\ud800"))
+    assert (title, len(cells)) == ("?", 3)
+
+
+def test_cell_when_nested_without_end_then_the_cells_before_it_are_there() -> None:
+    text = written().replace('"prompts":[', '"prompts":' + "[" * 100_000, 1)
+    _, cells, problems = from_json(text)
+    assert [one.cell for one in cells] == [whole()[0][0]]
+    assert "damaged from line 3 on" in problems[0]
+
+
+def test_anything_when_changed_by_hand_then_what_is_imported_can_be_shown() -> None:
+    """Every seventh of the file's values becomes each of these."""
+    document = json.loads(written())
+
+    for number, path in enumerate(places(document["cells"])[1:]):
+        value = NONSENSE[number % len(NONSENSE)]
+        try:
+            _, cells, _ = from_json(edited("cells", *path, to=value))
+        except BadInput:
+            continue
+        show(cells)
+
+
+NOTHING_TRIED = msgspec.structs.replace(sensitivity(), scan=Scan(()), sensed=(), restored=(), built=None)
+LIMITS = Limits(max_bytes=10**6, max_memory=2**20, min_tokens_per_second=3.5, max_kl=0.25)
+
+
+def lab_run() -> Run:
+    """All that a cell can measure."""
+    asked = Questions(n=2, plan=Plan(accuracy=True, look=True, speed=True), sensitivity=True, limits=LIMITS)
+    return run_of(compare_cell(questions=asked), measurement=measurement(), sensitivity=sensitivity())
+
+
+def imported(document: Any) -> tuple[WholeCell, ...]:
+    """What is read of it can be shown."""
+    _, cells, _ = from_json(json.dumps(document))
+    show(cells)
+    return cells
+
+
+def test_measurement_when_written_and_changed_by_hand_then_read_or_told_and_shown() -> None:
+    run = lab_run()
+    text = to_json("T", [(run.cell, (run,))], lambda sha256: None)
+    _, cells, problems = from_json(text)
+    assert (cells[0].cell, cells[0].runs, problems) == (run.cell, (run,), ())
+    show(cells)
+
+    whole_run = json.loads(text)["cells"][0]["runs"][0]
+    for part in ("measurement", "sensitivity"):
+        for number, path in enumerate(places(whole_run[part])[1:]):
+            document = json.loads(text)
+            place = document["cells"][0]["runs"][0][part]
+            for step in path[:-1]:
+                place = place[step]
+            place[path[-1]] = NONSENSE[number % len(NONSENSE)]
+            imported(document)
+            del place[path[-1]]
+            imported(document)
+
+
+NUMBERS = [float("nan"), float("inf"), -1, 0, -0.5, 1e300, -(2**53), 2**53, 10**400]
+
+
+def test_numbers_of_the_lab_when_changed_by_hand_then_read_or_told_and_shown() -> None:
+    """Every number of the limits, and of what a scan and the speeds found, becomes each of these."""
+    run = lab_run()
+    text = to_json("T", [(run.cell, (run,))], lambda sha256: None)
+    whole = json.loads(text)["cells"][0]
+    parts: list[tuple[str | int, ...]] = [
+        ("cell", "questions", "limits"),
+        ("runs", 0, "cell", "questions", "limits"),
+        ("runs", 0, "measurement", "results", 0, "speed"),
+        ("runs", 0, "measurement", "results", 1, "speed"),
+        ("runs", 0, "measurement", "results", 1, "mean_kl"),
+        ("runs", 0, "measurement", "floor"),
+        ("runs", 0, "sensitivity", "sensed"),
+        ("runs", 0, "sensitivity", "restored"),
+        ("runs", 0, "sensitivity", "built"),
+    ]
+    tried = 0
+    for part in parts:
+        inside = whole
+        for step in part:
+            inside = inside[step]
+        for path in places(inside):
+            *way, last = (*part, *path)
+            for number in NUMBERS:
+                document = json.loads(text)
+                place = document["cells"][0]
+                for step in way:
+                    place = place[step]
+                if isinstance(place[last], bool) or not isinstance(place[last], int | float):
+                    break
+                place[last] = number
+                cells = imported(document)
+                tried += 1
+                if part[0] == "cell":  # a limit that is none, such as a later scan would begin with
+                    assert len(cells) == (number == 2**53 or (number == 0 and last == "max_kl"))
+                elif not abs(number) <= 2**53:
+                    assert cells == () or cells[0].runs == ()
+    assert tried > 250
+
+
+def test_card_when_of_a_run_that_somebody_edited_then_written_in_every_kind() -> None:
+    run = lab_run()
+    labels = tuple(replace(v, label="W" * 50_000) for v in run.variants)
+    worst = Interval(-1.0, -(2.0**53), 2.0**53)
+    assert run.measurement is not None
+    results = tuple(msgspec.structs.replace(r, mean_kl=worst, speed=None) for r in run.measurement.results)
+    edited_run = msgspec.structs.replace(
+        run, variants=labels, measurement=msgspec.structs.replace(run.measurement, results=results, floor=-1.0)
+    )
+    made = card_of(edited_run)
+    assert made is not None
+    for kind in ("html", "json", "png"):
+        assert card_page.write(kind, made)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("sensitivity", "scan", "kinds"), [], "other numbers of types than it tried"),
+        (("sensitivity", "scan", "kinds"), ["q4_K"], "other numbers of types than it tried"),
+        (("sensitivity",), msgspec.to_builtins(NOTHING_TRIED), "other numbers of types than it tried"),
+        (("sensitivity", "sensed", 0, "rungs"), [], "other numbers of types than it tried"),
+        (("measurement", "results", 0, "variant"), Q2.id, "a variant that it does not list, or not its reference"),
+        (("measurement", "results", 0, "variant"), "fam:Q9", "a variant that it does not list, or not its reference"),
+        (("measurement", "answers"), [], "other numbers of questions and answers"),
+    ],
+)
+def test_lab_when_its_parts_do_not_belong_together_then_the_run_is_left_out_and_told(
+    path: Any, value: Any, told: str
+) -> None:
+    run = lab_run()
+    document = json.loads(to_json("T", [(run.cell, (run,))], lambda sha256: None))
+    place = document["cells"][0]["runs"][0]
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    _, cells, problems = from_json(json.dumps(document))
+    assert (cells[0].cell, cells[0].runs) == (run.cell, ())
+    assert told in problems[0]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": 0},
+        {"n": 10**6},
+        {"level": "x"},
+        {"plan": Plan(drift=False)},
+        {"plan": Plan(max_tokens=0)},
+        {"limits": Limits(max_bytes=0)},
+        {"limits": Limits(max_memory=-1)},
+        {"limits": Limits(max_kl=float("nan"))},
+        {"limits": Limits(min_tokens_per_second=1e300)},
+        {"limits": Limits(max_bytes=10**400)},
+    ],
+)
+def test_questions_when_out_of_bounds_then_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        check_cell(compare_cell(questions=Questions(**asked)))
+
+
+def test_file_when_it_has_too_many_cells_then_the_first_ones_are_taken_and_it_is_told() -> None:
+    cells = [(NoteCell("n", str(number)), ()) for number in range(MAX_CELLS + 3)]
+    _, taken, problems = from_json(to_json("T", cells, lambda _: None))
+    assert [one.cell for one in taken] == [cell for cell, _ in cells[:MAX_CELLS]]
+    assert problems == ("Only the first 500 of 503 cells were taken.",)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_run_when_it_goes_no_further_then_its_text_stays_and_nothing_waits() -> None:
+    half = result(pane(F16, "done"), pane(Q2, "ha", PaneState.WRITING, note="loading"))
+    run = settled(run_of(compare_cell(), half, state=RunState.RUNNING), RunState.INTERRUPTED)
+    first, second = run.results[0].update.panes
+    assert run.state is RunState.INTERRUPTED
+    assert first == half.update.panes[0]
+    assert (second.state, second.text, second.note) == (PaneState.STOPPED, "ha", None)
+
+
+def test_turns_when_a_pane_failed_then_it_has_no_answer_to_go_on_from() -> None:
+    run = run_of(compare_cell(), result(pane(F16, "a"), pane(Q2, "b", PaneState.FAILED)))
+    (turn,) = run.turns
+    assert (turn.prompt, turn.answers) == ("What?", {F16.id: "a"})
+
+
+# --- what changed -----------------------------------------------------------------------------------------------------
+
+OLD = run_of(compare_cell(), ANSWERED)
+SAME = "All answers are the same."
+
+
+def new(*results: Result, cell: CompareCell | None = None, **fields: Any) -> Run:
+    return run_of(cell or compare_cell(), *(results or (ANSWERED,)), number=2, **fields)
+
+
+Q8_TOO = (without_paths(F16), without_paths(Q2), without_paths(Q8))
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (new(), f"nothing was changed. {SAME}"),
+        (new(cell=compare_cell(collapsed=True, version=9)), f"nothing was changed. {SAME}"),
+        (new(cell=compare_cell(prompts=("Where?",))), f"the prompt changed. {SAME}"),
+        (new(cell=compare_cell(pictures=(picture(BLUE),))), f"the images changed. {SAME}"),
+        (new(cell=compare_cell(gallery=True)), f"each image alone. {SAME}"),
+        (
+            new(cell=compare_cell(settings=RunSettings(temperature=0.7, max_tokens=64, order=Order.RACE))),
+            f"temperature default → 0.7, max tokens default → 64, order default → race. {SAME}",
+        ),
+        (new(cell=compare_cell(settings=RunSettings(temperature=0.0))), f"temperature default → 0.0. {SAME}"),
+        (new(cell=compare_cell(settings=RunSettings(chat_template="x" * 999))), f"the chat template changed. {SAME}"),
+        (new(engine="llama 2"), f"the engine changed. {SAME}"),
+        (new(machine="4 cores", engine="llama 2"), f"the engine changed, the machine changed. {SAME}"),
+        (new(variants=Q8_TOO), f"Q8_0 added. {SAME}"),
+        (
+            new(result(pane(F16, "three red squares")), variants=(without_paths(F16),)),
+            "Q2_K removed. F16 answers the same.",
+        ),
+        (
+            new(result(pane(F16, "three red squares"), pane(Q2, "three blue circles"))),
+            "nothing was changed. F16 the same; Q2_K differs from word 2.",
+        ),
+        (
+            new(result(pane(F16, "two"), pane(Q2, "three red circles", PaneState.STOPPED))),
+            "nothing was changed. F16 differs from word 1.",
+        ),
+        (new(result(pane(F16, "", PaneState.FAILED))), "nothing was changed."),
+    ],
+)
+def test_changes_when_something_differs_then_that_is_told(run: Run, told: str) -> None:
+    assert changes(OLD, run) == f"From run 1 to run 2: {told}"
+
+
+def test_changes_when_a_file_is_another_one_then_told() -> None:
+    other = replace(Q2, model=replace(Q2.model, sha256="f" * 64))
+    told = changes(OLD, new(variants=(without_paths(F16), without_paths(other))))
+    assert told == f"From run 1 to run 2: the files of Q2_K changed. {SAME}"
+
+
+def test_changes_when_a_later_turn_differs_then_its_word_is_told() -> None:
+    cell = compare_cell(prompts=("What?", "Why?"))
+    old = run_of(cell, ANSWERED, result(pane(F16, "a b c"), pane(Q2, "a b c"), turn=1))
+    after = new(ANSWERED, result(pane(F16, "a b c"), pane(Q2, "a b d"), turn=1), cell=cell)
+    assert changes(old, after).endswith("nothing was changed. F16 the same; Q2_K differs from word 3.")
+
+
+def test_changes_when_a_gallery_lost_its_first_image_then_each_is_compared_with_itself() -> None:
+    both = compare_cell(pictures=(picture(RED), picture(BLUE)), gallery=True)
+    old = run_of(both, *(result(pane(F16, text), of=one) for text, one in zip("ab", both.pictures, strict=True)))
+    one = compare_cell(pictures=(picture(BLUE),), gallery=True)
+    after = new(result(pane(F16, "b"), of=picture(BLUE)), cell=one)
+    assert changes(old, after).endswith("the images changed. F16 answers the same.")

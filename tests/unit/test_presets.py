@@ -1,0 +1,286 @@
+"""The presets for families on the Hub: data, checked against names of files that are known to be there."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import string
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+from huggingface_hub.utils import validate_repo_id
+
+from playground.models.gguf import file_names
+from playground.models.presets import Derive, Preset, Suggested, presets_folder, read_presets
+
+PRESETS = {preset.family: preset for preset in read_presets()}
+ON_THE_HUB = [preset for preset in PRESETS.values() if preset.repo]
+# The ladder of quantizations, the most precise first.
+PRECISION = ["BF16", "F16", "Q8_0", "Q6", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K"]
+MARKER = "<__media__>"  # llama.cpp's, which templates that care for a line break after an image look for
+OTHERS = ["README.md", "imatrix_unsloth.dat", "{base}-imatrix.gguf", "mtp-{base}-Q8_0.gguf", "config.json"]
+
+
+class Seen(NamedTuple):
+    """What a repository was seen to hold, its quantizations as they are written there, and which projector is meant."""
+
+    model: str  # with {}
+    quantizations: str
+    projectors: tuple[str, ...]  # the first one is the preset's
+
+
+# From file lists and downloaders' pins (a preset's `evidence` says which): what is ticked, and more.
+SEEN = {
+    "smolvlm-256m": Seen(
+        "SmolVLM-256M-Instruct-{}.gguf",
+        "f16 Q8_0",
+        ("mmproj-SmolVLM-256M-Instruct-f16.gguf", "mmproj-SmolVLM-256M-Instruct-Q8_0.gguf"),
+    ),
+    "smolvlm-500m": Seen(
+        "SmolVLM-500M-Instruct-{}.gguf",
+        "f16 Q8_0",
+        ("mmproj-SmolVLM-500M-Instruct-f16.gguf", "mmproj-SmolVLM-500M-Instruct-Q8_0.gguf"),
+    ),
+    "smolvlm2-2.2b": Seen(
+        "SmolVLM2-2.2B-Instruct-{}.gguf",
+        "Q8_0 Q4_K_M",
+        ("mmproj-SmolVLM2-2.2B-Instruct-f16.gguf", "mmproj-SmolVLM2-2.2B-Instruct-Q8_0.gguf"),
+    ),
+    "lfm2-vl-450m": Seen(
+        "LFM2-VL-450M-{}.gguf", "F16 Q8_0 Q4_0", ("mmproj-LFM2-VL-450M-F16.gguf", "mmproj-LFM2-VL-450M-Q8_0.gguf")
+    ),
+    "lfm2.5-vl-1.6b": Seen(
+        "LFM2.5-VL-1.6B-{}.gguf",
+        "BF16 Q8_0 Q4_K_M Q4_0",
+        (
+            "mmproj-LFM2.5-VL-1.6b-F16.gguf",
+            "mmproj-LFM2.5-VL-1.6b-BF16.gguf",
+            "mmproj-LFM2.5-VL-1.6b-Q8_0.gguf",
+        ),
+    ),
+    "qwen2-vl-2b": Seen(
+        "Qwen2-VL-2B-Instruct-{}.gguf",
+        "f16 Q8_0 Q4_K_M IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S Q2_K_L Q2_K IQ3_M IQ3_XS IQ2_M",
+        ("mmproj-Qwen2-VL-2B-Instruct-f16.gguf", "mmproj-Qwen2-VL-2B-Instruct-f32.gguf"),
+    ),
+    "qwen2.5-vl-3b": Seen(
+        "Qwen2.5-VL-3B-Instruct-{}.gguf",
+        "Q8_0 Q4_K_M",
+        ("mmproj-Qwen2.5-VL-3B-Instruct-f16.gguf", "mmproj-Qwen2.5-VL-3B-Instruct-Q8_0.gguf"),
+    ),
+    "qwen2.5-vl-7b": Seen(
+        "Qwen2.5-VL-7B-Instruct-{}.gguf",
+        "Q8_0 Q4_K_M",
+        ("mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf", "mmproj-Qwen2.5-VL-7B-Instruct-Q8_0.gguf"),
+    ),
+    "qwen3-vl-2b": Seen(
+        "Qwen3-VL-2B-Instruct-{}.gguf",
+        "BF16 Q8_0 Q4_K_M UD-Q4_K_XL Q4_0 Q3_K_M",
+        ("mmproj-F16.gguf", "mmproj-BF16.gguf"),
+    ),
+    "qwen3-vl-4b": Seen(
+        "Qwen3-VL-4B-Instruct-{}.gguf",
+        "BF16 Q8_0 Q6_K Q5_K_M Q4_K_M Q3_K_M",
+        ("mmproj-F16.gguf", "mmproj-BF16.gguf"),
+    ),
+    "qwen3-vl-8b": Seen(
+        "Qwen3-VL-8B-Instruct-{}.gguf",
+        "Q8_0 Q6_K Q5_K_M Q4_K_M UD-Q4_K_XL UD-IQ3_XXS",
+        ("mmproj-F16.gguf", "mmproj-BF16.gguf"),
+    ),
+    "qwen3.5-4b": Seen(
+        "Qwen_Qwen3.5-4B-{}.gguf",
+        "bf16 Q8_0 Q6_K Q6_K_L Q5_K_M Q4_K_M Q4_0 IQ4_XS Q3_K_L Q3_K_M IQ3_M",
+        ("mmproj-Qwen_Qwen3.5-4B-f16.gguf", "mmproj-Qwen_Qwen3.5-4B-bf16.gguf"),
+    ),
+    "gemma-3-4b": Seen("gemma-3-4b-it-{}.gguf", "f16 Q8_0 Q4_K_M", ("mmproj-model-f16.gguf",)),
+    "gemma-4-e2b": Seen(
+        "gemma-4-E2B-it-{}.gguf",
+        "BF16 Q8_0 Q5_K_M Q4_K_M Q4_0 Q3_K_M UD-IQ2_M",
+        ("mmproj-F16.gguf", "mmproj-BF16.gguf"),
+    ),
+    "minicpm-v-2.6": Seen("ggml-model-{}.gguf", "Q8_0 Q5_K_M Q4_K_M Q4_0 Q2_K", ("mmproj-model-f16.gguf",)),
+    "minicpm-v-4.5": Seen("MiniCPM-V-4_5-{}.gguf", "Q8_0 Q5_K_M Q5_1 Q4_K_M Q4_0", ("mmproj-model-f16.gguf",)),
+    "internvl3.5-4b": Seen(
+        "OpenGVLab_InternVL3_5-4B-{}.gguf",
+        "Q8_0 Q4_K_M",
+        ("mmproj-OpenGVLab_InternVL3_5-4B-f16.gguf", "mmproj-OpenGVLab_InternVL3_5-4B-bf16.gguf"),
+    ),
+    "moondream2": Seen("moondream2-text-model-{}_ct-vicuna.gguf", "f16", ("moondream2-mmproj-f16-20250414.gguf",)),
+    "llava-1.5-7b": Seen(
+        "llava-v1.5-7b-{}.gguf",
+        "Q8_0 Q6_K Q5_K_M Q5_K_S Q5_0 Q4_K_M Q4_K_S Q4_0 Q3_K_L Q3_K_M Q3_K_S Q2_K",
+        ("llava-v1.5-7b-mmproj-model-f16.gguf",),
+    ),
+    "llava-1.6-mistral-7b": Seen(
+        "llava-v1.6-mistral-7b.{}.gguf",
+        "Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q3_K_M Q3_K Q3_K_XS",
+        ("mmproj-model-f16.gguf",),
+    ),
+    "llava-1.6-vicuna-7b": Seen(
+        "llava-v1.6-vicuna-7b.{}.gguf", "Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q3_K_M Q3_K_XS", ("mmproj-model-f16.gguf",)
+    ),
+    "llava-1.6-34b": Seen(
+        "llava-v1.6-34b.{}.gguf", "Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q3_K_M Q3_K_XS", ("mmproj-model-f16.gguf",)
+    ),
+    "nanollava": Seen("nanollava-text-model-{}.gguf", "f16", ("nanollava-mmproj-f16.gguf",)),
+    "obsidian-3b": Seen("obsidian-{}.gguf", "f16 q6", ("mmproj-obsidian-f16.gguf",)),
+}
+
+
+def matching(pattern: str, files: list[str], quantization: str = "") -> list[str]:
+    """Case does not count: publishers write F16 and f16, and the app's labels are upper case."""
+    wanted = pattern.replace("{q}", quantization).lower()
+    return [file for file in files if fnmatch.fnmatchcase(file.lower(), wanted)]
+
+
+def in_the_repository(seen: Seen) -> list[str]:
+    base = seen.model.split("{}")[0].rstrip("-.")
+    models = [seen.model.format(quantization) for quantization in seen.quantizations.split()]
+    return [*models, *seen.projectors, *(other.format(base=base) for other in OTHERS)]
+
+
+def test_presets_when_read_then_there_is_a_family_for_every_file_and_at_least_14_on_the_hub() -> None:
+    files = sorted(path.stem for path in presets_folder().glob("*.toml"))
+
+    assert sorted(PRESETS) == files  # each file is named after its family, so no two families are alike
+    assert len(ON_THE_HUB) >= 14
+    assert len({preset.name for preset in PRESETS.values()}) == len(files)
+
+
+@pytest.mark.parametrize("preset", ON_THE_HUB, ids=lambda preset: preset.family)
+def test_preset_on_the_hub_when_read_then_it_is_whole(preset: Preset) -> None:
+    for repo in filter(None, (preset.repo, preset.projector_repo)):
+        validate_repo_id(repo)
+        assert repo.count("/") == 1
+    assert re.fullmatch(r"main|[0-9a-f]{40}", preset.revision)
+    assert preset.about.rstrip().endswith(".")
+    assert 0 < len(preset.about) <= 500
+    assert preset.licence
+    assert preset.ticked
+    assert len(set(preset.ticked)) == len(preset.ticked)
+    assert list(preset.ticked) == sorted(preset.ticked, key=PRECISION.index)
+    assert "{q}" in preset.model or len(preset.ticked) == 1
+    assert {field for _, field, *_ in string.Formatter().parse(preset.model) if field is not None} <= {"q"}
+    assert "{" not in preset.projector
+    assert preset.derive == Derive()
+    assert preset.examples == preset.cells == ()
+
+
+@pytest.mark.parametrize("preset", ON_THE_HUB, ids=lambda preset: preset.family)
+def test_preset_on_the_hub_when_something_is_not_evidenced_then_it_says_so(preset: Preset) -> None:
+    assert bool(preset.evidence) != ("a guess" in preset.about)
+    assert preset.source or preset.suggested == Suggested()
+    assert preset.evidence or preset.revision == "main"
+
+
+@pytest.mark.parametrize("preset", ON_THE_HUB, ids=lambda preset: preset.family)
+def test_patterns_when_a_repository_holds_what_was_seen_then_each_finds_its_one_file(preset: Preset) -> None:
+    seen = SEEN[preset.family]
+    files = in_the_repository(seen)
+
+    found = {quantization: matching(preset.model, files, quantization) for quantization in preset.ticked}
+
+    expected = {written.upper(): written for written in seen.quantizations.split()}
+    assert found == {label: [seen.model.format(expected[label])] for label in preset.ticked}
+    assert matching(preset.projector, files) == [seen.projectors[0]]
+
+
+@pytest.mark.parametrize("preset", ON_THE_HUB, ids=lambda preset: preset.family)
+def test_patterns_when_files_are_found_then_their_names_say_what_they_are(preset: Preset) -> None:
+    files = in_the_repository(SEEN[preset.family])
+
+    for quantization in preset.ticked:
+        (model,) = matching(preset.model, files, quantization)
+        assert file_names.quantization(model) == quantization
+        assert not file_names.is_projector(model)
+        assert not file_names.is_other(model)
+    (projector,) = matching(preset.projector, files)
+    assert file_names.quantization(projector) in ("F16", "BF16")
+    assert file_names.is_projector(projector)
+
+
+def test_minicpm_pattern_when_the_repository_has_its_older_names_then_they_are_found() -> None:
+    preset = PRESETS["minicpm-v-4.5"]
+    files = ["ggml-model-Q4_K_M.gguf", "mmproj-model-f16.gguf"]
+
+    assert matching(preset.model, files, "Q4_K_M") == ["ggml-model-Q4_K_M.gguf"]
+    assert matching(preset.projector, files) == ["mmproj-model-f16.gguf"]
+
+
+# --- Chat templates. llama.cpp is not loaded in this process: a child renders them all. ---
+
+_CHILD = """
+import json, sys
+from playground.engine import templates
+from playground.engine.protocol import ChatMessage
+
+asked = json.load(sys.stdin)
+chats = {
+    "one": [ChatMessage("user", "What is this?", 1)],
+    "more": [ChatMessage("user", "Compare.", 2), ChatMessage("assistant", "Alike."), ChatMessage("user", "Sure?")],
+}
+said = {}
+for family, template in asked["templates"].items():
+    templates.check(template)
+    said[family] = {
+        f"{name} {marker}": templates.render(template, chat, marker, bos="<s>", eos="</s>")
+        for name, chat in chats.items()
+        for marker in asked["markers"]
+    }
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, dict[str, str]]:
+    wanted = {preset.family: preset.chat_template for preset in PRESETS.values() if preset.chat_template}
+    asked = json.dumps({"templates": wanted, "markers": [MARKER, "<another>"]})
+    child = subprocess.run([sys.executable, "-c", _CHILD], input=asked, capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0, child.stderr[-2000:]
+    said: dict[str, dict[str, str]] = json.loads(child.stdout.splitlines()[-1])
+    assert sorted(said) == sorted(wanted)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        (
+            "llava-1.5-7b",
+            "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+            "detailed, and polite answers to the human's questions. USER: <__media__>\nWhat is this? ASSISTANT:",
+        ),
+        ("llava-1.6-mistral-7b", "[INST] <__media__>\nWhat is this? [/INST]"),
+        (
+            "llava-1.6-34b",
+            "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<__media__>\nWhat is this?<|im_end|>"
+            "<|im_start|>assistant\n",
+        ),
+        (
+            "nanollava",
+            "<|im_start|>system\nAnswer the question<|im_end|><|im_start|>user\n<__media__>\nWhat is this?<|im_end|>"
+            "<|im_start|>assistant\n",
+        ),
+        ("obsidian-3b", "<|im_start|>user\nWhat is this?\n<__media__>\n###\n<|im_start|>assistant\n"),
+        ("moondream2", "<__media__>\n\nQuestion: What is this?\n\nAnswer:"),
+    ],
+)
+def test_chat_template_when_a_model_has_a_form_of_its_own_then_it_is_asked_in_it(
+    rendered: dict[str, dict[str, str]], family: str, expected: str
+) -> None:
+    assert rendered[family][f"one {MARKER}"] == expected
+
+
+def test_chat_templates_when_a_chat_goes_on_then_every_turn_and_image_is_there(
+    rendered: dict[str, dict[str, str]],
+) -> None:
+    assert rendered["llava-1.6-vicuna-7b"].keys() == rendered["llava-1.5-7b"].keys()
+    for family, texts in rendered.items():
+        for marker in (MARKER, "<another>"):  # a marker that a template does not know costs a line break, no more
+            text = texts[f"more {marker}"]
+            assert text.count(marker) == 2, family
+            assert text.index("Compare.") < text.index("Alike.") < text.index("Sure?"), family

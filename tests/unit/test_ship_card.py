@@ -1,0 +1,270 @@
+"""The ship card: what nothing beats, what is recommended and why, and its files."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import PIL.Image
+import pytest
+from playwright.sync_api import Browser, Request, expect
+
+from playground.errors import BadInput
+from playground.measuring import ship_card as ship
+from playground.measuring.question_sets import Item
+from playground.measuring.results import Answered, Measurement, Speed, VariantResult
+from playground.measuring.ship_card import Card, Limits
+from playground.measuring.statistics import Interval, Paired
+from playground.rendering import card_view as page
+from playground.values.files import ModelFile, Variant
+
+MARKUP = '<b>bold</b> & "quoted" <script>alert(1)</script>'
+
+
+def variant(label: str, mb: float) -> Variant:
+    model = ModelFile(f"/home/me/{label}.gguf", int(mb * 1e6) - 1_000_000, f"{label}-sha", label, 10**6, "llama", "v")
+    projector = ModelFile("/home/me/mmproj-F16.gguf", 1_000_000, "p" * 64, "F16", 10**5, "clip")
+    return Variant(f"fam:{label}+mmproj-F16", "fam", label, model, projector, reference=label == "F16")
+
+
+VARIANTS = {name: variant(name, mb) for name, mb in {"F16": 16, "Q8": 9, "Q6": 7, "Q4": 5, "Q2": 3}.items()}
+ASKED = (Item("a.png", "What?", ("a",)), Item("b.png", "Why?", ("b",)))
+
+
+def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
+    """kl: None of the reference, or where nothing could be read."""
+    speed, memory, accuracy = given.pop("speed", 100.0), given.pop("memory", 2**20), given.pop("accuracy", None)
+    words, failed = given.pop("words", "no difference larger than 2%"), given.pop("failed", 0)
+    return VariantResult(
+        VARIANTS[label].id,
+        mean_kl=None if kl is None else Interval(kl, kl / 2, kl * 2),
+        accuracy=None if accuracy is None else Interval(accuracy),
+        against=None if label == "F16" else Paired(0, 0, 2, Interval(0.0), 1.0, words),
+        speed=None if speed is None and memory is None else Speed(2, speed, 0.1, 0.1, 0.2, memory),
+        items=(*[Answered(error="llama.cpp crashed")] * failed, *[Answered(text="a")] * (2 - failed)),
+        **{"looks": "looks", **given},
+    )
+
+
+def card_of(*results: VariantResult, limits: Limits | None = None, **given: Any) -> Card:
+    variants = [v for v in VARIANTS.values() if v.id in {r.variant for r in results}]
+    told: dict[str, Any] = {"engine": "llama 1", "machine": "2 cores", "set_name": "set", "settings": "greedy"}
+    measured = Measurement(ASKED, ("a", "b"), results, floor=1e-8)
+    return ship.card(
+        measured,
+        given.pop("variants", variants),
+        VARIANTS["F16"].id,
+        limits or Limits(),
+        **{**told, "command": "python -m playground card", "when": "2026-01-02T03:04:05+01:00", **given},
+    )
+
+
+LADDER = (result("F16"), result("Q8", 0.0001), result("Q6", 0.001), result("Q4", 0.009), result("Q2", 0.5))
+
+
+def label(found: Card) -> str | None:
+    return next((row.label for row in found.rows if row.variant == found.recommended), None)
+
+
+@pytest.mark.parametrize(
+    ("results", "limits", "recommended", "failing"),
+    [
+        (LADDER, {}, "Q4", {"Q2": "KL 0.5 is above 0.01"}),
+        (LADDER, {"max_kl": 0.5}, "Q2", {}),
+        (LADDER, {"max_kl": 0.0}, "F16", {"Q8": "KL 0.0001 is above 0", "Q2": "KL 0.5 is above 0"}),
+        (LADDER, {"max_bytes": 4_999_999}, None, {"Q4": "5.0 MB are more than 5.0", "Q6": "7.0 MB are more than 5.0"}),
+        (LADDER, {"max_bytes": 5_000_000}, "Q4", {"Q6": "7.0 MB are more than 5.0"}),
+        # The reference keeps its own KL, whatever the limit, and no other limit by itself.
+        (LADDER[:1], {}, "F16", {}),
+        (LADDER[:1], {"max_bytes": 1}, None, {"F16": "16.0 MB are more than 0.0"}),
+        # Speed and memory: unknown is not within a limit; without a limit nobody asks.
+        ((*LADDER[:3], result("Q4", 0.009, speed=49.0)), {"min_tokens_per_second": 50.0}, "Q6",
+         {"Q4": "49 tok/s are fewer than 50"}),
+        ((*LADDER[:3], result("Q4", 0.009, speed=50.0)), {"min_tokens_per_second": 50.0}, "Q4", {}),
+        ((*LADDER[:3], result("Q4", 0.009, speed=None)), {"min_tokens_per_second": 50.0}, "Q6",
+         {"Q4": "its speed was not measured"}),
+        ((*LADDER[:3], result("Q4", 0.009, speed=None, memory=None)), {}, "Q4", {}),
+        ((*LADDER[:3], result("Q4", 0.009, memory=2**21 + 1)), {"max_memory": 2**21}, "Q6",
+         {"Q4": "it holds 2 MiB, 2 are allowed"}),
+        ((*LADDER[:3], result("Q4", 0.009, speed=None, memory=None)), {"max_memory": 2**21}, "Q6",
+         {"Q4": "its memory was not measured, 2 are allowed"}),
+        # What no limit excuses.
+        ((*LADDER[:3], result("Q4", 0.009, looks="blind")), {"max_kl": 9.0}, "Q6",
+         {"Q4": "it does not look at the picture"}),
+        ((*LADDER[:3], result("Q4", 0.009, words="worse")), {"max_kl": 9.0}, "Q6",
+         {"Q4": "its answers are worse than the reference's"}),
+        ((result("F16", looks="blind"), LADDER[1]), {}, "Q8", {"F16": "it does not look at the picture"}),
+        # A small one that could not be measured is no bargain.
+        ((*LADDER[:3], result("Q2", None, failed=2)), {}, "Q6", {"Q2": "it failed on 2 of 2 questions"}),
+        ((*LADDER[:3], result("Q2", 0.001, failed=1)), {}, "Q6", {"Q2": "it failed on 1 of 2 questions"}),
+        ((*LADDER[:3], result("Q2", None)), {}, "Q6", {"Q2": "its drift was not measured"}),
+        ((*LADDER[:3], result("Q4", 0.02, looks="blind", words="worse", speed=1.0)), {"min_tokens_per_second": 50.0},
+         "Q6", {"Q4": "KL 0.02 is above 0.01; its answers are worse than the reference's; it does not look at the "
+                      "picture; 1 tok/s are fewer than 50"}),
+    ],
+)  # fmt: skip
+def test_recommendation_when_under_limits_then_the_smallest_that_keeps_them(
+    results: tuple[VariantResult, ...], limits: dict[str, Any], recommended: str | None, failing: dict[str, str]
+) -> None:
+    found = card_of(*results, limits=Limits(**limits))
+    assert label(found) == recommended
+    told = {row.label: "; ".join(row.failing) for row in found.rows}
+    assert {name: told[name] for name in failing} == failing
+    if recommended is None:
+        (reason,) = found.reasons
+        nearest = min(found.rows, key=lambda row: (len(row.failing), row.bytes))
+        assert reason.startswith(f"None keeps every limit. Nearest: {nearest.label}, but {nearest.failing[0]}")
+    else:
+        n = sum(not row.failing for row in found.rows)
+        size = VARIANTS[recommended].bytes
+        assert found.reasons[0] == (
+            f"{recommended} is the smallest of the {n} that keep every limit: {size / 1e6:.1f} MB, "
+            f"{size / VARIANTS['F16'].bytes:.0%} of the reference's size."
+        )
+        smaller = [row for row in found.rows if row.bytes < size]
+        assert all(row.failing for row in smaller)
+        for row in smaller[:3]:
+            assert f"Not {row.label}: {'; '.join(row.failing)}." in found.reasons
+
+
+@pytest.mark.parametrize(
+    ("results", "beaten"),
+    [
+        (LADDER, ""),
+        ((LADDER[0], LADDER[1], result("Q6", 0.00005)), "Q8"),  # larger and further off
+        ((LADDER[0], LADDER[1], result("Q6", 0.0001)), "Q8"),  # larger and as far off
+        ((LADDER[0], LADDER[1], result("Q6", 0.00005, speed=99.0)), ""),  # but faster
+        ((LADDER[0], LADDER[1], result("Q6", 0.00005, speed=None)), "Q8"),  # what is unknown of one says nothing
+        ((LADDER[0], result("Q8", 0.0001, accuracy=0.9), result("Q6", 0.00005, accuracy=0.8)), ""),
+        ((LADDER[0], result("Q8", 0.0001, accuracy=0.8), result("Q6", 0.00005, accuracy=0.9)), "Q8"),
+        ((LADDER[0], result("Q8", 0.0)), "F16"),
+        ((result("F16", speed=101.0), result("Q8", 0.0)), ""),
+        # Of one that could not be measured nothing is known: it beats none, and is no choice itself.
+        ((LADDER[0], LADDER[1], result("Q2", None, failed=2)), "Q2"),
+    ],
+)
+def test_pareto_when_compared_then_only_what_nothing_beats_in_everything(
+    results: tuple[VariantResult, ...], beaten: str
+) -> None:
+    found = card_of(*results)
+    assert " ".join(row.label for row in found.rows if not row.pareto) == beaten
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_bytes": 0}, {"max_bytes": -1}, {"max_bytes": 10**400}, {"max_memory": 0}, {"max_memory": 2**54},
+        {"min_tokens_per_second": 0.0}, {"min_tokens_per_second": float("nan")}, {"min_tokens_per_second": 1e300},
+        {"max_kl": -0.1}, {"max_kl": float("nan")}, {"max_kl": float("inf")}, {"max_kl": 1e300},
+    ],
+)  # fmt: skip
+def test_limit_when_it_is_none_then_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="A limit has to be a number above 0"):
+        ship.check(Limits(**limits))
+
+
+def test_limits_when_they_are_some_then_taken() -> None:
+    ship.check(Limits())
+    ship.check(Limits(max_bytes=1, max_memory=2**53, min_tokens_per_second=0.5, max_kl=0.0))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_html_when_opened_offline_and_without_scripts_then_shows_the_recommended_one(
+    browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "card.html"
+    path.write_bytes(page.write("html", card_of(*LADDER)))
+    context = browser.new_context(offline=True, java_script_enabled=False, viewport={"width": 1000, "height": 900})
+    shown = context.new_page()
+    requests: list[Request] = []
+    shown.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright marks the function
+    shown.goto(path.as_uri())
+    expect(shown.locator(".vp-row-ship th")).to_have_text("→ Q4")
+    expect(shown.locator(".vp-row-ship")).to_contain_text("kept")
+    expect(shown.locator("tbody tr").last).to_contain_text("KL 0.5 is above 0.01")
+    expect(shown.locator(".vp-reasons li").first).to_contain_text("Q4 is the smallest of the 4 that keep every limit")
+    expect(shown.locator("svg .vp-recommended text")).to_have_text("Q4")
+    expect(shown.locator("svg").first.locator("circle")).to_have_count(5)
+    expect(shown.get_by_text("python -m playground card")).to_be_visible()  # printed, it is unfolded
+    expect(shown.get_by_text("Q4-sha")).to_be_visible()
+    assert shown.locator("button, script").count() == 0
+    assert [request.url for request in requests] == [path.as_uri()]
+    at = (
+        shown.locator("svg")
+        .first.locator("circle")
+        .evaluate_all("found => found.map(one => one.getBoundingClientRect().right)")
+    )
+    assert max(at) <= 1000
+    context.close()
+
+
+def test_json_when_read_again_then_the_same_card() -> None:
+    found = card_of(*LADDER, limits=Limits(max_bytes=10**7, min_tokens_per_second=3.5))
+    assert msgspec.json.decode(page.write("json", found), type=Card) == found
+    assert [file.name for file in found.files] == [
+        "F16.gguf", "mmproj-F16.gguf", "Q8.gguf", "Q6.gguf", "Q4.gguf", "Q2.gguf",
+    ]  # fmt: skip  # no folders of this machine
+    assert found.measured == "2026-01-02T03:04:05+01:00"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        card_of(*LADDER),
+        card_of(LADDER[0]),
+        card_of(*LADDER, limits=Limits(max_bytes=1)),
+        card_of(*LADDER, command="x" * 100_000, set_name="y" * 100_000),
+    ],
+    ids=["ladder", "one", "none fits", "long texts"],
+)
+def test_png_when_written_then_a_picture_that_is_not_empty(found: Card) -> None:
+    with PIL.Image.open(io.BytesIO(page.write("png", found))) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert picture.width == 1520
+        assert 300 < picture.height < 2500
+        colours = picture.getcolors(1 << 20)
+        assert colours is not None
+        assert 0.5 * picture.width * picture.height < max(colours)[0] < picture.width * picture.height
+        named = {colour for _, colour in colours}
+        assert ((0x24, 0x70, 0x3F) in named) == (found.recommended is not None)
+
+
+@pytest.mark.parametrize("name", [MARKUP, "W" * 100_000, "ü→★漢字\u202e", ""])
+def test_label_when_it_holds_anything_then_shown_as_text(name: str) -> None:
+    variants = [replace(v, label=name) if v.label == "Q4" else v for v in VARIANTS.values()]
+    found = card_of(*LADDER, variants=variants, command=name, set_name=name, engine=name, machine=name, settings=name)
+    html = page.write("html", found).decode()
+    assert "<script" not in html
+    assert "<b>" not in html
+    if name == MARKUP:
+        assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
+    assert page.write("png", found).startswith(b"\x89PNG")
+    assert msgspec.json.decode(page.write("json", found), type=Card) == found
+
+
+def test_variant_when_it_could_not_be_measured_then_in_the_table_and_nowhere_in_the_plot() -> None:
+    html = page.write("html", card_of(*LADDER[:3], result("Q2", None, failed=2))).decode()
+    assert [plot.count("<circle") for plot in html.split("</svg>")] == [3, 2, 0]  # the second has a diamond too
+    assert "it failed on 2 of 2 questions" in html
+
+
+def test_speeds_when_drift_was_measured_then_their_colour_is_its_decade_and_its_number_stands_there() -> None:
+    section = page.section(card_of(*LADDER))
+    assert re.findall(r"--vp-drift:(\d+)%", section) == ["0", "25", "49", "92"]
+    assert re.findall(r"<tspan>KL ([\d.e-]+)", section) == ["1.0e-04", "0.0010", "0.0090", "0.50"]
+    unknown = [result(name, kl, speed=None) for name, kl in (("F16", None), ("Q8", 0.1))]
+    assert "vp-mark" not in page.section(card_of(*unknown))
+
+
+@pytest.mark.parametrize("kind", ["", "pdf", "HTML", "../x", "x" * 1000])
+def test_kind_when_there_is_none_then_refused_and_those_that_there_are_named(kind: str) -> None:
+    with pytest.raises(BadInput, match="written as html, json, png, not as") as refused:
+        page.write(kind, card_of(*LADDER))
+    assert len(str(refused.value)) < 100

@@ -1,0 +1,228 @@
+"""The walls between the rooms (docs/architecture.md): who may import what, and that importing does nothing.
+
+Kept on the syntax trees, so an import inside a function or under TYPE_CHECKING counts too.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([ROOT / "app.py", *(ROOT / "playground").rglob("*.py")])
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES
+]  # fmt: skip
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports; "from a import b" gives a.b where that is a module of ours, else a."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} has a relative import, which this test cannot follow"
+            joined = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in joined}
+    return found
+
+
+def inside(name: str, *rooms: str) -> bool:
+    """A room that ends in a dot is all that is below it; any other is one module."""
+    return any(name.startswith(room) if room.endswith(".") else name == room for room in rooms)
+
+
+def test_files_when_looked_for_then_they_are_found() -> None:
+    assert {"app", "playground.engine.worker", "playground.comparing.compare", "playground.web.page"} <= set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [
+        ("gradio", ["playground/web/", "app.py"]),
+        ("llama_cpp", ["playground/engine/"]),
+        ("pynvml", ["playground/pool/sensors.py"]),
+        ("huggingface_hub", ["playground/models/hub/client.py"]),
+        ("diskcache", ["playground/support/byte_cache.py"]),
+        ("prometheus_client", ["playground/web/prometheus.py", "playground/web/health.py"]),
+        ("training", ["training/"]),  # it makes the embedded pair; the app only has its files
+    ],
+)
+def test_library_when_imported_then_only_in_its_room(library: str, rooms: list[str]) -> None:
+    users = [name_of(path) for path in FILES if any(name.split(".")[0] == library for name in imports(path))]
+    assert [user for user in users if not user.startswith(tuple(rooms))] == []
+
+
+def test_unpickling_when_looked_for_then_nowhere() -> None:
+    risky = {"pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
+    assert [name_of(path) for path in FILES if risky & {name.split(".")[0] for name in imports(path)}] == []
+
+
+VALUES = ("playground.values.", "playground.errors")
+PROTOCOL = "playground.engine.protocol"
+SUPPORT = "playground.support."
+
+# Data flows upwards through these rooms: each may use those above its own row, never one below.
+STACK: list[tuple[str, tuple[str, ...]]] = [
+    ("playground.models", (SUPPORT, *VALUES)),
+    ("playground.pool", (PROTOCOL, "playground", SUPPORT, *VALUES)),
+    ("playground.comparing", ("playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
+    ("playground.measuring", ("playground.comparing.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
+    (
+        "playground.quantizing",
+        ("playground.measuring.", "playground.comparing.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES),
+    ),
+    (
+        "playground.notebooks",
+        (
+            "playground.quantizing.",
+            "playground.measuring.",
+            "playground.comparing.",
+            "playground.pool.",
+            SUPPORT,
+            *VALUES,
+        ),
+    ),
+    (
+        "playground.rendering",
+        (
+            "playground.notebooks.",
+            "playground.quantizing.",
+            "playground.measuring.",
+            "playground.comparing.",
+            "playground.models.presets",
+            *VALUES,
+        ),
+    ),
+]
+BELOW = tuple(f"{room}." for room, _ in STACK)
+
+# The first row that a module's name begins with is its row.
+ALLOWED: list[tuple[str, tuple[str, ...]]] = [
+    (
+        "app",
+        (
+            "playground",
+            "playground.errors",
+            "playground.settings",
+            "playground.support.logs",
+            "playground.web.",
+            "playground.wiring",
+        ),
+    ),
+    ("playground.__main__", ("playground.cli.",)),
+    ("playground.cli", ("playground.cli.", *BELOW, PROTOCOL, "playground.wiring", "playground.settings", *VALUES)),
+    ("playground.web", ("playground.web.", *BELOW, "playground.wiring", "playground.settings", SUPPORT, *VALUES)),
+    ("playground.wiring", (*BELOW, "playground.settings", *VALUES)),
+    ("playground.settings", ("playground.errors",)),
+    ("playground.values", ("playground.values.",)),
+    ("playground.errors", ()),
+    ("playground.support", ("playground.support.", "playground.errors")),
+    (PROTOCOL, ("playground.values.",)),
+    ("playground.engine", ("playground.engine.", *VALUES)),
+    *((room, (f"{room}.", *above)) for room, above in STACK),
+    ("playground", ()),
+]
+
+
+@pytest.mark.parametrize(("path", "module"), list(zip(FILES, MODULES, strict=True)), ids=MODULES)
+def test_module_when_it_imports_then_only_what_lies_below_it(path: Path, module: str) -> None:
+    allowed = next(rooms for prefix, rooms in ALLOWED if module == prefix or module.startswith(f"{prefix}."))
+    ours = {name for name in imports(path) if name.split(".")[0] in ("playground", "app", "tests", "bench")}
+    assert sorted(name for name in ours if not inside(name, *allowed)) == []
+
+
+def test_modules_when_drawn_as_a_graph_then_it_has_no_circle() -> None:
+    graph = {module: imports(path) & set(MODULES) for path, module in zip(FILES, MODULES, strict=True)}
+    while leaves := {module for module, below in graph.items() if not below & set(graph)}:
+        for module in leaves:
+            del graph[module]
+    assert graph == {}
+
+
+def _environment_uses(path: Path) -> list[str]:
+    """Source of every expression that touches the environment, the call around it included."""
+    parents = {child: node for node in ast.walk(tree(path)) for child in ast.iter_child_nodes(node)}
+    uses = []
+    for node in ast.walk(tree(path)):
+        names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+        if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names}:
+            uses.append(ast.unparse(node))
+        if isinstance(node, ast.Attribute) and node.attr in names:
+            outer: ast.AST = node
+            while isinstance(parents.get(outer), ast.Attribute | ast.Call) and not isinstance(outer, ast.Call):
+                outer = parents[outer]
+            uses.append(ast.unparse(outer))
+    return uses
+
+
+# app.py sets two defaults for libraries; a worker's process gets what its parent has, and two things more.
+ENVIRONMENT = {
+    "app.py": [
+        "os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')",
+        "os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')",
+    ],
+    "playground/pool/process.py": ["os.environ", "os.environ.get('PYTHONPATH')"],
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=MODULES)
+def test_environment_when_read_then_in_settings_only(path: Path) -> None:
+    if name_of(path) != "playground/settings.py":
+        assert _environment_uses(path) == ENVIRONMENT.get(name_of(path), [])
+
+
+# --- nothing happens at import ----------------------------------------------------------------------------
+
+# An audit hook sees what a module does while it is imported, whatever it is called there.
+_WATCH = """
+import sys
+seen = []
+watched = ("subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system",
+           "socket.connect", "socket.bind", "sqlite3.connect", "os.mkdir", "os.remove", "os.rename")
+sys.addaudithook(lambda event, args: seen.append((event, str(args)[:200])) if event in watched else None)
+"""
+
+
+def in_a_child(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", _WATCH + code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_comparison_when_imported_then_no_process_no_thread_no_file_no_socket() -> None:
+    code = "import playground.comparing.compare, playground.wiring, playground.__main__, threading\n"
+    assert in_a_child(code + "print(seen, threading.active_count())") == "[] 1"
+
+
+def test_parents_modules_when_all_imported_then_llama_cpp_is_not() -> None:
+    """Where llama.cpp is loaded, a bad file can abort the process; the page's process has to live."""
+    modules = [
+        name
+        for name in MODULES
+        if not name.startswith("playground.engine.") or name == PROTOCOL
+    ]  # fmt: skip
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
+    assert in_a_child(code + "print('llama_cpp' in sys.modules, 'gradio' in sys.modules)") == "False True"
+
+
+def test_gradio_when_the_command_line_is_imported_then_it_is_not() -> None:
+    code = "import playground.__main__\nprint('gradio' in sys.modules, 'llama_cpp' in sys.modules)"
+    assert in_a_child(code) == "False False"
