@@ -25,7 +25,7 @@ from playground.settings import LogFormat, Settings
 from playground.support import logs
 from playground.web import login, page
 from playground.web.health import Health
-from playground.web.prometheus import Measures
+from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
@@ -40,9 +40,9 @@ def main() -> None:
     logs.configure(as_json=settings.log_format is LogFormat.JSON, secrets=settings.secrets)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open_parts(settings) as parts:
-        deriving = Thread(target=parts.store.derive, args=(parts.pool.quantize, logging.info), daemon=True)
+        deriving = Thread(target=parts.catalog.derive, args=(parts.pool.quantize, logging.info), daemon=True)
         deriving.start()
-        measures = Measures(parts.pool.memory)
+        measures = RunMetrics(parts.pool.memory)
         health = Health(parts, measures)
         demo = page.build(parts, deriving, measures)
         demo.queue(default_concurrency_limit=8, max_size=256)

@@ -6,9 +6,9 @@ import PIL.Image
 
 from bench import engine
 from playground.measuring import question_sets
-from playground.measuring.measure import Measuring
-from playground.measuring.result_cache import Known
-from playground.measuring.results import Measurement, Plan
+from playground.measuring.measure import MeasureJob
+from playground.measuring.result_cache import ResultCache
+from playground.measuring.results import Measurement, MeasurementPlan
 
 
 def measure(ready: engine.Bench) -> dict[str, float]:
@@ -18,17 +18,19 @@ def measure(ready: engine.Bench) -> dict[str, float]:
         noise = ready.picture(n)
         PIL.Image.frombytes("RGB", (noise.width, noise.height), noise.rgb).save(ready.folder / f"noise-{n}.png")
         names.append(f"noise-{n}.png")
-    asked = question_sets.ItemSet("noise", [question_sets.Item(name, engine.PROMPT) for name in names], ready.folder)
+    asked = question_sets.QuestionSet(
+        "noise", [question_sets.Question(name, engine.PROMPT) for name in names], ready.folder
+    )
     with engine.fresh_parts() as (pool, embeddings):
-        measuring = Measuring(
+        measuring = MeasureJob(
             asked,
             ready.variants,
             ready.variants[0].id,
-            Plan(max_tokens=60),
+            MeasurementPlan(max_tokens=60),
             ready.runtime,
             pool,
             embeddings,
-            Known(ready.folder / "measured", "bench"),
+            ResultCache(ready.folder / "measured", "bench"),
             lambda: False,
         )
         *_, last = measuring.run()

@@ -19,7 +19,7 @@ import msgspec
 from playground.comparing import compare
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
-from playground.models.catalog import Store
+from playground.models.catalog import Catalog
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState
@@ -76,7 +76,7 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
     """Write the pair, quantize its language model, and make the picture."""
     folder.mkdir(parents=True, exist_ok=True)
     files = pairs.write_llava(folder, name=f"bench-{size}", **SIZES[size])
-    store = Store(folder / "cache", None)
+    store = Catalog(folder / "cache", None)
     variants = [store.open_pair(files.model, files.projector)]
     with contextlib.closing(Pool()) as pool:
         for quantization in QUANTIZATIONS:
@@ -112,7 +112,7 @@ def ask(bench: Bench, pool: Pool, embeddings: EmbeddingCache, image: Image, prom
         sampling=Sampling(max_tokens=n),
         runtime=bench.runtime,
     )
-    *_, last = compare.run(asked, pool, embeddings, compare.Stop())
+    *_, last = compare.run(asked, pool, embeddings, compare.StopFlag())
     assert all(pane.state is PaneState.DONE for pane in last.panes), [pane.error for pane in last.panes]
     return last
 

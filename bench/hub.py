@@ -18,7 +18,7 @@ from pathlib import Path
 from playground.errors import BadModel
 from playground.models.gguf.header import read_header, read_remote
 from playground.models.hub.client import Hub
-from playground.models.hub.listing import RemoteFile, Repo
+from playground.models.hub.listing import RemoteFile, RepoListing
 from testkit import pairs
 from testkit.hub_server import HubRepo, hub_server
 from tests.unit.test_gguf_header import GOOD, _mutate, _rich
@@ -203,5 +203,5 @@ def _patched(patch: Callable[..., None], folder: Path) -> Iterator[None]:
         yield
 
 
-def _file(repo: Repo, name: str) -> RemoteFile:
+def _file(repo: RepoListing, name: str) -> RemoteFile:
     return next(file for file in repo.files if file.name == name)

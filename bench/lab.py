@@ -14,8 +14,8 @@ from gguf import GGUFReader
 
 from playground.engine import protocol
 from playground.measuring import question_sets
-from playground.measuring.measure import Measuring
-from playground.measuring.results import Measurement, Plan
+from playground.measuring.measure import MeasureJob
+from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
@@ -30,15 +30,15 @@ _IMAGES = data_folder() / "tiny-vlm/evaluation"
 
 def measure(folder: Path, tools: Path) -> dict[str, float]:
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
-        parts.store.derive(parts.pool.quantize)
-        ladder = parts.store.choose(("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
+        parts.catalog.derive(parts.pool.quantize)
+        ladder = parts.catalog.choose(("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
         found = _timed(parts, ladder, _captions(50), folder, "drift_6_variants_50_items")
         models = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
-        grid = parts.store.choose(models, ("F16", "Q8_0", "Q4_0", "Q2_K"))
+        grid = parts.catalog.choose(models, ("F16", "Q8_0", "Q4_0", "Q2_K"))
         questions = question_sets.embedded(_IMAGES, level="hard").first(100)
         found |= _timed(parts, grid, questions, folder, "grid_7_x_4_100_items")
         large = pairs.write_llava(folder, n_embd=1024, n_head=16, n_head_kv=4, n_layer=8, n_ff=4096, name="large")
-        opened = parts.store.open_pair(large.model, large.projector)
+        opened = parts.catalog.open_pair(large.model, large.projector)
         for name, variant in (("embedded", ladder[0]), ("168m", opened)):
             found |= _reading(parts, variant, folder, name)
         found |= _quantizing(parts, large.model, folder, tools)
@@ -47,19 +47,27 @@ def measure(folder: Path, tools: Path) -> dict[str, float]:
     return found
 
 
-def _captions(n: int) -> question_sets.ItemSet:
+def _captions(n: int) -> question_sets.QuestionSet:
     """Questions with long answers."""
     names = [path.name for path in sorted(_IMAGES.glob("*.png"))[:n]]
-    return question_sets.ItemSet(
-        "captions", [question_sets.Item(name, "Describe the image.") for name in names], _IMAGES
+    return question_sets.QuestionSet(
+        "captions", [question_sets.Question(name, "Describe the image.") for name in names], _IMAGES
     )
 
 
 def _timed(
-    parts: Parts, variants: tuple[Variant, ...], asked: question_sets.ItemSet, folder: Path, name: str
+    parts: Parts, variants: tuple[Variant, ...], asked: question_sets.QuestionSet, folder: Path, name: str
 ) -> dict[str, float]:
-    measuring = Measuring(
-        asked, variants, variants[0].id, Plan(), _RUNTIME, parts.pool, parts.embeddings, parts.known, lambda: False
+    measuring = MeasureJob(
+        asked,
+        variants,
+        variants[0].id,
+        MeasurementPlan(),
+        _RUNTIME,
+        parts.pool,
+        parts.embeddings,
+        parts.result_cache,
+        lambda: False,
     )
     *_, last = measuring.run()
     assert isinstance(last, Measurement)
@@ -69,11 +77,19 @@ def _timed(
 
 def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[str, float]:
     """Reading an answer in batches, distributions written, against writing it token by token."""
-    item = question_sets.Item("hard-62.png", "What do you see?")
-    asked = question_sets.ItemSet("one", [item], _IMAGES)
+    item = question_sets.Question("hard-62.png", "What do you see?")
+    asked = question_sets.QuestionSet("one", [item], _IMAGES)
     runtime = Runtime(n_ctx=2048)
-    measuring = Measuring(
-        asked, (variant,), variant.id, Plan(), runtime, parts.pool, parts.embeddings, parts.known, lambda: False
+    measuring = MeasureJob(
+        asked,
+        (variant,),
+        variant.id,
+        MeasurementPlan(),
+        runtime,
+        parts.pool,
+        parts.embeddings,
+        parts.result_cache,
+        lambda: False,
     )
     prompt = measuring._prompt(variant, item, asked.image(item))
     ids = measuring._answer(variant, prompt).token_ids

@@ -11,7 +11,7 @@ import msgspec
 import psutil
 from playwright.sync_api import Page, expect, sync_playwright
 
-from playground.comparing.compare import Stop
+from playground.comparing.compare import StopFlag
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.models.presets import data_folder
@@ -44,7 +44,7 @@ _TYPING = """async () => {
 def measure(folder: Path) -> dict[str, float]:
     cache = folder / "cache"
     with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
-        parts.store.derive(parts.pool.quantize)
+        parts.catalog.derive(parts.pool.quantize)
         run = _one_run(parts)
         browser = parts.library.browser(None)[0]
         whole = [WholeCell(run.cell, (run,)) for _ in range(_CELLS)]
@@ -72,9 +72,9 @@ def measure(folder: Path) -> dict[str, float]:
 
 def _one_run(parts: Parts) -> Run:
     """A real run of six panes, with probabilities."""
-    image = read_image(data_folder() / parts.store.presets[0].examples[0].image)
+    image = read_image(data_folder() / parts.catalog.presets[0].examples[0].image)
     picture = parts.library.keep_picture(image, "scene.png")
-    variants = parts.store.choose(("F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
+    variants = parts.catalog.choose(("F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
     cell = CompareCell(
         "",
         prompts=("What do you see?",),
@@ -84,7 +84,7 @@ def _one_run(parts: Parts) -> Run:
         settings=RunSettings(probabilities=True),
     )
     run = new_run(cell, variants, parts.engine, parts.machine)
-    *_, last = run_cell(run, variants, parts.library.image, parts.pool, parts.embeddings, Stop(), max_panes=16)
+    *_, last = run_cell(run, variants, parts.library.image, parts.pool, parts.embeddings, StopFlag(), max_panes=16)
     assert last.state is RunState.DONE
     return msgspec.structs.replace(last, number=1)
 

@@ -20,14 +20,14 @@ def measure(folder: Path) -> dict[str, float]:
     """Medians over ten images, with the worker's own clock: no loading, no cache. Seconds; goals 0.3 and 1.5."""
     images = [read_image(path) for path in sorted((data_folder() / "tiny-vlm/evaluation").glob("easy-*.png"))[:11]]
     with open_parts(Settings(cache_dir=folder / "pair")) as parts:
-        parts.store.derive(parts.pool.quantize)
-        variants = parts.store.choose(["Q8_0"], ["Q8_0"])
+        parts.catalog.derive(parts.pool.quantize)
+        variants = parts.catalog.choose(["Q8_0"], ["Q8_0"])
         panes = []
         for image in images:
             asked = compare.comparison_of(
                 [image], "Describe the image.", variants, RunSettings(max_tokens=CAPTION_TOKENS)
             )
-            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.Stop())
+            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
             panes.append(last.panes[0])
     return {
         "encode_s": statistics.median(_seconds(p)[0] for p in panes[1:]),

@@ -17,9 +17,9 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadModel
-from playground.measuring.result_cache import Known
+from playground.measuring.result_cache import ResultCache
 from playground.models import doctor
-from playground.models.catalog import Store
+from playground.models.catalog import Catalog
 from playground.models.doctor import Hardware
 from playground.models.gguf.header import read_header
 from playground.models.hub.client import Hub
@@ -29,7 +29,7 @@ from playground.models.presets import data_folder, read_presets
 from playground.notebooks.cells import CompareCell
 from playground.notebooks.library import Library
 from playground.pool.monitor import Monitor
-from playground.pool.pool import Limits, Pool
+from playground.pool.pool import Pool, PoolLimits
 from playground.quantizing.sensitivity_scan import Workshop
 from playground.settings import Settings
 from playground.values.files import Variant
@@ -39,11 +39,11 @@ from playground.values.request import Image
 @dataclass(frozen=True, slots=True)
 class Parts:
     settings: Settings
-    store: Store
+    catalog: Catalog
     pool: Pool
     monitor: Monitor
     embeddings: EmbeddingCache
-    known: Known
+    result_cache: ResultCache
     library: Library
     hub: Hub
     downloads: Downloads
@@ -57,12 +57,12 @@ class Parts:
     def open_preloaded(self) -> None:
         """Presets whose files are in the Hub's cache already are among the variants."""
         for found in preloaded(read_presets(), self.hub.cached()):
-            self.store.expect_pair(found.model, found.projector, found.preset.chat_template, found.preset.family)
+            self.catalog.expect_pair(found.model, found.projector, found.preset.chat_template, found.preset.family)
 
     @property
     def workshop(self) -> Workshop:
         """Makes files that become variants (Store.add_made)."""
-        return Workshop(self.store.weights, self.store.read_pair, self.store.made)
+        return Workshop(self.catalog.weights, self.catalog.read_pair, self.catalog.made)
 
     @property
     def hardware(self) -> Hardware:
@@ -120,13 +120,13 @@ class Parts:
 
 @contextmanager
 def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Parts]:
-    """Open the store, the pool and the caches; close them, and end every worker, at the end.
+    """Open the catalog, the pool and the caches; close them, and end every worker, at the end.
 
     `any_folder`: model files may be opened from anywhere, since the operator asks in person.
     """
-    store = Store(settings.cache_dir, None if any_folder else settings.model_dirs)
+    catalog = Catalog(settings.cache_dir, None if any_folder else settings.model_dirs)
     version = importlib.metadata.version("llama-cpp-python")
-    limits = Limits(
+    limits = PoolLimits(
         gpu_bytes=settings.gpu_budget_bytes,
         host_bytes=settings.memory_budget_bytes,
         waiting=settings.max_waiting,
@@ -140,22 +140,24 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
     engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
-    known = Known(settings.cache_dir / "measured", engine)
+    result_cache = ResultCache(settings.cache_dir / "measured", engine)
     library = Library(settings.cache_dir / "notebooks", settings.notebooks_bytes)
     shares = settings.space_id is None if settings.share_token is None else settings.share_token
     hub = Hub(own_token=shares)
-    downloads = Downloads(hub, settings.cache_dir / "downloads.json", store.arrived)
+    downloads = Downloads(hub, settings.cache_dir / "downloads.json", catalog.arrived)
     monitor.start()
     try:
-        yield Parts(settings, store, pool, monitor, embeddings, known, library, hub, downloads, engine, _machine(gpus))
+        yield Parts(
+            settings, catalog, pool, monitor, embeddings, result_cache, library, hub, downloads, engine, _machine(gpus)
+        )
     finally:
         downloads.close()
         monitor.close()
         pool.close()
         embeddings.close()
-        known.close()
+        result_cache.close()
         library.close()
-        store.close()
+        catalog.close()
 
 
 def _machine(gpus: str) -> str:

@@ -13,7 +13,7 @@ from playground.values.memory import (
     GpuMemory,
     MemoryParts,
     MemoryReport,
-    Queued,
+    QueuedRun,
     WorkerMemory,
     WorkerRole,
     WorkerState,
@@ -81,9 +81,9 @@ def h100(seconds: int = 600, others: int = 3 * GIB, end: float = NOW) -> tuple[M
         used = sum(w.bytes or 0 for w in held) + others
         work = 0.5 + 0.45 * math.sin(second / 25)
         sensed = gpu(used=used, utilization=work, temperature_c=45 + 20 * work, power_w=120 + 480 * work)
-        queue = (Queued("ann", ("Qwen2.5-VL-7B-Q4_K_M.gguf",), 4.0, "GPU 0"),
-                 Queued("me", ("Qwen2.5-VL-7B-Q2_K.gguf", "Qwen2.5-VL-7B-Q8_0.gguf"), 3.0, None),
-                 Queued("", ("SmolVLM-500M-Q8_0.gguf",), 71.0, None))  # fmt: skip
+        queue = (QueuedRun("ann", ("Qwen2.5-VL-7B-Q4_K_M.gguf",), 4.0, "GPU 0"),
+                 QueuedRun("me", ("Qwen2.5-VL-7B-Q2_K.gguf", "Qwen2.5-VL-7B-Q8_0.gguf"), 3.0, None),
+                 QueuedRun("", ("SmolVLM-500M-Q8_0.gguf",), 71.0, None))  # fmt: skip
         made.append(report(*held, time=end - 599 + second, gpus=(sensed,), queue=queue))
     return tuple(made)
 

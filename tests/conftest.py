@@ -39,8 +39,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def derived(cache_dir: Path) -> Path:
     with open_parts(Settings(cache_dir=cache_dir), any_folder=True) as parts:
-        parts.store.derive(parts.pool.quantize)
-        assert parts.store.problems == ()
+        parts.catalog.derive(parts.pool.quantize)
+        assert parts.catalog.problems == ()
     return cache_dir
 
 
@@ -174,7 +174,7 @@ def comparison(
 
 def run(parts: Parts, asked: Comparison) -> ComparisonUpdate:
     """Run to the end."""
-    *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.Stop())
+    *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
     assert last.done
     return last
 

@@ -69,7 +69,7 @@ def make_ladder(parts: Parts, pair: Path, out: Path, models: str, projectors: st
         return target
 
     names = dict.fromkeys([(q, "F16") for q in models.split(",")] + [("F16", q) for q in projectors.split(",")])
-    return {f"{m} / {p}": parts.store.open_pair(made(model, m), made(projector, p)) for m, p in names}
+    return {f"{m} / {p}": parts.catalog.open_pair(made(model, m), made(projector, p)) for m, p in names}
 
 
 def ask_all(parts: Parts, rungs: dict[str, Variant], items: Iterable[dict[str, Any]], folder: Path) -> Answers:
@@ -79,7 +79,7 @@ def ask_all(parts: Parts, rungs: dict[str, Variant], items: Iterable[dict[str, A
     for item in items:
         image = read_image(folder / item["image"])
         comparison = compare.comparison_of([image], item["question"], list(rungs.values()), settings)
-        *_, last = compare.run(comparison, parts.pool, parts.embeddings, compare.Stop())
+        *_, last = compare.run(comparison, parts.pool, parts.embeddings, compare.StopFlag())
         texts = {pane.variant: pane.text for pane in last.panes if pane.state is PaneState.DONE}
         if len(texts) < len(rungs):
             raise SystemExit(next(pane.error for pane in last.panes if pane.error) or "A pane did not end.")

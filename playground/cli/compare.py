@@ -33,11 +33,11 @@ def _open(parts: Parts, models: list[Path], projectors: list[Path]) -> tuple[Var
     if bool(models) != bool(projectors):
         raise BadInput("Give both halves of a pair: --model a.gguf --projector b.gguf.")
     if models:
-        return tuple(parts.store.open_pair(model, projector) for model in models for projector in projectors)
-    parts.store.derive(parts.pool.quantize, _say)
-    for problem in parts.store.problems:
+        return tuple(parts.catalog.open_pair(model, projector) for model in models for projector in projectors)
+    parts.catalog.derive(parts.pool.quantize, _say)
+    for problem in parts.catalog.problems:
         _say(problem)
-    return parts.store.variants
+    return parts.catalog.variants
 
 
 def variants(
@@ -101,14 +101,16 @@ def compare(
     with open_parts(Settings.read(), any_folder=True) as parts:
         if model:
             found = _open(parts, model, [Path(p) for p in projector or ()])
-            chosen = tuple(v for v in parts.store.choose(names) if v in found) if names else found
+            chosen = tuple(v for v in parts.catalog.choose(names) if v in found) if names else found
         else:
             _open(parts, [], [])
             quantizations = [q for group in projector or () for q in group.split(",")]
-            chosen = parts.store.choose(names or parts.store.presets[0].ticked, quantizations)
+            chosen = parts.catalog.choose(names or parts.catalog.presets[0].ticked, quantizations)
         comparison = lab.comparison_of(images, prompt, chosen, settings)
         last: ComparisonUpdate | None = None
-        for last in lab.run(comparison, parts.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes):
+        for last in lab.run(
+            comparison, parts.pool, parts.embeddings, lab.StopFlag(), max_panes=parts.settings.max_panes
+        ):
             if not as_json:
                 _show_progress(last)
     assert last is not None

@@ -77,7 +77,7 @@ def drift(
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
     asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    found = _measure(asked, results.Plan(look=look, max_tokens=max_tokens))
+    found = _measure(asked, results.MeasurementPlan(look=look, max_tokens=max_tokens))
     if as_json:
         typer.echo(msgspec.json.encode(found.measurement).decode())
         return
@@ -108,7 +108,7 @@ def grid(
 ) -> None:
     """Language models by projectors: mean KL, and which half it comes from."""
     asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    found = _measure(asked, results.Plan(max_tokens=max_tokens))
+    found = _measure(asked, results.MeasurementPlan(max_tokens=max_tokens))
     effects = results.grid(found.measurement, found.variants, found.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -137,7 +137,7 @@ def accuracy(
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
     asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    found = _measure(asked, results.Plan(drift=False, accuracy=True, max_tokens=max_tokens))
+    found = _measure(asked, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=max_tokens))
     if as_json:
         typer.echo(msgspec.json.encode(found.measurement).decode())
         return
@@ -174,7 +174,7 @@ def card(
     from playground.rendering import card_view as shown  # noqa: PLC0415  the other commands need no Gradio
 
     asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    limits = ship.Limits(
+    limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_memory=bytes_of(max_memory) if max_memory else None,
         min_tokens_per_second=min_speed,
@@ -185,7 +185,7 @@ def card(
         shown.check_kind(path.suffix.removeprefix("."))
         if not path.parent.is_dir():
             raise BadInput(f"There is no folder {path.parent} to write {path.name} in.")
-    found = _measure(asked, results.Plan(accuracy=True, look=True, speed=True, max_tokens=max_tokens))
+    found = _measure(asked, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=max_tokens))
     made = ship.card(
         found.measurement,
         found.variants,
@@ -227,11 +227,11 @@ def card(
         typer.echo(reason)
 
 
-def _measure(asked: _Asked, plan: results.Plan) -> _Found:
+def _measure(asked: _Asked, plan: results.MeasurementPlan) -> _Found:
     with open_parts(Settings.read(), any_folder=True) as parts:
         variants = choose(parts, asked.model, asked.variants, asked.projector)
         reference = compare.reference_of(variants)
-        measuring = measure.Measuring(
+        measuring = measure.MeasureJob(
             questions_of(parts, asked.questions, asked.level, asked.n),
             variants,
             reference,
@@ -239,7 +239,7 @@ def _measure(asked: _Asked, plan: results.Plan) -> _Found:
             Runtime(n_ctx=asked.n_ctx),
             parts.pool,
             parts.embeddings,
-            parts.known,
+            parts.result_cache,
             lambda: False,
         )
         found = followed(measuring.run(), results.Measurement)

@@ -19,7 +19,7 @@ from playground.models.gguf import file_names
 from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.hub import client
 from playground.models.hub.downloads import DownloadState, Wanted
-from playground.models.hub.listing import RemoteModel, Repo
+from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset, read_presets
 from playground.settings import Settings
 from playground.values.request import Runtime
@@ -112,9 +112,9 @@ def download(
         for model in chosen:
             file = parts.hub.snapshot(found.id, found.commit, model.name)
             its_projector = parts.hub.snapshot(other.id, other.commit, half.name)
-            parts.store.expect_pair(file, its_projector)
+            parts.catalog.expect_pair(file, its_projector)
             typer.echo(f"{file}\n{its_projector}")
-    for problem in parts.store.problems:
+    for problem in parts.catalog.problems:
         say(problem)
 
 
@@ -163,21 +163,21 @@ def _all_bytes(name: str) -> int | None:
 
 def _looks(parts: Parts, model: Path, projector: Path) -> str | None:
     variants = choose(parts, [model], "", str(projector))
-    measuring = measure.Measuring(
+    measuring = measure.MeasureJob(
         question_sets.embedded(parts.evaluation, level="easy").first(3),
         variants,
         variants[0].id,
-        results.Plan(drift=False, look=True, max_tokens=32),
+        results.MeasurementPlan(drift=False, look=True, max_tokens=32),
         Runtime(),
         parts.pool,
         parts.embeddings,
-        parts.known,
+        parts.result_cache,
         lambda: False,
     )
     return followed(measuring.run(), results.Measurement).results[0].looks
 
 
-def _quantized(repo: Repo, name: str) -> RemoteModel:
+def _quantized(repo: RepoListing, name: str) -> RemoteModel:
     found = next((m for m in repo.models if name.upper() == m.quantization.upper() or name == m.name), None)
     if found is None:
         there = ", ".join(model.quantization for model in repo.models)

@@ -14,11 +14,11 @@ from playground.errors import BadInput
 from playground.measuring import question_sets, results
 from playground.measuring.statistics import Interval
 from playground.quantizing import scan_results
-from playground.quantizing.make_variant import Checked
+from playground.quantizing.make_variant import CheckedVariant
 from playground.values.files import Variant
 from playground.wiring import Parts
 
-_Found = TypeVar("_Found", results.Measurement, scan_results.Sensitivity, Checked)
+_Found = TypeVar("_Found", results.Measurement, scan_results.Sensitivity, CheckedVariant)
 
 Names = Annotated[str, typer.Option(help="Language model quantizations, separated by commas. Default: the preset's.")]
 Projectors = Annotated[
@@ -40,10 +40,12 @@ Look = Annotated[bool, typer.Option("--look", help="Also ask with blank, shuffle
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
-def questions_of(parts: Parts, own: Path | None, level: str, n: int) -> question_sets.ItemSet:
+def questions_of(parts: Parts, own: Path | None, level: str, n: int) -> question_sets.QuestionSet:
     if not 0 < n <= question_sets.MAX_ITEMS:
         raise BadInput(f"-n has to be between 1 and {question_sets.MAX_ITEMS}.")
-    return (question_sets.read_items(own) if own else question_sets.embedded(parts.evaluation, level=level)).first(n)
+    return (question_sets.read_questions(own) if own else question_sets.embedded(parts.evaluation, level=level)).first(
+        n
+    )
 
 
 def followed(updates: Iterator[results.Progress | _Found], kind: type[_Found]) -> _Found:
@@ -66,11 +68,11 @@ def choose(parts: Parts, models: list[Path] | None, names: str, projectors: str)
     if models:
         if not halves:
             raise BadInput("Give the mmproj file too: --model a.gguf --projector mmproj.gguf.")
-        found = [parts.store.open_pair(model, Path(half)) for model in models for half in halves]
+        found = [parts.catalog.open_pair(model, Path(half)) for model in models for half in halves]
         # The first pair that was opened of a family is its reference until a more precise one comes.
-        return tuple(v for v in parts.store.variants if v.id in {f.id for f in found})
-    parts.store.derive(parts.pool.quantize, say)
-    return parts.store.choose(wanted or list(parts.store.presets[0].ticked), halves)
+        return tuple(v for v in parts.catalog.variants if v.id in {f.id for f in found})
+    parts.catalog.derive(parts.pool.quantize, say)
+    return parts.catalog.choose(wanted or list(parts.catalog.presets[0].ticked), halves)
 
 
 def bytes_of(text: str) -> int:

@@ -25,7 +25,7 @@ from playground.cli.options import (
 from playground.errors import BadInput
 from playground.quantizing import quantizer, recipes, scan_results
 from playground.quantizing import sensitivity_scan as scanning
-from playground.quantizing.make_variant import Checked, Making, Order
+from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.settings import Settings
 from playground.values.request import Runtime
 from playground.wiring import open_parts
@@ -58,21 +58,23 @@ def quantize(
     if calibrate and (partner is None or imatrix is not None):
         raise BadInput("--calibrate makes a matrix with the other half: give --partner, and no --imatrix.")
     with open_parts(Settings.read(), any_folder=True) as parts:
-        is_projector = parts.store.is_projector(source)
+        is_projector = parts.catalog.is_projector(source)
         name, suffix = "", quantization
         if recipe is not None:
             named = recipes.read(recipe)
-            half = recipes.applied(named, parts.store.weights(source), parts.store.kind(source), projector=is_projector)
+            half = recipes.applied(
+                named, parts.catalog.weights(source), parts.catalog.kind(source), projector=is_projector
+            )
             quantization, types = half.quantization, (*types, *half.tensor_types)
             name, suffix = named.name, recipes.slug(named)
         target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
         if partner is not None and not dry_run:
-            pair = parts.store.read_pair(*((partner, source) if is_projector else (source, partner)))
-            making = Making(
-                parts.pool, parts.embeddings, parts.known, parts.workshop, Runtime(n_ctx=1024), lambda: False
+            pair = parts.catalog.read_pair(*((partner, source) if is_projector else (source, partner)))
+            making = MakeJob(
+                parts.pool, parts.embeddings, parts.result_cache, parts.workshop, Runtime(n_ctx=1024), lambda: False
             )
-            order = Order(is_projector, quantization, types, name, target, calibrate, imatrix, requantize)
-            checked = followed(making.run(pair, order, questions_of(parts, questions, "hard", 2 * n)), Checked)
+            order = MakeRequest(is_projector, quantization, types, name, target, calibrate, imatrix, requantize)
+            checked = followed(making.run(pair, order, questions_of(parts, questions, "hard", 2 * n)), CheckedVariant)
             _print_checked(checked, source)
             return
         made = quantizer.make(
@@ -95,7 +97,7 @@ def quantize(
     typer.echo(f"{target.name}: {would}{made.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB")
 
 
-def _print_checked(checked: Checked, source: Path) -> None:
+def _print_checked(checked: CheckedVariant, source: Path) -> None:
     for note in checked.notes:
         say(note)
     with_matrix = f", with {checked.imatrix}" if checked.imatrix else ""
@@ -153,17 +155,17 @@ def sensitivity(
         if (model is None) != (projector is None):
             raise BadInput("Give both --model and --projector, or neither for the embedded pair.")
         if model is not None and projector is not None:
-            source = parts.store.read_pair(model, projector)
+            source = parts.catalog.read_pair(model, projector)
         else:
-            source = next(v for v in parts.store.variants if v.reference)
-        run = scanning.Scanning(
+            source = next(v for v in parts.catalog.variants if v.reference)
+        run = scanning.ScanJob(
             questions_of(parts, questions, level, n),
             source,
             scan,
             Runtime(n_ctx=n_ctx),
             parts.pool,
             parts.embeddings,
-            parts.known,
+            parts.result_cache,
             parts.workshop._replace(folder=out),
             lambda: False,
         )

@@ -42,7 +42,7 @@ _URGENT = {PaneState.WRITING, PaneState.DONE, PaneState.STOPPED, PaneState.FAILE
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
 
-class Stop:
+class StopFlag:
     """Lets a person stop one pane or the whole run, from any thread."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ def check(comparison: Comparison, max_panes: int) -> None:
 
 
 def run(
-    comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: Stop, *, max_panes: int = 16
+    comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: StopFlag, *, max_panes: int = 16
 ) -> Iterator[ComparisonUpdate]:
     """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
 
@@ -84,7 +84,7 @@ def run(
     check(comparison, max_panes)
     panes = _Panes(comparison)
     ticket = pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
-    thread = Thread(target=_Run(comparison, pool, embeddings, stop, panes, ticket).execute, daemon=True)
+    thread = Thread(target=_ComparisonRun(comparison, pool, embeddings, stop, panes, ticket).execute, daemon=True)
     thread.start()
     try:
         yield panes.update()
@@ -181,7 +181,7 @@ def _comparable(variant: Variant, reference: Variant) -> bool:
     return same or variant.family == reference.family  # another uploader's chat template makes another hash
 
 
-class _Run:
+class _ComparisonRun:
     """Executes one comparison in a thread of its own (with Order.RACE, one more for each pane)."""
 
     def __init__(
@@ -189,7 +189,7 @@ class _Run:
         comparison: Comparison,
         pool: Pool,
         embeddings: EmbeddingCache,
-        stop: Stop,
+        stop: StopFlag,
         panes: _Panes,
         ticket: Ticket,
     ) -> None:

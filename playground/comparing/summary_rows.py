@@ -10,7 +10,7 @@ from playground.values.files import Variant
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SummaryRow:
     """One variant. Shares are 0 to 1; None for what is not known or cannot be compared."""
 
     label: str
@@ -26,14 +26,14 @@ class Row:
         return self.metrics.gpu_bytes if self.metrics.gpu_bytes is not None else self.metrics.host_rss_bytes
 
 
-def rows(panes: Sequence[Pane], variants: Sequence[Variant], reference: str) -> tuple[Row, ...]:
+def summary_rows(panes: Sequence[Pane], variants: Sequence[Variant], reference: str) -> tuple[SummaryRow, ...]:
     """In the panes' order."""
     by_id = {v.id: v for v in variants}
     wanted = next((p for p in panes if p.variant == reference), None)
     return tuple(_row(pane, by_id[pane.variant], wanted) for pane in panes)
 
 
-def _row(pane: Pane, variant: Variant, reference: Pane | None) -> Row:
+def _row(pane: Pane, variant: Variant, reference: Pane | None) -> SummaryRow:
     is_reference = reference is not None and pane.variant == reference.variant
     prefix, same = None, None
     if (
@@ -45,7 +45,7 @@ def _row(pane: Pane, variant: Variant, reference: Pane | None) -> Row:
     ):
         same = pane.first_divergence is None
         prefix = 1.0 if pane.first_divergence is None else pane.first_divergence / len(reference.token_ids)
-    return Row(
+    return SummaryRow(
         label=variant.label,
         is_reference=is_reference,
         bytes=variant.bytes,

@@ -29,7 +29,7 @@ from playground.engine.protocol import (
     ImageChunk,
     LoadLanguage,
     Measure,
-    Planned,
+    MemoryPlan,
     Record,
     TextChunk,
 )
@@ -65,7 +65,7 @@ class _ContextKey:
     flash_attention: int
 
 
-def plan(load: LoadLanguage) -> Planned:
+def plan(load: LoadLanguage) -> MemoryPlan:
     """What the context of such a load will take: made without memory for weights and cache, and freed again.
 
     Raises what the load would: BadModel, EngineError.
@@ -75,7 +75,7 @@ def plan(load: LoadLanguage) -> Planned:
     try:
         with llama.listening(lines.append):
             model.make_context(load.runtime)
-        return Planned(*llama.context_bytes(lines, on_gpu=model.on_gpu))
+        return MemoryPlan(*llama.context_bytes(lines, on_gpu=model.on_gpu))
     finally:
         model.close()
 

@@ -46,7 +46,7 @@ class LoadLanguage(Message, frozen=True, tag=True):
     observe: bool = False
 
 
-class Plan(Message, frozen=True, tag=True):
+class PlanMemory(Message, frozen=True, tag=True):
     """How much memory a language model's context will take, by a load without weights (no_alloc). Reply: Planned."""
 
     load: LoadLanguage
@@ -206,7 +206,7 @@ Request = (
     | Measure
     | WriteImportance
     | Quantize
-    | Plan
+    | PlanMemory
     | MeasureBandwidth
     | Ping
     | Cancel
@@ -239,7 +239,7 @@ class Loaded(Message, frozen=True, tag=True):
     n_ctx_train: int
 
 
-class Planned(Message, frozen=True, tag=True):
+class MemoryPlan(Message, frozen=True, tag=True):
     """None: llama.cpp did not say. Cache and buffers of all devices together."""
 
     kv_cache_bytes: int | None
@@ -325,7 +325,7 @@ class Failed(Message, frozen=True, tag=True):
 Reply = (
     Ready
     | Loaded
-    | Planned
+    | MemoryPlan
     | Bandwidth
     | EncodedPrompt
     | Chunk

@@ -30,7 +30,7 @@ from playground.engine.protocol import (
     MeasureBandwidth,
     Measured,
     Ping,
-    Plan,
+    PlanMemory,
     Pong,
     Quantize,
     Ready,
@@ -152,7 +152,7 @@ class Worker:
                 return self._importance.write(request)
             case Quantize():
                 return quantize(request, self._send)
-            case Plan():
+            case PlanMemory():
                 return plan(request.load)
             case MeasureBandwidth():
                 return measure_bandwidth(request)

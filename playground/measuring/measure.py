@@ -27,9 +27,18 @@ from playground.comparing.images import from_rgb
 from playground.engine import protocol
 from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
 from playground.measuring import statistics
-from playground.measuring.question_sets import Item, ItemSet, score
-from playground.measuring.result_cache import Known
-from playground.measuring.results import Answered, Measurement, Plan, Progress, Said, Speed, TokenCost, VariantResult
+from playground.measuring.question_sets import Question, QuestionSet, score
+from playground.measuring.result_cache import ResultCache
+from playground.measuring.results import (
+    Measurement,
+    MeasurementPlan,
+    Progress,
+    QuestionDrift,
+    RecordedAnswer,
+    Speed,
+    TokenCost,
+    VariantResult,
+)
 from playground.measuring.statistics import Interval
 from playground.pool.pool import Lease, Pool
 from playground.pool.worker_spec import language_spec, vision_spec
@@ -50,7 +59,7 @@ _KEPT_CANDIDATES = 12  # tokens of an answer whose likeliest candidates are kept
 BLIND_KL = 0.02
 
 
-_Asked = tuple[Item, Image]
+_Asked = tuple[Question, Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +69,19 @@ class _Timed:
     bytes: int | None
 
 
-class Measuring:
+class MeasureJob:
     """One measurement. `run` yields Progress, and at the end a Measurement."""
 
     def __init__(
         self,
-        items: ItemSet,
+        items: QuestionSet,
         variants: Sequence[Variant],
         reference: str,
-        plan: Plan,
+        plan: MeasurementPlan,
         runtime: Runtime,
         pool: Pool,
         embeddings: EmbeddingCache,
-        known: Known,
+        known: ResultCache,
         stop: Callable[[], bool],
     ) -> None:
         """Raises BadInput for what cannot be compared."""
@@ -89,7 +98,7 @@ class Measuring:
         self._sampling = Sampling(max_tokens=plan.max_tokens)
         self.problems: list[str] = list(items.problems)
         self.asked: list[_Asked] = []
-        self._answers: list[Said] = []  # the reference's
+        self._answers: list[RecordedAnswer] = []  # the reference's
         self._started = time.monotonic()
         self._done = self._total = 0
         self._dtype = "float32"
@@ -206,7 +215,7 @@ class Measuring:
 
     def read(
         self, variant: Variant, records: Path, *, label: str = "", strict: bool = False
-    ) -> Generator[Progress, None, list[Answered]]:
+    ) -> Generator[Progress, None, list[QuestionDrift]]:
         """What one variant makes of every question: drift and answers, as the plan wants.
 
         What goes wrong with a question is told with it and in `problems`; `strict`: it is raised.
@@ -214,7 +223,7 @@ class Measuring:
         label = label or variant.label
         told = []
         for k, one in enumerate(self.asked):
-            answered = Answered()
+            answered = QuestionDrift()
             try:
                 if self._plan.drift:
                     if self._is_new(self._drift_key(variant, one)):
@@ -230,12 +239,12 @@ class Measuring:
             except PlaygroundError as error:
                 if strict:
                     raise
-                answered = Answered(error=error.message)
+                answered = QuestionDrift(error=error.message)
                 self.problems.append(f"{label}, {one[0].question[:40]}: {error.message}")
             told.append(answered)
         return told
 
-    def read_once(self, variant: Variant, records: Path, label: str) -> Generator[Progress, None, list[Answered]]:
+    def read_once(self, variant: Variant, records: Path, label: str) -> Generator[Progress, None, list[QuestionDrift]]:
         """The drift of a variant whose files are about to go: nothing of it is kept, and what goes wrong is raised."""
         told = []
         fresh = variant.projector.sha256 != self._reference.projector.sha256
@@ -255,9 +264,9 @@ class Measuring:
         self._done += 1
         return Progress(what, self._done - 1, self._total, left)
 
-    def _own_answer(self, k: int) -> Answered:
+    def _own_answer(self, k: int) -> QuestionDrift:
         text = self._answers[k].text
-        return Answered(text=text, score=score(self.asked[k][0], text) if self._plan.accuracy else None)
+        return QuestionDrift(text=text, score=score(self.asked[k][0], text) if self._plan.accuracy else None)
 
     def _look(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
         moved = []
@@ -315,7 +324,7 @@ class Measuring:
             ("image encoded afresh", self._runtime, True),
         ]
 
-    def _prompt(self, variant: Variant, item: Item, image: Image, *, fresh: bool = False) -> protocol.EncodedPrompt:
+    def _prompt(self, variant: Variant, item: Question, image: Image, *, fresh: bool = False) -> protocol.EncodedPrompt:
         messages = [protocol.ChatMessage("user", item.question, 1)]
         spec = vision_spec(variant.projector, variant.model, self._runtime)
         cache = None if fresh else self._embeddings
@@ -325,22 +334,22 @@ class Measuring:
             )
         return prompt
 
-    def _said(self, variant: Variant, asked: _Asked) -> Said:
+    def _said(self, variant: Variant, asked: _Asked) -> RecordedAnswer:
         key = self._key("said", variant, asked)
-        found = self._known.get(key, Said)
+        found = self._known.get(key, RecordedAnswer)
         if found is None:
             found = self._answer(variant, self._prompt(variant, *asked))
             self._known.put(key, found)
         return found
 
-    def _answer(self, variant: Variant, prompt: protocol.EncodedPrompt) -> Said:
+    def _answer(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
         with self._pool.use(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
             request = protocol.Generate(prompt, self._sampling, self._runtime)
-            return Said(*prompts.answer(lease, request, self._stop))
+            return RecordedAnswer(*prompts.answer(lease, request, self._stop))
 
-    def _drift(self, variant: Variant, asked: _Asked, ids: tuple[int, ...], record: Path) -> Answered:
+    def _drift(self, variant: Variant, asked: _Asked, ids: tuple[int, ...], record: Path) -> QuestionDrift:
         key = self._drift_key(variant, asked)
-        found = self._known.get(key, Answered)
+        found = self._known.get(key, QuestionDrift)
         if found is None:
             prompt = self._prompt(variant, *asked)
             found = _answered(self._measure(variant, prompt, ids, record, self._runtime))
@@ -422,7 +431,7 @@ class Measuring:
         return max(moved)
 
 
-def check(variants: Sequence[Variant], reference: Variant, items: ItemSet) -> None:
+def check(variants: Sequence[Variant], reference: Variant, items: QuestionSet) -> None:
     """Raises BadInput for variants whose tokens are not the reference's, and for no items."""
     if not items.items:
         raise BadInput("There is no question in the set.")
@@ -492,7 +501,7 @@ def _shuffled(image: Image, n: int = 8) -> Image:
     return from_rgb(whole)
 
 
-def _answered(drifts: Sequence[TokenDrift]) -> Answered:
+def _answered(drifts: Sequence[TokenDrift]) -> QuestionDrift:
     largest = set(sorted(range(len(drifts)), key=lambda i: -drifts[i].kl)[:_KEPT_CANDIDATES])
 
     def shown(i: int) -> TokenCost:
@@ -505,13 +514,13 @@ def _answered(drifts: Sequence[TokenDrift]) -> Answered:
         return TokenCost(drift.text, drift.kl, drift.same_top, reference, variant)
 
     first = next((i for i, drift in enumerate(drifts) if not drift.same_top), None)
-    return Answered(kl=tuple(shown(i) for i in range(len(drifts))), first_divergence=first)
+    return QuestionDrift(kl=tuple(shown(i) for i in range(len(drifts))), first_divergence=first)
 
 
 def _result(
     variant: Variant,
-    mine: Sequence[Answered],
-    reference: Sequence[Answered],
+    mine: Sequence[QuestionDrift],
+    reference: Sequence[QuestionDrift],
     look: float | None,
     speed: Speed | None,
     *,

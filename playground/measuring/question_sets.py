@@ -34,7 +34,7 @@ class Rule(enum.StrEnum):
     CHOICE = "choice"
 
 
-class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str  # a name in the set
     question: str
     answers: tuple[str, ...] = ()  # the accepted ones; without one the item says nothing about accuracy
@@ -43,16 +43,16 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     category: str = ""
 
 
-class ItemSet:
+class QuestionSet:
     """Questions and where their images are. `problems` tells what was left out."""
 
-    def __init__(self, name: str, items: Iterable[Item], source: Path, problems: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, items: Iterable[Question], source: Path, problems: Iterable[str] = ()) -> None:
         self.name = name
         self.items = tuple(items)
         self.problems = tuple(problems)
         self._source = source
 
-    def image(self, item: Item) -> Image:
+    def image(self, item: Question) -> Image:
         """Raises BadImage."""
         if self._source.suffix != ".zip":
             path = (self._source / item.image).resolve()
@@ -68,19 +68,19 @@ class ItemSet:
             raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
         return read_image(io.BytesIO(data), name=PurePosixPath(item.image).name)
 
-    def halves(self) -> tuple[ItemSet, ItemSet]:
+    def halves(self) -> tuple[QuestionSet, QuestionSet]:
         """Every other question: one half to search with, one to be judged by."""
-        searched = ItemSet(self.name, self.items[::2], self._source, self.problems)
-        return searched, ItemSet(self.name, self.items[1::2], self._source)
+        searched = QuestionSet(self.name, self.items[::2], self._source, self.problems)
+        return searched, QuestionSet(self.name, self.items[1::2], self._source)
 
-    def first(self, n: int) -> ItemSet:
+    def first(self, n: int) -> QuestionSet:
         """Evenly taken from the whole set, so that no kind is left out."""
         step = max(1.0, len(self.items) / max(1, n))
         chosen = [self.items[int(k * step)] for k in range(min(n, len(self.items)))]
-        return ItemSet(self.name, chosen, self._source, self.problems)
+        return QuestionSet(self.name, chosen, self._source, self.problems)
 
 
-def embedded(folder: Path, *, level: str = "") -> ItemSet:
+def embedded(folder: Path, *, level: str = "") -> QuestionSet:
     """The embedded pair's evaluation questions: `level` easy, hard or both (empty)."""
     items = []
     for line in (folder / "items.jsonl").read_text().splitlines():
@@ -88,12 +88,14 @@ def embedded(folder: Path, *, level: str = "") -> ItemSet:
         if level in ("", document["level"]):
             rule = Rule.IOU if document["category"] == "box" else Rule.EXACT
             items.append(
-                Item(document["image"], document["question"], (document["answer"],), rule, 0.0, document["category"])
+                Question(
+                    document["image"], document["question"], (document["answer"],), rule, 0.0, document["category"]
+                )
             )
-    return ItemSet(f"embedded questions{f', {level}' if level else ''}", items, folder)
+    return QuestionSet(f"embedded questions{f', {level}' if level else ''}", items, folder)
 
 
-def read_items(path: Path) -> ItemSet:
+def read_questions(path: Path) -> QuestionSet:
     """A folder or a zip with images and one items.jsonl or items.csv.
 
     A line or row has `image` and `question`, and may have `answers` (a list; in CSV separated by |) or `answer`,
@@ -132,7 +134,7 @@ def read_items(path: Path) -> ItemSet:
             break
     if not items:
         raise BadInput(f"No question of {path.name} can be used. {problems[0] if problems else 'The list is empty.'}")
-    return ItemSet(path.stem, items, path, problems)
+    return QuestionSet(path.stem, items, path, problems)
 
 
 def _json_lines(text: str) -> Iterator[object]:
@@ -149,7 +151,7 @@ def _csv_rows(text: str) -> Iterator[object]:
         yield {name: value for name, value in row.items() if name and value not in (None, "")}
 
 
-def _item(row: object) -> Item:
+def _item(row: object) -> Question:
     if not isinstance(row, dict):
         raise BadInput(f"it is no object with an image and a question ({row})")
     document = dict(row)
@@ -159,17 +161,17 @@ def _item(row: object) -> Item:
     known = {
         name: document[name] for name in ("image", "question", "rule", "tolerance", "category") if name in document
     }
-    return msgspec.convert(known | {"answers": answers}, Item, strict=False)
+    return msgspec.convert(known | {"answers": answers}, Question, strict=False)
 
 
-def score(item: Item, answer: str) -> float | None:
+def score(item: Question, answer: str) -> float | None:
     """0 to 1, the best over the accepted answers; None if there are none."""
     if not item.answers:
         return None
     return max(_score(item, accepted, answer) for accepted in item.answers)
 
 
-def _score(item: Item, accepted: str, answer: str) -> float:
+def _score(item: Question, accepted: str, answer: str) -> float:
     mine, wanted = _plain(answer), _plain(accepted)
     match item.rule:
         case Rule.EXACT:

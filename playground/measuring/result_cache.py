@@ -23,7 +23,7 @@ _LIMIT_BYTES = 512 * 2**20
 _T = TypeVar("_T")
 
 
-class Known:
+class ResultCache:
     """Owns a cache of findings and the folder for what a measurement keeps while it runs. Safe to use from several
     threads; a disk that fails makes it forget, and stops nothing."""
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from playground.measuring.question_sets import Item
+from playground.measuring.question_sets import Question
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
 
 
-class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+class MeasurementPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """What to measure."""
 
     drift: bool = True
@@ -21,7 +21,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int = 64  # of the reference's answers, and of those that are scored
 
 
-class Said(msgspec.Struct, frozen=True):
+class RecordedAnswer(msgspec.Struct, frozen=True):
     """A variant's own greedy answer."""
 
     text: str
@@ -47,7 +47,7 @@ class TokenCost(msgspec.Struct, frozen=True, omit_defaults=True):
     variant: tuple[tuple[str, float], ...] = ()
 
 
-class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
+class QuestionDrift(msgspec.Struct, frozen=True, omit_defaults=True):
     """One variant on one item."""
 
     kl: tuple[TokenCost, ...] = ()
@@ -75,13 +75,13 @@ class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
     looks: str | None = None  # "looks", "blind"; None: not asked
     look_kl: float | None = None  # how far the answers move without the picture
     speed: Speed | None = None
-    items: tuple[Answered, ...] = ()
+    items: tuple[QuestionDrift, ...] = ()
 
 
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came out. `floor`: what the reference differs from itself with other batches, attention, a fresh encode."""
 
-    questions: tuple[Item, ...]
+    questions: tuple[Question, ...]
     answers: tuple[str, ...]  # the reference's
     results: tuple[VariantResult, ...]
     floor: float | None = None

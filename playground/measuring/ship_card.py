@@ -17,7 +17,7 @@ _USUAL_KL = 0.01
 _MAX_LIMIT = 2**53  # beyond it a number is no measure of anything, and a notebook's file refuses it
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+class ShipLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a variant has to keep. None: no limit."""
 
     max_bytes: int | None = None  # of both files
@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     max_kl: float | None = None  # nats a token; None: 0.01
 
 
-def check(limits: Limits) -> None:
+def check(limits: ShipLimits) -> None:
     """Raises BadInput for a limit that is none."""
     for name, value in msgspec.structs.asdict(limits).items():
         least = 0 if name == "max_kl" else 1e-6
@@ -34,7 +34,7 @@ def check(limits: Limits) -> None:
             raise BadInput(f"A limit has to be a number above 0 and below {_MAX_LIMIT:.0e}, or be left out.")
 
 
-class Row(msgspec.Struct, frozen=True):
+class CardRow(msgspec.Struct, frozen=True):
     variant: str
     label: str
     bytes: int
@@ -49,23 +49,23 @@ class Row(msgspec.Struct, frozen=True):
     failing: tuple[str, ...]  # limits that it does not keep, in words
 
 
-class File(msgspec.Struct, frozen=True):
+class CardFile(msgspec.Struct, frozen=True):
     name: str
     quantization: str
     bytes: int
     sha256: str
 
 
-class Card(msgspec.Struct, frozen=True):
-    rows: tuple[Row, ...]
+class ShipCard(msgspec.Struct, frozen=True):
+    rows: tuple[CardRow, ...]
     reference: str
-    limits: Limits
+    limits: ShipLimits
     recommended: str | None  # a variant's id
     reasons: tuple[str, ...]
     questions: int
     set_name: str
     floor: float | None
-    files: tuple[File, ...]
+    files: tuple[CardFile, ...]
     engine: str
     machine: str
     settings: str
@@ -77,7 +77,7 @@ def card(
     measured: Measurement,
     variants: Sequence[Variant],
     reference: str,
-    limits: Limits,
+    limits: ShipLimits,
     *,
     engine: str,
     machine: str,
@@ -85,11 +85,11 @@ def card(
     settings: str,
     command: str,
     when: str = "",
-) -> Card:
+) -> ShipCard:
     """`when`: ISO 8601; empty: now."""
     found = rows(measured, variants, reference, limits)
     recommended, reasons = recommend(found, reference)
-    return Card(
+    return ShipCard(
         rows=found,
         reference=reference,
         limits=limits,
@@ -107,7 +107,7 @@ def card(
     )
 
 
-def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: Limits) -> tuple[Row, ...]:
+def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:
     by_id = {v.id: v for v in variants}
     drafts = [_row(by_id[r.variant], r, r.variant == reference, limits) for r in measured.results]
     # Of one that could not be measured nothing is known, and it must not beat anything by that.
@@ -118,7 +118,7 @@ def rows(measured: Measurement, variants: Sequence[Variant], reference: str, lim
     )
 
 
-def recommend(found: Sequence[Row], reference: str) -> tuple[str | None, tuple[str, ...]]:
+def recommend(found: Sequence[CardRow], reference: str) -> tuple[str | None, tuple[str, ...]]:
     """The smallest variant that keeps every limit, and why; None and what stood in the way."""
     fitting = sorted((row for row in found if not row.failing), key=lambda row: row.bytes)
     if not fitting:
@@ -142,12 +142,12 @@ def recommend(found: Sequence[Row], reference: str) -> tuple[str | None, tuple[s
     return best.variant, tuple(told)
 
 
-def files(variants: Sequence[Variant]) -> tuple[File, ...]:
+def files(variants: Sequence[Variant]) -> tuple[CardFile, ...]:
     found = {f.sha256: f for v in variants for f in (v.model, v.projector)}
-    return tuple(File(f.path.rsplit("/", 1)[-1], f.quantization, f.bytes, f.sha256) for f in found.values())
+    return tuple(CardFile(f.path.rsplit("/", 1)[-1], f.quantization, f.bytes, f.sha256) for f in found.values())
 
 
-def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: Limits) -> Row:
+def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: ShipLimits) -> CardRow:
     speed = r.speed.tokens_per_second if r.speed else None
     memory = r.speed.bytes if r.speed else None
     failing = []
@@ -172,7 +172,7 @@ def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: Limits)
     least = limits.min_tokens_per_second
     if least is not None and (speed is None or speed < least):
         failing.append("its speed was not measured" if speed is None else f"{speed:.0f} tok/s are fewer than {least:g}")
-    return Row(
+    return CardRow(
         variant=variant.id,
         label=variant.label,
         bytes=variant.bytes,
@@ -188,7 +188,7 @@ def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: Limits)
     )
 
 
-def _beats(a: Row, b: Row) -> bool:
+def _beats(a: CardRow, b: CardRow) -> bool:
     """As good in everything that both have, better in something. What is unknown of either says nothing."""
     pairs: list[tuple[float | None, float | None]] = [
         (-a.bytes, -b.bytes),

@@ -48,7 +48,7 @@ class _Pair(msgspec.Struct, frozen=True):
     family: str = ""  # of the preset that it was chosen by; empty: what the file says
 
 
-class Store:
+class Catalog:
     """Owns the list of variants. Safe to use from several threads."""
 
     def __init__(self, cache_dir: Path, allowed: Sequence[Path] | None) -> None:

@@ -14,8 +14,8 @@ from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
 from playground.measuring import ship_card
 from playground.measuring.question_sets import MAX_ITEMS
-from playground.measuring.results import Measurement, Plan
-from playground.measuring.ship_card import Limits
+from playground.measuring.results import Measurement, MeasurementPlan
+from playground.measuring.ship_card import ShipLimits
 from playground.quantizing.scan_results import Sensitivity
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import ModelFile, Variant
@@ -53,16 +53,16 @@ class NoteCell(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
     version: int = 0  # counts the writes
 
 
-class Questions(msgspec.Struct, frozen=True, omit_defaults=True):
+class CellQuestions(msgspec.Struct, frozen=True, omit_defaults=True):
     """A set of questions that a cell asks in place of its own, and what it measures with them."""
 
     source: str = ""  # sha256 of a zip that the library keeps; empty: the embedded set
     name: str = ""  # of the zip
     level: str = "hard"  # of the embedded set: easy, hard, or both (empty)
     n: int = 30
-    plan: Plan = Plan()
+    plan: MeasurementPlan = MeasurementPlan()
     sensitivity: bool = False  # which tensors need their bits
-    limits: Limits = Limits()  # for what is recommended, and for a recipe
+    limits: ShipLimits = ShipLimits()  # for what is recommended, and for a recipe
 
     @property
     def measures(self) -> bool:
@@ -78,7 +78,7 @@ class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True
     family: str = ""
     variants: tuple[str, ...] = ()  # ids
     settings: RunSettings = RunSettings()
-    questions: Questions | None = None
+    questions: CellQuestions | None = None
     collapsed: bool = False
     version: int = 0
 
@@ -100,7 +100,7 @@ class RunState(enum.StrEnum):
     INTERRUPTED = "interrupted"  # the app ended while it ran
 
 
-class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One comparison of a run."""
 
     turn: int
@@ -120,7 +120,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     started: str  # ISO 8601 with the offset from UTC
     state: RunState = RunState.RUNNING
     elapsed_s: float | None = None
-    results: tuple[Result, ...] = ()
+    results: tuple[RunResult, ...] = ()
     measurement: Measurement | None = None  # of a set of questions
     sensitivity: Sensitivity | None = None
 
@@ -179,7 +179,7 @@ def check_cell(cell: Cell) -> None:
             _check_questions(cell.questions)
 
 
-def _check_questions(asked: Questions) -> None:
+def _check_questions(asked: CellQuestions) -> None:
     if asked.level not in ("easy", "hard", ""):
         raise BadInput(f"There are easy and hard questions, none that are '{asked.level[:20]}'.")
     if asked.source and not _SHA256.fullmatch(asked.source):

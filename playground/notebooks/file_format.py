@@ -31,7 +31,7 @@ class WholeCell(msgspec.Struct, frozen=True, omit_defaults=True):
     images: dict[str, str] = {}  # PNG in base64 by sha256, where a picture first appears
 
 
-class _Head(msgspec.Struct):
+class _NotebookHead(msgspec.Struct):
     format: str
     version: int
     title: str = ""
@@ -74,7 +74,7 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
         text = whole
         problems.append("The file holds halves of characters, which are no text; a ? stands for each.")
     try:
-        head = msgspec.json.decode(text, type=_Head)
+        head = msgspec.json.decode(text, type=_NotebookHead)
     except msgspec.ValidationError as error:
         raise BadInput(f"This is no notebook of this playground: {error}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
@@ -183,13 +183,13 @@ def checked_run(run: Run) -> Run:
     return run
 
 
-def _salvaged(text: str, error: Exception) -> tuple[_Head, str]:
+def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, str]:
     """The cells before the place where the JSON breaks, and what to tell about it."""
     decoder = json.JSONDecoder()
     begin = text.find('"cells": [')
     try:
         head = json.loads(text[:begin].rstrip().rstrip(",") + "}")
-        found = _Head(str(head["format"]), int(head["version"]), _as_utf8(str(head.get("title", ""))))
+        found = _NotebookHead(str(head["format"]), int(head["version"]), _as_utf8(str(head.get("title", ""))))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise BadInput(f"This is no notebook of this playground, or its beginning is damaged: {error}.") from None
     at = begin + len('"cells": [')

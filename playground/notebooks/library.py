@@ -29,7 +29,7 @@ import PIL.Image
 
 from playground.comparing.images import MAX_PIXELS, from_rgb
 from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
-from playground.measuring.question_sets import ItemSet, read_items
+from playground.measuring.question_sets import QuestionSet, read_questions
 from playground.notebooks.cells import (
     MAX_TITLE,
     Cell,
@@ -71,7 +71,7 @@ class Notebook(msgspec.Struct, frozen=True, omit_defaults=True):
     share: str | None = None  # the key for readers
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedNotebook(msgspec.Struct, frozen=True):
     id: str
     title: str
 
@@ -115,7 +115,7 @@ class Library:
 
     # --- whose notebooks ---------------------------------------------------------------------------------------
 
-    def browser(self, token: str | None) -> tuple[str, tuple[Listed, ...]]:
+    def browser(self, token: str | None) -> tuple[str, tuple[ListedNotebook, ...]]:
         """A browser's notebooks, the latest opened first; an unknown token gets a new one with none."""
         raw = self._get(f"browser/{token}") if token else None
         if token is None or raw is None:
@@ -124,7 +124,7 @@ class Library:
         for id in msgspec.json.decode(raw, type=list[str]):
             notebook = self._notebook(id)
             if notebook is not None:
-                found.append(Listed(notebook.id, notebook.title))
+                found.append(ListedNotebook(notebook.id, notebook.title))
         return token, tuple(found)
 
     def create(self, browser: str, title: str, cells: Sequence[WholeCell] = ()) -> Notebook:
@@ -409,7 +409,7 @@ class Library:
 
     def keep_questions(self, path: Path) -> str:
         """Keeps a zip of questions under its sha256. Raises BadInput if it cannot be used, or not be kept."""
-        read_items(path)
+        read_questions(path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._questions / f"{sha256}.zip"
@@ -427,9 +427,9 @@ class Library:
     def has_questions(self, sha256: str) -> bool:
         return bool(sha256) and (self._questions / f"{sha256}.zip").is_file()
 
-    def questions(self, sha256: str) -> ItemSet:
+    def questions(self, sha256: str) -> QuestionSet:
         """A set of one's own. Raises BadInput."""
-        return read_items(self._questions / f"{sha256}.zip")
+        return read_questions(self._questions / f"{sha256}.zip")
 
     # --- pictures ----------------------------------------------------------------------------------------------
 

@@ -13,15 +13,15 @@ import msgspec
 from playground.comparing import compare, run_settings
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.errors import BadInput
-from playground.measuring.measure import Measuring
-from playground.measuring.question_sets import ItemSet
-from playground.measuring.result_cache import Known
+from playground.measuring.measure import MeasureJob
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.result_cache import ResultCache
 from playground.measuring.results import Progress
-from playground.measuring.ship_card import Card, card
-from playground.notebooks.cells import CompareCell, Picture, Result, Run, RunState, without_paths
+from playground.measuring.ship_card import ShipCard, card
+from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState, without_paths
 from playground.pool.pool import Pool
 from playground.quantizing.scan_results import Scan
-from playground.quantizing.sensitivity_scan import Scanning, Workshop
+from playground.quantizing.sensitivity_scan import ScanJob, Workshop
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import Variant
 from playground.values.request import Image
@@ -64,12 +64,12 @@ def continues(run: Run, fresh: Run) -> bool:
 def measure_cell(
     run: Run,
     variants: Sequence[Variant],
-    questions: ItemSet,
+    questions: QuestionSet,
     pool: Pool,
     embeddings: EmbeddingCache,
-    known: Known,
+    known: ResultCache,
     workshop: Workshop,
-    stop: compare.Stop,
+    stop: compare.StopFlag,
 ) -> Iterator[Progress | Run]:
     """Measure what the run's cell asks for. Yields Progress, the run as soon as it has its measurement, and at the end
     the run that is done. Raises as Measuring does."""
@@ -82,9 +82,9 @@ def measure_cell(
         source = next(v for v in variants if v.id == run.reference)
         limits = asked.limits
         scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
-        scanning = Scanning(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
+        scanning = ScanJob(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
     if asked.measures:
-        measuring = Measuring(
+        measuring = MeasureJob(
             chosen, variants, run.reference, asked.plan, runtime, pool, embeddings, known, stop.wanted
         )
         for update in measuring.run():
@@ -102,7 +102,7 @@ def measure_cell(
     yield msgspec.structs.replace(run, state=RunState.DONE, elapsed_s=time.monotonic() - started)
 
 
-def card_of(run: Run) -> Card | None:
+def card_of(run: Run) -> ShipCard | None:
     """The ship card of a run that measured drift."""
     asked, found = run.cell.questions, run.measurement
     if asked is None or found is None or all(r.mean_kl is None for r in found.results):
@@ -142,7 +142,7 @@ def run_cell(
     image: Callable[[Picture], Image],
     pool: Pool,
     embeddings: EmbeddingCache,
-    stop: compare.Stop,
+    stop: compare.StopFlag,
     *,
     max_panes: int,
     explain: Callable[[Variant], str] = lambda variant: "",
@@ -170,10 +170,10 @@ def run_cell(
                 if pane.state is PaneState.FAILED and pane.variant not in told:
                     told[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
             last = _with_reasons(update, told)
-            yield msgspec.structs.replace(run, results=(*before, Result(turn, last, picture)))
+            yield msgspec.structs.replace(run, results=(*before, RunResult(turn, last, picture)))
         assert last is not None
         run = msgspec.structs.replace(
-            run, results=(*before, Result(turn, last, picture)), elapsed_s=time.monotonic() - started
+            run, results=(*before, RunResult(turn, last, picture)), elapsed_s=time.monotonic() - started
         )
         if stop.wanted():
             break

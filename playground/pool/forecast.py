@@ -57,7 +57,7 @@ class Forecasts:
 
     def of(self, spec: WorkerSpec, places: Sequence[str]) -> Forecast:
         """Of a worker at these places: the host alone, one GPU, or several that share its layers."""
-        planned = self._get(self._key("plan", spec, places), protocol.Planned)
+        planned = self._get(self._key("plan", spec, places), protocol.MemoryPlan)
         parts = _parts(spec, places, planned, self._process_bytes(spec, places))
         source = "dry run" if planned else "header"
         measured = self._get(self._key("measured", spec, places), int)
@@ -73,9 +73,9 @@ class Forecasts:
         return Forecast(parts, source)
 
     def has_plan(self, spec: WorkerSpec, places: Sequence[str]) -> bool:
-        return self._get(self._key("plan", spec, places), protocol.Planned) is not None
+        return self._get(self._key("plan", spec, places), protocol.MemoryPlan) is not None
 
-    def planned(self, spec: WorkerSpec, places: Sequence[str], plan: protocol.Planned) -> None:
+    def planned(self, spec: WorkerSpec, places: Sequence[str], plan: protocol.MemoryPlan) -> None:
         self._put(self._key("plan", spec, places), plan)
 
     def measured(self, spec: WorkerSpec, places: Sequence[str], measured: int) -> None:
@@ -83,7 +83,7 @@ class Forecasts:
         if spec.shape is None:
             return
         self._put(self._key("measured", spec, places), measured)
-        planned = self._get(self._key("plan", spec, places), protocol.Planned)
+        planned = self._get(self._key("plan", spec, places), protocol.MemoryPlan)
         bare = sum(p.total for place, p in _parts(spec, places, planned, 0).items() if place in places)
         self._put(self._process_key(spec, places), max(0, measured - bare) // len(places))
 
@@ -125,7 +125,7 @@ class Forecasts:
 
 
 def _parts(
-    spec: WorkerSpec, places: Sequence[str], planned: protocol.Planned | None, process: int
+    spec: WorkerSpec, places: Sequence[str], planned: protocol.MemoryPlan | None, process: int
 ) -> dict[str, MemoryParts]:
     """By place: the worker's own ones, and the host beside a GPU."""
     if spec.shape is None:
@@ -158,7 +158,7 @@ def gpu_share(shape: Shape, n_gpu_layers: int) -> float:
     return (shape.other_bytes + shape.layer_bytes * (n_gpu_layers - 1) / shape.n_layers) / total
 
 
-def _language(shape: Shape, runtime: Runtime, planned: protocol.Planned | None) -> MemoryParts:
+def _language(shape: Shape, runtime: Runtime, planned: protocol.MemoryPlan | None) -> MemoryParts:
     cache = planned.kv_cache_bytes if planned else None
     compute = planned.compute_bytes if planned else None
     if cache is None:

@@ -25,7 +25,7 @@ from playground.errors import BadInput, EngineError, OutOfMemory, Stopped
 from playground.pool import placement as decisions
 from playground.pool.forecast import Forecasts, remedied
 from playground.pool.process import WorkerProcess
-from playground.pool.queue import Held, Queue, Ticket
+from playground.pool.queue import HeldPlaces, Queue, Ticket
 from playground.pool.sensors import Gpus
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import BANDWIDTH, QUANTIZE, WorkerSpec
@@ -60,7 +60,7 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PoolLimits:
     """What the operator allows. Bytes; None: what is free at the start, less a margin."""
 
     gpu_bytes: int | None = None  # of each GPU
@@ -171,7 +171,7 @@ class Pool:
 
     def __init__(
         self,
-        limits: Limits = Limits(),
+        limits: PoolLimits = PoolLimits(),
         *,
         forecasts: Path | None = None,
         engine: str = "",
@@ -264,10 +264,10 @@ class Pool:
         """Raises Busy if `line_up` would. For a run of many turns: one that has begun is not refused."""
         self._queue.check_busy(self._who)
 
-    def _held(self) -> Held:
+    def _held(self) -> HeldPlaces:
         with self._shared.changed:
             workers = [(handle.spec, handle.places, handle.bytes) for handle in self._shared.handles]
-            return Held(workers, self._budgets())
+            return HeldPlaces(workers, self._budgets())
 
     # --- leases ------------------------------------------------------------------------------------------------
 
@@ -414,8 +414,8 @@ class Pool:
         if not isinstance(spec.load, protocol.LoadLanguage) or self._forecasts.has_plan(spec, handle.places):
             return
         assert handle.process is not None
-        planned = handle.process.request(protocol.Plan(spec.load))
-        assert isinstance(planned, protocol.Planned)
+        planned = handle.process.request(protocol.PlanMemory(spec.load))
+        assert isinstance(planned, protocol.MemoryPlan)
         self._forecasts.planned(spec, handle.places, planned)
         forecast = self._forecasts.of(spec, handle.places)
         with shared.changed:

@@ -12,7 +12,7 @@ from playground.errors import Busy, Stopped
 from playground.pool import turn_order
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, Queued
+from playground.values.memory import HOST, QueuedRun
 
 _WAIT_S = 0.2  # how often somebody who waits looks at their stop flag
 _LOAD_BYTES_PER_S = 1e9  # a guess, for the order alone
@@ -20,7 +20,7 @@ _START_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldPlaces:
     """What is loaded where, at one moment."""
 
     workers: Sequence[tuple[WorkerSpec, Places, Mapping[str, int]]]  # with their bytes by place
@@ -41,7 +41,7 @@ class Ticket:
 class Queue:
     """Owns the tickets, and how long each person has generated lately. Safe to use from several threads."""
 
-    def __init__(self, held: Callable[[], Held], most: int, most_per_person: int) -> None:
+    def __init__(self, held: Callable[[], HeldPlaces], most: int, most_per_person: int) -> None:
         """`held` is asked with this queue's lock held."""
         self._held = held
         self._most = most
@@ -111,13 +111,13 @@ class Queue:
                     self._used = {who: used for who, used in self._used.items() if self._used_s(who, now) > 0.1}
                 self._changed.notify_all()
 
-    def queued(self) -> tuple[Queued, ...]:
+    def queued(self) -> tuple[QueuedRun, ...]:
         """The running ones first, then the others as they are likely to come."""
         with self._changed:
             now = time.monotonic()
             running = [ticket for ticket in self._tickets if ticket.places is not None]
             return tuple(
-                Queued(
+                QueuedRun(
                     one.who,
                     tuple(spec.file for spec in one.specs),
                     now - one.since,
@@ -175,7 +175,7 @@ class Queue:
         return turn_order.decayed(seconds, now - at)
 
 
-def _load_s(specs: Sequence[WorkerSpec], places: Places, held: Held) -> float:
+def _load_s(specs: Sequence[WorkerSpec], places: Places, held: HeldPlaces) -> float:
     """How long models would take to load there, and what they displace to be loaded again; a fuller place counts up to
     a second more."""
     near = [(spec, bytes) for spec, at, bytes in held.workers if set(at) <= {*places, HOST}]

@@ -13,14 +13,14 @@ from playground.comparing import prompts
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
 from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
-from playground.measuring.question_sets import Item, ItemSet
+from playground.measuring.question_sets import Question, QuestionSet
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.files import Variant
 from playground.values.request import Runtime, Sampling
 
 
-class Collected(msgspec.Struct, frozen=True):
+class CollectedMatrix(msgspec.Struct, frozen=True):
     path: Path
     tensors: int
     rows: int  # the most that one tensor met: tokens, or the projector's patches
@@ -31,7 +31,7 @@ class Collected(msgspec.Struct, frozen=True):
 
 def collect(
     variant: Variant,
-    asked: ItemSet,
+    asked: QuestionSet,
     answers: Sequence[tuple[int, ...]] | None,
     pool: Pool,
     embeddings: EmbeddingCache,
@@ -42,7 +42,7 @@ def collect(
     max_tokens: int = 128,
     stop: Callable[[], bool] = lambda: False,
     on_item: Callable[[int, int], None] = lambda done, total: None,
-) -> Collected:
+) -> CollectedMatrix:
     """Write the importance matrix of one half of `variant` to `target`: all of it or nothing.
 
     The projector encodes each distinct image once. The language model reads each question, its image and an answer:
@@ -57,7 +57,7 @@ def collect(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="importance-", dir=target.parent) as folder:
-            collecting = _Collecting(
+            collecting = _CollectJob(
                 variant, asked, pool, embeddings, Path(folder) / target.name, runtime or Runtime(), stop, on_item
             )
             found = collecting.projector() if projector else collecting.language_model(answers, max_tokens)
@@ -67,7 +67,7 @@ def collect(
     return msgspec.structs.replace(found, path=target)
 
 
-class _Collecting:
+class _CollectJob:
     """Each item is read by the observing worker, and added to the file, under one lease.
 
     In between the worker may go: others take their turns, and may need its memory. What it collected is in the file.
@@ -76,7 +76,7 @@ class _Collecting:
     def __init__(
         self,
         variant: Variant,
-        asked: ItemSet,
+        asked: QuestionSet,
         pool: Pool,
         embeddings: EmbeddingCache,
         path: Path,
@@ -97,11 +97,11 @@ class _Collecting:
         self._readings = 0
         self._written = protocol.ImportanceWritten(0, 0)
 
-    def projector(self) -> Collected:
+    def projector(self) -> CollectedMatrix:
         spec = vision_spec(self._variant.projector, self._variant.model, self._runtime, observe=True)
         seen: set[str] = set()
 
-        def encode(_place: int, item: Item) -> None:
+        def encode(_place: int, item: Question) -> None:
             image = self._set.image(item)
             if image.sha256 not in seen:
                 message = protocol.ChatMessage("user", item.question, 1)
@@ -110,25 +110,25 @@ class _Collecting:
 
         return self._each([encode], spec)
 
-    def language_model(self, answers: Sequence[tuple[int, ...]] | None, max_tokens: int) -> Collected:
+    def language_model(self, answers: Sequence[tuple[int, ...]] | None, max_tokens: int) -> CollectedMatrix:
         spec = language_spec(self._variant.model, self._runtime, observe=True)
         known = dict(enumerate(answers or ()))
 
-        def answer(place: int, item: Item) -> None:
+        def answer(place: int, item: Question) -> None:
             prompt = self._prompt(item)
             request = protocol.Generate(prompt, Sampling(max_tokens=max_tokens), self._runtime)
             usual = language_spec(self._variant.model, self._runtime)
             with self._pool.use(usual, stop=self._stop) as lease:
                 _, known[place] = prompts.answer(lease, request, self._stop)
 
-        def read(place: int, item: Item) -> None:
+        def read(place: int, item: Question) -> None:
             if place in known:  # else it could not be asked
                 self._read(spec, protocol.Score(self._prompt(item), known[place], self._runtime))
 
         # Not item by item: where both workers do not fit at once, each would be loaded for each question.
         return self._each([read] if answers is not None else [answer, read], spec)
 
-    def _each(self, steps: Sequence[Callable[[int, Item], None]], spec: WorkerSpec) -> Collected:
+    def _each(self, steps: Sequence[Callable[[int, Question], None]], spec: WorkerSpec) -> CollectedMatrix:
         """Take every step for every item; end the worker behind the last one."""
         places = [(step, place) for step in steps for place in range(len(self._set.items))]
         self._pool.unload(spec)  # and what somebody had it read, and never had it write
@@ -151,9 +151,9 @@ class _Collecting:
         self._on_item(len(places), len(places))
         lasted = time.monotonic() - self._started
         written, problems = self._written, tuple(self._problems)
-        return Collected(self.path, written.tensors, written.rows, self._readings, lasted, problems)
+        return CollectedMatrix(self.path, written.tensors, written.rows, self._readings, lasted, problems)
 
-    def _prompt(self, item: Item) -> protocol.EncodedPrompt:
+    def _prompt(self, item: Question) -> protocol.EncodedPrompt:
         """With the usual worker's embeddings, which are kept."""
         variant, messages = self._variant, [protocol.ChatMessage("user", item.question, 1)]
         image = self._set.image(item)

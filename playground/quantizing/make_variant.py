@@ -14,10 +14,10 @@ import msgspec
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, OutOfMemory, PlaygroundError, Stopped
-from playground.measuring.measure import Measuring
-from playground.measuring.question_sets import ItemSet
-from playground.measuring.result_cache import Known
-from playground.measuring.results import Measurement, Plan, Progress
+from playground.measuring.measure import MeasureJob
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.result_cache import ResultCache
+from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.measuring.statistics import Interval
 from playground.pool.pool import Pool
 from playground.quantizing import importance_matrix, quantizer
@@ -30,7 +30,7 @@ _CHECKED_IMAGES = 8
 _PROGRESS_S = 0.25
 
 
-class Order(msgspec.Struct, frozen=True):
+class MakeRequest(msgspec.Struct, frozen=True):
     """What to make of one half of a pair."""
 
     projector: bool
@@ -43,7 +43,7 @@ class Order(msgspec.Struct, frozen=True):
     requantize: bool = False
 
 
-class Checked(msgspec.Struct, frozen=True):
+class CheckedVariant(msgspec.Struct, frozen=True):
     """A new file, and what the questions say of it."""
 
     path: Path
@@ -58,14 +58,14 @@ class Checked(msgspec.Struct, frozen=True):
     imatrix: str = ""  # the file's name
 
 
-class Making:
+class MakeJob:
     """Makes files in a workshop."""
 
     def __init__(
         self,
         pool: Pool,
         embeddings: EmbeddingCache,
-        known: Known,
+        known: ResultCache,
         workshop: Workshop,
         runtime: Runtime,
         stop: Callable[[], bool],
@@ -77,7 +77,7 @@ class Making:
         self._runtime = runtime
         self._stop = stop
 
-    def run(self, source: Variant, order: Order, questions: ItemSet) -> Iterator[Progress | Checked]:
+    def run(self, source: Variant, order: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
         """Yields Progress, and at the end what came of it. What cannot be used is deleted again.
 
         Half of the questions calibrate, if that is wanted; the other half judges. Raises as quantizing.make and
@@ -112,7 +112,7 @@ class Making:
                     _remove(calibrated)
         yield msgspec.structs.replace(checked, imatrix=imatrix.name if imatrix else "")
 
-    def _calibrate(self, source: Variant, order: Order, asked: ItemSet, target: Path) -> Iterator[Progress]:
+    def _calibrate(self, source: Variant, order: MakeRequest, asked: QuestionSet, target: Path) -> Iterator[Progress]:
         def work(tell: Callable[[Progress], None]) -> None:
             importance_matrix.collect(
                 source,
@@ -130,9 +130,9 @@ class Making:
         yield from _in_thread(work)
 
     def _quantize(
-        self, source: Variant, order: Order, target: Path, imatrix: Path | None
-    ) -> Generator[Progress, None, quantizer.Made]:
-        made: list[quantizer.Made] = []
+        self, source: Variant, order: MakeRequest, target: Path, imatrix: Path | None
+    ) -> Generator[Progress, None, quantizer.QuantizedFile]:
+        made: list[quantizer.QuantizedFile] = []
 
         def work(tell: Callable[[Progress], None]) -> None:
             made.append(
@@ -155,8 +155,8 @@ class Making:
         return made[0]
 
     def _check(
-        self, source: Variant, order: Order, made: quantizer.Made, asked: ItemSet
-    ) -> Generator[Progress, None, Checked]:
+        self, source: Variant, order: MakeRequest, made: quantizer.QuantizedFile, asked: QuestionSet
+    ) -> Generator[Progress, None, CheckedVariant]:
         assert made.path is not None
         pair = (Path(source.model.path), made.path) if order.projector else (made.path, Path(source.projector.path))
         # With an id of its own, whatever both are called.
@@ -169,11 +169,11 @@ class Making:
             embeddings = quantizer.check_projector(
                 source, variant, images, self._pool, self._embeddings, self._runtime, self._stop
             )
-        measuring = Measuring(
+        measuring = MeasureJob(
             asked,
             (source, variant),
             source.id,
-            Plan(look=order.projector),
+            MeasurementPlan(look=order.projector),
             self._runtime,
             self._pool,
             self._embeddings,
@@ -191,7 +191,7 @@ class Making:
         blank = order.projector and result.looks is None  # it gave no numbers for one of the other pictures
         if result.mean_kl is None or blank or any(one.error for one in result.items):
             raise EngineError(found.problems[-1])
-        return Checked(
+        return CheckedVariant(
             path=made.path,
             bytes=made.bytes,
             notes=made.notes,

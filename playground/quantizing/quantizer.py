@@ -27,7 +27,7 @@ from playground.values.request import Image, Runtime
 FIT_KL, DOUBTFUL_KL = 0.01, 0.1
 
 
-class Made(msgspec.Struct, frozen=True):
+class QuantizedFile(msgspec.Struct, frozen=True):
     """A new file, or with `path` None what one would be."""
 
     path: Path | None
@@ -60,7 +60,7 @@ def make(
     name: str = "",
     on_step: Callable[[protocol.Step], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Made:
+) -> QuantizedFile:
     """Write a quantized file: all of it or nothing, and never over the source.
 
     `imatrix`: an importance matrix of this half (quantizing/importance_matrix.py, or llama-imatrix).
@@ -91,7 +91,7 @@ def make(
         planned = pool.quantize_with(request(part, dry=True), stop=stop)
         wanted = planned.bytes or source.stat().st_size
         if dry_run:
-            return Made(None, wanted, planned.seconds, planned.notes)
+            return QuantizedFile(None, wanted, planned.seconds, planned.notes)
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if wanted > free:
@@ -100,7 +100,7 @@ def make(
         if stop():  # it cannot be asked to stop: it was killed, or was done before that
             raise Stopped("Stopped.")
         part.replace(target)
-        return Made(target, target.stat().st_size, done.seconds, done.notes)
+        return QuantizedFile(target, target.stat().st_size, done.seconds, done.notes)
     except EngineError as error:
         if stop():
             raise Stopped("Stopped.") from None

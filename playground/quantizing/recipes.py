@@ -50,12 +50,12 @@ class Rung(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.kl / (self.saved / 1e6) if self.kl is not None and self.saved > 0 else None
 
 
-class Sensed(msgspec.Struct, frozen=True):
+class GroupSensitivity(msgspec.Struct, frozen=True):
     group: Group
     rungs: tuple[Rung, ...]
 
 
-class Half(msgspec.Struct, frozen=True):
+class RecipeHalf(msgspec.Struct, frozen=True):
     """How one file is to be made."""
 
     quantization: str  # a llama_ftype
@@ -106,7 +106,7 @@ def groups_of(weights: Mapping[str, int], depth: int, *, projector: bool) -> tup
     return tuple(found_groups)
 
 
-def half(groups: Iterable[Group], types: Mapping[str, str], source: str) -> Half | None:
+def half(groups: Iterable[Group], types: Mapping[str, str], source: str) -> RecipeHalf | None:
     """How to make a file in which groups have `types` and all else is of type `source`; None if all of it is."""
     named = {group: types[group.name] for group in groups if group.name in types}
     if not named:
@@ -115,10 +115,10 @@ def half(groups: Iterable[Group], types: Mapping[str, str], source: str) -> Half
     for group, kind in named.items():
         sizes[kind] = sizes.get(kind, 0) + group.bytes
     listed = [TensorType(group.pattern, kind) for group, kind in named.items()]
-    return Half(_ftype(max(sizes, key=lambda kind: sizes[kind])), (*listed, TensorType(".*", source)))
+    return RecipeHalf(_ftype(max(sizes, key=lambda kind: sizes[kind])), (*listed, TensorType(".*", source)))
 
 
-def applied(recipe: Recipe, weights: Mapping[str, int], source: str, *, projector: bool) -> Half:
+def applied(recipe: Recipe, weights: Mapping[str, int], source: str, *, projector: bool) -> RecipeHalf:
     """How to make one file by a recipe, which may come from another model of the family.
 
     Raises BadInput if the recipe says nothing of this half, or names groups that the file does not have.
@@ -145,7 +145,7 @@ def _ftype(kind: str) -> str:
     return f"{kind.upper()}_S" if kind.lower() in ("q3_k", "q4_k", "q5_k") else kind.upper()
 
 
-def command(made: Half, source: str, target: str, *, projector: bool, imatrix: str = "") -> str:
+def command(made: RecipeHalf, source: str, target: str, *, projector: bool, imatrix: str = "") -> str:
     """The line of llama-quantize that makes the file."""
     words = ["llama-quantize", *(["--pure"] if projector else []), *(["--imatrix", imatrix] if imatrix else [])]
     for one in made.tensor_types:
@@ -189,7 +189,7 @@ class Allocation(msgspec.Struct, frozen=True):
 
 
 def allocate(
-    sensed: Sequence[Sensed], whole: int, *, max_bytes: int | None = None, max_kl: float | None = None
+    sensed: Sequence[GroupSensitivity], whole: int, *, max_bytes: int | None = None, max_kl: float | None = None
 ) -> Allocation:
     """The cheapest bytes first: of each group the types on the lower convex hull of (bytes saved, KL), and of all of
     these steps always the one that costs least for each byte. As if what the groups cost added up.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from playground.measuring.statistics import Interval
-from playground.quantizing.recipes import LADDER, Group, Recipe, Sensed
+from playground.quantizing.recipes import LADDER, Group, GroupSensitivity, Recipe
 
 
 class Scan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,7 +23,7 @@ class Scan(msgspec.Struct, frozen=True, omit_defaults=True):
     max_kl: float | None = None  # nats a token
 
 
-class Restored(msgspec.Struct, frozen=True):
+class RestoredGroup(msgspec.Struct, frozen=True):
     """All of a half at one type but for one group, which stays as in the source."""
 
     group: Group
@@ -33,7 +33,7 @@ class Restored(msgspec.Struct, frozen=True):
     kl_of_all: float  # without exception
 
 
-class Compared(msgspec.Struct, frozen=True):
+class UniformComparison(msgspec.Struct, frozen=True):
     """A pair on the questions that were kept aside."""
 
     name: str
@@ -42,7 +42,7 @@ class Compared(msgspec.Struct, frozen=True):
     against: Interval | None = None  # its KL less the recipe's, on the same questions
 
 
-class Built(msgspec.Struct, frozen=True):
+class BuiltRecipe(msgspec.Struct, frozen=True):
     """A recipe that was made and measured."""
 
     recipe: Recipe
@@ -50,7 +50,7 @@ class Built(msgspec.Struct, frozen=True):
     predicted_kl: float  # the sum of what the groups cost one by one, on the questions of the search
     searched_kl: float  # on the same questions
     kl: Interval  # on those kept aside
-    uniform: tuple[Compared, ...]
+    uniform: tuple[UniformComparison, ...]
     commands: tuple[str, ...]  # llama-quantize's
     model: str  # names of the files
     projector: str
@@ -63,31 +63,31 @@ class Sensitivity(msgspec.Struct, frozen=True):
     n_searched: int
     n_kept_aside: int
     floor: float
-    sensed: tuple[Sensed, ...]
-    restored: tuple[Restored, ...] = ()
-    built: Built | None = None
+    sensed: tuple[GroupSensitivity, ...]
+    restored: tuple[RestoredGroup, ...] = ()
+    built: BuiltRecipe | None = None
     problems: tuple[str, ...] = ()
     elapsed_s: float = 0.0
 
 
-def price(one: Sensed) -> float | None:
+def price(one: GroupSensitivity) -> float | None:
     """Nats a token for each megabyte saved, at the smallest type that runs."""
     prices = [rung.price for rung in one.rungs if rung.price is not None]
     return prices[-1] if prices else None
 
 
-def ranked(sensed: Sequence[Sensed]) -> list[Sensed]:
+def ranked(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
     """The dearest group first."""
     return sorted(sensed, key=lambda one: -(price(one) or 0.0))
 
 
-def compared(built: Built) -> list[tuple[str, Interval, int]]:
+def compared(built: BuiltRecipe) -> list[tuple[str, Interval, int]]:
     """The recipe and the uniform pairs by size: name, KL, bytes."""
     rows = [("recipe", built.kl, built.bytes), *((one.name, one.kl, one.bytes) for one in built.uniform)]
     return sorted(rows, key=lambda row: row[2])
 
 
-def sentence(built: Built) -> str:
+def sentence(built: BuiltRecipe) -> str:
     """Whether the recipe was worth it, from the questions that were kept aside."""
     own = f"The recipe ({built.bytes / 1e6:.1f} MB) has a mean KL of {built.kl.value:.4g} on the questions kept aside"
     smaller = [one for one in built.uniform if one.bytes <= built.bytes]

@@ -18,16 +18,16 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, OutOfMemory, PlaygroundError, Stopped
 from playground.measuring import ship_card, statistics
-from playground.measuring.measure import Measuring
-from playground.measuring.question_sets import ItemSet
-from playground.measuring.result_cache import Known
-from playground.measuring.results import Answered, Plan, Progress
+from playground.measuring.measure import MeasureJob
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.result_cache import ResultCache
+from playground.measuring.results import MeasurementPlan, Progress, QuestionDrift
 from playground.measuring.statistics import Interval
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import importance_matrix, quantizer, recipes
-from playground.quantizing.recipes import Group, Half, Recipe, Rung, Sensed
-from playground.quantizing.scan_results import Built, Compared, Restored, Scan, Sensitivity
+from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, RecipeHalf, Rung
+from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity, UniformComparison
 from playground.values.files import Variant
 from playground.values.request import Runtime
 
@@ -65,18 +65,18 @@ class _Try(msgspec.Struct, frozen=True):
         return f"{half}: {names} at {self.kind}"
 
 
-class Scanning:
+class ScanJob:
     """One scan of a pair. `run` yields Progress, and at the end a Sensitivity."""
 
     def __init__(
         self,
-        items: ItemSet,
+        items: QuestionSet,
         source: Variant,
         scan: Scan,
         runtime: Runtime,
         pool: Pool,
         embeddings: EmbeddingCache,
-        known: Known,
+        known: ResultCache,
         workshop: Workshop,
         stop: Callable[[], bool],
     ) -> None:
@@ -91,7 +91,7 @@ class Scanning:
             raise BadInput("Say which types are to be tried, such as q8_0,q4_K,q2_K.")
         if not 1 <= scan.depth <= recipes.MAX_DEPTH:
             raise BadInput(f"The depth has to be between 1 and {recipes.MAX_DEPTH}.")
-        ship_card.check(ship_card.Limits(max_bytes=scan.max_bytes, max_kl=scan.max_kl))
+        ship_card.check(ship_card.ShipLimits(max_bytes=scan.max_bytes, max_kl=scan.max_kl))
         if len(items.items) < 4:
             raise BadInput("A scan needs at least four questions: half of them are kept aside for the recipe.")
         self._searched, self._aside = items.halves()
@@ -142,7 +142,9 @@ class Scanning:
                         self._known.put(keys[one], found[one])
             self._tell_errors(found)
             sensed = tuple(
-                Sensed(group, tuple(found[_Try(group.projector, (group,), kind)] for kind in self._scan.kinds))
+                GroupSensitivity(
+                    group, tuple(found[_Try(group.projector, (group,), kind)] for kind in self._scan.kinds)
+                )
                 for group in self._groups
             )
             built = None
@@ -258,19 +260,19 @@ class Scanning:
             tries += [_Try(projector, tuple(g for g in groups if g != left), kind, left.name) for left in groups]
         return tries
 
-    def _restored(self, found: Mapping[_Try, Rung]) -> tuple[Restored, ...]:
+    def _restored(self, found: Mapping[_Try, Rung]) -> tuple[RestoredGroup, ...]:
         told, kind = [], self._scan.kinds[-1]
         for left in self._groups:
             groups = self._of_half(projector=left.projector)
             whole = found[_Try(left.projector, groups, kind)]
             rung = found[_Try(left.projector, tuple(g for g in groups if g != left), kind, left.name)]
             if rung.kl is not None and whole.kl is not None and whole.saved > rung.saved:
-                told.append(Restored(left, kind, whole.saved - rung.saved, rung.kl, whole.kl))
+                told.append(RestoredGroup(left, kind, whole.saved - rung.saved, rung.kl, whole.kl))
         return tuple(told)
 
     # --- the recipe --------------------------------------------------------------------------------------------------
 
-    def _build(self, sensed: Sequence[Sensed], records: Path) -> Generator[Progress, None, Built]:
+    def _build(self, sensed: Sequence[GroupSensitivity], records: Path) -> Generator[Progress, None, BuiltRecipe]:
         scan, source = self._scan, self._source
         aim = scan.max_kl
         for _ in range(_ROUNDS):
@@ -300,7 +302,7 @@ class Scanning:
         else:
             self._problems.append(f"No recipe was found with a KL of {scan.max_kl:g} on the questions of the search.")
         kl, uniform = yield from self._hold_against_uniform(variant)
-        return Built(
+        return BuiltRecipe(
             recipe=recipe,
             bytes=variant.bytes,
             predicted_kl=found.kl,
@@ -312,12 +314,12 @@ class Scanning:
             projector=Path(variant.projector.path).name,
         )
 
-    def _half(self, recipe: Recipe, *, projector: bool) -> Half | None:
+    def _half(self, recipe: Recipe, *, projector: bool) -> RecipeHalf | None:
         groups = self._of_half(projector=projector)
         return recipes.half(groups, recipe.types(projector=projector), self._kind_of(projector=projector))
 
     def _make(
-        self, recipe: Recipe, halves: Sequence[Half | None]
+        self, recipe: Recipe, halves: Sequence[RecipeHalf | None]
     ) -> Generator[Progress, None, tuple[Variant, tuple[str, ...]]]:
         files, commands = [], []
         for is_projector, half in enumerate(halves):
@@ -354,7 +356,9 @@ class Scanning:
         while self._fresh:
             self._fresh.pop().unlink(missing_ok=True)
 
-    def _hold_against_uniform(self, made: Variant) -> Generator[Progress, None, tuple[Interval, tuple[Compared, ...]]]:
+    def _hold_against_uniform(
+        self, made: Variant
+    ) -> Generator[Progress, None, tuple[Interval, tuple[UniformComparison, ...]]]:
         """On the questions kept aside: the recipe, and the uniform pairs of about its size."""
         measuring = self._measure(self._aside)
         nearest = self._nearest_uniform(made.bytes)
@@ -375,12 +379,12 @@ class Scanning:
                 except PlaygroundError as error:
                     self._problems.append(f"{name}: {error.message}")
                 else:
-                    compared.append(Compared(name, size, _interval(told), _difference(told, mine)))
+                    compared.append(UniformComparison(name, size, _interval(told), _difference(told, mine)))
         return _interval(mine), tuple(sorted(compared, key=lambda one: one.bytes))
 
     def _read_uniform(
-        self, measuring: Measuring, names: tuple[str, str], records: Path
-    ) -> Generator[Progress, None, tuple[int, list[Answered]]]:
+        self, measuring: MeasureJob, names: tuple[str, str], records: Path
+    ) -> Generator[Progress, None, tuple[int, list[QuestionDrift]]]:
         """Bytes of a uniform pair, and what it makes of the questions."""
         files = []
         for is_projector, quantization in enumerate(names):
@@ -427,10 +431,10 @@ class Scanning:
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    def _measure(self, items: ItemSet) -> Measuring:
+    def _measure(self, items: QuestionSet) -> MeasureJob:
         source = self._source
-        plan = Plan(max_tokens=self._scan.max_tokens)
-        return Measuring(
+        plan = MeasurementPlan(max_tokens=self._scan.max_tokens)
+        return MeasureJob(
             items, (source,), source.id, plan, self._runtime, self._pool, self._embeddings, self._known, self._stop
         )
 
@@ -444,7 +448,7 @@ class Scanning:
     def _kind_of(self, *, projector: bool) -> str:
         return (self._source.projector if projector else self._source.model).quantization.lower()
 
-    def _request(self, half: Half, target: Path, *, projector: bool) -> protocol.Quantize:
+    def _request(self, half: RecipeHalf, target: Path, *, projector: bool) -> protocol.Quantize:
         source = self._file(projector=projector)
         return protocol.Quantize(
             str(source),
@@ -481,18 +485,18 @@ def _uniform_name(model: str, projector: str) -> str:
     return f"{model} + mmproj-{projector}" if projector else model
 
 
-def _sums(told: Sequence[Answered]) -> list[tuple[float, float]]:
+def _sums(told: Sequence[QuestionDrift]) -> list[tuple[float, float]]:
     """Of each question: the sum of its tokens' KL, and their number."""
     return [(math.fsum(token.kl for token in one.kl), len(one.kl)) for one in told]
 
 
-def _mean_kl(told: Sequence[Answered]) -> float:
+def _mean_kl(told: Sequence[QuestionDrift]) -> float:
     return _interval(told).value
 
 
-def _interval(told: Sequence[Answered]) -> Interval:
+def _interval(told: Sequence[QuestionDrift]) -> Interval:
     return statistics.ratio(_sums(told))
 
 
-def _difference(theirs: Sequence[Answered], mine: Sequence[Answered]) -> Interval:
+def _difference(theirs: Sequence[QuestionDrift], mine: Sequence[QuestionDrift]) -> Interval:
     return statistics.ratio([(a - b, n) for (a, n), (b, _) in zip(_sums(theirs), _sums(mine), strict=True)])

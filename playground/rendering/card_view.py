@@ -14,7 +14,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from playground.errors import BadInput
-from playground.measuring.ship_card import Card, Row
+from playground.measuring.ship_card import CardRow, ShipCard
 from playground.rendering import measurement_view, number_format, plots, templating
 
 _WIDTH, _HEIGHT = 720, 300
@@ -22,7 +22,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 690, 16, 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
+class _CardMark:
     x: float
     y: float
     label: str
@@ -32,10 +32,10 @@ class _Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plot:
+class _CardPlot:
     """Pixels, y downwards: size to the right, KL upwards on a logarithmic scale; the reference stands on the axis."""
 
-    marks: tuple[_Mark, ...]
+    marks: tuple[_CardMark, ...]
     front: tuple[tuple[float, float], ...]  # a line through what nothing beats
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
@@ -53,13 +53,13 @@ def check_kind(kind: str) -> None:
         raise BadInput(f"A card can be written as {', '.join(_WRITERS)}, not as '{kind[:20]}'.")
 
 
-def write(kind: str, card: Card) -> bytes:
+def write(kind: str, card: ShipCard) -> bytes:
     """Raises BadInput as `check_kind` does."""
     check_kind(kind)
     return _WRITERS[kind](card)
 
 
-def section(card: Card, *, printed: bool = False) -> markupsafe.Markup:
+def section(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
     """What a cell shows of it; `printed`: without the buttons that write files."""
     return templating.markup(
         "card.html",
@@ -72,17 +72,17 @@ def section(card: Card, *, printed: bool = False) -> markupsafe.Markup:
     )
 
 
-def _html(card: Card) -> bytes:
+def _html(card: ShipCard) -> bytes:
     shown = section(card, printed=True)
     return str(templating.markup("card-page.html", card=card, section=shown, css=templating.css())).encode()
 
 
-def _json(card: Card) -> bytes:
+def _json(card: ShipCard) -> bytes:
     return msgspec.json.format(msgspec.json.encode(card), indent=1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _CardLine:
     label: str
     kind: str
     cells: tuple[str, ...]
@@ -92,9 +92,9 @@ class _Line:
 _COLUMNS = ("size", "KL", "accuracy", "tok/s", "first token", "memory", "looks")
 
 
-def _rows(card: Card) -> list[_Line]:
+def _rows(card: ShipCard) -> list[_CardLine]:
     return [
-        _Line(
+        _CardLine(
             label=row.label + (" ★" if row.variant == card.reference else ""),
             kind=_kind(card, row),
             cells=(
@@ -112,11 +112,11 @@ def _rows(card: Card) -> list[_Line]:
     ]
 
 
-def _kind(card: Card, row: Row) -> str:
+def _kind(card: ShipCard, row: CardRow) -> str:
     return "recommended" if row.variant == card.recommended else "pareto" if row.pareto else "other"
 
 
-def _plot(card: Card) -> _Plot | None:
+def _plot(card: ShipCard) -> _CardPlot | None:
     """None if there is nothing to compare."""
     drifted = [row.kl.value for row in card.rows if row.kl is not None]
     if not drifted:
@@ -134,7 +134,7 @@ def _plot(card: Card) -> _Plot | None:
         share = (math.log10(max(kl, 10.0**first)) - first) / max(1, last - first)
         return round(_BOTTOM - 14 - (_BOTTOM - 14 - _TOP) * share, 1)
 
-    marks: list[_Mark] = []
+    marks: list[_CardMark] = []
     for row in sorted(card.rows, key=lambda row: -row.bytes):
         kl = row.kl.value if row.kl else None
         if kl is None and row.variant != card.reference:  # it could not be measured, and has no place here
@@ -148,9 +148,9 @@ def _plot(card: Card) -> _Plot | None:
         # On the left where it would leave the plot, or run into the label of a neighbour.
         near = any(abs(m.y - up) < 14 and 0 <= m.x - at < 110 and not m.flipped for m in marks)
         flipped = at > _RIGHT - 130 or near
-        marks.append(_Mark(at, up, row.label, f"{row.label}: {', '.join(told)}", _kind(card, row), flipped))
+        marks.append(_CardMark(at, up, row.label, f"{row.label}: {', '.join(told)}", _kind(card, row), flipped))
     front = sorted((m.x, m.y) for m in marks if m.kind != "other")
-    return _Plot(
+    return _CardPlot(
         marks=tuple(marks),
         front=tuple(front),
         x_ticks=tuple((x(v), number_format.file_size(int(v))) for v in plots.ticks(x_end, x_step)),
@@ -161,7 +161,7 @@ def _plot(card: Card) -> _Plot | None:
 _NEAR, _FAR = -4, 0  # powers of ten of the mean KL between which colours tell it apart
 
 
-def _speeds(card: Card) -> plots.Plot | None:
+def _speeds(card: ShipCard) -> plots.Plot | None:
     """Speed against size against mean KL."""
     points = []
     for row in card.rows:
@@ -185,7 +185,7 @@ _SCALE = 2  # pixels of the PNG for one of the plot
 _PAGE = 760
 
 
-def _png(card: Card) -> bytes:
+def _png(card: ShipCard) -> bytes:
     drawn, lines = _plot(card), _rows(card)
     wrapped = [part for reason in card.reasons for part in _wrapped(reason, 108)]
     height = 76 + 19 * len(wrapped) + (drawn.height + 30 if drawn else 0) + 24 * (len(lines) + 1) + 74
@@ -251,7 +251,7 @@ def _png(card: Card) -> bytes:
     return png.getvalue()
 
 
-def _recommended(card: Card) -> str:
+def _recommended(card: ShipCard) -> str:
     return next((row.label for row in card.rows if row.variant == card.recommended), "none of these")
 
 
@@ -265,4 +265,4 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 TYPES = {"html": "text/html", "json": "application/json", "png": "image/png"}
-_WRITERS: dict[str, Callable[[Card], bytes]] = {"html": _html, "json": _json, "png": _png}
+_WRITERS: dict[str, Callable[[ShipCard], bytes]] = {"html": _html, "json": _json, "png": _png}

@@ -9,8 +9,8 @@ import markdown_it
 import markupsafe
 
 from playground.models.presets import Example
-from playground.notebooks.cells import Cell, CompareCell, Picture, Result, Run
-from playground.notebooks.library import Listed, Notebook, RunInfo
+from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult
+from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
 from playground.notebooks.run_diff import changes, settings_of
 from playground.rendering import card_view, comparison_view, measurement_view, sensitivity_view, templating
@@ -96,7 +96,7 @@ def markdown(text: str) -> markupsafe.Markup:
 
 
 def page(
-    notebook: Notebook, cells: Sequence[markupsafe.Markup], listed: Sequence[Listed], *, can_edit: bool
+    notebook: Notebook, cells: Sequence[markupsafe.Markup], listed: Sequence[ListedNotebook], *, can_edit: bool
 ) -> markupsafe.Markup:
     return templating.markup(
         "notebook.html", notebook=notebook, cells=cells, listed=listed, can_edit=can_edit, formats=FORMATS, keys=KEYS
@@ -216,7 +216,7 @@ def changed_since(shown: Run, cell: CompareCell) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class _BlockHead:
     text: str
     label: str = ""
     url: str | None = None
@@ -227,11 +227,11 @@ def block(shown: Run, index: int, thumbnail: Thumbnail, *, label: str = "", prin
     result = shown.results[index]
     head = None
     if result.picture is not None:
-        head = _Head(result.picture.name, label, data_url(thumbnail(result.picture.sha256)))
+        head = _BlockHead(result.picture.name, label, data_url(thumbnail(result.picture.sha256)))
     elif len(shown.cell.prompts) > 1:
-        head = _Head(shown.cell.prompts[result.turn], label)
+        head = _BlockHead(shown.cell.prompts[result.turn], label)
     elif label:
-        head = _Head("", label)
+        head = _BlockHead("", label)
     panes = comparison_view.panes(
         result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed
     )
@@ -265,7 +265,7 @@ def overall(shown: Run) -> str:
     return f"The same answer as {labels[shown.reference]}: " + ", ".join(told) + "." if told else ""
 
 
-def agreement(results: Sequence[Result], variant: str, reference: str) -> tuple[int, int]:
+def agreement(results: Sequence[RunResult], variant: str, reference: str) -> tuple[int, int]:
     """In how many comparisons a variant answered like the reference, of those where both answered."""
     same = of = 0
     for result in results:

@@ -42,14 +42,14 @@ _ICONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Phase:
+class _PhaseShare:
     name: str
     seconds: float
     percent: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _TextSpan:
     """Consecutive text of an answer that is shown in one way, cut into tokens with their probabilities."""
 
     kind: str  # of word_changes
@@ -79,9 +79,9 @@ class _PaneView:
     icon: str
     verdict: str
     agrees: bool | None  # with the reference; None: nothing to say yet
-    runs: list[_Run]
+    runs: list[_TextSpan]
     parting: _Parting | None
-    phases: list[_Phase]
+    phases: list[_PhaseShare]
 
 
 def panes(
@@ -122,7 +122,7 @@ def _table(
     update: ComparisonUpdate, variants: Sequence[Variant], reference: str, *, printed: bool
 ) -> markupsafe.Markup:
     """The panes as rows, the plot of those that have a speed, and where each one's time went."""
-    rows = lab.rows(update.panes, variants, reference)
+    rows = lab.summary_rows(update.panes, variants, reference)
     cells = [
         (
             (r.bytes, number_format.file_size(r.bytes)),
@@ -265,7 +265,7 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
         if kept < len(pane.text) / 2:
             changes = None
     phases = [
-        _Phase(name, seconds, 100 * seconds / longest)
+        _PhaseShare(name, seconds, 100 * seconds / longest)
         for name, seconds in _phases(pane.metrics).items()
         if seconds and longest
     ]
@@ -278,7 +278,7 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
     return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases)
 
 
-def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
+def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:
     """The changes, their text cut where its tokens end."""
     scores = [score for score in pane.scores if score.text]
     begins = [0, *itertools.accumulate(len(score.text) for score in scores)]
@@ -293,6 +293,6 @@ def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_Run]:
             token = bisect.bisect_right(begins, a) - 1
             tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
         apart = not gap and before != before.lstrip()
-        runs.append(_Run(kind, gap, before.strip(), apart, tokens if start < end else []))
+        runs.append(_TextSpan(kind, gap, before.strip(), apart, tokens if start < end else []))
         start = end
     return runs

@@ -69,7 +69,7 @@ templating.environment.filters |= {
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _ResultRow:
     label: str
     is_reference: bool
     cells: list[tuple[float | None, str, str]]  # to sort by, to show, to explain
@@ -102,11 +102,11 @@ def html(
 ) -> markupsafe.Markup:
     by_id = {v.id: v for v in variants}
     rows = [
-        _Row(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], measured.floor))
+        _ResultRow(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], measured.floor))
         for r in measured.results
     ]
     kept = [n for n in range(len(_COLUMNS) - 1) if n == 0 or any(row.cells[n][0] is not None for row in rows)]
-    rows = [_Row(row.label, row.is_reference, [row.cells[n] for n in kept]) for row in rows]
+    rows = [_ResultRow(row.label, row.is_reference, [row.cells[n] for n in kept]) for row in rows]
     return templating.markup(
         "measured.html",
         questions=len(measured.questions),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from playground.rendering import comparison_view, number_format, plots
-from playground.values.memory import HOST, GpuMemory, MemoryParts, MemoryReport, Queued, WorkerMemory, WorkerRole
+from playground.values.memory import HOST, GpuMemory, MemoryParts, MemoryReport, QueuedRun, WorkerMemory, WorkerRole
 
 _POINTS = 150  # of a line: more cannot be told apart, and each costs bytes every second
 
@@ -229,7 +229,7 @@ def _sensors(seen: Sequence[MemoryReport], xs: Sequence[int], place: str) -> tup
 
 
 @dataclass(frozen=True, slots=True)
-class Handle:
+class HandleRow:
     worker: WorkerMemory
     colour: int
     role: str
@@ -239,11 +239,11 @@ class Handle:
     parts: str
 
 
-def handle(worker: WorkerMemory, colours: Mapping[str, int]) -> Handle:
+def handle_row(worker: WorkerMemory, colours: Mapping[str, int]) -> HandleRow:
     forecast, peak = worker.forecast_bytes, worker.peak_bytes
     error = forecast / peak - 1 if forecast is not None and peak else None
     use = f"idle {lasted(worker.idle_s)}" if not worker.leases else "leased"
-    return Handle(
+    return HandleRow(
         worker=worker,
         colour=colours[worker.id],
         role=_ROLES[worker.role],
@@ -259,7 +259,7 @@ def handle(worker: WorkerMemory, colours: Mapping[str, int]) -> Handle:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueueRow:
     place: str  # where it runs, or its number in line
     runs: bool
     yours: bool
@@ -267,10 +267,10 @@ class Waiting:
     waited: str
 
 
-def waiting(queue: Sequence[Queued], person: str | None) -> list[Waiting]:
+def waiting(queue: Sequence[QueuedRun], person: str | None) -> list[QueueRow]:
     lines = itertools.count(1)
     return [
-        Waiting(
+        QueueRow(
             place=one.place if one.place is not None else str(next(lines)),
             runs=one.place is not None,
             yours=bool(one.who) and one.who == person,

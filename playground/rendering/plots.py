@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from playground.comparing.summary_rows import Row
+from playground.comparing.summary_rows import SummaryRow
 from playground.rendering import number_format
 from playground.values.answer import Metrics
 
@@ -73,7 +73,7 @@ class Plot:
     bottom: int = BOTTOM
 
 
-def speed_by_size(rows: Sequence[Row]) -> Plot | None:
+def speed_by_size(rows: Sequence[SummaryRow]) -> Plot | None:
     """Drift is the share of the reference's tokens that an answer begins with. None with fewer than two speeds."""
     points = []
     for row in rows:
@@ -200,7 +200,7 @@ _ANSWERING = {
 _BOUND = 0.5  # share of the memory's bandwidth from which it explains the speed
 
 
-def ledger(rows: Sequence[Row]) -> tuple[Line, ...]:
+def ledger(rows: Sequence[SummaryRow]) -> tuple[Line, ...]:
     """None of them if nothing was timed."""
     loading = [{"load": row.metrics.load_s, "projector": row.metrics.projector_load_s} for row in rows]
     answering = [_answering(row.metrics) for row in rows]

@@ -15,7 +15,7 @@ import nbformat
 from playground.comparing import summary_rows
 from playground.errors import BadInput
 from playground.notebooks import file_format as file
-from playground.notebooks.cells import Cell, CompareCell, NoteCell, Picture, Questions, Run
+from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.library import Library
 from playground.notebooks.run_diff import settings_of
 from playground.rendering import cell_view, measurement_view, number_format, templating
@@ -24,7 +24,7 @@ from playground.values.files import Variant
 
 _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
 
-PictureOf = Callable[[Questions | None], measurement_view.Picture]
+PictureOf = Callable[[CellQuestions | None], measurement_view.Picture]
 Whole = Sequence[tuple[Cell, Sequence[Run]]]
 
 
@@ -152,7 +152,7 @@ def _answered(run: Run) -> str:
 def _table(panes: Sequence[Pane], run: Run) -> str:
     head = "| variant | size | bits | first token | decode | memory | same prefix | exact |\n" + "|---" * 8 + "|"
     lines = []
-    for row in summary_rows.rows(panes, run.variants, run.reference):
+    for row in summary_rows.summary_rows(panes, run.variants, run.reference):
         same = (
             "reference"
             if row.is_reference

@@ -16,18 +16,18 @@ _MAX_PROBLEMS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
+class _RungCell:
     shown: str
     level: int
     title: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _GroupLine:
     name: str
     half: str
     size: str
-    cells: list[_Cell]
+    cells: list[_RungCell]
     price: str
     bar: float  # percent, on a logarithmic scale
     restored: str
@@ -49,7 +49,7 @@ def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
     )
 
 
-def _lines(found: Sensitivity) -> list[_Line]:
+def _lines(found: Sensitivity) -> list[_GroupLine]:
     prices = [p for one in found.sensed if (p := scan_results.price(one)) and p > 0]
     low, high = (math.log10(f(prices)) for f in (min, max)) if prices else (0.0, 1.0)
     restored = {r.group.name: r for r in found.restored}
@@ -57,12 +57,12 @@ def _lines(found: Sensitivity) -> list[_Line]:
     for one in scan_results.ranked(found.sensed):
         price, back = scan_results.price(one), restored.get(one.group.name)
         lines.append(
-            _Line(
+            _GroupLine(
                 name=one.group.name,
                 half=_half(projector=one.group.projector),
                 size=number_format.file_size(one.group.bytes),
                 cells=[
-                    _Cell(
+                    _RungCell(
                         "" if rung.kl is None else nats(rung.kl),
                         0 if rung.kl is None else level(rung.kl),
                         rung.error or f"{number_format.file_size(rung.saved)} saved",

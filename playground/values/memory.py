@@ -102,7 +102,7 @@ class GpuMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class QueuedRun:
     """A run that generates, or waits for its turn."""
 
     who: str  # "" for nobody in particular
@@ -121,7 +121,7 @@ class MemoryReport:
     host_total_bytes: int
     host_available_bytes: int
     budgets: Mapping[str, int]  # by place: what all workers there may take together
-    queue: tuple[Queued, ...]  # the running ones first, then in the order in which they are likely to come
+    queue: tuple[QueuedRun, ...]  # the running ones first, then in the order in which they are likely to come
     alarms: tuple[str, ...] = ()  # memory that did not come back, the newest last
 
     @property

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from threading import Lock
 
-from playground.comparing.compare import Stop
+from playground.comparing.compare import StopFlag
 
 
-class Runs:
+class ActiveRuns:
     """Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._running: dict[Stop, tuple[str, str]] = {}  # page and cell
+        self._running: dict[StopFlag, tuple[str, str]] = {}  # page and cell
 
-    def start(self, page: str, cell: str) -> Stop:
+    def start(self, page: str, cell: str) -> StopFlag:
         """A cell that already runs, perhaps in another tab, is stopped first."""
         self.stop(cell)
-        stop = Stop()
+        stop = StopFlag()
         with self._lock:
             self._running[stop] = page, cell
         return stop
 
-    def end(self, stop: Stop) -> None:
+    def end(self, stop: StopFlag) -> None:
         with self._lock:
             self._running.pop(stop, None)
 
@@ -37,6 +37,6 @@ class Runs:
             if left == page:
                 stop.run()
 
-    def _all(self) -> list[tuple[Stop, tuple[str, str]]]:
+    def _all(self) -> list[tuple[StopFlag, tuple[str, str]]]:
         with self._lock:
             return list(self._running.items())

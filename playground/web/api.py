@@ -14,17 +14,17 @@ from playground.comparing import run_settings
 from playground.errors import BadInput, PlaygroundError
 from playground.rendering import json_documents
 from playground.web import login
-from playground.web.prometheus import Measures
+from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 
 
-def build(parts: Parts, deriving: Thread, measures: Measures) -> None:
+def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
     """Add the endpoints to the gr.Blocks that is being built. `deriving`, `measures`: as for page.build."""
 
     def variants() -> list[dict[str, Any]]:
         """The variants that are there; bytes and sha256 are the language model's."""
         deriving.join()
-        return [json_documents.of_variant(v) for v in parts.store.variants]
+        return [json_documents.of_variant(v) for v in parts.catalog.variants]
 
     def memory() -> dict[str, Any]:
         """What the workers, the GPUs and the host hold, in bytes."""
@@ -43,10 +43,12 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> None:
             given = parts.limited(run_settings.read_settings(settings))
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
-            chosen = parts.store.choose(variants)
+            chosen = parts.catalog.choose(variants)
             comparison = lab.comparison_of([parts.read_image(image)] if image else [], prompt, chosen, given)
             mine = parts.of(login.person(request))
-            updates = lab.run(comparison, mine.pool, parts.embeddings, lab.Stop(), max_panes=parts.settings.max_panes)
+            updates = lab.run(
+                comparison, mine.pool, parts.embeddings, lab.StopFlag(), max_panes=parts.settings.max_panes
+            )
             for update in measures.compared(updates):
                 yield json_documents.of_update(update)
         except PlaygroundError as error:

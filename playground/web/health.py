@@ -19,7 +19,7 @@ from playground.comparing.run_settings import RunSettings
 from playground.errors import PlaygroundError
 from playground.models.presets import data_folder
 from playground.values.answer import PaneState
-from playground.web.prometheus import Measures
+from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _QUESTION = RunSettings(max_tokens=4, n_ctx=512)
 class Health:
     """Ready once the embedded pair has answered a question since the start."""
 
-    def __init__(self, parts: Parts, measures: Measures) -> None:
+    def __init__(self, parts: Parts, measures: RunMetrics) -> None:
         self._parts = parts
         self._measures = measures
         self._reason: str | None = "The embedded model has not answered yet."  # None: ready
@@ -48,13 +48,13 @@ class Health:
     def _ask(self) -> str | None:
         """Why it does not answer."""
         parts = self._parts
-        preset = parts.store.presets[0]
+        preset = parts.catalog.presets[0]
         try:
-            variant = next(v for v in parts.store.variants if v.family == preset.family and v.reference)
+            variant = next(v for v in parts.catalog.variants if v.family == preset.family and v.reference)
             example = preset.examples[0]
             image = read_image(data_folder() / example.image)
             asked = compare.comparison_of([image], example.prompt, [variant], _QUESTION)
-            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.Stop())
+            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
         except PlaygroundError as error:
             return error.message
         except Exception as error:  # whatever it is, the app is not ready, and says so

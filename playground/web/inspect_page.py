@@ -11,7 +11,7 @@ import markupsafe
 
 from playground.errors import NotAllowed
 from playground.rendering import comparison_view, templating
-from playground.rendering.memory_chart import chart, colours, handle, thinned, waiting
+from playground.rendering.memory_chart import chart, colours, handle_row, thinned, waiting
 from playground.values.memory import MemoryReport
 from playground.web.notebook_actions import Reply, server_function
 
@@ -38,7 +38,7 @@ class Sampler(Protocol):
         """Oldest first, one a second."""
 
 
-class Inspect:
+class InspectPage:
     """Server functions for the page's script. Drawing is done once for a sample, however many look at it."""
 
     def __init__(self, pool: InspectedPool, monitor: Sampler, may_operate: Callable[[str | None], bool]) -> None:
@@ -87,7 +87,7 @@ class Inspect:
                     chart(seen, window, place, self._colours, self._pool.bandwidth(place))
                     for place in comparison_view.places(now)
                 ]
-                handles = [handle(worker, self._colours) for worker in now.workers]
+                handles = [handle_row(worker, self._colours) for worker in now.workers]
                 shared = {
                     "alarms": templating.markup("alarms.html", alarms=now.alarms[::-1]),
                     "places": templating.markup("places.html", places=places),

@@ -13,15 +13,15 @@ import markupsafe
 from playground.comparing import prompts
 from playground.errors import BadInput, BadModel, NotAllowed
 from playground.measuring import question_sets
-from playground.measuring.measure import Measuring
-from playground.measuring.results import Measurement, Plan
+from playground.measuring.measure import MeasureJob
+from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models import doctor
 from playground.models.doctor import Finding, Hardware, Level
 from playground.models.gguf import file_names
 from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.hub import client
 from playground.models.hub.downloads import Download, DownloadState, Wanted
-from playground.models.hub.listing import RemoteModel, Repo
+from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
@@ -51,7 +51,7 @@ class _Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Progress:
+class _DownloadRow:
     key: str
     name: str
     repo: str
@@ -76,8 +76,8 @@ class _OnDisk:
 class _Picked:
     """What a person ticked, as the Hub lists it now."""
 
-    repo: Repo
-    projector_repo: Repo
+    repo: RepoListing
+    projector_repo: RepoListing
     models: list[RemoteModel]
     projector: RemoteModel | None
 
@@ -88,7 +88,7 @@ class ModelActions:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._hub = parts.hub
-        self._presets = tuple(preset for preset in parts.store.presets if preset.repo)
+        self._presets = tuple(preset for preset in parts.catalog.presets if preset.repo)
 
     def functions(self) -> list[Callable[[Any], Reply]]:
         methods = (
@@ -190,7 +190,7 @@ class ModelActions:
         by = next((one for one in self._presets if one.family == preset), None)
         self._parts.downloads.start(wanted, token or None)
         for model in chosen:
-            self._parts.store.expect_pair(
+            self._parts.catalog.expect_pair(
                 self._hub.snapshot(found.id, found.commit, model.name),
                 self._hub.snapshot(other.id, other.commit, half.name),
                 by.chat_template if by else None,
@@ -251,13 +251,13 @@ class ModelActions:
         pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
         if pair[0] is None or pair[1] is None:
             raise BadInput("One of the two files is not on this machine any more.")
-        before = self._parts.store.problems
-        self._parts.store.expect_pair(pair[0], pair[1])
+        before = self._parts.catalog.problems
+        self._parts.catalog.expect_pair(pair[0], pair[1])
         found = next(
-            (v for v in self._parts.store.variants if (v.model.path, v.projector.path) == tuple(map(str, pair))), None
+            (v for v in self._parts.catalog.variants if (v.model.path, v.projector.path) == tuple(map(str, pair))), None
         )
         if found is None:
-            raise BadModel(next((p for p in self._parts.store.problems if p not in before), "It cannot be opened."))
+            raise BadModel(next((p for p in self._parts.catalog.problems if p not in before), "It cannot be opened."))
         return {"notice": f"{found.family}: {found.label} can be ticked in the notebook now."}
 
     def inspect(self, repo: str, commit: str, model: str, projector: str) -> Reply:
@@ -280,15 +280,15 @@ class ModelActions:
     def look(self, repo: str, commit: str, model: str, projector: str) -> Reply:
         """Load a pair and ask with the real, a blank, a shuffled and another picture: does its answer change?"""
         variant = self._variant(repo, commit, model, projector)
-        measuring = Measuring(
+        measuring = MeasureJob(
             question_sets.embedded(self._parts.evaluation, level="easy").first(_LOOKED_AT),
             (variant,),
             variant.id,
-            Plan(drift=False, look=True, max_tokens=32),
+            MeasurementPlan(drift=False, look=True, max_tokens=32),
             Runtime(),
             self._parts.pool,
             self._parts.embeddings,
-            self._parts.known,
+            self._parts.result_cache,
             lambda: False,
         )
         *_, last = measuring.run()
@@ -310,7 +310,7 @@ class ModelActions:
         folder = model.rpartition("/")[0]
         last = file_names.shards(model.rpartition("/")[2])
         freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in last})
-        self._parts.store.refresh()
+        self._parts.catalog.refresh()
         return {**self.on_disk(), "notice": f"{number_format.file_size(freed)} freed."}
 
     def _variant(self, repo: str, commit: str, model: str, projector: str) -> Variant:
@@ -318,7 +318,7 @@ class ModelActions:
         pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
         if pair[0] is None or pair[1] is None:
             raise BadInput("One of the two files is not on this machine any more.")
-        return self._parts.store.read_pair(pair[0], pair[1])
+        return self._parts.catalog.read_pair(pair[0], pair[1])
 
     # --- help --------------------------------------------------------------------------------------------------------
 
@@ -351,7 +351,7 @@ class ModelActions:
         )
 
     def _choice(
-        self, repo: Repo, model: RemoteModel, preset: Preset | None = None, picked: str | None = None
+        self, repo: RepoListing, model: RemoteModel, preset: Preset | None = None, picked: str | None = None
     ) -> _Choice:
         there = all(self._hub.path(repo.id, repo.commit, file.name) is not None for file in model.files)
         part = sum(self._hub.partial_bytes(repo.id, file) for file in model.files if file.sha256)
@@ -368,7 +368,9 @@ class ModelActions:
             left=0 if there else max(0, model.bytes - part),
         )
 
-    def _projectors(self, found: Repo, preset: Preset | None, token: str | None) -> list[tuple[Repo, RemoteModel]]:
+    def _projectors(
+        self, found: RepoListing, preset: Preset | None, token: str | None
+    ) -> list[tuple[RepoListing, RemoteModel]]:
         """Of the repository itself, and of the one that a preset names."""
         pairs = [(found, model) for model in found.projectors]
         if preset and preset.projector_repo and preset.projector_repo != found.id:
@@ -389,7 +391,7 @@ def _fits(model: RemoteModel, header: GgufHeader, projector: GgufHeader | None, 
     return f"{'fits' if wanted <= free else 'too large'}, about {number_format.memory(wanted)}"
 
 
-def _progress(one: Download) -> _Progress:
+def _progress(one: Download) -> _DownloadRow:
     total = one.wanted.file.bytes
     told = f"{number_format.file_size(one.done)} of {number_format.file_size(total)}"
     if one.rate:
@@ -397,7 +399,7 @@ def _progress(one: Download) -> _Progress:
     if one.seconds_left is not None:
         told += f" · {number_format.seconds(one.seconds_left)} left"
     running = one.state in (DownloadState.RUNNING, DownloadState.WAITING)
-    return _Progress(
+    return _DownloadRow(
         key=one.wanted.key,
         name=one.wanted.file.name,
         repo=one.wanted.repo,

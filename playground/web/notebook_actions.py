@@ -23,10 +23,10 @@ from gradio.utils import get_upload_folder
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoNotebook, NotAllowed, PlaygroundError
-from playground.measuring.question_sets import Item, ItemSet, embedded, read_items
+from playground.measuring.question_sets import Question, QuestionSet, embedded, read_questions
 from playground.models.presets import Example, Preset, data_folder
 from playground.notebooks import file_format as file
-from playground.notebooks.cells import Cell, CompareCell, NoteCell, Picture, Questions, Run
+from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library, Notebook
 from playground.notebooks.run_cell import card_of
@@ -34,7 +34,7 @@ from playground.rendering import card_view, cell_view, measurement_view, reports
 from playground.values.files import Variant
 from playground.values.request import Sampling
 from playground.web import login
-from playground.web.active_runs import Runs
+from playground.web.active_runs import ActiveRuns
 from playground.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ _FIRST_START_S = 60.0
 Reply = dict[str, Any]
 
 
-class Actions:
+class NotebookActions:
     """Server functions on `parts` (see `functions`); each takes the fields of one JSON object, and returns one."""
 
-    def __init__(self, parts: Parts, runs: Runs, deriving: Thread) -> None:
+    def __init__(self, parts: Parts, runs: ActiveRuns, deriving: Thread) -> None:
         """`deriving`: the thread that makes the presets' quantized variants."""
         self._parts = parts
         self._library: Library = parts.library
@@ -160,7 +160,7 @@ class Actions:
         gallery: bool | None = None,
         unpicture: str | None = None,
         unturn: int | None = None,
-        questions: Questions | None = None,
+        questions: CellQuestions | None = None,
     ) -> Reply:
         """Change what is given of a cell. The later write wins, and says so."""
         with self._library.writing():
@@ -199,7 +199,7 @@ class Actions:
             near = one if isinstance(one, CompareCell) and (near is None or id == after) else near
         fresh: Cell = NoteCell("") if kind == "note" else self._blank(near)
         if kind == "measure" and isinstance(fresh, CompareCell):
-            fresh = msgspec.structs.replace(fresh, questions=Questions())
+            fresh = msgspec.structs.replace(fresh, questions=CellQuestions())
         return self._with_order(key, self._library.add(key, fresh, after))
 
     def duplicate(self, key: str, cell: str) -> Reply:
@@ -277,7 +277,7 @@ class Actions:
         if path is not None:
             uploaded = _uploaded(path)
             self._library.check_room()
-            problems = read_items(uploaded).problems
+            problems = read_questions(uploaded).problems
             source, name = self._library.keep_questions(uploaded), uploaded.name
         with self._library.writing():
             notebook = self._library.own(key)
@@ -288,7 +288,7 @@ class Actions:
             written, _ = self._library.write(key, msgspec.structs.replace(now, questions=asked))
         return {**self._changed(notebook, written), "problems": list(problems[:10])}
 
-    def question_set(self, asked: Questions) -> ItemSet:
+    def question_set(self, asked: CellQuestions) -> QuestionSet:
         """Raises BadInput if it is not on this machine."""
         if not asked.source:
             return embedded(self._parts.evaluation, level=asked.level)
@@ -296,7 +296,7 @@ class Actions:
             raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
         return self._library.questions(asked.source)
 
-    def picture_of(self, asked: Questions | None) -> measurement_view.Picture:
+    def picture_of(self, asked: CellQuestions | None) -> measurement_view.Picture:
         """How to show the images of a set of questions."""
         source = asked.source if asked else ""
         return self._pictures_of(source, self._library.has_questions(source))
@@ -391,8 +391,8 @@ class Actions:
     def _pictures(self, source: str, there: bool) -> measurement_view.Picture:
         # A name in an imported notebook is anybody's text: ItemSet keeps it inside its folder or zip.
         found = self._library.questions(source) if there else None
-        questions = found or ItemSet("embedded", (), self._parts.evaluation)
-        return measurement_view.pictures(lambda name: questions.image(Item(name, "")))
+        questions = found or QuestionSet("embedded", (), self._parts.evaluation)
+        return measurement_view.pictures(lambda name: questions.image(Question(name, "")))
 
     # --- what the cells are made of ----------------------------------------------------------------------------
 
@@ -416,10 +416,10 @@ class Actions:
         return tuple(there[id] for id in cell.variants)
 
     def _variants(self) -> Mapping[str, Variant]:
-        return {v.id: v for v in self._parts.store.variants}
+        return {v.id: v for v in self._parts.catalog.variants}
 
     def _preset(self, family: str) -> Preset:
-        presets = self._parts.store.presets
+        presets = self._parts.catalog.presets
         return next((p for p in presets if p.family == family and p.examples), presets[0])
 
     def _blank(self, near: CompareCell | None = None) -> CompareCell:

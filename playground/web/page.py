@@ -14,23 +14,23 @@ import gradio as gr
 import msgspec
 
 from playground.comparing import run_settings
-from playground.comparing.compare import Stop
+from playground.comparing.compare import StopFlag
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NotAllowed, PlaygroundError, Stopped
 from playground.measuring.results import Progress
 from playground.models.presets import Preset
-from playground.notebooks.cells import CompareCell, Questions, Run, RunState, settled
+from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState, settled
 from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
 from playground.rendering import cell_view, comparison_view, measurement_view, number_format, templating
 from playground.settings import Login
 from playground.values.files import ModelFile, Variant
 from playground.values.request import Order, Remedy, Runtime, Sampling
 from playground.web import api, login, quantize_panel
-from playground.web.active_runs import Runs
-from playground.web.inspect_page import Inspect
+from playground.web.active_runs import ActiveRuns
+from playground.web.inspect_page import InspectPage
 from playground.web.models_page import ModelActions
-from playground.web.notebook_actions import Actions, as_toast
-from playground.web.prometheus import Measures
+from playground.web.notebook_actions import NotebookActions, as_toast
+from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 
 STATIC = Path(__file__).parent / "static"
@@ -85,16 +85,16 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
+def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
     """The page on `parts`. `deriving`: the thread that makes the presets' quantized variants.
 
     `measures`: counts the runs.
     """
-    preset = parts.store.presets[0]
+    preset = parts.catalog.presets[0]
     library = parts.library
     demo_mode = parts.settings.demo
-    runs = Runs()
-    actions = Actions(parts, runs, deriving)
+    runs = ActiveRuns()
+    actions = NotebookActions(parts, runs, deriving)
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="vp-top"):
@@ -184,8 +184,8 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
 
         def choices(family: str, variants: Sequence[str]) -> tuple[Any, Any, Any, str]:
             """What can be ticked in a family, and what to compare with, with a cell's ticks."""
-            mine = [v for v in parts.store.variants if v.family == family]
-            its_preset = next((p for p in parts.store.presets if p.family == family), None)
+            mine = [v for v in parts.catalog.variants if v.family == family]
+            its_preset = next((p for p in parts.catalog.presets if p.family == family), None)
             best = {v.model.sha256 for v in mine if v.reference} | {v.projector.sha256 for v in mine if v.reference}
 
             def group(files: Sequence[ModelFile], ticked: set[str]) -> Any:
@@ -208,7 +208,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
             while deriving.is_alive():
                 yield "Making the quantized variants of the embedded model ..."
                 deriving.join(0.5)
-            for problem in parts.store.problems:
+            for problem in parts.catalog.problems:
                 gr.Warning(html.escape(problem, quote=False))
             yield preset.about
 
@@ -259,7 +259,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
                 if found is None:
                     return [gr.skip()] * (2 + len(inputs))
                 key, cell = found
-                mine = [v for v in parts.store.variants if v.family == family]
+                mine = [v for v in parts.catalog.variants if v.family == family]
                 switched = family != cell.family
                 if switched:
                     variants = _usual(parts, mine)
@@ -272,7 +272,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
                         "reference": reference or None,
                         "order": order if order != Order.IN_TURN.value else None,
                     }
-                    its_preset = next((p for p in parts.store.presets if p.family == family), None)
+                    its_preset = next((p for p in parts.catalog.presets if p.family == family), None)
                     if switched and its_preset is not None:
                         sizes = {"n_ctx": its_preset.suggested.n_ctx, "max_tokens": its_preset.suggested.max_tokens}
                         given |= {name: value for name, value in sizes.items() if value is not None}
@@ -387,7 +387,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
                     library.save_run(key, settled(run, RunState.STOPPED))
 
         def measuring(
-            run: Run, variants: Sequence[Variant], asked: Questions, mine: Parts, stop: Stop
+            run: Run, variants: Sequence[Variant], asked: CellQuestions, mine: Parts, stop: StopFlag
         ) -> Iterator[dict[str, Any] | Run]:
             """Shows how far a measurement has come; gives the run with what it found, in the end and before a scan."""
             questions = actions.question_set(asked)
@@ -397,7 +397,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
             if asked.sensitivity and (limits.max_bytes is not None or limits.max_kl is not None):  # a recipe's files
                 quantize_panel.check_room(parts, next(v.bytes for v in variants if v.id == run.reference))
             shown_at = 0.0
-            known, workshop = parts.known, parts.workshop
+            known, workshop = parts.result_cache, parts.workshop
             updates = measure_cell(run, variants, questions, mine.pool, parts.embeddings, known, workshop, stop)
             for update in measures.measured(updates):
                 if not isinstance(update, Progress):
@@ -432,11 +432,13 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
             try:
                 refuse_in_demo("No file can be opened")
                 halves = Path(model), Path(projector) if projector else None
-                if halves[1] and parts.store.is_projector(halves[0]) and not parts.store.is_projector(halves[1]):
+                if halves[1] and parts.catalog.is_projector(halves[0]) and not parts.catalog.is_projector(halves[1]):
                     gr.Info("The two files were mixed up; they were opened the right way round.")
                     halves = halves[1], halves[0]
-                variant = parts.store.open_pair(*halves, remember=True)
-                same = [v.id for v in parts.store.variants if v.id in found[1].variants and v.family == variant.family]
+                variant = parts.catalog.open_pair(*halves, remember=True)
+                same = [
+                    v.id for v in parts.catalog.variants if v.id in found[1].variants and v.family == variant.family
+                ]
                 ticked = tuple(dict.fromkeys((*same, variant.id)))
                 cell = msgspec.structs.replace(found[1], family=variant.family, variants=ticked)
                 written, _ = library.write(found[0], cell)
@@ -453,7 +455,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
             if found is None:
                 raise as_toast(BadInput("Add a compare cell first: what is made is ticked in it."))
             key, cell = found
-            there = [v for v in parts.store.variants if v.family == cell.family]
+            there = [v for v in parts.catalog.variants if v.family == cell.family]
             mine = parts.of(login.person(request))
             page = str(request.session_hash)
             stop = runs.start(page, _making(page))
@@ -463,13 +465,13 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
                 if not there:
                     raise BadInput("The cell's model is not on this machine.")
                 source = next((v for v in there if v.reference), there[0])
-                questions = actions.question_set(cell.questions or Questions())
+                questions = actions.question_set(cell.questions or CellQuestions())
                 yield [cell_view.notice("Waiting for its turn ..."), *unchanged]
                 for update in quantize_panel.make(mine, source, half, kind, exceptions, calibrate, questions, stop):
                     if isinstance(update, Progress):
                         yield [measurement_view.progress(update), *unchanged]
                         continue
-                    added = parts.store.add_made(update.path)
+                    added = parts.catalog.add_made(update.path)
                     best = {source.model.sha256, source.projector.sha256}
                     new = [v for v in added if {v.model.sha256, v.projector.sha256} & best]
                     with library.writing():
@@ -533,7 +535,7 @@ def build(parts: Parts, deriving: Thread, measures: Measures) -> gr.Blocks:
             server_functions=model_actions.functions(),
         )
     with demo.route("Inspect", "/inspect", show_in_navbar=False):
-        inspected = Inspect(parts.pool, parts.monitor, parts.settings.may_operate)
+        inspected = InspectPage(parts.pool, parts.monitor, parts.settings.may_operate)
         with gr.Row(elem_id="vp-top"):
             gr.HTML(_HEAD.format(notebook="", models="", inspect=_CURRENT), apply_default_css=False)
         gr.HTML(
@@ -552,7 +554,7 @@ def _ended_panes(run: Run) -> int:
 
 def _usual(parts: Parts, variants: Sequence[Variant]) -> list[Variant]:
     """What is ticked when a family is chosen: its preset's quantizations, with the reference's projector."""
-    preset = next((p for p in parts.store.presets if variants and p.family == variants[0].family), None)
+    preset = next((p for p in parts.catalog.presets if variants and p.family == variants[0].family), None)
     best = {v.projector.sha256 for v in variants if v.reference}
     return [
         v for v in variants if v.projector.sha256 in best and (preset is None or v.model.quantization in preset.ticked)
@@ -651,8 +653,8 @@ def _about(preset: Preset) -> str:
 
 
 def _families(parts: Parts) -> list[tuple[str, str]]:
-    names = {p.family: p.name for p in parts.store.presets}
-    families = dict.fromkeys(v.family for v in parts.store.variants)
+    names = {p.family: p.name for p in parts.catalog.presets}
+    families = dict.fromkeys(v.family for v in parts.catalog.variants)
     return [(names.get(family, family), family) for family in families]
 
 
@@ -672,6 +674,6 @@ def _keep_recipe(parts: Parts, run: Run) -> None:
     """The files of a recipe that was built become variants."""
     if run.sensitivity is not None and run.sensitivity.built is not None:
         for name in (run.sensitivity.built.model, run.sensitivity.built.projector):
-            path = parts.store.made / name
+            path = parts.catalog.made / name
             if path.exists():  # a half that the recipe leaves alone is its source
-                parts.store.add_made(path)
+                parts.catalog.add_made(path)

@@ -23,7 +23,7 @@ _PHASES = {"load": "load_s", "load projector": "projector_load_s", "encode": "en
            "first token": "ttft_s", "decode": "decode_s"}  # fmt: skip
 
 
-class Measures:
+class RunMetrics:
     """Owns the counters. Safe to use from several threads."""
 
     def __init__(self, memory: Callable[[], MemoryReport]) -> None:
@@ -38,7 +38,7 @@ class Measures:
         self._phases = Histogram(
             "playground_phase_seconds", "Phases of a pane.", ["phase"], buckets=_SECONDS, registry=r
         )
-        self._registry.register(_Pool(memory))
+        self._registry.register(_PoolCollector(memory))
 
     def text(self) -> bytes:
         """In Prometheus' text form."""
@@ -96,7 +96,7 @@ class Measures:
                 self._phases.labels(phase).observe(seconds)
 
 
-class _Pool(Collector):
+class _PoolCollector(Collector):
     """What the pool holds, read when it is asked for. What is unknown has no sample."""
 
     def __init__(self, memory: Callable[[], MemoryReport]) -> None:

@@ -13,12 +13,12 @@ import msgspec
 import numpy
 import PIL.Image
 
-from playground.comparing.compare import Stop
+from playground.comparing.compare import StopFlag
 from playground.errors import BadInput
-from playground.measuring.question_sets import ItemSet
+from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Progress
 from playground.quantizing import quantizer
-from playground.quantizing.make_variant import Checked, Making, Order
+from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.rendering import measurement_view, number_format, templating
 from playground.values.files import Variant
 from playground.values.request import Image, Runtime
@@ -40,12 +40,14 @@ def make(
     quantization: str,
     exceptions: str,
     calibrate: bool,
-    questions: ItemSet,
-    stop: Stop,
-) -> Iterator[Progress | Checked]:
+    questions: QuestionSet,
+    stop: StopFlag,
+) -> Iterator[Progress | CheckedVariant]:
     """Raises BadInput, and what Making raises."""
     projector = HALVES[half]
-    order = Order(projector, quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate)
+    order = MakeRequest(
+        projector, quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
+    )
     if order.tensor_types:
         # No commas: it becomes part of a variant's id, and a command separates these by commas.
         told = " ".join(f"{one.pattern}={one.kind}" for one in order.tensor_types)
@@ -57,18 +59,18 @@ def make(
     slug = "-".join(filter(None, (_plain(order.quantization), "calibrated" * calibrate, _plain(exceptions))))[:70]
     # Another name for other patterns, and for another publisher's file of the same name.
     key = hashlib.sha256(repr((file.sha256, order.tensor_types)).encode()).hexdigest()[:8]
-    target = parts.store.made / f"{quantizer.stem(Path(file.path))}-{slug}-{key}.gguf"
+    target = parts.catalog.made / f"{quantizer.stem(Path(file.path))}-{slug}-{key}.gguf"
     if target.exists():
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     order = msgspec.structs.replace(order, target=target)
     runtime = Runtime(n_ctx=1024)
-    making = Making(parts.pool, parts.embeddings, parts.known, parts.workshop, runtime, stop.wanted)
+    making = MakeJob(parts.pool, parts.embeddings, parts.result_cache, parts.workshop, runtime, stop.wanted)
     yield from making.run(source, order, questions.first(_QUESTIONS))
 
 
 def check_room(parts: Parts, size: int) -> None:
     """Raises BadInput if the operator does not allow that much more."""
-    made = sum(path.stat().st_size for path in parts.store.made.glob("*.gguf"))
+    made = sum(path.stat().st_size for path in parts.catalog.made.glob("*.gguf"))
     if made + size > parts.settings.made_bytes:
         raise BadInput(
             f"The files made here take {made / 1e9:.1f} GB, the operator allows {parts.settings.made_bytes / 1e9:.1f} "
@@ -81,7 +83,7 @@ def _plain(text: str) -> str:
     return "-".join(re.findall(r"[A-Za-z0-9_]+", text))
 
 
-def html(checked: Checked) -> markupsafe.Markup:
+def html(checked: CheckedVariant) -> markupsafe.Markup:
     maps: Sequence[tuple[str | None, str]] = ()
     if checked.embeddings is not None:
         pairs = zip(checked.images, checked.embeddings.patches, strict=True)

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from playground.web import page as pages
-from playground.web.inspect_page import Inspect
+from playground.web.inspect_page import InspectPage
 from testkit.memory_reports import HandMade, h100
 from testkit.webapp import WebApp
 
@@ -27,7 +27,7 @@ class Served:
 def one_for_all() -> Iterator[Served]:
     made = HandMade(())
     served = Served("", made)
-    shown = Inspect(made, made, lambda name: served.may)
+    shown = InspectPage(made, made, lambda name: served.may)
     with gr.Blocks(analytics_enabled=False) as demo:
         gr.HTML(
             html_template=f'<div id="vp-inspect">{shown.page()}</div>',

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from playground.measuring.ship_card import Card
+from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
 from testkit import pairs
 from testkit.webapp import WebApp, running
@@ -150,7 +150,7 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
             found.append(files)
         assert found[0] == found[1]
         assert reader.locator(".vp-fields[inert]").count() == 3
-    made = msgspec.json.decode(found[0]["json"], type=Card)
+    made = msgspec.json.decode(found[0]["json"], type=ShipCard)
     assert made.recommended == "tiny-vlm:Q2_K+mmproj-F16"
     assert made.limits.max_kl == 9
     assert made.questions == 4

@@ -18,7 +18,7 @@ from gguf import GGUFReader
 from playground.__main__ import main
 from playground.cli import options
 from playground.errors import BadInput
-from playground.measuring.ship_card import Card
+from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
 from playground.quantizing import recipes
 from playground.quantizing.scan_results import Sensitivity
@@ -136,7 +136,7 @@ def test_scan_when_under_a_size_then_a_recipe_whose_files_quantize_makes_again(
 def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
     words = ("card", "--variants", "F16,Q4_K_M", "-n", "2", "--max-tokens", "8", "--max-kl", "0.5", "--max-size", "1GB")
     done = call(*words, "--out", "x.png", "--out", "x.html", "--json")
-    made = msgspec.json.decode(fine(done), type=Card)
+    made = msgspec.json.decode(fine(done), type=ShipCard)
     assert [row.label for row in made.rows] == ["F16", "Q4_K_M"]
     assert made.recommended == "tiny-vlm:Q4_K_M+mmproj-F16"
     assert made.command.startswith("python -m playground card --variants F16,Q4_K_M -n 2 ")

@@ -31,7 +31,7 @@ WHAT = "What do you see?"
 
 def test_embedded_pair_when_asked_of_the_evaluation_set_then_it_is_right(parts: Parts) -> None:
     items = [json.loads(line) for line in (EVALUATION / "items.jsonl").read_text().splitlines()][::10]
-    f16 = parts.store.choose(["F16"])
+    f16 = parts.catalog.choose(["F16"])
     wrong = []
     for item in items:
         image = read_image(EVALUATION / item["image"])
@@ -43,7 +43,7 @@ def test_embedded_pair_when_asked_of_the_evaluation_set_then_it_is_right(parts: 
 
 
 def test_ladder_when_run_then_only_low_bits_part_from_the_reference(parts: Parts, scene: Image) -> None:
-    ladder = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"])
+    ladder = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"])
     update = run(parts, comparison(scene, WHAT, ladder))
     panes = {p.variant.split(":")[1].split("+")[0]: p for p in update.panes}
     assert all(p.state is PaneState.DONE for p in update.panes)
@@ -57,7 +57,7 @@ def test_ladder_when_run_then_only_low_bits_part_from_the_reference(parts: Parts
 def test_ladder_when_run_then_one_projector_serves_all_and_the_image_is_encoded_once(
     parts: Parts, scene: Image
 ) -> None:
-    ladder = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K"])
+    ladder = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K"])
     update = run(parts, comparison(scene, WHAT, ladder))
     roles = [w.role for w in parts.pool.memory().workers]
     assert roles.count(WorkerRole.VISION) == 1
@@ -70,7 +70,7 @@ def test_ladder_when_run_then_one_projector_serves_all_and_the_image_is_encoded_
 
 
 def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts, scene: Image) -> None:
-    f16 = parts.store.choose(["F16"])
+    f16 = parts.catalog.choose(["F16"])
     first = run(parts, comparison(scene, WHAT, f16)).panes[0].metrics
     again = run(parts, comparison(scene, WHAT, f16)).panes[0].metrics
     assert (first.image_tokens, first.text_tokens, first.prompt_tokens) == (144, 7, 151)
@@ -94,7 +94,7 @@ def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts,
 
 
 def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(parts: Parts, scene: Image) -> None:
-    f16 = parts.store.choose(["F16"])
+    f16 = parts.catalog.choose(["F16"])
     fresh = run(parts, comparison(scene, WHAT, f16)).panes[0]
     parts.embeddings._recent.clear()
     parts.pool.unload(WorkerRole.VISION)
@@ -106,7 +106,7 @@ def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(parts: Parts, 
 
 
 def test_projector_grid_when_run_then_each_projector_encodes_for_itself(parts: Parts, scene: Image) -> None:
-    grid = parts.store.choose(["F16", "Q2_K"], ["F16", "Q2_K"])
+    grid = parts.catalog.choose(["F16", "Q2_K"], ["F16", "Q2_K"])
     update = run(parts, comparison(scene, WHAT, grid))
     texts = {p.variant: p.text for p in update.panes}
     assert "text RVJX4PBX" in texts["tiny-vlm:Q2_K+mmproj-Q2_K"]
@@ -117,7 +117,7 @@ def test_projector_grid_when_run_then_each_projector_encodes_for_itself(parts: P
 def test_race_when_run_then_answers_are_those_of_one_after_another_and_speeds_are_marked(
     parts: Parts, scene: Image
 ) -> None:
-    ladder = parts.store.choose(["F16", "Q4_K_M", "Q2_K"])
+    ladder = parts.catalog.choose(["F16", "Q4_K_M", "Q2_K"])
     in_turn = run(parts, comparison(scene, WHAT, ladder))
     race = run(parts, comparison(scene, WHAT, ladder, order=Order.RACE))
     assert [p.token_ids for p in race.panes] == [p.token_ids for p in in_turn.panes]
@@ -129,8 +129,8 @@ def test_race_when_run_then_answers_are_those_of_one_after_another_and_speeds_ar
 def test_families_when_mixed_then_nothing_is_said_about_where_they_part(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    other = parts.store.open_pair(endless.model, endless.projector)
-    f16, q8 = parts.store.choose(["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q8_0+mmproj-F16"])
+    other = parts.catalog.open_pair(endless.model, endless.projector)
+    f16, q8 = parts.catalog.choose(["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q8_0+mmproj-F16"])
     asked = replace(comparison(scene, WHAT, (f16, q8, other), max_tokens=8), reference=f16.id)
     panes = {p.variant: p for p in run(parts, asked).panes}
     assert [panes[v.id].comparable for v in (f16, q8, other)] == [True, True, False]
@@ -142,9 +142,9 @@ def test_loads_when_side_by_side_as_on_a_gpu_then_all_are_loaded_before_the_firs
     parts: Parts, scene: Image
 ) -> None:
     parts.pool._shared.on_gpu = True  # the one thing about a GPU that this machine can do as well
-    ladder = parts.store.choose(["F16", "Q4_K_M", "Q2_K"])
+    ladder = parts.catalog.choose(["F16", "Q4_K_M", "Q2_K"])
     loaded_at_first_token = None
-    for update in compare.run(comparison(scene, WHAT, ladder), parts.pool, parts.embeddings, compare.Stop()):
+    for update in compare.run(comparison(scene, WHAT, ladder), parts.pool, parts.embeddings, compare.StopFlag()):
         if loaded_at_first_token is None and any(p.token_ids for p in update.panes):
             loaded_at_first_token = len(parts.pool.memory().workers)
     assert loaded_at_first_token == 4
@@ -159,9 +159,9 @@ def test_loads_when_side_by_side_and_one_file_is_gone_then_only_its_pane_fails(
 ) -> None:
     parts.pool._shared.on_gpu = True
     files = pairs.write_pair("mlp", tmp_path)
-    bad = parts.store.open_pair(files.model, files.projector)
+    bad = parts.catalog.open_pair(files.model, files.projector)
     files.model.unlink()
-    f16 = parts.store.choose(["tiny-vlm:F16+mmproj-F16"])[0]
+    f16 = parts.catalog.choose(["tiny-vlm:F16+mmproj-F16"])[0]
     panes = run(parts, replace(comparison(scene, WHAT, (f16, bad)), reference=f16.id)).panes
     assert [p.state for p in panes] == [PaneState.DONE, PaneState.FAILED]
 
@@ -169,7 +169,7 @@ def test_loads_when_side_by_side_and_one_file_is_gone_then_only_its_pane_fails(
 def test_probabilities_when_asked_then_each_token_has_them_and_the_parting_is_explained(
     parts: Parts, scene: Image
 ) -> None:
-    variants = parts.store.choose(["F16", "Q2_K"])
+    variants = parts.catalog.choose(["F16", "Q2_K"])
     update = run(parts, replace(comparison(scene, WHAT, variants), probabilities=True))
     f16, q2 = update.panes
     for pane in (f16, q2):
@@ -190,7 +190,7 @@ def test_probabilities_when_asked_then_each_token_has_them_and_the_parting_is_ex
 
 
 def test_probabilities_when_read_then_the_next_answers_are_as_if_they_had_not_been(parts: Parts, scene: Image) -> None:
-    f16 = parts.store.choose(["F16"])
+    f16 = parts.catalog.choose(["F16"])
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=3, max_tokens=24)
 
     def answers(*, probabilities: bool) -> list[tuple[tuple[int, ...], int | None]]:
@@ -211,7 +211,7 @@ def test_probabilities_when_of_any_kind_of_pair_then_greedy_took_the_likeliest(
     parts: Parts, scene: Image, tmp_path: Path, kind: str
 ) -> None:
     files = pairs.write_pair(kind, tmp_path)
-    variant = (parts.store.open_pair(files.model, files.projector),)
+    variant = (parts.catalog.open_pair(files.model, files.projector),)
     pane = run(parts, replace(comparison(scene, "Go on.", variant, max_tokens=40), probabilities=True)).panes[0]
     assert pane.state is PaneState.DONE
     assert len(pane.scores) == len(pane.token_ids) + 1
@@ -231,7 +231,7 @@ def test_probabilities_when_the_worker_dies_then_the_answer_stays_and_it_is_said
         return sent(self, request, **options)
 
     monkeypatch.setattr(Lease, "request", killed)
-    asked = replace(comparison(scene, WHAT, parts.store.choose(["F16"])), probabilities=True)
+    asked = replace(comparison(scene, WHAT, parts.catalog.choose(["F16"])), probabilities=True)
     update = run(parts, asked)
     assert update.panes[0].state is PaneState.DONE
     assert "RVJWPBX" in update.panes[0].text
@@ -240,7 +240,7 @@ def test_probabilities_when_the_worker_dies_then_the_answer_stays_and_it_is_said
 
 
 def test_seed_when_sampling_then_equal_seeds_repeat_and_others_do_not(parts: Parts, scene: Image) -> None:
-    broken = parts.store.choose(["TQ2_0"])  # its flat distribution makes every seed another text
+    broken = parts.catalog.choose(["TQ2_0"])  # its flat distribution makes every seed another text
 
     def tokens(seed: int) -> tuple[int, ...]:
         sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=seed, max_tokens=24)
@@ -252,13 +252,13 @@ def test_seed_when_sampling_then_equal_seeds_repeat_and_others_do_not(parts: Par
 
 def test_stop_text_when_it_comes_then_the_answer_ends_before_it(parts: Parts, scene: Image) -> None:
     sampling = Sampling(stop=("bottom and",))
-    pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]), sampling=sampling)).panes[0]
+    pane = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"]), sampling=sampling)).panes[0]
     assert pane.text == "The image shows the text RVJWPBX in yellow letters at the "
     assert pane.finish_reason == "stop text"
 
 
 def test_max_tokens_when_reached_then_said(parts: Parts, scene: Image) -> None:
-    pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]), max_tokens=5)).panes[0]
+    pane = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"]), max_tokens=5)).panes[0]
     assert pane.metrics.generated_tokens == 5
     assert pane.metrics.short_run is True
     assert pane.finish_reason == "max tokens"
@@ -267,7 +267,7 @@ def test_max_tokens_when_reached_then_said(parts: Parts, scene: Image) -> None:
 def test_context_when_full_then_the_answer_ends_and_says_so(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    variant = (parts.catalog.open_pair(endless.model, endless.projector),)
     pane = run(parts, comparison(scene, "Go on.", variant, max_tokens=4000, n_ctx=256)).panes[0]
     assert pane.state is PaneState.DONE
     assert pane.finish_reason == "context full"
@@ -275,41 +275,41 @@ def test_context_when_full_then_the_answer_ends_and_says_so(
 
 
 def test_no_image_when_asked_then_text_alone_is_answered(parts: Parts) -> None:
-    pane = run(parts, comparison((), "What do you see?", parts.store.choose(["F16"]))).panes[0]
+    pane = run(parts, comparison((), "What do you see?", parts.catalog.choose(["F16"]))).panes[0]
     assert pane.state is PaneState.DONE
     assert pane.metrics.image_tokens == 0
     assert pane.metrics.encode_s is None
 
 
 def test_prompt_when_longer_than_the_context_then_says_how_many_tokens_of_how_many(parts: Parts, scene: Image) -> None:
-    update = run(parts, comparison(scene, "word " * 3000, parts.store.choose(["F16", "Q8_0"])))
+    update = run(parts, comparison(scene, "word " * 3000, parts.catalog.choose(["F16", "Q8_0"])))
     for pane in update.panes:
         assert pane.state is PaneState.FAILED
         assert pane.error is not None
         assert f"The prompt has {pane.metrics.prompt_tokens} tokens (144 of them from images)" in pane.error
         assert "holds 1024" in pane.error
-    assert run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]))).panes[0].state is PaneState.DONE
+    assert run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"]))).panes[0].state is PaneState.DONE
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n"])
 def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, scene: Image, prompt: str) -> None:
     with pytest.raises(BadPrompt, match="The prompt is empty"):
-        run(parts, comparison(scene, prompt, parts.store.choose(["F16"])))
+        run(parts, comparison(scene, prompt, parts.catalog.choose(["F16"])))
     assert parts.pool.memory().workers == ()
 
 
 def test_prompt_when_it_holds_half_a_character_then_refused(parts: Parts, scene: Image) -> None:
     with pytest.raises(BadPrompt, match="half a character"):
-        run(parts, comparison(scene, "what \ud800?", parts.store.choose(["F16"])))
+        run(parts, comparison(scene, "what \ud800?", parts.catalog.choose(["F16"])))
 
 
 def test_variants_when_too_many_then_refused(parts: Parts, scene: Image) -> None:
     with pytest.raises(BadInput, match="32 variants are ticked; at most 16"):
-        run(parts, comparison(scene, WHAT, parts.store.variants))
+        run(parts, comparison(scene, WHAT, parts.catalog.variants))
 
 
 def test_prompt_when_it_holds_mtmds_marker_then_it_is_text(parts: Parts, scene: Image) -> None:
-    pane = run(parts, comparison(scene, "What is <__media__> and <image>?", parts.store.choose(["F16"]))).panes[0]
+    pane = run(parts, comparison(scene, "What is <__media__> and <image>?", parts.catalog.choose(["F16"]))).panes[0]
     assert pane.state is PaneState.DONE
     assert pane.metrics.image_tokens == 144
 
@@ -317,10 +317,10 @@ def test_prompt_when_it_holds_mtmds_marker_then_it_is_text(parts: Parts, scene: 
 def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    variant = (parts.catalog.open_pair(endless.model, endless.projector),)
     took = []
     for _ in range(3):  # the other half of the machine runs other tests
-        stop = compare.Stop()
+        stop = compare.StopFlag()
         pressed = 0.0
         update: ComparisonUpdate | None = None
         asked = comparison(scene, "Go on.", variant, max_tokens=900)
@@ -343,9 +343,9 @@ def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
 def test_stop_when_one_pane_is_stopped_then_the_next_ones_go_on(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    slow = parts.store.open_pair(endless.model, endless.projector)
-    f16 = parts.store.choose(["F16"])[0]
-    stop = compare.Stop()
+    slow = parts.catalog.open_pair(endless.model, endless.projector)
+    f16 = parts.catalog.choose(["F16"])[0]
+    stop = compare.StopFlag()
     update: ComparisonUpdate | None = None
     for update in compare.run(comparison(scene, WHAT, (slow, f16), max_tokens=900), parts.pool, parts.embeddings, stop):
         if update.panes[0].token_ids:
@@ -359,9 +359,9 @@ def test_stop_when_one_pane_is_stopped_then_the_next_ones_go_on(
 def test_iterator_when_closed_then_the_work_stops_and_the_lease_is_free(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    variant = (parts.store.open_pair(endless.model, endless.projector),)
+    variant = (parts.catalog.open_pair(endless.model, endless.projector),)
     updates = compare.run(
-        comparison(scene, "Go on.", variant, max_tokens=900), parts.pool, parts.embeddings, compare.Stop()
+        comparison(scene, "Go on.", variant, max_tokens=900), parts.pool, parts.embeddings, compare.StopFlag()
     )
     while not next(updates).panes[0].token_ids:
         pass
@@ -375,18 +375,18 @@ def test_iterator_when_closed_then_the_work_stops_and_the_lease_is_free(
 def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_finish(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    slow = (parts.store.open_pair(endless.model, endless.projector),)
+    slow = (parts.catalog.open_pair(endless.model, endless.projector),)
     first: list[ComparisonUpdate] = []
     started = compare.run(
-        comparison(scene, "Go on.", slow, max_tokens=150), parts.pool, parts.embeddings, compare.Stop()
+        comparison(scene, "Go on.", slow, max_tokens=150), parts.pool, parts.embeddings, compare.StopFlag()
     )
     while not (update := next(started)).panes[0].token_ids:
         pass
     others = Thread(target=lambda: first.extend(started))
     others.start()
     places = []
-    second = comparison(scene, WHAT, parts.store.choose(["F16"]))
-    for update in compare.run(second, parts.pool, parts.embeddings, compare.Stop()):
+    second = comparison(scene, WHAT, parts.catalog.choose(["F16"]))
+    for update in compare.run(second, parts.pool, parts.embeddings, compare.StopFlag()):
         places.append(update.queue_place)
     others.join()
     assert 1 in places
@@ -399,13 +399,13 @@ def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts,
     with parts.pool.turn():
         parts.pool._queue._most = 0
         with pytest.raises(Busy, match="Try again in a minute"):
-            run(parts, comparison(scene, WHAT, parts.store.choose(["F16"])))
+            run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"])))
 
 
 def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, scene: Image) -> None:
     with parts.pool.turn():
         updates = compare.run(
-            comparison(scene, WHAT, parts.store.choose(["F16"])), parts.pool, parts.embeddings, compare.Stop()
+            comparison(scene, WHAT, parts.catalog.choose(["F16"])), parts.pool, parts.embeddings, compare.StopFlag()
         )
         started = time.monotonic()
         for _ in range(5):

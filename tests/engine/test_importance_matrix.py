@@ -30,7 +30,7 @@ from playground.engine.protocol import (
 )
 from playground.errors import BadInput, EngineError, PlaygroundError, Stopped
 from playground.measuring import question_sets
-from playground.measuring.question_sets import Item, ItemSet
+from playground.measuring.question_sets import Question, QuestionSet
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import importance_matrix, quantizer
@@ -58,7 +58,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
 
 @pytest.fixture(scope="module")
 def pair(parts: Parts) -> Variant:
-    return parts.store.open_pair(MODEL, PROJECTOR)
+    return parts.catalog.open_pair(MODEL, PROJECTOR)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def matrices(parts: Parts, pair: Variant, tmp_path_factory: pytest.TempPathFacto
     return made
 
 
-def _asked(rest: int) -> ItemSet:
+def _asked(rest: int) -> QuestionSet:
     """The questions about every second picture."""
     names = sorted({item.image for item in HARD.items})[rest::2]
-    return ItemSet(f"pictures {rest}", [item for item in HARD.items if item.image in names], FOLDER / "evaluation")
+    return QuestionSet(f"pictures {rest}", [item for item in HARD.items if item.image in names], FOLDER / "evaluation")
 
 
 def sums(path: Path) -> dict[str, numpy.ndarray]:
@@ -139,7 +139,7 @@ def test_first_vision_layer_when_an_image_is_encoded_then_the_sums_are_those_of_
 ) -> None:
     image, path = read_image(IMAGE), tmp_path / "matrix.gguf"
     assert (image.width, image.height) == (192, 192)  # nothing is resized
-    one = ItemSet("one", [Item(IMAGE.name, "What?"), Item(IMAGE.name, "And?")], IMAGE.parent)
+    one = QuestionSet("one", [Question(IMAGE.name, "What?"), Question(IMAGE.name, "And?")], IMAGE.parent)
     found = importance_matrix.collect(
         pair, one, None, parts.pool, parts.embeddings, path, projector=True, runtime=RUNTIME
     )
@@ -250,7 +250,7 @@ def test_iq_type_when_with_a_matrix_then_made_and_it_answers_and_without_one_ref
     assert kinds[f"{'v.' * projector}blk.0.ffn_up.weight"] == quantization
     digest = GGUFReader(target).fields["quantize.imatrix.sha256"].contents()
     assert digest == hashlib.sha256(matrices[source].read_bytes()).hexdigest()
-    variant = parts.store.open_pair(MODEL, target) if projector else parts.store.open_pair(target, PROJECTOR)
+    variant = parts.catalog.open_pair(MODEL, target) if projector else parts.catalog.open_pair(target, PROJECTOR)
     with parts.pool.lease(vision_spec(variant.projector, variant.model, RUNTIME)) as lease:
         prompt = lease.request(Encode((ChatMessage("user", "What shape is green?", 1),), (read_image(IMAGE),)))
     assert isinstance(prompt, EncodedPrompt)
@@ -270,9 +270,9 @@ def test_drift_when_calibrated_on_other_pictures_then_a_third_at_most(
             quantizer.make(
                 source, target, quantization, parts.pool, projector=projector, imatrix=imatrix, tensor_types=kept
             )
-            variants.append(parts.store.open_pair(*((MODEL, target) if projector else (target, PROJECTOR))))
+            variants.append(parts.catalog.open_pair(*((MODEL, target) if projector else (target, PROJECTOR))))
     names = sorted({item.image for item in _asked(1).items})[:6]
-    asked = ItemSet("captions", [Item(name, "Describe the image.") for name in names], IMAGE.parent)
+    asked = QuestionSet("captions", [Question(name, "Describe the image.") for name in names], IMAGE.parent)
     results = measured(parts, asked, tuple(variants)).results[1:]
     kls = [result.mean_kl.value for result in results if result.mean_kl is not None]
     assert kls[1] < kls[0] / 3  # a twentieth at most in each of five such sets of captions; the projector, a twelfth
@@ -340,11 +340,13 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
     folder.mkdir()
     (folder / "a.png").write_bytes(IMAGE.read_bytes())
     (folder / "broken.png").write_bytes(IMAGE.read_bytes()[:900])
-    asked = [Item("a.png", "What?"), Item("broken.png", "What?"), Item("a.png", "What shape is green?")]
+    asked = [Question("a.png", "What?"), Question("broken.png", "What?"), Question("a.png", "What shape is green?")]
 
-    def collect(name: str, questions: list[Item], answers: list[tuple[int, ...]]) -> importance_matrix.Collected:
+    def collect(
+        name: str, questions: list[Question], answers: list[tuple[int, ...]]
+    ) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
-            pair, ItemSet("own", questions, folder), answers, parts.pool, parts.embeddings, tmp_path / name,
+            pair, QuestionSet("own", questions, folder), answers, parts.pool, parts.embeddings, tmp_path / name,
             projector=False, runtime=RUNTIME,
         )  # fmt: skip
 
@@ -372,7 +374,7 @@ def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
 ) -> None:
     told: list[tuple[int, int]] = []
 
-    def collect(asked: ItemSet, *, until: int) -> importance_matrix.Collected:
+    def collect(asked: QuestionSet, *, until: int) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
             pair, asked, [(5,)] * len(asked.items), parts.pool, parts.embeddings, tmp_path / "matrix.gguf",
             projector=projector, runtime=RUNTIME, stop=lambda: len(told) >= until,

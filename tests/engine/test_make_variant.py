@@ -16,12 +16,12 @@ from gguf import GGUFReader, GGUFWriter
 from playground.engine.protocol import TensorType
 from playground.errors import BadInput, EngineError, PlaygroundError, Stopped
 from playground.measuring import question_sets
-from playground.measuring.question_sets import ItemSet
-from playground.measuring.results import Plan, Progress
-from playground.models.catalog import Store
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.results import MeasurementPlan, Progress
+from playground.models.catalog import Catalog
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer
-from playground.quantizing.make_variant import Checked, Making, Order
+from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import Runtime
@@ -33,7 +33,7 @@ MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M
 RUNTIME = Runtime(n_ctx=512)
 HARD = question_sets.embedded(FOLDER / "evaluation", level="hard").first(24)
 # Judged by the second and the fourth, which are captions: in long answers drift shows.
-ASKED = ItemSet("some", [HARD.items[n] for n in (0, 8, 1, 15)], FOLDER / "evaluation")
+ASKED = QuestionSet("some", [HARD.items[n] for n in (0, 8, 1, 15)], FOLDER / "evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +44,27 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
 
 @pytest.fixture(scope="module")
 def source(parts: Parts) -> Variant:
-    return parts.store.read_pair(MODEL, PROJECTOR)
+    return parts.catalog.read_pair(MODEL, PROJECTOR)
 
 
 def making(
     parts: Parts,
     source: Variant,
     target: Path,
-    order: Order,
-    asked: ItemSet = ASKED,
+    order: MakeRequest,
+    asked: QuestionSet = ASKED,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Progress | Checked]:
-    made = Making(parts.pool, parts.embeddings, parts.known, parts.workshop, RUNTIME, stop)
-    return made.run(source, Order(order.projector, order.quantization, order.tensor_types, order.name, target,
+) -> Iterator[Progress | CheckedVariant]:
+    made = MakeJob(parts.pool, parts.embeddings, parts.result_cache, parts.workshop, RUNTIME, stop)
+    return made.run(source, MakeRequest(order.projector, order.quantization, order.tensor_types, order.name, target,
                                   order.calibrate), asked)  # fmt: skip
 
 
-def checked(parts: Parts, source: Variant, target: Path, order: Order, asked: ItemSet = ASKED) -> Checked:
+def checked(
+    parts: Parts, source: Variant, target: Path, order: MakeRequest, asked: QuestionSet = ASKED
+) -> CheckedVariant:
     *steps, last = making(parts, source, target, order, asked)
-    assert isinstance(last, Checked)
+    assert isinstance(last, CheckedVariant)
     assert last.path == target
     assert last.bytes == target.stat().st_size
     assert all(isinstance(step, Progress) for step in steps)
@@ -76,7 +78,7 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
     parts: Parts, source: Variant, tmp_path: Path
 ) -> None:
     found = [
-        checked(parts, source, tmp_path / f"mmproj-new-{len(kept)}-{name}.gguf", Order(True, name, kept))
+        checked(parts, source, tmp_path / f"mmproj-new-{len(kept)}-{name}.gguf", MakeRequest(True, name, kept))
         for name, kept in (("Q8_0", ()), ("Q2_K", (TensorType("ffn_up", "q4_K"),)), ("Q2_K", ()))
     ]
     assert [one.verdict for one in found] == ["fit to ship", "doubtful", "broken"]
@@ -85,19 +87,21 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
     assert all(one.embeddings and one.looks == "looks" and one.imatrix == "" for one in found)
     assert [image.sha256 for image in found[0].images] == [ASKED.image(item).sha256 for item in ASKED.items[1::2]]
     # The same as anybody would measure of the files.
-    made = parts.store.read_pair(MODEL, tmp_path / "mmproj-new-0-Q2_K.gguf")
+    made = parts.catalog.read_pair(MODEL, tmp_path / "mmproj-new-0-Q2_K.gguf")
     _, aside = ASKED.halves()
-    result = measured(parts, aside, (source, made), Plan(look=True)).results[1]
+    result = measured(parts, aside, (source, made), MeasurementPlan(look=True)).results[1]
     assert result.mean_kl is not None
     assert result.mean_kl.value == pytest.approx(found[2].kl.value, rel=1e-9)
 
-    calibrated = checked(parts, source, tmp_path / "mmproj-new-IQ2_XS.gguf", Order(True, "IQ2_XS", calibrate=True))
+    calibrated = checked(
+        parts, source, tmp_path / "mmproj-new-IQ2_XS.gguf", MakeRequest(True, "IQ2_XS", calibrate=True)
+    )
     assert calibrated.imatrix == "mmproj-new-IQ2_XS.imatrix.gguf"
     assert (tmp_path / calibrated.imatrix).exists()
     assert calibrated.bytes < found[2].bytes
     assert calibrated.kl.value < found[2].kl.value / 2  # with fewer bits than Q2_K, and two questions to learn from
     with pytest.raises(EngineError, match="requires an imatrix"):
-        checked(parts, source, tmp_path / "mmproj-other-IQ2_XS.gguf", Order(True, "IQ2_XS"))
+        checked(parts, source, tmp_path / "mmproj-other-IQ2_XS.gguf", MakeRequest(True, "IQ2_XS"))
     assert not list(tmp_path.glob("mmproj-other*"))
 
 
@@ -105,20 +109,20 @@ def test_language_model_when_made_with_types_of_its_own_then_checked_without_emb
     parts: Parts, source: Variant, tmp_path: Path
 ) -> None:
     kept = (TensorType("attn", "q8_0"),)
-    found = checked(parts, source, tmp_path / "new.gguf", Order(False, "Q4_0", kept, "Q4_0 attn=q8_0"))
+    found = checked(parts, source, tmp_path / "new.gguf", MakeRequest(False, "Q4_0", kept, "Q4_0 attn=q8_0"))
     assert (found.embeddings, found.looks, found.images) == (None, None, ())
     assert found.verdict == "fit to ship"
     types = {t.name: t.tensor_type.name for t in GGUFReader(found.path).tensors}
     assert types["blk.0.attn_q.weight"] == "Q8_0"
     assert types["blk.0.ffn_up.weight"] == "Q4_0"
-    made = parts.store.read_pair(found.path, PROJECTOR)
+    made = parts.catalog.read_pair(found.path, PROJECTOR)
     assert made.model.quantization == "Q4_0 attn=q8_0"
 
 
 def test_projector_when_its_rows_are_permuted_then_called_broken(parts: Parts, source: Variant, tmp_path: Path) -> None:
     permuted = changed_projector(PROJECTOR, tmp_path / "mmproj-permuted-F16.gguf", "permuted")
-    made = replace(parts.store.read_pair(MODEL, permuted), id="permuted")
-    found = measured(parts, ASKED.halves()[1], (source, made), Plan(look=True))
+    made = replace(parts.catalog.read_pair(MODEL, permuted), id="permuted")
+    found = measured(parts, ASKED.halves()[1], (source, made), MeasurementPlan(look=True))
     result = found.results[1]
     assert result.mean_kl is not None
     assert quantizer.verdict(result.mean_kl.value) == "broken"
@@ -151,10 +155,10 @@ def without_numbers(source: Path, target: Path, tensor: str) -> Path:
 @pytest.mark.parametrize("tensor", ["v.blk.1.ffn_up.weight", "v.post_ln.weight"])
 def test_projector_when_it_gives_no_numbers_then_never_a_file(parts: Parts, tmp_path: Path, tensor: str) -> None:
     """The first is refused while it is quantized; the second is not quantized, and found out by its embeddings."""
-    damaged = parts.store.read_pair(MODEL, without_numbers(PROJECTOR, tmp_path / "mmproj-bad-F16.gguf", tensor))
+    damaged = parts.catalog.read_pair(MODEL, without_numbers(PROJECTOR, tmp_path / "mmproj-bad-F16.gguf", tensor))
     target = tmp_path / "made" / "mmproj-new-Q8_0.gguf"
     with pytest.raises(PlaygroundError, match=r"cannot be used and was deleted: .*NaN|could not quantize"):
-        checked(parts, damaged, target, Order(True, "Q8_0"))
+        checked(parts, damaged, target, MakeRequest(True, "Q8_0"))
     assert list(target.parent.iterdir()) == []
 
 
@@ -172,7 +176,7 @@ def test_making_when_ended_in_the_middle_then_nothing_is_left(
 ) -> None:
     """Stopped by a person, or with the page that asked for it."""
     seen: list[str] = []
-    order = Order(True, quantization, calibrate=True)
+    order = MakeRequest(True, quantization, calibrate=True)
 
     def stop() -> bool:
         return how == "stopped" and any(at in what for what in seen)
@@ -193,17 +197,17 @@ def test_target_when_it_is_there_then_refused_and_kept(parts: Parts, source: Var
     target = tmp_path / "mine.gguf"
     target.write_bytes(b"mine")
     with pytest.raises(BadInput, match=r"mine\.gguf is there already"):
-        checked(parts, source, target, Order(True, "Q8_0", calibrate=True))
+        checked(parts, source, target, MakeRequest(True, "Q8_0", calibrate=True))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("mine.gguf", b"mine")]
     with pytest.raises(BadInput, match="At least two questions"):
-        checked(parts, source, tmp_path / "new.gguf", Order(True, "Q8_0"), ASKED.first(1))
+        checked(parts, source, tmp_path / "new.gguf", MakeRequest(True, "Q8_0"), ASKED.first(1))
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
 
 
 def quantized(parts: Parts, source: Path, file: str, quantization: str, **given: Any) -> Path:
-    target = parts.store.made / file
+    target = parts.catalog.made / file
     is_projector = source == PROJECTOR
     quantizer.make(source, target, quantization, parts.pool, projector=is_projector, **given)
     return target
@@ -216,32 +220,32 @@ def test_file_when_made_then_a_variant_with_every_other_half_also_after_a_restar
     cache.mkdir()
     (cache / "derived").symlink_to(derived / "derived")
     with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
-        before = {v.id for v in parts.store.variants}
-        projectors = {v.projector.quantization for v in parts.store.variants}
-        models = {v.model.quantization for v in parts.store.variants}
+        before = {v.id for v in parts.catalog.variants}
+        projectors = {v.projector.quantization for v in parts.catalog.variants}
+        models = {v.model.quantization for v in parts.catalog.variants}
         projector = quantized(parts, PROJECTOR, "mmproj-new-Q5_0.gguf", "Q5_0")
-        added = parts.store.add_made(projector)
+        added = parts.catalog.add_made(projector)
         assert [v.label for v in added[:2]] == ["F16 + mmproj-Q5_0 (here)", "Q8_0 + mmproj-Q5_0 (here)"]
         assert {v.model.quantization for v in added} == models
         assert {v.family for v in added} == {"tiny-vlm"}
         assert not any(v.reference for v in added)
-        assert parts.store.add_made(projector) == ()  # it is there
+        assert parts.catalog.add_made(projector) == ()  # it is there
         model = quantized(parts, MODEL, "new.gguf", "Q4_0", name="my own, with 50 % more")
-        added += parts.store.add_made(model)
+        added += parts.catalog.add_made(model)
         assert {v.projector.quantization for v in added if v.model.path == str(model)} == {*projectors, "Q5_0 (here)"}
         assert {v.label for v in added} >= {"my own, with 50 % more", "my own, with 50 % more + mmproj-Q5_0 (here)"}
         assert len({v.id for v in added}) == len(added)
         # Another file of the same name for its quantization is told apart.
         again = quantized(parts, PROJECTOR, "mmproj-again-Q5_0.gguf", "Q5_0", tensor_types=(TensorType("ffn", "q8_0"),))
-        twice = parts.store.add_made(again)
+        twice = parts.catalog.add_made(again)
         assert re.fullmatch(r"F16 \+ mmproj-Q5_0 \(here\) [0-9a-f]{4}", twice[0].label)
         assert {v.id for v in twice}.isdisjoint(v.id for v in added)
-        ids = {v.id for v in parts.store.variants}
+        ids = {v.id for v in parts.catalog.variants}
         assert ids == before | {v.id for v in (*added, *twice)}
     (cache / "made" / "junk.gguf").write_bytes(b"GGUF no more")
     (cache / "made" / "folder.gguf").mkdir()
     shutil.copyfile(PROJECTOR, cache / "made" / "not-made-here.gguf")
-    store = Store(cache, ())
+    store = Catalog(cache, ())
     assert {v.id for v in store.variants} == ids
     assert [problem.split(":")[0] for problem in store.problems] == ["folder.gguf", "junk.gguf"]
     assert {v.id: v for v in store.variants}[added[0].id].projector.path == str(projector)

@@ -20,9 +20,9 @@ from playground.engine import protocol
 from playground.errors import BadInput, Stopped
 from playground.measuring import question_sets
 from playground.measuring import results as lab
-from playground.measuring.measure import Measuring
-from playground.measuring.question_sets import Item, ItemSet, Rule
-from playground.measuring.results import Measurement, Plan
+from playground.measuring.measure import MeasureJob
+from playground.measuring.question_sets import Question, QuestionSet, Rule
+from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
@@ -33,25 +33,25 @@ from testkit import pairs
 
 RUNTIME = Runtime(n_ctx=512)
 FOLDER = data_folder() / "tiny-vlm/evaluation"
-WHAT = Item("hard-62.png", "What do you see?", ("x",))
+WHAT = Question("hard-62.png", "What do you see?", ("x",))
 
 
 def measured(
     parts: Parts,
-    asked: ItemSet,
+    asked: QuestionSet,
     variants: tuple[Variant, ...],
-    plan: Plan | None = None,
+    plan: MeasurementPlan | None = None,
     runtime: Runtime = RUNTIME,
 ) -> Measurement:
-    run = Measuring(
+    run = MeasureJob(
         asked,
         variants,
         variants[0].id,
-        plan or Plan(),
+        plan or MeasurementPlan(),
         runtime,
         parts.pool,
         parts.embeddings,
-        parts.known,
+        parts.result_cache,
         lambda: False,
     )
     *_, last = run.run()
@@ -79,16 +79,16 @@ def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_pa
 
 
 def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts, tmp_path: Path) -> None:
-    variants = parts.store.choose(["F16", "Q4_K_M", "Q2_K"], ["F16"]) + parts.store.choose(["F16"], ["Q2_K"])
-    run = Measuring(
-        ItemSet("one", [WHAT], FOLDER),
+    variants = parts.catalog.choose(["F16", "Q4_K_M", "Q2_K"], ["F16"]) + parts.catalog.choose(["F16"], ["Q2_K"])
+    run = MeasureJob(
+        QuestionSet("one", [WHAT], FOLDER),
         variants,
         variants[0].id,
-        Plan(),
+        MeasurementPlan(),
         RUNTIME,
         parts.pool,
         parts.embeddings,
-        parts.known,
+        parts.result_cache,
         lambda: False,
     )
     image = run._set.image(WHAT)
@@ -110,8 +110,10 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
 
 
 def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp_path: Path) -> None:
-    variants = parts.store.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"])
-    found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(16), variants, Plan(accuracy=True))
+    variants = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"])
+    found = measured(
+        parts, question_sets.embedded(FOLDER, level="hard").first(16), variants, MeasurementPlan(accuracy=True)
+    )
     kls = [r.mean_kl.value for r in found.results[1:] if r.mean_kl]
     assert kls == sorted(kls)
     assert found.floor is not None
@@ -131,7 +133,7 @@ def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp
 
 
 def test_reference_when_measured_against_itself_then_only_the_floor_is_left(parts: Parts, tmp_path: Path) -> None:
-    (f16,) = parts.store.choose(["F16"])
+    (f16,) = parts.catalog.choose(["F16"])
     again = msgspec.convert(msgspec.to_builtins(f16) | {"id": "again"}, Variant)
     found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(4), (f16, again))
     result = found.results[1]
@@ -142,7 +144,7 @@ def test_reference_when_measured_against_itself_then_only_the_floor_is_left(part
 
 
 def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts, tmp_path: Path) -> None:
-    variants = parts.store.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
+    variants = parts.catalog.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
     found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(8), variants)
     effects = lab.grid(found, variants, variants[0].id)
     assert len(effects) == 6
@@ -181,24 +183,34 @@ def changed_projector(source: Path, target: Path, change: str) -> Path:
 
 
 def test_projector_when_it_is_dead_then_called_blind_and_a_whole_one_is_not(parts: Parts, tmp_path: Path) -> None:
-    (f16,) = parts.store.choose(["F16"])
+    (f16,) = parts.catalog.choose(["F16"])
     dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
-    blind = parts.store.open_pair(Path(f16.model.path), dead)
+    blind = parts.catalog.open_pair(Path(f16.model.path), dead)
     asked = question_sets.embedded(FOLDER, level="hard").first(4)
-    found = measured(parts, asked, (f16, blind), Plan(drift=False, look=True))
+    found = measured(parts, asked, (f16, blind), MeasurementPlan(drift=False, look=True))
     assert [r.looks for r in found.results] == ["looks", "blind"]
     assert (found.results[1].look_kl or 0) < 0.001 < (found.results[0].look_kl or 0)
 
 
 def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
-    variants = parts.store.choose(["F16", "Q8_0"])
+    variants = parts.catalog.choose(["F16", "Q8_0"])
     asked = question_sets.embedded(FOLDER).first(200)
     seen = 0
 
     def stop() -> bool:
         return seen > 3
 
-    run = Measuring(asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, parts.known, stop)
+    run = MeasureJob(
+        asked,
+        variants,
+        variants[0].id,
+        MeasurementPlan(),
+        RUNTIME,
+        parts.pool,
+        parts.embeddings,
+        parts.result_cache,
+        stop,
+    )
     updates = run.run()
     with pytest.raises(Stopped):  # noqa: PT012  each update is counted
         for _ in updates:
@@ -220,11 +232,11 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
         {"image": "a.png", "question": "What does the text say?", "answers": ["rvjwpbx"], "rule": "contains"},
     ]
     (folder / "items.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n{cut")
-    asked = question_sets.read_items(folder)
+    asked = question_sets.read_questions(folder)
     assert len(asked.items) == 3
     assert len(asked.problems) == 3
-    variants = parts.store.choose(["F16", "TQ2_0"])
-    found = measured(parts, asked, variants, Plan(accuracy=True))
+    variants = parts.catalog.choose(["F16", "TQ2_0"])
+    found = measured(parts, asked, variants, MeasurementPlan(accuracy=True))
     assert len(found.questions) == 2
     assert any("broken.png" in problem for problem in found.problems)
     assert found.results[0].accuracy is not None
@@ -233,17 +245,25 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
 
 def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path: Path) -> None:
     other = pairs.write_pair("mlp", tmp_path)
-    variants = (*parts.store.choose(["F16"]), parts.store.open_pair(other.model, other.projector))
+    variants = (*parts.catalog.choose(["F16"]), parts.catalog.open_pair(other.model, other.projector))
     with pytest.raises(BadInput, match="another vocabulary"):
         measured(parts, question_sets.embedded(FOLDER).first(2), variants)
 
 
 def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts: Parts, tmp_path: Path) -> None:
     """`python -m bench lab` prints how many; on two shared cores this only guards against reading token by token."""
-    variants = parts.store.choose(["F16"])
-    asked = ItemSet("one", [WHAT], FOLDER)
-    run = Measuring(
-        asked, variants, variants[0].id, Plan(), RUNTIME, parts.pool, parts.embeddings, parts.known, lambda: False
+    variants = parts.catalog.choose(["F16"])
+    asked = QuestionSet("one", [WHAT], FOLDER)
+    run = MeasureJob(
+        asked,
+        variants,
+        variants[0].id,
+        MeasurementPlan(),
+        RUNTIME,
+        parts.pool,
+        parts.embeddings,
+        parts.result_cache,
+        lambda: False,
     )
     prompt = run._prompt(variants[0], WHAT, asked.image(WHAT))
     ids = run._answer(variants[0], prompt).token_ids
@@ -281,7 +301,7 @@ def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts
 def test_score_when_by_a_rule_then_as_defined(
     rule: Rule, tolerance: float, accepted: str, answer: str, expected: float
 ) -> None:
-    assert question_sets.score(Item("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
+    assert question_sets.score(Question("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
 
 
 def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path: Path) -> None:
@@ -302,7 +322,7 @@ def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path
         done = _rows(kept)
         assert 8 <= done < 40
         assert list((cache / "measured").glob("scratch-*"))
-        fresh.store.derive(fresh.pool.quantize)
+        fresh.catalog.derive(fresh.pool.quantize)
         whole, steps = _all_steps(fresh)
     with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
         assert list((cache / "measured").glob("scratch-*")) == []
@@ -313,11 +333,19 @@ def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path
 
 
 def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
-    variants = parts.store.choose(["F16", "Q2_K"])
+    variants = parts.catalog.choose(["F16", "Q2_K"])
     asked = question_sets.embedded(FOLDER, level="hard").first(20)
     runtime = Runtime(n_ctx=1024)
-    run = Measuring(
-        asked, variants, variants[0].id, Plan(), runtime, parts.pool, parts.embeddings, parts.known, lambda: False
+    run = MeasureJob(
+        asked,
+        variants,
+        variants[0].id,
+        MeasurementPlan(),
+        runtime,
+        parts.pool,
+        parts.embeddings,
+        parts.result_cache,
+        lambda: False,
     )
     *steps, last = run.run()
     assert isinstance(last, Measurement)
@@ -338,10 +366,10 @@ def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts
     asked = question_sets.embedded(FOLDER, level="hard").first(6)
 
     def steps(names: list[str]) -> tuple[list[lab.Progress], Measurement]:
-        variants = parts.store.choose(names)
-        run = Measuring(
-            asked, variants, variants[0].id, Plan(accuracy=True), RUNTIME, parts.pool, parts.embeddings, parts.known,
-            lambda: False,
+        variants = parts.catalog.choose(names)
+        run = MeasureJob(
+            asked, variants, variants[0].id, MeasurementPlan(accuracy=True), RUNTIME, parts.pool, parts.embeddings,
+            parts.result_cache, lambda: False,
         )  # fmt: skip
         *told, last = run.run()
         assert isinstance(last, Measurement)
@@ -357,9 +385,11 @@ def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts
 
 
 def test_speed_when_measured_then_afresh_each_time(parts: Parts) -> None:
-    asked = ItemSet("one", [WHAT], FOLDER)
+    asked = QuestionSet("one", [WHAT], FOLDER)
     for _ in range(2):
-        found = measured(parts, asked, parts.store.choose(["F16", "Q4_K_M"]), Plan(drift=False, speed=True))
+        found = measured(
+            parts, asked, parts.catalog.choose(["F16", "Q4_K_M"]), MeasurementPlan(drift=False, speed=True)
+        )
         for result in found.results:
             assert result.speed is not None
             assert result.speed.encode_s is not None  # the picture was encoded, though its embeddings may be kept

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from playground.engine.protocol import Loaded, LoadLanguage, Plan, Planned
+from playground.engine.protocol import Loaded, LoadLanguage, MemoryPlan, PlanMemory
 from playground.errors import BadModel, EngineError
 from playground.pool.process import WorkerProcess
 from playground.values.request import Runtime
@@ -39,8 +39,8 @@ def test_plan_when_compared_with_the_load_then_what_it_logs(
     kind: str, worker: WorkerProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     load = LoadLanguage(str(pairs.write_pair(kind, tmp_path).model), RUNTIME)
-    planned = worker.request(Plan(load))
-    assert isinstance(planned, Planned)
+    planned = worker.request(PlanMemory(load))
+    assert isinstance(planned, MemoryPlan)
     caplog.set_level(logging.DEBUG, "playground.pool.process")
     assert isinstance(worker.request(load), Loaded)
     deadline = time.monotonic() + 5
@@ -58,12 +58,12 @@ def test_plan_when_compared_with_the_load_then_what_it_logs(
 
 def test_plan_when_done_then_the_memory_is_free_again(worker: WorkerProcess, tmp_path: Path) -> None:
     files = pairs.write_llava(tmp_path, n_embd=1024, n_layer=8, n_vocab=8_000, name="large")
-    plan = Plan(LoadLanguage(str(files.model), Runtime(n_ctx=8192, n_gpu_layers=0)))
+    plan = PlanMemory(LoadLanguage(str(files.model), Runtime(n_ctx=8192, n_gpu_layers=0)))
     process = psutil.Process(worker.pid)
     worker.request(plan)
     before = process.memory_info().rss
     planned = worker.request(plan)
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, MemoryPlan)
     assert planned.kv_cache_bytes is not None
     assert process.memory_info().rss - before < 2**22 < files.model.stat().st_size / 10
 
@@ -73,7 +73,7 @@ def test_plan_when_the_file_is_bad_then_said_as_by_a_load(worker: WorkerProcess,
     short = pairs.truncate(files.model, tmp_path / "short.gguf", 0.7)
     for path, error in ((short, BadModel), (files.projector, BadModel), (tmp_path / "none.gguf", EngineError)):
         messages = []
-        for request in (Plan(load := LoadLanguage(str(path), RUNTIME)), load):
+        for request in (PlanMemory(load := LoadLanguage(str(path), RUNTIME)), load):
             with pytest.raises(error) as raised:
                 worker.request(request)
             messages.append(str(raised.value))

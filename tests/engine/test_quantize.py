@@ -46,12 +46,12 @@ def test_half_when_quantized_then_as_planned_with_where_it_comes_from(
 
 
 def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_not(parts: Parts, tmp_path: Path) -> None:
-    source = parts.store.choose(["F16"])[0]
+    source = parts.catalog.choose(["F16"])[0]
     checks = []
     for quantization in ("Q8_0", "Q4_0", "Q2_K"):
         target = tmp_path / f"mmproj-{quantization}.gguf"
         quantizer.make(PROJECTOR, target, quantization, parts.pool, projector=True)
-        made = parts.store.open_pair(MODEL, target)
+        made = parts.catalog.open_pair(MODEL, target)
         checks.append(quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings))
     assert [c.relative_error for c in checks] == sorted(c.relative_error for c in checks)
     assert checks[0].cosine_min > 0.99 > checks[2].cosine_min
@@ -61,9 +61,9 @@ def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_no
 
 
 def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts: Parts, tmp_path: Path) -> None:
-    source = parts.store.choose(["F16"])[0]
+    source = parts.catalog.choose(["F16"])[0]
     permuted = changed_projector(PROJECTOR, tmp_path / "mmproj-permuted-F16.gguf", "permuted")
-    made = parts.store.open_pair(MODEL, permuted)
+    made = parts.catalog.open_pair(MODEL, permuted)
     assert quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings).cosine_mean < 0.5
 
 
@@ -84,7 +84,7 @@ def test_type_when_llama_cpp_refuses_it_then_its_words_and_no_file(
 
 
 def test_source_when_quantized_itself_then_only_on_demand(parts: Parts, tmp_path: Path) -> None:
-    source = Path(parts.store.choose(["Q4_K_M"])[0].model.path)
+    source = Path(parts.catalog.choose(["Q4_K_M"])[0].model.path)
     with pytest.raises(BadModel, match="quantized already"):
         quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False)
     made = quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False, requantize=True)

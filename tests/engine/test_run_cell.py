@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from playground.comparing.compare import Stop
+from playground.comparing.compare import StopFlag
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadImage, BadInput, BadPrompt
@@ -45,8 +45,10 @@ def begun(cell: CompareCell, variants: Sequence[Variant]) -> Run:
     return new_run(cell, variants, "engine", "machine")
 
 
-def run_all(parts: Parts, run: Run, variants: Sequence[Variant], stop: Stop | None = None) -> Run:
-    *_, last = run_cell(run, variants, parts.library.image, parts.pool, parts.embeddings, stop or Stop(), max_panes=16)
+def run_all(parts: Parts, run: Run, variants: Sequence[Variant], stop: StopFlag | None = None) -> Run:
+    *_, last = run_cell(
+        run, variants, parts.library.image, parts.pool, parts.embeddings, stop or StopFlag(), max_panes=16
+    )
     return last
 
 
@@ -57,7 +59,7 @@ def texts(run: Run) -> list[list[str]]:
 def test_conversation_when_it_has_two_turns_then_each_variant_goes_on_from_its_own_answer(
     parts: Parts, scene: Image
 ) -> None:
-    variants = parts.store.choose(["F16", "Q2_K"])
+    variants = parts.catalog.choose(["F16", "Q2_K"])
     cell = cell_of(variants, WHAT, COLOUR, pictures=kept(parts, scene))
     run = run_all(parts, begun(cell, variants), variants)
     assert run.state is RunState.DONE
@@ -81,7 +83,7 @@ def test_conversation_when_it_has_two_turns_then_each_variant_goes_on_from_its_o
 
 def test_gallery_when_it_has_two_pictures_then_each_is_asked_about_alone(parts: Parts, scene: Image) -> None:
     other = read_image(data_folder() / "tiny-vlm/evaluation/hard-61.png")
-    variants = parts.store.choose(["F16"])
+    variants = parts.catalog.choose(["F16"])
     pictures = kept(parts, scene, other)
     run = run_all(parts, begun(cell_of(variants, WHAT, pictures=pictures, gallery=True), variants), variants)
     assert run.state is RunState.DONE
@@ -96,9 +98,9 @@ def test_gallery_when_it_has_two_pictures_then_each_is_asked_about_alone(parts: 
 def test_run_when_stopped_in_the_middle_then_its_text_stays_and_nothing_more_is_asked(
     parts: Parts, endless: pairs.PairFiles
 ) -> None:
-    slow = (parts.store.open_pair(endless.model, endless.projector),)
+    slow = (parts.catalog.open_pair(endless.model, endless.projector),)
     cell = cell_of(slow, WHAT, "And then?", settings=RunSettings(n_ctx=2048, max_tokens=900))
-    stop = Stop()
+    stop = StopFlag()
     for run in run_cell(begun(cell, slow), slow, parts.library.image, parts.pool, parts.embeddings, stop, max_panes=16):
         if len(run.results[0].update.panes[0].token_ids) > 5:
             stop.run()
@@ -113,7 +115,7 @@ def test_run_when_stopped_in_the_middle_then_its_text_stays_and_nothing_more_is_
 
 
 def test_run_when_the_first_turn_is_there_then_only_the_second_is_asked(parts: Parts, scene: Image) -> None:
-    variants = parts.store.choose(["F16"])
+    variants = parts.catalog.choose(["F16"])
     cell = cell_of(variants, WHAT, pictures=kept(parts, scene))
     first = run_all(parts, begun(cell, variants), variants)
     more = msgspec.structs.replace(cell, prompts=(WHAT, COLOUR), version=7, collapsed=True)
@@ -121,7 +123,7 @@ def test_run_when_the_first_turn_is_there_then_only_the_second_is_asked(parts: P
     updates = list(
         run_cell(
             msgspec.structs.replace(first, cell=more), variants, parts.library.image, parts.pool, parts.embeddings,
-            Stop(), max_panes=16,
+            StopFlag(), max_panes=16,
         )
     )  # fmt: skip
     assert all(run.results[0] == first.results[0] for run in updates)
@@ -148,7 +150,7 @@ def test_run_when_the_first_turn_is_there_then_only_the_second_is_asked(parts: P
 def test_run_when_more_than_the_next_question_changed_then_it_begins_anew(
     parts: Parts, scene: Image, changed: dict[str, object], state: RunState
 ) -> None:
-    variants = parts.store.choose(["F16"])
+    variants = parts.catalog.choose(["F16"])
     cell = cell_of(variants, WHAT, pictures=kept(parts, scene))
     run = begun(cell, variants)
     answered = msgspec.structs.replace(run, state=state, results=_answered(run))
@@ -159,7 +161,7 @@ def test_run_when_more_than_the_next_question_changed_then_it_begins_anew(
 
 
 def test_run_when_the_engine_or_a_file_is_another_one_then_it_begins_anew(parts: Parts, scene: Image) -> None:
-    variants = parts.store.choose(["F16"])
+    variants = parts.catalog.choose(["F16"])
     cell = cell_of(variants, WHAT, pictures=kept(parts, scene))
     run = begun(cell, variants)
     answered = msgspec.structs.replace(run, state=RunState.DONE, results=_answered(run))
@@ -179,14 +181,14 @@ def _answered(run: Run):  # type: ignore[no-untyped-def]
 def test_variant_when_it_failed_in_the_first_turn_then_in_the_second_it_says_that_it_cannot_go_on(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    slow = parts.store.open_pair(endless.model, endless.projector)
-    variants = (*parts.store.choose(["F16"]), slow)
+    slow = parts.catalog.open_pair(endless.model, endless.projector)
+    variants = (*parts.catalog.choose(["F16"]), slow)
     cell = cell_of(
         variants, WHAT, COLOUR, pictures=kept(parts, scene), settings=RunSettings(n_ctx=2048, max_tokens=300)
     )
     killed = False
     for run in run_cell(
-        begun(cell, variants), variants, parts.library.image, parts.pool, parts.embeddings, Stop(), max_panes=16
+        begun(cell, variants), variants, parts.library.image, parts.pool, parts.embeddings, StopFlag(), max_panes=16
     ):
         panes = {pane.variant: pane for pane in run.results[0].update.panes}
         if not killed and len(panes[slow.id].token_ids) > 5:
@@ -213,16 +215,18 @@ def test_variant_when_it_failed_in_the_first_turn_then_in_the_second_it_says_tha
 def test_cell_when_it_cannot_be_run_then_refused_before_anything_is_loaded(
     parts: Parts, prompts: tuple[str, ...], max_panes: int, error: type[Exception], message: str
 ) -> None:
-    variants = parts.store.choose(["F16", "Q8_0"])
+    variants = parts.catalog.choose(["F16", "Q8_0"])
     run = begun(cell_of(variants, *prompts), variants)
-    updates = run_cell(run, variants, parts.library.image, parts.pool, parts.embeddings, Stop(), max_panes=max_panes)
+    updates = run_cell(
+        run, variants, parts.library.image, parts.pool, parts.embeddings, StopFlag(), max_panes=max_panes
+    )
     with pytest.raises(error, match=message):
         next(updates)
     assert parts.pool.memory().workers == ()
 
 
 def test_cell_when_its_image_is_lost_then_refused_before_anything_is_loaded(parts: Parts) -> None:
-    variants = parts.store.choose(["F16"])
+    variants = parts.catalog.choose(["F16"])
     cell = cell_of(variants, WHAT, pictures=(Picture("0" * 64, 4, 4, "cat.png"),))
     with pytest.raises(BadImage, match=r"cat.png cannot be read any more \(the file is gone\)"):
         run_all(parts, begun(cell, variants), variants)
@@ -236,7 +240,7 @@ def test_cell_when_its_image_is_lost_then_refused_before_anything_is_loaded(part
 def test_run_when_its_settings_are_edited_by_hand_to_nonsense_then_refused(
     parts: Parts, settings: RunSettings, message: str
 ) -> None:
-    variants = parts.store.choose(["F16"])
+    variants = parts.catalog.choose(["F16"])
     with pytest.raises(BadInput, match=message):
         begun(cell_of(variants, WHAT, settings=settings), variants)
     with pytest.raises(BadInput, match="No variant is ticked"):
@@ -244,7 +248,7 @@ def test_run_when_its_settings_are_edited_by_hand_to_nonsense_then_refused(
 
 
 def test_run_when_kept_then_it_holds_no_folder_of_this_machine(parts: Parts, scene: Image) -> None:
-    variants = parts.store.choose(["F16", "Q8_0"])
+    variants = parts.catalog.choose(["F16", "Q8_0"])
     cell = cell_of(variants, WHAT, pictures=kept(parts, scene))
     run = begun(cell, variants)
     for before, after in zip(variants, run.variants, strict=True):

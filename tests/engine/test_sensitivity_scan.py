@@ -14,20 +14,20 @@ import msgspec
 import pytest
 from gguf import GGUFReader
 
-from playground.comparing.compare import Stop
+from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, Stopped
 from playground.measuring import question_sets
-from playground.measuring.measure import Measuring
-from playground.measuring.question_sets import ItemSet
-from playground.measuring.results import Plan, Progress
+from playground.measuring.measure import MeasureJob
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.statistics import Interval
 from playground.models.presets import data_folder
 from playground.notebooks import run_cell
-from playground.notebooks.cells import CompareCell, Questions
+from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.quantizing import quantizer, recipes, scan_results
 from playground.quantizing.recipes import Recipe
-from playground.quantizing.scan_results import Built, Compared, Scan, Sensitivity
-from playground.quantizing.sensitivity_scan import Scanning
+from playground.quantizing.scan_results import BuiltRecipe, Scan, Sensitivity, UniformComparison
+from playground.quantizing.sensitivity_scan import ScanJob
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import Runtime
@@ -61,7 +61,7 @@ def one_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source_of(parts: Parts) -> Variant:
-    return next(v for v in parts.store.variants if v.reference)
+    return next(v for v in parts.catalog.variants if v.reference)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,11 @@ def embedded(parts: Parts) -> Variant:
 
 
 def scanning(
-    parts: Parts, source: Variant, asked: ItemSet = ASKED, stop: Callable[[], bool] = lambda: False, **scan: Any
-) -> Scanning:
+    parts: Parts, source: Variant, asked: QuestionSet = ASKED, stop: Callable[[], bool] = lambda: False, **scan: Any
+) -> ScanJob:
     given = Scan(**{"kinds": KINDS, "max_tokens": 16, **scan})
-    return Scanning(
-        asked, source, given, RUNTIME, parts.pool, parts.embeddings, parts.known, parts.workshop, stop
+    return ScanJob(
+        asked, source, given, RUNTIME, parts.pool, parts.embeddings, parts.result_cache, parts.workshop, stop
     )  # fmt: skip
 
 
@@ -142,11 +142,11 @@ def test_rung_when_made_by_hand_then_it_drifts_as_far(parts: Parts, embedded: Va
         Path(source.projector.path), target, made.quantization, parts.pool, projector=True,
         tensor_types=made.tensor_types,
     )  # fmt: skip
-    variant = parts.store.read_pair(Path(source.model.path), target)
+    variant = parts.catalog.read_pair(Path(source.model.path), target)
     searched, _ = ASKED.halves()
-    *_, measured = Measuring(
-        searched, (source, variant), source.id, Plan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
-        parts.known, lambda: False,
+    *_, measured = MeasureJob(
+        searched, (source, variant), source.id, MeasurementPlan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
+        parts.result_cache, lambda: False,
     ).run()  # fmt: skip
     rung = ladder(found)["v.ffn_up"]["q2_K"]
     assert measured.results[1].mean_kl.value == pytest.approx(rung.kl, rel=1e-9)
@@ -162,11 +162,11 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     built = found.built
     assert built is not None
     assert (found.n_searched, found.n_kept_aside, found.problems) == (2, 2, ())
-    files = [parts.store.made / name for name in (built.model, built.projector)]
+    files = [parts.catalog.made / name for name in (built.model, built.projector)]
     assert built.bytes == sum(file.stat().st_size for file in files)
     for file, original, is_projector in zip(files, (source.model, source.projector), (False, True), strict=True):
         types = built.recipe.types(projector=is_projector)
-        groups = recipes.groups_of(parts.store.weights(Path(original.path)), 1, projector=is_projector)
+        groups = recipes.groups_of(parts.catalog.weights(Path(original.path)), 1, projector=is_projector)
         before = {t.name: t.tensor_type.name for t in GGUFReader(original.path).tensors}
         for tensor in GGUFReader(file).tensors:
             group = next((g.name for g in groups if re.search(g.pattern, tensor.name)), "")
@@ -192,17 +192,17 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     assert {(item.question, item.image) for item in searched.items}.isdisjoint(
         (item.question, item.image) for item in aside.items
     )
-    variant = parts.store.read_pair(*files)
+    variant = parts.catalog.read_pair(*files)
     for asked, kl in ((aside, built.kl.value), (searched, built.searched_kl)):
-        *_, measured = Measuring(
-            asked, (source, variant), source.id, Plan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
-            parts.known, lambda: False,
+        *_, measured = MeasureJob(
+            asked, (source, variant), source.id, MeasurementPlan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
+            parts.result_cache, lambda: False,
         ).run()  # fmt: skip
         assert measured.results[1].mean_kl.value == pytest.approx(kl, rel=1e-9)
 
 
 def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(parts: Parts, embedded: Variant) -> None:
-    before = sorted(parts.store.made.glob("*"))
+    before = sorted(parts.catalog.made.glob("*"))
     for limit, told in (
         ({"max_bytes": 1_000_000}, r"No recipe was made: With these types the files come down to \d\.\d MB at best"),
         ({"max_bytes": 100_000_000}, "No recipe was made: The source's files are small enough as they are"),
@@ -213,7 +213,7 @@ def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(part
         assert len(found.problems) == 1
         assert re.search(told, found.problems[0])
         assert len(found.sensed) == 15
-    assert sorted(parts.store.made.glob("*")) == before
+    assert sorted(parts.catalog.made.glob("*")) == before
 
 
 # --- a pair of which little can be quantized --------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(part
 def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_and_a_third_nothing(
     own: Parts, few: pairs.PairFiles
 ) -> None:
-    source = own.store.open_pair(few.model, few.projector)
+    source = own.catalog.open_pair(few.model, few.projector)
     given: dict[str, Any] = {"kinds": ("q2_K",), "depth": 2, "restore": True}
     seen: list[Progress] = []
 
@@ -234,7 +234,7 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
             assert isinstance(update, Progress)
             seen.append(update)
     assert left_over(own) == []
-    assert not own.store.made.exists()
+    assert not own.catalog.made.exists()
 
     rest, found = scanned(own, source, **given)
     tried = {what for step in (*seen, *rest) if (what := step.what.removesuffix(": drift"))}
@@ -259,7 +259,7 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
 def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
     parts: Parts, few: pairs.PairFiles
 ) -> None:
-    source = parts.store.open_pair(few.model, few.projector)
+    source = parts.catalog.open_pair(few.model, few.projector)
     _, found = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
     refused = ladder(found)["ffn_down"]["iq2_xxs"]
     assert refused.kl is None
@@ -275,7 +275,7 @@ def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
 def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was_tried_before_it_is_gone(
     parts: Parts, few: pairs.PairFiles
 ) -> None:
-    source = parts.store.open_pair(few.model, few.projector)
+    source = parts.catalog.open_pair(few.model, few.projector)
     given: dict[str, Any] = {"kinds": ("q4_K", "iq2_xxs"), "calibrate": True}
     _, found = scanned(parts, source, **given)
     assert found.problems == ()
@@ -295,13 +295,13 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
         words = shlex.split(line)
         matrices.add(words[words.index("--imatrix") + 1])
     made = {built.model, built.projector} - {few.model.name, few.projector.name}
-    assert {path.name for path in parts.store.made.glob("*few*")} == made | matrices
+    assert {path.name for path in parts.catalog.made.glob("*few*")} == made | matrices
     _, found = scanned(parts, source, max_kl=1e-12, **given)
     assert found.problems == ("No recipe was made: Nothing can be saved within a KL of 1e-12.",)
 
 
 def test_types_when_none_can_be_had_then_said(parts: Parts, few: pairs.PairFiles) -> None:
-    source = parts.store.open_pair(few.model, few.projector)
+    source = parts.catalog.open_pair(few.model, few.projector)
     with pytest.raises(BadInput, match=r"None of these types can be had: .*no quantization called 'Q99'"):
         scanned(parts, source, kinds=("q99", "q8_1"))
 
@@ -312,7 +312,7 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
     """Of Gemma 3's projector a tensor is turned at run time: at Q8_0 llama.cpp reads beyond its end. Mostly it crashes,
     now and then it finds numbers."""
     files = pairs.write_pair("gemma3", tmp_path)
-    source = own.store.open_pair(files.model, files.projector)
+    source = own.catalog.open_pair(files.model, files.projector)
     made = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
     run = scanning(own, source)
     steps = run._hold_against_uniform(made)
@@ -329,8 +329,8 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
 
 
 def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: Parts, few: pairs.PairFiles) -> None:
-    source = parts.store.open_pair(few.model, few.projector)
-    before = sorted(parts.store.made.glob("*few*"))
+    source = parts.catalog.open_pair(few.model, few.projector)
+    before = sorted(parts.catalog.made.glob("*few*"))
     seen: list[str] = []
     with pytest.raises(Stopped):  # noqa: PT012  each update is kept
         for update in scanning(
@@ -340,7 +340,7 @@ def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: 
             assert isinstance(update, Progress)
             seen.append(update.what)
     assert left_over(parts) == []
-    assert sorted(parts.store.made.glob("*few*")) == before  # nobody has seen the recipe
+    assert sorted(parts.catalog.made.glob("*few*")) == before  # nobody has seen the recipe
 
 
 # --- what cannot be scanned -------------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(pa
     half = replace(source.projector, quantization="Q8_0")
     for variant, n, told in ((replace(source, projector=half), 4, "Q8_0: a scan begins with 16 or 32 bits"),
                              (source, 3, "at least four questions")):  # fmt: skip
-        asked = Questions(n=n, sensitivity=True)
+        asked = CellQuestions(n=n, sensitivity=True)
         run = run_cell.new_run(CompareCell("c", questions=asked, variants=(variant.id,)), [variant], "e", "m")
         updates = run_cell.measure_cell(
             run,
@@ -381,9 +381,9 @@ def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(pa
             question_sets.embedded(FOLDER),
             parts.pool,
             parts.embeddings,
-            parts.known,
+            parts.result_cache,
             parts.workshop,
-            Stop(),
+            StopFlag(),
         )
         with pytest.raises(BadInput, match=told):
             next(updates)
@@ -399,13 +399,13 @@ def q4(kl: float, against: tuple[float | None, float | None] | None) -> Uniform:
     return "Q4", 4_000_000, kl, against
 
 
-def built(kl: float, *uniform: Uniform) -> Built:
+def built(kl: float, *uniform: Uniform) -> BuiltRecipe:
     """A recipe of 5 MB, and uniform pairs: name, bytes, KL, and the interval of how much more it drifts."""
     compared = tuple(
-        Compared(name, size, Interval(other), None if against is None else Interval(other - kl, *against))
+        UniformComparison(name, size, Interval(other), None if against is None else Interval(other - kl, *against))
         for name, size, other, against in uniform
     )
-    return Built(Recipe("r", "f"), 5_000_000, 0.1, 0.1, Interval(kl), compared, (), "a", "b")
+    return BuiltRecipe(Recipe("r", "f"), 5_000_000, 0.1, 0.1, Interval(kl), compared, (), "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def built(kl: float, *uniform: Uniform) -> Built:
         ),
     ],
 )
-def test_sentence_when_made_from_the_numbers_then_consistent_with_them(found: Built, told: str) -> None:
+def test_sentence_when_made_from_the_numbers_then_consistent_with_them(found: BuiltRecipe, told: str) -> None:
     assert scan_results.sentence(found).startswith("The recipe (5.0 MB) has a mean KL of ")
     assert scan_results.sentence(found).endswith(told)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Built) == found
+    assert msgspec.json.decode(msgspec.json.encode(found), type=BuiltRecipe) == found

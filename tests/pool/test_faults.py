@@ -14,7 +14,7 @@ import pytest
 
 from playground.comparing import compare
 from playground.errors import BadModel, BadPair
-from playground.pool.pool import Limits
+from playground.pool.pool import PoolLimits
 from playground.values.answer import Pane, PaneState
 from playground.values.memory import HOST, WorkerRole
 from playground.values.request import Image
@@ -26,7 +26,7 @@ WHAT = "What do you see?"
 
 
 def assert_pool_works(parts: Parts, scene: Image) -> None:
-    pane = run(parts, comparison(scene, WHAT, parts.store.choose(["Q8_0"]))).panes[0]
+    pane = run(parts, comparison(scene, WHAT, parts.catalog.choose(["Q8_0"]))).panes[0]
     assert pane.state is PaneState.DONE
     assert "RVJWPBX" in pane.text
     assert all(w.leases == 0 for w in parts.pool.memory().workers)
@@ -34,8 +34,8 @@ def assert_pool_works(parts: Parts, scene: Image) -> None:
 
 def failed(parts: Parts, scene: Image, model: Path, projector: Path) -> Pane:
     """The pane of a pair that cannot run, beside one that can."""
-    bad = parts.store.open_pair(model, projector)
-    good = parts.store.choose(["F16"])[0]
+    bad = parts.catalog.open_pair(model, projector)
+    good = parts.catalog.choose(["F16"])[0]
     update = run(parts, comparison(scene, WHAT, (bad, good)))
     panes = {p.variant: p for p in update.panes}
     assert panes[good.id].state is PaneState.DONE
@@ -47,11 +47,11 @@ def failed(parts: Parts, scene: Image, model: Path, projector: Path) -> Pane:
 def test_worker_when_killed_while_it_writes_then_its_pane_says_so_and_the_others_finish(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
-    slow = parts.store.open_pair(endless.model, endless.projector)
-    f16 = parts.store.choose(["F16"])[0]
+    slow = parts.catalog.open_pair(endless.model, endless.projector)
+    f16 = parts.catalog.choose(["F16"])[0]
     asked = comparison(scene, WHAT, (slow, f16), max_tokens=900)
     killed = False
-    for update in compare.run(asked, parts.pool, parts.embeddings, compare.Stop()):
+    for update in compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag()):
         if not killed and len(update.panes[0].token_ids) > 10:
             victim = next(w for w in parts.pool.memory().workers if w.file == endless.model.name)
             os.kill(victim.pid, signal.SIGKILL)
@@ -67,7 +67,7 @@ def test_worker_when_killed_while_it_writes_then_its_pane_says_so_and_the_others
 
 
 def test_worker_when_killed_while_idle_then_the_next_run_starts_another(parts: Parts, scene: Image) -> None:
-    f16 = parts.store.choose(["F16"])
+    f16 = parts.catalog.choose(["F16"])
     before = run(parts, comparison(scene, WHAT, f16)).panes[0]
     for worker in parts.pool.memory().workers:
         os.kill(worker.pid, signal.SIGKILL)
@@ -112,14 +112,14 @@ def test_file_when_truncated_then_said_before_loading(parts: Parts, tmp_path: Pa
     files = pairs.write_pair("mlp", tmp_path)
     short = pairs.truncate(files.model, tmp_path / "short.gguf", 0.7)
     with pytest.raises(BadModel, match=r"short\.gguf is cut short: .* Download it again"):
-        parts.store.open_pair(short, files.projector)
+        parts.catalog.open_pair(short, files.projector)
 
 
 def test_file_when_it_vanishes_after_it_was_opened_then_the_pane_says_so(
     parts: Parts, scene: Image, tmp_path: Path
 ) -> None:
     files = pairs.write_pair("mlp", tmp_path)
-    variant = parts.store.open_pair(files.model, files.projector)
+    variant = parts.catalog.open_pair(files.model, files.projector)
     files.model.unlink()
     pane = run(parts, comparison(scene, WHAT, (variant,))).panes[0]
     assert pane.state is PaneState.FAILED
@@ -130,11 +130,11 @@ def test_file_when_it_vanishes_after_it_was_opened_then_the_pane_says_so(
 def test_pair_when_swapped_then_says_which_is_which(parts: Parts, tmp_path: Path) -> None:
     files = pairs.write_pair("mlp", tmp_path)
     with pytest.raises(BadPair, match=f"swapped: {files.projector.name} is the projector"):
-        parts.store.open_pair(files.projector, files.model)
+        parts.catalog.open_pair(files.projector, files.model)
 
 
 def test_budget_when_it_holds_two_of_three_then_the_longest_unused_gives_way(parts: Parts, scene: Image) -> None:
-    q8, q4, q3 = parts.store.choose(["Q8_0", "Q4_K_M", "Q3_K_M"])
+    q8, q4, q3 = parts.catalog.choose(["Q8_0", "Q4_K_M", "Q3_K_M"])
     parts.pool._host_bytes = 250 * 2**20
     for variant in (q8, q4, q3, q8):
         # Held to a figure: what a worker really takes differs from machine to machine.
@@ -146,8 +146,8 @@ def test_budget_when_it_holds_two_of_three_then_the_longest_unused_gives_way(par
 
 
 def test_budget_when_a_model_is_larger_then_says_how_much_of_how_much(parts: Parts, scene: Image) -> None:
-    parts.pool._host_bytes, parts.pool._limits = 1000, Limits(host_bytes=1000)
-    pane = run(parts, comparison(scene, WHAT, parts.store.choose(["F16"]))).panes[0]
+    parts.pool._host_bytes, parts.pool._limits = 1000, PoolLimits(host_bytes=1000)
+    pane = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"]))).panes[0]
     assert pane.state is PaneState.FAILED
     assert "the budget for all models there is 0.0 GiB" in (pane.error or "")
     assert "PLAYGROUND_MEMORY_BUDGET_BYTES" in (pane.error or "")
@@ -162,7 +162,7 @@ def test_run_when_something_unforeseen_fails_then_every_pane_says_so(
         raise OSError("/secret/path")
 
     monkeypatch.setattr(parts.pool, "fitting", broken)
-    update = run(parts, comparison(scene, WHAT, parts.store.choose(["F16", "Q8_0"])))
+    update = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16", "Q8_0"])))
     assert [p.state for p in update.panes] == [PaneState.FAILED] * 2
     assert "Unexpected: OSError" in (update.panes[0].error or "")
     assert "secret" not in (update.panes[0].error or "")

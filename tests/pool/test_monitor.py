@@ -11,14 +11,14 @@ import pytest
 from playground.engine import protocol
 from playground.pool import monitor as monitor_module
 from playground.pool.monitor import Monitor
-from playground.pool.pool import Limits, Pool
+from playground.pool.pool import Pool, PoolLimits
 from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import HOST, MemoryReport, WorkerRole
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
-    opened = Pool(Limits(idle_s=0.3), forecasts=tmp_path)
+    opened = Pool(PoolLimits(idle_s=0.3), forecasts=tmp_path)
     yield opened
     opened.close()
 

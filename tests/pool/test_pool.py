@@ -22,7 +22,7 @@ from playground.errors import BadInput, BadModel, Busy, EngineError, OutOfMemory
 from playground.models.gguf.header import read_header
 from playground.models.gguf.model_shape import shape
 from playground.pool import pool as pool_module
-from playground.pool.pool import Limits, Pool
+from playground.pool.pool import Pool, PoolLimits
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.files import ModelFile
 from playground.values.memory import HOST, GpuMemory, WorkerRole, WorkerState
@@ -67,7 +67,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Pool]]:
     with ExitStack() as stack:
 
         def open_pool(**limits: float) -> Pool:
-            pool = Pool(Limits(**limits), forecasts=tmp_path / "forecasts", engine="e")  # type: ignore[arg-type]
+            pool = Pool(PoolLimits(**limits), forecasts=tmp_path / "forecasts", engine="e")  # type: ignore[arg-type]
             stack.callback(pool.close)
             return pool
 

@@ -20,7 +20,7 @@ from playground.comparing import embedding_cache
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
 from playground.errors import BadInput, BadModel, BadPair, EngineError, NotAllowed
-from playground.models.catalog import Store, quantization_of
+from playground.models.catalog import Catalog, quantization_of
 from playground.models.gguf.header import read_header
 from playground.models.presets import data_folder, presets_folder, read_preset, read_presets
 from playground.support.byte_cache import BytesCache
@@ -66,12 +66,12 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+def open_store(tmp_path: Path) -> Iterator[Callable[..., Catalog]]:
     """Stores of one cache folder, as of one start of the app after the other."""
     stores = []
 
-    def make(*allowed: Path, anywhere: bool = False) -> Store:
-        stores.append(Store(tmp_path / "cache", None if anywhere else allowed))
+    def make(*allowed: Path, anywhere: bool = False) -> Catalog:
+        stores.append(Catalog(tmp_path / "cache", None if anywhere else allowed))
         return stores[-1]
 
     yield make
@@ -79,7 +79,7 @@ def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
         store.close()
 
 
-OpenStore = Callable[..., Store]
+OpenStore = Callable[..., Catalog]
 
 # --- folders ----------------------------------------------------------------------------------------------
 
@@ -414,7 +414,7 @@ def test_store_when_the_disk_is_full_then_it_still_opens_and_tells(open_store: O
 
 
 @pytest.fixture
-def derived_store(open_store: OpenStore) -> Store:
+def derived_store(open_store: OpenStore) -> Catalog:
     store = open_store()
     store.derive(Quantizer())
     return store
@@ -434,24 +434,24 @@ def derived_store(open_store: OpenStore) -> Store:
     ],
 )
 def test_choice_when_named_then_those_variants_once_and_in_that_order(
-    derived_store: Store, names: list[str], projectors: tuple[str, ...], expected: list[str]
+    derived_store: Catalog, names: list[str], projectors: tuple[str, ...], expected: list[str]
 ) -> None:
     assert [v.id.removeprefix("tiny-vlm:") for v in derived_store.choose(names, projectors)] == expected
 
 
-def test_choice_when_unknown_then_says_what_there_is(derived_store: Store) -> None:
+def test_choice_when_unknown_then_says_what_there_is(derived_store: Catalog) -> None:
     with pytest.raises(BadInput, match=r"no variant called 'Q9_X'\. There are: F16, .*Q4_K_M, .*TQ2_0"):
         derived_store.choose(["F16", "Q9_X"])
 
 
-def test_choice_when_the_projector_is_unknown_then_it_is_the_one_that_is_named(derived_store: Store) -> None:
+def test_choice_when_the_projector_is_unknown_then_it_is_the_one_that_is_named(derived_store: Catalog) -> None:
     with pytest.raises(BadInput) as refused:
         derived_store.choose(["F16"], ["Q9_X"])
     assert "'Q9_X'" in str(refused.value)
     assert "called 'F16'" not in str(refused.value)
 
 
-def test_choice_when_one_of_two_projectors_is_unknown_then_refused_too(derived_store: Store) -> None:
+def test_choice_when_one_of_two_projectors_is_unknown_then_refused_too(derived_store: Catalog) -> None:
     with pytest.raises(BadInput, match="Q9_X"):
         derived_store.choose(["F16"], ["F16", "Q9_X"])
 

@@ -173,7 +173,7 @@ def diagnosed(model: Path, projector: Path, **how: Any) -> tuple[Finding, ...]:
 
 
 def pane_of(engine: Parts, scene: Image, model: Path, projector: Path, chat_template: str | None = None) -> Pane:
-    variant = engine.store.open_pair(model, projector)
+    variant = engine.catalog.open_pair(model, projector)
     asked = replace(comparison(scene, "What?", (variant,), max_tokens=3), chat_template=chat_template)
     return run(engine, asked).panes[0]
 
@@ -225,7 +225,7 @@ def test_pair_when_swapped_then_each_file_is_named_for_what_it_is(
     )
     assert found.remedy == "Swap them."
     with pytest.raises(BadPair, match="swapped"):
-        engine.store.open_pair(files.projector, files.model)
+        engine.catalog.open_pair(files.projector, files.model)
 
 
 def test_file_when_alone_then_told_which_one_is_missing(tiny: dict[str, pairs.PairFiles]) -> None:
@@ -903,10 +903,10 @@ def test_cache_when_estimated_then_llama_cpp_allocates_just_that(
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="playground.pool.process")
     if of == "embedded":
-        variant = engine.store.variants[0]
+        variant = engine.catalog.variants[0]
     else:
         files = pairs.write_llava(tmp_path, n_layer=3, n_embd=512, n_head=8, n_head_kv=2, name="three-layers")
-        variant = engine.store.open_pair(files.model, files.projector)
+        variant = engine.catalog.open_pair(files.model, files.projector)
     pane = run(engine, comparison(scene, "What?", (variant,), max_tokens=2, n_ctx=1024)).panes[0]
     assert pane.state is PaneState.DONE
     deadline = time.monotonic() + 5  # another thread reads the worker's log

@@ -7,13 +7,13 @@ import time
 import pytest
 
 from playground.models.gguf import file_names
-from playground.models.hub.listing import RemoteFile, RemoteModel, Repo
+from playground.models.hub.listing import RemoteFile, RemoteModel, RepoListing
 
 
-def repo(*files: str | tuple[str, int]) -> Repo:
+def repo(*files: str | tuple[str, int]) -> RepoListing:
     """With the sizes given, or each file a byte smaller than the one before it."""
     sized = [(one, 1000 - n) if isinstance(one, str) else one for n, one in enumerate(files)]
-    return Repo("acme/a-GGUF", "0" * 40, tuple(RemoteFile(name, size) for name, size in sized))
+    return RepoListing("acme/a-GGUF", "0" * 40, tuple(RemoteFile(name, size) for name, size in sized))
 
 
 def quantizations(models: tuple[RemoteModel, ...]) -> list[str]:

@@ -78,7 +78,7 @@ def test_forecast_when_over_two_gpus_then_each_has_half_and_a_process() -> None:
 def test_forecast_when_llama_cpp_has_planned_then_its_figures() -> None:
     forecasts = Forecasts(None, DEVICES)
     assert not forecasts.has_plan(spec(), (GPU,))
-    forecasts.planned(spec(), (GPU,), protocol.Planned(7 * MIB, 3 * MIB))
+    forecasts.planned(spec(), (GPU,), protocol.MemoryPlan(7 * MIB, 3 * MIB))
     found = forecasts.of(spec(), (GPU,))
     assert (found.source, found.parts[GPU].kv_cache, found.parts[GPU].compute) == ("dry run", 7 * MIB, 3 * MIB)
     other = forecasts.of(spec(replace(RUNTIME, n_ctx=2000)), (GPU,))

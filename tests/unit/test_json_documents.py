@@ -19,7 +19,7 @@ from playground.values.memory import (
     GpuMemory,
     MemoryParts,
     MemoryReport,
-    Queued,
+    QueuedRun,
     WorkerMemory,
     WorkerRole,
     WorkerState,
@@ -216,7 +216,7 @@ def test_memory_when_a_document_then_json_with_each_workers_pid_role_state_and_b
         host_rss_bytes=9, gpu_bytes=5, measured_by="process", peak_bytes=6, forecast=Forecast(parts, "header"),
         leases=1, pinned=False, idle_s=0.0,
     )  # fmt: skip
-    queue = (Queued("anna", ("a.gguf",), 0.5, "GPU 0"), Queued("bert", ("b.gguf",), 0.1, None))
+    queue = (QueuedRun("anna", ("a.gguf",), 0.5, "GPU 0"), QueuedRun("bert", ("b.gguf",), 0.1, None))
     report = MemoryReport(1.0, (worker,), (GpuMemory(0, "H100", 80, 10),), 64, 32, {"GPU 0": 25, HOST: 30}, queue)
     document = json.loads(json.dumps(json_documents.of_memory(report)))
     (told,) = document["workers"]

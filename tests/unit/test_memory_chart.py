@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playground.rendering import comparison_view, plots, templating
-from playground.rendering.memory_chart import Chart, chart, colours, handle, lasted, thinned, waiting
-from playground.values.memory import HOST, Forecast, MemoryParts, MemoryReport, Queued, WorkerRole
-from playground.web.inspect_page import Inspect
+from playground.rendering.memory_chart import Chart, chart, colours, handle_row, lasted, thinned, waiting
+from playground.values.memory import HOST, Forecast, MemoryParts, MemoryReport, QueuedRun, WorkerRole
+from playground.web.inspect_page import InspectPage
 from playground.web.notebook_actions import Reply
 from testkit.memory_reports import GIB, NOW, HandMade, gpu, h100, report, worker
 
@@ -46,8 +46,8 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def page(made: HandMade) -> Inspect:
-    return Inspect(made, made, lambda name: name == "operator")
+def page(made: HandMade) -> InspectPage:
+    return InspectPage(made, made, lambda name: name == "operator")
 
 
 def charted(*reports: MemoryReport, place: str = "GPU 0") -> Chart:
@@ -176,7 +176,7 @@ def test_handle_when_forecast_and_peak_are_known_then_the_error_is_of_the_peak(
     forecast: int | None, peak: int | None, error: str, off: bool
 ) -> None:
     told = None if forecast is None else Forecast({"GPU 0": MemoryParts(forecast)}, "dry run")
-    shown = handle(worker("a", 10, forecast=told, peak_bytes=peak), {"a": 0})
+    shown = handle_row(worker("a", 10, forecast=told, peak_bytes=peak), {"a": 0})
     assert (shown.error, shown.off) == (error, off)
 
 
@@ -184,7 +184,7 @@ def test_handle_when_forecast_and_peak_are_known_then_the_error_is_of_the_peak(
     ("leases", "idle_s", "use"), [(0, 75.0, "idle 1 min 15 s"), (1, 0.0, "leased"), (3, 0.0, "leased 3 times")]
 )
 def test_handle_when_leased_or_idle_then_says_so(leases: int, idle_s: float, use: str) -> None:
-    assert handle(worker("a", 1, leases=leases, idle_s=idle_s), {"a": 0}).use == use
+    assert handle_row(worker("a", 1, leases=leases, idle_s=idle_s), {"a": 0}).use == use
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,11 @@ def test_duration_when_told_then_no_finer_than_needed(seconds: float, told: str)
 
 
 def test_queue_when_shown_then_mine_is_marked_and_nobody_else_is_named() -> None:
-    queue = (Queued("ann", ("a.gguf",), 1.0, "GPU 0"), Queued("", (), 2.0, None), Queued("me", ("b.gguf",), 90.0, None))
+    queue = (
+        QueuedRun("ann", ("a.gguf",), 1.0, "GPU 0"),
+        QueuedRun("", (), 2.0, None),
+        QueuedRun("me", ("b.gguf",), 90.0, None),
+    )
     shown = waiting(queue, "me")
     assert [(one.place, one.runs, one.yours) for one in shown] == [
         ("GPU 0", True, False), ("1", False, False), ("2", False, True)
@@ -219,7 +223,7 @@ def test_page_when_names_hold_markup_then_it_is_text_and_every_tag_is_closed() -
     )
     now = report(
         bad, replace(bad, id="2", leases=1), worker("c", None), gpus=(gpu(name=BAD_NAME),),
-        queue=(Queued("me", (BAD_NAME,), 1.0, None),), alarms=(BAD_NAME,),
+        queue=(QueuedRun("me", (BAD_NAME,), 1.0, None),), alarms=(BAD_NAME,),
     )  # fmt: skip
     made = page(HandMade((replace(now, time=NOW - 5), now)))
     for visitor in (ME, OPERATOR):
@@ -246,7 +250,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
 
 def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
     made = HandMade(h100(30))
-    operating = Inspect(made, made, lambda name: True)
+    operating = InspectPage(made, made, lambda name: True)
     call = {one.__name__: one for one in operating.functions()}
     before = call["look"]({}, None)
     after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)
@@ -291,7 +295,7 @@ def test_strip_when_there_are_several_gpus_then_a_meter_each_the_queue_and_a_lin
     one = worker("a", 16 * GIB, role=WorkerRole.VISION)
     two = worker("b", 32 * GIB, "GPU 1")
     html = comparison_view.memory_strip(
-        report(one, two, gpus=(gpu(), gpu(1, utilization=None)), queue=(Queued("", (), 0, None),))
+        report(one, two, gpus=(gpu(), gpu(1, utilization=None)), queue=(QueuedRun("", (), 0, None),))
     )
     Tags(html)
     assert re.findall(r"[\d.]+ GiB of [\d.]+ GiB(?=<)", html) == ["16.0 GiB of 64.0 GiB", "32.0 GiB of 64.0 GiB"]

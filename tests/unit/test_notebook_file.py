@@ -17,18 +17,18 @@ import pytest
 from playground.comparing.images import from_rgb
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
-from playground.measuring.question_sets import Item
-from playground.measuring.results import Answered, Measurement, Plan, Speed, TokenCost, VariantResult
-from playground.measuring.ship_card import Limits
+from playground.measuring.question_sets import Question
+from playground.measuring.results import Measurement, MeasurementPlan, QuestionDrift, Speed, TokenCost, VariantResult
+from playground.measuring.ship_card import ShipLimits
 from playground.measuring.statistics import Interval, Paired
 from playground.notebooks.cells import (
     Cell,
+    CellQuestions,
     CompareCell,
     NoteCell,
     Picture,
-    Questions,
-    Result,
     Run,
+    RunResult,
     RunState,
     check_cell,
     settled,
@@ -37,8 +37,8 @@ from playground.notebooks.cells import (
 from playground.notebooks.file_format import MAX_CELLS, WholeCell, from_json, to_json
 from playground.notebooks.run_cell import card_of
 from playground.notebooks.run_diff import changes
-from playground.quantizing.recipes import Group, Recipe, Rung, Sensed
-from playground.quantizing.scan_results import Built, Compared, Restored, Scan, Sensitivity
+from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
+from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity, UniformComparison
 from playground.rendering import card_view as card_page
 from playground.rendering import cell_view as page
 from playground.rendering import comparison_view
@@ -81,8 +81,8 @@ def pane(of: Variant, text: str, state: PaneState = PaneState.DONE, **fields: An
     return Pane(of.id, state, text, ids, scores, Metrics(ttft_s=0.1, model_bytes=of.model.bytes), **fields)
 
 
-def result(*panes: Pane, turn: int = 0, of: Picture | None = None) -> Result:
-    return Result(turn, ComparisonUpdate(panes, done=True, rendered_prompt="<s>", notes=("n",), elapsed_s=1.5), of)
+def result(*panes: Pane, turn: int = 0, of: Picture | None = None) -> RunResult:
+    return RunResult(turn, ComparisonUpdate(panes, done=True, rendered_prompt="<s>", notes=("n",), elapsed_s=1.5), of)
 
 
 def compare_cell(**fields: Any) -> CompareCell:
@@ -90,7 +90,7 @@ def compare_cell(**fields: Any) -> CompareCell:
     return CompareCell("c1", **{"family": "fam", **given, **fields})
 
 
-def run_of(cell: CompareCell, *results: Result, number: int = 1, **fields: Any) -> Run:
+def run_of(cell: CompareCell, *results: RunResult, number: int = 1, **fields: Any) -> Run:
     given: dict[str, Any] = {"variants": (without_paths(F16), without_paths(Q2)), "reference": F16.id}
     given |= {"engine": "llama 1", "machine": "2 cores", "started": "2025-01-02T03:04:05+01:00"}
     return Run(number, cell, results=results, **{**given, "state": RunState.DONE, "elapsed_s": 2.0, **fields})
@@ -116,13 +116,13 @@ def whole() -> list[tuple[Cell, tuple[Run, ...]]]:
 
 
 def measurement() -> Measurement:
-    moved = Answered(
+    moved = QuestionDrift(
         kl=(TokenCost("a", 0.5, False, (("a", 0.9),), (("b", 0.8),)), TokenCost("", 0.01)),
         first_divergence=0,
         text="b",
         score=0.0,
     )
-    right = Answered(text="a", score=1.0)
+    right = QuestionDrift(text="a", score=1.0)
     interval = Interval(0.25, 0.1, 0.5)
     mine = VariantResult(
         Q2.id,
@@ -138,7 +138,7 @@ def measurement() -> Measurement:
         speed=Speed(2, 30.5, 0.1, 0.2, 0.3, 2**20),
         items=(moved, msgspec.structs.replace(moved, error="it crashed")),
     )
-    asked = (Item("a.png", "What?", ("a",)), Item("../../etc/passwd", "Why?", ("a",)))
+    asked = (Question("a.png", "What?", ("a",)), Question("../../etc/passwd", "Why?", ("a",)))
     speed = Speed(2, 20.0, None, 0.2, 0.3, 2**21)
     reference = VariantResult(F16.id, accuracy=Interval(1.0), speed=speed, items=(right, right))
     return Measurement(asked, ("a", "a"), (reference, mine), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
@@ -148,13 +148,15 @@ def sensitivity() -> Sensitivity:
     groups = Group(False, "ffn_up", r"^blk\.\d+\.ffn_up\.weight$", 1000), Group(True, "mm", "^mm", 500)
     rungs = Rung("q4_K", 100, 0.01), Rung("q2_K", 300, 0.5)
     refused = Rung("q4_K", 0, None, "it crashed"), Rung("q2_K", 200, 0.001)
-    against = Compared("Q4_K_M", 600, Interval(0.02, 0.01, 0.03), Interval(0.01, 0.005, 0.02))
+    against = UniformComparison("Q4_K_M", 600, Interval(0.02, 0.01, 0.03), Interval(0.01, 0.005, 0.02))
     recipe = Recipe("fam in 0.0 MB", "fam", 2, {"ffn_up": "q4_K"}, {"mm": "q2_K"}, note="found")
-    built = Built(recipe, 700, 0.011, 0.012, Interval(0.01, 0.005, 0.02), (against,), ("llama-quantize",), "a", "b")
+    built = BuiltRecipe(
+        recipe, 700, 0.011, 0.012, Interval(0.01, 0.005, 0.02), (against,), ("llama-quantize",), "a", "b"
+    )
     return Sensitivity(
         F16.id, 1200, Scan(("q4_K", "q2_K"), 2, True, max_bytes=900, max_kl=0.5), 4, 4, 1e-9,
-        (Sensed(groups[0], rungs), Sensed(groups[1], refused)), (Restored(groups[0], "q2_K", 300, 0.1, 0.6),), built,
-        ("p",), 3.0,
+        (GroupSensitivity(groups[0], rungs), GroupSensitivity(groups[1], refused)),
+        (RestoredGroup(groups[0], "q2_K", 300, 0.1, 0.6),), built, ("p",), 3.0,
     )  # fmt: skip
 
 
@@ -430,12 +432,14 @@ def test_anything_when_changed_by_hand_then_what_is_imported_can_be_shown() -> N
 
 
 NOTHING_TRIED = msgspec.structs.replace(sensitivity(), scan=Scan(()), sensed=(), restored=(), built=None)
-LIMITS = Limits(max_bytes=10**6, max_memory=2**20, min_tokens_per_second=3.5, max_kl=0.25)
+LIMITS = ShipLimits(max_bytes=10**6, max_memory=2**20, min_tokens_per_second=3.5, max_kl=0.25)
 
 
 def lab_run() -> Run:
     """All that a cell can measure."""
-    asked = Questions(n=2, plan=Plan(accuracy=True, look=True, speed=True), sensitivity=True, limits=LIMITS)
+    asked = CellQuestions(
+        n=2, plan=MeasurementPlan(accuracy=True, look=True, speed=True), sensitivity=True, limits=LIMITS
+    )
     return run_of(compare_cell(questions=asked), measurement=measurement(), sensitivity=sensitivity())
 
 
@@ -556,18 +560,18 @@ def test_lab_when_its_parts_do_not_belong_together_then_the_run_is_left_out_and_
         {"n": 0},
         {"n": 10**6},
         {"level": "x"},
-        {"plan": Plan(drift=False)},
-        {"plan": Plan(max_tokens=0)},
-        {"limits": Limits(max_bytes=0)},
-        {"limits": Limits(max_memory=-1)},
-        {"limits": Limits(max_kl=float("nan"))},
-        {"limits": Limits(min_tokens_per_second=1e300)},
-        {"limits": Limits(max_bytes=10**400)},
+        {"plan": MeasurementPlan(drift=False)},
+        {"plan": MeasurementPlan(max_tokens=0)},
+        {"limits": ShipLimits(max_bytes=0)},
+        {"limits": ShipLimits(max_memory=-1)},
+        {"limits": ShipLimits(max_kl=float("nan"))},
+        {"limits": ShipLimits(min_tokens_per_second=1e300)},
+        {"limits": ShipLimits(max_bytes=10**400)},
     ],
 )
 def test_questions_when_out_of_bounds_then_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
-        check_cell(compare_cell(questions=Questions(**asked)))
+        check_cell(compare_cell(questions=CellQuestions(**asked)))
 
 
 def test_file_when_it_has_too_many_cells_then_the_first_ones_are_taken_and_it_is_told() -> None:
@@ -601,7 +605,7 @@ OLD = run_of(compare_cell(), ANSWERED)
 SAME = "All answers are the same."
 
 
-def new(*results: Result, cell: CompareCell | None = None, **fields: Any) -> Run:
+def new(*results: RunResult, cell: CompareCell | None = None, **fields: Any) -> Run:
     return run_of(cell or compare_cell(), *(results or (ANSWERED,)), number=2, **fields)
 
 

@@ -19,7 +19,7 @@ from playground.engine.protocol import TensorType
 from playground.errors import BadInput
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer, recipes
-from playground.quantizing.recipes import Allocation, Group, Half, Recipe, Rung, Sensed
+from playground.quantizing.recipes import Allocation, Group, GroupSensitivity, Recipe, RecipeHalf, Rung
 from playground.wiring import Parts
 from testkit import pairs
 
@@ -127,11 +127,11 @@ def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_comma
 ) -> None:
     """llama-quantize's words are its library's arguments: the engine makes of the words what it makes of the half."""
     projector = source == PROJECTOR
-    weights = parts.store.weights(source)
+    weights = parts.catalog.weights(source)
     groups = recipes.groups_of(weights, 2, projector=projector)
     kinds = itertools.cycle(("q8_0", "q6_K", "q5_K", "q4_K", "q4_0", "f16"))
     types = {group.name: kind for group, kind in zip(groups, kinds, strict=False)}
-    half = recipes.half(groups[:-1], types, parts.store.kind(source))
+    half = recipes.half(groups[:-1], types, parts.catalog.kind(source))
     assert half is not None
     target = tmp_path / "made.gguf"
     quantizer.make(source, target, half.quantization, parts.pool, projector=projector, tensor_types=half.tensor_types)
@@ -172,10 +172,10 @@ def test_recipe_when_for_a_model_of_another_depth_then_its_parts_go_along(tmp_pa
 # --- under a budget ---------------------------------------------------------------------------------------------------
 
 
-def sensed(*groups: Sequence[tuple[int, float | None]]) -> list[Sensed]:
+def sensed(*groups: Sequence[tuple[int, float | None]]) -> list[GroupSensitivity]:
     """Of each group its rungs: bytes saved and KL."""
     return [
-        Sensed(
+        GroupSensitivity(
             Group(False, f"g{n}", f"^g{n}$", 1000),
             tuple(Rung(f"k{m}", saved, kl) for m, (saved, kl) in enumerate(rungs)),
         )
@@ -183,7 +183,7 @@ def sensed(*groups: Sequence[tuple[int, float | None]]) -> list[Sensed]:
     ]
 
 
-def priced(scan: Sequence[Sensed], whole: int, found: Allocation) -> tuple[int, float]:
+def priced(scan: Sequence[GroupSensitivity], whole: int, found: Allocation) -> tuple[int, float]:
     """Bytes and KL of what was chosen, from the measurements."""
     rungs = {one.group: {rung.kind: rung for rung in one.rungs} for one in scan}
     chosen = [rungs[group][kind] for group, kind in found.types]
@@ -191,7 +191,7 @@ def priced(scan: Sequence[Sensed], whole: int, found: Allocation) -> tuple[int, 
     return whole - sum(rung.saved for rung in chosen), math.fsum(rung.kl or 0.0 for rung in chosen)
 
 
-def every(scan: Sequence[Sensed], whole: int) -> list[tuple[int, float]]:
+def every(scan: Sequence[GroupSensitivity], whole: int) -> list[tuple[int, float]]:
     """Bytes and KL of all that could be chosen."""
     options = [[(0, 0.0), *((r.saved, r.kl) for r in one.rungs if r.kl is not None and r.saved > 0)] for one in scan]
     return [
@@ -210,7 +210,7 @@ SCANS = st.lists(RUNGS, min_size=1, max_size=4).map(lambda groups: sensed(*group
 @settings(deadline=None, max_examples=60)
 @given(SCANS, st.integers(WHOLE - 3700, WHOLE))
 def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl(
-    scan: list[Sensed], limit: int
+    scan: list[GroupSensitivity], limit: int
 ) -> None:
     """The hull's choice is exact for its own size: a budget between two steps may leave bytes unused."""
     choices = every(scan, WHOLE)
@@ -229,7 +229,9 @@ def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl
 
 @settings(deadline=None, max_examples=60)
 @given(SCANS, st.integers(0, 3000).map(float))
-def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(scan: list[Sensed], limit: float) -> None:
+def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
+    scan: list[GroupSensitivity], limit: float
+) -> None:
     found = recipes.allocate(scan, WHOLE, max_kl=limit)
     assert (found.bytes, pytest.approx(found.kl)) == priced(scan, WHOLE, found)
     assert found.kl <= limit
@@ -349,9 +351,9 @@ def test_slug_when_the_types_change_then_another_one_and_else_the_same() -> None
 def test_family_when_another_pair_then_a_recipe_of_it_is_made_of_its_own_groups(parts: Parts, tmp_path: Path) -> None:
     """Fused attention and deepstack: names that the embedded pair does not have."""
     files = pairs.write_pair("qwen3vl", tmp_path)
-    weights = parts.store.weights(files.projector)
+    weights = parts.catalog.weights(files.projector)
     recipe = Recipe("r", "fam", projector={"v.attn_qkv": "q4_0", "v.deepstack": "q8_0"})
-    half: Half = recipes.applied(recipe, weights, parts.store.kind(files.projector), projector=True)
+    half: RecipeHalf = recipes.applied(recipe, weights, parts.catalog.kind(files.projector), projector=True)
     target = tmp_path / "new.gguf"
     quantizer.make(
         files.projector, target, half.quantization, parts.pool, projector=True, tensor_types=half.tensor_types

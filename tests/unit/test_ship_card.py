@@ -15,9 +15,9 @@ from playwright.sync_api import Browser, Request, expect
 
 from playground.errors import BadInput
 from playground.measuring import ship_card as ship
-from playground.measuring.question_sets import Item
-from playground.measuring.results import Answered, Measurement, Speed, VariantResult
-from playground.measuring.ship_card import Card, Limits
+from playground.measuring.question_sets import Question
+from playground.measuring.results import Measurement, QuestionDrift, Speed, VariantResult
+from playground.measuring.ship_card import ShipCard, ShipLimits
 from playground.measuring.statistics import Interval, Paired
 from playground.rendering import card_view as page
 from playground.values.files import ModelFile, Variant
@@ -32,7 +32,7 @@ def variant(label: str, mb: float) -> Variant:
 
 
 VARIANTS = {name: variant(name, mb) for name, mb in {"F16": 16, "Q8": 9, "Q6": 7, "Q4": 5, "Q2": 3}.items()}
-ASKED = (Item("a.png", "What?", ("a",)), Item("b.png", "Why?", ("b",)))
+ASKED = (Question("a.png", "What?", ("a",)), Question("b.png", "Why?", ("b",)))
 
 
 def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
@@ -45,12 +45,12 @@ def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
         accuracy=None if accuracy is None else Interval(accuracy),
         against=None if label == "F16" else Paired(0, 0, 2, Interval(0.0), 1.0, words),
         speed=None if speed is None and memory is None else Speed(2, speed, 0.1, 0.1, 0.2, memory),
-        items=(*[Answered(error="llama.cpp crashed")] * failed, *[Answered(text="a")] * (2 - failed)),
+        items=(*[QuestionDrift(error="llama.cpp crashed")] * failed, *[QuestionDrift(text="a")] * (2 - failed)),
         **{"looks": "looks", **given},
     )
 
 
-def card_of(*results: VariantResult, limits: Limits | None = None, **given: Any) -> Card:
+def card_of(*results: VariantResult, limits: ShipLimits | None = None, **given: Any) -> ShipCard:
     variants = [v for v in VARIANTS.values() if v.id in {r.variant for r in results}]
     told: dict[str, Any] = {"engine": "llama 1", "machine": "2 cores", "set_name": "set", "settings": "greedy"}
     measured = Measurement(ASKED, ("a", "b"), results, floor=1e-8)
@@ -58,7 +58,7 @@ def card_of(*results: VariantResult, limits: Limits | None = None, **given: Any)
         measured,
         given.pop("variants", variants),
         VARIANTS["F16"].id,
-        limits or Limits(),
+        limits or ShipLimits(),
         **{**told, "command": "python -m playground card", "when": "2026-01-02T03:04:05+01:00", **given},
     )
 
@@ -66,7 +66,7 @@ def card_of(*results: VariantResult, limits: Limits | None = None, **given: Any)
 LADDER = (result("F16"), result("Q8", 0.0001), result("Q6", 0.001), result("Q4", 0.009), result("Q2", 0.5))
 
 
-def label(found: Card) -> str | None:
+def label(found: ShipCard) -> str | None:
     return next((row.label for row in found.rows if row.variant == found.recommended), None)
 
 
@@ -110,7 +110,7 @@ def label(found: Card) -> str | None:
 def test_recommendation_when_under_limits_then_the_smallest_that_keeps_them(
     results: tuple[VariantResult, ...], limits: dict[str, Any], recommended: str | None, failing: dict[str, str]
 ) -> None:
-    found = card_of(*results, limits=Limits(**limits))
+    found = card_of(*results, limits=ShipLimits(**limits))
     assert label(found) == recommended
     told = {row.label: "; ".join(row.failing) for row in found.rows}
     assert {name: told[name] for name in failing} == failing
@@ -164,12 +164,12 @@ def test_pareto_when_compared_then_only_what_nothing_beats_in_everything(
 )  # fmt: skip
 def test_limit_when_it_is_none_then_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="A limit has to be a number above 0"):
-        ship.check(Limits(**limits))
+        ship.check(ShipLimits(**limits))
 
 
 def test_limits_when_they_are_some_then_taken() -> None:
-    ship.check(Limits())
-    ship.check(Limits(max_bytes=1, max_memory=2**53, min_tokens_per_second=0.5, max_kl=0.0))
+    ship.check(ShipLimits())
+    ship.check(ShipLimits(max_bytes=1, max_memory=2**53, min_tokens_per_second=0.5, max_kl=0.0))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -205,8 +205,8 @@ def test_html_when_opened_offline_and_without_scripts_then_shows_the_recommended
 
 
 def test_json_when_read_again_then_the_same_card() -> None:
-    found = card_of(*LADDER, limits=Limits(max_bytes=10**7, min_tokens_per_second=3.5))
-    assert msgspec.json.decode(page.write("json", found), type=Card) == found
+    found = card_of(*LADDER, limits=ShipLimits(max_bytes=10**7, min_tokens_per_second=3.5))
+    assert msgspec.json.decode(page.write("json", found), type=ShipCard) == found
     assert [file.name for file in found.files] == [
         "F16.gguf", "mmproj-F16.gguf", "Q8.gguf", "Q6.gguf", "Q4.gguf", "Q2.gguf",
     ]  # fmt: skip  # no folders of this machine
@@ -218,12 +218,12 @@ def test_json_when_read_again_then_the_same_card() -> None:
     [
         card_of(*LADDER),
         card_of(LADDER[0]),
-        card_of(*LADDER, limits=Limits(max_bytes=1)),
+        card_of(*LADDER, limits=ShipLimits(max_bytes=1)),
         card_of(*LADDER, command="x" * 100_000, set_name="y" * 100_000),
     ],
     ids=["ladder", "one", "none fits", "long texts"],
 )
-def test_png_when_written_then_a_picture_that_is_not_empty(found: Card) -> None:
+def test_png_when_written_then_a_picture_that_is_not_empty(found: ShipCard) -> None:
     with PIL.Image.open(io.BytesIO(page.write("png", found))) as picture:
         picture.load()
         assert picture.format == "PNG"
@@ -246,7 +246,7 @@ def test_label_when_it_holds_anything_then_shown_as_text(name: str) -> None:
     if name == MARKUP:
         assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
     assert page.write("png", found).startswith(b"\x89PNG")
-    assert msgspec.json.decode(page.write("json", found), type=Card) == found
+    assert msgspec.json.decode(page.write("json", found), type=ShipCard) == found
 
 
 def test_variant_when_it_could_not_be_measured_then_in_the_table_and_nowhere_in_the_plot() -> None:

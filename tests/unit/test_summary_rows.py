@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground.comparing.summary_rows import Row, rows
+from playground.comparing.summary_rows import SummaryRow, summary_rows
 from playground.rendering import plots
 from playground.values.answer import Metrics, Pane, PaneState
 from playground.values.files import ModelFile, Variant
@@ -23,7 +23,7 @@ def pane(name: str, tokens: tuple[int, ...], parts_at: int | None = None, **fiel
 
 def test_rows_when_made_then_shares_are_of_the_references_tokens() -> None:
     panes = [pane("F16", (1, 2, 3, 4)), pane("Q8_0", (1, 2, 3, 4)), pane("Q2_K", (1, 9), 1)]
-    reference, same, other = rows(panes, [variant(p.variant) for p in panes], "F16")
+    reference, same, other = summary_rows(panes, [variant(p.variant) for p in panes], "F16")
     assert (reference.is_reference, reference.same, reference.same_prefix) == (True, None, None)
     assert (same.same, same.same_prefix) == (True, 1.0)
     assert (other.same, other.same_prefix) == (False, 0.25)
@@ -41,7 +41,7 @@ def test_rows_when_made_then_shares_are_of_the_references_tokens() -> None:
     ids=["another family", "stopped", "reference failed", "reference says nothing"],
 )
 def test_rows_when_there_is_nothing_to_compare_then_unknown(panes: list[Pane]) -> None:
-    row = rows(panes, [variant("F16"), variant("Q2_K")], "F16")[1]
+    row = summary_rows(panes, [variant("F16"), variant("Q2_K")], "F16")[1]
     assert (row.same, row.same_prefix) == (None, None)
 
 
@@ -50,11 +50,11 @@ def test_rows_when_there_is_nothing_to_compare_then_unknown(panes: list[Pane]) -
     [(Metrics(), None), (Metrics(host_rss_bytes=5), 5), (Metrics(host_rss_bytes=5, gpu_bytes=0), 0)],
 )
 def test_memory_when_there_is_a_gpu_then_its(metrics: Metrics, expected: int | None) -> None:
-    assert rows([pane("F16", (1,), metrics=metrics)], [variant("F16")], "F16")[0].memory_bytes == expected
+    assert summary_rows([pane("F16", (1,), metrics=metrics)], [variant("F16")], "F16")[0].memory_bytes == expected
 
 
-def row(size: int, speed: float | None, same: bool | None = True) -> Row:
-    return Row("x", False, size, None, Metrics(decode_tok_per_s=speed), None, same)
+def row(size: int, speed: float | None, same: bool | None = True) -> SummaryRow:
+    return SummaryRow("x", False, size, None, Metrics(decode_tok_per_s=speed), None, same)
 
 
 def test_plot_when_fewer_than_two_speeds_are_known_then_none() -> None:
@@ -83,14 +83,14 @@ def test_plot_when_answers_differ_then_by_shape_not_by_colour_alone() -> None:
 
 
 def test_plot_when_answers_part_then_the_later_the_nearer_on_the_scale_of_drift() -> None:
-    early = Row("early", False, 2, None, Metrics(decode_tok_per_s=1.0), 0.1, False)
+    early = SummaryRow("early", False, 2, None, Metrics(decode_tok_per_s=1.0), 0.1, False)
     drawn = plots.speed_by_size([row(1, 1.0), early, row(3, 3.0, same=None)])
     assert drawn is not None
     assert [mark.drift for mark in drawn.marks] == [None, 90, None]
 
 
-def timed(label: str = "x", **metrics: object) -> Row:
-    return Row(label, False, 1, None, Metrics(**metrics), None, None)  # type: ignore[arg-type]
+def timed(label: str = "x", **metrics: object) -> SummaryRow:
+    return SummaryRow(label, False, 1, None, Metrics(**metrics), None, None)  # type: ignore[arg-type]
 
 
 def test_ledger_when_loading_takes_long_then_the_answer_has_its_own_scale() -> None:

@@ -155,6 +155,16 @@ def test_modules_when_drawn_as_a_graph_then_it_has_no_circle() -> None:
     assert graph == {}
 
 
+def test_public_classes_when_listed_then_each_name_stands_once() -> None:
+    """One word, one thing: a reader who greps a name finds one class."""
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name_of(path))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def _environment_uses(path: Path) -> list[str]:
     """Source of every expression that touches the environment, the call around it included."""
     parents = {child: node for node in ast.walk(tree(path)) for child in ast.iter_child_nodes(node)}

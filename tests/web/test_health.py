@@ -26,14 +26,14 @@ from playground.values.memory import (
     GpuMemory,
     MemoryParts,
     MemoryReport,
-    Queued,
+    QueuedRun,
     WorkerMemory,
     WorkerRole,
     WorkerState,
 )
 from playground.web import health
 from playground.web.health import Health
-from playground.web.prometheus import Measures
+from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 from testkit.webapp import WebApp
 from tests.unit.test_notebook_file import ANSWERED, compare_cell, run_of
@@ -108,10 +108,10 @@ def test_metrics_when_there_is_a_gpu_then_what_is_unknown_has_no_sample() -> Non
         host_total_bytes=64_000,
         host_available_bytes=32_000,
         budgets={HOST: 10, "GPU 0": 70_000},
-        queue=(Queued("anna", ("secret-model.gguf",), 0.0, "GPU 0"), Queued("bert", (), 3.0, None)),
+        queue=(QueuedRun("anna", ("secret-model.gguf",), 0.0, "GPU 0"), QueuedRun("bert", (), 3.0, None)),
         alarms=("secret-model.gguf: 5 GB did not come back",),
     )
-    text = Measures(lambda: report).text().decode()
+    text = RunMetrics(lambda: report).text().decode()
     found = samples(text)
     where = '{place="GPU 0",role="language",state="ready"}'
     assert found[f"workers{where}"] == 2
@@ -144,7 +144,7 @@ def test_measures_when_a_run_raises_then_its_outcome_says_why(error: Exception, 
         yield one(PaneState.QUEUED)
         raise error
 
-    measures = Measures(nothing_held)
+    measures = RunMetrics(nothing_held)
     with pytest.raises((PlaygroundError, KeyError)):
         list(measures.compared(updates()))
     assert samples(measures.text().decode())[f'runs_ended_total{{kind="compare",outcome="{outcome}"}}'] == 1
@@ -157,7 +157,7 @@ def test_measures_when_a_conversation_goes_on_then_its_first_answers_are_not_cou
         ANSWERED.update, panes=tuple(dataclasses.replace(p, state=PaneState.QUEUED) for p in ANSWERED.update.panes)
     )
     begun = msgspec.structs.replace(both, results=(ANSWERED, msgspec.structs.replace(ANSWERED, update=waiting)))
-    measures = Measures(nothing_held)
+    measures = RunMetrics(nothing_held)
     assert list(measures.ran(iter([begun, both]))) == [begun, both]
     found = samples(measures.text().decode())
     assert found['runs_ended_total{kind="compare",outcome="done"}'] == 1
@@ -165,7 +165,7 @@ def test_measures_when_a_conversation_goes_on_then_its_first_answers_are_not_cou
 
 
 def test_measures_when_who_asked_goes_then_the_run_was_stopped() -> None:
-    measures = Measures(nothing_held)
+    measures = RunMetrics(nothing_held)
     updates = measures.compared(iter([one(PaneState.WRITING, 3), one(PaneState.DONE, 5)]))
     next(updates)
     updates.close()  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ def test_health_when_no_worker_can_be_had_then_it_says_why_until_one_can(
     monkeypatch.setattr(health, "_AGAIN_S", 0.05)
     closed = Pool()
     closed.close()
-    checked = Health(dataclasses.replace(parts, pool=closed), Measures(parts.pool.memory))
+    checked = Health(dataclasses.replace(parts, pool=closed), RunMetrics(parts.pool.memory))
     client = TestClient(Starlette(routes=checked.routes()))
     thread = Thread(target=checked.wait_until_ready, daemon=True)
     thread.start()

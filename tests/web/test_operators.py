@@ -25,8 +25,8 @@ from playwright.sync_api import Browser, expect
 
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NotAllowed
-from playground.measuring.results import Plan
-from playground.notebooks.cells import NoteCell, Questions
+from playground.measuring.results import MeasurementPlan
+from playground.notebooks.cells import CellQuestions, NoteCell
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from playground.settings import Settings
@@ -339,7 +339,7 @@ def test_measurement_when_in_the_demo_mode_then_its_answers_are_limited(
     parts: Parts, demo_mode: bool, most: int
 ) -> None:
     limited = dataclasses.replace(parts, settings=Settings(demo=demo_mode, demo_max_tokens=7))
-    cell = limited.limited_cell(compare_cell(questions=Questions(plan=Plan(max_tokens=64))))
+    cell = limited.limited_cell(compare_cell(questions=CellQuestions(plan=MeasurementPlan(max_tokens=64))))
     assert cell.questions is not None
     assert cell.questions.plan.max_tokens == most
 

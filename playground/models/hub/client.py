@@ -34,7 +34,7 @@ from huggingface_hub.utils import (
 
 from playground.errors import BadInput, BadModel, NotAllowed, Offline, PlaygroundError, Stopped
 from playground.models.gguf.header import GgufHeader, read_remote
-from playground.models.hub.listing import RemoteFile, Repo
+from playground.models.hub.listing import RemoteFile, RepoListing
 
 _FIRST_BYTES = 64 * 2**10  # of a header: all keys before the vocabulary, or most of a projector's
 _MAX_HEADER_BYTES = 4 * 2**20  # 40 times what projectors have; the worst takes a second
@@ -112,7 +112,7 @@ class Hub:
                 for one in found
             )
 
-    def repo(self, id: str, revision: str = "main", token: str | None = None) -> Repo:
+    def repo(self, id: str, revision: str = "main", token: str | None = None) -> RepoListing:
         """What a repository holds, in one call. Raises Offline, BadInput, NotAllowed for a gated one."""
         with _told(id), _understood():
             info = self._api.model_info(
@@ -124,7 +124,7 @@ class Hub:
             )
             read: dict[str, Any] = dict(info.gguf or {})
             base = getattr(info.card_data, "base_model", None) if info.card_data else None
-            return Repo(
+            return RepoListing(
                 id=info.id,
                 commit=str(info.sha),
                 files=tuple(

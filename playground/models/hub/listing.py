@@ -28,7 +28,7 @@ class RemoteModel(msgspec.Struct, frozen=True):
         return sum(file.bytes for file in self.files)
 
 
-class Repo(msgspec.Struct, frozen=True):
+class RepoListing(msgspec.Struct, frozen=True):
     id: str
     commit: str  # 40 hexadecimal digits
     files: tuple[RemoteFile, ...]
