@@ -1,1 +1,1 @@
-"""The web app. Gradio is imported here and in app.py only."""
+"""The web app. Gradio is imported here only."""

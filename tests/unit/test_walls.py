@@ -54,7 +54,7 @@ def test_files_when_looked_for_then_they_are_found() -> None:
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("gradio", ["playground/web/", "app.py"]),
+        ("gradio", ["playground/web/"]),
         ("llama_cpp", ["playground/engine/"]),
         ("pynvml", ["playground/pool/sensors.py"]),
         ("huggingface_hub", ["playground/models/hub/client.py"]),
@@ -116,14 +116,7 @@ BELOW = tuple(f"{room}." for room, _ in STACK)
 ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     (
         "app",
-        (
-            "playground",
-            "playground.errors",
-            "playground.settings",
-            "playground.support.logs",
-            "playground.web.",
-            "playground.wiring",
-        ),
+        ("playground.errors", "playground.settings", "playground.web.server"),
     ),
     ("playground.__main__", ("playground.cli.",)),
     ("playground.cli", ("playground.cli.", *BELOW, PROTOCOL, "playground.wiring", "playground.settings", *VALUES)),
@@ -181,9 +174,9 @@ def _environment_uses(path: Path) -> list[str]:
     return uses
 
 
-# app.py sets two defaults for libraries; a worker's process gets what its parent has, and two things more.
+# The package sets two defaults for libraries; a worker's process gets what its parent has, and two things more.
 ENVIRONMENT = {
-    "app.py": [
+    "playground/__init__.py": [
         "os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')",
         "os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')",
     ],

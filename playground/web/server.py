@@ -1,0 +1,81 @@
+"""Serves the page: opens the parts, builds the page, launches it, and closes the parts at the end."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import signal
+import sys
+import time
+from threading import Thread
+from unittest import mock
+
+# Half of gradio's import (2 of 4 s on 2 cores) parses its own sources to write .pyi files for editors. It leaves out
+# a class whose file inspect cannot find (component_meta.create_or_modify_pyi), so here inspect finds none.
+with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please")):
+    import gradio  # noqa: F401
+
+from playground.settings import LogFormat, Settings
+from playground.support import logs
+from playground.web import login, page
+from playground.web.health import Health
+from playground.web.prometheus import RunMetrics
+from playground.wiring import Parts, open_parts
+
+_DAY_S = 86400
+
+
+def serve(settings: Settings) -> None:
+    """Serve the page until the process gets SIGINT or SIGTERM."""
+    logs.configure(as_json=settings.log_format is LogFormat.JSON, secrets=settings.secrets)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with open_parts(settings) as parts:
+        deriving = Thread(target=parts.catalog.derive, args=(parts.pool.quantize, logging.info), daemon=True)
+        deriving.start()
+        measures = RunMetrics(parts.pool.memory)
+        health = Health(parts, measures)
+        demo = page.build(parts, deriving, measures)
+        demo.queue(default_concurrency_limit=8, max_size=256)
+        # Gradio looks at its queue 1000 times a second: 9 % of a core, where the models' speed is measured.
+        demo._queue.sleep_when_free = 0.005
+        Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
+        Thread(target=_sweep_daily, args=(parts,), daemon=True).start()
+        demo.launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            theme=page.theme(),
+            css_paths=page.CSS,
+            head=page.HEAD,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            max_file_size=settings.max_upload_bytes,
+            show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
+            max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
+            app_kwargs={"routes": [*health.routes(), *login.routes(settings)]},
+            prevent_thread_lock=True,
+            **login.door(settings),
+        )
+        logs.adopt_server()
+        demo.block_thread()
+
+
+def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
+    """Runs beside the page at the start: check that the embedded model answers, and measure the memory's bandwidth,
+    once on a machine."""
+    deriving.join()
+    try:
+        parts.open_preloaded()
+    except Exception:  # a damaged cache of the Hub must not keep the app from being ready
+        logging.exception("the presets' files in the Hub's cache")
+    health.wait_until_ready()
+    parts.pool.measure_bandwidth()
+
+
+def _sweep_daily(parts: Parts) -> None:
+    while True:
+        try:
+            parts.library.sweep(parts.settings.retention_days)
+        except Exception:  # the next day tries again
+            logging.exception("sweeping notebooks")
+        time.sleep(_DAY_S)
