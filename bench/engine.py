@@ -23,7 +23,7 @@ from playground.models.catalog import Catalog
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.memory import WorkerRole
 from playground.values.request import Comparison, Image, Runtime, Sampling
 from testkit import pairs
@@ -82,7 +82,7 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
         for quantization in QUANTIZATIONS:
             target = folder / f"bench-{size}-{quantization}.gguf"
             if not target.exists():
-                pool.quantize(files.model, target, quantization, projector=False)
+                pool.quantize(files.model, target, quantization, half=Half.MODEL)
             variants.append(store.open_pair(target, files.projector))
     store.close()
     bench = Bench(folder, tools, tuple(variants), folder / "picture.ppm", gpu, threads)

@@ -19,7 +19,7 @@ from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import pairs
@@ -162,7 +162,7 @@ def _text_importance(parts: Parts, variant: Variant, folder: Path, tools: Path) 
     same = []
     for kind in ("Q2_K", "IQ2_XS"):
         made, expected_file = folder / f"ours-{kind}.gguf", folder / f"theirs-{kind}.gguf"
-        parts.pool.quantize_with(protocol.Quantize(model, str(made), kind, False, imatrix=str(ours)))
+        parts.pool.quantize_with(protocol.Quantize(model, str(made), kind, Half.MODEL, imatrix=str(ours)))
         command = [str(quantize), "--imatrix", str(ours), model, str(expected_file), kind, "1"]
         subprocess.run(command, check=True, capture_output=True)
         expected_data, data = _data(expected_file), _data(made)
@@ -187,7 +187,7 @@ def _quantizing(parts: Parts, source: Path, folder: Path, tools: Path) -> dict[s
     for n in range(3):
         target = folder / f"q{n}.gguf"
         begun = time.perf_counter()
-        parts.pool.quantize_with(protocol.Quantize(str(source), str(target), "Q4_K_M", False, n_threads=2))
+        parts.pool.quantize_with(protocol.Quantize(str(source), str(target), "Q4_K_M", Half.MODEL, n_threads=2))
         mine.append(time.perf_counter() - begun)
         target.unlink()
         if tool.exists():

@@ -21,7 +21,7 @@ from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.settings import Settings
 from playground.values.answer import PaneState
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.wiring import Parts, open_parts
 
 PAIR = Path(__file__).parents[1] / "playground/data/tiny-vlm"
@@ -64,7 +64,7 @@ def make_ladder(parts: Parts, pair: Path, out: Path, models: str, projectors: st
         target = out / source.name.replace("F16", quantization)
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             part = target.with_suffix(".part")
-            parts.pool.quantize(source, part, quantization, projector=source == projector)
+            parts.pool.quantize(source, part, quantization, half=Half.PROJECTOR if source == projector else Half.MODEL)
             part.replace(target)
         return target
 

@@ -27,6 +27,7 @@ from playground.quantizing import quantizer, recipes, scan_results
 from playground.quantizing import sensitivity_scan as scanning
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.settings import Settings
+from playground.values.files import Half
 from playground.values.request import Runtime
 from playground.wiring import open_parts
 
@@ -58,22 +59,20 @@ def quantize(
     if calibrate and (partner is None or imatrix is not None):
         raise BadInput("--calibrate makes a matrix with the other half: give --partner, and no --imatrix.")
     with open_parts(Settings.read(), any_folder=True) as parts:
-        is_projector = parts.catalog.is_projector(source)
+        half = parts.catalog.half(source)
         name, suffix = "", quantization
         if recipe is not None:
             named = recipes.read(recipe)
-            half = recipes.applied(
-                named, parts.catalog.weights(source), parts.catalog.kind(source), projector=is_projector
-            )
-            quantization, types = half.quantization, (*types, *half.tensor_types)
+            applied = recipes.applied(named, parts.catalog.weights(source), parts.catalog.kind(source), half)
+            quantization, types = applied.quantization, (*types, *applied.tensor_types)
             name, suffix = named.name, recipes.slug(named)
         target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
         if partner is not None and not dry_run:
-            pair = parts.catalog.read_pair(*((partner, source) if is_projector else (source, partner)))
+            pair = parts.catalog.read_pair(*((partner, source) if half is Half.PROJECTOR else (source, partner)))
             making = MakeJob(
                 parts.pool, parts.embeddings, parts.result_cache, parts.workshop, Runtime(n_ctx=1024), lambda: False
             )
-            order = MakeRequest(is_projector, quantization, types, name, target, calibrate, imatrix, requantize)
+            order = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
             checked = followed(making.run(pair, order, questions_of(parts, questions, "hard", 2 * n)), CheckedVariant)
             _print_checked(checked, source)
             return
@@ -82,7 +81,7 @@ def quantize(
             target,
             quantization,
             parts.pool,
-            projector=is_projector,
+            half,
             tensor_types=types,
             requantize=requantize,
             dry_run=dry_run,
@@ -197,10 +196,9 @@ def _print_sensitivity(found: scan_results.Sensitivity, recipe_file: Path | None
         price = scan_results.price(one)
         typer.echo(f"{one.group.name:24}{cells}{'–' if price is None else format(price, '.2g'):>11}")
     for left in sorted(found.restored, key=lambda r: r.kl - r.kl_of_all):
-        half = "projector" if left.group.projector else "language model"
         typer.echo(
-            f"{half} at {left.kind} but for {left.group.name}: {left.kl:.2g} instead of {left.kl_of_all:.2g}, "
-            f"for {left.added / 1e6:.1f} MB"
+            f"{left.group.half} at {left.kind} but for {left.group.name}: {left.kl:.2g} instead of "
+            f"{left.kl_of_all:.2g}, for {left.added / 1e6:.1f} MB"
         )
     if found.built:
         typer.echo(scan_results.sentence(found.built))

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from playground.values.answer import TokenDrift, TokenScore
+from playground.values.files import Half
 from playground.values.request import Image, Runtime, Sampling
 
 
@@ -179,7 +180,7 @@ class Quantize(Message, frozen=True, tag=True):
     source: str
     target: str
     quantization: str  # a llama_ftype by name, such as Q4_K_M
-    projector: bool
+    half: Half
     n_threads: int | None = None
     tensor_types: tuple[TensorType, ...] = ()
     requantize: bool = False  # the source is quantized itself

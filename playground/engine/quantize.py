@@ -15,6 +15,7 @@ from llama_cpp import llama_cpp as C
 from playground.engine import importance, llama
 from playground.engine.protocol import Quantize, Quantized, Step
 from playground.errors import BadInput, EngineError
+from playground.values.files import Half
 
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
 _LACKING = re.compile(r"did not find weights for +(\S+)")
@@ -35,7 +36,7 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
     params.nthread = request.n_threads or llama.default_threads(os.path.getsize(request.source))
     # The mixtures (which tensors get more bits) ask for a language model's head counts and abort on a projector's
     # file (0.3.36, Q2_K); so a projector gets one type throughout.
-    params.pure = request.projector
+    params.pure = request.half is Half.PROJECTOR
     params.allow_requantize = request.requantize
     params.dry_run = request.dry_run
     if request.tensor_types:

@@ -21,13 +21,13 @@ from playground.models.gguf.llamafile import is_llamafile, unpack
 from playground.models.gguf.model_shape import shape
 from playground.models.presets import Preset, data_folder, read_presets
 from playground.support.byte_cache import BytesCache
-from playground.values.files import ModelFile, Variant
+from playground.values.files import Half, ModelFile, Variant
 
 _NO_IDS: Mapping[Path, str] = MappingProxyType({})
 
 
 class Quantizer(Protocol):
-    def __call__(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
+    def __call__(self, source: Path, target: Path, quantization: str, half: Half) -> None:
         """Raises PlaygroundError."""
 
 
@@ -89,14 +89,14 @@ class Catalog:
         self.problems = ()
         for preset in self._embedded:
             models, projectors = self._derived(preset, preset.model), self._derived(preset, preset.projector)
-            wanted = [(preset.model, q, models) for q in preset.derive.models]
-            wanted += [(preset.projector, q, projectors) for q in preset.derive.projectors]
-            for source, quantization, there in wanted:
+            wanted = [(preset.model, q, models, Half.MODEL) for q in preset.derive.models]
+            wanted += [(preset.projector, q, projectors, Half.PROJECTOR) for q in preset.derive.projectors]
+            for source, quantization, there, half in wanted:
                 if quantization in there:
                     continue
                 tell(f"Making {quantization} of {Path(source).name} ...")
                 try:
-                    there[quantization] = self._make(source, quantization, quantize, projector=there is projectors)
+                    there[quantization] = self._make(source, quantization, quantize, half)
                 except (PlaygroundError, OSError) as error:
                     self.problems += (f"{quantization} of {preset.name} could not be made: {error}",)
             self._add_grid(preset, models, projectors)
@@ -252,10 +252,10 @@ class Catalog:
         file = self._file(path, header)
         with self._lock:
             there = list(self._variants.values())
-            origin = next((v for v in there if _half(v, projector=header.is_projector).sha256 == source), None)
+            origin = next((v for v in there if v.half(header.half).sha256 == source), None)
             if origin is None:
                 return ()
-            partners = {_half(v, projector=not header.is_projector) for v in there if v.family == origin.family}
+            partners = {v.half(header.half.other) for v in there if v.family == origin.family}
             known = {(v.model.sha256, v.projector.sha256) for v in there}
             added = []
             for partner in sorted(partners, key=lambda half: -(half.bits_per_weight or 0.0)):
@@ -280,9 +280,9 @@ class Catalog:
             except BadModel as error:
                 self.problems += (f"{path.name}: {error}",)
 
-    def is_projector(self, path: Path) -> bool:
+    def half(self, path: Path) -> Half:
         """Of a file on this machine. Raises NotAllowed, BadModel."""
-        return read_header(self._permitted(path)).is_projector
+        return read_header(self._permitted(path)).half
 
     def choose(self, names: Sequence[str], projectors: Sequence[str] = ()) -> tuple[Variant, ...]:
         """Variants by id, by label such as Q4_K_M, or by quantization with each of `projectors`.
@@ -364,13 +364,13 @@ class Catalog:
         folder = self._cache_dir / "derived" / f"{self._sha256(source)[:16]}-{engine}"
         return folder / f"{file_names.QUANTIZATION.sub('', source.stem)}-{quantization}.gguf"
 
-    def _make(self, name: str, quantization: str, quantize: Quantizer, *, projector: bool) -> ModelFile:
+    def _make(self, name: str, quantization: str, quantize: Quantizer, half: Half) -> ModelFile:
         source = data_folder() / name
         target = self._target(source, quantization)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}.part")
         try:
-            quantize(source, part, quantization, projector=projector)
+            quantize(source, part, quantization, half)
             read_header(part)
             part.replace(target)
         finally:
@@ -417,10 +417,6 @@ def _shards(path: Path) -> list[Path]:
 
 def _is_there(file: ModelFile) -> bool:
     return Path(file.path).exists()
-
-
-def _half(variant: Variant, *, projector: bool) -> ModelFile:
-    return variant.projector if projector else variant.model
 
 
 def _precision(variant: Variant) -> tuple[float, float]:

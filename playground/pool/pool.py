@@ -29,6 +29,7 @@ from playground.pool.queue import HeldPlaces, Queue, Ticket
 from playground.pool.sensors import Gpus
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import BANDWIDTH, QUANTIZE, WorkerSpec
+from playground.values.files import Half
 from playground.values.memory import HOST, Forecast, GpuMemory, MemoryReport, WorkerMemory, WorkerRole
 from playground.values.request import Remedy, Runtime
 
@@ -655,9 +656,9 @@ class Pool:
                     handle.pinned = pinned
             self._shared.changed.notify_all()
 
-    def quantize(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
+    def quantize(self, source: Path, target: Path, quantization: str, half: Half) -> None:
         """Raises EngineError with llama.cpp's words, BadInput for an unknown quantization."""
-        self.quantize_with(protocol.Quantize(str(source), str(target), quantization, projector))
+        self.quantize_with(protocol.Quantize(str(source), str(target), quantization, half))
 
     def quantize_with(
         self,

@@ -16,7 +16,7 @@ from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Runtime, Sampling
 
 
@@ -36,8 +36,8 @@ def collect(
     pool: Pool,
     embeddings: EmbeddingCache,
     target: Path,
+    half: Half,
     *,
-    projector: bool,
     runtime: Runtime | None = None,
     max_tokens: int = 128,
     stop: Callable[[], bool] = lambda: False,
@@ -60,7 +60,11 @@ def collect(
             collecting = _CollectJob(
                 variant, asked, pool, embeddings, Path(folder) / target.name, runtime or Runtime(), stop, on_item
             )
-            found = collecting.projector() if projector else collecting.language_model(answers, max_tokens)
+            match half:
+                case Half.PROJECTOR:
+                    found = collecting.projector()
+                case Half.MODEL:
+                    found = collecting.language_model(answers, max_tokens)
             collecting.path.replace(target)
     except OSError as error:
         raise BadInput(f"{target} cannot be written: {error}.") from None

@@ -23,7 +23,7 @@ from playground.pool.pool import Pool
 from playground.quantizing import importance_matrix, quantizer
 from playground.quantizing.quantizer import EmbeddingCheck
 from playground.quantizing.sensitivity_scan import Workshop
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
 
 _CHECKED_IMAGES = 8
@@ -33,7 +33,7 @@ _PROGRESS_S = 0.25
 class MakeRequest(msgspec.Struct, frozen=True):
     """What to make of one half of a pair."""
 
-    projector: bool
+    half: Half
     quantization: str
     tensor_types: tuple[protocol.TensorType, ...] = ()
     name: str = ""  # of a recipe
@@ -86,7 +86,7 @@ class MakeJob:
         if len(questions.items) < 2:
             raise BadInput("At least two questions are needed to check a new file.")
         calibrating, judging = questions.halves()
-        file = _file(source, projector=order.projector)
+        file = Path(source.half(order.half).path)
         target = order.target or self._workshop.folder / f"{quantizer.stem(file)}-{order.quantization}.gguf"
         if target.exists():
             raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
@@ -121,7 +121,7 @@ class MakeJob:
                 self._pool,
                 self._embeddings,
                 target,
-                projector=order.projector,
+                order.half,
                 runtime=self._runtime,
                 stop=self._stop,
                 on_item=lambda done, total: tell(Progress("calibrating", done, total)),
@@ -137,11 +137,11 @@ class MakeJob:
         def work(tell: Callable[[Progress], None]) -> None:
             made.append(
                 quantizer.make(
-                    _file(source, projector=order.projector),
+                    Path(source.half(order.half).path),
                     target,
                     order.quantization,
                     self._pool,
-                    projector=order.projector,
+                    order.half,
                     tensor_types=order.tensor_types,
                     requantize=order.requantize,
                     imatrix=imatrix,
@@ -158,12 +158,13 @@ class MakeJob:
         self, source: Variant, order: MakeRequest, made: quantizer.QuantizedFile, asked: QuestionSet
     ) -> Generator[Progress, None, CheckedVariant]:
         assert made.path is not None
-        pair = (Path(source.model.path), made.path) if order.projector else (made.path, Path(source.projector.path))
+        is_projector = order.half is Half.PROJECTOR
+        pair = (Path(source.model.path), made.path) if is_projector else (made.path, Path(source.projector.path))
         # With an id of its own, whatever both are called.
         variant = replace(self._workshop.pair(*pair, {}), id="")
         images: tuple[Image, ...] = ()
         embeddings = None
-        if order.projector:
+        if is_projector:
             yield Progress("comparing embeddings", 0, 1)
             images = tuple(asked.image(item) for item in asked.items[:_CHECKED_IMAGES])
             embeddings = quantizer.check_projector(
@@ -173,7 +174,7 @@ class MakeJob:
             asked,
             (source, variant),
             source.id,
-            MeasurementPlan(look=order.projector),
+            MeasurementPlan(look=is_projector),
             self._runtime,
             self._pool,
             self._embeddings,
@@ -188,7 +189,7 @@ class MakeJob:
                 found = update
         assert found is not None
         result = found.results[1]
-        blank = order.projector and result.looks is None  # it gave no numbers for one of the other pictures
+        blank = is_projector and result.looks is None  # it gave no numbers for one of the other pictures
         if result.mean_kl is None or blank or any(one.error for one in result.items):
             raise EngineError(found.problems[-1])
         return CheckedVariant(
@@ -202,10 +203,6 @@ class MakeJob:
             looks=result.looks,
             verdict="broken" if result.looks == "blind" else quantizer.verdict(result.mean_kl.value),
         )
-
-
-def _file(source: Variant, *, projector: bool) -> Path:
-    return Path((source.projector if projector else source.model).path)
 
 
 def _remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Stopped
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
 
 # Mean KL, nats a token, as people who measure quantizations go by it: below the first nobody notices.
@@ -51,8 +51,8 @@ def make(
     target: Path,
     quantization: str,
     pool: Pool,
+    half: Half,
     *,
-    projector: bool,
     tensor_types: Sequence[protocol.TensorType] = (),
     requantize: bool = False,
     dry_run: bool = False,
@@ -78,7 +78,7 @@ def make(
             source=str(source),
             target=str(to),
             quantization=quantization,
-            projector=projector,
+            half=half,
             tensor_types=tuple(tensor_types),
             requantize=requantize,
             dry_run=dry,

@@ -18,6 +18,7 @@ import tomlkit
 
 from playground.engine.protocol import TensorType
 from playground.errors import BadInput
+from playground.values.files import Half
 
 # What llama-quantize leaves alone whatever it is told (llama-quant.cpp, tensor_allows_quantization), by name.
 _LEFT_ALONE = ("_norm.", "position_embd", "patch_embd", "pos_embd", "ffn_gate_inp", "patch_merger", ".rel_pos")
@@ -34,6 +35,14 @@ class Group(msgspec.Struct, frozen=True):
     name: str
     pattern: str  # as of llama-quantize --tensor-type: a regular expression that is searched for in a tensor's name
     bytes: int  # in the source
+
+    @classmethod
+    def of(cls, half: Half, name: str, pattern: str, size: int) -> Group:
+        return cls(half is Half.PROJECTOR, name, pattern, size)
+
+    @property
+    def half(self) -> Half:
+        return Half.PROJECTOR if self.projector else Half.MODEL
 
 
 class Rung(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,7 +64,7 @@ class GroupSensitivity(msgspec.Struct, frozen=True):
     rungs: tuple[Rung, ...]
 
 
-class RecipeHalf(msgspec.Struct, frozen=True):
+class FileRecipe(msgspec.Struct, frozen=True):
     """How one file is to be made."""
 
     quantization: str  # a llama_ftype
@@ -73,11 +82,11 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     calibrated: bool = False  # with importance matrices, which are files of their own
     note: str = ""
 
-    def types(self, *, projector: bool) -> dict[str, str]:
-        return self.projector if projector else self.model
+    def types(self, half: Half) -> dict[str, str]:
+        return self.projector if half is Half.PROJECTOR else self.model
 
 
-def groups_of(weights: Mapping[str, int], depth: int, *, projector: bool) -> tuple[Group, ...]:
+def groups_of(weights: Mapping[str, int], depth: int, half: Half) -> tuple[Group, ...]:
     """The groups of one half; `weights` has its tensors' bytes by name."""
     layers: dict[tuple[str, str], dict[int, int]] = {}
     rest: dict[str, dict[str, int]] = {}
@@ -99,14 +108,14 @@ def groups_of(weights: Mapping[str, int], depth: int, *, projector: bool) -> tup
             which = r"\d+" if parts == 1 else f"({'|'.join(map(str, mine))})"
             pattern = rf"^{re.escape(tower)}blk\.{which}\.{re.escape(kind)}\.weight$"
             name = f"{tower}{kind}" if parts == 1 else f"{tower}{kind} {part + 1}/{parts}"
-            found_groups.append(Group(projector, name, pattern, sum(sizes[n] for n in mine)))
+            found_groups.append(Group.of(half, name, pattern, sum(sizes[n] for n in mine)))
     for name, tensors in rest.items():
         pattern = rf"^{re.escape(name)}\..*weight$"
-        found_groups.append(Group(projector, name, pattern, sum(tensors.values())))
+        found_groups.append(Group.of(half, name, pattern, sum(tensors.values())))
     return tuple(found_groups)
 
 
-def half(groups: Iterable[Group], types: Mapping[str, str], source: str) -> RecipeHalf | None:
+def file_recipe(groups: Iterable[Group], types: Mapping[str, str], source: str) -> FileRecipe | None:
     """How to make a file in which groups have `types` and all else is of type `source`; None if all of it is."""
     named = {group: types[group.name] for group in groups if group.name in types}
     if not named:
@@ -115,26 +124,25 @@ def half(groups: Iterable[Group], types: Mapping[str, str], source: str) -> Reci
     for group, kind in named.items():
         sizes[kind] = sizes.get(kind, 0) + group.bytes
     listed = [TensorType(group.pattern, kind) for group, kind in named.items()]
-    return RecipeHalf(_ftype(max(sizes, key=lambda kind: sizes[kind])), (*listed, TensorType(".*", source)))
+    return FileRecipe(_ftype(max(sizes, key=lambda kind: sizes[kind])), (*listed, TensorType(".*", source)))
 
 
-def applied(recipe: Recipe, weights: Mapping[str, int], source: str, *, projector: bool) -> RecipeHalf:
+def applied(recipe: Recipe, weights: Mapping[str, int], source: str, half: Half) -> FileRecipe:
     """How to make one file by a recipe, which may come from another model of the family.
 
     Raises BadInput if the recipe says nothing of this half, or names groups that the file does not have.
     """
-    types = recipe.types(projector=projector)
-    groups = groups_of(weights, recipe.depth, projector=projector)
+    types = recipe.types(half)
+    groups = groups_of(weights, recipe.depth, half)
     unknown = set(types) - {group.name for group in groups}
     if unknown:
         raise BadInput(
             f"The file has no tensors {', '.join(sorted(unknown))} of the recipe '{recipe.name}'. "
             f"It has: {', '.join(group.name for group in groups)}."
         )
-    made = half(groups, types, source)
+    made = file_recipe(groups, types, source)
     if made is None:
-        which = "projector" if projector else "language model"
-        raise BadInput(f"The recipe '{recipe.name}' leaves the {which} as it is: use its source.")
+        raise BadInput(f"The recipe '{recipe.name}' leaves the {half} as it is: use its source.")
     return made
 
 
@@ -145,11 +153,15 @@ def _ftype(kind: str) -> str:
     return f"{kind.upper()}_S" if kind.lower() in ("q3_k", "q4_k", "q5_k") else kind.upper()
 
 
-def command(made: RecipeHalf, source: str, target: str, *, projector: bool, imatrix: str = "") -> str:
+def command(made: FileRecipe, source: str, target: str, half: Half, *, imatrix: str = "") -> str:
     """The line of llama-quantize that makes the file."""
-    words = ["llama-quantize", *(["--pure"] if projector else []), *(["--imatrix", imatrix] if imatrix else [])]
-    for one in made.tensor_types:
-        words += ["--tensor-type", f"{one.pattern}={one.kind}"]
+    words = ["llama-quantize"]
+    if half is Half.PROJECTOR:
+        words.append("--pure")
+    if imatrix:
+        words += ["--imatrix", imatrix]
+    for override in made.tensor_types:
+        words += ["--tensor-type", f"{override.pattern}={override.kind}"]
     return shlex.join([*words, source, target, made.quantization])
 
 

@@ -26,9 +26,9 @@ from playground.measuring.statistics import Interval
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import importance_matrix, quantizer, recipes
-from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, RecipeHalf, Rung
+from playground.quantizing.recipes import FileRecipe, Group, GroupSensitivity, Recipe, Rung
 from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity, UniformComparison
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Runtime
 
 # What people ship, from large to small: the mixtures of llama-quantize for the language model, one type throughout
@@ -38,6 +38,7 @@ _UNIFORM_PROJECTORS = ("", "Q8_0", "Q4_0", "Q2_K")  # empty: the source
 _ROUNDS = 3  # of searching for a recipe whose measured KL is what was asked for
 _NEAREST = 2  # uniform pairs that a recipe is compared with, on either side of its size
 _NO_SMALLER = "no smaller"
+_FILE_NAMES = {Half.MODEL: "model", Half.PROJECTOR: "mmproj"}
 
 
 class Workshop(NamedTuple):
@@ -53,16 +54,15 @@ class Workshop(NamedTuple):
 class _Try(msgspec.Struct, frozen=True):
     """A file to be made: these groups of one half at this type, everything else as in the source."""
 
-    projector: bool
+    half: Half
     groups: tuple[Group, ...]
     kind: str
     left: str = ""  # the one group that is not, for people
 
     @property
     def what(self) -> str:
-        half = "projector" if self.projector else "language model"
         names = f"all but {self.left}" if self.left else self.groups[0].name if len(self.groups) == 1 else "all"
-        return f"{half}: {names} at {self.kind}"
+        return f"{self.half}: {names} at {self.kind}"
 
 
 class ScanJob:
@@ -106,12 +106,12 @@ class ScanJob:
         self._embeddings = embeddings
         self._groups = tuple(
             group
-            for is_projector, file in enumerate((source.model, source.projector))
-            for group in recipes.groups_of(workshop.weights(Path(file.path)), scan.depth, projector=bool(is_projector))
+            for half in Half
+            for group in recipes.groups_of(workshop.weights(Path(source.half(half).path)), scan.depth, half)
         )
         self._problems: list[str] = []
         self._fresh: list[Path] = []  # files of a recipe that were not there before
-        self._matrices: dict[bool, Path] = {}  # by whether it is the projector's
+        self._matrices: dict[Half, Path] = {}
         self._measuring = self._measure(self._searched)
 
     def run(self) -> Iterator[Progress | Sensitivity]:
@@ -119,7 +119,7 @@ class ScanJob:
         started = time.monotonic()
         measuring, source = self._measuring, self._source
         n = len(self._searched.items)
-        tried = [_Try(group.projector, (group,), kind) for group in self._groups for kind in self._scan.kinds]
+        tried = [_Try(group.half, (group,), kind) for group in self._groups for kind in self._scan.kinds]
         if self._scan.restore:
             tried += self._without_one()
         measuring.expect(2 * self._scan.calibrate + 2 * n + 3 * min(12, n) + len(tried) * (n + 1))
@@ -142,9 +142,7 @@ class ScanJob:
                         self._known.put(keys[one], found[one])
             self._tell_errors(found)
             sensed = tuple(
-                GroupSensitivity(
-                    group, tuple(found[_Try(group.projector, (group,), kind)] for kind in self._scan.kinds)
-                )
+                GroupSensitivity(group, tuple(found[_Try(group.half, (group,), kind)] for kind in self._scan.kinds))
                 for group in self._groups
             )
             built = None
@@ -179,11 +177,11 @@ class ScanJob:
     def _calibrate(self) -> Iterator[Progress]:
         """Importance matrices of both halves, kept beside the recipe: whoever makes its files again needs them."""
         asked = [(item.question, image.sha256) for item, image in self._measuring.asked]
-        for projector in (False, True):
-            source = self._file(projector=projector)
-            key = self._known.key("imatrix", projector, self._pair_key(), asked, self._scan.max_tokens)
+        for half in Half:
+            source = self._file(half)
+            key = self._known.key("imatrix", half is Half.PROJECTOR, self._pair_key(), asked, self._scan.max_tokens)
             target = self._folder / f"{quantizer.stem(source)}-{key[:8]}.imatrix.gguf"
-            yield self._measuring.step(f"calibrating the {'projector' if projector else 'language model'}")
+            yield self._measuring.step(f"calibrating the {half}")
             if not target.exists():
                 importance_matrix.collect(
                     self._source,
@@ -192,33 +190,31 @@ class ScanJob:
                     self._pool,
                     self._embeddings,
                     target,
-                    projector=projector,
+                    half,
                     runtime=self._runtime,
                     max_tokens=self._scan.max_tokens,
                     stop=self._stop,
                 )
-            self._matrices[projector] = target
+            self._matrices[half] = target
 
     # --- one group ---------------------------------------------------------------------------------------------------
 
     def _rung(self, tried: _Try, records: Path) -> Generator[Progress, None, Rung]:
-        projector, kind = tried.projector, tried.kind
-        half = recipes.half(
-            tried.groups, {group.name: kind for group in tried.groups}, self._kind_of(projector=projector)
-        )
-        assert half is not None
-        file = records / f"{'mmproj' if projector else 'model'}-{kind}.gguf"
-        source = self._file(projector=projector)
+        half, kind = tried.half, tried.kind
+        recipe = recipes.file_recipe(tried.groups, {group.name: kind for group in tried.groups}, self._kind_of(half))
+        assert recipe is not None
+        file = records / f"{_FILE_NAMES[half]}-{kind}.gguf"
+        source = self._file(half)
         yield self._measuring.step(tried.what)
         try:
-            self._quantize(self._request(half, file, projector=projector))
+            self._quantize(self._request(recipe, file, half))
             saved = source.stat().st_size - file.stat().st_size
             if saved <= 0:  # llama.cpp keeps these tensors, or the type is no smaller
                 self._measuring.expect(-len(self._measuring.asked))
                 return Rung(kind, saved, None, _NO_SMALLER)
-            variant = self._pair(*self._with(file, projector=projector), {file: self._key(tried)})
+            variant = self._pair(*self._with(file, half), {file: self._key(tried)})
             told = yield from self._measuring.read_once(variant, records, tried.what)
-            self._forget(variant, projector=projector)
+            self._forget(variant, half)
             return Rung(kind, saved, _mean_kl(told))
         except (Stopped, OutOfMemory):
             raise
@@ -243,29 +239,30 @@ class ScanJob:
         asked = [(item.question, image.sha256) for item, image in self._measuring.asked]
         settings = (self._runtime, self._scan.max_tokens, self._scan.calibrate)
         patterns = [group.pattern for group in tried.groups]
-        return self._known.key("rung", self._pair_key(), tried.projector, patterns, tried.kind, asked, settings)
+        is_projector = tried.half is Half.PROJECTOR
+        return self._known.key("rung", self._pair_key(), is_projector, patterns, tried.kind, asked, settings)
 
     def _pair_key(self) -> tuple[str, str, str | None]:
         return self._source.model.sha256, self._source.projector.sha256, self._source.chat_template
 
-    def _of_half(self, *, projector: bool) -> tuple[Group, ...]:
-        return tuple(group for group in self._groups if group.projector == projector)
+    def _of_half(self, half: Half) -> tuple[Group, ...]:
+        return tuple(group for group in self._groups if group.half is half)
 
     def _without_one(self) -> list[_Try]:
         """Each half whole at the last kind, and with one group left out."""
         tries, kind = [], self._scan.kinds[-1]
-        for projector in (False, True):
-            groups = self._of_half(projector=projector)
-            tries.append(_Try(projector, groups, kind))
-            tries += [_Try(projector, tuple(g for g in groups if g != left), kind, left.name) for left in groups]
+        for half in Half:
+            groups = self._of_half(half)
+            tries.append(_Try(half, groups, kind))
+            tries += [_Try(half, tuple(g for g in groups if g != left), kind, left.name) for left in groups]
         return tries
 
     def _restored(self, found: Mapping[_Try, Rung]) -> tuple[RestoredGroup, ...]:
         told, kind = [], self._scan.kinds[-1]
         for left in self._groups:
-            groups = self._of_half(projector=left.projector)
-            whole = found[_Try(left.projector, groups, kind)]
-            rung = found[_Try(left.projector, tuple(g for g in groups if g != left), kind, left.name)]
+            groups = self._of_half(left.half)
+            whole = found[_Try(left.half, groups, kind)]
+            rung = found[_Try(left.half, tuple(g for g in groups if g != left), kind, left.name)]
             if rung.kl is not None and whole.kl is not None and whole.saved > rung.saved:
                 told.append(RestoredGroup(left, kind, whole.saved - rung.saved, rung.kl, whole.kl))
         return tuple(told)
@@ -286,13 +283,12 @@ class ScanJob:
                 name=f"{source.family} in {found.bytes / 1e6:.1f} MB",
                 family=source.family,
                 depth=scan.depth,
-                model={group.name: kind for group, kind in found.types if not group.projector},
-                projector={group.name: kind for group, kind in found.types if group.projector},
+                model={group.name: kind for group, kind in found.types if group.half is Half.MODEL},
+                projector={group.name: kind for group, kind in found.types if group.half is Half.PROJECTOR},
                 calibrated=scan.calibrate,
                 note=f"Found on {len(self._measuring.asked)} questions, {self._searched.name}.",
             )
-            halves = [self._half(recipe, projector=p) for p in (False, True)]
-            variant, commands = yield from self._make(recipe, halves)
+            variant, commands = yield from self._make(recipe)
             self._measuring.expect(len(self._measuring.asked))
             told = yield from self._measuring.read(variant, records, label="recipe", strict=True)
             searched_kl = _mean_kl(told)
@@ -314,21 +310,17 @@ class ScanJob:
             projector=Path(variant.projector.path).name,
         )
 
-    def _half(self, recipe: Recipe, *, projector: bool) -> RecipeHalf | None:
-        groups = self._of_half(projector=projector)
-        return recipes.half(groups, recipe.types(projector=projector), self._kind_of(projector=projector))
-
-    def _make(
-        self, recipe: Recipe, halves: Sequence[RecipeHalf | None]
-    ) -> Generator[Progress, None, tuple[Variant, tuple[str, ...]]]:
+    def _make(self, recipe: Recipe) -> Generator[Progress, None, tuple[Variant, tuple[str, ...]]]:
         files, commands = [], []
-        for is_projector, half in enumerate(halves):
-            source = self._file(projector=bool(is_projector))
-            if half is None:
+        for half in Half:
+            source = self._file(half)
+            types = recipes.file_recipe(self._of_half(half), recipe.types(half), self._kind_of(half))
+            if types is None:
                 files.append(source)
                 continue
-            imatrix = Path(self._imatrix(projector=bool(is_projector))).name
-            key = self._known.key(recipes.slug(recipe), is_projector, self._pair_key(), imatrix)
+            imatrix = Path(self._imatrix(half)).name
+            # 0 and 1: files that are there already have names with these keys.
+            key = self._known.key(recipes.slug(recipe), int(half is Half.PROJECTOR), self._pair_key(), imatrix)
             target = self._folder / f"{quantizer.stem(source)}-recipe-{key[:8]}.gguf"
             self._measuring.expect(1)
             yield self._measuring.step(f"making {target.name}")
@@ -336,19 +328,17 @@ class ScanJob:
                 quantizer.make(
                     source,
                     target,
-                    half.quantization,
+                    types.quantization,
                     self._pool,
-                    projector=bool(is_projector),
-                    tensor_types=half.tensor_types,
-                    imatrix=self._matrices.get(bool(is_projector)),
+                    half,
+                    tensor_types=types.tensor_types,
+                    imatrix=self._matrices.get(half),
                     name=recipe.name,
                     stop=self._stop,
                 )
                 self._fresh.append(target)
             files.append(target)
-            commands.append(
-                recipes.command(half, source.name, target.name, projector=bool(is_projector), imatrix=imatrix)
-            )
+            commands.append(recipes.command(types, source.name, target.name, half, imatrix=imatrix))
         return self._pair(files[0], files[1], {}), tuple(commands)
 
     def _discard(self) -> None:
@@ -387,40 +377,38 @@ class ScanJob:
     ) -> Generator[Progress, None, tuple[int, list[QuestionDrift]]]:
         """Bytes of a uniform pair, and what it makes of the questions."""
         files = []
-        for is_projector, quantization in enumerate(names):
-            source = self._file(projector=bool(is_projector))
-            file = records / f"{'mmproj' if is_projector else 'model'}-{quantization}.gguf"
+        for half, quantization in zip(Half, names, strict=True):
+            source = self._file(half)
+            file = records / f"{_FILE_NAMES[half]}-{quantization}.gguf"
             if quantization:
-                imatrix = self._imatrix(projector=bool(is_projector))
-                self._quantize(
-                    protocol.Quantize(str(source), str(file), quantization, bool(is_projector), imatrix=imatrix)
-                )
+                imatrix = self._imatrix(half)
+                self._quantize(protocol.Quantize(str(source), str(file), quantization, half, imatrix=imatrix))
             files.append(file if quantization else source)
         sources = (self._source.model.sha256, self._source.projector.sha256)
         ids = {file: self._known.key("uniform", sources, file.name) for file in files if file.parent == records}
         variant = self._pair(files[0], files[1], ids)
         told = yield from measuring.read_once(variant, records, _uniform_name(*names))
-        for is_projector, quantization in enumerate(names):
+        for half, quantization, file in zip(Half, names, files, strict=True):
             if quantization:
-                self._forget(variant, projector=bool(is_projector))
-                files[is_projector].unlink()
+                self._forget(variant, half)
+                file.unlink()
         return variant.bytes, told
 
     def _nearest_uniform(self, size: int) -> list[tuple[str, str]]:
         """The uniform pairs nearest to a size from below and from above, by what a dry run says."""
         sizes = []
-        for is_projector, names in enumerate((_UNIFORM_MODELS, _UNIFORM_PROJECTORS)):
-            source = self._file(projector=bool(is_projector))
-            sizes.append({name: self._dry(source, name, projector=bool(is_projector)) for name in names})
+        for half, names in ((Half.MODEL, _UNIFORM_MODELS), (Half.PROJECTOR, _UNIFORM_PROJECTORS)):
+            sizes.append({name: self._dry(name, half) for name in names})
         pairs = {(m, p): a + b for m, a in sizes[0].items() for p, b in sizes[1].items() if a and b}
         below = sorted((pair for pair in pairs if pairs[pair] <= size), key=lambda pair: -pairs[pair])
         above = sorted((pair for pair in pairs if pairs[pair] > size), key=lambda pair: pairs[pair])
         return below[:_NEAREST] + above[:_NEAREST]
 
-    def _dry(self, source: Path, quantization: str, *, projector: bool) -> int | None:
+    def _dry(self, quantization: str, half: Half) -> int | None:
+        source = self._file(half)
         if not quantization:
             return source.stat().st_size
-        request = protocol.Quantize(str(source), "", quantization, projector, dry_run=True)
+        request = protocol.Quantize(str(source), "", quantization, half, dry_run=True)
         try:
             return self._quantize(request).bytes
         except (Stopped, OutOfMemory):
@@ -438,25 +426,25 @@ class ScanJob:
             items, (source,), source.id, plan, self._runtime, self._pool, self._embeddings, self._known, self._stop
         )
 
-    def _file(self, *, projector: bool) -> Path:
-        return Path((self._source.projector if projector else self._source.model).path)
+    def _file(self, half: Half) -> Path:
+        return Path(self._source.half(half).path)
 
-    def _with(self, file: Path, *, projector: bool) -> tuple[Path, Path]:
+    def _with(self, file: Path, half: Half) -> tuple[Path, Path]:
         """The source's pair with one half replaced."""
-        return (self._file(projector=False), file) if projector else (file, self._file(projector=True))
+        return (self._file(Half.MODEL), file) if half is Half.PROJECTOR else (file, self._file(Half.PROJECTOR))
 
-    def _kind_of(self, *, projector: bool) -> str:
-        return (self._source.projector if projector else self._source.model).quantization.lower()
+    def _kind_of(self, half: Half) -> str:
+        return self._source.half(half).quantization.lower()
 
-    def _request(self, half: RecipeHalf, target: Path, *, projector: bool) -> protocol.Quantize:
-        source = self._file(projector=projector)
+    def _request(self, types: FileRecipe, target: Path, half: Half) -> protocol.Quantize:
+        source = self._file(half)
         return protocol.Quantize(
             str(source),
             str(target),
-            half.quantization,
-            projector,
-            tensor_types=half.tensor_types,
-            imatrix=self._imatrix(projector=projector),
+            types.quantization,
+            half,
+            tensor_types=types.tensor_types,
+            imatrix=self._imatrix(half),
         )
 
     def _quantize(self, request: protocol.Quantize) -> protocol.Quantized:
@@ -470,12 +458,12 @@ class ScanJob:
             raise Stopped("Stopped.")
         return made
 
-    def _imatrix(self, *, projector: bool) -> str:
-        return str(self._matrices.get(projector, ""))
+    def _imatrix(self, half: Half) -> str:
+        return str(self._matrices.get(half, ""))
 
-    def _forget(self, variant: Variant, *, projector: bool) -> None:
+    def _forget(self, variant: Variant, half: Half) -> None:
         """End the worker of a file that is about to go."""
-        if projector:
+        if half is Half.PROJECTOR:
             self._pool.unload(vision_spec(variant.projector, variant.model, self._runtime))
         else:
             self._pool.unload(language_spec(variant.model, self._runtime))

@@ -11,6 +11,7 @@ from playground.quantizing import recipes, scan_results
 from playground.quantizing.scan_results import Sensitivity
 from playground.rendering import number_format, templating
 from playground.rendering.measurement_view import level, nats
+from playground.values.files import Half
 
 _MAX_PROBLEMS = 5
 
@@ -59,7 +60,7 @@ def _lines(found: Sensitivity) -> list[_GroupLine]:
         lines.append(
             _GroupLine(
                 name=one.group.name,
-                half=_half(projector=one.group.projector),
+                half=one.group.half,
                 size=number_format.file_size(one.group.bytes),
                 cells=[
                     _RungCell(
@@ -80,20 +81,9 @@ def _lines(found: Sensitivity) -> list[_GroupLine]:
 def _first(found: Sensitivity) -> str:
     """The dearest group of each half, in a sentence."""
     told = []
-    for projector in (False, True):
-        mine = [
-            one
-            for one in scan_results.ranked(found.sensed)
-            if one.group.projector == projector and scan_results.price(one)
-        ]
+    for half in Half:
+        mine = [one for one in scan_results.ranked(found.sensed) if one.group.half is half and scan_results.price(one)]
         if mine:
             kind = found.scan.kinds[-1]
-            told.append(
-                f"in the {_half(projector=projector)} {mine[0].group.name}"
-                f" ({nats(scan_results.price(mine[0]))} at {kind})"
-            )
+            told.append(f"in the {half} {mine[0].group.name} ({nats(scan_results.price(mine[0]))} at {kind})")
     return f"Bits are dearest {', '.join(told)}, nats a token for each MB saved." if told else ""
-
-
-def _half(*, projector: bool) -> str:
-    return "projector" if projector else "language model"

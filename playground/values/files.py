@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Half(StrEnum):
+    """One of the two files of a pair. The value is its name in a sentence."""
+
+    MODEL = "language model"
+    PROJECTOR = "projector"
+
+    @property
+    def other(self) -> Half:
+        return Half.MODEL if self is Half.PROJECTOR else Half.PROJECTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,9 @@ class Variant:
     projector: ModelFile
     reference: bool = False
     chat_template: str | None = None  # Jinja text or the name of a llama.cpp built-in; None: the one in the file
+
+    def half(self, half: Half) -> ModelFile:
+        return self.projector if half is Half.PROJECTOR else self.model
 
     @property
     def bytes(self) -> int:

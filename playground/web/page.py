@@ -23,7 +23,7 @@ from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState
 from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
 from playground.rendering import cell_view, comparison_view, measurement_view, number_format, templating
 from playground.settings import Login
-from playground.values.files import ModelFile, Variant
+from playground.values.files import Half, ModelFile, Variant
 from playground.values.request import Order, Remedy, Runtime, Sampling
 from playground.web import api, login, quantize_panel
 from playground.web.active_runs import ActiveRuns
@@ -431,11 +431,11 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
                 raise as_toast(BadInput("Choose both files of the pair, or a llamafile that holds both."))
             try:
                 refuse_in_demo("No file can be opened")
-                halves = Path(model), Path(projector) if projector else None
-                if halves[1] and parts.catalog.is_projector(halves[0]) and not parts.catalog.is_projector(halves[1]):
+                files = [Path(file) for file in (model, projector) if file]
+                if len(files) == 2 and [parts.catalog.half(file) for file in files] == [Half.PROJECTOR, Half.MODEL]:
                     gr.Info("The two files were mixed up; they were opened the right way round.")
-                    halves = halves[1], halves[0]
-                variant = parts.catalog.open_pair(*halves, remember=True)
+                    files.reverse()
+                variant = parts.catalog.open_pair(*files, remember=True)
                 same = [
                     v.id for v in parts.catalog.variants if v.id in found[1].variants and v.family == variant.family
                 ]

@@ -20,7 +20,7 @@ from playground.measuring.results import Progress
 from playground.quantizing import quantizer
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.rendering import measurement_view, number_format, templating
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
 from playground.wiring import Parts
 
@@ -29,7 +29,7 @@ TYPES = (
     "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q4_0", "Q3_K_M", "Q3_K_S", "IQ3_S", "IQ3_XXS",
     "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0",
 )  # fmt: skip
-HALVES = {"Language model": False, "Projector (mmproj)": True}
+HALVES = {"Language model": Half.MODEL, "Projector (mmproj)": Half.PROJECTOR}
 _QUESTIONS = 24  # half of them calibrate or are left out, half of them judge
 
 
@@ -44,9 +44,8 @@ def make(
     stop: StopFlag,
 ) -> Iterator[Progress | CheckedVariant]:
     """Raises BadInput, and what Making raises."""
-    projector = HALVES[half]
     order = MakeRequest(
-        projector, quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
+        HALVES[half], quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
     )
     if order.tensor_types:
         # No commas: it becomes part of a variant's id, and a command separates these by commas.
@@ -54,7 +53,7 @@ def make(
         order = msgspec.structs.replace(order, name=f"{order.quantization} {told}".replace(",", ";")[:60])
     elif calibrate:
         order = msgspec.structs.replace(order, name=f"{order.quantization} calibrated")
-    file = source.projector if projector else source.model
+    file = source.half(order.half)
     check_room(parts, file.bytes)
     slug = "-".join(filter(None, (_plain(order.quantization), "calibrated" * calibrate, _plain(exceptions))))[:70]
     # Another name for other patterns, and for another publisher's file of the same name.

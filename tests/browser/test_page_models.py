@@ -15,6 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from playground.models.gguf.header import read_header
 from playground.settings import Settings
+from playground.values.files import Half
 from playground.web.models_page import ModelActions
 from playground.wiring import open_parts
 from testkit import pairs
@@ -31,7 +32,7 @@ def hubby(tmp_path_factory: pytest.TempPathFactory, derived: Path) -> dict[str, 
     with open_parts(Settings(cache_dir=derived), any_folder=True) as parts:
         for quantization in ("Q8_0", "Q4_0"):
             target = folder / f"hubby-{quantization}.gguf"
-            parts.pool.quantize(made.model, target, quantization, projector=False)
+            parts.pool.quantize(made.model, target, quantization, half=Half.MODEL)
             files[target.name] = target
     return files
 

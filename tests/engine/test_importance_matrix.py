@@ -35,7 +35,7 @@ from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import importance_matrix, quantizer
 from playground.settings import Settings
-from playground.values.files import ModelFile, Variant
+from playground.values.files import Half, ModelFile, Variant
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import pairs
@@ -66,10 +66,10 @@ def matrices(parts: Parts, pair: Variant, tmp_path_factory: pytest.TempPathFacto
     """Of each half, made from every second picture."""
     folder = tmp_path_factory.mktemp("matrices")
     made = {}
-    for source, projector in ((MODEL, False), (PROJECTOR, True)):
+    for source, half in ((MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)):
         target = folder / f"{source.stem}.imatrix.gguf"
         found = importance_matrix.collect(
-            pair, _asked(0).first(8), None, parts.pool, parts.embeddings, target, projector=projector, runtime=RUNTIME
+            pair, _asked(0).first(8), None, parts.pool, parts.embeddings, target, half=half, runtime=RUNTIME
         )
         assert (found.path, found.problems) == (target, ())
         made[source] = target
@@ -141,7 +141,7 @@ def test_first_vision_layer_when_an_image_is_encoded_then_the_sums_are_those_of_
     assert (image.width, image.height) == (192, 192)  # nothing is resized
     one = QuestionSet("one", [Question(IMAGE.name, "What?"), Question(IMAGE.name, "And?")], IMAGE.parent)
     found = importance_matrix.collect(
-        pair, one, None, parts.pool, parts.embeddings, path, projector=True, runtime=RUNTIME
+        pair, one, None, parts.pool, parts.embeddings, path, half=Half.PROJECTOR, runtime=RUNTIME
     )
     assert (found.readings, found.rows) == (1, 144)  # one picture, asked about twice
     tower = weights(PROJECTOR)
@@ -174,7 +174,7 @@ def test_experts_when_tokens_are_sent_to_some_then_each_sums_what_it_met(parts: 
         assert len(set(rows.ravel())) > 1
         if part != "down":
             assert squares.sum(axis=0) == pytest.approx(2 * router.ravel(), rel=1e-4)
-    made = quantizer.make(file, tmp_path / "new.gguf", "IQ2_XS", parts.pool, projector=False, imatrix=path)
+    made = quantizer.make(file, tmp_path / "new.gguf", "IQ2_XS", parts.pool, half=Half.MODEL, imatrix=path)
     assert made.notes == ()
 
 
@@ -234,23 +234,23 @@ importance._check_layout(importance._Ggml())
 # --- what becomes of it -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("source", "projector"), [(MODEL, False), (PROJECTOR, True)])
+@pytest.mark.parametrize(("source", "half"), [(MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)])
 @pytest.mark.parametrize("quantization", ["IQ2_XS", "IQ3_XXS"])
 def test_iq_type_when_with_a_matrix_then_made_and_it_answers_and_without_one_refused(
-    parts: Parts, tmp_path: Path, matrices: dict[Path, Path], source: Path, projector: bool, quantization: str
+    parts: Parts, tmp_path: Path, matrices: dict[Path, Path], source: Path, half: Half, quantization: str
 ) -> None:
-    target = tmp_path / f"{'mmproj-' * projector}new-{quantization}.gguf"
+    target = tmp_path / f"{'mmproj-' * (half is Half.PROJECTOR)}new-{quantization}.gguf"
     with pytest.raises(EngineError, match="this quantization requires an imatrix"):
-        quantizer.make(source, target, quantization, parts.pool, projector=projector)
+        quantizer.make(source, target, quantization, parts.pool, half=half)
     made = quantizer.make(
-        source, target, quantization, parts.pool, projector=projector, imatrix=matrices[source], tensor_types=REST
+        source, target, quantization, parts.pool, half=half, imatrix=matrices[source], tensor_types=REST
     )
     assert made.notes == ()
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(target).tensors}
-    assert kinds[f"{'v.' * projector}blk.0.ffn_up.weight"] == quantization
+    assert kinds[f"{'v.' * (half is Half.PROJECTOR)}blk.0.ffn_up.weight"] == quantization
     digest = GGUFReader(target).fields["quantize.imatrix.sha256"].contents()
     assert digest == hashlib.sha256(matrices[source].read_bytes()).hexdigest()
-    variant = parts.catalog.open_pair(MODEL, target) if projector else parts.catalog.open_pair(target, PROJECTOR)
+    variant = parts.catalog.open_pair(*((MODEL, target) if half is Half.PROJECTOR else (target, PROJECTOR)))
     with parts.pool.lease(vision_spec(variant.projector, variant.model, RUNTIME)) as lease:
         prompt = lease.request(Encode((ChatMessage("user", "What shape is green?", 1),), (read_image(IMAGE),)))
     assert isinstance(prompt, EncodedPrompt)
@@ -266,11 +266,12 @@ def test_drift_when_calibrated_on_other_pictures_then_a_third_at_most(
     attention = (TensorType("ffn|embd", "q8_0"),)  # the rest takes seconds to quantize
     for source, quantization, kept in ((MODEL, "IQ3_S", attention), (PROJECTOR, "Q2_K", ())):
         for name, imatrix in (("without", None), ("with", matrices[source])):
-            target, projector = tmp_path / f"{source.stem}-{name}-{quantization}.gguf", source == PROJECTOR
-            quantizer.make(
-                source, target, quantization, parts.pool, projector=projector, imatrix=imatrix, tensor_types=kept
+            target = tmp_path / f"{source.stem}-{name}-{quantization}.gguf"
+            half = parts.catalog.half(source)
+            quantizer.make(source, target, quantization, parts.pool, half=half, imatrix=imatrix, tensor_types=kept)
+            variants.append(
+                parts.catalog.open_pair(*((MODEL, target) if half is Half.PROJECTOR else (target, PROJECTOR)))
             )
-            variants.append(parts.catalog.open_pair(*((MODEL, target) if projector else (target, PROJECTOR))))
     names = sorted({item.image for item in _asked(1).items})[:6]
     asked = QuestionSet("captions", [Question(name, "Describe the image.") for name in names], IMAGE.parent)
     results = measured(parts, asked, tuple(variants)).results[1:]
@@ -283,12 +284,12 @@ def test_matrix_when_it_lacks_a_tensor_then_said_or_refused_in_llama_cpps_words(
     parts: Parts, tmp_path: Path, matrices: dict[Path, Path]
 ) -> None:
     partial = copy(matrices[MODEL], tmp_path / "partial.gguf", leave_out="blk.0.attn_k.weight")
-    made = quantizer.make(MODEL, tmp_path / "q4.gguf", "Q4_0", parts.pool, projector=False, imatrix=partial)
+    made = quantizer.make(MODEL, tmp_path / "q4.gguf", "Q4_0", parts.pool, half=Half.MODEL, imatrix=partial)
     assert made.notes == ("quantized without the matrix, which lacks them: blk.0.attn_k.weight",)
     with pytest.raises(EngineError, match=r"Missing importance matrix for tensor blk\.0\.attn_k\.weight"):
-        quantizer.make(MODEL, tmp_path / "iq.gguf", "IQ2_XS", parts.pool, projector=False, imatrix=partial)
+        quantizer.make(MODEL, tmp_path / "iq.gguf", "IQ2_XS", parts.pool, half=Half.MODEL, imatrix=partial)
     with pytest.raises(BadInput, match="of another model, or of the other half"):
-        quantizer.make(PROJECTOR, tmp_path / "mmproj.gguf", "Q4_0", parts.pool, projector=True, imatrix=matrices[MODEL])
+        quantizer.make(PROJECTOR, tmp_path / "mmproj.gguf", "Q4_0", parts.pool, Half.PROJECTOR, imatrix=matrices[MODEL])
     assert {path.name for path in tmp_path.iterdir()} == {"partial.gguf", "q4.gguf"}
 
 
@@ -325,7 +326,7 @@ def test_matrix_when_bad_then_refused_and_nothing_is_written(
         bad[copy(whole, tmp_path / f"{value}.gguf", value=value)] = "blk.2.attn_q.weight holds what is no sum"
     for path, said in bad.items():
         with pytest.raises(BadInput, match=said):
-            quantizer.make(MODEL, target, "Q2_K", parts.pool, projector=False, imatrix=path)
+            quantizer.make(MODEL, target, "Q2_K", parts.pool, half=Half.MODEL, imatrix=path)
     assert not target.exists()
     assert list(tmp_path.glob("*.part")) == []
 
@@ -347,7 +348,7 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
     ) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
             pair, QuestionSet("own", questions, folder), answers, parts.pool, parts.embeddings, tmp_path / name,
-            projector=False, runtime=RUNTIME,
+            half=Half.MODEL, runtime=RUNTIME,
         )  # fmt: skip
 
     found = collect("all.gguf", asked, [(7, 8), (), (9,)])
@@ -368,16 +369,16 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
     assert {path.name for path in tmp_path.iterdir()} == {"own", "all.gguf", "first.gguf", "last.gguf"}
 
 
-@pytest.mark.parametrize("projector", [False, True])
+@pytest.mark.parametrize("half", list(Half))
 def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
-    parts: Parts, pair: Variant, tmp_path: Path, projector: bool
+    parts: Parts, pair: Variant, tmp_path: Path, half: Half
 ) -> None:
     told: list[tuple[int, int]] = []
 
     def collect(asked: QuestionSet, *, until: int) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
             pair, asked, [(5,)] * len(asked.items), parts.pool, parts.embeddings, tmp_path / "matrix.gguf",
-            projector=projector, runtime=RUNTIME, stop=lambda: len(told) >= until,
+            half=half, runtime=RUNTIME, stop=lambda: len(told) >= until,
             on_item=lambda done, total: told.append((done, total)),
         )  # fmt: skip
 
@@ -387,7 +388,7 @@ def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
     assert list(tmp_path.iterdir()) == []
     spec = (
         vision_spec(pair.projector, pair.model, RUNTIME, observe=True)
-        if projector
+        if half is Half.PROJECTOR
         else language_spec(pair.model, RUNTIME, observe=True)
     )
     assert spec not in [handle.spec for handle in parts.pool._shared.handles]
@@ -406,7 +407,7 @@ def test_collecting_when_the_model_is_damaged_then_an_error(parts: Parts, pair: 
     variant = replace(pair, model=replace(pair.model, path=str(damaged), sha256="damaged"))
     with pytest.raises(PlaygroundError, match="no numbers"):
         importance_matrix.collect(
-            variant, HARD.first(1), [(5,)], parts.pool, parts.embeddings, tmp_path / "matrix.gguf", projector=False,
+            variant, HARD.first(1), [(5,)], parts.pool, parts.embeddings, tmp_path / "matrix.gguf", half=Half.MODEL,
             runtime=RUNTIME,
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [damaged.name]

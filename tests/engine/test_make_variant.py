@@ -23,7 +23,7 @@ from playground.models.presets import data_folder
 from playground.quantizing import quantizer
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.settings import Settings
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 from tests.engine.test_measure import changed_projector, measured
@@ -56,7 +56,7 @@ def making(
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress | CheckedVariant]:
     made = MakeJob(parts.pool, parts.embeddings, parts.result_cache, parts.workshop, RUNTIME, stop)
-    return made.run(source, MakeRequest(order.projector, order.quantization, order.tensor_types, order.name, target,
+    return made.run(source, MakeRequest(order.half, order.quantization, order.tensor_types, order.name, target,
                                   order.calibrate), asked)  # fmt: skip
 
 
@@ -78,7 +78,9 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
     parts: Parts, source: Variant, tmp_path: Path
 ) -> None:
     found = [
-        checked(parts, source, tmp_path / f"mmproj-new-{len(kept)}-{name}.gguf", MakeRequest(True, name, kept))
+        checked(
+            parts, source, tmp_path / f"mmproj-new-{len(kept)}-{name}.gguf", MakeRequest(Half.PROJECTOR, name, kept)
+        )
         for name, kept in (("Q8_0", ()), ("Q2_K", (TensorType("ffn_up", "q4_K"),)), ("Q2_K", ()))
     ]
     assert [one.verdict for one in found] == ["fit to ship", "doubtful", "broken"]
@@ -94,14 +96,14 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
     assert result.mean_kl.value == pytest.approx(found[2].kl.value, rel=1e-9)
 
     calibrated = checked(
-        parts, source, tmp_path / "mmproj-new-IQ2_XS.gguf", MakeRequest(True, "IQ2_XS", calibrate=True)
+        parts, source, tmp_path / "mmproj-new-IQ2_XS.gguf", MakeRequest(Half.PROJECTOR, "IQ2_XS", calibrate=True)
     )
     assert calibrated.imatrix == "mmproj-new-IQ2_XS.imatrix.gguf"
     assert (tmp_path / calibrated.imatrix).exists()
     assert calibrated.bytes < found[2].bytes
     assert calibrated.kl.value < found[2].kl.value / 2  # with fewer bits than Q2_K, and two questions to learn from
     with pytest.raises(EngineError, match="requires an imatrix"):
-        checked(parts, source, tmp_path / "mmproj-other-IQ2_XS.gguf", MakeRequest(True, "IQ2_XS"))
+        checked(parts, source, tmp_path / "mmproj-other-IQ2_XS.gguf", MakeRequest(Half.PROJECTOR, "IQ2_XS"))
     assert not list(tmp_path.glob("mmproj-other*"))
 
 
@@ -109,7 +111,7 @@ def test_language_model_when_made_with_types_of_its_own_then_checked_without_emb
     parts: Parts, source: Variant, tmp_path: Path
 ) -> None:
     kept = (TensorType("attn", "q8_0"),)
-    found = checked(parts, source, tmp_path / "new.gguf", MakeRequest(False, "Q4_0", kept, "Q4_0 attn=q8_0"))
+    found = checked(parts, source, tmp_path / "new.gguf", MakeRequest(Half.MODEL, "Q4_0", kept, "Q4_0 attn=q8_0"))
     assert (found.embeddings, found.looks, found.images) == (None, None, ())
     assert found.verdict == "fit to ship"
     types = {t.name: t.tensor_type.name for t in GGUFReader(found.path).tensors}
@@ -158,7 +160,7 @@ def test_projector_when_it_gives_no_numbers_then_never_a_file(parts: Parts, tmp_
     damaged = parts.catalog.read_pair(MODEL, without_numbers(PROJECTOR, tmp_path / "mmproj-bad-F16.gguf", tensor))
     target = tmp_path / "made" / "mmproj-new-Q8_0.gguf"
     with pytest.raises(PlaygroundError, match=r"cannot be used and was deleted: .*NaN|could not quantize"):
-        checked(parts, damaged, target, MakeRequest(True, "Q8_0"))
+        checked(parts, damaged, target, MakeRequest(Half.PROJECTOR, "Q8_0"))
     assert list(target.parent.iterdir()) == []
 
 
@@ -176,7 +178,7 @@ def test_making_when_ended_in_the_middle_then_nothing_is_left(
 ) -> None:
     """Stopped by a person, or with the page that asked for it."""
     seen: list[str] = []
-    order = MakeRequest(True, quantization, calibrate=True)
+    order = MakeRequest(Half.PROJECTOR, quantization, calibrate=True)
 
     def stop() -> bool:
         return how == "stopped" and any(at in what for what in seen)
@@ -197,10 +199,10 @@ def test_target_when_it_is_there_then_refused_and_kept(parts: Parts, source: Var
     target = tmp_path / "mine.gguf"
     target.write_bytes(b"mine")
     with pytest.raises(BadInput, match=r"mine\.gguf is there already"):
-        checked(parts, source, target, MakeRequest(True, "Q8_0", calibrate=True))
+        checked(parts, source, target, MakeRequest(Half.PROJECTOR, "Q8_0", calibrate=True))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("mine.gguf", b"mine")]
     with pytest.raises(BadInput, match="At least two questions"):
-        checked(parts, source, tmp_path / "new.gguf", MakeRequest(True, "Q8_0"), ASKED.first(1))
+        checked(parts, source, tmp_path / "new.gguf", MakeRequest(Half.PROJECTOR, "Q8_0"), ASKED.first(1))
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -208,8 +210,7 @@ def test_target_when_it_is_there_then_refused_and_kept(parts: Parts, source: Var
 
 def quantized(parts: Parts, source: Path, file: str, quantization: str, **given: Any) -> Path:
     target = parts.catalog.made / file
-    is_projector = source == PROJECTOR
-    quantizer.make(source, target, quantization, parts.pool, projector=is_projector, **given)
+    quantizer.make(source, target, quantization, parts.pool, parts.catalog.half(source), **given)
     return target
 
 

@@ -13,6 +13,7 @@ from playground.engine.protocol import TensorType
 from playground.errors import BadInput, BadModel, PlaygroundError, Stopped
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer
+from playground.values.files import Half
 from playground.wiring import Parts
 from tests.engine.test_measure import changed_projector
 
@@ -21,18 +22,16 @@ MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M
 IMAGES = [read_image(FOLDER / f"evaluation/hard-{n}.png") for n in ("01", "62")]
 
 
-@pytest.mark.parametrize(("source", "projector"), [(MODEL, False), (PROJECTOR, True)])
+@pytest.mark.parametrize(("source", "half"), [(MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)])
 def test_half_when_quantized_then_as_planned_with_where_it_comes_from(
-    parts: Parts, tmp_path: Path, source: Path, projector: bool
+    parts: Parts, tmp_path: Path, source: Path, half: Half
 ) -> None:
     target = tmp_path / "new.gguf"
     steps = []
     kept = (TensorType("ffn_down", "q8_0"),)
-    planned = quantizer.make(source, target, "Q4_0", parts.pool, projector=projector, tensor_types=kept, dry_run=True)
+    planned = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=kept, dry_run=True)
     assert not target.exists()
-    made = quantizer.make(
-        source, target, "Q4_0", parts.pool, projector=projector, tensor_types=kept, on_step=steps.append
-    )
+    made = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=kept, on_step=steps.append)
     assert made.bytes == target.stat().st_size
     assert planned.bytes == pytest.approx(made.bytes, rel=0.05)
     assert steps[-1].done == steps[-1].total == len(GGUFReader(target).tensors)
@@ -50,7 +49,7 @@ def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_no
     checks = []
     for quantization in ("Q8_0", "Q4_0", "Q2_K"):
         target = tmp_path / f"mmproj-{quantization}.gguf"
-        quantizer.make(PROJECTOR, target, quantization, parts.pool, projector=True)
+        quantizer.make(PROJECTOR, target, quantization, parts.pool, half=Half.PROJECTOR)
         made = parts.catalog.open_pair(MODEL, target)
         checks.append(quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings))
     assert [c.relative_error for c in checks] == sorted(c.relative_error for c in checks)
@@ -79,36 +78,36 @@ def test_type_when_llama_cpp_refuses_it_then_its_words_and_no_file(
     parts: Parts, tmp_path: Path, quantization: str, types: tuple[TensorType, ...], said: str
 ) -> None:
     with pytest.raises(PlaygroundError, match=said):
-        quantizer.make(MODEL, tmp_path / "new.gguf", quantization, parts.pool, projector=False, tensor_types=types)
+        quantizer.make(MODEL, tmp_path / "new.gguf", quantization, parts.pool, half=Half.MODEL, tensor_types=types)
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
 
 def test_source_when_quantized_itself_then_only_on_demand(parts: Parts, tmp_path: Path) -> None:
     source = Path(parts.catalog.choose(["Q4_K_M"])[0].model.path)
     with pytest.raises(BadModel, match="quantized already"):
-        quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False)
-    made = quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False, requantize=True)
+        quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL)
+    made = quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, requantize=True)
     assert made.bytes < source.stat().st_size
 
 
 def test_target_when_it_is_there_or_the_source_then_refused(parts: Parts, tmp_path: Path) -> None:
     (tmp_path / "there.gguf").write_bytes(b"mine")
     with pytest.raises(BadInput, match="is there already"):
-        quantizer.make(MODEL, tmp_path / "there.gguf", "Q8_0", parts.pool, projector=False)
+        quantizer.make(MODEL, tmp_path / "there.gguf", "Q8_0", parts.pool, half=Half.MODEL)
     assert (tmp_path / "there.gguf").read_bytes() == b"mine"
     with pytest.raises(BadInput, match="would replace its source"):
-        quantizer.make(MODEL, MODEL, "Q8_0", parts.pool, projector=False)
+        quantizer.make(MODEL, MODEL, "Q8_0", parts.pool, half=Half.MODEL)
 
 
 def test_quantizing_when_stopped_then_ends_soon_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(Stopped):
         quantizer.make(
-            MODEL, tmp_path / "new.gguf", "Q2_K", parts.pool, projector=False, stop=lambda: time.monotonic() > begun
+            MODEL, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, stop=lambda: time.monotonic() > begun
         )
     assert time.monotonic() - begun < 20
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
-    quantizer.make(MODEL, tmp_path / "new.gguf", "Q8_0", parts.pool, projector=False)  # the pool goes on
+    quantizer.make(MODEL, tmp_path / "new.gguf", "Q8_0", parts.pool, half=Half.MODEL)  # the pool goes on
 
 
 def test_verdict_when_by_drift_then_in_words() -> None:

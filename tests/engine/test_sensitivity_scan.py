@@ -29,7 +29,7 @@ from playground.quantizing.recipes import Recipe
 from playground.quantizing.scan_results import BuiltRecipe, Scan, Sensitivity, UniformComparison
 from playground.quantizing.sensitivity_scan import ScanJob
 from playground.settings import Settings
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 from testkit import pairs
@@ -136,10 +136,10 @@ def test_rung_when_made_by_hand_then_it_drifts_as_far(parts: Parts, embedded: Va
     source = embedded
     _, found = scanned(parts, source)
     target = tmp_path / "mmproj.gguf"
-    made = recipes.half([one.group for one in found.sensed], {"v.ffn_up": "q2_K"}, "f16")
+    made = recipes.file_recipe([one.group for one in found.sensed], {"v.ffn_up": "q2_K"}, "f16")
     assert made is not None
     quantizer.make(
-        Path(source.projector.path), target, made.quantization, parts.pool, projector=True,
+        Path(source.projector.path), target, made.quantization, parts.pool, half=Half.PROJECTOR,
         tensor_types=made.tensor_types,
     )  # fmt: skip
     variant = parts.catalog.read_pair(Path(source.model.path), target)
@@ -164,9 +164,9 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     assert (found.n_searched, found.n_kept_aside, found.problems) == (2, 2, ())
     files = [parts.catalog.made / name for name in (built.model, built.projector)]
     assert built.bytes == sum(file.stat().st_size for file in files)
-    for file, original, is_projector in zip(files, (source.model, source.projector), (False, True), strict=True):
-        types = built.recipe.types(projector=is_projector)
-        groups = recipes.groups_of(parts.catalog.weights(Path(original.path)), 1, projector=is_projector)
+    for file, original, half in zip(files, (source.model, source.projector), Half, strict=True):
+        types = built.recipe.types(half=half)
+        groups = recipes.groups_of(parts.catalog.weights(Path(original.path)), 1, half=half)
         before = {t.name: t.tensor_type.name for t in GGUFReader(original.path).tensors}
         for tensor in GGUFReader(file).tensors:
             group = next((g.name for g in groups if re.search(g.pattern, tensor.name)), "")

@@ -24,7 +24,7 @@ from playground.models.catalog import Catalog, quantization_of
 from playground.models.gguf.header import read_header
 from playground.models.presets import data_folder, presets_folder, read_preset, read_presets
 from playground.support.byte_cache import BytesCache
-from playground.values.files import ModelFile
+from playground.values.files import Half, ModelFile
 from playground.values.request import Image
 from testkit import pairs
 
@@ -283,7 +283,8 @@ class Quantizer:
     def __init__(self, odd: str = "", how: Callable[[Path, Path], None] | None = None) -> None:
         self.odd, self.how, self.made = odd, how, list[str]()
 
-    def __call__(self, source: Path, target: Path, quantization: str, *, projector: bool) -> None:
+    def __call__(self, source: Path, target: Path, quantization: str, half: Half) -> None:
+        projector = half is Half.PROJECTOR
         assert projector == ("mmproj" in source.name)
         self.made.append(f"mmproj-{quantization}" if projector else quantization)
         if quantization == self.odd and self.how and not projector:

@@ -19,7 +19,8 @@ from playground.engine.protocol import TensorType
 from playground.errors import BadInput
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer, recipes
-from playground.quantizing.recipes import Allocation, Group, GroupSensitivity, Recipe, RecipeHalf, Rung
+from playground.quantizing.recipes import Allocation, FileRecipe, Group, GroupSensitivity, Recipe, Rung
+from playground.values.files import Half
 from playground.wiring import Parts
 from testkit import pairs
 
@@ -64,7 +65,7 @@ def matches(groups: Sequence[Group], name: str) -> list[str]:
     ],
 )
 def test_tensor_when_it_can_be_quantized_then_in_one_group_and_no_other_is(weights: dict[str, int], depth: int) -> None:
-    groups = recipes.groups_of(weights | KEPT, depth, projector=True)
+    groups = recipes.groups_of(weights | KEPT, depth, half=Half.PROJECTOR)
     assert {name: len(matches(groups, name)) for name in weights} == dict.fromkeys(weights, 1)
     assert {name: matches(groups, name) for name in KEPT} == {name: [] for name in KEPT}
     assert len({group.name for group in groups}) == len(groups)
@@ -73,28 +74,28 @@ def test_tensor_when_it_can_be_quantized_then_in_one_group_and_no_other_is(weigh
 
 
 def test_groups_when_named_then_by_what_they_do_and_by_their_part_of_the_depth() -> None:
-    assert [g.name for g in recipes.groups_of(QWEN, 1, projector=True)] == [
+    assert [g.name for g in recipes.groups_of(QWEN, 1, half=Half.PROJECTOR)] == [
         "v.attn_qkv", "v.attn_out", "v.ffn_up", "v.ffn_down", "mm", "v.deepstack",
     ]  # fmt: skip
-    cut = {g.name: g for g in recipes.groups_of(llama(8), 3, projector=False)}
+    cut = {g.name: g for g in recipes.groups_of(llama(8), 3, half=Half.MODEL)}
     assert [name for name in cut if name.startswith("ffn_up")] == ["ffn_up 1/3", "ffn_up 2/3", "ffn_up 3/3"]
     layers = [
         [n for n in range(8) if re.search(cut[f"ffn_up {k}/3"].pattern, f"blk.{n}.ffn_up.weight")] for k in (1, 2, 3)
     ]
     assert layers == [[0, 1], [2, 3, 4], [5, 6, 7]]
     # As many parts as there are layers, where these are fewer; layers 1 and 11 are not mixed up.
-    few = recipes.groups_of({"blk.1.ffn_up.weight": 1, "blk.11.ffn_up.weight": 2}, 3, projector=False)
+    few = recipes.groups_of({"blk.1.ffn_up.weight": 1, "blk.11.ffn_up.weight": 2}, 3, half=Half.MODEL)
     assert [(g.name, g.bytes) for g in few] == [("ffn_up 1/2", 1), ("ffn_up 2/2", 2)]
-    assert recipes.groups_of(KEPT | {"mm.patch_merger.weight": 1}, 1, projector=True) == ()
+    assert recipes.groups_of(KEPT | {"mm.patch_merger.weight": 1}, 1, half=Half.PROJECTOR) == ()
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------
 
 
 def test_half_when_made_then_the_first_pattern_wins_and_the_rest_stays() -> None:
-    groups = recipes.groups_of(llama(4), 2, projector=False)
+    groups = recipes.groups_of(llama(4), 2, half=Half.MODEL)
     types = {"ffn_up 1/2": "q4_K", "ffn_up 2/2": "q8_0", "token_embd": "q6_K"}
-    made = recipes.half(groups, types, "bf16")
+    made = recipes.file_recipe(groups, types, "bf16")
     assert made is not None
     assert made.tensor_types[-1] == TensorType(".*", "bf16")
 
@@ -106,8 +107,8 @@ def test_half_when_made_then_the_first_pattern_wins_and_the_rest_stays() -> None
         "q6_K", "bf16", "bf16",
     ]  # fmt: skip
     assert made.quantization == "Q6_K"  # the type that most bytes get
-    assert recipes.half(groups, {}, "f16") is None
-    assert recipes.half(groups, {"of another model": "q8_0"}, "f16") is None
+    assert recipes.file_recipe(groups, {}, "f16") is None
+    assert recipes.file_recipe(groups, {"of another model": "q8_0"}, "f16") is None
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,8 @@ def test_half_when_made_then_the_first_pattern_wins_and_the_rest_stays() -> None
     [("q8_0", "Q8_0"), ("q6_K", "Q6_K"), ("q4_K", "Q4_K_S"), ("q2_K", "Q2_K"), ("iq2_xxs", "IQ2_XXS"), ("f16", "Q8_0")],
 )
 def test_ftype_when_of_a_type_then_one_that_llama_cpp_has_and_that_quantizes(kind: str, ftype: str) -> None:
-    groups = recipes.groups_of(llama(1), 1, projector=False)
-    made = recipes.half(groups, {"output": kind}, "f32")
+    groups = recipes.groups_of(llama(1), 1, half=Half.MODEL)
+    made = recipes.file_recipe(groups, {"output": kind}, "f32")
     assert made is not None
     assert made.quantization == ftype
 
@@ -126,15 +127,15 @@ def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_comma
     parts: Parts, tmp_path: Path, source: Path
 ) -> None:
     """llama-quantize's words are its library's arguments: the engine makes of the words what it makes of the half."""
-    projector = source == PROJECTOR
+    half = parts.catalog.half(source)
     weights = parts.catalog.weights(source)
-    groups = recipes.groups_of(weights, 2, projector=projector)
+    groups = recipes.groups_of(weights, 2, half=half)
     kinds = itertools.cycle(("q8_0", "q6_K", "q5_K", "q4_K", "q4_0", "f16"))
     types = {group.name: kind for group, kind in zip(groups, kinds, strict=False)}
-    half = recipes.half(groups[:-1], types, parts.catalog.kind(source))
-    assert half is not None
+    made = recipes.file_recipe(groups[:-1], types, parts.catalog.kind(source))
+    assert made is not None
     target = tmp_path / "made.gguf"
-    quantizer.make(source, target, half.quantization, parts.pool, projector=projector, tensor_types=half.tensor_types)
+    quantizer.make(source, target, made.quantization, parts.pool, half=half, tensor_types=made.tensor_types)
     found = {t.name: t.tensor_type.name.lower() for t in GGUFReader(target).tensors}
     for group in groups:
         wanted = "f16" if group == groups[-1] else types[group.name].lower()
@@ -145,28 +146,28 @@ def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_comma
     }
 
     again = tmp_path / "a b's.gguf"
-    words = shlex.split(recipes.command(half, str(source), str(again), projector=projector, imatrix="i m.gguf"))
+    words = shlex.split(recipes.command(made, str(source), str(again), half=half, imatrix="i m.gguf"))
     assert words[0] == "llama-quantize"
-    assert ("--pure" in words) == projector
+    assert ("--pure" in words) == (half is Half.PROJECTOR)
     assert words[words.index("--imatrix") + 1] == "i m.gguf"
-    assert words[-3:] == [str(source), str(again), half.quantization]
+    assert words[-3:] == [str(source), str(again), made.quantization]
     options = [words[at + 1] for at, word in enumerate(words) if word == "--tensor-type"]
-    assert quantizer.tensor_types(options) == half.tensor_types
-    assert "--imatrix" not in recipes.command(half, "a", "b", projector=projector)
+    assert quantizer.tensor_types(options) == made.tensor_types
+    assert "--imatrix" not in recipes.command(made, "a", "b", half=half)
 
 
 def test_recipe_when_for_a_model_of_another_depth_then_its_parts_go_along(tmp_path: Path) -> None:
     recipe = Recipe("r", "fam", 2, model={"ffn_up 1/2": "q4_K"}, projector={"mm": "q8_0"})
-    made = recipes.applied(recipe, llama(40), "f16", projector=False)
+    made = recipes.applied(recipe, llama(40), "f16", half=Half.MODEL)
     (pattern, _), _ = [(one.pattern, one.kind) for one in made.tensor_types]
     assert [n for n in range(40) if re.search(pattern, f"blk.{n}.ffn_up.weight")] == list(range(20))
-    assert recipes.applied(recipe, QWEN, "f16", projector=True).tensor_types[0].pattern == r"^mm\..*weight$"
+    assert recipes.applied(recipe, QWEN, "f16", half=Half.PROJECTOR).tensor_types[0].pattern == r"^mm\..*weight$"
     with pytest.raises(BadInput, match=r"no tensors ffn_up 1/2 of the recipe 'r'\. It has: v\.attn_qkv 1/2, v\.attn"):
-        recipes.applied(recipe, QWEN, "f16", projector=False)
+        recipes.applied(recipe, QWEN, "f16", half=Half.MODEL)
     with pytest.raises(BadInput, match="no tensors ffn_up 1/2"):  # one layer has no halves
-        recipes.applied(recipe, llama(1), "f16", projector=False)
+        recipes.applied(recipe, llama(1), "f16", half=Half.MODEL)
     with pytest.raises(BadInput, match="leaves the projector as it is"):
-        recipes.applied(msgspec.structs.replace(recipe, projector={}), QWEN, "f16", projector=True)
+        recipes.applied(msgspec.structs.replace(recipe, projector={}), QWEN, "f16", half=Half.PROJECTOR)
 
 
 # --- under a budget ---------------------------------------------------------------------------------------------------
@@ -353,10 +354,10 @@ def test_family_when_another_pair_then_a_recipe_of_it_is_made_of_its_own_groups(
     files = pairs.write_pair("qwen3vl", tmp_path)
     weights = parts.catalog.weights(files.projector)
     recipe = Recipe("r", "fam", projector={"v.attn_qkv": "q4_0", "v.deepstack": "q8_0"})
-    half: RecipeHalf = recipes.applied(recipe, weights, parts.catalog.kind(files.projector), projector=True)
+    made: FileRecipe = recipes.applied(recipe, weights, parts.catalog.kind(files.projector), half=Half.PROJECTOR)
     target = tmp_path / "new.gguf"
     quantizer.make(
-        files.projector, target, half.quantization, parts.pool, projector=True, tensor_types=half.tensor_types
+        files.projector, target, made.quantization, parts.pool, half=Half.PROJECTOR, tensor_types=made.tensor_types
     )
     found = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
     assert {kind for name, kind in found.items() if ".attn_qkv.weight" in name} == {"Q4_0"}

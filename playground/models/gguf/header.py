@@ -18,6 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from playground.errors import BadModel
 from playground.models.projector_types import SPECIAL_TOKENS
+from playground.values.files import Half
 
 _MAX_KEYS = 100_000
 _MAX_TENSORS = 100_000
@@ -80,6 +81,10 @@ class GgufHeader:
     @property
     def architecture(self) -> str:
         return self.text("general.architecture") or "unknown"
+
+    @property
+    def half(self) -> Half:
+        return Half.PROJECTOR if self.is_projector else Half.MODEL
 
     @property
     def is_projector(self) -> bool:
