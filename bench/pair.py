@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from playground.comparing import compare
+from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.models.presets import data_folder
@@ -24,7 +24,7 @@ def measure(folder: Path) -> dict[str, float]:
         variants = parts.catalog.choose(["Q8_0"], ["Q8_0"])
         panes = []
         for image in images:
-            asked = compare.comparison_of(
+            asked = comparison_request.comparison_of(
                 [image], "Describe the image.", variants, RunSettings(max_tokens=CAPTION_TOKENS)
             )
             *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())

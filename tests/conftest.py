@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from playground.comparing import compare
+from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.models.presets import data_folder
 from playground.settings import Settings
@@ -165,7 +165,7 @@ def comparison(
         images=image if isinstance(image, tuple) else (image,),
         prompt=prompt,
         variants=variants,
-        reference=compare.reference_of(variants),
+        reference=comparison_request.reference_of(variants),
         sampling=sampling or Sampling(max_tokens=max_tokens),
         runtime=Runtime(n_ctx=n_ctx),
         order=order,

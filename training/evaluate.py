@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from playground.comparing import compare
+from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.settings import Settings
@@ -78,7 +78,7 @@ def ask_all(parts: Parts, rungs: dict[str, Variant], items: Iterable[dict[str, A
     started = time.monotonic()
     for item in items:
         image = read_image(folder / item["image"])
-        comparison = compare.comparison_of([image], item["question"], list(rungs.values()), settings)
+        comparison = comparison_request.comparison_of([image], item["question"], list(rungs.values()), settings)
         *_, last = compare.run(comparison, parts.pool, parts.embeddings, compare.StopFlag())
         texts = {pane.variant: pane.text for pane in last.panes if pane.state is PaneState.DONE}
         if len(texts) < len(rungs):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from playground.comparing import compare as lab
-from playground.comparing import run_settings
+from playground.comparing import comparison_request, run_settings
 from playground.comparing.divergence import first_word
 from playground.comparing.images import read_image
 from playground.errors import BadInput
@@ -106,7 +106,7 @@ def compare(
             _open(parts, [], [])
             quantizations = [q for group in projector or () for q in group.split(",")]
             chosen = parts.catalog.choose(names or parts.catalog.presets[0].ticked, quantizations)
-        comparison = lab.comparison_of(images, prompt, chosen, settings)
+        comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
         last: ComparisonUpdate | None = None
         for last in lab.run(
             comparison, parts.pool, parts.embeddings, lab.StopFlag(), max_panes=parts.settings.max_panes

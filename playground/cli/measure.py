@@ -30,7 +30,7 @@ from playground.cli.options import (
     range_of,
     say,
 )
-from playground.comparing import compare
+from playground.comparing import comparison_request
 from playground.errors import BadInput
 from playground.measuring import measure, results
 from playground.measuring import ship_card as ship
@@ -230,7 +230,7 @@ def card(
 def _measure(asked: _Asked, plan: results.MeasurementPlan) -> _Found:
     with open_parts(Settings.read(), any_folder=True) as parts:
         variants = choose(parts, asked.model, asked.variants, asked.projector)
-        reference = compare.reference_of(variants)
+        reference = comparison_request.reference_of(variants)
         measuring = measure.MeasureJob(
             questions_of(parts, asked.questions, asked.level, asked.n),
             variants,

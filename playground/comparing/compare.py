@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 
 import msgspec
 
-from playground.comparing import divergence, metrics, prompts
+from playground.comparing import metrics, prompts
+from playground.comparing.comparison_request import check
 from playground.comparing.embedding_cache import EmbeddingCache
-from playground.comparing.run_settings import RunSettings
+from playground.comparing.panes import Panes
 from playground.engine import protocol
-from playground.errors import BadInput, BadPrompt, EngineError, PlaygroundError, Stopped
+from playground.errors import BadInput, EngineError, PlaygroundError, Stopped
 from playground.pool.pool import Pool, Slot
 from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
-from playground.values.answer import ComparisonUpdate, Pane, PaneState, TokenScore
+from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole
-from playground.values.request import Comparison, Image, Order, Runtime, Turn
+from playground.values.request import Comparison, Order, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 _UPDATE_S = 0.1
 _UPDATE_S_PER_CHARACTER = 2e-6
 _HEARTBEAT_S = 0.25
-
-_URGENT = {PaneState.WRITING, PaneState.DONE, PaneState.STOPPED, PaneState.FAILED}
 
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
@@ -59,20 +57,6 @@ class StopFlag:
         return self._all.is_set() or variant in self._panes
 
 
-def check(comparison: Comparison, max_panes: int) -> None:
-    """Raises BadInput or BadPrompt for what can be told without loading anything."""
-    if not comparison.prompt.strip():
-        raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
-    try:
-        comparison.prompt.encode()
-    except UnicodeEncodeError:
-        raise BadPrompt("The prompt holds half a character, which is no text. Type it again.") from None
-    if not comparison.variants:
-        raise BadInput("No variant is ticked. Tick at least one quantization.")
-    if len(comparison.variants) > max_panes:
-        raise BadInput(f"{len(comparison.variants)} variants are ticked; at most {max_panes} fit in one comparison.")
-
-
 def run(
     comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: StopFlag, *, max_panes: int = 16
 ) -> Iterator[ComparisonUpdate]:
@@ -82,7 +66,7 @@ def run(
     pane. Closing the iterator stops the run.
     """
     check(comparison, max_panes)
-    panes = _Panes(comparison)
+    panes = Panes(comparison)
     ticket = pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
     thread = Thread(target=_ComparisonRun(comparison, pool, embeddings, stop, panes, ticket).execute, daemon=True)
     thread.start()
@@ -100,87 +84,6 @@ def run(
             stop.run()
 
 
-class _Panes:
-    """What the panes look like now. Written by the run's threads, read by the iterator."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        self.changed = Event()
-        self.urgent = Event()  # a first token, or an end: to be shown at once
-        self._lock = Lock()
-        self._reference = comparison.reference
-        reference = next((v for v in comparison.variants if v.id == comparison.reference), None)
-        self._panes = {
-            v.id: Pane(variant=v.id, comparable=reference is not None and _comparable(v, reference))
-            for v in comparison.variants
-        }
-        self._place: int | None = None
-        self._rendered: str | None = None
-        self._notes: tuple[str, ...] = tuple(image.note for image in comparison.images if image.note)
-        self._started = time.monotonic()
-
-    def __getitem__(self, variant: str) -> Pane:
-        with self._lock:
-            return self._panes[variant]
-
-    def set(self, variant: str, **fields: object) -> None:
-        with self._lock:
-            pane = replace(self._panes[variant], **fields)  # type: ignore[arg-type]
-            self._panes[variant] = pane
-            # The reference's end decides about panes that were there before it.
-            others = self._panes if variant == self._reference else [variant]
-            for other in others:
-                self._panes[other] = self._compared(self._panes[other])
-        self.changed.set()
-        if fields.get("state") in _URGENT:
-            self.urgent.set()
-
-    @property
-    def characters(self) -> int:
-        with self._lock:
-            return sum(len(pane.text) for pane in self._panes.values())
-
-    def place(self, place: int) -> None:
-        with self._lock:
-            self._place = place or None
-        self.changed.set()
-
-    def rendered(self, text: str) -> None:
-        with self._lock:
-            self._rendered = text
-
-    def note(self, text: str) -> None:
-        with self._lock:
-            if text not in self._notes:
-                self._notes += (text,)
-
-    def update(self, *, done: bool = False) -> ComparisonUpdate:
-        with self._lock:
-            return ComparisonUpdate(
-                panes=tuple(self._panes.values()),
-                done=done,
-                queue_place=self._place,
-                rendered_prompt=self._rendered,
-                notes=self._notes,
-                elapsed_s=time.monotonic() - self._started,
-            )
-
-    def _compared(self, pane: Pane) -> Pane:
-        reference = self._panes.get(self._reference)
-        # A reference that was stopped or failed half-way is nothing to compare with.
-        if reference is None or pane.variant == reference.variant or reference.state is not PaneState.DONE:
-            return pane
-        if not pane.comparable:
-            return pane
-        first = divergence.first_divergence(reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE)
-        return replace(pane, first_divergence=first)
-
-
-def _comparable(variant: Variant, reference: Variant) -> bool:
-    """Whether equal token ids are equal texts."""
-    same = variant.model.vocabulary_sha256 == reference.model.vocabulary_sha256
-    return same or variant.family == reference.family  # another uploader's chat template makes another hash
-
-
 class _ComparisonRun:
     """Executes one comparison in a thread of its own (with Order.RACE, one more for each pane)."""
 
@@ -190,7 +93,7 @@ class _ComparisonRun:
         pool: Pool,
         embeddings: EmbeddingCache,
         stop: StopFlag,
-        panes: _Panes,
+        panes: Panes,
         ticket: Ticket,
     ) -> None:
         self._ticket = ticket
@@ -440,44 +343,3 @@ class _ComparisonRun:
 
 def _specs(variant: Variant, runtime: Runtime) -> tuple[WorkerSpec, WorkerSpec]:
     return vision_spec(variant.projector, variant.model, runtime), language_spec(variant.model, runtime)
-
-
-def comparison_of(
-    images: Sequence[Image],
-    prompt: str,
-    variants: Sequence[Variant],
-    settings: RunSettings,
-    earlier: Sequence[Turn] = (),
-) -> Comparison:
-    """What the page, the API and the command line were asked for. Raises BadInput, as `reference_of`."""
-    return Comparison(
-        images=tuple(images),
-        prompt=prompt,
-        variants=tuple(variants),
-        reference=reference_of(variants, settings.reference),
-        sampling=settings.sampling(),
-        runtime=settings.runtime(),
-        order=settings.order or Order.IN_TURN,
-        chat_template=settings.chat_template,
-        probabilities=settings.probabilities or False,
-        earlier=tuple(earlier),
-        remedies=settings.remedies or (),
-    )
-
-
-def reference_of(variants: Sequence[Variant], wanted: str | None = None) -> str:
-    """The id of the variant to compare with: the wanted one, the family's reference, or the most precise one.
-
-    Raises BadInput if there is no variant, or the wanted one is not among them.
-    """
-    if not variants:
-        raise BadInput("No variant is ticked. Tick at least one quantization.")
-    if wanted:
-        for variant in variants:
-            if wanted in (variant.id, variant.label):
-                return variant.id
-        raise BadInput(f"The reference '{wanted}' is not among the variants of this run.")
-    for variant in variants:
-        if variant.reference:
-            return variant.id
-    return max(variants, key=lambda v: (v.model.bits_per_weight or 0, v.projector.bits_per_weight or 0)).id

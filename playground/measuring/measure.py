@@ -27,7 +27,7 @@ from playground.comparing.images import from_rgb
 from playground.engine import protocol
 from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
 from playground.measuring import statistics
-from playground.measuring.question_sets import Question, QuestionSet, score
+from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.result_cache import ResultCache
 from playground.measuring.results import (
     Measurement,
@@ -39,6 +39,7 @@ from playground.measuring.results import (
     TokenCost,
     VariantResult,
 )
+from playground.measuring.scoring_rules import score
 from playground.measuring.statistics import Interval
 from playground.pool.pool import Lease, Pool
 from playground.pool.worker_spec import language_spec, vision_spec

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from playground.comparing import compare, run_settings
+from playground.comparing import compare, comparison_request, run_settings
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.errors import BadInput
 from playground.measuring.measure import MeasureJob
@@ -34,7 +34,7 @@ def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine
         number=0,
         cell=cell,
         variants=tuple(without_paths(v) for v in variants),
-        reference=compare.reference_of(variants, cell.settings.reference),
+        reference=comparison_request.reference_of(variants, cell.settings.reference),
         engine=engine,
         machine=machine,
         started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -161,7 +161,7 @@ def run_cell(
     pictures = {p.sha256: image(p) for p in cell.pictures}
     for turn, picture in cell.asks[len(run.results) :]:
         shown = [pictures[p.sha256] for p in ([picture] if picture else cell.pictures)]
-        asked = compare.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
+        asked = comparison_request.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
         before = run.results
         last: ComparisonUpdate | None = None
         told: dict[str, str] = {}

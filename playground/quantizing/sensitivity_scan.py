@@ -25,7 +25,7 @@ from playground.measuring.results import MeasurementPlan, Progress, QuestionDrif
 from playground.measuring.statistics import Interval
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
-from playground.quantizing import importance_matrix, quantizer, recipes
+from playground.quantizing import importance_matrix, quantizer, recipe_search, recipes
 from playground.quantizing.recipes import FileRecipe, Group, GroupSensitivity, Recipe, Rung
 from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity, UniformComparison
 from playground.values.files import Half, Variant
@@ -274,7 +274,7 @@ class ScanJob:
         aim = scan.max_kl
         for _ in range(_ROUNDS):
             self._discard()
-            found = recipes.allocate(sensed, source.bytes, max_bytes=scan.max_bytes, max_kl=aim)
+            found = recipe_search.allocate(sensed, source.bytes, max_bytes=scan.max_bytes, max_kl=aim)
             if not found.types and scan.max_bytes is not None:
                 raise BadInput("The source's files are small enough as they are.")
             if not found.types:

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.events import api
 
 from playground.comparing import compare as lab
-from playground.comparing import run_settings
+from playground.comparing import comparison_request, run_settings
 from playground.errors import BadInput, PlaygroundError
 from playground.rendering import json_documents
 from playground.web import login
@@ -44,7 +44,9 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
             chosen = parts.catalog.choose(variants)
-            comparison = lab.comparison_of([parts.read_image(image)] if image else [], prompt, chosen, given)
+            comparison = comparison_request.comparison_of(
+                [parts.read_image(image)] if image else [], prompt, chosen, given
+            )
             mine = parts.of(login.person(request))
             updates = lab.run(
                 comparison, mine.pool, parts.embeddings, lab.StopFlag(), max_panes=parts.settings.max_panes

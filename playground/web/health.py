@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from playground.comparing import compare
+from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import PlaygroundError
@@ -53,7 +53,7 @@ class Health:
             variant = next(v for v in parts.catalog.variants if v.family == preset.family and v.reference)
             example = preset.examples[0]
             image = read_image(data_folder() / example.image)
-            asked = compare.comparison_of([image], example.prompt, [variant], _QUESTION)
+            asked = comparison_request.comparison_of([image], example.prompt, [variant], _QUESTION)
             *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
         except PlaygroundError as error:
             return error.message

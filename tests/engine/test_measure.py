@@ -18,7 +18,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from playground.engine import protocol
 from playground.errors import BadInput, Stopped
-from playground.measuring import question_sets
+from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
 from playground.measuring.measure import MeasureJob
 from playground.measuring.question_sets import Question, QuestionSet, Rule
@@ -65,7 +65,7 @@ def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_pa
     anew: 1e-5 nats at Q4_K_M)."""
     out = tmp_path / f"{variant.model.quantization}-{variant.projector.quantization}.npy"
     image = str(FOLDER / WHAT.image)
-    command = [str(Path(__file__).parent / "logits_child.py"), variant.model.path, variant.projector.path, image]
+    command = [str(Path(pairs.__file__).with_name("logits_child.py")), variant.model.path, variant.projector.path, image]
     child = subprocess.run(
         [sys.executable, *command, rendered, json.dumps(tokens), str(out)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -301,7 +301,7 @@ def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts
 def test_score_when_by_a_rule_then_as_defined(
     rule: Rule, tolerance: float, accepted: str, answer: str, expected: float
 ) -> None:
-    assert question_sets.score(Question("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
+    assert scoring_rules.score(Question("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
 
 
 def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path: Path) -> None:

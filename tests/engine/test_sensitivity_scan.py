@@ -24,7 +24,7 @@ from playground.measuring.statistics import Interval
 from playground.models.presets import data_folder
 from playground.notebooks import run_cell
 from playground.notebooks.cells import CellQuestions, CompareCell
-from playground.quantizing import quantizer, recipes, scan_results
+from playground.quantizing import quantizer, recipe_search, recipes, scan_results
 from playground.quantizing.recipes import Recipe
 from playground.quantizing.scan_results import BuiltRecipe, Scan, Sensitivity, UniformComparison
 from playground.quantizing.sensitivity_scan import ScanJob
@@ -266,7 +266,7 @@ def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
     assert "requires an imatrix" in (refused.error or "")
     mine = ["language model: ffn_down at iq2_xxs", "projector: v.ffn_down at iq2_xxs"]
     assert [problem.split(": llama.cpp")[0] for problem in found.problems] == mine
-    chosen = recipes.allocate(found.sensed, source.bytes, max_bytes=source.bytes - 60_000).types
+    chosen = recipe_search.allocate(found.sensed, source.bytes, max_bytes=source.bytes - 60_000).types
     assert [kind for _, kind in chosen] == ["q4_K", "q4_K"]
     steps, _ = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
     assert [step.what for step in steps if " at " in step.what] == mine  # it may go well another time
@@ -280,7 +280,7 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
     _, found = scanned(parts, source, **given)
     assert found.problems == ()
     assert all((rung.get("iq2_xxs") or rung["q4_K"]).kl for name, rung in ladder(found).items() if "ffn_down" in name)
-    all_of_it = recipes.allocate(found.sensed, source.bytes, max_kl=10.0)
+    all_of_it = recipe_search.allocate(found.sensed, source.bytes, max_kl=10.0)
     assert [kind for _, kind in all_of_it.types] == ["iq2_xxs", "iq2_xxs"]
     steps, found = scanned(parts, source, max_kl=all_of_it.kl, **given)
     assert found.problems == ()

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from playground.engine.protocol import TensorType
 from playground.errors import BadInput
 from playground.models.presets import data_folder
-from playground.quantizing import quantizer, recipes
-from playground.quantizing.recipes import Allocation, FileRecipe, Group, GroupSensitivity, Recipe, Rung
+from playground.quantizing import quantizer, recipe_search, recipes
+from playground.quantizing.recipe_search import Allocation
+from playground.quantizing.recipes import FileRecipe, Group, GroupSensitivity, Recipe, Rung
 from playground.values.files import Half
 from playground.wiring import Parts
 from testkit import pairs
@@ -217,14 +218,14 @@ def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl
     choices = every(scan, WHOLE)
     if min(size for size, _ in choices) > limit:
         with pytest.raises(BadInput, match=r"come down to .* MB at best, not to"):
-            recipes.allocate(scan, WHOLE, max_bytes=limit)
+            recipe_search.allocate(scan, WHOLE, max_bytes=limit)
         return
-    found = recipes.allocate(scan, WHOLE, max_bytes=limit)
+    found = recipe_search.allocate(scan, WHOLE, max_bytes=limit)
     assert (found.bytes, pytest.approx(found.kl)) == priced(scan, WHOLE, found)
     assert found.bytes <= limit
     assert found.kl <= min(kl for size, kl in choices if size <= found.bytes) + 1e-9
     # Lagrange's bound for what is cut off: at a budget on the hull, it is exact against all that fits.
-    exact = recipes.allocate(scan, WHOLE, max_bytes=found.bytes)
+    exact = recipe_search.allocate(scan, WHOLE, max_bytes=found.bytes)
     assert exact == found
 
 
@@ -233,7 +234,7 @@ def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl
 def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
     scan: list[GroupSensitivity], limit: float
 ) -> None:
-    found = recipes.allocate(scan, WHOLE, max_kl=limit)
+    found = recipe_search.allocate(scan, WHOLE, max_kl=limit)
     assert (found.bytes, pytest.approx(found.kl)) == priced(scan, WHOLE, found)
     assert found.kl <= limit
     # A group that has nothing takes its cheapest point for a byte, if that fits.
@@ -242,12 +243,12 @@ def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
         points = [(rung.kl / rung.saved, rung.kl) for rung in one.rungs if rung.kl is not None and rung.saved > 0]
         if points and one.group not in taken:
             assert found.kl + min(points)[1] > limit - 1e-9
-    both = recipes.allocate(scan, WHOLE, max_bytes=found.bytes, max_kl=limit)
+    both = recipe_search.allocate(scan, WHOLE, max_bytes=found.bytes, max_kl=limit)
     assert both.bytes == found.bytes
     assert both.kl <= limit
     if found.bytes < WHOLE:
         with pytest.raises(BadInput, match="and a KL of 0 the files come down to"):
-            recipes.allocate([s for s in scan if all(r.kl != 0 for r in s.rungs)], WHOLE, max_bytes=0, max_kl=0.0)
+            recipe_search.allocate([s for s in scan if all(r.kl != 0 for r in s.rungs)], WHOLE, max_bytes=0, max_kl=0.0)
 
 
 @pytest.mark.parametrize(
@@ -268,24 +269,24 @@ def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
 def test_allocation_when_worked_out_by_hand_then_the_same(
     groups: list[list[tuple[int, float | None]]], limit: int, chosen: dict[str, str], size: int, kl: float
 ) -> None:
-    found = recipes.allocate(sensed(*groups), WHOLE, max_bytes=limit)
+    found = recipe_search.allocate(sensed(*groups), WHOLE, max_bytes=limit)
     assert ({group.name: kind for group, kind in found.types}, found.bytes, found.kl) == (chosen, size, kl)
 
 
 def test_allocation_when_a_step_costs_too_much_then_the_others_are_taken_without_it() -> None:
     scan = sensed([(1000, 5.0), (1500, 6.0)], [(10, 1.0)], [(5, 0.75)])
-    found = recipes.allocate(scan, WHOLE, max_kl=2.0)
+    found = recipe_search.allocate(scan, WHOLE, max_kl=2.0)
     assert [(group.name, kind) for group, kind in found.types] == [("g1", "k0"), ("g2", "k0")]
 
 
 def test_budget_when_it_cannot_be_had_then_told_what_can() -> None:
     scan = sensed([(1_500_000, 1.0), (2_500_000, None)])
     with pytest.raises(BadInput, match=r"come down to 8\.5 MB at best, not to 8\.0"):
-        recipes.allocate(scan, 10_000_000, max_bytes=8_000_000)
+        recipe_search.allocate(scan, 10_000_000, max_bytes=8_000_000)
     with pytest.raises(BadInput, match=r"and a KL of 0\.5 the files come down to 10\.0 MB at best"):
-        recipes.allocate(scan, 10_000_000, max_bytes=9_000_000, max_kl=0.5)
+        recipe_search.allocate(scan, 10_000_000, max_bytes=9_000_000, max_kl=0.5)
     with pytest.raises(BadInput, match="how large the files may be, or how far they may drift"):
-        recipes.allocate(scan, 10_000_000)
+        recipe_search.allocate(scan, 10_000_000)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""What a person asked for, as a Comparison: its variants, its reference, and the checks that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from playground.comparing.run_settings import RunSettings
+from playground.errors import BadInput, BadPrompt
+from playground.values.files import Variant
+from playground.values.request import Comparison, Image, Order, Turn
+
+
+def check(comparison: Comparison, max_panes: int) -> None:
+    """Raises BadInput or BadPrompt for what can be told without loading anything."""
+    if not comparison.prompt.strip():
+        raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
+    try:
+        comparison.prompt.encode()
+    except UnicodeEncodeError:
+        raise BadPrompt("The prompt holds half a character, which is no text. Type it again.") from None
+    if not comparison.variants:
+        raise BadInput("No variant is ticked. Tick at least one quantization.")
+    if len(comparison.variants) > max_panes:
+        raise BadInput(f"{len(comparison.variants)} variants are ticked; at most {max_panes} fit in one comparison.")
+
+
+def comparison_of(
+    images: Sequence[Image],
+    prompt: str,
+    variants: Sequence[Variant],
+    settings: RunSettings,
+    earlier: Sequence[Turn] = (),
+) -> Comparison:
+    """What the page, the API and the command line were asked for. Raises BadInput, as `reference_of`."""
+    return Comparison(
+        images=tuple(images),
+        prompt=prompt,
+        variants=tuple(variants),
+        reference=reference_of(variants, settings.reference),
+        sampling=settings.sampling(),
+        runtime=settings.runtime(),
+        order=settings.order or Order.IN_TURN,
+        chat_template=settings.chat_template,
+        probabilities=settings.probabilities or False,
+        earlier=tuple(earlier),
+        remedies=settings.remedies or (),
+    )
+
+
+def reference_of(variants: Sequence[Variant], wanted: str | None = None) -> str:
+    """The id of the variant to compare with: the wanted one, the family's reference, or the most precise one.
+
+    Raises BadInput if there is no variant, or the wanted one is not among them.
+    """
+    if not variants:
+        raise BadInput("No variant is ticked. Tick at least one quantization.")
+    if wanted:
+        for variant in variants:
+            if wanted in (variant.id, variant.label):
+                return variant.id
+        raise BadInput(f"The reference '{wanted}' is not among the variants of this run.")
+    for variant in variants:
+        if variant.reference:
+            return variant.id
+    return max(variants, key=lambda v: (v.model.bits_per_weight or 0, v.projector.bits_per_weight or 0)).id
