@@ -65,7 +65,12 @@ def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_pa
     anew: 1e-5 nats at Q4_K_M)."""
     out = tmp_path / f"{variant.model.quantization}-{variant.projector.quantization}.npy"
     image = str(FOLDER / WHAT.image)
-    command = [str(Path(pairs.__file__).with_name("logits_child.py")), variant.model.path, variant.projector.path, image]
+    command = [
+        str(Path(pairs.__file__).with_name("logits_child.py")),
+        variant.model.path,
+        variant.projector.path,
+        image,
+    ]
     child = subprocess.run(
         [sys.executable, *command, rendered, json.dumps(tokens), str(out)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
