@@ -17,7 +17,7 @@ from playground.models import doctor as diagnosis
 from playground.models.doctor import Finding, Level
 from playground.models.gguf import file_names
 from playground.models.gguf.header import GgufHeader, read_header
-from playground.models.hub import client
+from playground.models.hub import address
 from playground.models.hub.downloads import DownloadState, Wanted
 from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset, read_presets
@@ -89,7 +89,7 @@ def download(
 ) -> None:
     """Download language models and a projector into the Hub's cache; an earlier attempt is gone on with."""
     with open_parts(Settings.read(), any_folder=True) as parts:
-        id, revision, _ = client.parse_repo(repo, parts.hub.endpoint)
+        id, revision, _ = address.parse_repo(repo, parts.hub.endpoint)
         found = parts.hub.repo(id, revision, token or None)
         other = parts.hub.repo(projector_repo, token=token or None) if projector_repo else found
         half = next((p for p in other.projectors if not projector or p.quantization == projector.upper()), None)
@@ -145,7 +145,7 @@ def _header(parts: Parts, name: str, token: str) -> GgufHeader:
     path = Path(name).expanduser()
     if path.exists() or ":" not in name:
         return read_header(path)
-    id, revision, file = client.parse_repo(name, parts.hub.endpoint)
+    id, revision, file = address.parse_repo(name, parts.hub.endpoint)
     found = parts.hub.repo(id, revision, token or None)
     remote = next((one for one in found.files if one.name == file), None)
     if remote is None:

@@ -19,7 +19,7 @@ from playground.models import doctor
 from playground.models.doctor import Finding, Hardware, Level
 from playground.models.gguf import file_names
 from playground.models.gguf.header import GgufHeader, read_header
-from playground.models.hub import client
+from playground.models.hub import address
 from playground.models.hub.downloads import Download, DownloadState, Wanted
 from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset
@@ -118,7 +118,7 @@ class ModelActions:
 
     def repo(self, text: str, token: str | None = None, preset: str | None = None) -> Reply:
         self._may()
-        id, revision, file = client.parse_repo(text, self._hub.endpoint)
+        id, revision, file = address.parse_repo(text, self._hub.endpoint)
         chosen = next((one for one in self._presets if one.family == preset), None)
         found = self._hub.repo(id, chosen.revision if chosen else revision, token or None)
         projectors = self._projectors(found, chosen, token)

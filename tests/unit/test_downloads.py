@@ -271,7 +271,7 @@ def test_connection_when_it_breaks_then_gone_on_with_what_is_missing(hub: Hub, s
 def test_connection_when_it_breaks_again_and_again_then_what_came_is_kept(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("playground.models.hub.client._TRIES", 1)
+    monkeypatch.setattr("playground.models.hub.transfer._TRIES", 1)
     one = wanted(served, MODEL)
     served.behave(MODEL, cut_after=0)
     served.behave(MODEL, cut_after=2 * MEGABYTE, times=1)
@@ -329,7 +329,7 @@ def test_server_when_it_ignores_ranges_then_begun_again_cleanly(hub: Hub, served
 def test_server_when_it_never_ends_then_no_more_is_written_than_the_hub_promised(hub: Hub, served: HubServer) -> None:
     one, most = wanted(served, MODEL), [0]
     served.behave(MODEL, endless=True)
-    with pytest.raises(BadModel, match="other bytes than the Hub promised"):
+    with pytest.raises(BadModel, match="arrived with the wrong content"):
         fetch(hub, one, on_bytes=lambda n: most.__setitem__(0, n))
     assert most == [one.file.bytes]
     assert sum(asked.sent for asked in served.seen("GET")) < one.file.bytes + 8 * MEGABYTE
@@ -347,9 +347,9 @@ def test_bytes_when_others_came_then_deleted_and_said(hub: Hub, served: HubServe
     served.behave(MODEL, wrong=True)
     with pytest.raises(BadModel) as refused:
         fetch(hub, one)
-    assert str(refused.value).startswith(f"{MODEL} came with other bytes than the Hub promised (sha256 ")
+    assert str(refused.value).startswith(f"{MODEL} arrived with the wrong content (sha256 ")
     assert str(one.file.sha256)[:12] in str(refused.value)
-    assert "It was deleted; download it again." in str(refused.value)
+    assert "It was deleted. Download it again." in str(refused.value)
     assert cache_files(hub) == set()
     assert hub.path(ID, one.commit, MODEL) is None
     served.well_behaved()
@@ -371,7 +371,7 @@ def test_part_when_the_disk_has_garbled_it_then_deleted_and_said(hub: Hub, serve
 def test_listing_when_it_lies_then_nothing_stays(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("playground.models.hub.client._TRIES", 0)
+    monkeypatch.setattr("playground.models.hub.transfer._TRIES", 0)
     one = wanted(served, name, HOSTILE)
     with pytest.raises((BadModel, Offline)):
         fetch(hub, one)
@@ -385,7 +385,7 @@ def test_name_when_it_leads_out_of_the_cache_then_nothing_is_written(
 ) -> None:
     assert name not in {file.name for file in hub.repo(HOSTILE).files}
     one = wanted(served, name, HOSTILE)
-    with pytest.raises(BadInput, match="is no file's name in a repository"):
+    with pytest.raises(BadInput, match="is not a valid file name in a repository"):
         fetch(hub, one)
     downloads = open_downloads()
     downloads.start([one])
@@ -413,7 +413,7 @@ def test_room_when_there_is_not_enough_then_said_before_anything_comes(
     there = partial(hub, one)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=one.file.bytes - there - 1))
     served.forget()
-    with pytest.raises(BadInput, match=r"0\.00 GB are to be downloaded, 0\.00 GB are free in .*choose less"):
+    with pytest.raises(BadInput, match=r"0\.00 GB are to be downloaded, but only 0\.00 GB are free in .*choose less"):
         fetch(hub, one)
     with pytest.raises(BadInput, match="are to be downloaded"):
         open_downloads().start([one])
@@ -451,7 +451,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def test_disk_when_it_fills_up_then_said_and_gone_on_with(hub: Hub, served: HubServer) -> None:
     one = wanted(served, MODEL)
-    with files_of_at_most(2 * MEGABYTE + 100), pytest.raises(BadInput, match=r"The disk is full\. .* make room, and"):
+    with (
+        files_of_at_most(2 * MEGABYTE + 100),
+        pytest.raises(BadInput, match=r"The disk is full\. .* free some space"),
+    ):
         fetch(hub, one)
     assert partial(hub, one) == 2 * MEGABYTE + 100
     served.forget()
@@ -550,7 +553,7 @@ def test_processes_when_two_fetch_the_same_then_one_does_and_the_other_is_told(
     served.behave(MODEL, slow=5 * MEGABYTE)
     with child(served, tmp_path, one) as other:
         until(lambda: partial(hub, one) > MEGABYTE)
-        with pytest.raises(BadInput, match="Another process is downloading this file already"):
+        with pytest.raises(BadInput, match="Another process is downloading this file"):
             fetch(hub, one)
         assert other.stdout is not None
         assert json.loads(other.stdout.readlines()[-1]) == {MODEL: ["done", None]}

@@ -21,8 +21,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from playground.errors import BadInput, BadModel, NotAllowed, Offline, PlaygroundError
-from playground.models.hub import client as hub_module
-from playground.models.hub.client import Hub, parse_repo
+from playground.models.hub import transfer
+from playground.models.hub.address import located, parse_repo
+from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteFile
 from testkit import pairs
 from testkit.hub_server import TOKEN, HubFile, HubRepo, HubServer, hub_server, pair_repo
@@ -318,7 +319,7 @@ def test_header_when_the_server_drips_then_given_up(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = remote(hub, BIG, "big-Q4_K_M.gguf")
-    monkeypatch.setattr(hub_module, "_HEADER_S", 0.5)
+    monkeypatch.setattr(transfer, "_HEADER_S", 0.5)
     served.behave("/cdn/", slow=20_000)
     started = time.monotonic()
     with pytest.raises(Offline, match=r"big-Q4_K_M\.gguf: .*too slow"):
@@ -380,8 +381,8 @@ def test_token_when_the_hub_redirects_to_plain_http_then_it_stays_at_home(
         ("https://cdn.example/a.gguf", False),
     ):
         found = type("Found", (), {"location": location})
-        monkeypatch.setattr(hub_module.hf, "get_hf_file_metadata", lambda url, found=found, **_: found)
-        assert ("authorization" in hub._located(url, TOKEN)[1]) is sent
+        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, found=found, **_: found)
+        assert ("authorization" in located(url, TOKEN)[1]) is sent
 
 
 CHILD = """
@@ -460,7 +461,7 @@ def test_token_when_it_cannot_be_sent_then_said(hub: Hub, served: HubServer, wha
     for token in ("hf_é", "hf_a\nX-Injected: 1", "two words"):
         error = refused(calls(hub, token)[what])
         assert type(error) is BadInput
-        assert "That is no token of the Hub" in str(error)
+        assert "This is not a valid Hugging Face token." in str(error)
     assert served.seen() == []
 
 
@@ -528,7 +529,7 @@ def test_hub_when_it_asks_to_wait_then_said_at_once(hub: Hub, served: HubServer,
         served.behave(method=method, status=429, headers={"Retry-After": "60"})
     error = refused(calls(hub)[what])
     assert type(error) is Offline
-    assert str(error) == "The Hub asks to wait: too many requests. Try again in some minutes."
+    assert str(error) == "The Hub received too many requests. Try again in a few minutes."
 
 
 @pytest.mark.parametrize("what", ["search", "repo", "header", "fetch"])
@@ -541,7 +542,7 @@ def test_hub_when_it_is_broken_then_said_at_once(hub: Hub, served: HubServer, wh
 
 
 @pytest.mark.parametrize("what", ["header", "fetch"])
-@pytest.mark.parametrize(("status", "message"), [(503, "The Hub answered 503"), (429, "asks to wait")])
+@pytest.mark.parametrize(("status", "message"), [(503, "The Hub answered 503"), (429, "too many requests")])
 def test_cdn_when_it_is_broken_then_said_without_the_signed_address(
     hub: Hub, served: HubServer, what: str, status: int, message: str
 ) -> None:
@@ -569,7 +570,7 @@ def test_token_when_it_is_wrong_then_said(hub: Hub, served: HubServer, what: str
         served.behave(method=method, status=401, headers=told)
     error = refused(calls(hub)[what])
     assert type(error) is NotAllowed
-    assert "does not let this token see" in str(error)
+    assert "This token does not give access to" in str(error)
 
 
 @pytest.mark.parametrize("what", ["search", "repo", "header", "fetch"])
@@ -615,7 +616,7 @@ def test_offline_when_switched_so_then_said_without_asking(
 def test_offline_when_the_environment_says_so_then_said(hub: Hub, served: HubServer, tmp_path: Path) -> None:
     told = child(served, tmp_path, {"HF_HUB_OFFLINE": "1"})
     assert told["offline"] is True
-    assert told["error"].startswith("Offline: The Hub is switched off")
+    assert told["error"].startswith("Offline: Access to the Hub is switched off")
     assert served.seen() == []
 
 

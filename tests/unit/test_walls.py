@@ -57,7 +57,10 @@ def test_files_when_looked_for_then_they_are_found() -> None:
         ("gradio", ["playground/web/"]),
         ("llama_cpp", ["playground/engine/"]),
         ("pynvml", ["playground/pool/sensors.py"]),
-        ("huggingface_hub", ["playground/models/hub/client.py"]),
+        (
+            "huggingface_hub",
+            [f"playground/models/hub/{name}.py" for name in ("address", "client", "refusals", "transfer")],
+        ),
         ("diskcache", ["playground/support/byte_cache.py"]),
         ("prometheus_client", ["playground/web/prometheus.py", "playground/web/health.py"]),
         ("training", ["training/"]),  # it makes the embedded pair; the app only has its files

@@ -1,0 +1,110 @@
+"""The models page's server functions, against a Hub of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.utils import close_session
+
+from playground.errors import NotAllowed
+from playground.settings import Settings
+from playground.web.models_page import ModelActions
+from playground.wiring import open_parts
+from testkit import pairs
+from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
+
+REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    files = pairs.write_llava(tmp_path_factory.mktemp("pair"), name="pair")
+    models: dict[str, Any] = {f"pair-{name}.gguf": files.model for name in ("F16", "Q8_0", "Q4_K_M")}
+    both = {**models, "mmproj-F16.gguf": files.projector, "mmproj-BF16.gguf": files.projector}
+    repos = [HubRepo(REPO, dict(both)), HubRepo(OTHER, {"mmproj-F16.gguf": files.projector})]
+    with hub_server([*repos, HubRepo(GATED, dict(both), gated=True)]) as server:
+        yield server
+        close_session()
+
+
+@pytest.fixture
+def actions(served: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelActions]:
+    served.well_behaved()
+    served.forget()
+    served.patch(monkeypatch, tmp_path)
+    with open_parts(Settings(cache_dir=tmp_path / "cache")) as parts:
+        yield ModelActions(parts)
+
+
+def ticked(served: HubServer, *models: str, projector: str = "mmproj-F16.gguf", **given: Any) -> dict[str, Any]:
+    """What the page's script sends of the boxes that are ticked."""
+    repo, other = given.pop("repo", REPO), given.pop("projector_repo", None)
+    return {
+        "repo": repo,
+        "commit": served.repos[repo].commit,
+        "models": [f"pair-{name}.gguf" for name in models],
+        "projector": projector,
+        "projector_repo": other or repo,
+        "projector_commit": served.repos[other or repo].commit,
+        **given,
+    }
+
+
+def test_ticks_when_a_repository_is_open_then_one_listing_a_commit_and_one_header_a_file(
+    served: HubServer, actions: ModelActions
+) -> None:
+    actions.repo(REPO)
+    for models in (["F16"], ["F16", "Q8_0"], ["Q8_0", "Q4_K_M"], ["F16"], ["Q4_K_M"], []):
+        reply = actions.check(**ticked(served, *models))
+        assert reply["level"] < 2
+        assert len(reply["fits"]) == 3
+    actions.check(**ticked(served, "F16", projector="mmproj-BF16.gguf"))
+    assert len(served.seen(where="/api/models/")) == 1
+    headers = [request.path.rpartition("/")[2] for request in served.seen("HEAD")]
+    assert sorted(headers) == ["mmproj-BF16.gguf", "mmproj-F16.gguf", "pair-F16.gguf", "pair-Q4_K_M.gguf"]
+    served.forget()
+    actions.check(**ticked(served, "F16", "Q4_K_M"))
+    assert served.seen() == []
+
+
+def test_ticks_when_many_come_at_once_then_they_share_the_requests(served: HubServer, actions: ModelActions) -> None:
+    served.behave("/cdn/", delay=0.2)
+    fields = ticked(served, "F16", projector_repo=OTHER)
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(lambda _: actions.check(**fields), range(8)))
+    assert all(reply == replies[0] for reply in replies)
+    assert sorted(request.path for request in served.seen(where="/api/models/")) == sorted(
+        f"/api/models/{id}/revision/{served.repos[id].commit}" for id in (REPO, OTHER)
+    )
+    assert len(served.seen("HEAD")) == 2
+
+
+def test_repository_when_opened_again_then_its_branch_is_looked_up_again(
+    served: HubServer, actions: ModelActions
+) -> None:
+    """A branch moves; only what a commit holds never changes."""
+    actions.repo(REPO)
+    actions.repo(REPO)
+    assert len(served.seen(where="/api/models/")) == 2
+
+
+def test_header_when_read_with_a_token_then_who_has_none_does_not_get_it(
+    served: HubServer, actions: ModelActions
+) -> None:
+    fields = ticked(served, "F16", repo=GATED)
+    assert actions.check(**fields, token=TOKEN)["level"] < 2
+    for token in (None, "hf_of_somebody_else"):
+        with pytest.raises(NotAllowed, match="is gated"):
+            actions.check(**fields, token=token)
+
+
+def test_header_when_it_could_not_be_read_then_the_next_tick_tries_again(
+    served: HubServer, actions: ModelActions
+) -> None:
+    served.behave("mmproj-F16", times=1, body=b"GGUF, but damaged" * 100)
+    assert actions.check(**ticked(served, "F16"))["level"] == 2
+    assert actions.check(**ticked(served, "F16"))["level"] < 2
