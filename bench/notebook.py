@@ -73,7 +73,7 @@ def measure(folder: Path) -> dict[str, float]:
 def _one_run(parts: Parts) -> Run:
     """A real run of six panes, with probabilities."""
     image = read_image(data_folder() / parts.catalog.presets[0].examples[0].image)
-    picture = parts.library.keep_picture(image, "scene.png")
+    picture = parts.library.pictures.keep(image, "scene.png")
     variants = parts.catalog.choose(("F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
     cell = CompareCell(
         "",
@@ -84,7 +84,9 @@ def _one_run(parts: Parts) -> Run:
         settings=RunSettings(probabilities=True),
     )
     run = new_run(cell, variants, parts.engine, parts.machine)
-    *_, last = run_cell(run, variants, parts.library.image, parts.pool, parts.embeddings, StopFlag(), max_panes=16)
+    *_, last = run_cell(
+        run, variants, parts.library.pictures.image, parts.pool, parts.embeddings, StopFlag(), max_panes=16
+    )
     assert last.state is RunState.DONE
     return msgspec.structs.replace(last, number=1)
 

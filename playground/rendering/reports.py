@@ -32,7 +32,7 @@ def write(kind: str, title: str, whole: Whole, library: Library, picture_of: Pic
     """Name, MIME type and text of a file. Raises BadInput for a kind that there is not."""
     writers: dict[str, tuple[str, Callable[[], str]]] = {
         "html": ("text/html", lambda: html(title, whole, library, picture_of)),
-        "json": ("application/json", lambda: file.to_json(title, whole, library.png)),
+        "json": ("application/json", lambda: file.to_json(title, whole, library.pictures.png)),
         "md": ("text/markdown", lambda: markdown(title, whole)),
         "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture_of)),
     }
@@ -72,7 +72,7 @@ def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> s
 
 
 def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup:
-    blocks = [cell_view.block(run, i, library.thumbnail, printed=True) for i in range(len(run.results))]
+    blocks = [cell_view.block(run, i, library.pictures.thumbnail, printed=True) for i in range(len(run.results))]
     blocks += cell_view.measurement(run, picture_of(run.cell.questions), printed=True)
     return templating.markup(
         "run.html",
@@ -90,10 +90,10 @@ def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup
 
 
 def _picture_url(picture: Picture, library: Library) -> str | None:
-    png = library.png(picture.sha256)
+    png = library.pictures.png(picture.sha256)
     if png is not None and len(png) <= _FULL_PICTURE:
         return templating.data_url(("image/png", png))
-    return templating.data_url(library.thumbnail(picture.sha256))
+    return templating.data_url(library.pictures.thumbnail(picture.sha256))
 
 
 def _settings(cell: CompareCell) -> str:
@@ -216,7 +216,7 @@ def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -
         newest = max(runs, key=lambda run: run.number, default=None)
         outputs = []
         for picture in cell.pictures:
-            kind, data = library.thumbnail(picture.sha256) or ("", b"")
+            kind, data = library.pictures.thumbnail(picture.sha256) or ("", b"")
             if data:
                 url = templating.data_url((kind, data))
                 shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}

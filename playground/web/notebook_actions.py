@@ -254,7 +254,7 @@ class NotebookActions:
         """A picture of a cell in full."""
         notebook, _ = self._library.read(key)
         now = self._compare_cell(notebook, cell)
-        png = self._library.png(sha256) if sha256 in {p.sha256 for p in now.pictures} else None
+        png = self._library.pictures.png(sha256) if sha256 in {p.sha256 for p in now.pictures} else None
         if png is None:
             raise BadInput("This image is gone.")
         return {"url": templating.data_url(("image/png", png))}
@@ -262,7 +262,7 @@ class NotebookActions:
     def _add_picture(self, key: str, cell: str, path: Path) -> Reply:
         notebook = self._library.own(key)
         self._library.check_room()
-        picture = self._library.keep_picture(self._parts.read_image(path), path.name)
+        picture = self._library.pictures.keep(self._parts.read_image(path), path.name)
         with self._library.writing():
             now = self._compare_cell(notebook, cell)
             if picture.sha256 in {p.sha256 for p in now.pictures}:
@@ -278,7 +278,7 @@ class NotebookActions:
             uploaded = _uploaded(path)
             self._library.check_room()
             problems = read_questions(uploaded).problems
-            source, name = self._library.keep_questions(uploaded), uploaded.name
+            source, name = self._library.questions.keep(uploaded), uploaded.name
         with self._library.writing():
             notebook = self._library.own(key)
             now = self._compare_cell(notebook, cell)
@@ -292,14 +292,14 @@ class NotebookActions:
         """Raises BadInput if it is not on this machine."""
         if not asked.source:
             return embedded(self._parts.evaluation, level=asked.level)
-        if not self._library.has_questions(asked.source):
+        if not self._library.questions.has(asked.source):
             raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
-        return self._library.questions(asked.source)
+        return self._library.questions.read(asked.source)
 
     def picture_of(self, asked: CellQuestions | None) -> measurement_view.Picture:
         """How to show the images of a set of questions."""
         source = asked.source if asked else ""
-        return self._pictures_of(source, self._library.has_questions(source))
+        return self._pictures_of(source, self._library.questions.has(source))
 
     # --- replies -----------------------------------------------------------------------------------------------
 
@@ -357,7 +357,7 @@ class NotebookActions:
             cell,
             number,
             self._variants(),
-            self._library.thumbnail,
+            self._library.pictures.thumbnail,
             can_edit=can_edit,
             runs=len(self._library.runs(notebook, cell.id)),
             examples=examples,
@@ -377,7 +377,9 @@ class NotebookActions:
             return cell_view.notice("This run cannot be read. Run the cell again.")
         other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
         picture = self.picture_of(shown.cell.questions)
-        return cell_view.run(shown, runs, cell, self._library.thumbnail, picture, can_edit=can_edit, beside=other)
+        return cell_view.run(
+            shown, runs, cell, self._library.pictures.thumbnail, picture, can_edit=can_edit, beside=other
+        )
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
         """A run that goes on or has just ended, as the newest one of its cell."""
@@ -386,11 +388,11 @@ class NotebookActions:
         now = self._compare_cell(notebook, id) if id in notebook.cells else run.cell
         infos = self._library.runs(notebook, id)
         picture = self.picture_of(run.cell.questions)
-        return cell_view.run(run, infos, now, self._library.thumbnail, picture, can_edit=True)
+        return cell_view.run(run, infos, now, self._library.pictures.thumbnail, picture, can_edit=True)
 
     def _pictures(self, source: str, there: bool) -> measurement_view.Picture:
         # A name in an imported notebook is anybody's text: ItemSet keeps it inside its folder or zip.
-        found = self._library.questions(source) if there else None
+        found = self._library.questions.read(source) if there else None
         questions = found or QuestionSet("embedded", (), self._parts.evaluation)
         return measurement_view.pictures(lambda name: questions.image(Question(name, "")))
 
@@ -436,7 +438,7 @@ class NotebookActions:
         found: list[WholeCell] = []
         for example in preset.cells:
             path = data_folder() / example.image
-            picture: Picture = self._library.keep_picture(read_image(path), path.name)
+            picture: Picture = self._library.pictures.keep(read_image(path), path.name)
             variants = tuple(f"{preset.family}:{m}+mmproj-{p}" for m in example.models for p in example.projectors)
             found.append(WholeCell(NoteCell("", example.note.strip())))
             found.append(

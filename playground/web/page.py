@@ -338,7 +338,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
                 updates = run_cell(
                     run,
                     variants,
-                    library.image,
+                    library.pictures.image,
                     mine.pool,
                     parts.embeddings,
                     stop,
@@ -364,7 +364,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
                         yield {
                             "cell": id,
                             "block": f"{number}.{index}",
-                            "html": cell_view.block(run, index, library.thumbnail),
+                            "html": cell_view.block(run, index, library.pictures.thumbnail),
                         }
                 library.save_run(key, run)
                 yield ended(id, key, run)

@@ -29,7 +29,7 @@ SETTINGS = RunSettings(n_ctx=1024)
 
 
 def kept(parts: Parts, *images: Image) -> tuple[Picture, ...]:
-    return tuple(parts.library.keep_picture(image, f"{number}.png") for number, image in enumerate(images))
+    return tuple(parts.library.pictures.keep(image, f"{number}.png") for number, image in enumerate(images))
 
 
 def cell_of(
@@ -47,7 +47,7 @@ def begun(cell: CompareCell, variants: Sequence[Variant]) -> Run:
 
 def run_all(parts: Parts, run: Run, variants: Sequence[Variant], stop: StopFlag | None = None) -> Run:
     *_, last = run_cell(
-        run, variants, parts.library.image, parts.pool, parts.embeddings, stop or StopFlag(), max_panes=16
+        run, variants, parts.library.pictures.image, parts.pool, parts.embeddings, stop or StopFlag(), max_panes=16
     )
     return last
 
@@ -101,7 +101,9 @@ def test_run_when_stopped_in_the_middle_then_its_text_stays_and_nothing_more_is_
     slow = (parts.catalog.open_pair(endless.model, endless.projector),)
     cell = cell_of(slow, WHAT, "And then?", settings=RunSettings(n_ctx=2048, max_tokens=900))
     stop = StopFlag()
-    for run in run_cell(begun(cell, slow), slow, parts.library.image, parts.pool, parts.embeddings, stop, max_panes=16):
+    for run in run_cell(
+        begun(cell, slow), slow, parts.library.pictures.image, parts.pool, parts.embeddings, stop, max_panes=16
+    ):
         if len(run.results[0].update.panes[0].token_ids) > 5:
             stop.run()
     (pane,) = run.results[0].update.panes
@@ -122,8 +124,8 @@ def test_run_when_the_first_turn_is_there_then_only_the_second_is_asked(parts: P
     assert continues(first, begun(more, variants))
     updates = list(
         run_cell(
-            msgspec.structs.replace(first, cell=more), variants, parts.library.image, parts.pool, parts.embeddings,
-            StopFlag(), max_panes=16,
+            msgspec.structs.replace(first, cell=more), variants, parts.library.pictures.image, parts.pool,
+            parts.embeddings, StopFlag(), max_panes=16,
         )
     )  # fmt: skip
     assert all(run.results[0] == first.results[0] for run in updates)
@@ -188,7 +190,13 @@ def test_variant_when_it_failed_in_the_first_turn_then_in_the_second_it_says_tha
     )
     killed = False
     for run in run_cell(
-        begun(cell, variants), variants, parts.library.image, parts.pool, parts.embeddings, StopFlag(), max_panes=16
+        begun(cell, variants),
+        variants,
+        parts.library.pictures.image,
+        parts.pool,
+        parts.embeddings,
+        StopFlag(),
+        max_panes=16,
     ):
         panes = {pane.variant: pane for pane in run.results[0].update.panes}
         if not killed and len(panes[slow.id].token_ids) > 5:
@@ -218,7 +226,7 @@ def test_cell_when_it_cannot_be_run_then_refused_before_anything_is_loaded(
     variants = parts.catalog.choose(["F16", "Q8_0"])
     run = begun(cell_of(variants, *prompts), variants)
     updates = run_cell(
-        run, variants, parts.library.image, parts.pool, parts.embeddings, StopFlag(), max_panes=max_panes
+        run, variants, parts.library.pictures.image, parts.pool, parts.embeddings, StopFlag(), max_panes=max_panes
     )
     with pytest.raises(error, match=message):
         next(updates)

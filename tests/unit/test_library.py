@@ -64,7 +64,7 @@ def library(open_library: OpenLibrary) -> Library:
 
 def filled(library: Library, browser: str = "me") -> tuple[Notebook, NoteCell, CompareCell]:
     """A notebook of a note and a cell with two runs."""
-    shown = library.keep_picture(RED, "a.png")
+    shown = library.pictures.keep(RED, "a.png")
     cell = compare_cell(pictures=(shown,))
     library.create(browser, "Mine", [WholeCell(NoteCell("", "hello")), WholeCell(cell, (run_of(cell, ANSWERED),))])
     notebook, _ = library.read(library.browser(browser)[1][0].id)
@@ -100,8 +100,8 @@ def test_notebook_when_the_app_is_started_again_then_all_is_there(open_library: 
     assert [again.cell(notebook, id) for id in notebook.cells] == [note, asked]
     assert again.all_runs(notebook, asked.id) == before
     assert [(info.number, info.state) for info in again.runs(notebook, asked.id)] == [(1, "done"), (2, "done")]
-    assert again.image(asked.pictures[0]).rgb == RED.rgb
-    assert again.thumbnail(RED.sha256) is not None
+    assert again.pictures.image(asked.pictures[0]).rgb == RED.rgb
+    assert again.pictures.thumbnail(RED.sha256) is not None
 
 
 def test_folder_when_opened_then_only_this_user_can_read_it(library: Library, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_run_when_the_app_is_killed_then_it_is_there_as_interrupted_with_its_text(open_library: OpenLibrary) -> None:
     library = open_library()
     notebook, _, asked = filled(library)
-    folder = str(library._pictures.parent)
+    folder = str(library.pictures.folder.parent)
     library.close()
     child = subprocess.run([sys.executable, "-c", CHILD, folder, notebook.id, asked.id], check=False)
     assert child.returncode == -signal.SIGKILL
@@ -313,31 +313,31 @@ def test_run_when_its_cell_or_notebook_is_gone_then_saving_it_raises_nothing(lib
     assert library.newest_run(notebook, asked.id) == run
     library.remove(notebook.id)
     library.save_run(notebook.id, run)
-    assert library._keys("run") == []
+    assert library._entries.keys("run") == []
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def test_notebook_when_removed_then_its_pictures_go_but_not_those_of_another(library: Library, tmp_path: Path) -> None:
-    shown = [library.keep_picture(one, "a.png") for one in (RED, BLUE)]
+    shown = [library.pictures.keep(one, "a.png") for one in (RED, BLUE)]
     both = library.create("me", "Both", [WholeCell(compare_cell(pictures=tuple(shown)))])
     one = library.create("you", "One", [WholeCell(compare_cell(pictures=(shown[0],)))])
     library.remove(both.id)
     assert [path.name for path in (tmp_path / "notebooks/pictures").iterdir()] == [f"{RED.sha256}.png"]
     assert library.browser("me")[1] == ()
-    assert library.image(shown[0]).rgb == RED.rgb
+    assert library.pictures.image(shown[0]).rgb == RED.rgb
     with pytest.raises(BadImage, match="the file is gone"):
-        library.image(shown[1])
+        library.pictures.image(shown[1])
     library.remove(one.id)
     assert list((tmp_path / "notebooks/pictures").iterdir()) == []
-    assert set(library._keys("")) == {"browser/me", "browser/you"}
+    assert set(library._entries.keys("")) == {"browser/me", "browser/you"}
 
 
 def test_notebook_when_removed_then_a_picture_of_an_old_run_goes_too(library: Library, tmp_path: Path) -> None:
-    old = compare_cell(pictures=(library.keep_picture(RED, "a.png"),))
+    old = compare_cell(pictures=(library.pictures.keep(RED, "a.png"),))
     notebook = library.create("me", "T", [WholeCell(compare_cell(pictures=()), (run_of(old, ANSWERED),))])
-    assert library.png(RED.sha256) is not None
+    assert library.pictures.png(RED.sha256) is not None
     library.remove(notebook.id)
     assert list((tmp_path / "notebooks/pictures").iterdir()) == []
 
@@ -356,10 +356,10 @@ def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Lib
         for data in (png(BLUE), bytes(broken), bomb.getvalue(), b"", b"x", png(RED)[:50], "not base64!", "\ud800"):
             imported(library, sha256, data)
     assert not (tmp_path / "notebooks/pictures").exists()
-    assert library.thumbnail(RED.sha256) is None
+    assert library.pictures.thumbnail(RED.sha256) is None
     assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
     imported(library, RED.sha256, png(RED))
-    assert library.image(picture(RED)).rgb == RED.rgb
+    assert library.pictures.image(picture(RED)).rgb == RED.rgb
 
 
 def test_notebook_when_exported_and_imported_then_its_pictures_and_runs_come_along(
@@ -367,39 +367,39 @@ def test_notebook_when_exported_and_imported_then_its_pictures_and_runs_come_alo
 ) -> None:
     notebook, _, asked = filled(library)
     cells = [(library.cell(notebook, id), library.all_runs(notebook, id)) for id in notebook.cells]
-    text = to_json(notebook.title, cells, library.png)
+    text = to_json(notebook.title, cells, library.pictures.png)
     other = Library(tmp_path / "other")
     title, whole, _ = from_json(text)
     copy = other.create("you", title, whole)
     assert texts(other, copy) == ["hello", "What?"]
     assert not set(copy.cells) & set(notebook.cells)
     assert other.all_runs(copy, copy.cells[1]) == library.all_runs(notebook, asked.id)
-    assert other.image(asked.pictures[0]).rgb == RED.rgb
+    assert other.pictures.image(asked.pictures[0]).rgb == RED.rgb
     other.close()
 
 
 def test_picture_when_damaged_on_disk_then_told_and_adding_it_again_heals_it(library: Library, tmp_path: Path) -> None:
     noise = numpy.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=numpy.uint8)
     large = from_rgb(PIL.Image.fromarray(noise))
-    kept = library.keep_picture(large, "noise.png")
-    assert library.thumbnail(kept.sha256) is not None
+    kept = library.pictures.keep(large, "noise.png")
+    assert library.pictures.thumbnail(kept.sha256) is not None
     for path in (tmp_path / "notebooks/pictures").iterdir():
         path.write_bytes(path.read_bytes()[:100_000]) if path.suffix == ".png" else path.unlink()
-    assert library.thumbnail(kept.sha256) is None
+    assert library.pictures.thumbnail(kept.sha256) is None
     with pytest.raises(BadImage, match=r"noise.png cannot be read any more .* Add the image again"):
-        library.image(kept)
-    library.keep_picture(large, "noise.png")
-    assert library.image(kept).rgb == large.rgb
+        library.pictures.image(kept)
+    library.pictures.keep(large, "noise.png")
+    assert library.pictures.image(kept).rgb == large.rgb
 
 
 def test_thumbnail_when_the_picture_is_large_then_a_small_one_is_made_once(library: Library, tmp_path: Path) -> None:
     noise = numpy.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=numpy.uint8)
-    kept = library.keep_picture(from_rgb(PIL.Image.fromarray(noise)), "noise.png")
-    kind, data = library.thumbnail(kept.sha256) or ("", b"")
+    kept = library.pictures.keep(from_rgb(PIL.Image.fromarray(noise)), "noise.png")
+    kind, data = library.pictures.thumbnail(kept.sha256) or ("", b"")
     assert kind == "image/webp"
     assert PIL.Image.open(io.BytesIO(data)).size == (512, 398)
     assert (tmp_path / f"notebooks/pictures/{kept.sha256}.webp").read_bytes() == data
-    assert library.thumbnail(kept.sha256) == (kind, data)
+    assert library.pictures.thumbnail(kept.sha256) == (kind, data)
 
 
 # --- a disk that is full or broken ------------------------------------------------------------------------------------
@@ -411,14 +411,14 @@ def test_disk_when_full_then_memory_serves_and_all_is_saved_once_there_is_room(o
     old, note, asked = filled(library)
     with full_disk():
         library.write(old.id, msgspec.structs.replace(note, text="changed"))
-        shown = library.keep_picture(BLUE, "b.png")
+        shown = library.pictures.keep(BLUE, "b.png")
         run = library.begin_run(old.id, run_of(asked, ANSWERED))
         new = library.create("me", "New", [WholeCell(compare_cell(pictures=(shown,), prompts=("Blue?",)))])
         assert "Not saved, only kept in memory: " in (library.problem or "")
         assert texts(library, old) == ["changed", "What?"]
         assert texts(library, new) == ["Blue?"]
         assert library.newest_run(old, asked.id) == run
-        assert library.image(shown).rgb == BLUE.rgb
+        assert library.pictures.image(shown).rgb == BLUE.rgb
         assert [entry.title for entry in library.browser("me")[1]] == ["New", "Mine"]
     assert library.problem is not None
     library.rename(old.id, "There is room")
@@ -427,7 +427,7 @@ def test_disk_when_full_then_memory_serves_and_all_is_saved_once_there_is_room(o
     assert texts(again, old) == ["changed", "What?"]
     assert texts(again, new) == ["Blue?"]
     assert again.newest_run(old, asked.id) == run
-    assert again.image(shown).rgb == BLUE.rgb
+    assert again.pictures.image(shown).rgb == BLUE.rgb
     assert [entry.title for entry in again.browser("me")[1]] == ["New", "There is room"]
 
 
@@ -452,7 +452,7 @@ def test_disk_when_full_then_what_is_removed_or_no_longer_shared_stays_so(open_l
     for unknown in (gone.id, key):
         with pytest.raises(NoNotebook):
             again.read(unknown)
-    assert not [name for name in again._keys("") if gone.id in name]
+    assert not [name for name in again._entries.keys("") if gone.id in name]
 
 
 def test_database_when_garbage_at_the_start_then_memory_serves_and_it_is_told(tmp_path: Path) -> None:
@@ -476,21 +476,21 @@ def test_folder_when_it_cannot_be_made_then_memory_serves_and_it_is_told(tmp_pat
     notebook, _, asked = filled(library)
     assert "Not saved, only kept in memory" in (library.problem or "")
     assert texts(library, notebook) == ["hello", "What?"]
-    assert library.image(asked.pictures[0]).rgb == RED.rgb
+    assert library.pictures.image(asked.pictures[0]).rgb == RED.rgb
     library.close()
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"type":"video","id":"x"}', b"\xff"])
 def test_cell_when_it_cannot_be_read_then_a_note_says_so(library: Library, raw: bytes) -> None:
     notebook, note, asked = filled(library)
-    library._cache.set(f"cell/{notebook.id}/{note.id}", raw)
-    library._cache.set(f"run/{notebook.id}/{asked.id}/2", raw)
+    library._entries.put(f"cell/{notebook.id}/{note.id}", raw)
+    library._entries.put(f"run/{notebook.id}/{asked.id}/2", raw)
     assert "This cell cannot be read" in texts(library, notebook)[0]
     assert library.newest_run(notebook, asked.id) is None
     assert len(library.all_runs(notebook, asked.id)) == 1
 
 
 def test_image_when_kept_twice_then_one_file(library: Library, tmp_path: Path) -> None:
-    first, second = library.keep_picture(image("green"), "a.png"), library.keep_picture(image("green"), "b.png")
+    first, second = library.pictures.keep(image("green"), "a.png"), library.pictures.keep(image("green"), "b.png")
     assert (first.sha256, first.name, second.name) == (second.sha256, "a.png", "b.png")
     assert len(list((tmp_path / "notebooks/pictures").iterdir())) == 1

@@ -385,13 +385,13 @@ def test_sweep_when_nobody_has_used_a_notebook_for_so_long_then_it_goes_with_its
     shared = library.share(notebook.id, True).share
     assert library.sweep(30, in_days(30)) == 0
     assert library.read(str(shared))[0].id == notebook.id
-    assert library.png(RED.sha256) is not None
+    assert library.pictures.png(RED.sha256) is not None
     assert library.sweep(30, in_days(31)) == 1
     with pytest.raises(BadInput):
         library.read(notebook.id)
-    assert library.png(RED.sha256) is None
+    assert library.pictures.png(RED.sha256) is None
     assert library.browser("me")[1] == ()
-    assert library._keys("") == []
+    assert library._entries.keys("") == []
 
 
 def test_sweep_when_the_operator_keeps_notebooks_for_ever_then_none_goes(library: Library) -> None:
@@ -405,8 +405,8 @@ def test_sweep_when_a_notebook_is_used_then_its_days_begin_anew(library: Library
     used, unused = (library.create("me", name, [WholeCell(NoteCell("", "x"))]) for name in ("used", "unused"))
     shared = str(library.share(used.id, True).share)
     for notebook in (used, unused):  # a month ago
-        library._put(f"used/{notebook.id}", in_days(-31).isoformat().encode())
-    library._used.clear()
+        library._entries.put(f"used/{notebook.id}", in_days(-31).isoformat().encode())
+    library._retention._used.clear()
     library.read(used.id if use == "by its owner" else shared)
     assert library.sweep(30) == 1
     assert [entry.title for entry in library.browser("me")[1]] == ["used"]
@@ -414,22 +414,22 @@ def test_sweep_when_a_notebook_is_used_then_its_days_begin_anew(library: Library
 
 def test_sweep_when_a_notebook_is_from_before_days_were_kept_then_they_begin_today(library: Library) -> None:
     notebook, _, _ = filled(library)
-    library._delete(f"used/{notebook.id}")
-    library._used.clear()
+    library._entries.delete(f"used/{notebook.id}")
+    library._retention._used.clear()
     assert library.sweep(30, in_days(100)) == 0
     assert library.sweep(30, in_days(100)) == 1
 
 
 def test_sweep_when_a_picture_came_into_no_notebook_then_it_goes_after_a_day(library: Library, tmp_path: Path) -> None:
     filled(library)
-    library.keep_picture(BLUE, "b.png")
+    library.pictures.keep(BLUE, "b.png")
     library.sweep(None)
-    assert library.png(BLUE.sha256) is not None
+    assert library.pictures.png(BLUE.sha256) is not None
     for path in (tmp_path / "notebooks/pictures").iterdir():
         os.utime(path, (time.time() - 90_000,) * 2)
     library.sweep(None)
-    assert library.png(BLUE.sha256) is None
-    assert library.png(RED.sha256) is not None
+    assert library.pictures.png(BLUE.sha256) is None
+    assert library.pictures.png(RED.sha256) is not None
 
 
 def test_delete_when_the_operators_are_named_then_nobody_else_may(derived: Path) -> None:

@@ -1,0 +1,42 @@
+"""The zips of questions that people uploaded, each kept under its sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from pathlib import Path
+
+from playground.errors import BadInput
+from playground.measuring.question_sets import QuestionSet, read_questions
+
+
+class QuestionFiles:
+    """Owns the folder of the zips."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, path: Path) -> str:
+        """Returns the sha256. Raises BadInput if the zip cannot be used or written."""
+        read_questions(path)
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        target = self.folder / f"{sha256}.zip"
+        part = target.with_suffix(f".{secrets.token_hex(4)}.part")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(path, part)
+            part.replace(target)
+        except OSError as error:
+            raise BadInput(f"{path.name} could not be kept: {error}.") from None
+        finally:
+            part.unlink(missing_ok=True)
+        return sha256
+
+    def has(self, sha256: str) -> bool:
+        return bool(sha256) and (self.folder / f"{sha256}.zip").is_file()
+
+    def read(self, sha256: str) -> QuestionSet:
+        """Raises BadInput."""
+        return read_questions(self.folder / f"{sha256}.zip")
