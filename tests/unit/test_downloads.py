@@ -505,12 +505,12 @@ downloads.close()
 """
 
 
-def child(served: HubServer, folder: Path, *files: Wanted) -> subprocess.Popen[str]:
+def child(served: HubServer, folder: Path, *files: Wanted, code: str = CHILD) -> subprocess.Popen[str]:
     import msgspec
 
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), msgspec.json.encode(files).decode()],
-        env=os.environ | served.environment(folder), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code, str(folder), msgspec.json.encode(files).decode()],
+        env=os.environ | served.environment(folder), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -559,6 +559,59 @@ def test_processes_when_two_fetch_the_same_then_one_does_and_the_other_is_told(
         assert json.loads(other.stdout.readlines()[-1]) == {MODEL: ["done", None]}
     assert fetch(hub, one).read_bytes() == DATA[MODEL]
     assert len(served.seen("GET", MODEL, cdn=True)) == 1
+
+
+SHARED = CHILD.replace("downloads.start(wanted)", "print('opened', flush=True); input(); downloads.start(wanted)")
+
+
+def test_list_when_two_processes_write_it_then_neither_loses_the_others_files(
+    hub: Hub, served: HubServer, tmp_path: Path
+) -> None:
+    """Both have opened the list, like the app and the command line, before either starts a download."""
+    theirs, ours = [wanted(served, "small.gguf"), wanted(served, MODEL)], [wanted(served, "a-Q4_K_M.gguf")]
+    served.behave("Q", slow=100 * KILOBYTE)  # the two large files
+    with child(served, tmp_path, *theirs, code=SHARED) as first, child(served, tmp_path, *ours, code=SHARED) as second:
+        for process in (first, second):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "opened\n"
+        for process in (first, second):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "started\n"
+        until(lambda: hub.path(ID, theirs[0].commit, "small.gguf"))
+        until(lambda: kept_list(tmp_path) == {MODEL, "a-Q4_K_M.gguf"})  # "small" came, and left the list
+        for process in (first, second):
+            process.kill()
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+def test_list_when_two_processes_write_it_all_the_time_then_it_is_whole_and_complete(
+    hub: Hub, served: HubServer, tmp_path: Path
+) -> None:
+    """Every start writes the list; a file that is on its way already is left alone."""
+    served.behave(".gguf", delay=20)
+    code = SHARED.replace("while any(", "for _ in range(150):\n    downloads.start(wanted)\nwhile False and any(")
+    ours, theirs = wanted(served, "a-Q4_K_M.gguf"), wanted(served, MODEL)
+    with child(served, tmp_path, ours, code=code) as first, child(served, tmp_path, theirs, code=code) as second:
+        for process in (first, second):
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        until(lambda: kept_list(tmp_path) == {MODEL, "a-Q4_K_M.gguf"})
+        for process in (first, second):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "opened\n"
+            assert process.stdout.readline() == "started\n"
+            assert process.stdout.readline()
+            assert kept_list(tmp_path) == {MODEL, "a-Q4_K_M.gguf"}
+            process.kill()
+
+
+def kept_list(folder: Path) -> set[str]:
+    file = folder / "downloads.json"
+    return {one["file"]["name"] for one in json.loads(file.read_bytes())} if file.exists() else set()
 
 
 def test_process_when_the_other_ends_while_it_waits_then_nothing_is_fetched_again(hub: Hub, served: HubServer) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from playground.errors import BadInput, PlaygroundError, Stopped
 from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteFile
+from playground.support import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ class Downloads:
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="download")
         self._all: dict[str, _Running] = {}
-        for wanted in self._read():
+        kept = self._read()
+        self._known = {wanted.key for wanted in kept}  # this process decides on these; all others are other processes'
+        for wanted in kept:
             there = hub.path(wanted.repo, wanted.commit, wanted.file.name) is not None
             if not there:
                 done = hub.partial_bytes(wanted.repo, wanted.file)
@@ -113,6 +116,7 @@ class Downloads:
             for one in new:
                 running = _Running(one, DownloadState.WAITING, token=token, done=there[one.key])
                 self._all[one.key] = running
+                self._known.add(one.key)
                 self._pool.submit(self._run, running)
             self._write()
 
@@ -202,13 +206,12 @@ class Downloads:
             return ()
 
     def _write(self) -> None:
-        """Under the lock."""
+        """Under the lock. What other processes (the app, the command line) have put on the list stays on it."""
         left = [one.wanted for one in self._all.values() if one.state is not DownloadState.DONE]
-        part = self._file.with_suffix(".part")
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part.write_bytes(msgspec.json.encode(left))
-            part.replace(self._file)
+            with atomic.locked(self._file):
+                others = [wanted for wanted in self._read() if wanted.key not in self._known]
+                atomic.write(self._file, msgspec.json.encode([*others, *left]))
         except OSError as error:
             logger.warning("the list of downloads is not kept: %s", error)
 
