@@ -20,9 +20,8 @@ from playground.models.gguf.header import read_header, read_remote
 from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteFile, RepoListing
 from testkit import pairs
+from testkit.gguf_bytes import GOOD, language_with_a_large_vocabulary, mutate, rich
 from testkit.hub_server import HubRepo, hub_server
-from tests.unit.test_gguf_header import GOOD, _mutate, _rich
-from tests.unit.test_hub_client import language_with_a_large_vocabulary
 
 _BYTES = 10**9
 _ROUNDS = 3
@@ -128,12 +127,12 @@ def _resumed(url: str, cache: Path) -> dict[str, float]:
 def _damaged_headers(folder: Path) -> dict[str, float]:
     """10,000 mutations of a small file with every kind of value, of a real projector's and a real model's header."""
     pair = pairs.write_pair("qwen3vl", folder / "real")
-    wholes = [_rich(), pair.model.read_bytes()[: 2**16], pair.projector.read_bytes()[: 2**16]]
+    wholes = [rich(), pair.model.read_bytes()[: 2**16], pair.projector.read_bytes()[: 2**16]]
     draw, slowest, n_read = random.Random(23), 0.0, 0
     path = folder / "damaged.gguf"
     tracemalloc.start()
     for n in range(_MUTATIONS):
-        data = _mutate(draw.choice(wholes), draw)
+        data = mutate(draw.choice(wholes), draw)
         path.write_bytes(data)
         size = len(data) if n % 2 else 10**10  # half of them of a file that is said to go on
         for read in (

@@ -494,3 +494,25 @@ def write_aborting(folder: Path, *, at: str = "load") -> Path:
     flaw = {"load": {"expert_used_count": 1}, "context": {"rope.dimension_count": 32}}[at]
     language = _language("qwen2vl", LanguageSize(), extra=flaw | {"rope.dimension_sections": [8, 12, 12, 0]})
     return language.write(folder / f"aborts-at-{at}-F16.gguf", f"aborts-at-{at}", seed=0)
+
+
+def changed_projector(source: Path, target: Path, change: str) -> Path:
+    """The projector with its vision MLPs zeroed, or with their rows permuted."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, "clip")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind = field.types[0]
+            sub = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), kind, sub)
+    rng = np.random.default_rng(1)
+    for tensor in reader.tensors:
+        data = tensor.data.copy()
+        if "ffn" in tensor.name or tensor.name.startswith("mm."):
+            data = data * 0 if change == "zeroed" else rng.permutation(data)
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.models.presets import data_folder
 from playground.settings import Settings
-from playground.values.answer import ComparisonUpdate
-from playground.values.files import Variant
-from playground.values.request import Comparison, Image, Order, Runtime, Sampling
+from playground.values.request import Image
 from playground.wiring import Parts, open_parts
 from testkit import pairs
+from testkit.browser import ready
 from testkit.webapp import WebApp, running
 
 # Two test processes on two cores, each with workers of two OpenMP threads that wait for each other: 33 tokens a second,
@@ -140,45 +137,6 @@ def opened(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def ready(page: Page) -> None:
-    """The notebook is open, and its first cell's settings stand at the side."""
-    expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
-    expect(page.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
-
-
 @pytest.fixture
 def scene() -> Image:
     return read_image(data_folder() / "tiny-vlm/evaluation/hard-62.png")
-
-
-def comparison(
-    image: Image | tuple[Image, ...],
-    prompt: str,
-    variants: tuple[Variant, ...],
-    *,
-    max_tokens: int = 128,
-    n_ctx: int = 1024,
-    order: Order = Order.IN_TURN,
-    sampling: Sampling | None = None,
-) -> Comparison:
-    return Comparison(
-        images=image if isinstance(image, tuple) else (image,),
-        prompt=prompt,
-        variants=variants,
-        reference=comparison_request.reference_of(variants),
-        sampling=sampling or Sampling(max_tokens=max_tokens),
-        runtime=Runtime(n_ctx=n_ctx),
-        order=order,
-    )
-
-
-def run(parts: Parts, asked: Comparison) -> ComparisonUpdate:
-    """Run to the end."""
-    *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
-    assert last.done
-    return last
-
-
-def processes_matching(text: str) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]

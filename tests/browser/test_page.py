@@ -16,45 +16,16 @@ from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from testkit import pairs
+from testkit.browser import cell, ended, pane, prompt, ready, run, tick_only
 from testkit.webapp import WebApp
-from tests.conftest import ready
 
 pytestmark = pytest.mark.browser
 
 OTHER = data_folder() / "tiny-vlm/evaluation/hard-52.png"
 
 
-def cell(page: Page, number: int = 0) -> Any:
-    return page.locator(".vp-is-compare").nth(number)
-
-
-def pane(page: Page, label: str, number: int = 0) -> Any:
-    return cell(page, number).get_by_role("region", name=label, exact=True)
-
-
-def prompt(page: Page, number: int = 0) -> Any:
-    return cell(page, number).get_by_label("Prompt", exact=True)
-
-
-def run(page: Page, number: int = 0) -> None:
-    cell(page, number).get_by_role("button", name="Run cell").click()
-
-
 def stop(page: Page, number: int = 0) -> None:
     cell(page, number).get_by_role("button", name="Stop", exact=True).click()
-
-
-def ended(page: Page) -> None:
-    expect(page.locator(".vp-running, .vp-queued")).to_have_count(0, timeout=60_000)
-
-
-def tick_only(page: Page, *labels: str) -> None:
-    """Tick language models of the marked cell, and wait until the cell says so."""
-    for option in page.locator("#vp-models").get_by_role("checkbox").all():
-        name = option.locator("xpath=..").inner_text()
-        option.set_checked(name.split(" ")[0] in labels)
-    shown = ", ".join(labels) or "no variant ticked"
-    expect(page.locator(".vp-active .vp-chip").first).to_have_text(shown)
 
 
 def remove_image(page: Page, number: int = 0) -> None:

@@ -17,10 +17,8 @@ from playwright.sync_api import Browser, Page, expect
 from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
 from testkit import pairs
+from testkit.browser import ended, menu, opened, ready, reload, saved, tick_only, told, top_menu, visitor
 from testkit.webapp import WebApp, running
-from tests.browser.test_page import ended, tick_only
-from tests.browser.test_page_notebook import menu, opened, reload, saved, told, top_menu, visitor
-from tests.conftest import ready
 
 pytestmark = pytest.mark.browser
 

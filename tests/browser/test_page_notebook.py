@@ -16,7 +16,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, FilePayload, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, expect
 
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
@@ -25,9 +25,9 @@ from playground.notebooks.cells import Cell, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.file_format import to_json
 from playground.notebooks.library import Library
 from playground.values.answer import PaneState
+from testkit import notebooks
+from testkit.browser import cell, ended, menu, pane, prompt, reload, run, saved, tab, told, top_menu, visitor
 from testkit.webapp import WebApp, running
-from tests.browser.test_page import cell, ended, pane, prompt, run
-from tests.unit import test_notebook_file as values
 
 pytestmark = pytest.mark.browser
 
@@ -67,9 +67,9 @@ def says(text: str) -> Whole:
 
 def answers(question: str, reference: str, other: str, **fields: Any) -> Whole:
     """A cell of models that are not here, with a run that answered this."""
-    asked = values.compare_cell(prompts=(question,), pictures=(scene("hard-62")[0],), **fields)
-    panes = values.pane(values.F16, reference), values.pane(values.Q2, other, first_divergence=0)
-    return asked, (values.run_of(asked, values.result(*panes)),)
+    asked = notebooks.compare_cell(prompts=(question,), pictures=(scene("hard-62")[0],), **fields)
+    panes = notebooks.pane(notebooks.F16, reference), notebooks.pane(notebooks.Q2, other, first_divergence=0)
+    return asked, (notebooks.run_of(asked, notebooks.result(*panes)),)
 
 
 def as_file(text: str) -> FilePayload:
@@ -83,64 +83,8 @@ def give(page: Page, *whole: Whole, title: str = "Given") -> None:
     expect(page.get_by_label("Title of the notebook")).to_have_value(title)
 
 
-@contextmanager
-def visitor(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
-    """Somebody else, with a browser of their own."""
-    context = browser.new_context(**{"viewport": {"width": 1366, "height": 900}, **options})
-    try:
-        with tab(context, url) as page:
-            yield page
-    finally:
-        context.close()
-
-
-@contextmanager
-def tab(context: BrowserContext, url: str) -> Iterator[Page]:
-    """A page of the app. What it asks of other addresses, its script's errors and alerts fail the test."""
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda asked: re.match(r"http://127\.|data:|blob:", asked.url) or wrong.append(asked.url))
-
-    def on_dialog(dialog: Dialog) -> None:
-        if not dialog.message.startswith("Delete this notebook"):
-            wrong.append(dialog.message)
-        dialog.accept()
-
-    page.on("dialog", on_dialog)
-    page.goto(url)
-    opened(page)
-    yield page
-    assert wrong == []
-    page.close()
-
-
-def opened(page: Page) -> None:
-    expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
-
-
-def reload(page: Page) -> None:
-    page.reload()
-    expect(page.locator("#vp-notebook[data-filled]")).to_be_visible(timeout=20_000)
-
-
-def saved(page: Page) -> None:
-    expect(page.locator("[data-saved]")).to_have_text(re.compile("^saved"), timeout=10_000)
-
-
 def note(page: Page, number: int = 0) -> Any:
     return page.locator(".vp-is-note").nth(number)
-
-
-def menu(of: Any, *what: str) -> None:
-    for name in what:
-        of.locator("summary[aria-label^=More]").click()
-        of.get_by_role("menuitem", name=name, exact=True).click()
-
-
-def top_menu(page: Page, name: str, what: str) -> None:
-    page.locator(".vp-actions summary", has_text=name).click()
-    page.locator(".vp-actions").get_by_role("menuitem" if name == "Export" else "button", name=what).click()
 
 
 def order(page: Page, *titles: str) -> None:
@@ -155,10 +99,6 @@ def texts(page: Page, number: int = 0) -> list[str]:
     """All answers of a cell; inner_text says nothing of those that are not laid out yet."""
     found: list[str] = cell(page, number).locator(".vp-text").all_text_contents()
     return found
-
-
-def told(page: Page, text: str) -> None:
-    expect(page.locator(".vp-toast", has_text=text)).to_be_visible()
 
 
 def width(page: Page) -> int:
@@ -881,8 +821,8 @@ def contrasts(page: Page, selector: str) -> list[str]:
 def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> None:
     asked, (done,) = answers("Which?", "one two three four five", "one two three four six")
     assert isinstance(asked, CompareCell)
-    failed = values.pane(values.Q2, "half", PaneState.FAILED, error="died", log=("a",))
-    stopped = values.run_of(asked, values.result(failed), number=2, state=RunState.STOPPED)
+    failed = notebooks.pane(notebooks.Q2, "half", PaneState.FAILED, error="died", log=("a",))
+    stopped = notebooks.run_of(asked, notebooks.result(failed), number=2, state=RunState.STOPPED)
     give(page, says("A [link](https://example.org) `code`\n\n> said"), (asked, (done,)), (asked, (stopped,)), asks())
     page.add_style_tag(content="* { transition: none !important }")
     for summary in page.locator(".vp-outputs summary, .vp-actions summary").all():

@@ -23,7 +23,7 @@ from playground.values.memory import WorkerRole
 from playground.values.request import Image, Order, Sampling
 from playground.wiring import Parts
 from testkit import pairs
-from tests.conftest import comparison, run
+from testkit.running import comparison, run
 
 EVALUATION = data_folder() / "tiny-vlm/evaluation"
 WHAT = "What do you see?"

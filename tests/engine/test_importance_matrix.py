@@ -39,7 +39,7 @@ from playground.values.files import Half, ModelFile, Variant
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import pairs
-from tests.engine.test_measure import measured
+from testkit.running import measured
 
 FOLDER = data_folder() / "tiny-vlm"
 MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M-F16.gguf"

@@ -26,7 +26,8 @@ from playground.settings import Settings
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
-from tests.engine.test_measure import changed_projector, measured
+from testkit.pairs import changed_projector
+from testkit.running import measured
 
 FOLDER = data_folder() / "tiny-vlm"
 MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M-F16.gguf"

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 import numpy
 import pytest
-from gguf import GGUFReader, GGUFWriter
 
 from playground.engine import protocol
 from playground.errors import BadInput, Stopped
@@ -30,34 +29,12 @@ from playground.values.files import Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 from testkit import pairs
+from testkit.pairs import changed_projector
+from testkit.running import measured
 
 RUNTIME = Runtime(n_ctx=512)
 FOLDER = data_folder() / "tiny-vlm/evaluation"
 WHAT = Question("hard-62.png", "What do you see?", ("x",))
-
-
-def measured(
-    parts: Parts,
-    asked: QuestionSet,
-    variants: tuple[Variant, ...],
-    plan: MeasurementPlan | None = None,
-    runtime: Runtime = RUNTIME,
-) -> Measurement:
-    run = MeasureJob(
-        asked,
-        variants,
-        variants[0].id,
-        plan or MeasurementPlan(),
-        runtime,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
-    *_, last = run.run()
-    assert isinstance(last, Measurement)
-    assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
-    return last
 
 
 def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_path: Path) -> numpy.ndarray:
@@ -163,28 +140,6 @@ def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts,
     assert "at Q2_K the" in lab.which_half(effects)
     one_projector = msgspec.structs.replace(found, results=found.results[::3])
     assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
-
-
-def changed_projector(source: Path, target: Path, change: str) -> Path:
-    """The projector with its vision MLPs zeroed, or with their rows permuted."""
-    reader = GGUFReader(source)
-    writer = GGUFWriter(target, "clip")
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-            kind = field.types[0]
-            sub = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(field.name, field.contents(), kind, sub)
-    rng = numpy.random.default_rng(1)
-    for tensor in reader.tensors:
-        data = tensor.data.copy()
-        if "ffn" in tensor.name or tensor.name.startswith("mm."):
-            data = data * 0 if change == "zeroed" else rng.permutation(data)
-        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
 
 
 def test_projector_when_it_is_dead_then_called_blind_and_a_whole_one_is_not(parts: Parts, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from playground.models.presets import data_folder
 from playground.quantizing import quantizer
 from playground.values.files import Half
 from playground.wiring import Parts
-from tests.engine.test_measure import changed_projector
+from testkit.pairs import changed_projector
 
 FOLDER = data_folder() / "tiny-vlm"
 MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M-F16.gguf"

@@ -15,13 +15,14 @@ from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadImage, BadInput, BadPrompt
 from playground.models.presets import data_folder
-from playground.notebooks.cells import CompareCell, Picture, Run, RunState
+from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState
 from playground.notebooks.run_cell import continues, new_run, run_cell
 from playground.values.answer import PaneState
 from playground.values.files import Variant
 from playground.values.request import Image
 from playground.wiring import Parts
 from testkit import pairs
+from testkit.notebooks import pane, result
 
 WHAT = "What do you see?"
 COLOUR = "What colour is the background?"
@@ -174,9 +175,7 @@ def test_run_when_the_engine_or_a_file_is_another_one_then_it_begins_anew(parts:
     assert not continues(answered, msgspec.structs.replace(fresh, variants=(other,)))
 
 
-def _answered(run: Run):  # type: ignore[no-untyped-def]
-    from tests.unit.test_notebook_file import pane, result
-
+def _answered(run: Run) -> tuple[RunResult, ...]:
     return (result(*(pane(variant, "a") for variant in run.variants)),)
 
 

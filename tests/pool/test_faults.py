@@ -20,7 +20,7 @@ from playground.values.memory import HOST, WorkerRole
 from playground.values.request import Image
 from playground.wiring import Parts
 from testkit import pairs
-from tests.conftest import comparison, processes_matching, run
+from testkit.running import comparison, processes_matching, run
 
 WHAT = "What do you see?"
 

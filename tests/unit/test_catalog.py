@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import resource
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +25,7 @@ from playground.support.byte_cache import BytesCache
 from playground.values.files import Half, ModelFile
 from playground.values.request import Image
 from testkit import pairs
-
-needs_linux = pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on a file's size")
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file can grow: what a full disk does, as EFBIG in place of ENOSPC."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from testkit.full_disk import full_disk, needs_linux
 
 
 def write_gguf(path: Path, *, size: int = 64, **metadata: str | bool) -> Path:

@@ -28,8 +28,8 @@ from playground.values.answer import Pane, PaneState
 from playground.values.request import Image
 from playground.wiring import Parts, open_parts
 from testkit import pairs
-from tests.conftest import comparison, run
-from tests.unit.test_gguf_header import BOOL, FLOAT32, STRING, UINT32, UINT64, array, gguf, pair, tensor, text
+from testkit.gguf_bytes import BOOL, FLOAT32, STRING, UINT32, UINT64, array, gguf, pair, tensor, text
+from testkit.running import comparison, run
 
 FINE, DOUBTFUL, BROKEN = Level.FINE, Level.DOUBTFUL, Level.BROKEN
 F16, Q8_0, Q4_K = GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_K

@@ -16,41 +16,26 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from playground.errors import BadModel
 from playground.models.gguf.header import GgufHeader, read_header
 from testkit import pairs
-
-UINT8, UINT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 0, 4, 6, 7, 8, 9, 10
-F32, F16 = 0, 1
-
-
-# --- files written by hand --------------------------------------------------------------------------------
-
-
-def text(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return struct.pack("<Q", len(data)) + data
-
-
-def pair(key: str, kind: int, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + value
-
-
-def array(key: str, kind: int, count: int, values: bytes = b"") -> bytes:
-    return pair(key, ARRAY, struct.pack("<IQ", kind, count) + values)
-
-
-def tensor(name: str, shape: tuple[int, ...], kind: int = F32, offset: int = 0) -> bytes:
-    dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-    return text(name) + dimensions + struct.pack("<IQ", kind, offset)
-
-
-def gguf(
-    entries: list[bytes], tensors: list[bytes], data: bytes = b"", *, version: int = 3, alignment: int = 32
-) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(entries)) + b"".join(entries + tensors)
-    return head + bytes(-len(head) % alignment) + data
-
-
-NAME = pair("general.name", STRING, text("a model"))
-GOOD = gguf([NAME], [tensor("w", (4,))], bytes(16))
+from testkit.gguf_bytes import (
+    ARRAY,
+    BOOL,
+    F16,
+    F32,
+    FLOAT32,
+    GOOD,
+    NAME,
+    STRING,
+    UINT8,
+    UINT32,
+    UINT64,
+    array,
+    gguf,
+    mutate,
+    pair,
+    rich,
+    tensor,
+    text,
+)
 
 
 def header_of(path: Path, data: bytes) -> GgufHeader:
@@ -358,46 +343,13 @@ def test_file_when_a_hole_is_claimed_to_be_full_of_entries_then_it_takes_no_minu
     assert time.process_time() - started < 2
 
 
-def _mutate(data: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(draw.choice([1, 1, 1, 2, 4, 16])):
-        at = draw.randrange(len(changed))
-        how = draw.randrange(10)
-        if how < 4:
-            changed[at] ^= 1 << draw.randrange(8)
-        elif how < 6:
-            changed[at] = draw.randrange(256)
-        elif how < 9:
-            length = draw.choice([1, 2, 4, 8, 16])
-            changed[at : at + draw.choice([0, length])] = b"\xff" * length
-        else:
-            del changed[max(at, 1) :]
-    return bytes(changed)
-
-
-def _rich() -> bytes:
-    """Every kind of value and several tensors in 700 bytes, so that a mutation hits something that counts."""
-    values = {0: b"\1", 1: b"\2", 2: b"\3\0", 3: b"\4\0", 4: bytes(4), 5: bytes(4), 6: bytes(4), 7: b"\1"}
-    values |= {STRING: text("word"), UINT64: bytes(8), 11: bytes(8), 12: bytes(8)}
-    entries = [pair(f"k{kind}", kind, value) for kind, value in values.items()]
-    entries += [array(f"tokenizer.a{kind}", kind, 3, 3 * values[kind]) for kind in (UINT8, BOOL, STRING, UINT64)]
-    entries += [
-        pair("general.architecture", STRING, text("llama")),
-        pair("general.file_type", UINT32, struct.pack("<I", 1)),
-        pair("general.alignment", UINT32, struct.pack("<I", 32)),
-        pair("llama.embedding_length", UINT32, struct.pack("<I", 256)),
-    ]
-    tensors = [tensor("a", (4, 2, 2, 1)), tensor("b", (256, 2), 12, 64), tensor("c", (32,), F16, 352)]
-    return gguf(entries, tensors, bytes(416))
-
-
 def test_header_when_mutated_3000_times_then_read_or_refused_quickly_and_in_little_memory(path: Path) -> None:
-    draw, whole = random.Random(20), _rich()
+    draw, whole = random.Random(20), rich()
     assert header_of(path, whole).n_params == 16 + 512 + 32
     messages, n_read, slowest = [], 0, 0.0
     tracemalloc.start()
     for _ in range(3000):
-        path.write_bytes(_mutate(whole, draw))
+        path.write_bytes(mutate(whole, draw))
         started = time.process_time()
         try:
             header = read_header(path)

@@ -26,31 +26,21 @@ from playground.models.hub.address import located, parse_repo
 from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteFile
 from testkit import pairs
+from testkit.gguf_bytes import (
+    ARRAY,
+    GOOD,
+    STRING,
+    UINT8,
+    array,
+    gguf,
+    language_with_a_large_vocabulary,
+    pair,
+)
 from testkit.hub_server import TOKEN, HubFile, HubRepo, HubServer, hub_server, pair_repo
-from tests.unit.test_gguf_header import ARRAY, GOOD, STRING, UINT8, UINT32, array, gguf, pair, tensor, text
 
 ROOT = Path(__file__).parents[2]
 KILOBYTE, MEGABYTE = 2**10, 2**20
 TINY, BIG, GATED, HOSTILE = "acme/tiny-VL-GGUF", "acme/big-VL-GGUF", "acme/gated-VL-GGUF", "mallory/hostile-GGUF"
-
-
-def language_with_a_large_vocabulary() -> bytes:
-    """As Qwen's converters write it: 151,936 tokens, 151,387 merges; a header of 6 MB, and a tensor of nothing."""
-    words = [f"token {n} " + "x" * (n % 7) for n in range(151_936)]
-    entries = [
-        pair("general.architecture", STRING, text("qwen3vl")),
-        pair("general.type", STRING, text("model")),
-        pair("general.name", STRING, text("Qwen3-VL 4B")),
-        *(pair(f"general.tag{n}", STRING, text("a tag")) for n in range(20)),
-        pair("qwen3vl.embedding_length", UINT32, struct.pack("<I", 2560)),
-        pair("qwen3vl.n_deepstack_layers", UINT32, struct.pack("<I", 3)),
-        pair("tokenizer.ggml.model", STRING, text("gpt2")),
-        array("tokenizer.ggml.tokens", STRING, len(words), b"".join(map(text, words))),
-        array("tokenizer.ggml.token_type", UINT32, len(words), struct.pack("<I", 1) * len(words)),
-        array("tokenizer.ggml.merges", STRING, 151_387, b"".join(text(f"a {n}") for n in range(151_387))),
-        pair("tokenizer.chat_template", STRING, text("{{ messages }}" * 500)),
-    ]
-    return gguf(entries, [tensor("token_embd.weight", (256,))], bytes(4 * 256) + bytes(20 * MEGABYTE))
 
 
 def hole(begin: bytes) -> HubFile:

@@ -19,24 +19,12 @@ import pytest
 
 from playground.comparing.images import from_rgb
 from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
-from playground.notebooks.cells import CompareCell, NoteCell, RunState
+from playground.notebooks.cells import NoteCell, RunState
 from playground.notebooks.file_format import WholeCell, from_json, to_json
 from playground.notebooks.library import Library, Notebook
 from playground.values.answer import PaneState
-from tests.unit.test_catalog import full_disk, needs_linux
-from tests.unit.test_notebook_file import (
-    ANSWERED,
-    BLUE,
-    F16,
-    RED,
-    compare_cell,
-    image,
-    pane,
-    picture,
-    png,
-    result,
-    run_of,
-)
+from testkit.full_disk import full_disk, needs_linux
+from testkit.notebooks import ANSWERED, BLUE, F16, RED, compare_cell, filled, image, pane, picture, png, result, run_of
 
 OpenLibrary = Callable[[], Library]
 
@@ -60,19 +48,6 @@ def open_library(tmp_path: Path) -> Iterator[OpenLibrary]:
 @pytest.fixture
 def library(open_library: OpenLibrary) -> Library:
     return open_library()
-
-
-def filled(library: Library, browser: str = "me") -> tuple[Notebook, NoteCell, CompareCell]:
-    """A notebook of a note and a cell with two runs."""
-    shown = library.pictures.keep(RED, "a.png")
-    cell = compare_cell(pictures=(shown,))
-    library.create(browser, "Mine", [WholeCell(NoteCell("", "hello")), WholeCell(cell, (run_of(cell, ANSWERED),))])
-    notebook, _ = library.read(library.browser(browser)[1][0].id)
-    note, asked = (library.cell(notebook, id) for id in notebook.cells)
-    assert isinstance(note, NoteCell)
-    assert isinstance(asked, CompareCell)
-    library.save_run(notebook.id, library.begin_run(notebook.id, run_of(asked, ANSWERED)))
-    return notebook, note, asked
 
 
 def texts(library: Library, notebook: Notebook) -> list[str]:
@@ -126,7 +101,7 @@ import os, signal, sys
 from pathlib import Path
 from playground.notebooks.library import Library
 from playground.values.answer import PaneState
-from tests.unit.test_notebook_file import F16, Q2, pane, result, run_of
+from testkit.notebooks import F16, Q2, pane, result, run_of
 from playground.notebooks.cells import RunState
 library = Library(Path(sys.argv[1]))
 notebook, _ = library.read(sys.argv[2])

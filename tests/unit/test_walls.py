@@ -6,6 +6,7 @@ Kept on the syntax trees, so an import inside a function or under TYPE_CHECKING 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -149,6 +150,15 @@ def test_modules_when_drawn_as_a_graph_then_it_has_no_circle() -> None:
         for module in leaves:
             del graph[module]
     assert graph == {}
+
+
+@pytest.mark.parametrize("room", ["tests", "testkit", "bench", "docs", "training"])
+def test_tests_when_something_is_imported_from_them_then_nobody_did(room: str) -> None:
+    """What two of them share lies in testkit/. On the text, since some tests hand code to a child."""
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    pattern = re.compile(r"^\s*(?:from|import) tests\b", re.MULTILINE)
+    assert [name_of(path) for path in files if pattern.search(path.read_text())] == []
 
 
 def test_public_classes_when_listed_then_each_name_stands_once() -> None:

@@ -18,10 +18,9 @@ from gradio_client.exceptions import AppError
 
 from playground.models.presets import data_folder
 from testkit import pairs
+from testkit.running import SCENE, WHAT
 from testkit.webapp import WebApp
 
-SCENE = data_folder() / "tiny-vlm/evaluation/hard-62.png"
-WHAT = "What do you see?"
 VARIANT_KEYS = {"id", "family", "label", "quantization", "projector", "bytes", "sha256", "reference"}
 PANE_KEYS = {"variant", "state", "text", "metrics", "first_divergence", "error"}
 METRIC_KEYS = {

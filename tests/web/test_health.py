@@ -35,9 +35,9 @@ from playground.web import health
 from playground.web.health import Health
 from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
+from testkit.notebooks import ANSWERED, compare_cell, run_of
+from testkit.running import SCENE, WHAT
 from testkit.webapp import WebApp
-from tests.unit.test_notebook_file import ANSWERED, compare_cell, run_of
-from tests.web.test_api import SCENE, WHAT
 
 IDS = ["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16"]
 

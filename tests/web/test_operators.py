@@ -33,10 +33,9 @@ from playground.settings import Settings
 from playground.web import login
 from playground.web.models_page import ModelActions
 from playground.wiring import Parts, open_parts
+from testkit.notebooks import BLUE, RED, compare_cell, filled
+from testkit.running import SCENE, WHAT
 from testkit.webapp import WebApp, running
-from tests.unit.test_library import filled
-from tests.unit.test_notebook_file import BLUE, RED, compare_cell
-from tests.web.test_api import SCENE, WHAT
 
 PASSWORD = "correct horse"
 F16 = "tiny-vlm:F16+mmproj-F16"

@@ -1,0 +1,105 @@
+"""What a visitor does on the page, and what the page then shows; for a real Chromium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
+
+
+def ready(page: Page) -> None:
+    """The notebook is open, and its first cell's settings stand at the side."""
+    expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
+    expect(page.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
+
+
+def cell(page: Page, number: int = 0) -> Any:
+    return page.locator(".vp-is-compare").nth(number)
+
+
+def pane(page: Page, label: str, number: int = 0) -> Any:
+    return cell(page, number).get_by_role("region", name=label, exact=True)
+
+
+def prompt(page: Page, number: int = 0) -> Any:
+    return cell(page, number).get_by_label("Prompt", exact=True)
+
+
+def run(page: Page, number: int = 0) -> None:
+    cell(page, number).get_by_role("button", name="Run cell").click()
+
+
+def ended(page: Page) -> None:
+    expect(page.locator(".vp-running, .vp-queued")).to_have_count(0, timeout=60_000)
+
+
+def tick_only(page: Page, *labels: str) -> None:
+    """Tick language models of the marked cell, and wait until the cell says so."""
+    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+        name = option.locator("xpath=..").inner_text()
+        option.set_checked(name.split(" ")[0] in labels)
+    shown = ", ".join(labels) or "no variant ticked"
+    expect(page.locator(".vp-active .vp-chip").first).to_have_text(shown)
+
+
+@contextmanager
+def visitor(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """Somebody else, with a browser of their own."""
+    context = browser.new_context(**{"viewport": {"width": 1366, "height": 900}, **options})
+    try:
+        with tab(context, url) as page:
+            yield page
+    finally:
+        context.close()
+
+
+@contextmanager
+def tab(context: BrowserContext, url: str) -> Iterator[Page]:
+    """A page of the app. What it asks of other addresses, its script's errors and alerts fail the test."""
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda asked: re.match(r"http://127\.|data:|blob:", asked.url) or wrong.append(asked.url))
+
+    def on_dialog(dialog: Dialog) -> None:
+        if not dialog.message.startswith("Delete this notebook"):
+            wrong.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", on_dialog)
+    page.goto(url)
+    opened(page)
+    yield page
+    assert wrong == []
+    page.close()
+
+
+def opened(page: Page) -> None:
+    expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
+
+
+def reload(page: Page) -> None:
+    page.reload()
+    expect(page.locator("#vp-notebook[data-filled]")).to_be_visible(timeout=20_000)
+
+
+def saved(page: Page) -> None:
+    expect(page.locator("[data-saved]")).to_have_text(re.compile("^saved"), timeout=10_000)
+
+
+def menu(of: Any, *what: str) -> None:
+    for name in what:
+        of.locator("summary[aria-label^=More]").click()
+        of.get_by_role("menuitem", name=name, exact=True).click()
+
+
+def top_menu(page: Page, name: str, what: str) -> None:
+    page.locator(".vp-actions summary", has_text=name).click()
+    page.locator(".vp-actions").get_by_role("menuitem" if name == "Export" else "button", name=what).click()
+
+
+def told(page: Page, text: str) -> None:
+    expect(page.locator(".vp-toast", has_text=text)).to_be_visible()

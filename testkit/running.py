@@ -1,0 +1,76 @@
+"""A comparison and a measurement of the real engine, run to their end."""
+
+from __future__ import annotations
+
+import subprocess
+
+from playground.comparing import compare, comparison_request
+from playground.measuring.measure import MeasureJob
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.results import Measurement, MeasurementPlan
+from playground.models.presets import data_folder
+from playground.values.answer import ComparisonUpdate
+from playground.values.files import Variant
+from playground.values.request import Comparison, Image, Order, Runtime, Sampling
+from playground.wiring import Parts
+
+SCENE = data_folder() / "tiny-vlm/evaluation/hard-62.png"
+WHAT = "What do you see?"
+SHORT_CONTEXT = Runtime(n_ctx=512)
+
+
+def comparison(
+    image: Image | tuple[Image, ...],
+    prompt: str,
+    variants: tuple[Variant, ...],
+    *,
+    max_tokens: int = 128,
+    n_ctx: int = 1024,
+    order: Order = Order.IN_TURN,
+    sampling: Sampling | None = None,
+) -> Comparison:
+    return Comparison(
+        images=image if isinstance(image, tuple) else (image,),
+        prompt=prompt,
+        variants=variants,
+        reference=comparison_request.reference_of(variants),
+        sampling=sampling or Sampling(max_tokens=max_tokens),
+        runtime=Runtime(n_ctx=n_ctx),
+        order=order,
+    )
+
+
+def run(parts: Parts, asked: Comparison) -> ComparisonUpdate:
+    """Run to the end."""
+    *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
+    assert last.done
+    return last
+
+
+def measured(
+    parts: Parts,
+    asked: QuestionSet,
+    variants: tuple[Variant, ...],
+    plan: MeasurementPlan | None = None,
+    runtime: Runtime = SHORT_CONTEXT,
+) -> Measurement:
+    run = MeasureJob(
+        asked,
+        variants,
+        variants[0].id,
+        plan or MeasurementPlan(),
+        runtime,
+        parts.pool,
+        parts.embeddings,
+        parts.result_cache,
+        lambda: False,
+    )
+    *_, last = run.run()
+    assert isinstance(last, Measurement)
+    assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
+    return last
+
+
+def processes_matching(text: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
