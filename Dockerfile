@@ -1,5 +1,5 @@
 # The app as a container: for the CPU, or with --build-arg ACCELERATOR=cuda for NVIDIA GPUs. No GPU is needed to build.
-# On a Hugging Face Space the build arguments are its variables: docs/spaces.md.
+# On a Hugging Face Space the build arguments are its variables: docs/operate/spaces.md.
 ARG ACCELERATOR=cpu
 
 FROM ubuntu:24.04 AS build-cpu

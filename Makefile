@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test setup check format bench screenshots clean
+.PHONY: run test setup check format docs bench screenshots clean
+MARKDOWN := *.md .github bench docs examples presets tests training
 
 run: setup
 	$(BIN)/python app.py
@@ -32,10 +33,18 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/mdformat --check $(MARKDOWN)
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/mdformat $(MARKDOWN)
+
+# The command line's reference, the table of settings and the example settings are written from the code.
+docs: setup
+	$(BIN)/python -m docs.generate
 
 bench: setup
 	bash bench/tools.sh

@@ -1,4 +1,4 @@
-"""The web app: read the settings and serve the page. docs/operating.md lists the settings."""
+"""The web app: read the settings and serve the page. docs/operate/settings.md lists the settings."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from testkit.webapp import running
 
-DOCS = Path(__file__).parent
-REST = DOCS.parent / "build/screenshots"  # to look at; the repository stays small
+DOCS = Path(__file__).parent / "images"
+REST = Path(__file__).parents[1] / "build/screenshots"  # to look at; the repository stays small
 SHOTS = [
     (1366, 900, "light", DOCS),
     (1366, 900, "dark", REST),

@@ -1,6 +1,7 @@
-"""What the operator can set: in playground.toml, or by the environment, which wins. The environment's only reader.
+"""The operator's settings, from playground.toml and the environment, which wins. The environment's only reader.
 
-`cache_dir` of the file is PLAYGROUND_CACHE_DIR there, and so on; docs/operating.md tells about each.
+`cache_dir` in the file is PLAYGROUND_CACHE_DIR in the environment, and so on. `python -m docs.generate` writes the
+table in docs/operate/settings.md and examples/playground.toml from the fields' descriptions, defaults and examples.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pydantic_settings import (
 from playground.errors import BadSettings
 
 _PREFIX = "PLAYGROUND_"
-_SURROUNDINGS = ("space_id", "cuda_visible_devices")  # told by the environment alone
+_SURROUNDINGS = ("space_id", "cuda_visible_devices")  # read from the environment only
 
 
 class Login(StrEnum):
@@ -52,119 +53,137 @@ class Settings(BaseSettings):
     host: str = Field(
         default="127.0.0.1",
         validation_alias=AliasChoices(f"{_PREFIX}HOST", "GRADIO_SERVER_NAME"),
-        description="Address to listen on; 0.0.0.0: all of them.",
+        description="Address to listen on; 0.0.0.0 means all addresses.",
     )
     port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
         validation_alias=AliasChoices(f"{_PREFIX}PORT", "GRADIO_SERVER_PORT"),
-        description="Default: the first free one from 7860 on.",
+        examples=[7860],
+        description="Port to listen on. Default: the first free port from 7860 on.",
     )
-    log_format: LogFormat = Field(default=LogFormat.TEXT, description="text, or json: one object a line.")
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="text, or json with one object per line.")
 
     # --- folders -------------------------------------------------------------------------------------------------
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("vlm-quant-playground")),
-        description="Notebooks, quantized variants, image embeddings and checksums are kept here.",
+        examples=["/data"],
+        description="Folder for notebooks, quantized variants, embeddings and checksums. Default: the user's cache.",
     )
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
-        description="Folders whose GGUF files may be opened from the page; in the environment separated by ':'.",
+        description="Folders whose GGUF files may be opened from the page. Separated by ':' in the environment.",
     )
 
     # --- budgets -------------------------------------------------------------------------------------------------
     memory_budget_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="Of the host's memory, for all loaded models together. Default: 80 % of what is free at the start.",
+        examples=[16_000_000_000],
+        description="Host memory for all loaded models together. Default: 80 % of the free memory at the start.",
     )
     gpu_budget_bytes: int | None = Field(
-        default=None, gt=0, description="For all loaded models of one GPU. Default: what is free, less a margin."
+        default=None,
+        gt=0,
+        examples=[20_000_000_000],
+        description="Memory of each GPU for all models loaded there. Default: the free memory, less a margin.",
     )
     idle_unload_s: float = Field(
-        default=1800, ge=0, description="A model that nobody has used for so long is unloaded; 0: never."
+        default=1800, ge=0, description="The app unloads a model that was idle for this many seconds; 0 means never."
     )
-    embedding_cache_bytes: int = Field(default=2 * 2**30, gt=0, description="Image embeddings kept on disk.")
+    embedding_cache_bytes: int = Field(default=2 * 2**30, gt=0, description="Disk space for image embeddings.")
     made_bytes: int = Field(
-        default=100 * 10**9, ge=0, description="For all files that are quantized on the page; 0: nobody can."
+        default=100 * 10**9, ge=0, description="Disk space for files quantized on the page; 0 turns quantizing off."
     )
 
     # --- limits --------------------------------------------------------------------------------------------------
-    max_panes: int = Field(default=16, gt=0, description="Variants in one comparison.")
-    max_waiting: int = Field(default=32, gt=0, description="Runs that wait for their turn; one more is refused.")
-    max_waiting_per_person: int = Field(default=4, gt=0, description="The same for one person.")
-    max_upload_bytes: int = Field(default=50_000_000, gt=0, description="Of an uploaded file.")
+    max_panes: int = Field(default=16, gt=0, description="Maximum number of variants in one comparison.")
+    max_waiting: int = Field(default=32, gt=0, description="Maximum number of waiting runs; further runs are refused.")
+    max_waiting_per_person: int = Field(default=4, gt=0, description="Maximum number of waiting runs of one person.")
+    max_upload_bytes: int = Field(default=50_000_000, gt=0, description="Maximum size of an uploaded file.")
     max_image_pixels: int = Field(
-        default=12_000_000, gt=0, le=24_000_000, description="A larger image is scaled down before it is kept."
+        default=12_000_000,
+        gt=0,
+        le=24_000_000,
+        description="The app scales a larger image down before it keeps it; at most 24,000,000.",
     )
 
     # --- notebooks -----------------------------------------------------------------------------------------------
     retention_days: int | None = Field(
         default=None,
         gt=0,
-        description="Notebooks that nobody has opened or changed for so long are deleted, with their pictures. "
-        "Default: kept for ever.",
+        examples=[90],
+        description="The app deletes notebooks, with their pictures, that nobody opened or changed for this many days. "
+        "Default: never.",
     )
     notebooks_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="For all notebooks and pictures on disk; beyond it no picture is taken. Default: no limit.",
+        examples=[10_000_000_000],
+        description="Disk space for all notebooks and pictures; beyond it the app refuses pictures. Default: no limit.",
     )
 
     # --- the Hub -------------------------------------------------------------------------------------------------
-    downloads: bool = Field(default=True, description="Whether the page may download from the Hub.")
+    downloads: bool = Field(default=True, description="Whether visitors may download from the Hub.")
     share_token: bool | None = Field(
         default=None,
-        description="Whether visitors without a token of their own may use the operator's (HF_TOKEN). Default: yes, "
-        "but not on a Hugging Face Space.",
+        examples=[False],
+        description="Whether visitors without their own token may use the operator's (HF_TOKEN). Default: yes, but not "
+        "on a Hugging Face Space.",
     )
 
     # --- who may what --------------------------------------------------------------------------------------------
     login: Login = Field(
-        default=Login.NONE, description="none, password, or huggingface: an account there, on a Space only."
+        default=Login.NONE, description="none, password, or huggingface (a Hugging Face account; on a Space only)."
     )
     password: SecretStr | None = Field(
-        default=None, description="One for all, who choose their names themselves. With login = password."
+        default=None,
+        examples=["..."],
+        description="One password for everybody; visitors choose their names. Needs login = password.",
     )
     users: dict[str, SecretStr] = Field(
-        default={}, description="Name and password of each, in place of one password for all."
+        default={},
+        examples=[{"anna": "..."}],
+        description="Names with their passwords, instead of one password. A JSON object in the environment.",
     )
     allowed_users: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="With login = huggingface: users and organisations that are let in; none: everybody with an "
-        "account. In the environment separated by ','.",
+        description="Users and organisations that may log in; empty means everybody with an account. Needs login = "
+        "huggingface. Separated by ',' in the environment.",
     )
     operators: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Users who may pin and unload models and delete files; none: everybody, but in the demo mode "
-        "nobody. In the environment separated by ','.",
+        description="Users who may pin and unload models and delete files; empty means everybody, and nobody in demo "
+        "mode. Separated by ',' in the environment.",
     )
     demo: bool = Field(
         default=False,
-        description="Only what is there can be run: no download, no opening of files, no quantizing, no deleting of "
-        "models.",
+        description="Demo mode: visitors run the available models only, and cannot download, open, quantize or delete "
+        "any.",
     )
-    demo_max_tokens: int = Field(default=256, gt=0, description="The longest answer in the demo mode.")
-    demo_n_ctx: int = Field(default=4096, ge=64, description="The largest context in the demo mode, in tokens.")
+    demo_max_tokens: int = Field(default=256, gt=0, description="Maximum length of an answer in demo mode, in tokens.")
+    demo_n_ctx: int = Field(default=4096, ge=64, description="Maximum context size in demo mode, in tokens.")
 
-    # --- told by the surroundings --------------------------------------------------------------------------------
+    # --- set by the surroundings ---------------------------------------------------------------------------------
     space_id: str | None = Field(default=None, validation_alias="SPACE_ID", description="Set by Hugging Face.")
     cuda_visible_devices: str | None = Field(
-        default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="The GPUs that the workers see, for CUDA."
+        default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="The GPUs that the workers may use."
     )
 
     @classmethod
     def read(cls) -> Settings:
-        """What the file and the environment say. Raises BadSettings naming what is wrong and where."""
+        """Read the file and the environment. Raises BadSettings naming the invalid key and its place."""
         try:
             return cls()
         except ValidationError as error:
-            raise BadSettings(" ".join(_told(e["loc"], e["msg"]) for e in error.errors())) from None
+            raise BadSettings(" ".join(_sentence(e["loc"], e["msg"]) for e in error.errors())) from None
         except tomllib.TOMLDecodeError as error:
-            raise BadSettings(f"{_file()} is not TOML: {error}.") from None
+            raise BadSettings(f"{_file()} is not valid TOML: {error}.") from None
         except SettingsError as error:
-            raise BadSettings(f'{_PREFIX}USERS has to be JSON, as in {{"name": "password"}} ({error}).') from None
+            raise BadSettings(
+                f'{_PREFIX}USERS must be a JSON object such as {{"name": "password"}} ({error}).'
+            ) from None
         except OSError as error:
             raise BadSettings(f"{_file()} cannot be read: {error.strerror}.") from None
 
@@ -179,11 +198,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         path = _file()
         if "PLAYGROUND_CONFIG" in os.environ and not path.is_file():
-            raise BadSettings(f"There is no file {path}, which PLAYGROUND_CONFIG names.")
+            raise BadSettings(f"PLAYGROUND_CONFIG names {path}, which does not exist.")
         file = TomlConfigSettingsSource(settings_cls, path)
         for key in file.toml_data:
             if key not in cls.model_fields or key in _SURROUNDINGS:
-                raise BadSettings(f"{path} has the key '{key}', which there is not.")
+                raise BadSettings(f"Unknown key '{key}' in {path}.")
         return init_settings, env_settings, file
 
     @field_validator("model_dirs", mode="before")
@@ -199,9 +218,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if (self.login is Login.PASSWORD) != (self.password is not None or bool(self.users)):
-            raise ValueError("login = password goes with a password, or with users and their passwords.")
+            raise ValueError(
+                "login = password needs a password, or users with their passwords; these need login = password."
+            )
         if self.password is not None and self.users:
-            raise ValueError("password is one for all, users have their own: set one of the two.")
+            raise ValueError("password and users exclude each other: set one of the two.")
         if not all(secret.get_secret_value() for secret in (*self.users.values(), self.password or SecretStr("-"))):
             raise ValueError("A password is empty.")
         on_space = os.environ.get("SYSTEM") == "spaces" and "OAUTH_CLIENT_ID" in os.environ
@@ -213,7 +234,7 @@ class Settings(BaseSettings):
         if self.allowed_users and self.login is not Login.HUGGINGFACE:
             raise ValueError("allowed_users needs login = huggingface.")
         if self.operators and (self.login is Login.NONE or self.password is not None):
-            raise ValueError("operators needs names that are proved: set users, or login = huggingface.")
+            raise ValueError("operators needs proved names: set users, or login = huggingface.")
         return self
 
     def may_operate(self, name: str | None) -> bool:
@@ -222,7 +243,7 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be logged."""
+        """The passwords, which must not be logged."""
         kept = [*self.users.values(), *([self.password] if self.password else [])]
         return tuple(secret.get_secret_value() for secret in kept)
 
@@ -231,8 +252,8 @@ def _file() -> Path:
     return Path(os.environ.get(f"{_PREFIX}CONFIG") or "playground.toml")
 
 
-def _told(place: tuple[str | int, ...], message: str) -> str:
-    """An error of pydantic's in a sentence that says which key or variable is meant."""
+def _sentence(place: tuple[str | int, ...], message: str) -> str:
+    """A validation error as a sentence that names the key or the variable."""
     message = message.removeprefix("Value error, ").removesuffix(".") + "."
     if not place:
         return message

@@ -1,6 +1,6 @@
 """The file of a notebook: JSON with one cell a line, so that what stands before a cut can still be read.
 
-docs/notebook.md describes the format. Pure.
+docs/use/notebook-format.md describes the format. Pure.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How llama.cpp runs a model; None lets the engine choose (docs/architecture.md, "Defaults by measurement")."""
+    """How llama.cpp runs a model; None lets the engine choose (docs/decisions/0004-defaults-by-measurement.md)."""
 
     n_ctx: int = 4096  # tokens; the page says so when a prompt is longer
     n_threads: int | None = None

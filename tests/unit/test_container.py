@@ -1,4 +1,4 @@
-"""The container and the Space: what Dockerfile, .dockerignore, README's head and docs/spaces.md say of each other."""
+"""The container and the Space: Dockerfile, .dockerignore, README's front matter and docs/operate/ agree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from playground.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SPACES = (ROOT / "docs/spaces.md").read_text()
+SPACES = (ROOT / "docs/operate/spaces.md").read_text()
+CONTAINER = (ROOT / "docs/operate/container.md").read_text()
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 
 
@@ -66,7 +67,7 @@ def tracked() -> list[str]:
 
 
 def hardware() -> dict[str, str]:
-    """Flavour and compute capability (– for none) of the table in docs/spaces.md."""
+    """Flavour and compute capability (– for none) of the table in docs/operate/spaces.md."""
     rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d.–]+) \|", SPACES, flags=re.MULTILINE)
     assert len(rows) > 5
     return dict(rows)
@@ -113,7 +114,7 @@ def test_port_when_said_in_five_places_then_it_is_one() -> None:
     exposed = [rest for verb, rest in LAST_STAGE if verb == "EXPOSE"]
     assert exposed == [ENVIRONMENT["GRADIO_SERVER_PORT"]] == [str(head()["app_port"])] == ["7860"]
     assert ENVIRONMENT["GRADIO_SERVER_NAME"] == "0.0.0.0"
-    assert ":7860" in SPACES
+    assert ":7860" in CONTAINER
 
 
 def test_user_when_the_app_runs_then_it_is_1000_and_owns_every_folder_it_writes_to() -> None:
@@ -127,7 +128,7 @@ def test_user_when_the_app_runs_then_it_is_1000_and_owns_every_folder_it_writes_
 
 def test_variables_when_named_then_the_settings_have_them() -> None:
     known = {f"PLAYGROUND_{name.upper()}" for name in Settings.model_fields}
-    assert set(re.findall(r"PLAYGROUND_[A-Z_]+", SPACES + (ROOT / "Dockerfile").read_text())) <= known
+    assert set(re.findall(r"PLAYGROUND_[A-Z_]+", SPACES + CONTAINER + (ROOT / "Dockerfile").read_text())) <= known
 
 
 def test_arguments_when_set_by_a_spaces_variables_then_the_build_asks_for_them() -> None:

@@ -1,0 +1,83 @@
+"""The documentation: every link leads somewhere, and README.md stays short."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {".venv", "build", "dist", "node_modules"}
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not ELSEWHERE & set(path.relative_to(ROOT).parts))
+
+
+@cache
+def links(page: Path) -> list[str]:
+    """Targets of links and images, HTML and code blocks apart."""
+    inline = [
+        token
+        for block in MarkdownIt("gfm-like", {"linkify": False}).parse(page.read_text())
+        for token in block.children or ()
+    ]
+    return [str(token.attrs[name]) for token in inline for name in ("href", "src") if name in token.attrs]
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The headings' anchors as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def problem(page: Path, link: str) -> str | None:
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    if not target.exists():
+        return f"{link}: no such file"
+    if anchor and anchor not in anchors(target):
+        return f"{link}: no such heading"
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_page_when_it_links_to_a_file_then_file_and_heading_exist(page: Path) -> None:
+    relative = [link for link in links(page) if not re.match(r"[a-z]+:", link)]
+    assert [found for link in relative if (found := problem(page, link))] == []
+
+
+def test_links_when_a_page_names_nothing_then_it_is_reported(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A page\n\n[a](nowhere.md) ![b](#a-page) [c](page.md#gone) `[d](code.md)`\n")
+    assert links(page) == ["nowhere.md", "#a-page", "page.md#gone"]
+    assert [problem(page, link) for link in links(page)] == [
+        "nowhere.md: no such file",
+        None,
+        "page.md#gone: no such heading",
+    ]
+
+
+def test_pages_when_in_docs_then_the_index_leads_to_each() -> None:
+    reached: set[Path] = set()
+    waiting = [ROOT / "docs/README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page not in reached and page.suffix == ".md":
+            reached.add(page)
+            waiting += [
+                (page.parent / link.partition("#")[0]).resolve()
+                for link in links(page)
+                if not re.match(r"[a-z]+:|#", link)
+            ]
+    assert [
+        page.relative_to(ROOT).as_posix()
+        for page in PAGES
+        if page.is_relative_to(ROOT / "docs") and page not in reached
+    ] == []
+
+
+def test_readme_when_the_spaces_settings_are_left_out_then_it_has_at_most_90_lines() -> None:
+    _, _, text = (ROOT / "README.md").read_text().removeprefix("---\n").partition("\n---\n")
+    assert 20 < len(text.splitlines()) <= 90
