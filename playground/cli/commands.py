@@ -1,15 +1,34 @@
-"""All commands of `python -m playground`. What the page does, they do without a browser."""
+"""Compare and measure quantizations of vision-language models, without a browser.
+
+Where a command takes several variants, --model, --projector and --variants may be repeated, and each value may be
+several, separated by commas.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from playground.cli import compare, measure, models, quantize
-from playground.errors import PlaygroundError
+from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+class _Command(TyperCommand):
+    """A command that never drops a value silently: an option that takes one value may be given once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        *_, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(option for option in given if isinstance(option, TyperOption)).items():
+            if times > 1 and not (option.multiple or option.is_flag):
+                raise BadInput(f"{option.opts[0]} was given {times} times; give it once.")
+        return super().parse_args(ctx, args)
+
 
 for _command in (
     compare.variants,
@@ -24,7 +43,7 @@ for _command in (
     models.download,
     models.presets,
 ):
-    app.command()(_command)
+    app.command(cls=_Command)(_command)
 
 
 def main() -> None:

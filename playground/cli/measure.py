@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,14 +38,16 @@ from playground.values.files import Variant
 from playground.values.request import Runtime
 from playground.wiring import open_parts
 
+_GRID_PROJECTORS = "F16,Q8_0,Q4_0,Q2_K"
+
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a measuring command was given."""
+class _Options:
+    """What all measuring commands are given."""
 
-    variants: str
-    projector: str
-    model: list[Path] | None
+    variants: list[str] | None
+    projector: list[str] | None
+    model: list[str] | None
     questions: Path | None
     level: str
     n: int
@@ -55,7 +56,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Measured:
     measurement: results.Measurement
     variants: tuple[Variant, ...]
     reference: str
@@ -64,8 +65,8 @@ class _Found:
 
 
 def drift(
-    variants: Names = "",
-    projector: Projectors = "",
+    variants: Names = None,
+    projector: Projectors = None,
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
@@ -76,14 +77,14 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    found = _measure(asked, results.MeasurementPlan(look=look, max_tokens=max_tokens))
+    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx)
+    measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=max_tokens))
     if as_json:
-        typer.echo(msgspec.json.encode(found.measurement).decode())
+        typer.echo(msgspec.json.encode(measured.measurement).decode())
         return
-    _print_floor(found.measurement)
+    _print_floor(measured.measurement)
     typer.echo(f"{'variant':28} {'KL mean':>10} {'95 %':>21} {'p99':>9} {'same top':>9} {'same answer':>12}  looks")
-    for v, r in zip(found.variants, found.measurement.results, strict=True):
+    for v, r in zip(measured.variants, measured.measurement.results, strict=True):
         if r.mean_kl is None:
             typer.echo(f"{v.label:28} {'reference':>10}{'':62} {r.looks or ''}")
             continue
@@ -96,8 +97,8 @@ def drift(
 
 
 def grid(
-    variants: Names = "",
-    projector: Projectors = "F16,Q8_0,Q4_0,Q2_K",
+    variants: Names = None,
+    projector: Projectors = None,
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
@@ -106,16 +107,17 @@ def grid(
     n_ctx: ContextSize = 1024,
     as_json: AsJson = False,
 ) -> None:
-    """Language models by projectors: mean KL, and which half it comes from."""
-    asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    found = _measure(asked, results.MeasurementPlan(max_tokens=max_tokens))
-    effects = results.grid(found.measurement, found.variants, found.reference)
+    """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
+    halves = projector or (None if model else [_GRID_PROJECTORS])
+    options = _Options(variants, halves, model, questions, level, n, max_tokens, n_ctx)
+    measured = _measure(options, results.MeasurementPlan(max_tokens=max_tokens))
+    effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
     if as_json:
-        typer.echo(msgspec.json.encode(found.measurement).decode())
+        typer.echo(msgspec.json.encode(measured.measurement).decode())
         return
-    _print_floor(found.measurement)
+    _print_floor(measured.measurement)
     columns = list(dict.fromkeys(e.projector for e in effects))
     typer.echo(f"{'mean KL, nats a token':24}" + "".join(f"{'mmproj ' + p:>14}" for p in columns))
     for name in dict.fromkeys(e.model for e in effects):
@@ -125,8 +127,8 @@ def grid(
 
 
 def accuracy(
-    variants: Names = "",
-    projector: Projectors = "",
+    variants: Names = None,
+    projector: Projectors = None,
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
@@ -136,44 +138,44 @@ def accuracy(
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
-    found = _measure(asked, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=max_tokens))
+    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx)
+    measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=max_tokens))
     if as_json:
-        typer.echo(msgspec.json.encode(found.measurement).decode())
+        typer.echo(msgspec.json.encode(measured.measurement).decode())
         return
     typer.echo(f"{'variant':28} {'accuracy':>9} {'95 %':>17} {'lost':>5} {'won':>4} {'p':>7}")
-    for v, r in zip(found.variants, found.measurement.results, strict=True):
+    for v, r in zip(measured.variants, measured.measurement.results, strict=True):
         if r.accuracy is None:
             typer.echo(f"{v.label:28} no accepted answers in the set")
             continue
-        told = f"{v.label:28} {r.accuracy.value:9.1%} {range_of(r.accuracy, '.1%'):>17}"
+        row = f"{v.label:28} {r.accuracy.value:9.1%} {range_of(r.accuracy, '.1%'):>17}"
         if r.against is not None:
-            told += f" {r.against.only_first:5} {r.against.only_second:4} {r.against.p:7.3f}  {r.against.words}"
-        typer.echo(told)
+            row += f" {r.against.only_first:5} {r.against.only_second:4} {r.against.p:7.3f}  {r.against.words}"
+        typer.echo(row)
 
 
 def card(
-    variants: Names = "",
-    projector: Projectors = "",
+    variants: Names = None,
+    projector: Projectors = None,
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
     n: Count = 50,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = 1024,
-    max_size: Annotated[str, typer.Option(help="Of both files: 5MB, 1.2GB.")] = "",
-    max_memory: Annotated[str, typer.Option(help="That both workers hold: 6GB.")] = "",
-    min_speed: Annotated[float | None, typer.Option(help="Tokens a second.")] = None,
-    max_kl: Annotated[float | None, typer.Option(help="Nats a token. Default: 0.01.")] = None,
+    max_size: Annotated[str, typer.Option(help="Size of both files: 5MB, 1.2GB.")] = "",
+    max_memory: Annotated[str, typer.Option(help="Memory that both workers hold: 6GB.")] = "",
+    min_speed: Annotated[float | None, typer.Option(help="Tokens per second.")] = None,
+    max_kl: Annotated[float | None, typer.Option(help="Mean KL, nats per token. Default: 0.01.")] = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="A file to write: .html, .json or .png; may be repeated.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
-    from playground.rendering import card_view as shown  # noqa: PLC0415  the other commands need no Gradio
+    from playground.rendering import card_view  # noqa: PLC0415  the other commands need no Gradio
 
-    asked = _Asked(variants, projector, model, questions, level, n, max_tokens, n_ctx)
+    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx)
     limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_memory=bytes_of(max_memory) if max_memory else None,
@@ -182,44 +184,45 @@ def card(
     )
     ship.check(limits)
     for path in out or ():
-        shown.check_kind(path.suffix.removeprefix("."))
+        card_view.check_kind(path.suffix.removeprefix("."))
         if not path.parent.is_dir():
             raise BadInput(f"There is no folder {path.parent} to write {path.name} in.")
-    found = _measure(asked, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=max_tokens))
+    measured = _measure(options, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=max_tokens))
     made = ship.card(
-        found.measurement,
-        found.variants,
-        found.reference,
+        measured.measurement,
+        measured.variants,
+        measured.reference,
         limits,
-        engine=found.engine,
-        machine=found.machine,
-        set_name=questions.name if questions else f"embedded questions, {level or 'easy and hard'}",
-        settings=f"greedy, {max_tokens} tokens at most, context {n_ctx}",
+        engine=measured.engine,
+        machine=measured.machine,
+        set_name=ship.set_title(questions.name if questions else "", level),
+        settings=ship.settings_line(max_tokens, n_ctx),
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
         try:
-            path.write_bytes(shown.write(path.suffix.removeprefix("."), made))
+            path.write_bytes(card_view.write(path.suffix.removeprefix("."), made))
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error}.") from None
         say(f"{path} written.")
     if as_json:
         typer.echo(msgspec.json.encode(made).decode())
-        return
+    else:
+        _print_card(made)
+
+
+def _print_card(made: ship.ShipCard) -> None:
     typer.echo(
         f"{'':2}{'variant':28} {'size':>9} {'memory':>10} {'tok/s':>8} {'KL':>9} {'accuracy':>9}  keeps the limits"
     )
     for row in made.rows:
         mark = "→ " if row.variant == made.recommended else "* " if row.pareto else "  "
-        told = (
-            f"{row.bytes / 1e6:.1f} MB",
-            "–" if row.memory is None else f"{row.memory / 2**20:.0f} MiB",
-            "–" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}",
-            "–" if row.kl is None else f"{row.kl.value:.5f}",
-            "–" if row.accuracy is None else f"{row.accuracy.value:.1%}",
-        )
+        memory = "–" if row.memory is None else f"{row.memory / 2**20:.0f} MiB"
+        speed = "–" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}"
+        kl = "–" if row.kl is None else f"{row.kl.value:.5f}"
+        correct = "–" if row.accuracy is None else f"{row.accuracy.value:.1%}"
         typer.echo(
-            f"{mark}{row.label:28} {told[0]:>9} {told[1]:>10} {told[2]:>8} {told[3]:>9} {told[4]:>9}  "
+            f"{mark}{row.label:28} {f'{row.bytes / 1e6:.1f} MB':>9} {memory:>10} {speed:>8} {kl:>9} {correct:>9}  "
             f"{'; '.join(row.failing) or 'yes'}"
         )
     typer.echo("(* nothing here is as good in everything and better in something)")
@@ -227,32 +230,28 @@ def card(
         typer.echo(reason)
 
 
-def _measure(asked: _Asked, plan: results.MeasurementPlan) -> _Found:
+def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
     with open_parts(Settings.read(), any_folder=True) as parts:
-        variants = choose(parts, asked.model, asked.variants, asked.projector)
+        variants = choose(parts, options.model, options.variants, options.projector)
         reference = comparison_request.reference_of(variants)
         measuring = measure.MeasureJob(
-            questions_of(parts, asked.questions, asked.level, asked.n),
+            questions_of(parts, options.questions, options.level, options.n),
             variants,
             reference,
             plan,
-            Runtime(n_ctx=asked.n_ctx),
+            Runtime(n_ctx=options.n_ctx),
             parts.pool,
             parts.embeddings,
             parts.result_cache,
             lambda: False,
         )
-        found = followed(measuring.run(), results.Measurement)
+        measurement = followed(measuring.run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
-    _tell(found.problems)
-    return _Found(found, variants, reference, engine, machine)
-
-
-def _tell(problems: Sequence[str]) -> None:
-    for problem in problems[:20]:
+    for problem in measurement.problems[:20]:
         say(problem)
+    return _Measured(measurement, variants, reference, engine, machine)
 
 
-def _print_floor(found: results.Measurement) -> None:
-    floors = ", ".join(f"{name} {kl:.1e}" for name, kl in found.floors.items())
-    typer.echo(f"{len(found.questions)} questions. Noise floor (the reference against itself): {floors}")
+def _print_floor(measurement: results.Measurement) -> None:
+    floors = ", ".join(f"{name} {kl:.1e}" for name, kl in measurement.floors.items())
+    typer.echo(f"{len(measurement.questions)} questions. Noise floor (the reference against itself): {floors}")

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from playground.cli.options import AsJson, choose, followed, line, say
+from playground.cli.options import AsJson, followed, line, open_pairs, say
 from playground.errors import BadInput, BadModel, PlaygroundError
 from playground.measuring import measure, question_sets, results
 from playground.models import doctor as diagnosis
@@ -162,7 +162,7 @@ def _all_bytes(name: str) -> int | None:
 
 
 def _looks(parts: Parts, model: Path, projector: Path) -> str | None:
-    variants = choose(parts, [model], "", str(projector))
+    variants = open_pairs(parts, [str(model)], [str(projector)])
     measuring = measure.MeasureJob(
         question_sets.embedded(parts.evaluation, level="easy").first(3),
         variants,

@@ -1,10 +1,11 @@
-"""What the lab's commands have in common: options, the set of questions, how far it is."""
+"""What the commands share: their options, the variants and questions that these choose, progress on the terminal."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,77 +14,105 @@ import typer
 from playground.errors import BadInput
 from playground.measuring import question_sets, results
 from playground.measuring.statistics import Interval
+from playground.models.catalog import Catalog
 from playground.quantizing import scan_results
 from playground.quantizing.make_variant import CheckedVariant
 from playground.values.files import Variant
 from playground.wiring import Parts
 
-_Found = TypeVar("_Found", results.Measurement, scan_results.Sensitivity, CheckedVariant)
+_Result = TypeVar("_Result", results.Measurement, scan_results.Sensitivity, CheckedVariant)
 
-Names = Annotated[str, typer.Option(help="Language model quantizations, separated by commas. Default: the preset's.")]
-Projectors = Annotated[
-    str,
-    typer.Option(
-        help="Projector quantizations, separated by commas; with --model the mmproj files. Default: the reference's."
-    ),
+# Each of these three may be repeated, and each value may be several, separated by commas (`listed`).
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--variants", help="Quantizations, labels or ids. Default: the preset's. Repeatable."),
 ]
-Models = Annotated[list[Path] | None, typer.Option("--model", help="A language model's GGUF file; may be repeated.")]
+Projectors = Annotated[
+    list[str] | None,
+    typer.Option("--projector", help="Projector quantizations (F16,Q4_0), or with --model mmproj files. Repeatable."),
+]
+Models = Annotated[list[str] | None, typer.Option("--model", help="GGUF files of language models. Repeatable.")]
 Questions = Annotated[
     Path | None,
     typer.Option("--items", help="A folder or zip with images and an items.jsonl or .csv. Default: the embedded set."),
 ]
 Level = Annotated[str, typer.Option(help="Of the embedded set: easy, hard, or both (empty).")]
 Count = Annotated[int, typer.Option("-n", help="Questions, taken evenly from the set.")]
-MaxTokens = Annotated[int, typer.Option(help="Of an answer.")]
-ContextSize = Annotated[int, typer.Option("--ctx-size", help="Tokens.")]
-Look = Annotated[bool, typer.Option("--look", help="Also ask with blank, shuffled and foreign images.")]
+MaxTokens = Annotated[int, typer.Option(help="Length of an answer, at most.")]
+ContextSize = Annotated[int, typer.Option("--ctx-size", help="Context size, tokens.")]
+Look = Annotated[
+    bool,
+    typer.Option("--look", help="Also ask with blank, shuffled and other images."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 def questions_of(parts: Parts, own: Path | None, level: str, n: int) -> question_sets.QuestionSet:
     if not 0 < n <= question_sets.MAX_ITEMS:
         raise BadInput(f"-n has to be between 1 and {question_sets.MAX_ITEMS}.")
-    return (question_sets.read_questions(own) if own else question_sets.embedded(parts.evaluation, level=level)).first(
-        n
-    )
+    questions = question_sets.read_questions(own) if own else question_sets.embedded(parts.evaluation, level=level)
+    return questions.first(n)
 
 
-def followed(updates: Iterator[results.Progress | _Found], kind: type[_Found]) -> _Found:
-    """Shows how far it has come on a terminal; returns the last update."""
-    found: _Found | None = None
+def followed(updates: Iterator[results.Progress | _Result], kind: type[_Result]) -> _Result:
+    """Shows the progress on a terminal; returns the result, which is the last update."""
+    result: _Result | None = None
     for update in updates:
         if isinstance(update, kind):
-            found = update
+            result = update
         elif isinstance(update, results.Progress):
             left = f", {update.seconds_left:.0f} s left" if update.seconds_left is not None else ""
             line(f"{update.done} of {update.total}{left}: {update.what}")
     line("")
-    assert found is not None
-    return found
+    assert result is not None
+    return result
 
 
-def choose(parts: Parts, models: list[Path] | None, names: str, projectors: str) -> tuple[Variant, ...]:
-    """The pairs given by their files, or by name of those that are there."""
-    wanted, halves = ([name.strip() for name in text.split(",") if name.strip()] for text in (names, projectors))
-    if models:
-        if not halves:
-            raise BadInput("Give the mmproj file too: --model a.gguf --projector mmproj.gguf.")
-        found = [parts.catalog.open_pair(model, Path(half)) for model in models for half in halves]
-        # The first pair that was opened of a family is its reference until a more precise one comes.
-        return tuple(v for v in parts.catalog.variants if v.id in {f.id for f in found})
+def listed(values: Sequence[str] | None) -> list[str]:
+    """All values of an option that may be repeated and may hold commas. A file's own name may hold commas too."""
+    parts = (part for value in values or () for part in ([value] if os.path.isfile(value) else value.split(",")))
+    return [part.strip() for part in parts if part.strip()]
+
+
+def choose(
+    parts: Parts, models: Sequence[str] | None, names: Sequence[str] | None, projectors: Sequence[str] | None
+) -> tuple[Variant, ...]:
+    """The variants that --model, --variants and --projector name. Without any of them: what the preset ticks."""
+    files, wanted, halves = listed(models), listed(names), listed(projectors)
+    if not files:
+        return derived(parts).choose(wanted or parts.catalog.presets[0].ticked, halves)
+    pairs = open_pairs(parts, files, halves)
+    if not wanted:
+        return pairs
+    return tuple(variant for variant in parts.catalog.choose(wanted) if variant in pairs)
+
+
+def open_pairs(parts: Parts, models: Sequence[str], projectors: Sequence[str]) -> tuple[Variant, ...]:
+    """Every language model with every projector, each pair once."""
+    if not projectors:
+        raise BadInput("Give both halves of a pair: --model a.gguf --projector b.gguf.")
+    opened = {parts.catalog.open_pair(Path(model), Path(half)).id for model in models for half in projectors}
+    # As the catalog has them now: a more precise pair that was opened later takes over as the family's reference.
+    return tuple(variant for variant in parts.catalog.variants if variant.id in opened)
+
+
+def derived(parts: Parts) -> Catalog:
+    """The catalog with the embedded model's quantizations made, and its problems shown."""
     parts.catalog.derive(parts.pool.quantize, say)
-    return parts.catalog.choose(wanted or list(parts.catalog.presets[0].ticked), halves)
+    for problem in parts.catalog.problems:
+        say(problem)
+    return parts.catalog
 
 
 def bytes_of(text: str) -> int:
     """Raises BadInput. Decimal units, as the Hub shows files."""
-    found = re.fullmatch(r"([\d.]+) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([\d.]+) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
     try:
-        if found is None:
+        if match is None:
             raise ValueError
-        return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+        return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
     except (ValueError, OverflowError):
-        raise BadInput(f"'{text[:40]}' is no size; write 5MB or 1.2GB.") from None
+        raise BadInput(f"Invalid size '{text[:40]}'; write 5MB or 1.2GB.") from None
 
 
 def range_of(interval: Interval, form: str) -> str:
@@ -93,7 +122,7 @@ def range_of(interval: Interval, form: str) -> str:
 
 
 def line(text: str) -> None:
-    """Replace the line that tells how far it is; on a terminal only."""
+    """Replace the line that shows the progress; on a terminal only."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
 

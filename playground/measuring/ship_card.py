@@ -107,6 +107,15 @@ def card(
     )
 
 
+def set_title(own: str, level: str) -> str:
+    """How a card names its questions: by the name of the person's own set, or by the level of the embedded one."""
+    return own or f"embedded questions, {level or 'easy and hard'}"
+
+
+def settings_line(max_tokens: int, n_ctx: int) -> str:
+    return f"greedy, {max_tokens} tokens at most, context {n_ctx}"
+
+
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:
     by_id = {v.id: v for v in variants}
     drafts = [_row(by_id[r.variant], r, r.variant == reference, limits) for r in measured.results]

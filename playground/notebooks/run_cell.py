@@ -13,11 +13,12 @@ import msgspec
 from playground.comparing import compare, comparison_request, run_settings
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.errors import BadInput
+from playground.measuring import ship_card
 from playground.measuring.measure import MeasureJob
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.result_cache import ResultCache
 from playground.measuring.results import Progress
-from playground.measuring.ship_card import ShipCard, card
+from playground.measuring.ship_card import ShipCard
 from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState, without_paths
 from playground.pool.pool import Pool
 from playground.quantizing.scan_results import Scan
@@ -108,7 +109,6 @@ def card_of(run: Run) -> ShipCard | None:
     if asked is None or found is None or all(r.mean_kl is None for r in found.results):
         return None
     runtime, tokens = run.cell.settings.runtime(), asked.plan.max_tokens
-    name = asked.name if asked.source else f"embedded questions, {asked.level or 'easy and hard'}"
     command = ["python", "-m", "playground", "card", "--variants", ",".join(v.id for v in run.variants)]
     command += ["--items", asked.name] if asked.source else ["--level", asked.level]
     command += ["-n", str(asked.n), "--max-tokens", str(tokens), "--ctx-size", str(runtime.n_ctx)]
@@ -117,15 +117,15 @@ def card_of(run: Run) -> ShipCard | None:
     command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []
     for option, value in (("--min-speed", limits.min_tokens_per_second), ("--max-kl", limits.max_kl)):
         command += [option, f"{value:g}"] if value is not None else []
-    return card(
+    return ship_card.card(
         found,
         run.variants,
         run.reference,
         limits,
         engine=run.engine,
         machine=run.machine,
-        set_name=name,
-        settings=f"greedy, {tokens} tokens at most, context {runtime.n_ctx}",
+        set_name=ship_card.set_title(asked.name if asked.source else "", asked.level),
+        settings=ship_card.settings_line(tokens, runtime.n_ctx),
         command=shlex.join(command),
         when=run.started,
     )

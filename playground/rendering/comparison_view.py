@@ -17,19 +17,6 @@ from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane,
 from playground.values.files import Variant
 from playground.values.memory import HOST, MemoryReport, WorkerMemory, WorkerRole
 
-environment.filters |= {
-    "seconds": number_format.seconds,
-    "file_size": number_format.file_size,
-    "memory": number_format.memory,
-    "speed": number_format.speed,
-    "bits": number_format.bits,
-    "probability": number_format.probability,
-    "when": number_format.when,
-    "share": number_format.share,
-    "plain": lambda number: f"{number:.10g}",
-}
-
-
 _ICONS = {
     PaneState.QUEUED: "○",
     PaneState.LOADING: "◔",

@@ -8,6 +8,8 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
+from playground.rendering import number_format
+
 environment = jinja2.Environment(
     loader=jinja2.PackageLoader("playground.rendering", "templates"),
     autoescape=True,
@@ -15,6 +17,17 @@ environment = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
+environment.filters |= {
+    "seconds": number_format.seconds,
+    "file_size": number_format.file_size,
+    "memory": number_format.memory,
+    "speed": number_format.speed,
+    "bits": number_format.bits,
+    "probability": number_format.probability,
+    "when": number_format.when,
+    "share": number_format.share,
+    "plain": lambda number: f"{number:.10g}",
+}
 
 
 STYLES = Path(__file__).parent / "styles"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from gguf import GGUFReader
 
 from playground.__main__ import main
-from playground.cli import options
+from playground.cli import commands, options
 from playground.errors import BadInput
 from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
@@ -85,7 +86,7 @@ def test_module_when_called_from_a_shell_then_the_same(cache: Path) -> None:
         env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (
-        2, "", "Error: '5XB' is no size; write 5MB or 1.2GB.\n",
+        2, "", "Error: Invalid size '5XB'; write 5MB or 1.2GB.\n",
     )  # fmt: skip
 
 
@@ -133,6 +134,48 @@ def test_scan_when_under_a_size_then_a_recipe_whose_files_quantize_makes_again(
     assert "has no tensors" not in told(call("quantize", few.model, "--recipe", "gone.toml"))
 
 
+VARIANTS = ("-n", "1", "--max-tokens", "4", "--json")
+LAST = {
+    "compare": ("compare", "--image", str(FOLDER / "evaluation/hard-62.png"), "--prompt", "x", *VARIANTS[2:]),
+    **{name: (name, *VARIANTS) for name in ("drift", "grid", "accuracy", "card")},
+}
+
+
+@pytest.mark.parametrize("form", ["repeated", "commas"])
+@pytest.mark.parametrize("command", LAST)
+def test_files_and_names_when_repeated_or_with_commas_then_every_one_is_used(
+    call: Call, derived: Path, tmp_path: Path, command: str, form: str
+) -> None:
+    models = [MODEL, str(next((derived / "derived").glob("*/tiny-vlm*Q2_K.gguf")))]
+    comma = tmp_path / "mmproj, with a comma-Q4_0.gguf"
+    comma.write_bytes(next((derived / "derived").glob("*/mmproj*Q4_0.gguf")).read_bytes())
+    projectors = [PROJECTOR, str(comma)]
+
+    def given(option: str, values: list[str]) -> list[str]:
+        return [option, ",".join(values)] if form == "commas" else [w for value in values for w in (option, value)]
+
+    files = given("--model", models) + [w for half in projectors for w in ("--projector", half)]
+    names = given("--variants", ["F16", "Q2_K"]) + given("--projector", ["F16", "Q4_0"])
+    for words in (files, names):
+        document = json.loads(fine(call(*LAST[command], *words)))
+        rows = document.get("panes") or document.get("rows") or document["results"]
+        assert len({row["variant"] for row in rows}) == 4
+
+
+def test_variants_when_named_with_files_then_these_of_the_pairs(call: Call, derived: Path) -> None:
+    other = next((derived / "derived").glob("*/tiny-vlm*Q2_K.gguf"))
+    words = ("--model", MODEL, "--model", other, "--projector", PROJECTOR)
+    document = json.loads(fine(call("drift", *VARIANTS, *words, "--variants", "Q2_K")))
+    assert [row["variant"] for row in document["results"]] == ["tiny-vlm:Q2_K+mmproj-F16"]
+
+
+def test_help_when_shown_then_it_names_every_command(call: Call) -> None:
+    shown = fine(call("--help"))
+    for command in commands.app.registered_commands:
+        assert re.search(rf"^\W*{command.callback.__name__} ", shown, re.MULTILINE)
+    assert len(commands.app.registered_commands) >= 11
+
+
 def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
     words = ("card", "--variants", "F16,Q4_K_M", "-n", "2", "--max-tokens", "8", "--max-kl", "0.5", "--max-size", "1GB")
     done = call(*words, "--out", "x.png", "--out", "x.html", "--json")
@@ -165,7 +208,11 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sensitivity --max-size 5XB", "'5XB' is no size"),
+        ("sensitivity --max-size 5XB", "Invalid size '5XB'"),
+        ("drift -n 3 -n 4", "-n was given 2 times; give it once."),
+        (f"sensitivity --model {MODEL} --model {MODEL}", "--model was given 2 times"),
+        ("download o/n Q4_0 --projector F16 --projector Q8_0", "--projector was given 2 times"),
+        (f"drift --model {MODEL}", "Give both halves of a pair"),
         ("sensitivity --max-size 0", "A limit has to be a number above 0"),
         ("sensitivity --max-kl nan", "A limit has to be a number above 0"),
         ("sensitivity --types , --restore", "Say which types"),
@@ -197,6 +244,6 @@ def test_size_when_written_by_a_person_then_bytes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "MB", "-5MB", "1.2.3GB", ".", "5MiB", "1e9", "nan", "inf", "9" * 400])
 def test_size_when_it_is_none_then_said(text: str) -> None:
-    with pytest.raises(BadInput, match="is no size; write 5MB") as refused:
+    with pytest.raises(BadInput, match=r"Invalid size .*; write 5MB") as refused:
         options.bytes_of(text)
     assert len(str(refused.value)) < 100
