@@ -1,78 +1,131 @@
 """Every error that a person may see. Each message says what is wrong and what to do next.
 
 PlaygroundError
-├── BadInput               the request cannot be run as it is; nothing was loaded
-│   ├── BadImage           not an image, cut short, or too large
-│   ├── BadPrompt          empty, or longer than the context
-│   ├── NotAllowed         what this person, or the page, has no right to
-│   ├── NoNotebook         there is none under this link or name; not told apart from one that was deleted
-│   └── Busy               too many wait already, or this person has enough runs waiting
-├── BadModel               a file or a pair of files that cannot be used
-│   └── BadPair            the projector does not belong to the language model
-├── EngineError            llama.cpp said no; carries its last log lines
-│   └── WorkerDied         the worker's process ended before it answered
-├── Offline                the Hub cannot be reached, or asks to wait
-├── OutOfMemory            the pool's budget cannot hold what was asked for
-├── BadSettings            playground.toml or the environment; for the operator, before anything runs
-└── Stopped                a person stopped it; not a fault
+├── Failure                this request failed; another one may succeed
+│   ├── BadInput           the request is invalid; nothing was loaded
+│   │   ├── BadImage       not an image, truncated, or too large
+│   │   ├── BadPrompt      empty, or longer than the context
+│   │   ├── NotAllowed     this person, or the page, lacks the permission
+│   │   └── NoNotebook     nothing has this link or name; a deleted notebook gives the same error
+│   ├── BadModel           a file cannot be used
+│   │   └── BadPair        the projector does not belong to the language model
+│   └── EngineError        llama.cpp failed; carries its last log lines
+│       └── WorkerDied     the worker's process ended before it answered
+├── Unavailable            the request is valid, but the machine or the network cannot serve it now
+│   ├── Busy               too many runs wait already, or too many of this person's
+│   ├── OutOfMemory        the pool's budget cannot hold what the request needs
+│   ├── NoRoom             the disk is full, or its allowance is used up
+│   └── Offline            the Hub cannot be reached, or asks to wait
+├── Interrupted            a person stopped the run, or the app is closing; not a fault
+└── BadSettings            invalid playground.toml or environment; for the operator, before anything runs
+
+A job of many steps catches `Failure`, records it with its step, and goes on. Whatever else is raised ends the job.
 """
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+from typing import ClassVar
+
 
 class PlaygroundError(Exception):
-    """Base of all errors whose text is meant for the person at the page."""
+    """Base of all errors whose text is meant for the person at the page.
+
+    `code` is the error's name in JSON documents and in the API. It never changes.
+    """
+
+    code: ClassVar[str] = "error"
 
     @property
     def message(self) -> str:
         return str(self)
 
 
-class BadInput(PlaygroundError): ...
+class Failure(PlaygroundError):
+    code = "failure"
 
 
-class BadImage(BadInput): ...
+class BadInput(Failure):
+    code = "bad_input"
 
 
-class BadPrompt(BadInput): ...
+class BadImage(BadInput):
+    code = "bad_image"
 
 
-class NotAllowed(BadInput): ...
+class BadPrompt(BadInput):
+    code = "bad_prompt"
 
 
-class NoNotebook(BadInput): ...
+class NotAllowed(BadInput):
+    code = "not_allowed"
 
 
-class Busy(BadInput): ...
+class NoNotebook(BadInput):
+    code = "no_notebook"
 
 
-class BadModel(PlaygroundError): ...
+class BadModel(Failure):
+    code = "bad_model"
 
 
-class BadPair(BadModel): ...
+class BadPair(BadModel):
+    code = "bad_pair"
 
 
-class EngineError(PlaygroundError):
+class EngineError(Failure):
     """llama.cpp failed.
 
     `log` holds its last lines, oldest first; the page shows them under the message.
     """
+
+    code = "engine_error"
 
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.log = log
 
 
-class WorkerDied(EngineError): ...
+class WorkerDied(EngineError):
+    code = "worker_died"
 
 
-class Offline(PlaygroundError): ...
+class Unavailable(PlaygroundError):
+    code = "unavailable"
 
 
-class OutOfMemory(PlaygroundError): ...
+class Busy(Unavailable):
+    code = "busy"
 
 
-class BadSettings(PlaygroundError): ...
+class OutOfMemory(Unavailable):
+    code = "out_of_memory"
 
 
-class Stopped(PlaygroundError): ...
+class NoRoom(Unavailable):
+    code = "no_room"
+
+
+class Offline(Unavailable):
+    code = "offline"
+
+
+class Interrupted(PlaygroundError):
+    code = "interrupted"
+
+
+class BadSettings(PlaygroundError):
+    code = "bad_settings"
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether the disk, the person's quota or the process's limit on file size has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cannot_write(path: Path | str, error: OSError) -> BadInput | NoRoom:
+    """The error to raise where writing `path` failed: NoRoom if the disk is full, else BadInput."""
+    if disk_is_full(error):
+        return NoRoom(f"{path} cannot be written: the disk is full. Make room, and try again.")
+    return BadInput(f"{path} cannot be written: {error}.")

@@ -30,7 +30,7 @@ from playground.cli.options import (
     say,
 )
 from playground.comparing import comparison_request
-from playground.errors import BadInput
+from playground.errors import BadInput, cannot_write
 from playground.measuring import measure, results
 from playground.measuring import ship_card as ship
 from playground.settings import Settings
@@ -203,7 +203,7 @@ def card(
         try:
             path.write_bytes(card_view.write(path.suffix.removeprefix("."), made))
         except OSError as error:
-            raise BadInput(f"{path} cannot be written: {error}.") from None
+            raise cannot_write(path, error) from None
         say(f"{path} written.")
     if as_json:
         typer.echo(msgspec.json.encode(made).decode())

@@ -22,7 +22,7 @@ from playground.cli.options import (
     range_of,
     say,
 )
-from playground.errors import BadInput
+from playground.errors import BadInput, cannot_write
 from playground.quantizing import quantizer, recipes, scan_results
 from playground.quantizing import sensitivity_scan as scanning
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
@@ -176,7 +176,7 @@ def sensitivity(
         try:
             recipe_file.write_text(recipes.to_toml(found.built.recipe))
         except OSError as error:
-            raise BadInput(f"{recipe_file} cannot be written: {error}.") from None
+            raise cannot_write(recipe_file, error) from None
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:

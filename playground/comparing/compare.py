@@ -19,7 +19,7 @@ from playground.comparing.comparison_request import check
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.panes import Panes
 from playground.engine import protocol
-from playground.errors import BadInput, EngineError, PlaygroundError, Stopped
+from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
 from playground.pool.pool import Pool, Slot
 from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
@@ -102,7 +102,7 @@ class _ComparisonRun:
         self._embeddings = embeddings
         self._stop = stop
         self._panes = panes
-        self._prompts: dict[tuple[str | None, ...], protocol.EncodedPrompt | PlaygroundError] = {}
+        self._prompts: dict[tuple[str | None, ...], protocol.EncodedPrompt | Failure | Unavailable] = {}
         self._load_s: dict[WorkerSpec, float | None] = {}
         self._slot: Slot  # from when it is this run's
         self._runtimes: dict[str, Runtime] = {}  # by variant: what fits into memory
@@ -172,7 +172,7 @@ class _ComparisonRun:
                 with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
                     self._load_s[spec] = lease.load_s
             except PlaygroundError as error:
-                if is_projector and not isinstance(error, Stopped):
+                if is_projector and isinstance(error, Failure | Unavailable):
                     self._prompts[self._prompt_key(variant)] = error
                 else:
                     self._fail(variant, error)
@@ -193,7 +193,7 @@ class _ComparisonRun:
             return
         try:
             if self._stop.wanted(variant.id):
-                raise Stopped("Stopped before it began.")
+                raise Interrupted("Interrupted before it began.")
             step(variant)
         except PlaygroundError as error:
             self._fail(variant, error)
@@ -207,11 +207,13 @@ class _ComparisonRun:
                 self._fail(variant, error)
 
     def _fail(self, variant: Variant, error: PlaygroundError) -> None:
-        if isinstance(error, Stopped):
+        if isinstance(error, Interrupted):
             self._panes.set(variant.id, state=PaneState.STOPPED, note=None, finish_reason="stopped")
             return
         log = error.log[-12:] if isinstance(error, EngineError) else ()
-        self._panes.set(variant.id, state=PaneState.FAILED, error=error.message, log=log, note=None)
+        self._panes.set(
+            variant.id, state=PaneState.FAILED, error=error.message, error_code=error.code, log=log, note=None
+        )
 
     def _wanted(self, variant: Variant) -> Callable[[], bool]:
         return lambda: self._stop.wanted(variant.id)
@@ -241,9 +243,7 @@ class _ComparisonRun:
         if paid:
             try:
                 self._prompts[key], cached = self._encode_prompt(variant)
-            except Stopped:
-                raise
-            except PlaygroundError as error:
+            except (Failure, Unavailable) as error:
                 self._prompts[key] = error
         prompt = self._prompts[key]
         if isinstance(prompt, PlaygroundError):
@@ -334,7 +334,7 @@ class _ComparisonRun:
                 scored = lease.request(request, stop=self._wanted(variant))
             assert isinstance(scored, protocol.Scored)
             scores = scored.scores
-        except Stopped:
+        except Interrupted:
             pass  # the answer is there; it only has no probabilities
         except PlaygroundError as error:
             self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")

@@ -25,7 +25,7 @@ def encode(
 ) -> tuple[protocol.EncodedPrompt, bool]:
     """Have a vision worker encode what the cache does not have; without a cache, everything.
 
-    Returns the prompt, and whether all images came from the cache. Raises Stopped and what the worker raises.
+    Returns the prompt, and whether all images came from the cache. Raises Interrupted and what the worker raises.
     """
 
     def ask(known: dict[int, str]) -> protocol.EncodedPrompt:

@@ -21,7 +21,7 @@ from llama_cpp import llama_cpp as C
 
 from playground.engine.ggml import Memory, function
 from playground.engine.protocol import ImportanceWritten, WriteImportance
-from playground.errors import BadInput, EngineError
+from playground.errors import BadInput, EngineError, cannot_write
 
 _DIMENSIONS, _SOURCES, _PARAMETER_BYTES, _NAME_BYTES = 4, 10, 64, 64
 _F32, _F16 = 0, 1
@@ -197,7 +197,7 @@ class Importance:
             _save(part, sums, datasets, readings, rows)
             part.replace(path)
         except OSError as error:
-            raise BadInput(f"{path} cannot be written: {error}.") from None
+            raise cannot_write(path, error) from None
         finally:
             part.unlink(missing_ok=True)
         return ImportanceWritten(len(sums), rows)

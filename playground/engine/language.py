@@ -33,7 +33,7 @@ from playground.engine.protocol import (
     Record,
     TextChunk,
 )
-from playground.errors import BadPair, BadPrompt, EngineError, Stopped
+from playground.errors import BadPair, BadPrompt, EngineError, Interrupted
 from playground.values.answer import Candidate, TokenDrift, TokenScore
 from playground.values.request import Runtime, Sampling
 
@@ -183,7 +183,7 @@ class LanguageModel:
         received = time.perf_counter()
         try:
             reused = context.read(prompt, cancelled)
-        except Stopped:
+        except Interrupted:
             return Finished("stopped", context_s, None, None, None, 0, 0)
         chain = self._chain
         token = C.llama_sampler_sample(chain, context.handle, -1)
@@ -241,7 +241,7 @@ class LanguageModel:
     ) -> tuple[TokenScore, ...]:
         """How likely each token of an answer to `prompt` was, and the likeliest ones: of the model's own logits.
 
-        Returns one more than there are tokens. Raises Stopped, EngineError.
+        Returns one more than there are tokens. Raises Interrupted, EngineError.
         """
         scored = zip(
             self._texts(token_ids),
@@ -254,7 +254,7 @@ class LanguageModel:
     def record(self, asked: Record, *, cancelled: Event) -> int:
         """Write what the model holds likely at each token of an answer, and behind the last one, for `measure`.
 
-        Returns the number of tokens in the vocabulary. Raises Stopped, EngineError.
+        Returns the number of tokens in the vocabulary. Raises Interrupted, EngineError.
         """
         with open(asked.path, "wb") as file:
             for logits in self._logits(asked.prompt, asked.token_ids, asked.runtime, cancelled):
@@ -264,7 +264,7 @@ class LanguageModel:
     def measure(self, asked: Measure, *, cancelled: Event) -> tuple[TokenDrift, ...]:
         """Compare with what a reference of the same vocabulary has recorded about the same answer.
 
-        Returns one more than there are tokens. Raises Stopped; EngineError for a record of another shape, and when
+        Returns one more than there are tokens. Raises Interrupted; EngineError for a record of another shape, and when
         the model's logits are no numbers.
         """
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
@@ -435,7 +435,7 @@ class _Context:
     def read(self, prompt: EncodedPrompt, cancelled: Event) -> int:
         """Decode the prompt up to its last token's logits. Returns how many tokens of it were still there.
 
-        Sets read_s, the seconds until the logits are there. Raises Stopped when cancelled, EngineError.
+        Sets read_s, the seconds until the logits are there. Raises Interrupted when cancelled, EngineError.
         """
         started = time.perf_counter()
         kept = self._keep(prompt)
@@ -460,7 +460,7 @@ class _Context:
 
     def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
         """Behind a prompt that was read: the logits, float32 (n_vocabulary), that each token was chosen from, and those
-        behind the last one. Valid until the next. Raises Stopped, EngineError."""
+        behind the last one. Valid until the next. Raises Interrupted, EngineError."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
 
         def logits(i: int) -> Any:
@@ -579,7 +579,7 @@ class _Context:
     def _decode(self, batch: C.llama_batch, cancelled: Event | None = None) -> None:
         code = C.llama_decode(self.handle, batch)
         if cancelled is not None and cancelled.is_set():
-            raise Stopped("Stopped while the prompt was read.")
+            raise Interrupted("Interrupted while the prompt was read.")
         if code:
             reason = {1: "the context is full", 2: "it was aborted"}.get(code, f"code {code}")
             raise EngineError(f"llama.cpp could not go on decoding: {reason}.", tuple(llama.log_lines)[-20:])

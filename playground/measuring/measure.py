@@ -25,7 +25,7 @@ from playground.comparing import prompts
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.images import from_rgb
 from playground.engine import protocol
-from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
+from playground.errors import BadInput, Failure, Interrupted
 from playground.measuring import statistics
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.result_cache import ResultCache
@@ -105,7 +105,7 @@ class MeasureJob:
         self._dtype = "float32"
 
     def run(self) -> Iterator[Progress | Measurement]:
-        """Raises Stopped, and what makes all of it impossible; what goes wrong with one item is told and left out."""
+        """Raises Interrupted, and what makes all of it impossible. An item that fails is reported and left out."""
         plan, base = self._plan, self._reference
         # Variants with one language model stand together, so that it is loaded once.
         order = [v.model.sha256 for v in self._variants]
@@ -130,9 +130,7 @@ class MeasureJob:
                         looks[variant.id] = yield from self._look(variant, records)
                     if plan.speed:
                         speeds[variant.id] = yield from self._run_timed(variant)
-                except (Stopped, OutOfMemory):
-                    raise
-                except PlaygroundError as error:
+                except Failure as error:
                     self.problems.append(f"{variant.label}: {error.message}")
         yield Measurement(
             questions=tuple(item for item, _ in self.asked),
@@ -163,9 +161,7 @@ class MeasureJob:
                 said = self._said(self._reference, (item, image))
                 if not said.token_ids:
                     raise BadInput("the reference has nothing to say to it")
-            except (Stopped, OutOfMemory):
-                raise
-            except PlaygroundError as error:
+            except Failure as error:
                 self.problems.append(f"{item.image}, {item.question[:40]!r}: {error.message}")
                 continue
             self.asked.append((item, image))
@@ -235,9 +231,7 @@ class MeasureJob:
                         yield self.step(f"{label}: answers")
                     text = self._said(variant, one).text
                     answered = msgspec.structs.replace(answered, text=text, score=score(one[0], text))
-            except (Stopped, OutOfMemory):
-                raise
-            except PlaygroundError as error:
+            except Failure as error:
                 if strict:
                     raise
                 answered = QuestionDrift(error=error.message)
@@ -257,9 +251,9 @@ class MeasureJob:
         return told
 
     def step(self, what: str) -> Progress:
-        """Raises Stopped when that is wanted."""
+        """Raises Interrupted when that is wanted."""
         if self._stop():
-            raise Stopped("Stopped.")
+            raise Interrupted("Stopped.")
         lasted = time.monotonic() - self._started
         left = lasted / self._done * (self._total - self._done) if self._done else None
         self._done += 1

@@ -220,7 +220,7 @@ class Library:
         return swept
 
     def check_room(self) -> None:
-        """Call it before a picture or a file with pictures is taken. Raises BadInput."""
+        """Call it before a picture or a file with pictures is taken. Raises NoRoom."""
         self._retention.check_room()
 
     def writing(self) -> AbstractContextManager[object]:

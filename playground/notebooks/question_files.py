@@ -7,7 +7,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from playground.errors import BadInput
+from playground.errors import Unavailable
 from playground.measuring.question_sets import QuestionSet, read_questions
 
 
@@ -18,7 +18,7 @@ class QuestionFiles:
         self.folder = folder
 
     def keep(self, path: Path) -> str:
-        """Returns the sha256. Raises BadInput if the zip cannot be used or written."""
+        """Returns the sha256. Raises BadInput if the zip is invalid, Unavailable if it cannot be written."""
         read_questions(path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -29,7 +29,7 @@ class QuestionFiles:
             shutil.copyfile(path, part)
             part.replace(target)
         except OSError as error:
-            raise BadInput(f"{path.name} could not be kept: {error}.") from None
+            raise Unavailable(f"{path.name} could not be kept: {error}.") from None
         finally:
             part.unlink(missing_ok=True)
         return sha256

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from playground.errors import BadInput
+from playground.errors import NoRoom
 from playground.notebooks.entries import Entries
 
 _FRESH_S = 86400  # a file that no notebook names yet may be on its way into one
@@ -61,10 +61,10 @@ class Retention:
             self.full = sum(map(_size, paths)) > self._limit_bytes
 
     def check_room(self) -> None:
-        """Call it before a picture or a file with pictures is taken. Raises BadInput."""
+        """Call it before a picture or a file with pictures is taken. Raises NoRoom."""
         self.measure()
         if self.full:
-            raise BadInput(FULL)
+            raise NoRoom(FULL)
 
 
 def delete_files(folder: Path, needed: Callable[[str], bool]) -> None:

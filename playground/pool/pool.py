@@ -21,7 +21,7 @@ from threading import Condition
 import psutil
 
 from playground.engine import protocol
-from playground.errors import BadInput, EngineError, OutOfMemory, Stopped
+from playground.errors import BadInput, EngineError, Interrupted, OutOfMemory
 from playground.pool import placement as decisions
 from playground.pool.forecast import Forecasts, remedied
 from playground.pool.process import WorkerProcess
@@ -234,7 +234,7 @@ class Pool:
         where: list[Places] | None = None,
     ) -> Iterator[Slot]:
         """Wait for the right to generate with some workers, or with a ticket that is in the queue. `on_place` is told
-        how many runs are likely to come before, when that changes. Raises Stopped.
+        how many runs are likely to come before, when that changes. Raises Interrupted.
         """
         if isinstance(asked, Ticket):
             ticket = asked
@@ -276,7 +276,7 @@ class Pool:
     def lease(self, spec: WorkerSpec, *, stop: Stop = _never) -> Iterator[Lease]:
         """Borrow the worker for `spec`, loading it first if need be, and unloading others that it has to displace.
 
-        Raises OutOfMemory, Stopped, WorkerDied, and what loading raises.
+        Raises OutOfMemory, Interrupted, WorkerDied, and what loading raises.
         """
         with self._lease(spec, self._options(spec), stop) as lease:
             yield lease
@@ -312,7 +312,7 @@ class Pool:
         while True:
             with shared.changed:
                 if shared.closed:
-                    raise Stopped("The app is closing.")
+                    raise Interrupted("The app is closing.")
                 # What died while nobody used it holds nothing.
                 shared.handles = [h for h in shared.handles if h.leased or h.leaving or h.usable]
                 found = [h for h in shared.handles if h.spec == spec and h.places in options]
@@ -340,7 +340,7 @@ class Pool:
                         raise OutOfMemory(self._shortage(spec, forecasts, ways))
                 shared.changed.wait(_WAIT_S)
             if stop():
-                raise Stopped("Stopped while it waited for a worker.")
+                raise Interrupted("Interrupted while it waited for a worker.")
 
     def _make_ready(self, handle: Handle, victims: list[Handle]) -> float | None:
         """Load what is not loaded. Nothing gives way before llama.cpp has read the file's header without complaint.
@@ -360,7 +360,7 @@ class Pool:
                     f"{handle.spec.role} {handle.spec.file}", self._environment(handle.places)
                 )
                 if self._shared.closed:  # `close` may have come too early to see it
-                    raise Stopped("The app is closing.")
+                    raise Interrupted("The app is closing.")
                 ready = handle.process.wait_ready()
                 self._learn(ready)
                 self._plan(handle, victims)

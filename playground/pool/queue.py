@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
 
-from playground.errors import Busy, Stopped
+from playground.errors import Busy, Interrupted
 from playground.pool import turn_order
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
@@ -52,7 +52,7 @@ class Queue:
         self._closed = False
 
     def close(self) -> None:
-        """Whoever waits is told Stopped."""
+        """Whoever waits gets Interrupted."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -80,14 +80,14 @@ class Queue:
 
     @contextmanager
     def turn(self, ticket: Ticket, *, stop: Callable[[], bool], on_place: Callable[[int], None]) -> Iterator[Places]:
-        """Wait until it is the ticket's turn; gives the places that are its own until the end. Raises Stopped."""
+        """Wait until it is the ticket's turn; gives the places that are its own until the end. Raises Interrupted."""
         began: float | None = None
         try:
             told: int | None = None
             while True:
                 with self._changed:
                     if self._closed:
-                        raise Stopped("The app is closing.")
+                        raise Interrupted("The app is closing.")
                     self._begin_next()
                     ahead = 0 if ticket.places else self._ahead(ticket)
                     if ahead and ahead == told:
@@ -98,7 +98,7 @@ class Queue:
                 if not ahead:
                     break
                 if stop():
-                    raise Stopped("Stopped while it waited for its turn.")
+                    raise Interrupted("Interrupted while it waited for its turn.")
             began = time.monotonic()
             assert ticket.places is not None
             yield ticket.places

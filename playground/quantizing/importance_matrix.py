@@ -12,7 +12,7 @@ import msgspec
 from playground.comparing import prompts
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
-from playground.errors import BadInput, OutOfMemory, PlaygroundError, Stopped
+from playground.errors import BadInput, Failure, Interrupted, cannot_write
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
@@ -47,8 +47,8 @@ def collect(
 
     The projector encodes each distinct image once. The language model reads each question, its image and an answer:
     of `answers` (token ids, one for each item), or else its own greedy one. `on_item` is told how many steps are done,
-    of how many. What goes wrong with one item is told and left out. Raises BadInput, OutOfMemory, Stopped, and what
-    loading raises.
+    of how many. What goes wrong with one item is told and left out. Raises BadInput, NoRoom, OutOfMemory,
+    Interrupted, and what loading raises.
     """
     if target.exists():
         raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
@@ -67,7 +67,7 @@ def collect(
                     found = collecting.language_model(answers, max_tokens)
             collecting.path.replace(target)
     except OSError as error:
-        raise BadInput(f"{target} cannot be written: {error}.") from None
+        raise cannot_write(target, error) from None
     return msgspec.structs.replace(found, path=target)
 
 
@@ -140,13 +140,11 @@ class _CollectJob:
             for done, (step, place) in enumerate(places):
                 self._on_item(done, len(places))
                 if self._stop():
-                    raise Stopped("Stopped.")
+                    raise Interrupted("Stopped.")
                 item = self._set.items[place]
                 try:
                     step(place, item)
-                except (Stopped, OutOfMemory):
-                    raise
-                except PlaygroundError as error:
+                except Failure as error:
                     self._problems.append(f"{item.image}, {item.question[:40]!r}: {error.message}")
         finally:
             self._pool.unload(spec)

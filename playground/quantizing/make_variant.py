@@ -13,7 +13,7 @@ import msgspec
 
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
-from playground.errors import BadInput, EngineError, OutOfMemory, PlaygroundError, Stopped
+from playground.errors import BadInput, EngineError, Failure
 from playground.measuring.measure import MeasureJob
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.result_cache import ResultCache
@@ -100,9 +100,7 @@ class MakeJob:
             made = yield from self._quantize(source, order, target, imatrix)
             try:
                 checked = yield from self._check(source, order, made, judging)
-            except (Stopped, OutOfMemory):
-                raise
-            except PlaygroundError as error:
+            except Failure as error:
                 raise EngineError(f"{target.name} cannot be used and was deleted: {error.message}") from None
         finally:
             if checked is None:  # also where a page was closed: what nobody has checked, nobody may find

@@ -17,7 +17,7 @@ import numpy
 from playground.comparing import prompts
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
-from playground.errors import BadInput, BadModel, EngineError, Stopped
+from playground.errors import BadInput, BadModel, EngineError, Interrupted, NoRoom, cannot_write
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import Half, Variant
@@ -65,8 +65,8 @@ def make(
 
     `imatrix`: an importance matrix of this half (quantizing/importance_matrix.py, or llama-imatrix).
     `name`: what to call the new file's quantization where llama.cpp's name does not tell it all.
-    Raises BadInput (no such type; no room; the source is quantized and `requantize` is not set; a matrix that is none,
-    or another model's), BadModel, EngineError with llama.cpp's words, Stopped.
+    Raises NoRoom, BadInput (no such type; the source is quantized and `requantize` is not set; a matrix that is none,
+    or another model's), BadModel, EngineError with llama.cpp's words, Interrupted.
     """
     if target.resolve() == source.resolve():
         raise BadInput("The new file would replace its source. Give it another name.")
@@ -95,15 +95,15 @@ def make(
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if wanted > free:
-            raise BadInput(f"{target.name} needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there.")
+            raise NoRoom(f"{target.name} needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there.")
         done = pool.quantize_with(request(part, dry=False), on_step=on_step, stop=stop)
         if stop():  # it cannot be asked to stop: it was killed, or was done before that
-            raise Stopped("Stopped.")
+            raise Interrupted("Stopped.")
         part.replace(target)
         return QuantizedFile(target, target.stat().st_size, done.seconds, done.notes)
     except EngineError as error:
         if stop():
-            raise Stopped("Stopped.") from None
+            raise Interrupted("Stopped.") from None
         if "requantizing" in error.message or any("requantizing" in line for line in error.log):
             raise BadModel(
                 f"{source.name} is quantized already: quantizing it again costs quality twice. Take the F16 file, "
@@ -111,7 +111,7 @@ def make(
             ) from None
         raise
     except OSError as error:
-        raise BadInput(f"{target} cannot be written: {error}.") from None
+        raise cannot_write(target, error) from None
     finally:
         with contextlib.suppress(OSError):  # where it could not be written, there may be no such folder
             part.unlink(missing_ok=True)

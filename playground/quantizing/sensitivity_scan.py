@@ -16,7 +16,7 @@ import msgspec
 
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine import protocol
-from playground.errors import BadInput, EngineError, OutOfMemory, PlaygroundError, Stopped
+from playground.errors import BadInput, EngineError, Failure, Interrupted, NoRoom
 from playground.measuring import ship_card, statistics
 from playground.measuring.measure import MeasureJob
 from playground.measuring.question_sets import QuestionSet
@@ -115,7 +115,7 @@ class ScanJob:
         self._measuring = self._measure(self._searched)
 
     def run(self) -> Iterator[Progress | Sensitivity]:
-        """Raises Stopped, and what makes all of it impossible; what goes wrong with one type is told with it."""
+        """Raises Interrupted, and what makes all of it impossible; what goes wrong with one type is told with it."""
         started = time.monotonic()
         measuring, source = self._measuring, self._source
         n = len(self._searched.items)
@@ -149,9 +149,7 @@ class ScanJob:
             if self._budgeted:
                 try:
                     built = yield from self._build(sensed, records)
-                except PlaygroundError as error:  # what was found of the groups is worth something without a recipe
-                    if isinstance(error, Stopped | OutOfMemory):
-                        raise
+                except (Failure, NoRoom) as error:  # what was found of the groups is worth something without a recipe
                     self._problems.append(f"No recipe was made: {error.message}")
                 finally:
                     if built is None:
@@ -216,9 +214,7 @@ class ScanJob:
             told = yield from self._measuring.read_once(variant, records, tried.what)
             self._forget(variant, half)
             return Rung(kind, saved, _mean_kl(told))
-        except (Stopped, OutOfMemory):
-            raise
-        except PlaygroundError as error:
+        except Failure as error:
             return Rung(kind, 0, None, error.message)
         finally:
             file.unlink(missing_ok=True)
@@ -364,9 +360,7 @@ class ScanJob:
                 yield measuring.step(f"making {name}")
                 try:
                     size, told = yield from self._read_uniform(measuring, pair, records)
-                except (Stopped, OutOfMemory):
-                    raise
-                except PlaygroundError as error:
+                except Failure as error:
                     self._problems.append(f"{name}: {error.message}")
                 else:
                     compared.append(UniformComparison(name, size, _interval(told), _difference(told, mine)))
@@ -411,9 +405,7 @@ class ScanJob:
         request = protocol.Quantize(str(source), "", quantization, half, dry_run=True)
         try:
             return self._quantize(request).bytes
-        except (Stopped, OutOfMemory):
-            raise
-        except PlaygroundError as error:
+        except Failure as error:
             self._problems.append(f"{quantization} of {source.name}: {error.message}")
             return None
 
@@ -448,14 +440,14 @@ class ScanJob:
         )
 
     def _quantize(self, request: protocol.Quantize) -> protocol.Quantized:
-        """Raises Stopped where it was killed for that."""
+        """Raises Interrupted where it was killed for that."""
         try:
             made = self._pool.quantize_with(request, stop=self._stop)
         except EngineError:
             if not self._stop():
                 raise
         if self._stop():
-            raise Stopped("Stopped.")
+            raise Interrupted("Stopped.")
         return made
 
     def _imatrix(self, half: Half) -> str:

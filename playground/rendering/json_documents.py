@@ -36,6 +36,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "first_divergence": pane.first_divergence,
         "comparable": pane.comparable,
         "error": pane.error,
+        "error_code": pane.error_code,
         "finish_reason": pane.finish_reason,
         "token_ids": list(pane.token_ids),
         "scores": [asdict(score) for score in pane.scores],

@@ -54,7 +54,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
             for update in measures.compared(updates):
                 yield json_documents.of_update(update)
         except PlaygroundError as error:
-            raise gr.Error(error.message, print_exception=False) from error
+            raise gr.Error(error.message, title=error.code, print_exception=False) from error
 
     api(variants, api_name="variants", concurrency_limit=None)
     api(memory, api_name="memory", concurrency_limit=None)

@@ -504,7 +504,7 @@ def server_function(method: Callable[..., Reply]) -> Callable[[Any], Reply]:
             visitor = {"visitor": login.name_of(request)} if knows_visitor else {}
             return method(**{name: getattr(given, name) for name in fields.__struct_fields__}, **visitor)
         except PlaygroundError as error:
-            return {"error": error.message}
+            return {"error": error.message, "error_code": error.code}
         except Exception:
             logger.exception("%s", method.__name__)
             return {"error": "Unexpected: the app's log has more. Nothing was lost; try again."}

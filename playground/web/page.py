@@ -16,7 +16,7 @@ import msgspec
 from playground.comparing import run_settings
 from playground.comparing.compare import StopFlag
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput, NotAllowed, PlaygroundError, Stopped
+from playground.errors import BadInput, Interrupted, NotAllowed, PlaygroundError
 from playground.measuring.results import Progress
 from playground.models.presets import Preset
 from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState, settled
@@ -368,7 +368,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
                         }
                 library.save_run(key, run)
                 yield ended(id, key, run)
-            except Stopped:
+            except Interrupted:
                 assert run is not None
                 run = settled(run, RunState.STOPPED)
                 library.save_run(key, run)
@@ -484,7 +484,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
                         ticked = tuple(dict.fromkeys((*now.variants, *(v.id for v in new))))
                         written, _ = library.write(key, msgspec.structs.replace(now, variants=ticked))
                     yield [quantize_panel.html(update), actions.cell_reply(key, written), *shown(written)]
-            except Stopped:
+            except Interrupted:
                 yield [cell_view.notice("Stopped. Nothing was kept."), *unchanged]
             except PlaygroundError as error:
                 yield [cell_view.notice(error.message), *unchanged]

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from playground.errors import Busy, PlaygroundError, Stopped
+from playground.errors import Busy, Interrupted, PlaygroundError
 from playground.notebooks.cells import Run
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.memory import MemoryReport
@@ -74,10 +74,9 @@ class RunMetrics:
             states = {pane.state for pane in panes[before:]}
             failed, stopped = PaneState.FAILED in states, PaneState.STOPPED in states
             outcome = "failed" if failed else "stopped" if stopped else "done"
-        except Stopped:
-            raise
         except PlaygroundError as error:
-            outcome = "busy" if isinstance(error, Busy) else "refused"
+            if not isinstance(error, Interrupted):
+                outcome = "busy" if isinstance(error, Busy) else "refused"
             raise
         except Exception:
             outcome = "failed"

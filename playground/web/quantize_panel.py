@@ -14,7 +14,7 @@ import numpy
 import PIL.Image
 
 from playground.comparing.compare import StopFlag
-from playground.errors import BadInput
+from playground.errors import BadInput, NoRoom
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Progress
 from playground.quantizing import quantizer
@@ -68,10 +68,10 @@ def make(
 
 
 def check_room(parts: Parts, size: int) -> None:
-    """Raises BadInput if the operator does not allow that much more."""
+    """Raises NoRoom if the operator does not allow that much more."""
     made = sum(path.stat().st_size for path in parts.catalog.made.glob("*.gguf"))
     if made + size > parts.settings.made_bytes:
-        raise BadInput(
+        raise NoRoom(
             f"The files made here take {made / 1e9:.1f} GB, the operator allows {parts.settings.made_bytes / 1e9:.1f} "
             "(PLAYGROUND_MADE_BYTES)."
         )

@@ -28,7 +28,7 @@ from playground.engine.protocol import (
     TextChunk,
     WriteImportance,
 )
-from playground.errors import BadInput, EngineError, PlaygroundError, Stopped
+from playground.errors import BadInput, EngineError, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.models.presets import data_folder
@@ -382,7 +382,7 @@ def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
             on_item=lambda done, total: told.append((done, total)),
         )  # fmt: skip
 
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         collect(HARD, until=4)
     assert told == [(k, len(HARD.items)) for k in range(4)]
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from playground.engine.protocol import TensorType
-from playground.errors import BadInput, EngineError, PlaygroundError, Stopped
+from playground.errors import BadInput, EngineError, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import MeasurementPlan, Progress
@@ -185,13 +185,13 @@ def test_making_when_ended_in_the_middle_then_nothing_is_left(
         return how == "stopped" and any(at in what for what in seen)
 
     updates = making(parts, source, tmp_path / "mmproj-new.gguf", order, stop=stop)
-    with pytest.raises(Stopped):  # noqa: PT012  each update is looked at
+    with pytest.raises(Interrupted):  # noqa: PT012  each update is looked at
         for update in updates:
             assert isinstance(update, Progress)
             seen.append(update.what)
             if how == "closed" and at in update.what:
                 updates.close()
-                raise Stopped("Closed.")
+                raise Interrupted("Closed.")
     assert list(tmp_path.iterdir()) == []
     assert all(worker.leases == 0 for worker in parts.pool.memory().workers)
 

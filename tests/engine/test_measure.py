@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 from playground.engine import protocol
-from playground.errors import BadInput, Stopped
+from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
 from playground.measuring.measure import MeasureJob
@@ -172,7 +172,7 @@ def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_p
         stop,
     )
     updates = run.run()
-    with pytest.raises(Stopped):  # noqa: PT012  each update is counted
+    with pytest.raises(Interrupted):  # noqa: PT012  each update is counted
         for _ in updates:
             seen += 1
     assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []

@@ -10,7 +10,7 @@ from gguf import GGUFReader
 
 from playground.comparing.images import read_image
 from playground.engine.protocol import TensorType
-from playground.errors import BadInput, BadModel, PlaygroundError, Stopped
+from playground.errors import BadInput, BadModel, Interrupted, PlaygroundError
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer
 from playground.values.files import Half
@@ -101,7 +101,7 @@ def test_target_when_it_is_there_or_the_source_then_refused(parts: Parts, tmp_pa
 
 def test_quantizing_when_stopped_then_ends_soon_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         quantizer.make(
             MODEL, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, stop=lambda: time.monotonic() > begun
         )

@@ -15,7 +15,7 @@ import pytest
 from gguf import GGUFReader
 
 from playground.comparing.compare import StopFlag
-from playground.errors import BadInput, Stopped
+from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob
 from playground.measuring.question_sets import QuestionSet
@@ -229,7 +229,7 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
     def stop() -> bool:
         return bool(seen) and "v.ffn_down 1/2 at q2_K" in seen[-1].what
 
-    with pytest.raises(Stopped):  # noqa: PT012  each update is kept
+    with pytest.raises(Interrupted):  # noqa: PT012  each update is kept
         for update in scanning(own, source, stop=stop, **given).run():
             assert isinstance(update, Progress)
             seen.append(update)
@@ -332,7 +332,7 @@ def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: 
     source = parts.catalog.open_pair(few.model, few.projector)
     before = sorted(parts.catalog.made.glob("*few*"))
     seen: list[str] = []
-    with pytest.raises(Stopped):  # noqa: PT012  each update is kept
+    with pytest.raises(Interrupted):  # noqa: PT012  each update is kept
         for update in scanning(
             parts, source, kinds=("q4_K",), max_bytes=source.bytes - 40_000,
             stop=lambda: bool(seen) and seen[-1].startswith("making Q"),

@@ -18,7 +18,16 @@ import psutil
 import pytest
 
 from playground.engine import protocol
-from playground.errors import BadInput, BadModel, Busy, EngineError, OutOfMemory, PlaygroundError, Stopped, WorkerDied
+from playground.errors import (
+    BadInput,
+    BadModel,
+    Busy,
+    EngineError,
+    Interrupted,
+    OutOfMemory,
+    PlaygroundError,
+    WorkerDied,
+)
 from playground.models.gguf.header import read_header
 from playground.models.gguf.model_shape import shape
 from playground.pool import pool as pool_module
@@ -220,7 +229,7 @@ def test_lease_when_all_room_is_leased_then_it_waits_for_it(
         with for_two.lease(specs["b"]):
             waiting = threads.submit(load, for_two, specs["c"])
             stopped = threads.submit(lambda: for_two.lease(specs["d"], stop=lambda: True).__enter__())
-            with pytest.raises(Stopped):
+            with pytest.raises(Interrupted):
                 stopped.result(5)
             assert not waiting.done()
         waiting.result(30)
@@ -329,11 +338,11 @@ def test_turn_when_stopped_or_closed_while_it_waits_then_stopped(
 ) -> None:
     pool, began = opened(), list[str]()
     running = Run(pool, threads, began, "running")
-    with pytest.raises(Stopped, match="waited for its turn"), pool.turn(stop=lambda: True):
+    with pytest.raises(Interrupted, match="waited for its turn"), pool.turn(stop=lambda: True):
         pass
     waiting = Run(pool, threads, began, "waiting")
     pool.close()
-    with pytest.raises(Stopped, match="closing"):
+    with pytest.raises(Interrupted, match="closing"):
         waiting.future.result(5)
     running.finish()
     assert pool._queue._tickets == []
@@ -492,7 +501,7 @@ def test_close_when_somebody_loads_or_waits_then_all_end_and_no_worker_is_left(
         with pytest.raises(PlaygroundError):
             future.result(10)
     assert_settled(pool)
-    with pytest.raises(Stopped), pool.lease(specs["a"]):
+    with pytest.raises(Interrupted), pool.lease(specs["a"]):
         pass
 
 
@@ -633,13 +642,13 @@ def test_turns_when_there_are_two_gpus_then_two_at_once_and_not_three(on_gpus) -
     with pool.turn() as first:
         with pool.turn() as second:
             assert {first.places, second.places} == {("GPU 0",), ("GPU 1",)}
-            with pytest.raises(Stopped), pool.turn(stop=lambda: True):
+            with pytest.raises(Interrupted), pool.turn(stop=lambda: True):
                 pass
             cpu = replace(specs["a"], runtime=ON_HOST)
             with pool.turn([cpu], stop=lambda: True) as third:
                 assert third.places == (HOST,)
         split = replace(specs["a"], runtime=replace(specs["a"].runtime, split_gpus=True))
-        with pytest.raises(Stopped), pool.turn([split], stop=lambda: True):
+        with pytest.raises(Interrupted), pool.turn([split], stop=lambda: True):
             pass
     with pool.turn([split]) as both, both.lease(split) as lease:
         assert both.places == lease.places == ("GPU 0", "GPU 1")

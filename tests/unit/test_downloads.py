@@ -23,7 +23,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock, close_session
 
-from playground.errors import BadInput, BadModel, NotAllowed, Offline, Stopped
+from playground.errors import BadInput, BadModel, Interrupted, NoRoom, NotAllowed, Offline, Unavailable
 from playground.models.hub.client import Hub
 from playground.models.hub.downloads import Download, Downloads, DownloadState, Wanted
 from playground.models.hub.listing import RemoteFile
@@ -287,13 +287,13 @@ def test_connection_when_it_breaks_again_and_again_then_what_came_is_kept(
 def test_download_when_stopped_then_what_came_is_kept_and_gone_on_with(hub: Hub, served: HubServer) -> None:
     one = wanted(served, MODEL)
     on_bytes, stop = stop_after(2 * MEGABYTE)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         fetch(hub, one, on_bytes=on_bytes, stop=stop)
     there = partial(hub, one)
     assert 2 * MEGABYTE <= there < 3 * MEGABYTE
     assert hub.path(ID, one.commit, MODEL) is None
     assert hub.cached() == ()
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         fetch(hub, one, stop=lambda: True)
     assert partial(hub, one) == there
     served.forget()
@@ -310,7 +310,7 @@ def test_server_when_it_falls_silent_then_a_stop_is_seen_at_the_timeout(
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     served.behave(MODEL, stall_after=MEGABYTE)
     one, begun = wanted(served, MODEL), time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         fetch(hub, one, stop=lambda: time.monotonic() > begun + 0.5)
     assert time.monotonic() - begun < 2
     assert partial(hub, one) == MEGABYTE
@@ -318,7 +318,7 @@ def test_server_when_it_falls_silent_then_a_stop_is_seen_at_the_timeout(
 
 def test_server_when_it_ignores_ranges_then_begun_again_cleanly(hub: Hub, served: HubServer) -> None:
     one, seen = wanted(served, MODEL), list[int]()
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         fetch(hub, one, **dict(zip(("on_bytes", "stop"), stop_after(2 * MEGABYTE), strict=True)))
     served.behave(MODEL, ignore_range=True)
     assert fetch(hub, one, on_bytes=seen.append).read_bytes() == DATA[MODEL]
@@ -342,7 +342,7 @@ def test_server_when_it_never_ends_then_no_more_is_written_than_the_hub_promised
 def test_bytes_when_others_came_then_deleted_and_said(hub: Hub, served: HubServer, cut: bool) -> None:
     one = wanted(served, MODEL)
     if cut:
-        with pytest.raises(Stopped):
+        with pytest.raises(Interrupted):
             fetch(hub, one, **dict(zip(("on_bytes", "stop"), stop_after(2 * MEGABYTE), strict=True)))
     served.behave(MODEL, wrong=True)
     with pytest.raises(BadModel) as refused:
@@ -408,14 +408,14 @@ def test_room_when_there_is_not_enough_then_said_before_anything_comes(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch, open_downloads: Callable[[], Downloads]
 ) -> None:
     one, usage = wanted(served, MODEL), shutil.disk_usage(hub.cache.parent)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         fetch(hub, one, **dict(zip(("on_bytes", "stop"), stop_after(2 * MEGABYTE), strict=True)))
     there = partial(hub, one)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=one.file.bytes - there - 1))
     served.forget()
-    with pytest.raises(BadInput, match=r"0\.00 GB are to be downloaded, but only 0\.00 GB are free in .*choose less"):
+    with pytest.raises(NoRoom, match=r"0\.00 GB are to be downloaded, but only 0\.00 GB are free in .*choose less"):
         fetch(hub, one)
-    with pytest.raises(BadInput, match="are to be downloaded"):
+    with pytest.raises(NoRoom, match="are to be downloaded"):
         open_downloads().start([one])
     assert served.seen("GET") == []
     assert partial(hub, one) == there
@@ -433,7 +433,7 @@ def test_room_when_it_is_promised_to_other_downloads_then_it_counts_as_taken(
     served.behave(MODEL, slow=MEGABYTE)
     downloads = open_downloads()
     downloads.start([first])
-    with pytest.raises(BadInput, match="are to be downloaded"):
+    with pytest.raises(NoRoom, match="are to be downloaded"):
         downloads.start([second])
     assert list(states(downloads)) == [MODEL]
 
@@ -453,7 +453,7 @@ def test_disk_when_it_fills_up_then_said_and_gone_on_with(hub: Hub, served: HubS
     one = wanted(served, MODEL)
     with (
         files_of_at_most(2 * MEGABYTE + 100),
-        pytest.raises(BadInput, match=r"The disk is full\. .* free some space"),
+        pytest.raises(NoRoom, match=r"The disk is full\. .* free some space"),
     ):
         fetch(hub, one)
     assert partial(hub, one) == 2 * MEGABYTE + 100
@@ -474,7 +474,7 @@ def test_disk_when_it_takes_only_a_part_of_a_write_then_no_byte_is_lost(hub: Hub
     try:
         with limit():
             fetch(hub, one, on_bytes=make_room)
-    except BadInput:
+    except NoRoom:
         fetch(hub, one)
     assert Path(str(hub.path(ID, one.commit, MODEL))).read_bytes() == DATA[MODEL]
 
@@ -482,7 +482,7 @@ def test_disk_when_it_takes_only_a_part_of_a_write_then_no_byte_is_lost(hub: Hub
 def test_cache_when_it_cannot_be_written_then_said(hub: Hub, served: HubServer) -> None:
     hub.cache.parent.mkdir(parents=True, exist_ok=True)
     hub.cache.write_bytes(b"a file in the cache's place")
-    with pytest.raises(BadInput, match=r"The Hub's cache cannot be used: .*Not a directory"):
+    with pytest.raises(Unavailable, match=r"The Hub's cache cannot be used: .*Not a directory"):
         fetch(hub, wanted(served, MODEL))
 
 
@@ -553,7 +553,7 @@ def test_processes_when_two_fetch_the_same_then_one_does_and_the_other_is_told(
     served.behave(MODEL, slow=5 * MEGABYTE)
     with child(served, tmp_path, one) as other:
         until(lambda: partial(hub, one) > MEGABYTE)
-        with pytest.raises(BadInput, match="Another process is downloading this file"):
+        with pytest.raises(Unavailable, match="Another process is downloading this file"):
             fetch(hub, one)
         assert other.stdout is not None
         assert json.loads(other.stdout.readlines()[-1]) == {MODEL: ["done", None]}

@@ -156,7 +156,9 @@ def update() -> ComparisonUpdate:
         first_divergence=2,
         finish_reason="end of text",
     )
-    failed = Pane(variant="b", state=PaneState.FAILED, error="The worker was killed.", log=("line",))
+    failed = Pane(
+        variant="b", state=PaneState.FAILED, error="The worker was killed.", error_code="worker_died", log=("line",)
+    )
     return ComparisonUpdate((pane, failed), done=True, notes=("turned upright",), elapsed_s=1.5)
 
 
@@ -170,6 +172,7 @@ def test_update_when_a_document_then_json_with_the_promised_keys() -> None:
         assert set(pane["metrics"]) >= METRICS
     assert (done["variant"], done["state"], done["text"]) == (VARIANT.id, "done", "<b>a</b> \u2028 ★")
     assert (done["first_divergence"], done["error"]) == (2, None)
+    assert (done["error_code"], failed["error_code"]) == (None, "worker_died")
     assert (failed["state"], failed["error"], failed["first_divergence"]) == (
         "failed",
         "The worker was killed.",

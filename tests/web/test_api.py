@@ -88,11 +88,20 @@ def test_compare_when_input_is_bad_then_says_what(
         client.predict(handle_file(SCENE), WHAT, variants, settings, api_name="/compare")
 
 
+def test_compare_when_refused_then_the_errors_title_is_its_code(app: WebApp) -> None:
+    event = httpx.post(f"{app.url}/gradio_api/call/compare", json={"data": [None, WHAT, [], {}]}).json()["event_id"]
+    answer = httpx.get(f"{app.url}/gradio_api/call/compare/{event}", timeout=30).text
+    error = json.loads(answer.partition("event: error\ndata: ")[2])
+    assert error["title"] == "bad_input"
+    assert "No variant is ticked" in error["error"]
+
+
 def test_compare_when_the_chat_template_is_bad_then_the_pane_says_where(client: Client) -> None:
     job = client.submit(handle_file(SCENE), WHAT, ["F16"], {"chat_template": "{% if"}, api_name="/compare")
     (pane,) = list(job)[-1]["panes"]
     assert pane["state"] == "failed"
     assert "The chat template has an error in line 1" in pane["error"]
+    assert pane["error_code"] == "bad_input"
 
 
 def test_compare_when_given_a_path_on_the_server_then_refused(app: WebApp) -> None:

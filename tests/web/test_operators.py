@@ -24,7 +24,7 @@ from gradio_client.exceptions import AuthenticationError
 from playwright.sync_api import Browser, expect
 
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput, NotAllowed
+from playground.errors import BadInput, NoRoom, NotAllowed
 from playground.measuring.results import MeasurementPlan
 from playground.notebooks.cells import CellQuestions, NoteCell
 from playground.notebooks.file_format import WholeCell
@@ -357,7 +357,7 @@ def test_disk_when_the_notebooks_take_what_is_allowed_then_no_picture_more_but_t
     library.check_room()
     assert library.problem is None
     (tmp_path / "notebooks/pictures/large.png").write_bytes(b"x" * 400_000)
-    with pytest.raises(BadInput, match="no room for more pictures"):
+    with pytest.raises(NoRoom, match="no room for more pictures"):
         library.check_room()
     assert "no room for more pictures" in str(library.problem)
     library.write(notebook.id, NoteCell(note.id, "still written"))

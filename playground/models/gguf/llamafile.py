@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from playground.errors import BadInput, BadModel
+from playground.errors import BadModel, NoRoom
 
 _PIECE = 2**22
 
@@ -19,7 +19,7 @@ def is_llamafile(path: Path) -> bool:
 def unpack(path: Path, folder: Path) -> tuple[Path, ...]:
     """Write the GGUF members into `folder`, those that are not there yet. llama.cpp reads no file inside another.
 
-    Raises BadModel for what is no llamafile, BadInput when the disk has no room.
+    Raises BadModel for what is no llamafile, NoRoom when the disk has no room.
     """
     stat = path.stat()
     target = folder / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}"
@@ -35,7 +35,7 @@ def unpack(path: Path, folder: Path) -> tuple[Path, ...]:
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             wanted, free = sum(one.file_size for one, _ in missing), shutil.disk_usage(target).free
             if wanted > free:
-                raise BadInput(f"{path.name} unpacks to {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.")
+                raise NoRoom(f"{path.name} unpacks to {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.")
             for one, to in missing:
                 part = to.with_name(f"{to.name}.{os.getpid()}.part")
                 try:

@@ -140,9 +140,9 @@ class Hub:
     ) -> Path:
         """Fetch a file into the cache, or resume it. Returns its path.
 
-        It gets its name when its sha256 is the Hub's. `on_bytes` receives how many bytes are there. Raises Stopped,
-        BadInput (no room; another process fetches it), BadModel (another content than the Hub promised, which is
-        deleted), Offline.
+        It gets its name when its sha256 is the Hub's. `on_bytes` receives how many bytes are there. Raises Interrupted,
+        BadInput, BadModel (another content than the Hub promised, which is deleted), NoRoom, Offline, Unavailable
+        (another process fetches it).
         """
         if not address.is_inside(file.name):
             raise BadInput(f"'{file.name[:80]}' is not a valid file name in a repository.")
@@ -165,7 +165,7 @@ class Hub:
     # --- the cache ----------------------------------------------------------------------------------------------------
 
     def check_room(self, wanted: int) -> None:
-        """Raises BadInput if the cache's disk has no room for so many bytes more."""
+        """Raises NoRoom if the cache's disk has no room for so many bytes more."""
         transfer.check_room(self.cache, wanted)
 
     def partial_bytes(self, repo: str, file: RemoteFile) -> int:

@@ -13,7 +13,7 @@ from threading import Lock
 
 import msgspec
 
-from playground.errors import BadInput, PlaygroundError, Stopped
+from playground.errors import BadInput, Interrupted, PlaygroundError
 from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteFile
 from playground.support import atomic
@@ -100,7 +100,7 @@ class Downloads:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def start(self, wanted: Iterable[Wanted], token: str | None = None) -> None:
-        """Fetch files, or go on with them. What is there or on its way is left alone. Raises BadInput: no room."""
+        """Fetch files, or go on with them. What is there or on its way is left alone. Raises NoRoom."""
         chosen = {one.key: one for one in wanted if self._hub.path(one.repo, one.commit, one.file.name) is None}
         there = {key: self._hub.partial_bytes(one.repo, one.file) for key, one in chosen.items()}
         with self._lock:
@@ -188,7 +188,7 @@ class Downloads:
             )
             self._on_done(path, one.wanted.file.sha256)
             return DownloadState.DONE, None
-        except Stopped:
+        except Interrupted:
             return DownloadState.CANCELLED, None
         except PlaygroundError as problem:
             return DownloadState.FAILED, problem.message

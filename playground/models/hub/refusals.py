@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import constants, errors
 
-from playground.errors import BadInput, NotAllowed, Offline, PlaygroundError
+from playground.errors import BadInput, NoRoom, NotAllowed, Offline, PlaygroundError, Unavailable, disk_is_full
 
 
 @contextmanager
@@ -41,10 +40,10 @@ def translated(what: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise refused(error.response.status_code if error.response is not None else None, what) from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise BadInput("The disk is full. The partial download is kept: free some space, and resume.") from None
+        if disk_is_full(error):
+            raise NoRoom("The disk is full. The partial download is kept: free some space, and resume.") from None
         if error.errno is not None:
-            raise BadInput(f"The Hub's cache cannot be used: {error}. Repair it, and resume.") from None
+            raise Unavailable(f"The Hub's cache cannot be used: {error}. Repair it, and resume.") from None
         raise Offline(f"{what}: {error}. Check the network, and resume.") from None
     except Exception as error:
         if is_network(error):

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock, get_session
 
-from playground.errors import BadInput, BadModel, Offline, Stopped
+from playground.errors import BadModel, Interrupted, NoRoom, Offline, Unavailable
 from playground.models.hub.address import located
 from playground.models.hub.listing import RemoteFile
 from playground.models.hub.refusals import is_network, refused
@@ -59,11 +59,11 @@ def partial_file(folder: Path, file: RemoteFile) -> Path:
 
 
 def check_room(folder: Path, wanted: int) -> None:
-    """Raises BadInput if the disk of `folder`, which need not exist yet, has no room for so many bytes more."""
+    """Raises NoRoom if the disk of `folder`, which need not exist yet, has no room for so many bytes more."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:
-        raise BadInput(
+        raise NoRoom(
             f"{wanted / 1e9:.2f} GB are to be downloaded, but only {free / 1e9:.2f} GB are free in {folder}. Delete "
             "something, or choose less."
         )
@@ -78,7 +78,7 @@ def locked(cache: Path, folder: Path, name: str) -> Iterator[None]:
         try:
             stack.enter_context(WeakFileLock(lock, timeout=0.5))
         except TimeoutError:
-            raise BadInput("Another process is downloading this file. Wait for it, or try again later.") from None
+            raise Unavailable("Another process is downloading this file. Wait for it, or try again later.") from None
         yield
 
 
@@ -117,7 +117,7 @@ def _receive(url: str, token: str | bool, written: _PartialFile, file: RemoteFil
 
 
 class _PartialFile:
-    """A file on its way: hashes what is written, and raises Stopped when told to stop."""
+    """A file on its way: hashes what is written, and raises Interrupted when told to stop."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None], stop: Callable[[], bool]) -> None:
         self._path = path
@@ -132,7 +132,7 @@ class _PartialFile:
         while block := self._file.read(2**20):  # bytes of an earlier attempt have to be hashed too
             if self._stop():
                 self._file.close()
-                raise Stopped("Stopped.")
+                raise Interrupted("Stopped.")
             self._hash.update(block)
             self.size += len(block)
         self._on_bytes(self.size)
@@ -147,7 +147,7 @@ class _PartialFile:
 
     def write(self, data: bytes) -> None:
         if self._stop():
-            raise Stopped("Stopped.")
+            raise Interrupted("Stopped.")
         left = memoryview(data)
         while left:  # a disk that is almost full takes a part, and reports no error
             left = left[self._file.write(left) :]
@@ -164,7 +164,7 @@ class _PartialFile:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if self._stop():
-                raise Stopped("Stopped.")
+                raise Interrupted("Stopped.")
             time.sleep(0.05)
 
     def sync(self) -> None:
