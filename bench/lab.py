@@ -98,7 +98,6 @@ def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[st
         for _ in range(9):
             begun = time.perf_counter()
             finished = lease.request(protocol.Generate(prompt, Sampling(max_tokens=len(ids)), runtime))
-            assert isinstance(finished, protocol.Finished)
             writing.append(time.perf_counter() - begun - (finished.first_token_s or 0))
             begun = time.perf_counter()
             lease.request(protocol.Record(prompt, ids, runtime, str(folder / "record")))

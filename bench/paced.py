@@ -26,7 +26,7 @@ class _PacedLease:
 
     def request(
         self,
-        message: protocol.Request,
+        message: protocol.Request[Any],
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         stop: Callable[[], bool],

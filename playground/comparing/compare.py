@@ -245,9 +245,7 @@ class _ComparisonRun:
                 self._prompts[key], cached = self._encode_prompt(variant)
             except (Failure, Unavailable) as error:
                 self._prompts[key] = error
-        prompt = self._prompts[key]
-        if isinstance(prompt, PlaygroundError):
-            raise prompt
+        prompt = self._prompt(variant)
         self._panes.rendered(prompt.rendered)
         self._panes.set(
             variant.id, metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid)
@@ -273,10 +271,16 @@ class _ComparisonRun:
             self._panes.note(self._embeddings.problem)
         return found
 
+    def _prompt(self, variant: Variant) -> protocol.EncodedPrompt:
+        """The encoded prompt. Raises the error that stopped it from being encoded."""
+        prompt = self._prompts[self._prompt_key(variant)]
+        if not isinstance(prompt, protocol.EncodedPrompt):
+            raise prompt
+        return prompt
+
     def _write(self, variant: Variant) -> None:
         comparison = self._comparison
-        prompt = self._prompts[self._prompt_key(variant)]
-        assert isinstance(prompt, protocol.EncodedPrompt)
+        prompt = self._prompt(variant)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
         runtime = self._runtimes[variant.id]
         spec = language_spec(variant.model, runtime)
@@ -302,7 +306,6 @@ class _ComparisonRun:
                 on_chunk=on_chunk,
                 stop=self._wanted(variant),
             )
-            assert isinstance(finished, protocol.Finished)
             rss, gpu = self._pool.worker_bytes(lease.pid)
         numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
         read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
@@ -323,8 +326,7 @@ class _ComparisonRun:
         """Add the probabilities to an answer that is done. Behind all of them: it costs none of them time."""
         if self._panes[variant.id].state is not PaneState.DONE:
             return
-        prompt = self._prompts[self._prompt_key(variant)]
-        assert isinstance(prompt, protocol.EncodedPrompt)
+        prompt = self._prompt(variant)
         self._panes.set(variant.id, note="reading probabilities")
         scores: tuple[TokenScore, ...] = ()
         try:
@@ -332,7 +334,6 @@ class _ComparisonRun:
             with self._slot.lease(language_spec(variant.model, runtime), stop=self._wanted(variant)) as lease:
                 request = protocol.Score(prompt, self._panes[variant.id].token_ids, runtime)
                 scored = lease.request(request, stop=self._wanted(variant))
-            assert isinstance(scored, protocol.Scored)
             scores = scored.scores
         except Interrupted:
             pass  # the answer is there; it only has no probabilities

@@ -31,7 +31,6 @@ def encode(
     def ask(known: dict[int, str]) -> protocol.EncodedPrompt:
         sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
         reply = lease.request(protocol.Encode(tuple(messages), sent, template), stop=stop)
-        assert isinstance(reply, protocol.EncodedPrompt)
         return reply
 
     if embeddings is None:
@@ -88,7 +87,6 @@ def rendered(
             name = template if template and "{" not in template else "your own" if template else "in the file"
             try:
                 prompt = lease.request(protocol.Encode((message,), (image,), template))
-                assert isinstance(prompt, protocol.EncodedPrompt)
                 ids = tuple(chunk.token_ids for chunk in prompt.chunks if isinstance(chunk, protocol.TextChunk))
                 found.append(Rendered(name, prompt.rendered, ids, prompt.n_image_tokens))
             except (BadInput, BadModel) as error:

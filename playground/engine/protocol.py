@@ -1,12 +1,13 @@
 """What parent and worker say to each other. The parent's only door into playground.engine.
 
 One duplex pipe, one msgpack frame a message. The parent sends one request at a time and reads replies until a
-final one (`Failed`, or the reply that the request names). `Cancel` may be sent at any moment. EOF ends the worker.
+final one: `Failed`, or R of its `Request[R]`. `Cancel` may be sent at any moment. EOF ends the worker.
 """
 
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
+from typing import Generic, TypeVar, get_args
 
 import msgspec
 
@@ -17,201 +18,6 @@ from playground.values.request import Image, Runtime, Sampling
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     pass
-
-
-# --- parent to worker -----------------------------------------------------------------------------------------
-
-
-class LoadVision(Message, frozen=True, tag=True):
-    """Load a projector and, without its weights, a language model that it belongs to. Reply: Loaded.
-
-    observe: collect for an importance matrix while images are encoded (WriteImportance); that is slower.
-    """
-
-    projector: str
-    model: str
-    use_gpu: bool
-    n_threads: int | None
-    observe: bool = False
-
-
-class LoadLanguage(Message, frozen=True, tag=True):
-    """Load a language model and warm up a context for `runtime`. Reply: Loaded.
-
-    observe: collect for an importance matrix while answers are read (Score, Record, Measure); that is slower, and each
-    prompt is read whole.
-    """
-
-    model: str
-    runtime: Runtime
-    observe: bool = False
-
-
-class PlanMemory(Message, frozen=True, tag=True):
-    """How much memory a language model's context will take, by a load without weights (no_alloc). Reply: Planned."""
-
-    load: LoadLanguage
-
-
-class MeasureBandwidth(Message, frozen=True, tag=True):
-    """Copy memory on the device that this worker sees first, its host if it sees none. Reply: Bandwidth."""
-
-    bytes: int  # of each of the two buffers
-
-
-class ChatMessage(Message, frozen=True, tag=True):
-    """One turn. `n_images` images stand before its text."""
-
-    role: str
-    text: str
-    n_images: int = 0
-
-
-class Encode(Message, frozen=True, tag=True):
-    """Render the chat, tokenize it, encode its images. To a vision worker. Reply: EncodedPrompt.
-
-    An image without pixels (rgb empty) is one whose embeddings the parent has: it is planned, not encoded.
-    """
-
-    messages: tuple[ChatMessage, ...]
-    images: tuple[Image, ...]
-    chat_template: str | None = None
-
-
-class TextChunk(Message, frozen=True, tag=True):
-    token_ids: tuple[int, ...]
-
-
-class ImageChunk(Message, frozen=True, tag=True):
-    """A stretch of image embeddings; a tiled image has several.
-
-    embeddings: n_tokens x n_embd_inp float32, empty if the image came without pixels.
-    positions: with M-RoPE, 4 x n_tokens int32 in the order t, y, x, z; else empty.
-    """
-
-    image: int  # which of the images
-    key: str  # equal keys have equal embeddings
-    n_tokens: int
-    n_pos: int  # how far the position advances; not n_tokens with M-RoPE
-    non_causal: bool
-    positions: bytes
-    embeddings: bytes
-
-
-class EncodedPrompt(Message, frozen=True, tag=True):
-    """A prompt ready for any language model of the family: all that a generation needs."""
-
-    chunks: tuple[TextChunk | ImageChunk, ...]
-    n_embd: int
-    rendered: str
-    preprocess_s: float
-    encode_s: float | None  # None: no image was encoded
-
-    @property
-    def n_image_tokens(self) -> int:
-        return sum(c.n_tokens for c in self.chunks if isinstance(c, ImageChunk))
-
-    @property
-    def n_text_tokens(self) -> int:
-        return sum(len(c.token_ids) for c in self.chunks if isinstance(c, TextChunk))
-
-
-class Generate(Message, frozen=True, tag=True):
-    """Write an answer. To a language worker. Replies: Chunk ..., then Finished."""
-
-    prompt: EncodedPrompt
-    sampling: Sampling
-    runtime: Runtime
-
-
-class Score(Message, frozen=True, tag=True):
-    """Read an answer to a prompt and tell how likely each token was. To a language worker. Reply: Scored."""
-
-    prompt: EncodedPrompt
-    token_ids: tuple[int, ...]
-    runtime: Runtime
-
-
-class Record(Message, frozen=True, tag=True):
-    """Read an answer to a prompt and keep what the model held likely at each of its tokens. To a language worker.
-
-    path: a file that is written: (n_tokens + 1) x n_vocabulary natural logarithms of probabilities, of `dtype`
-    (float32, or float16 at half the size). Reply: Recorded.
-    """
-
-    prompt: EncodedPrompt
-    token_ids: tuple[int, ...]
-    runtime: Runtime
-    path: str
-    dtype: str = "float32"
-
-
-class Measure(Message, frozen=True, tag=True):
-    """Read the same answer and compare with what another model of the same vocabulary recorded. Reply: Measured."""
-
-    prompt: EncodedPrompt
-    token_ids: tuple[int, ...]
-    runtime: Runtime
-    path: str
-    dtype: str = "float32"
-
-
-class WriteImportance(Message, frozen=True, tag=True):
-    """Write what was collected since the last time as an importance matrix, and begin anew. To a worker that observes.
-
-    path: a GGUF file, replaced as a whole. adding: what it holds already is counted in. Reply: ImportanceWritten.
-    """
-
-    path: str
-    dataset: str  # what was read, in words
-    adding: bool = False
-
-
-class TensorType(Message, frozen=True, tag=True):
-    """As `llama-quantize --tensor-type pattern=type`: tensors whose name has a match get this ggml type."""
-
-    pattern: str
-    kind: str  # of ggml: q4_K, f16
-
-
-class Quantize(Message, frozen=True, tag=True):
-    """Quantize a GGUF file into a new one. To a quantize worker. Replies: Step ..., then Quantized."""
-
-    source: str
-    target: str
-    quantization: str  # a llama_ftype by name, such as Q4_K_M
-    half: Half
-    n_threads: int | None = None
-    tensor_types: tuple[TensorType, ...] = ()
-    requantize: bool = False  # the source is quantized itself
-    dry_run: bool = False  # only how large it would be
-    metadata: dict[str, str] = {}  # written into the new file
-    imatrix: str = ""  # the path of an importance matrix in GGUF form
-
-
-class Ping(Message, frozen=True, tag=True):
-    """Is anybody there? Reply: Pong."""
-
-
-class Cancel(Message, frozen=True, tag=True):
-    """Finish what is being done early. The final reply of the running request still comes."""
-
-
-Request = (
-    LoadVision
-    | LoadLanguage
-    | Encode
-    | Generate
-    | Score
-    | Record
-    | Measure
-    | WriteImportance
-    | Quantize
-    | PlanMemory
-    | MeasureBandwidth
-    | Ping
-    | Cancel
-)
 
 
 # --- worker to parent -----------------------------------------------------------------------------------------
@@ -252,6 +58,44 @@ class Bandwidth(Message, frozen=True, tag=True):
 
     bytes_per_s: float
     device: str
+
+
+class TextChunk(Message, frozen=True, tag=True):
+    token_ids: tuple[int, ...]
+
+
+class ImageChunk(Message, frozen=True, tag=True):
+    """A stretch of image embeddings; a tiled image has several.
+
+    embeddings: n_tokens x n_embd_inp float32, empty if the image came without pixels.
+    positions: with M-RoPE, 4 x n_tokens int32 in the order t, y, x, z; else empty.
+    """
+
+    image: int  # which of the images
+    key: str  # equal keys have equal embeddings
+    n_tokens: int
+    n_pos: int  # how far the position advances; not n_tokens with M-RoPE
+    non_causal: bool
+    positions: bytes
+    embeddings: bytes
+
+
+class EncodedPrompt(Message, frozen=True, tag=True):
+    """A prompt ready for any language model of the family: all that a generation needs."""
+
+    chunks: tuple[TextChunk | ImageChunk, ...]
+    n_embd: int
+    rendered: str
+    preprocess_s: float
+    encode_s: float | None  # None: no image was encoded
+
+    @property
+    def n_image_tokens(self) -> int:
+        return sum(c.n_tokens for c in self.chunks if isinstance(c, ImageChunk))
+
+    @property
+    def n_text_tokens(self) -> int:
+        return sum(len(c.token_ids) for c in self.chunks if isinstance(c, TextChunk))
 
 
 class Chunk(Message, frozen=True, tag=True):
@@ -341,17 +185,185 @@ Reply = (
     | Failed
 )
 
+
+# --- parent to worker -----------------------------------------------------------------------------------------
+
+R = TypeVar("R", bound=Message)
+
+
+class Request(Message, Generic[R], frozen=True, tag=True):
+    """A question to the worker. Its type parameter is the reply that answers it."""
+
+    @classmethod
+    def reply_type(cls) -> type[R]:
+        kind: type[R] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        return kind
+
+
+class LoadVision(Request[Loaded], frozen=True, tag=True):
+    """Load a projector and, without its weights, a language model that it belongs to.
+
+    observe: collect for an importance matrix while images are encoded (WriteImportance); that is slower.
+    """
+
+    projector: str
+    model: str
+    use_gpu: bool
+    n_threads: int | None
+    observe: bool = False
+
+
+class LoadLanguage(Request[Loaded], frozen=True, tag=True):
+    """Load a language model and warm up a context for `runtime`.
+
+    observe: collect for an importance matrix while answers are read (Score, Record, Measure); that is slower, and each
+    prompt is read whole.
+    """
+
+    model: str
+    runtime: Runtime
+    observe: bool = False
+
+
+class PlanMemory(Request[MemoryPlan], frozen=True, tag=True):
+    """How much memory a language model's context will take, by a load without weights (no_alloc)."""
+
+    load: LoadLanguage
+
+
+class MeasureBandwidth(Request[Bandwidth], frozen=True, tag=True):
+    """Copy memory on the device that this worker sees first, its host if it sees none."""
+
+    bytes: int  # of each of the two buffers
+
+
+class ChatMessage(Message, frozen=True, tag=True):
+    """One turn. `n_images` images stand before its text."""
+
+    role: str
+    text: str
+    n_images: int = 0
+
+
+class Encode(Request[EncodedPrompt], frozen=True, tag=True):
+    """Render the chat, tokenize it, encode its images. To a vision worker.
+
+    An image without pixels (rgb empty) is one whose embeddings the parent has: it is planned, not encoded.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    images: tuple[Image, ...]
+    chat_template: str | None = None
+
+
+class Generate(Request[Finished], frozen=True, tag=True):
+    """Write an answer. To a language worker. Sends Chunks before its reply."""
+
+    prompt: EncodedPrompt
+    sampling: Sampling
+    runtime: Runtime
+
+
+class Score(Request[Scored], frozen=True, tag=True):
+    """Read an answer to a prompt and tell how likely each token was. To a language worker."""
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    runtime: Runtime
+
+
+class Record(Request[Recorded], frozen=True, tag=True):
+    """Read an answer to a prompt and keep what the model held likely at each of its tokens. To a language worker.
+
+    path: a file that is written: (n_tokens + 1) x n_vocabulary natural logarithms of probabilities, of `dtype`
+    (float32, or float16 at half the size).
+    """
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    runtime: Runtime
+    path: str
+    dtype: str = "float32"
+
+
+class Measure(Request[Measured], frozen=True, tag=True):
+    """Read the same answer and compare with what another model of the same vocabulary recorded."""
+
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    runtime: Runtime
+    path: str
+    dtype: str = "float32"
+
+
+class WriteImportance(Request[ImportanceWritten], frozen=True, tag=True):
+    """Write what was collected since the last time as an importance matrix, and begin anew. To a worker that observes.
+
+    path: a GGUF file, replaced as a whole. adding: what it holds already is counted in.
+    """
+
+    path: str
+    dataset: str  # what was read, in words
+    adding: bool = False
+
+
+class TensorType(Message, frozen=True, tag=True):
+    """As `llama-quantize --tensor-type pattern=type`: tensors whose name has a match get this ggml type."""
+
+    pattern: str
+    kind: str  # of ggml: q4_K, f16
+
+
+class Quantize(Request[Quantized], frozen=True, tag=True):
+    """Quantize a GGUF file into a new one. To a quantize worker. Sends Steps before its reply."""
+
+    source: str
+    target: str
+    quantization: str  # a llama_ftype by name, such as Q4_K_M
+    half: Half
+    n_threads: int | None = None
+    tensor_types: tuple[TensorType, ...] = ()
+    requantize: bool = False  # the source is quantized itself
+    dry_run: bool = False  # only how large it would be
+    metadata: dict[str, str] = {}  # written into the new file
+    imatrix: str = ""  # the path of an importance matrix in GGUF form
+
+
+class Ping(Request[Pong], frozen=True, tag=True):
+    """Is anybody there?"""
+
+
+class Cancel(Message, frozen=True, tag=True):
+    """Finish what is being done early. The final reply of the running request still comes."""
+
+
+AnyRequest = (
+    LoadVision
+    | LoadLanguage
+    | Encode
+    | Generate
+    | Score
+    | Record
+    | Measure
+    | WriteImportance
+    | Quantize
+    | PlanMemory
+    | MeasureBandwidth
+    | Ping
+    | Cancel
+)
+
 _encoder = msgspec.msgpack.Encoder()
-_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
-def send(connection: Connection, message: Request | Reply) -> None:
+def send(connection: Connection, message: Message) -> None:
     """Raises OSError when the other side is gone."""
     connection.send_bytes(_encoder.encode(message))
 
 
-def receive_request(connection: Connection) -> Request:
+def receive_request(connection: Connection) -> AnyRequest:
     """Raises EOFError or OSError when the parent is gone."""
     return _requests.decode(connection.recv_bytes())
 

@@ -19,6 +19,7 @@ from playground.engine.ggml import devices
 from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel, plan
 from playground.engine.protocol import (
+    AnyRequest,
     Cancel,
     Encode,
     Failed,
@@ -37,7 +38,6 @@ from playground.engine.protocol import (
     Record,
     Recorded,
     Reply,
-    Request,
     Score,
     Scored,
     WriteImportance,
@@ -61,7 +61,7 @@ class Worker:
 
     def serve(self) -> None:
         """Serve until the parent is gone; then the process ends."""
-        requests: SimpleQueue[Request] = SimpleQueue()
+        requests: SimpleQueue[AnyRequest] = SimpleQueue()
         Thread(target=self._read, args=(requests,), daemon=True).start()
         self._send(Ready(engine=llama.start(), gpu_offload=llama.GPU_OFFLOAD, devices=devices()))
         while True:
@@ -73,7 +73,7 @@ class Worker:
             except MemoryError:
                 self._send(Failed(kind="OutOfMemory", message="The worker ran out of host memory."))
 
-    def _read(self, requests: SimpleQueue[Request]) -> None:
+    def _read(self, requests: SimpleQueue[AnyRequest]) -> None:
         try:
             while True:
                 request = receive_request(self._connection)
@@ -97,7 +97,7 @@ class Worker:
         assert self._language is not None
         return self._language
 
-    def _answer(self, request: Request) -> Reply:
+    def _answer(self, request: AnyRequest) -> Reply:
         match request:
             case LoadLanguage():
                 started = time.perf_counter()
@@ -158,8 +158,8 @@ class Worker:
                 return measure_bandwidth(request)
             case Ping():
                 return Pong(devices())
-            case _:
-                raise AssertionError(f"not a request: {request}")
+            case Cancel():
+                raise AssertionError("_read keeps every Cancel")
 
 
 def main() -> None:

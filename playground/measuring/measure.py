@@ -372,7 +372,6 @@ class MeasureJob:
                 request = protocol.Generate(_unseen(prompt), self._sampling, self._runtime)
                 finished = lease.request(request, stop=self._stop)
                 weigh(lease)
-        assert isinstance(finished, protocol.Finished)
         known = [n for n in held if n is not None]
         return _Timed(prompt.encode_s, finished, sum(known) if len(known) == len(held) else None)
 
@@ -381,7 +380,6 @@ class MeasureJob:
         with self._pool.use(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
             request = protocol.Record(prompt, ids, self._runtime, str(path), self._dtype)
             reply = lease.request(request, stop=self._stop)
-        assert isinstance(reply, protocol.Recorded)
         return reply.n_vocabulary
 
     def _measure(
@@ -390,7 +388,6 @@ class MeasureJob:
         with self._pool.use(language_spec(variant.model, self._runtime), stop=self._stop) as lease:
             request = protocol.Measure(prompt, ids, runtime, str(path), self._dtype)
             reply = lease.request(request, stop=self._stop)
-        assert isinstance(reply, protocol.Measured)
         return reply.drifts
 
     def _choose_dtype(self, n_vocabulary: int, n_records: int, folder: Path) -> None:

@@ -109,12 +109,12 @@ class Lease:
 
     def request(
         self,
-        request: protocol.Request,
+        request: protocol.Request[protocol.R],
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
         stop: Stop = _never,
-    ) -> protocol.Reply:
+    ) -> protocol.R:
         """See WorkerProcess.request."""
         assert self.handle.process is not None
         return self.handle.process.request(request, on_chunk=on_chunk, on_step=on_step, stop=stop)
@@ -416,7 +416,6 @@ class Pool:
             return
         assert handle.process is not None
         planned = handle.process.request(protocol.PlanMemory(spec.load))
-        assert isinstance(planned, protocol.MemoryPlan)
         self._forecasts.planned(spec, handle.places, planned)
         forecast = self._forecasts.of(spec, handle.places)
         with shared.changed:
@@ -670,9 +669,7 @@ class Pool:
         """Raises what `quantize` does; WorkerDied when llama.cpp aborted, or when `stop` had it killed: it cannot be
         asked to stop."""
         with self.lease(QUANTIZE, stop=stop) as lease:
-            reply = lease.request(request, on_step=on_step, stop=stop)
-        assert isinstance(reply, protocol.Quantized)
-        return reply
+            return lease.request(request, on_step=on_step, stop=stop)
 
     def bandwidth(self, place: str) -> float | None:
         """Bytes a second that a place's memory was measured to copy, read and write together; None: not measured."""
@@ -687,7 +684,6 @@ class Pool:
             try:
                 with self.turn([spec], where=[(place,)]), self._lease(spec, [(place,)], _never) as lease:
                     found = lease.request(protocol.MeasureBandwidth(_BANDWIDTH_BYTES))
-                assert isinstance(found, protocol.Bandwidth)
                 self._forecasts.keep_bandwidth(place, found.bytes_per_s)
             except (EngineError, OutOfMemory) as error:
                 logger.warning("the memory bandwidth of %s could not be measured: %s", place, error)

@@ -96,20 +96,18 @@ class WorkerProcess:
     def ping(self) -> protocol.Pong | None:
         """None if the idle worker is not there any more: one that was just killed can look alive for milliseconds."""
         try:
-            pong = self.request(protocol.Ping())
+            return self.request(protocol.Ping())
         except WorkerDied:
             return None
-        assert isinstance(pong, protocol.Pong)
-        return pong
 
     def request(
         self,
-        request: protocol.Request,
+        request: protocol.Request[protocol.R],
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> protocol.Reply:
+    ) -> protocol.R:
         """Send a request and wait for its final reply. When `stop` says so, the worker is told to end it early.
 
         Raises what the worker reports, as the error of that name, and WorkerDied.
@@ -141,6 +139,7 @@ class WorkerProcess:
         self.state = WorkerState.READY
         if isinstance(reply, protocol.Failed):
             raise self._as_error(reply)
+        assert isinstance(reply, request.reply_type())
         return reply
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -166,10 +167,9 @@ class _CollectJob:
             )
         return prompt
 
-    def _read(self, spec: WorkerSpec, request: protocol.Request) -> None:
+    def _read(self, spec: WorkerSpec, request: protocol.Request[Any]) -> None:
         with self._pool.use(spec, stop=self._stop) as lease:
             lease.request(request, stop=self._stop)
             written = lease.request(protocol.WriteImportance(str(self.path), self._set.name, adding=True))
-        assert isinstance(written, protocol.ImportanceWritten)
         self._written = written
         self._readings += 1

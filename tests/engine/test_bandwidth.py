@@ -9,7 +9,7 @@ import numpy
 import psutil
 import pytest
 
-from playground.engine.protocol import Bandwidth, MeasureBandwidth, Ping, Pong
+from playground.engine.protocol import MeasureBandwidth, Ping, Pong
 from playground.errors import EngineError
 from playground.pool.process import WorkerProcess
 
@@ -30,7 +30,6 @@ def test_bandwidth_when_measured_on_the_host_then_about_that_of_a_numpy_copy(wor
     ours, numpys = [], []
     for _ in range(3):  # in turn, and the best of each: something else may run on this machine
         found = worker.request(MeasureBandwidth(BYTES))
-        assert isinstance(found, Bandwidth)
         assert found.device
         ours.append(found.bytes_per_s)
         started = time.perf_counter()

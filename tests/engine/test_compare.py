@@ -225,7 +225,7 @@ def test_probabilities_when_the_worker_dies_then_the_answer_stays_and_it_is_said
 ) -> None:
     sent = Lease.request
 
-    def killed(self: Lease, request: protocol.Request, **options: Any) -> protocol.Reply:
+    def killed(self: Lease, request: protocol.Request[Any], **options: Any) -> protocol.Reply:
         if isinstance(request, protocol.Score):
             psutil.Process(self.pid).kill()
         return sent(self, request, **options)

@@ -13,7 +13,6 @@ import pytest
 
 from playground.engine.protocol import (
     EncodedPrompt,
-    Finished,
     Generate,
     Loaded,
     LoadLanguage,
@@ -64,7 +63,6 @@ def test_image_when_on_a_gpu_then_decoded_whole_and_on_a_cpu_in_upstreams_batche
 @pytest.mark.parametrize("generated", [1, 2, 40, 41, 42, 100, 200])
 def test_progress_when_tokens_came_then_in_even_steps_to_the_end(worker: WorkerProcess, generated: int) -> None:
     reply = worker.request(Generate(text(5), Sampling(max_tokens=generated), RUNTIME))
-    assert isinstance(reply, Finished)
     assert reply.generated_tokens == generated
     if generated == 1:
         assert reply.progress == ()

@@ -1,0 +1,18 @@
+"""The messages between the app and its workers."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from playground.engine import protocol
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(protocol.AnyRequest) if kind is not protocol.Cancel])
+def test_request_when_of_any_kind_then_its_reply_is_one_that_ends_it(
+    kind: type[protocol.Request[protocol.Message]],
+) -> None:
+    assert kind.reply_type() in set(get_args(protocol.Reply)) - {
+        protocol.Ready, protocol.Chunk, protocol.Step, protocol.Failed
+    }  # fmt: skip
