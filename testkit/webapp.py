@@ -31,10 +31,12 @@ def running(
     log: Path,
     *,
     model_dirs: tuple[Path, ...] = (),
+    program: str | Path = sys.executable,
     command: tuple[str, ...] = ("app.py",),
+    folder: Path = ROOT,
     more: Mapping[str, str] | None = None,
 ) -> Iterator[WebApp]:
-    """`more`: of the environment."""
+    """Runs `program` with the arguments `command` in `folder`. `more`: of the environment."""
     environment = (
         os.environ
         | dict(more or {})
@@ -47,7 +49,7 @@ def running(
     environment.pop("GRADIO_SERVER_PORT", None)
     started = time.monotonic()
     with log.open("w") as out:
-        app = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        app = subprocess.Popen([program, *command], cwd=folder, env=environment, stdout=out, stderr=out)
     try:
         deadline = started + 90
         while not (found := re.search(r"Running on local URL: +(http://\S+)", log.read_text())):

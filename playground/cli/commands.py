@@ -1,4 +1,4 @@
-"""Compare and measure quantizations of vision-language models, without a browser.
+"""Compare, measure and quantize vision-language models. `serve` opens the page; the other commands need no browser.
 
 Where a command takes several variants, --model, --projector and --variants may be repeated, and each value may be
 several, separated by commas.
@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import compare, measure, models, quantize
+from playground.cli import compare, measure, models, quantize, serve
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -31,6 +31,7 @@ class _Command(TyperCommand):
 
 
 for _command in (
+    serve.serve,
     compare.variants,
     compare.compare,
     measure.drift,
@@ -47,7 +48,7 @@ for _command in (
 
 
 def main() -> None:
-    """Run one command; an error meant for people ends it with exit code 2."""
+    """Run one command. An error that is meant for people ends it with exit status 2."""
     try:
         app(standalone_mode=True)
     except PlaygroundError as error:

@@ -123,6 +123,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
         ("playground.errors", "playground.settings", "playground.web.server"),
     ),
     ("playground.__main__", ("playground.cli.",)),
+    ("playground.cli.serve", ("playground.settings", "playground.web.server")),
     ("playground.cli", ("playground.cli.", *BELOW, PROTOCOL, "playground.wiring", "playground.settings", *VALUES)),
     ("playground.web", ("playground.web.", *BELOW, "playground.wiring", "playground.settings", SUPPORT, *VALUES)),
     ("playground.wiring", (*BELOW, "playground.settings", *VALUES)),
