@@ -1,5 +1,5 @@
-# The app as a container: for the CPU, or with --build-arg ACCELERATOR=cuda for NVIDIA GPUs. No GPU is needed to build.
-# On a Hugging Face Space the build arguments are its variables: docs/operate/spaces.md.
+# The app as a container: for the CPU, or with --build-arg ACCELERATOR=cuda for NVIDIA GPUs. The build needs no GPU.
+# A Hugging Face Space passes its variables as build arguments: docs/operate/spaces.md.
 ARG ACCELERATOR=cpu
 
 FROM ubuntu:24.04 AS build-cpu
@@ -7,14 +7,14 @@ ENV LLAMA_WHEELS=https://abetlen.github.io/llama-cpp-python/whl/cpu \
     CUDA_ARGS=""
 
 # T4 75, A100 80, A10G 86, L4 and L40S 89, H100 90; newer GPUs compile the code for 90 when they first load it.
-# The driver's libcuda.so.1, which only a machine with a GPU has, may be missing when it is linked.
+# Only a machine with a GPU has the driver's libcuda.so.1, so the linker may leave it unresolved.
 FROM nvidia/cuda:12.6.3-devel-ubuntu24.04 AS build-cuda
 ENV LLAMA_WHEELS=https://abetlen.github.io/llama-cpp-python/whl/cu124 \
     CUDA_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=75-real;80-real;86-real;89-real;90 -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined"
 
 # hadolint ignore=DL3006
 FROM build-${ACCELERATOR} AS build
-# Ubuntu's mirrors keep the newest version of a package only, so none can be pinned.
+# Ubuntu's mirrors keep only the newest version of a package, so no version can be pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential ca-certificates python3-dev python3-venv \
