@@ -21,14 +21,16 @@ from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
 from playground.measuring.measure import MeasureJob
 from playground.measuring.question_sets import Question, QuestionSet, Rule
-from playground.measuring.results import Measurement, MeasurementPlan
+from playground.measuring.result_cache import ResultCache
+from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.models.presets import data_folder
+from playground.notebooks.library import Library
 from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
-from testkit import pairs
+from testkit import old_files, pairs
 from testkit.pairs import changed_projector
 from testkit.running import measured
 
@@ -359,3 +361,39 @@ def test_speed_when_measured_then_afresh_each_time(parts: Parts) -> None:
             assert (result.speed.tokens_per_second or 0) > 10
             assert (result.speed.bytes or 0) > 2 * 2**20
             assert result.mean_kl is None
+
+
+def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is_asked(
+    parts: Parts, tmp_path: Path
+) -> None:
+    """The results are those that version 0.1.0 kept."""
+    written = old_files.unpack(tmp_path)
+    library = Library(tmp_path / "cache/notebooks")
+    notebook = library.own(written.notebook)
+    run = library.newest_run(notebook, notebook.cells[-1])
+    assert run is not None
+    assert run.measurement is not None
+    asked = run.cell.questions
+    assert asked is not None
+    (f16,), (q8,) = parts.catalog.choose(["F16"], ["F16"]), parts.catalog.choose(["Q8_0"], ["F16"])
+    old = [v for v in run.variants if v.id != run.reference]  # their files need not be there
+    results = ResultCache(tmp_path / "cache/measured", written.engine)
+    job = MeasureJob(
+        library.questions.read(asked.source),
+        (f16, *old, q8),
+        f16.id,
+        msgspec.structs.replace(asked.plan, speed=False, look=False),
+        RUNTIME,
+        parts.pool,
+        parts.embeddings,
+        results,
+        lambda: False,
+    )
+    *steps, last = job.run()
+    assert isinstance(last, Measurement)
+    whats = [step.what for step in steps if isinstance(step, Progress)]
+    assert whats == ["F16 reads its answers"] * 4 + ["Q8_0: drift", "Q8_0: answers"] * 4
+    assert [r.mean_kl for r in last.results[:3]] == [r.mean_kl for r in run.measurement.results]
+    assert last.results[3].mean_kl is not None
+    results.close()
+    library.close()
