@@ -67,6 +67,7 @@ def section(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
         plot=_plot(card),
         speeds=_speeds(card),
         rows=_rows(card),
+        columns=_COLUMNS,
         kinds=list(_WRITERS),
         printed=printed,
     )

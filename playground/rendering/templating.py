@@ -30,15 +30,22 @@ environment.filters |= {
 }
 
 
-STYLES = Path(__file__).parent / "styles"
+_STYLES = Path(__file__).parent / "styles"
+_COLORS = _STYLES / "colors.css"
+# Of what a notebook shows, on the page and in a report. Where two rules are equally specific, the later file wins.
+_SHARED = tuple(
+    _STYLES / f"{name}.css"
+    for name in ("text", "run", "measurement", "panes", "tables", "plots", "card", "sensitivity")
+)
+PAGE_STYLES = (_COLORS, *_SHARED)
 
 
 def css() -> markupsafe.Markup:
     """The page's rules for a file that stands alone: dark where the system is, not by a class."""
-    colors, shared, own = ((STYLES / name).read_text() for name in ("colors.css", "cells.css", "report.css"))
-    light, dark = colors.split(".dark {", 1)
-    dark = dark.replace("}", "; --body-text-color:#e8e9eb; --bg:#15171b }", 1)
-    text = f"{light}\n{shared}\n{own}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}"
+    light, dark = _COLORS.read_text().split(".dark {", 1)
+    dark = dark.replace("}", "--body-text-color: #e8e9eb; --bg: #15171b; }", 1)
+    rules = "\n".join(path.read_text() for path in (*_SHARED, _STYLES / "report.css"))
+    text = f"{light}\n{rules}\n@media screen and (prefers-color-scheme:dark) {{ :root {{{dark} }}"
     return markupsafe.Markup(text)  # noqa: S704  our own files
 
 

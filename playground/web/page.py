@@ -34,10 +34,16 @@ from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 
 STATIC = Path(__file__).parent / "static"
+# Where two rules are equally specific, the later file wins.
 CSS = [
-    *(templating.STYLES / name for name in ("colors.css", "cells.css")),
-    *(STATIC / name for name in ("page.css", "inspect.css")),
-]
+    *templating.PAGE_STYLES,
+    *(
+        STATIC / f"{name}.css"
+        for name in (
+            "shell", "menu", "notebook", "cell", "cell-measure", "dialogs", "quantize", "models", "inspect",
+        )
+    ),
+]  # fmt: skip
 SCRIPT = STATIC / "notebook.js"
 # The pages have links of their own. gr.Navbar(visible=False) is not heeded (6.31), and our CSS does not reach so far.
 HEAD = "<style>.nav-holder { display:none !important }</style>"
@@ -55,7 +61,7 @@ _MAX_LISTED_FILES = 1000
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme in the page's colours; page.css takes them from these variables."""
+    """Gradio's plain theme in the page's colours; the style sheets take them from these variables."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.blue,
         font=["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "sans-serif"],
