@@ -8,6 +8,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.n
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run test setup check format docs bench screenshots clean
+STYLES := $(wildcard playground/rendering/styles/*.css playground/web/static/*.css)
 MARKDOWN := *.md .github bench docs examples presets tests training
 
 run: setup
@@ -41,6 +42,7 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mdformat $(MARKDOWN)
+	$(BIN)/css-beautify --indent-size 2 --end-with-newline --space-around-combinator --replace $(STYLES)
 
 # The command line's reference, the table of settings and the example settings are written from the code.
 docs: setup
