@@ -1,4 +1,4 @@
-"""Values to HTML. Whatever a model or a person wrote is escaped by Jinja: it is shown as text, never as markup."""
+"""A comparison to HTML: a pane for each variant, the table and plot of all, and one sentence on what came out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import markupsafe
 from playground.comparing import summary_rows as lab
 from playground.comparing.divergence import first_word, word_changes
 from playground.rendering import number_format, plots
-from playground.rendering.templating import environment, markup
+from playground.rendering.templating import markup
 from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import Variant
-from playground.values.memory import HOST, MemoryReport, WorkerMemory, WorkerRole
 
 _ICONS = {
     PaneState.QUEUED: "○",
@@ -132,59 +131,6 @@ def _table(
         ledger=plots.ledger(rows),
         printed=printed,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Meter:
-    """One place's share of the strip; percent of what the workers may take there together."""
-
-    name: str
-    held: int | None
-    budget: int
-    projectors: float
-    models: float
-    utilization: float | None
-
-
-def memory_strip(report: MemoryReport) -> str:
-    gpus = {gpu.place: gpu for gpu in report.gpus}
-    meters = []
-    for place in places(report):
-        held = [held_at(worker, place) for worker in report.workers]
-        total = sum(n or 0 for n in held)
-        projectors = sum(held_at(w, place) or 0 for w in report.workers if w.role is WorkerRole.VISION)
-        budget = report.budgets.get(place, report.budget_bytes)
-        scale = 100 / max(budget, total, 1)
-        gpu = gpus.get(place)
-        name = "CPU" if gpu is None else gpu.name if len(gpus) == 1 else place
-        used = gpu.utilization if gpu else None
-        meters.append(
-            _Meter(
-                name, None if None in held else total, budget, projectors * scale, (total - projectors) * scale, used
-            )
-        )
-    return environment.get_template("memory.html").render(report=report, meters=meters)
-
-
-def places(report: MemoryReport) -> list[str]:
-    """The GPUs, or the host where there is none."""
-    return [gpu.place for gpu in report.gpus] or [HOST]
-
-
-def places_of(worker: WorkerMemory) -> list[str]:
-    return worker.place.split(" + ")
-
-
-def held_at(worker: WorkerMemory, place: str) -> int | None:
-    """Bytes of a worker on one place. One that is split over several is told apart as it was forecast."""
-    mine = places_of(worker)
-    if place not in mine:
-        return 0
-    if worker.bytes is None or len(mine) == 1:
-        return worker.bytes
-    expected = worker.forecast.bytes if worker.forecast else {}
-    total = sum(expected.get(one, 0) for one in mine)
-    return round(worker.bytes * expected.get(place, 0) / total) if total else worker.bytes // len(mine)
 
 
 def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> str:

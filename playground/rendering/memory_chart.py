@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from playground.rendering import comparison_view, number_format, plots
+from playground.rendering import number_format, plots
 from playground.values.memory import HOST, GpuMemory, MemoryParts, MemoryReport, QueuedRun, WorkerMemory, WorkerRole
 
 _POINTS = 150  # of a line: more cannot be told apart, and each costs bytes every second
@@ -98,7 +98,7 @@ def chart(
     last: dict[str, WorkerMemory] = {}
     for at, report in enumerate(seen):
         for worker in report.workers:
-            held = comparison_view.held_at(worker, place)
+            held = worker.held_at(place)
             if held:
                 ours.setdefault(worker.id, [0] * len(seen))[at] = held
             if held is None or held:
@@ -124,14 +124,14 @@ def chart(
         Layer(
             name=last[id].file,
             colour=colours[id],
-            now=comparison_view.held_at(there[id], place) if id in there else 0,
+            now=there[id].held_at(place) if id in there else 0,
             gone=id not in there,
             parts=_parts(there[id], place) if id in there else "",
             path=plots.area(xs, ys(tops[id])),
         )
         for id in order
     ]
-    hidden = any(worker.bytes is None and place in comparison_view.places_of(worker) for worker in now.workers)
+    hidden = any(worker.bytes is None and place in worker.places for worker in now.workers)
     others = [max(0, _memory(report, place)[1] - held) for report, held in zip(seen, sums, strict=True)]
     machine = "the rest of the machine" if gpu is None else "other processes"
     layers.append(

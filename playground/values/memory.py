@@ -81,6 +81,20 @@ class WorkerMemory:
         on_gpus = [n for place, n in self.forecast.bytes.items() if place != HOST]
         return sum(on_gpus) if on_gpus else self.forecast.bytes.get(HOST)
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(self.place.split(" + "))
+
+    def held_at(self, place: str) -> int | None:
+        """Bytes on one place. A worker on several places is divided among them as it was forecast."""
+        if place not in self.places:
+            return 0
+        if self.bytes is None or len(self.places) == 1:
+            return self.bytes
+        expected = self.forecast.bytes if self.forecast else {}
+        total = sum(expected.get(other, 0) for other in self.places)
+        return round(self.bytes * expected.get(place, 0) / total) if total else self.bytes // len(self.places)
+
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
@@ -129,6 +143,11 @@ class MemoryReport:
         """Of all GPUs, or of the host where there is none."""
         gpus = [n for place, n in self.budgets.items() if place != HOST]
         return sum(gpus) if gpus else self.budgets.get(HOST, 0)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The GPUs, or the host where there is none."""
+        return tuple(gpu.place for gpu in self.gpus) or (HOST,)
 
     @property
     def queue_length(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import markupsafe
 
 from playground.errors import NotAllowed
-from playground.rendering import comparison_view, templating
+from playground.rendering import templating
 from playground.rendering.memory_chart import chart, colours, handle_row, thinned, waiting
 from playground.values.memory import MemoryReport
 from playground.web.notebook_actions import Reply, server_function
@@ -84,8 +84,7 @@ class InspectPage:
                 window = next((w for w in _WINDOWS if now.time - history[0].time <= w), _WINDOWS[-1])
                 seen = thinned(history, window)
                 places = [
-                    chart(seen, window, place, self._colours, self._pool.bandwidth(place))
-                    for place in comparison_view.places(now)
+                    chart(seen, window, place, self._colours, self._pool.bandwidth(place)) for place in now.places
                 ]
                 handles = [handle_row(worker, self._colours) for worker in now.workers]
                 shared = {

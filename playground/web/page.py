@@ -21,7 +21,7 @@ from playground.measuring.results import Progress
 from playground.models.presets import Preset
 from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState, settled
 from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
-from playground.rendering import cell_view, comparison_view, measurement_view, number_format, templating
+from playground.rendering import cell_view, measurement_view, memory_strip, number_format, templating
 from playground.settings import Login
 from playground.values.files import Half, ModelFile, Variant
 from playground.values.request import Order, Remedy, Runtime, Sampling
@@ -105,9 +105,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="vp-top"):
             gr.HTML(_HEAD.format(notebook=_CURRENT, models="", inspect=""), apply_default_css=False)
-            memory = gr.HTML(
-                comparison_view.memory_strip(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip"
-            )
+            memory = gr.HTML(memory_strip.html(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
             if parts.settings.login is Login.HUGGINGFACE:  # brings the routes of the login, too
                 gr.LoginButton(size="sm", scale=0)
         with gr.Row(elem_id="vp-body"):
@@ -523,7 +521,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> gr.Blocks:
         halt_button.click(on_halt, None, None, queue=False, **private)
         demo.unload(on_leave)
         gr.Timer(2).tick(
-            lambda: comparison_view.memory_strip(parts.monitor.newest),
+            lambda: memory_strip.html(parts.monitor.newest),
             None,
             [memory],
             concurrency_limit=None,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground.rendering import comparison_view, plots, templating
+from playground.rendering import memory_strip, plots, templating
 from playground.rendering.memory_chart import Chart, chart, colours, handle_row, lasted, thinned, waiting
 from playground.values.memory import HOST, Forecast, MemoryParts, MemoryReport, QueuedRun, WorkerRole
 from playground.web.inspect_page import InspectPage
@@ -122,7 +122,7 @@ def test_chart_when_a_model_is_split_then_each_gpu_shows_its_forecast_share() ->
     now = report(split, gpus=(gpu(0), gpu(1)))
     assert [charted(now, place=place).layers[1].now for place in ("GPU 0", "GPU 1")] == [9 * GIB, 27 * GIB]
     blind = replace(split, forecast=None)
-    assert [comparison_view.held_at(blind, place) for place in ("GPU 0", "GPU 1", HOST)] == [18 * GIB, 18 * GIB, 0]
+    assert [blind.held_at(place) for place in ("GPU 0", "GPU 1", HOST)] == [18 * GIB, 18 * GIB, 0]
 
 
 def test_chart_when_a_handles_memory_is_unknown_then_it_is_said_and_never_zero() -> None:
@@ -227,7 +227,7 @@ def test_page_when_names_hold_markup_then_it_is_text_and_every_tag_is_closed() -
     )  # fmt: skip
     made = page(HandMade((replace(now, time=NOW - 5), now)))
     for visitor in (ME, OPERATOR):
-        html = rendered(made.look(visitor)) + str(made.page()) + comparison_view.memory_strip(now)
+        html = rendered(made.look(visitor)) + str(made.page()) + memory_strip.html(now)
         assert "script" not in Tags(html).seen
         assert "by difference" in html
 
@@ -294,7 +294,7 @@ def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_littl
 def test_strip_when_there_are_several_gpus_then_a_meter_each_the_queue_and_a_link() -> None:
     one = worker("a", 16 * GIB, role=WorkerRole.VISION)
     two = worker("b", 32 * GIB, "GPU 1")
-    html = comparison_view.memory_strip(
+    html = memory_strip.html(
         report(one, two, gpus=(gpu(), gpu(1, utilization=None)), queue=(QueuedRun("", (), 0, None),))
     )
     Tags(html)
@@ -308,7 +308,7 @@ def test_strip_when_there_are_several_gpus_then_a_meter_each_the_queue_and_a_lin
 
 
 def test_strip_when_there_is_no_gpu_then_the_host() -> None:
-    html = comparison_view.memory_strip(report(worker("a", 300 * 2**20, HOST)))
+    html = memory_strip.html(report(worker("a", 300 * 2**20, HOST)))
     assert ">CPU<" in html
     assert "300 MiB of 12.0 GiB" in html
     assert "busy" not in html
