@@ -208,7 +208,7 @@ def decode_speed(bench: Bench, rounds: int = 5) -> dict[str, float]:
 
 
 def defaults(bench: Bench) -> dict[str, float]:
-    """What the choice of flash attention and threads rests on (playground/engine/llama.py)."""
+    """What the choice of flash attention and threads rests on (playground/engine/loading.py)."""
     variant = next(v for v in bench.variants if v.model.quantization == "Q4_K_M")
     found = {}
     with fresh_parts() as (pool, _):

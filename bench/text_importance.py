@@ -9,16 +9,16 @@ from threading import Event
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import llama
+from playground.engine import loading, scoring
 from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel
-from playground.engine.protocol import EncodedPrompt, TextChunk, WriteImportance
+from playground.engine.protocol import EncodedPrompt, Score, TextChunk, WriteImportance
 from playground.values.request import Runtime
 
 
 def main() -> None:
     path, text, n_ctx, n_chunks, out = *sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-    llama.start()
+    loading.start()
     importance = Importance()
     model = LanguageModel(path, n_gpu_layers=0, importance=importance)
     vocabulary = C.llama_model_get_vocab(model._model)
@@ -32,7 +32,7 @@ def main() -> None:
             chunk[0] = C.llama_vocab_bos(vocabulary)
         # llama-imatrix wants the logits of every token, so that the last layer computes them all.
         prompt = EncodedPrompt((TextChunk((chunk[0],)),), model.n_embd, "", 0.0, None)
-        model.score(prompt, chunk[1:], runtime, cancelled=Event())
+        scoring.score(model, Score(prompt, chunk[1:], runtime), cancelled=Event())
     importance.write(WriteImportance(out, Path(text).name))
 
 

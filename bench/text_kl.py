@@ -12,7 +12,7 @@ from threading import Event
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import llama
+from playground.engine import loading, scoring
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import EncodedPrompt, Measure, Record, TextChunk
 from playground.values.request import Runtime
@@ -20,7 +20,7 @@ from playground.values.request import Runtime
 
 def main() -> None:
     base_path, path, text, n_ctx, n_chunks = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
-    llama.start()
+    loading.start()
     base, quantized = LanguageModel(base_path, n_gpu_layers=0), LanguageModel(path, n_gpu_layers=0)
     vocabulary = C.llama_model_get_vocab(base._model)
     raw = Path(text).read_bytes()
@@ -37,8 +37,8 @@ def main() -> None:
             known = n_ctx // 2 + 1
             prompt = EncodedPrompt((TextChunk(tuple(chunk[:known])),), base.n_embd, "", 0.0, None)
             rest, record = tuple(chunk[known:-1]), f"{folder}/record"
-            base.record(Record(prompt, rest, runtime, record), cancelled=Event())
-            drifts += quantized.measure(Measure(prompt, rest, runtime, record), cancelled=Event())
+            scoring.record(base, Record(prompt, rest, runtime, record), cancelled=Event())
+            drifts += scoring.measure(quantized, Measure(prompt, rest, runtime, record), cancelled=Event())
     print(
         json.dumps(
             {

@@ -15,10 +15,11 @@ from threading import Event
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
-from playground.engine import llama
+from playground.engine import loading
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import ChatMessage, EncodedPrompt
 from playground.engine.vision import VisionModel
+from playground.engine.vocabulary import Vocabulary
 from playground.values.request import Image, Runtime, Sampling
 
 N_TOKENS = 16
@@ -44,7 +45,7 @@ def upstream(
 
     `forced`: read these tokens instead, 32 at a time, and put the logits behind each into `steps`.
     """
-    model = llama.load_model(model_path, n_gpu_layers=-1 if gpu else 0)
+    model = loading.load_model(model_path, n_gpu_layers=-1 if gpu else 0)
     mtmd_params = M.mtmd_context_params_default()
     mtmd_params.use_gpu = gpu
     mtmd_params.n_threads = 1
@@ -65,7 +66,7 @@ def upstream(
     assert M.mtmd_tokenize(mtmd, chunks, ctypes.byref(prompt), array, len(bitmaps)) == 0
     n_past = C.llama_pos(0)
     assert M.mtmd_helper_eval_chunks(mtmd, context, chunks, 0, 0, RUNTIME.n_batch, True, ctypes.byref(n_past)) == 0
-    vocabulary = llama.Vocabulary(model)
+    vocabulary = Vocabulary(model)
     logits = C.llama_get_logits_ith(context, -1)[: vocabulary.n_tokens]
     sampler = C.llama_sampler_init_greedy()
     tokens = []
@@ -99,7 +100,7 @@ def logits_of(model: LanguageModel, prompt: EncodedPrompt) -> list[float]:
     assert context is not None
     C.llama_set_sampler(context.handle, 0, None)  # with one attached the logits stay on the device
     context.read(prompt, Event())
-    return C.llama_get_logits_ith(context.handle, -1)[: model._vocabulary.n_tokens]
+    return C.llama_get_logits_ith(context.handle, -1)[: model.vocabulary.n_tokens]
 
 
 def answer(model: LanguageModel, prompt: EncodedPrompt) -> tuple[list[int], int]:
@@ -121,7 +122,7 @@ def difference(a: list[float], b: list[float]) -> float:
 def main() -> None:
     model_path, projector_path, width, height = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     gpu = sys.argv[5:] == ["gpu"]
-    llama.start()
+    loading.start()
     image, other = picture(width, height, 1), picture(width, height, 2)
     vision = VisionModel(projector_path, model_path, use_gpu=gpu, n_threads=1)
 

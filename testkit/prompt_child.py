@@ -13,7 +13,7 @@ from threading import Event
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import llama
+from playground.engine import loading
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
 from playground.values.request import Runtime
@@ -37,11 +37,11 @@ def read(model: LanguageModel, asked: EncodedPrompt) -> tuple[list[float], list[
     context._decode = lambda batch, cancelled=None: (sizes.append(batch.n_tokens), decode(batch, cancelled))[1]  # type: ignore[method-assign]
     context.read(asked, Event())
     context._decode = decode  # type: ignore[method-assign]
-    return C.llama_get_logits_ith(context.handle, -1)[: model._vocabulary.n_tokens], sizes
+    return C.llama_get_logits_ith(context.handle, -1)[: model.vocabulary.n_tokens], sizes
 
 
 def main() -> None:
-    llama.start()
+    loading.start()
     cpu, gpu = (LanguageModel(sys.argv[1], n_gpu_layers=0) for _ in range(2))
     gpu.on_gpu = True
     first, cpu_sizes = read(cpu, prompt(cpu, 1))

@@ -17,7 +17,7 @@ from typing import Any
 
 from playground.comparing.divergence import first_divergence
 from playground.comparing.images import read_image
-from playground.engine import llama
+from playground.engine import loading
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import ChatMessage, EncodedPrompt, TextChunk
 from playground.engine.vision import VisionModel
@@ -46,7 +46,7 @@ class Agreement:
 
 def compare(items: Path, images: Path, model: Path, projector: Path) -> Agreement:
     """Answer the `items` about the files in `images` with a pair. Raises PlaygroundError for a bad pair, OSError."""
-    llama.start()
+    loading.start()
     lines = items.read_text(encoding="utf-8").splitlines()
     vision = VisionModel(str(projector), str(model), use_gpu=False, n_threads=None)
     language = LanguageModel(str(model), n_gpu_layers=0)

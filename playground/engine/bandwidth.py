@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from playground.engine import llama
+from playground.engine import llama_log, loading
 from playground.engine.ggml import CPU, GPU, INTEGRATED_GPU, POINTER, SIZE, TEXT, Memory, function
 from playground.engine.protocol import Bandwidth, MeasureBandwidth
 from playground.errors import EngineError
@@ -24,7 +24,7 @@ def measure_bandwidth(asked: MeasureBandwidth) -> Bandwidth:
     device = device_of(GPU) or device_of(INTEGRATED_GPU) or device_of(CPU)
     backend = function("ggml_backend_dev_init", POINTER, POINTER, TEXT)(device, None)
     if not backend:
-        raise EngineError("ggml could not start its device.", tuple(llama.log_lines)[-20:])
+        raise EngineError("ggml could not start its device.", llama_log.last_lines())
     room = 3 * function("ggml_tensor_overhead", SIZE)() + function("ggml_graph_overhead", SIZE)()
     context = function("ggml_init", POINTER, Memory)(Memory(room, None, True))
     try:
@@ -58,7 +58,7 @@ def _copies_per_s(backend: int, graph: int) -> float:
     while (started := time.perf_counter()) < until:
         for _ in range(copies):
             if compute(backend, graph):
-                raise EngineError("ggml could not copy memory.", tuple(llama.log_lines)[-20:])
+                raise EngineError("ggml could not copy memory.", llama_log.last_lines())
         synchronize(backend)
         seconds = time.perf_counter() - started
         best = max(best, copies / seconds)
@@ -74,4 +74,4 @@ def _use_all_cores(device: int, backend: int) -> None:
         registry, b"ggml_backend_set_n_threads"
     )
     if address:
-        ctypes.CFUNCTYPE(None, POINTER, ctypes.c_int)(address)(backend, llama.physical_cores())
+        ctypes.CFUNCTYPE(None, POINTER, ctypes.c_int)(address)(backend, loading.physical_cores())

@@ -224,7 +224,7 @@ class Importance:
         return True
 
     def _of(self, weight: _Tensor, rows: _Tensor) -> _Sums:
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         squares = self._squares(rows).sum(axis=2, dtype=numpy.float64)
         # Of several matrices in one weight each meets its own rows; several batches over one matrix are one.
@@ -235,7 +235,7 @@ class Importance:
 
     def _of_experts(self, node: _Tensor, weight: _Tensor, rows: _Tensor) -> _Sums:
         """rows: columns x experts used (or one for all of them) x tokens. The third source: which experts, by token."""
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         chosen = self._values(_Tensor.from_address(node.src[2]), numpy.int32)[0, 0]  # tokens x experts used
         squares = self._squares(rows)[0]
@@ -248,7 +248,7 @@ class Importance:
 
     def _squares(self, rows: _Tensor) -> Any:
         """float32 (ne3, ne2, ne1, ne0). Raises EngineError."""
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         squares = numpy.square(self._values(rows, numpy.float32))
         if not numpy.isfinite(squares).all():
@@ -257,7 +257,7 @@ class Importance:
 
     def _values(self, tensor: _Tensor, dtype: Any) -> Any:
         """(ne3, ne2, ne1, ne0) elements of 4 bytes, valid only until the callback returns."""
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         n = _n_bytes(tensor)
         if self._ggml.is_host(tensor.buffer):
@@ -294,7 +294,7 @@ def read(path: Path) -> dict[str, Any]:
 
     An expert that no token went to has ones, as llama-quantize takes them. Raises BadInput.
     """
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
     means = {}
     for name, sums in _load(path).sums.items():
@@ -307,7 +307,7 @@ def read(path: Path) -> dict[str, Any]:
 def _load(path: Path) -> _Matrix:
     """Raises BadInput for a file that is no importance matrix, or a damaged one."""
     import gguf  # noqa: PLC0415  it imports numpy
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
     try:
         file = gguf.GGUFReader(path)
@@ -346,7 +346,7 @@ def _load(path: Path) -> _Matrix:
 def _save(path: Path, sums: dict[str, _Sums], datasets: list[str], readings: int, rows: int) -> None:
     """Raises OSError."""
     import gguf  # noqa: PLC0415  it imports numpy
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (llama.py)
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
     writer = gguf.GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")

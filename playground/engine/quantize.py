@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import importance, llama
+from playground.engine import importance, llama_log, loading
 from playground.engine.protocol import Quantize, Quantized, Step
 from playground.errors import BadInput, EngineError
 from playground.values.files import Half
@@ -33,7 +33,7 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
         raise BadInput(f"llama.cpp has no quantization called '{request.quantization}'.")
     params = C.llama_model_quantize_default_params()
     params.ftype = ftype
-    params.nthread = request.n_threads or llama.default_threads(os.path.getsize(request.source))
+    params.nthread = request.n_threads or loading.default_threads(os.path.getsize(request.source))
     # The mixtures (which tensors get more bits) ask for a language model's head counts and abort on a projector's
     # file (0.3.36, Q2_K); so a projector gets one type throughout.
     params.pure = request.half is Half.PROJECTOR
@@ -64,12 +64,12 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
             size.append(int(float(found[1]) * 2**20))
 
     started = time.perf_counter()
-    llama.log_lines.clear()
-    with llama.listening(heard):
+    llama_log.clear()
+    with llama_log.listening(heard):
         code = C.llama_model_quantize(request.source.encode(), request.target.encode(), ctypes.byref(params))
     if code:
         name = os.path.basename(request.source)
-        reason = llama.explain(f"llama.cpp could not quantize {name} to {request.quantization}.")
+        reason = llama_log.explain(f"llama.cpp could not quantize {name} to {request.quantization}.")
         raise reason if isinstance(reason, EngineError) else EngineError(str(reason))
     # Token embeddings are looked up; only a head that shares them is multiplied.
     without = [name for name in lacking if name != "token_embd.weight"]

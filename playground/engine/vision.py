@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
-from playground.engine import llama, templates
+from playground.engine import llama_log, loading, templates
 from playground.engine.importance import Importance, watching
 from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
+from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadModel, BadPair, BadPrompt, EngineError
 from playground.values.request import Image
 
@@ -50,21 +51,21 @@ class VisionModel:
         importance: Importance | None = None,
     ) -> None:
         self._importance = importance
-        self._model = llama.load_model(model, weights=False)
+        self._model = loading.load_model(model, weights=False)
         try:
-            self._mtmd = llama.load_projector(
+            self._mtmd = loading.load_projector(
                 projector,
                 self._model,
                 use_gpu=use_gpu,
-                n_threads=n_threads or llama.default_threads(os.path.getsize(projector)),
+                n_threads=n_threads or loading.default_threads(os.path.getsize(projector)),
                 observer=importance and importance.callback,
             )
         except Exception:
             C.llama_model_free(self._model)
             raise
-        self._vocabulary = llama.Vocabulary(self._model)
+        self._vocabulary = Vocabulary(self._model)
         self._marker = (M.mtmd_get_marker(self._mtmd) or b"").decode()
-        self._template = llama.metadata(self._model, "tokenizer.chat_template")
+        self._template = loading.metadata(self._model, "tokenizer.chat_template")
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
 
@@ -149,12 +150,12 @@ class VisionModel:
             raw = text.encode()
             prompt = M.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
             array_of = (M.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
-            llama.log_lines.clear()
+            llama_log.clear()
             code = M.mtmd_tokenize(self._mtmd, chunks, ctypes.byref(prompt), array_of, len(bitmaps))
             if code == 1:
                 raise BadPrompt("The prompt has another number of image places than images.")
             if code:
-                raise llama.explain("llama.cpp could not prepare the image.")
+                raise llama_log.explain("llama.cpp could not prepare the image.")
         finally:
             for bitmap in bitmaps:
                 M.mtmd_bitmap_free(bitmap)
@@ -173,12 +174,12 @@ class VisionModel:
 
     def _embeddings(self, chunk: object) -> bytes:
         """n_tokens x n_embd float32."""
-        llama.log_lines.clear()
+        llama_log.clear()
         if M.mtmd_encode_chunk(self._mtmd, chunk):
-            raise llama.explain("llama.cpp could not encode the image.")
+            raise llama_log.explain("llama.cpp could not encode the image.")
         output = M.mtmd_get_output_embd(self._mtmd)
         if not output:
-            raise EngineError("llama.cpp gave no embeddings for the image.", tuple(llama.log_lines)[-20:])
+            raise EngineError("llama.cpp gave no embeddings for the image.", llama_log.last_lines())
         n_tokens = int(M.mtmd_input_chunk_get_n_tokens(chunk))
         return ctypes.string_at(output, n_tokens * self.n_embd * _FLOAT_BYTES)
 

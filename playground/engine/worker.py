@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Event, Thread
 
-from playground.engine import llama  # first: llama_cpp before numpy (see there)
+from playground.engine import loading, scoring  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
 from playground.engine.ggml import devices
 from playground.engine.importance import Importance
@@ -63,7 +63,7 @@ class Worker:
         """Serve until the parent is gone; then the process ends."""
         requests: SimpleQueue[AnyRequest] = SimpleQueue()
         Thread(target=self._read, args=(requests,), daemon=True).start()
-        self._send(Ready(engine=llama.start(), gpu_offload=llama.GPU_OFFLOAD, devices=devices()))
+        self._send(Ready(engine=loading.start(), gpu_offload=loading.GPU_OFFLOAD, devices=devices()))
         while True:
             request = requests.get()
             try:
@@ -119,7 +119,7 @@ class Worker:
                     importance=self._importance,
                 )
                 loaded = time.perf_counter()
-                if request.use_gpu and llama.GPU_OFFLOAD:
+                if request.use_gpu and loading.GPU_OFFLOAD:
                     self._vision.warm_up()
                 return Loaded(loaded - started, time.perf_counter() - loaded, self._vision.n_ctx_train)
             case Encode():
@@ -134,18 +134,14 @@ class Worker:
                     send=self._send,
                 )
             case Score():
-                return Scored(
-                    self._language_model.score(
-                        request.prompt, request.token_ids, request.runtime, cancelled=self._cancelled
-                    )
-                )
+                return Scored(scoring.score(self._language_model, request, cancelled=self._cancelled))
             case Record():
                 started = time.perf_counter()
-                n_vocabulary = self._language_model.record(request, cancelled=self._cancelled)
+                n_vocabulary = scoring.record(self._language_model, request, cancelled=self._cancelled)
                 return Recorded(n_vocabulary, time.perf_counter() - started)
             case Measure():
                 started = time.perf_counter()
-                drifts = self._language_model.measure(request, cancelled=self._cancelled)
+                drifts = scoring.measure(self._language_model, request, cancelled=self._cancelled)
                 return Measured(drifts, time.perf_counter() - started)
             case WriteImportance():
                 assert self._importance is not None

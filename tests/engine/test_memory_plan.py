@@ -79,7 +79,7 @@ def test_plan_when_the_file_is_bad_then_said_as_by_a_load(worker: WorkerProcess,
 
 
 LOGGED = """
-from playground.engine import llama
+from playground.engine import llama_log
 lines = [
     "llama_kv_cache:      CUDA0 KV buffer size =     0.00 MiB\\n",
     "llama_kv_cache: size =  192.00 MiB (  4096 cells,  24 layers,  1/1 seqs), K (f16):   96.00 MiB\\n",
@@ -88,8 +88,8 @@ lines = [
     "sched_reserve:      CUDA1 compute buffer size =    10.00 MiB\\n",
     "sched_reserve:  CUDA_Host compute buffer size =     8.50 MiB\\n",
 ]
-print(llama.context_bytes(lines, on_gpu=True), llama.context_bytes(lines, on_gpu=False))
-print(llama.context_bytes([], on_gpu=True))
+print(llama_log.context_bytes(lines, on_gpu=True), llama_log.context_bytes(lines, on_gpu=False))
+print(llama_log.context_bytes([], on_gpu=True))
 """
 
 

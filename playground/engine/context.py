@@ -1,0 +1,266 @@
+"""A llama_context: batches in, logits out, and what its key-value cache still holds of the prompt before.
+
+A prompt is decoded chunk by chunk as mtmd_helper_eval_chunks does (llama.cpp tools/mtmd/mtmd-helper.cpp). The cache is
+kept by whole chunks: a second question on the same image starts behind the image. What it decodes is cut into the same
+batches as if nothing had been kept, so its logits are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from llama_cpp import llama_cpp as C
+
+from playground.engine import llama_log
+from playground.engine.importance import Importance
+from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
+from playground.errors import EngineError, Interrupted
+
+# Tokens whose logits are on the host at once; 32 x 150,000 logits are 19 MB.
+_SCORED_AT_ONCE = 32
+
+_USUAL_IMAGE = 576  # tokens of an image, to warm up with: LLaVA's
+
+
+@dataclass(frozen=True, slots=True)
+class ContextKey:
+    """What a llama_context is made for; another value needs another context."""
+
+    n_ctx: int
+    n_batch: int  # tokens of text that are decoded at once
+    n_ubatch: int  # as many tokens fit at once: the stretch of an image
+    n_threads: int
+    flash_attention: int
+
+
+class Context:
+    """Owns a llama_context, its batch buffers, and the knowledge of what its key-value cache holds."""
+
+    def __init__(self, model: C.llama_model_p, key: ContextKey, importance: Importance | None) -> None:
+        params = C.llama_context_default_params()
+        params.n_ctx = key.n_ctx
+        params.n_batch = params.n_ubatch = key.n_ubatch
+        # By default there is room for logits of all tokens of a batch: 300 MB with a vocabulary of 150,000, and as much
+        # again with a sampler.
+        params.n_outputs_max = min(_SCORED_AT_ONCE, key.n_ubatch)
+        params.n_threads = params.n_threads_batch = key.n_threads
+        params.flash_attn_type = key.flash_attention
+        if importance is not None:
+            params.cb_eval = importance.callback
+        self._observed = importance is not None
+        llama_log.clear()
+        handle = C.llama_init_from_model(model, params)
+        if not handle:
+            raise llama_log.explain(f"llama.cpp could not make a context of {key.n_ctx} tokens.")
+        self.handle = handle
+        self.key = key
+        self.n_ctx: int = C.llama_n_ctx(handle)
+        self.read_s = 0.0
+        self._memory = C.llama_get_memory(handle)
+        self._n_swa: int = C.llama_model_n_swa(model)
+        self._n_pos = 0
+        # Whole chunks in the key-value cache: their key and the position behind them.
+        self._kept: list[tuple[object, int]] = []
+        self._n_batch = key.n_batch
+        n = self._n_ubatch = key.n_ubatch
+        self._tokens = (C.llama_token * n)()
+        self._positions = (C.llama_pos * (4 * n))()
+        self._n_seq_id = (ctypes.c_int32 * n)(*([1] * n))
+        self._sequence = (C.llama_seq_id * 1)(0)
+        self._seq_id = (ctypes.POINTER(C.llama_seq_id) * n)(
+            *([ctypes.cast(self._sequence, ctypes.POINTER(C.llama_seq_id))] * n)
+        )
+        self._wants_logits = (ctypes.c_int8 * n)()
+
+    def close(self) -> None:
+        C.llama_free(self.handle)
+
+    def warm_up(self, token: int, sizes: Sequence[int]) -> None:
+        C.llama_set_warmup(self.handle, True)
+        for size in sizes:
+            n = min(size, self._n_ubatch, self.n_ctx - 1)
+            self._decode(self._text_batch([token] * n, n_logits=1))
+            C.llama_synchronize(self.handle)
+            self._forget()
+        C.llama_set_warmup(self.handle, False)
+
+    def warm_up_image(self, n_embd: int) -> None:
+        n = min(_USUAL_IMAGE, self._n_ubatch, self.n_ctx - 1)
+        blank = ImageChunk(0, "", n, n, False, b"", bytes(4 * n * n_embd))
+        try:
+            self._read_image(blank, Event())
+            C.llama_synchronize(self.handle)
+        except EngineError:
+            pass  # a model that takes other positions than these
+        self._forget()
+
+    def read(self, prompt: EncodedPrompt, cancelled: Event) -> int:
+        """Decode the prompt up to its last token's logits. Returns how many tokens of it were still there.
+
+        Sets read_s, the seconds until the logits are there. Raises Interrupted when cancelled, EngineError.
+        """
+        started = time.perf_counter()
+        kept = self._keep(prompt)
+        # Between tokens the caller looks at `cancelled`; within a prompt batch ggml asks (CPU only).
+        abort = C.ggml_abort_callback(lambda _data: cancelled.is_set())
+        C.llama_set_abort_callback(self.handle, abort, None)
+        try:
+            for i, chunk in enumerate(prompt.chunks[kept:], start=kept):
+                if isinstance(chunk, TextChunk):
+                    self._read_text(chunk, cancelled, logits=i == len(prompt.chunks) - 1)
+                else:
+                    self._read_image(chunk, cancelled)
+                self._kept.append((_chunk_key(chunk), self._n_pos))
+            C.llama_synchronize(self.handle)
+        except BaseException:
+            self._forget()
+            raise
+        finally:
+            C.llama_set_abort_callback(self.handle, C.ggml_abort_callback(), None)
+        self.read_s = time.perf_counter() - started
+        return sum(_n_tokens(chunk) for chunk in prompt.chunks[:kept])
+
+    def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
+        """Behind a prompt that was read: the logits, float32 (n_vocabulary), that each token was chosen from, and those
+        behind the last one. Valid until the next. Raises Interrupted, EngineError."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        def logits(i: int) -> Any:
+            return numpy.ctypeslib.as_array(C.llama_get_logits_ith(self.handle, i), (n_vocabulary,))
+
+        yield logits(-1)
+        try:
+            step = min(_SCORED_AT_ONCE, self._n_batch)
+            for start in range(0, len(token_ids), step):
+                part = token_ids[start : start + step]
+                self._decode_tokens(part, cancelled, n_logits=len(part))
+                yield from map(logits, range(len(part)))
+        except BaseException:
+            self._forget()
+            raise
+
+    def decode_token(self, token: int) -> None:
+        self._tokens[0] = token
+        self._positions[0] = self._n_pos
+        self._wants_logits[0] = 1
+        self._n_pos += 1
+        try:
+            self._decode(self._batch(1))
+        except EngineError:
+            self._forget()
+            raise
+
+    def _keep(self, prompt: EncodedPrompt) -> int:
+        """Cut the key-value cache back to the chunks that `prompt` begins with. Returns their number."""
+        if self._observed:
+            # Every question is to count with its image: with the image kept, a second one on it would count as text
+            # alone, and the mixture of the two would be an accident of the questions' order.
+            self._forget()
+            return 0
+        n = 0
+        # The last chunk is always read again: its logits are wanted.
+        limit = min(len(self._kept), len(prompt.chunks) - 1)
+        while n < limit and self._kept[n][0] == _chunk_key(prompt.chunks[n]):
+            n += 1
+        if n == 0:
+            self._forget()
+            return 0
+        position = self._kept[n - 1][1]
+        # A sliding window may have dropped what the kept end looks back to; recurrent states cannot be cut.
+        window_gone = self._n_swa > 0 and C.llama_memory_seq_pos_min(self._memory, 0) > max(0, position - self._n_swa)
+        if window_gone or not C.llama_memory_seq_rm(self._memory, 0, position, -1):
+            self._forget()
+            return 0
+        del self._kept[n:]
+        self._n_pos = position
+        return n
+
+    def _forget(self) -> None:
+        # The values stay in their cells and are masked: overwriting 2 GB of them takes 0.2 s on a CPU.
+        C.llama_memory_clear(self._memory, False)
+        self._kept.clear()
+        self._n_pos = 0
+
+    def _read_text(self, chunk: TextChunk, cancelled: Event, *, logits: bool) -> None:
+        ids = chunk.token_ids
+        for start in range(0, len(ids), self._n_batch):
+            part = ids[start : start + self._n_batch]
+            ends = start + len(part) == len(ids)
+            self._decode_tokens(part, cancelled, n_logits=int(logits and ends))
+
+    def _decode_tokens(self, token_ids: Sequence[int], cancelled: Event, *, n_logits: int) -> None:
+        """Up to n_batch tokens behind what is there; the logits of the last `n_logits` of them are wanted."""
+        self._decode(self._text_batch(token_ids, n_logits), cancelled)
+
+    def _text_batch(self, token_ids: Sequence[int], n_logits: int) -> C.llama_batch:
+        n = len(token_ids)
+        _fill(self._tokens, array("i", token_ids))
+        _fill(self._positions, array("i", range(self._n_pos, self._n_pos + n)))
+        ctypes.memset(self._wants_logits, 0, n - n_logits)
+        ctypes.memset(ctypes.byref(self._wants_logits, n - n_logits), 1, n_logits)
+        self._n_pos += n
+        return self._batch(n)
+
+    def _read_image(self, chunk: ImageChunk, cancelled: Event) -> None:
+        width = len(chunk.embeddings) // chunk.n_tokens  # bytes of one embedding
+        # No copy: 9 MB in an image of 576 tokens. The chunk keeps them alive.
+        embeddings = ctypes.cast(ctypes.c_char_p(chunk.embeddings), ctypes.c_void_p).value or 0
+        sections = array("i", chunk.positions)
+        if chunk.non_causal:
+            C.llama_set_causal_attn(self.handle, False)
+        try:
+            for start in range(0, chunk.n_tokens, self._n_ubatch):
+                n = min(self._n_ubatch, chunk.n_tokens - start)
+                if sections:
+                    for section in range(4):
+                        first = section * chunk.n_tokens + start
+                        _fill(self._positions, sections[first : first + n], section * n)
+                else:
+                    _fill(self._positions, array("i", range(self._n_pos + start, self._n_pos + start + n)))
+                ctypes.memset(self._wants_logits, 0, n)
+                batch = self._batch(n)
+                batch.token = None
+                batch.embd = ctypes.cast(embeddings + start * width, ctypes.POINTER(ctypes.c_float))
+                self._decode(batch, cancelled)
+        finally:
+            if chunk.non_causal:
+                C.llama_set_causal_attn(self.handle, True)
+        self._n_pos += chunk.n_pos
+
+    def _batch(self, n: int) -> C.llama_batch:
+        return C.llama_batch(
+            n_tokens=n,
+            token=self._tokens,
+            embd=None,
+            pos=self._positions,
+            n_seq_id=self._n_seq_id,
+            seq_id=self._seq_id,
+            logits=self._wants_logits,
+        )
+
+    def _decode(self, batch: C.llama_batch, cancelled: Event | None = None) -> None:
+        code = C.llama_decode(self.handle, batch)
+        if cancelled is not None and cancelled.is_set():
+            raise Interrupted("Interrupted while the prompt was read.")
+        if code:
+            reason = {1: "the context is full", 2: "it was aborted"}.get(code, f"code {code}")
+            raise EngineError(f"llama.cpp could not go on decoding: {reason}.", llama_log.last_lines())
+
+
+def _fill(target: ctypes.Array[ctypes.c_int32], values: array[int], start: int = 0) -> None:
+    """Set target[start:], at the speed of a copy."""
+    ctypes.memmove(ctypes.byref(target, 4 * start), values.buffer_info()[0], 4 * len(values))
+
+
+def _chunk_key(chunk: TextChunk | ImageChunk) -> object:
+    return chunk.token_ids if isinstance(chunk, TextChunk) else (chunk.key, chunk.positions)
+
+
+def _n_tokens(chunk: TextChunk | ImageChunk) -> int:
+    return len(chunk.token_ids) if isinstance(chunk, TextChunk) else chunk.n_tokens

@@ -1,0 +1,103 @@
+"""llama.cpp's log: the last lines, and what they say about an error or about memory."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from llama_cpp import llama_cpp as C
+from llama_cpp import mtmd_cpp as M
+
+from playground.errors import BadModel, BadPair, EngineError
+
+# ggml's log levels (ggml.h; the table in llama_cpp/_logger.py is out of date). CONTINUE goes on with the last line.
+_DEBUG, _INFO, _CONTINUE = 1, 2, 5
+
+_lines: deque[str] = deque(maxlen=200)
+_level = _INFO
+_listeners: list[Callable[[str], None]] = []
+
+
+def _log(level: int, text: bytes, _user_data: object) -> None:
+    global _level  # noqa: PLW0603  llama.cpp has one logger a process
+    if level != _CONTINUE:
+        _level = level
+    if _level == _DEBUG:
+        return
+    line = text.decode("utf-8", "replace")
+    _lines.append(line.rstrip("\n"))
+    for listener in _listeners:
+        listener(line)
+    # The parent keeps the last lines of our stderr: what is left of an aborted worker.
+    sys.stderr.write(line)
+    sys.stderr.flush()
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Hand each piece that llama.cpp logs to `listener`."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+_log_callback = C.llama_log_callback(_log)  # must outlive every call into llama.cpp
+
+
+def attach() -> None:
+    """Send what llama.cpp and mtmd log here. Once a process."""
+    C.llama_log_set(_log_callback, None)
+    M.mtmd_helper_log_set(_log_callback, None)
+
+
+def clear() -> None:
+    """Forget the lines before a call whose error `explain` may have to explain."""
+    _lines.clear()
+
+
+def last_lines() -> tuple[str, ...]:
+    """The newest 20, oldest first: what an EngineError carries."""
+    return tuple(_lines)[-20:]
+
+
+_SHORT = "another program may have taken it. Run again when it is free, or choose a smaller quantization or context."
+
+
+def explain(message: str) -> EngineError | BadModel:
+    """The error that llama.cpp's last log lines tell of, with a remedy where we know one."""
+    text = "\n".join(_lines)
+    if width := re.search(r"mismatch between text model \(n_embd = (\d+)\) and mmproj \(n_embd = (\d+)\)", text):
+        return BadPair(
+            f"The projector does not fit the language model: it writes {width[2]} values per image token, the model "
+            f"reads {width[1]}. Use the mmproj file that was published with this model."
+        )
+    if "CLIP cannot be used as main model" in text:
+        return BadModel("This is a projector (mmproj), not a language model. Swap the two files.")
+    if unknown := re.search(r"unknown model architecture: '([^']*)'", text):
+        return BadModel(f"This llama.cpp does not know the architecture '{unknown[1]}'. A newer llama-cpp-python may.")
+    if re.search(r"(unable|failed) to allocate|out of memory", text):
+        return EngineError(f"{message} There was not enough memory: {_SHORT}", last_lines())
+    if "is corrupted or incomplete" in text:
+        return BadModel("The file is cut short or damaged. Download it again.")
+    reasons = [line for line in _lines if "error" in line.lower() or "fail" in line.lower()]
+    return EngineError(f"{message} {reasons[-1].strip() if reasons else ''}".strip(), last_lines())
+
+
+def context_bytes(lines: Iterable[str], *, on_gpu: bool) -> tuple[int | None, int | None]:
+    """What llama.cpp logged while it made a context: bytes of its caches (a sliding window and a recurrent state have
+    their own), and of its compute buffers on the GPUs, or on the host. None: it said nothing of that."""
+    text = "".join(lines)
+    caches = re.findall(r": size = +([\d.]+) MiB \( *\d+ cells", text)
+    # CPU and, pinned for transfers, CUDA_Host are the host's; CUDA0, Vulkan1 are not.
+    buffers = re.findall(r"(\S+) +compute buffer size = +([\d.]+) MiB", text)
+    compute = [mib for name, mib in buffers if on_gpu is not (name == "CPU" or name.endswith("_Host"))]
+    return _mib(caches), _mib(compute)
+
+
+def _mib(sizes: list[str]) -> int | None:
+    return round(sum(map(float, sizes)) * 2**20) if sizes else None

@@ -1,0 +1,108 @@
+"""Starts llama.cpp and loads its files: a language model, with or without weights, and a projector.
+
+llama_cpp has to be imported before numpy: the other order made model loading crash on a machine with an H100
+(Python 3.12, numpy 2.5). llama_cpp's own package does so; nothing here imports numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import llama_cpp
+import psutil
+from llama_cpp import llama_cpp as C
+from llama_cpp import mtmd_cpp as M
+
+from playground.engine import llama_log
+from playground.errors import BadPair
+
+GPU_OFFLOAD: bool = bool(C.llama_supports_gpu_offload())
+
+
+def start() -> str:
+    """Initialise llama.cpp once a process. Returns the engine's versions in words."""
+    llama_log.attach()
+    C.llama_backend_init()
+    build = C.llama_version().decode()
+    return f"llama-cpp-python {llama_cpp.__version__} (llama.cpp {build})"
+
+
+# Below this size one thread is as fast as two, and with two every barrier (200 a token) can cost a time slice as soon
+# as anything else runs on the machine: measured 4-14 tok/s instead of 800 (bench/README.md).
+_ONE_THREAD_BYTES = 32 * 2**20
+
+
+def default_threads(model_bytes: int) -> int:
+    """Physical cores that this process may use: decoding is bound by memory, a second thread on a core slows it."""
+    return 1 if model_bytes < _ONE_THREAD_BYTES else physical_cores()
+
+
+def physical_cores() -> int:
+    """That this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
+
+
+def flash_attention(wanted: bool | None, on_gpu: bool) -> int:
+    """On the CPU flash attention costs a quarter of the decode speed (bench/README.md), so it is off there."""
+    if wanted is None:
+        return int(C.LLAMA_FLASH_ATTN_TYPE_AUTO if on_gpu else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+    return int(C.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+
+
+def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.llama_model_p:
+    """Load a GGUF language model; without weights its vocabulary, hyper-parameters and what size its tensors have.
+
+    Raises BadModel or EngineError with llama.cpp's reason.
+    """
+    params = C.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers
+    if not weights:
+        # Not vocab_only, which leaves the embedding width at 0. no_alloc with mmap aborts the process.
+        params.no_alloc = True
+        params.load_mode = C.LLAMA_LOAD_MODE_NONE
+    llama_log.clear()
+    model = C.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        raise llama_log.explain(f"llama.cpp could not load {os.path.basename(path)}.")
+    return model
+
+
+def load_projector(
+    path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int, observer: Any = None
+) -> M.mtmd_context_p:
+    """Load a projector for `model`. Its media marker is random, so that no prompt can contain it.
+
+    `observer`: a ggml_backend_sched_eval_callback that hears of every node; the caller keeps it alive.
+    Raises BadPair, BadModel or EngineError with llama.cpp's reason.
+    """
+    params = M.mtmd_context_params_default()
+    params.use_gpu = use_gpu
+    params.n_threads = n_threads
+    params.print_timings = False
+    params.media_marker = f"<__media_{os.urandom(8).hex()}__>".encode()
+    if observer is not None:
+        params.cb_eval = observer
+    llama_log.clear()
+    context = M.mtmd_init_from_file(path.encode(), model, params)
+    if not context:
+        raise llama_log.explain(f"llama.cpp could not load {os.path.basename(path)} as a projector.")
+    if not M.mtmd_support_vision(context):
+        M.mtmd_free(context)
+        raise BadPair(
+            f"{os.path.basename(path)} has no vision encoder (it may be for audio). Choose an image projector."
+        )
+    return context
+
+
+def metadata(model: C.llama_model_p, key: str) -> str | None:
+    """A metadata value of the GGUF file as text, or None."""
+    buffer = ctypes.create_string_buffer(1)
+    length = C.llama_model_meta_val_str(model, key.encode(), buffer, 1)
+    if length < 0:
+        return None
+    buffer = ctypes.create_string_buffer(length + 1)
+    C.llama_model_meta_val_str(model, key.encode(), buffer, length + 1)
+    return buffer.value.decode("utf-8", "replace")

@@ -1,0 +1,117 @@
+"""How likely a language model holds the tokens of an answer: scores, records, and drift from a record."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Iterator, Sequence
+from threading import Event
+from typing import Any
+
+from playground.engine.language import LanguageModel
+from playground.engine.protocol import Measure, Record, Score
+from playground.engine.vocabulary import Vocabulary
+from playground.errors import EngineError
+from playground.values.answer import Candidate, TokenDrift, TokenScore
+
+_N_CANDIDATES = 5
+
+
+def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[TokenScore, ...]:
+    """How likely each token of an answer to `prompt` was, and the likeliest ones: of the model's own logits.
+
+    Returns one more than there are tokens. Raises Interrupted, EngineError.
+    """
+    vocabulary = model.vocabulary
+    rows = zip(
+        _texts(vocabulary, request.token_ids),
+        (*request.token_ids, None),
+        _logits(model, request, cancelled),
+        strict=True,
+    )
+    return tuple(_token_score(vocabulary, text, token, logits) for text, token, logits in rows)
+
+
+def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
+    """Write what the model holds likely at each token of an answer, and behind the last one, for `measure`.
+
+    Returns the number of tokens in the vocabulary. Raises Interrupted, EngineError.
+    """
+    with open(request.path, "wb") as file:
+        for logits in _logits(model, request, cancelled):
+            file.write(_log_probabilities(logits).astype(request.dtype).tobytes())
+    return model.vocabulary.n_tokens
+
+
+def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tuple[TokenDrift, ...]:
+    """Compare with what a reference of the same vocabulary has recorded about the same answer.
+
+    Returns one more than there are tokens. Raises Interrupted; EngineError for a record of another shape, and when
+    the model's logits are no numbers.
+    """
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    n = model.vocabulary.n_tokens
+    recorded = numpy.fromfile(request.path, request.dtype)
+    if recorded.size != n * (len(request.token_ids) + 1):
+        raise EngineError("The reference's record is of another vocabulary or answer.")
+    drifts = []
+    rows = _logits(model, request, cancelled)
+    for text, row, logits in zip(
+        _texts(model.vocabulary, request.token_ids), recorded.reshape(-1, n), rows, strict=True
+    ):
+        own, theirs = _log_probabilities(logits), row.astype(numpy.float64)
+        if not numpy.isfinite(own).all():
+            raise EngineError("The model's outputs are no numbers (NaN): the file is damaged.")
+        drifts.append(
+            TokenDrift(
+                text=text,
+                # Rounding takes it a little below 0 where both are the same.
+                kl=max(0.0, float((numpy.exp(theirs) * (theirs - own)).sum())),
+                same_top=int(theirs.argmax()) == int(own.argmax()),
+                reference=_likeliest(model.vocabulary, theirs),
+                variant=_likeliest(model.vocabulary, own),
+            )
+        )
+    return tuple(drifts)
+
+
+def _texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
+    """Of each token, so that they join to the answer, and of none behind the last."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in token_ids:
+        yield decoder.decode(vocabulary.piece(token))
+    yield ""
+
+
+def _token_score(vocabulary: Vocabulary, text: str, token: int | None, logits: Any) -> TokenScore:
+    likely = _log_probabilities(logits)
+    probability = None if token is None else math.exp(likely[token])
+    return TokenScore(text=text, probability=probability, candidates=_likeliest(vocabulary, likely))
+
+
+def _likeliest(vocabulary: Vocabulary, log_probabilities: Any) -> tuple[Candidate, ...]:
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    n = min(_N_CANDIDATES, len(log_probabilities))
+    likeliest = sorted(
+        numpy.argpartition(log_probabilities, -n)[-n:].tolist(), key=lambda i: (-log_probabilities[i], i)
+    )
+    return tuple(Candidate(i, _shown(vocabulary, i), math.exp(log_probabilities[i])) for i in likeliest)
+
+
+def _shown(vocabulary: Vocabulary, token: int) -> str:
+    piece = vocabulary.piece(token)
+    return piece.decode("utf-8", "replace") if piece else vocabulary.special_text(token)
+
+
+def _logits(model: LanguageModel, request: Score | Record | Measure, cancelled: Event) -> Iterator[Any]:
+    return model.logits(request.prompt, request.token_ids, request.runtime, cancelled)
+
+
+def _log_probabilities(logits: Any) -> Any:
+    """float64 (n_vocabulary), natural logarithms of the softmax."""
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    shifted = logits.astype(numpy.float64) - float(logits.max())
+    return shifted - math.log(float(numpy.exp(shifted).sum()))

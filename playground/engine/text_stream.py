@@ -1,0 +1,35 @@
+"""Text that can be shown, from the bytes of tokens as they come."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+
+
+class TextStream:
+    """Turns token bytes into text that can be shown: whole characters, and nothing of a stop text."""
+
+    def __init__(self, stop: Iterable[str]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = [s for s in stop if s]
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: bytes, *, last: bool = False) -> str:
+        """Returns the text that is now certain. Sets `stopped` when a stop text has come."""
+        text = self._held + self._decoder.decode(piece, final=last)
+        self._held = ""
+        found = [position for s in self._stop if (position := text.find(s)) >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)]
+        if not last:
+            held = max((_overlap(text, s) for s in self._stop), default=0)
+            if held:
+                text, self._held = text[:-held], text[-held:]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,55 @@
+"""A language model's vocabulary: token ids, their bytes, and the special ones."""
+
+from __future__ import annotations
+
+import ctypes
+
+from llama_cpp import llama_cpp as C
+
+
+class Vocabulary:
+    """Token ids to bytes, and which ids end a text."""
+
+    def __init__(self, model: C.llama_model_p) -> None:
+        self._vocab = C.llama_model_get_vocab(model)
+        self.n_tokens: int = C.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def ends_text(self, token_id: int) -> bool:
+        return bool(C.llama_vocab_is_eog(self._vocab, token_id))
+
+    def special_text(self, token_id: int) -> str:
+        """The text of a control token, such as <s>, for a chat template; empty if there is none."""
+        if token_id < 0:
+            return ""
+        text = C.llama_vocab_get_text(self._vocab, token_id)
+        return text.decode("utf-8", "replace") if text else ""
+
+    @property
+    def bos(self) -> str:
+        return self.special_text(C.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> str:
+        return self.special_text(C.llama_vocab_eos(self._vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(C.llama_vocab_get_add_bos(self._vocab))
+
+    def any_token(self) -> int:
+        """A token that is certain to exist, for warming up."""
+        bos = int(C.llama_vocab_bos(self._vocab))
+        return bos if bos >= 0 else 0
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that a token writes; control tokens write none."""
+        known = self._pieces.get(token_id)
+        if known is None:
+            buffer = ctypes.create_string_buffer(64)
+            length = C.llama_token_to_piece(self._vocab, token_id, buffer, len(buffer), 0, False)
+            if length < 0:
+                buffer = ctypes.create_string_buffer(-length)
+                length = C.llama_token_to_piece(self._vocab, token_id, buffer, len(buffer), 0, False)
+            known = self._pieces[token_id] = buffer.raw[:length]
+        return known
