@@ -9,7 +9,7 @@ import json
 import sys
 
 # isort: off
-from testkit.equality_child import llama, upstream  # first: llama_cpp before numpy
+from testkit.equality_child import loading, upstream  # first: llama_cpp before numpy
 import numpy
 from playground.comparing.images import read_image
 # isort: on
@@ -17,7 +17,7 @@ from playground.comparing.images import read_image
 
 def main() -> None:
     model, projector, image, prompt, tokens, out = sys.argv[1:]
-    llama.start()
+    loading.start()
     steps: list[list[float]] = []
     first, _ = upstream(
         model, projector, prompt, [read_image(image)], gpu=False, forced=json.loads(tokens), steps=steps

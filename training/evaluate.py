@@ -20,6 +20,7 @@ from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.settings import Settings
+from playground.support import atomic
 from playground.values.answer import PaneState
 from playground.values.files import Half, Variant
 from playground.wiring import Parts, open_parts
@@ -63,9 +64,9 @@ def make_ladder(parts: Parts, pair: Path, out: Path, models: str, projectors: st
             return source
         target = out / source.name.replace("F16", quantization)
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-            part = target.with_suffix(".part")
-            parts.pool.quantize(source, part, quantization, half=Half.PROJECTOR if source == projector else Half.MODEL)
-            part.replace(target)
+            half = Half.PROJECTOR if source == projector else Half.MODEL
+            with atomic.replacing(target) as part:
+                parts.pool.quantize(source, part, quantization, half)
         return target
 
     names = dict.fromkeys([(q, "F16") for q in models.split(",")] + [("F16", q) for q in projectors.split(",")])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ import torch
 from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType, TokenType
 from torch import Tensor
 
+from playground.support import atomic
 from training.model import Config, VisionLanguageModel
 from training.spread import spread
 from training.tokenizer import END, FILE, PADDING, SPECIAL
@@ -206,20 +206,14 @@ def export(checkpoint: Checkpoint, tokenizer: Tokenizer, folder: Path) -> tuple[
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / f"tiny-vlm-{checkpoint.size_label}-F16.gguf"
     projector = model.with_name(f"mmproj-{model.name}")
-    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in (model, projector)}
 
     def language(writer: GGUFWriter) -> None:
         _add_language(writer, checkpoint.config)
         _add_tokenizer(writer, tokenizer)
 
-    try:
-        _write(parts[model], "llama", "lm.", checkpoint, language)
-        _write(parts[projector], "clip", "v.", checkpoint, lambda writer: _add_vision(writer, checkpoint.config))
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    with atomic.replacing(model) as model_part, atomic.replacing(projector) as projector_part:
+        _write(model_part, "llama", "lm.", checkpoint, language)
+        _write(projector_part, "clip", "v.", checkpoint, lambda writer: _add_vision(writer, checkpoint.config))
     return model, projector
 
 

@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from playground.support import atomic
 from training import tokenizer
 from training.export import ExportError, read_checkpoint
 from training.model import Config, VisionLanguageModel, as_input
@@ -124,9 +125,8 @@ def train(settings: Settings, out: Path, workers: int, deadline: float, weights:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        partial = checkpoint.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(checkpoint)
+        with atomic.replacing(checkpoint) as part:
+            torch.save(state, part)
 
     stopping = False
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -181,6 +180,8 @@ class Importance:
 
         Raises BadInput, EngineError.
         """
+        from playground.support import atomic  # noqa: PLC0415  only a worker that observes needs its locks
+
         path, sums, readings, datasets = Path(request.path), self._sums, self._readings, [request.dataset]
         self._sums, self._readings = {}, 0
         if not sums:
@@ -192,14 +193,11 @@ class Importance:
             for name, more in there.sums.items():
                 _add(sums, name, more)
         rows = int(max(found.rows.max() for found in sums.values()))
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            _save(part, sums, datasets, readings, rows)
-            part.replace(path)
+            with atomic.replacing(path) as part:
+                _save(part, sums, datasets, readings, rows)
         except OSError as error:
             raise cannot_write(path, error) from None
-        finally:
-            part.unlink(missing_ok=True)
         return ImportanceWritten(len(sums), rows)
 
     def _heard(self, pointer: int, ask: bool, _user_data: object) -> bool:

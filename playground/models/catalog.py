@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.gguf.llamafile import is_llamafile, unpack
 from playground.models.gguf.model_shape import shape
 from playground.models.presets import Preset, data_folder, read_presets
+from playground.support import atomic
 from playground.support.byte_cache import BytesCache
 from playground.values.files import Half, ModelFile, Variant
 
@@ -199,11 +199,8 @@ class Catalog:
                 *(p for p in self._remembered if (p.model, p.projector) != (pair.model, pair.projector)),
                 pair,
             )
-            part = self._pairs_file.with_suffix(f".{os.getpid()}.part")
             try:
-                self._pairs_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                part.write_bytes(msgspec.json.encode(self._remembered))
-                part.replace(self._pairs_file)
+                atomic.write(self._pairs_file, msgspec.json.encode(self._remembered))
             except OSError as error:
                 self.problems += (f"The pair is not remembered: {error}.",)
 
@@ -367,14 +364,9 @@ class Catalog:
     def _make(self, name: str, quantization: str, quantize: Quantizer, half: Half) -> ModelFile:
         source = data_folder() / name
         target = self._target(source, quantization)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = target.with_suffix(f".{os.getpid()}.part")
-        try:
+        with atomic.replacing(target) as part:
             quantize(source, part, quantization, half)
             read_header(part)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
         return self._file(target, read_header(target))
 
     def _add_grid(self, preset: Preset, models: dict[str, ModelFile], projectors: dict[str, ModelFile]) -> None:

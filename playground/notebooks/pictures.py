@@ -6,7 +6,6 @@ import base64
 import contextlib
 import io
 import logging
-import secrets
 from pathlib import Path
 
 import PIL.Image
@@ -14,6 +13,7 @@ import PIL.Image
 from playground.comparing.images import MAX_PIXELS, from_rgb
 from playground.errors import BadImage
 from playground.notebooks.cells import MAX_TITLE, Picture
+from playground.support import atomic
 from playground.values.request import Image
 
 logger = logging.getLogger(__name__)
@@ -104,18 +104,12 @@ class Pictures:
             self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        part = path.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(path)
+            atomic.write(self.folder / name, data)
             self._unsaved.pop(name, None)
         except OSError as error:
             logger.warning("picture: %s", error)
             self._unsaved[name] = data
-            with contextlib.suppress(OSError):
-                part.unlink()
 
     def _read(self, name: str) -> bytes | None:
         stem, _, suffix = name.partition(".")

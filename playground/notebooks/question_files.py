@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
 from pathlib import Path
 
 from playground.errors import Unavailable
 from playground.measuring.question_sets import QuestionSet, read_questions
+from playground.support import atomic
 
 
 class QuestionFiles:
@@ -22,16 +22,11 @@ class QuestionFiles:
         read_questions(path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        target = self.folder / f"{sha256}.zip"
-        part = target.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(path, part)
-            part.replace(target)
+            with atomic.replacing(self.folder / f"{sha256}.zip") as part:
+                shutil.copyfile(path, part)
         except OSError as error:
             raise Unavailable(f"{path.name} could not be kept: {error}.") from None
-        finally:
-            part.unlink(missing_ok=True)
         return sha256
 
     def has(self, sha256: str) -> bool:

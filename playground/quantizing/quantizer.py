@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +18,7 @@ from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Interrupted, NoRoom, cannot_write
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
+from playground.support import atomic
 from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
 
@@ -73,10 +72,10 @@ def make(
     if target.exists() and not dry_run:
         raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
 
-    def request(to: Path, *, dry: bool) -> protocol.Quantize:
+    def request(to: str, *, dry: bool) -> protocol.Quantize:
         return protocol.Quantize(
             source=str(source),
-            target=str(to),
+            target=to,
             quantization=quantization,
             half=half,
             tensor_types=tuple(tensor_types),
@@ -86,9 +85,8 @@ def make(
             imatrix="" if imatrix is None else str(imatrix),
         )
 
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        planned = pool.quantize_with(request(part, dry=True), stop=stop)
+        planned = pool.quantize_with(request("", dry=True), stop=stop)
         wanted = planned.bytes or source.stat().st_size
         if dry_run:
             return QuantizedFile(None, wanted, planned.seconds, planned.notes)
@@ -96,10 +94,10 @@ def make(
         free = shutil.disk_usage(target.parent).free
         if wanted > free:
             raise NoRoom(f"{target.name} needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there.")
-        done = pool.quantize_with(request(part, dry=False), on_step=on_step, stop=stop)
-        if stop():  # it cannot be asked to stop: it was killed, or was done before that
-            raise Interrupted("Stopped.")
-        part.replace(target)
+        with atomic.replacing(target) as part:
+            done = pool.quantize_with(request(str(part), dry=False), on_step=on_step, stop=stop)
+            if stop():  # it cannot be asked to stop: it was killed, or was done before that
+                raise Interrupted("Stopped.")
         return QuantizedFile(target, target.stat().st_size, done.seconds, done.notes)
     except EngineError as error:
         if stop():
@@ -112,9 +110,6 @@ def make(
         raise
     except OSError as error:
         raise cannot_write(target, error) from None
-    finally:
-        with contextlib.suppress(OSError):  # where it could not be written, there may be no such folder
-            part.unlink(missing_ok=True)
 
 
 def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:

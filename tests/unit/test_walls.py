@@ -132,7 +132,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("playground.errors", ()),
     ("playground.support", ("playground.support.", "playground.errors")),
     (PROTOCOL, ("playground.values.",)),
-    ("playground.engine", ("playground.engine.", *VALUES)),
+    ("playground.engine", ("playground.engine.", "playground.support.atomic", *VALUES)),
     *((room, (f"{room}.", *above)) for room, above in STACK),
     ("playground", ()),
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
 from playground.errors import BadModel, NoRoom
+from playground.support import atomic
 
 _PIECE = 2**22
 
@@ -37,13 +37,8 @@ def unpack(path: Path, folder: Path) -> tuple[Path, ...]:
             if wanted > free:
                 raise NoRoom(f"{path.name} unpacks to {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.")
             for one, to in missing:
-                part = to.with_name(f"{to.name}.{os.getpid()}.part")
-                try:
-                    with archive.open(one) as source, part.open("wb") as copy:
-                        shutil.copyfileobj(source, copy, _PIECE)
-                    part.replace(to)
-                finally:
-                    part.unlink(missing_ok=True)
+                with atomic.replacing(to) as part, archive.open(one) as source, part.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, _PIECE)
     except (zipfile.BadZipFile, OSError, RuntimeError) as error:
         raise BadModel(f"{path.name} cannot be unpacked: {error}.") from None
     return tuple(to for _, to in found)
