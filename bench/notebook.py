@@ -125,7 +125,7 @@ def _streaming(page: Page, url: str, app: int) -> dict[str, float]:
     page.get_by_text("Notebooks", exact=True).click()
     page.get_by_role("button", name="New notebook").click()
     expect(page.locator(".vp-is-compare")).to_have_count(1)
-    page.get_by_label("Race · shared").check()
+    page.get_by_label("All at once (speeds not comparable)").check()
     page.get_by_role("button", name="Sampling and engine").click()
     page.get_by_label("Token probabilities").uncheck()
     page.get_by_label("Max tokens").fill("8000")

@@ -13,7 +13,8 @@ from playground.errors import NotAllowed
 from playground.rendering import templating
 from playground.rendering.memory_chart import chart, colours, handle_row, thinned, waiting
 from playground.values.memory import MemoryReport
-from playground.web.notebook_actions import Reply, server_function
+from playground.web.replies import InspectReply
+from playground.web.server_function import server_function
 
 _WINDOWS = (60, 120, 300, 600)  # seconds that the time axis may show
 
@@ -48,24 +49,24 @@ class InspectPage:
         self._may_operate = may_operate
         self._lock = Lock()
         self._colours: dict[str, int] = {}
-        self._drawn: tuple[float, Reply] = (math.nan, {})
+        self._drawn: tuple[float, dict[str, markupsafe.Markup]] = (math.nan, {})
 
-    def functions(self) -> list[Callable[[Any], Reply]]:
+    def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         return [server_function(method) for method in (self.look, self.pin, self.unload)]
 
     def page(self) -> markupsafe.Markup:
         return templating.markup("inspect.html")
 
-    def look(self, visitor: str | None = None) -> Reply:
+    def look(self, visitor: str | None = None) -> InspectReply:
         """What the page shows to this visitor now."""
         return self._reply(visitor, self._monitor.history)
 
-    def pin(self, id: str, pinned: bool, visitor: str | None = None) -> Reply:
+    def pin(self, id: str, pinned: bool, visitor: str | None = None) -> InspectReply:
         self._check(visitor)
         self._pool.pin(id, pinned)
         return self._reply(visitor, (*self._monitor.history, self._pool.memory()))
 
-    def unload(self, id: str, visitor: str | None = None) -> Reply:
+    def unload(self, id: str, visitor: str | None = None) -> InspectReply:
         self._check(visitor)
         self._pool.unload_id(id)
         return self._reply(visitor, (*self._monitor.history, self._pool.memory()))
@@ -74,7 +75,7 @@ class InspectPage:
         if not self._may_operate(visitor):
             raise NotAllowed("Only the operator may pin and unload here.")
 
-    def _reply(self, visitor: str | None, history: Sequence[MemoryReport]) -> Reply:
+    def _reply(self, visitor: str | None, history: Sequence[MemoryReport]) -> InspectReply:
         history = history or (self._pool.memory(),)
         now = history[-1]
         may = self._may_operate(visitor)
@@ -102,12 +103,3 @@ class InspectPage:
             "handles": shared[f"handles {may}"],
             "queue": templating.markup("queue.html", queue=waiting(now.queue, visitor)),
         }
-
-
-# --- who has which colour --------------------------------------------------------------------------------------------
-
-
-# --- memory over time ------------------------------------------------------------------------------------------------
-
-
-# --- handles and the queue -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import markupsafe
+import msgspec
 
 from playground.comparing import prompts
 from playground.errors import BadInput, BadModel, NotAllowed
@@ -26,7 +27,8 @@ from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
 from playground.values.request import Runtime
-from playground.web.notebook_actions import Reply, server_function
+from playground.web.replies import DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, Reply
+from playground.web.server_function import server_function
 from playground.wiring import Parts
 
 _MAX_FILES = 60  # ticked at once
@@ -90,7 +92,7 @@ class ModelActions:
         self._hub = parts.hub
         self._presets = tuple(preset for preset in parts.catalog.presets if preset.repo)
 
-    def functions(self) -> list[Callable[[Any], Reply]]:
+    def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         methods = (
             self.search, self.repo, self.check, self.download, self.downloads, self.cancel, self.resume, self.forget,
             self.on_disk, self.use, self.inspect, self.look, self.delete,
@@ -110,27 +112,27 @@ class ModelActions:
 
     # --- the Hub -----------------------------------------------------------------------------------------------------
 
-    def search(self, text: str, token: str | None = None) -> Reply:
+    def search(self, text: str, token: str | None = None) -> HtmlReply:
         """Repositories that match; an id or an address opens its repository."""
         self._may()
         found = self._hub.search(text.strip()[:200], token or None)
-        return {"html": templating.markup("found.html", found=found, text=text)}
+        return HtmlReply(html=templating.markup("found.html", found=found, text=text))
 
-    def repo(self, text: str, token: str | None = None, preset: str | None = None) -> Reply:
+    def repo(self, text: str, token: str | None = None, preset: str | None = None) -> HtmlReply:
         self._may()
         id, revision, file = address.parse_repo(text, self._hub.endpoint)
         chosen = next((one for one in self._presets if one.family == preset), None)
         found = self._hub.repo(id, chosen.revision if chosen else revision, token or None)
         projectors = self._projectors(found, chosen, token)
-        return {
-            "html": templating.markup(
+        return HtmlReply(
+            html=templating.markup(
                 "repo.html",
                 repo=found,
                 models=[self._choice(found, model, chosen, file) for model in found.models],
                 projectors=[(repo.id, repo.commit, self._choice(repo, model)) for repo, model in projectors],
                 preset=chosen,
             )
-        }
+        )
 
     def check(
         self,
@@ -141,7 +143,7 @@ class ModelActions:
         projector_repo: str,
         projector_commit: str,
         token: str | None = None,
-    ) -> Reply:
+    ) -> FindingsReply:
         """What the doctor says of the ticked files, by their headers alone, and which of the models fit."""
         self._may()
         asked = self._picked(repo, commit, models, projector, projector_repo, projector_commit, token)
@@ -159,7 +161,7 @@ class ModelActions:
             fits = {one.name: _fits(one, model_header, header, hardware) for one in found.models}
         except BadModel as error:
             findings = (Finding(Level.BROKEN, "unreadable", error.message, "Choose another file."),)
-        return {"html": findings_html(findings), "fits": fits, "level": int(doctor.worst(findings))}
+        return FindingsReply(html=findings_html(findings), fits=fits, level=int(doctor.worst(findings)))
 
     def download(
         self,
@@ -171,7 +173,7 @@ class ModelActions:
         projector_commit: str,
         token: str | None = None,
         preset: str | None = None,
-    ) -> Reply:
+    ) -> DownloadsReply:
         """Fetch the ticked language models and the projector that goes with all of them."""
         self._may()
         asked = self._picked(repo, commit, models, projector, projector_repo, projector_commit, token)
@@ -200,31 +202,31 @@ class ModelActions:
 
     # --- downloads ---------------------------------------------------------------------------------------------------
 
-    def downloads(self) -> Reply:
+    def downloads(self) -> DownloadsReply:
         shown = [_progress(one) for one in self._parts.downloads.all()]
-        return {
-            "downloads": templating.markup("downloads.html", downloads=shown),
-            "running": any(one.running for one in shown),
-        }
+        return DownloadsReply(
+            downloads=templating.markup("downloads.html", downloads=shown),
+            running=any(row.running for row in shown),
+        )
 
-    def cancel(self, download: str) -> Reply:
+    def cancel(self, download: str) -> DownloadsReply:
         self._may()
         self._parts.downloads.cancel(download)
         return self.downloads()
 
-    def resume(self, download: str, token: str | None = None) -> Reply:
+    def resume(self, download: str, token: str | None = None) -> DownloadsReply:
         self._may()
         self._parts.downloads.resume(download, token or None)
         return self.downloads()
 
-    def forget(self, download: str) -> Reply:
+    def forget(self, download: str) -> DownloadsReply:
         self._may()
         self._parts.downloads.forget(download)
         return self.downloads()
 
     # --- on disk -----------------------------------------------------------------------------------------------------
 
-    def on_disk(self) -> Reply:
+    def on_disk(self) -> DiskReply:
         """The GGUF files of the Hub's cache, by repository."""
         repos: dict[tuple[str, str], list[_OnDisk]] = {}
         for file in self._hub.cached():
@@ -243,7 +245,7 @@ class ModelActions:
         shown = [(*key, sorted(files, key=lambda f: (not f.is_projector, f.name))) for key, files in repos.items()]
         listed = sorted(shown, key=lambda one: one[:2])
         demo = self._parts.settings.demo
-        return {"disk": templating.markup("disk.html", repos=listed, cache=self._hub.cache, demo=demo)}
+        return DiskReply(disk=templating.markup("disk.html", repos=listed, cache=self._hub.cache, demo=demo))
 
     def use(self, repo: str, commit: str, model: str, projector: str) -> Reply:
         """Open a pair of the cache: from now on it is among the variants."""
@@ -258,9 +260,9 @@ class ModelActions:
         )
         if found is None:
             raise BadModel(next((p for p in self._parts.catalog.problems if p not in before), "It cannot be opened."))
-        return {"notice": f"{found.family}: {found.label} can be ticked in the notebook now."}
+        return Reply(notice=f"{found.family}: {found.label} can be ticked in the notebook now.")
 
-    def inspect(self, repo: str, commit: str, model: str, projector: str) -> Reply:
+    def inspect(self, repo: str, commit: str, model: str, projector: str) -> HtmlReply:
         """What the doctor says of two files of the cache, and what a question becomes under their chat template."""
         variant = self._variant(repo, commit, model, projector)
         headers = [read_header(file.path) for file in (variant.model, variant.projector)]
@@ -271,13 +273,13 @@ class ModelActions:
         told: list[prompts.Rendered] = []
         if doctor.worst(f for f in findings if not f.code.startswith("template")) < Level.BROKEN:
             told = prompts.rendered(self._parts.pool, variant, templates, "What is in the image?")
-        return {
-            "html": templating.markup(
+        return HtmlReply(
+            html=templating.markup(
                 "inspected.html", findings=findings_html(findings), rendered=told, name=Path(model).name
             )
-        }
+        )
 
-    def look(self, repo: str, commit: str, model: str, projector: str) -> Reply:
+    def look(self, repo: str, commit: str, model: str, projector: str) -> LookReply:
         """Load a pair and ask with the real, a blank, a shuffled and another picture: does its answer change?"""
         variant = self._variant(repo, commit, model, projector)
         measuring = MeasureJob(
@@ -300,9 +302,9 @@ class ModelActions:
             told = (
                 f"Blind: its answers hardly move ({moved} nats a token) when the picture goes. Use its own mmproj file."
             )
-        return {"looks": looks, "told": told}
+        return LookReply(looks=looks, verdict=told)
 
-    def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> Reply:
+    def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> DiskReply:
         """Delete a file of the cache, with its other shards."""
         self._refuse_in_demo()
         if not self._parts.settings.may_operate(visitor):
@@ -311,7 +313,7 @@ class ModelActions:
         last = file_names.shards(model.rpartition("/")[2])
         freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in last})
         self._parts.catalog.refresh()
-        return {**self.on_disk(), "notice": f"{number_format.file_size(freed)} freed."}
+        return msgspec.structs.replace(self.on_disk(), notice=f"{number_format.file_size(freed)} freed.")
 
     def _variant(self, repo: str, commit: str, model: str, projector: str) -> Variant:
         self._refuse_in_demo()

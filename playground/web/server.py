@@ -17,7 +17,7 @@ with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please
 
 from playground.settings import LogFormat, Settings
 from playground.support import logs
-from playground.web import login, page
+from playground.web import assets, login, page
 from playground.web.health import Health
 from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts, open_parts
@@ -32,9 +32,9 @@ def serve(settings: Settings) -> None:
     with open_parts(settings) as parts:
         deriving = Thread(target=parts.catalog.derive, args=(parts.pool.quantize, logging.info), daemon=True)
         deriving.start()
-        measures = RunMetrics(parts.pool.memory)
-        health = Health(parts, measures)
-        demo = page.build(parts, deriving, measures)
+        metrics = RunMetrics(parts.pool.memory)
+        health = Health(parts, metrics)
+        demo = page.build(parts, deriving, metrics)
         demo.queue(default_concurrency_limit=8, max_size=256)
         # Gradio looks at its queue 1000 times a second: 9 % of a core, where the models' speed is measured.
         demo._queue.sleep_when_free = 0.005
@@ -45,14 +45,14 @@ def serve(settings: Settings) -> None:
             server_port=settings.port,
             theme=page.theme(),
             css_paths=page.CSS,
-            head=page.HEAD,
+            head=page.head(),
             footer_links=[],
             run_history=False,
             ssr_mode=False,
             max_file_size=settings.max_upload_bytes,
             show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
             max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
-            app_kwargs={"routes": [*health.routes(), *login.routes(settings)]},
+            app_kwargs={"routes": [*health.routes(), *login.routes(settings), *assets.routes()]},
             prevent_thread_lock=True,
             **login.door(settings),
         )

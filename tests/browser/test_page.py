@@ -92,6 +92,37 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     expect(page.locator(".vp-memory")).to_contain_text("MiB of")
 
 
+SLOW_LINK = """const send = window.fetch;
+window.fetch = async (address, options) => {
+  if (String(options?.body).includes("48151623")) await new Promise(resolve => setTimeout(resolve, 2000));
+  return send(address, options);
+};"""
+
+
+def test_page_when_a_setting_arrives_two_seconds_late_then_a_run_begun_at_once_uses_it(page: Page) -> None:
+    tick_only(page, "F16")
+    page.get_by_role("button", name="Sampling and engine").click()
+    page.evaluate(SLOW_LINK)
+    page.get_by_label("Seed").fill("48151623")
+    run(page)
+    expect(cell(page).locator(".vp-pane.vp-done")).to_have_count(1, timeout=30_000)
+    cell(page).get_by_text("record", exact=True).click()
+    expect(cell(page).locator(".vp-record")).to_contain_text("48151623")
+    expect(cell(page).locator(".vp-runline")).to_have_attribute("data-stale", "false")
+
+
+def test_page_when_the_server_refuses_a_setting_then_the_cell_is_not_run(page: Page) -> None:
+    tick_only(page, "F16")
+    page.get_by_role("button", name="Sampling and engine").click()
+    page.get_by_label("Temperature").fill("9")
+    run(page)
+    expect(page.get_by_text("temperature has to be between 0 and 5")).to_be_visible()
+    page.get_by_label("Temperature").fill("0")
+    run(page)
+    expect(cell(page).locator(".vp-pane.vp-done")).to_have_count(1, timeout=30_000)
+    expect(cell(page).locator(".vp-n")).to_have_text("[1]")
+
+
 def test_page_when_a_column_of_the_table_is_clicked_then_sorted_by_it(page: Page) -> None:
     tick_only(page, "F16", "Q8_0", "Q2_K")
     run(page)

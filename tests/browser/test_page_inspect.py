@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from playground.web import assets
 from playground.web import page as pages
 from playground.web.inspect_page import InspectPage
 from testkit.memory_reports import HandMade, h100
@@ -31,13 +32,13 @@ def one_for_all() -> Iterator[Served]:
     with gr.Blocks(analytics_enabled=False) as demo:
         gr.HTML(
             html_template=f'<div id="vp-inspect">{shown.page()}</div>',
-            js_on_load=(pages.STATIC / "inspect.js").read_text(),
+            js_on_load=assets.loader("inspect.js"),
             apply_default_css=False,
             server_functions=shown.functions(),
         )
     _, served.url, _ = demo.launch(
         theme=pages.theme(), css_paths=pages.CSS, footer_links=[], run_history=False, ssr_mode=False,
-        prevent_thread_lock=True, quiet=True,
+        prevent_thread_lock=True, quiet=True, app_kwargs={"routes": assets.routes()},
     )  # fmt: skip
     yield served
     demo.close()

@@ -135,6 +135,31 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
         expect(cell.locator(".vp-pane.vp-done")).to_have_count(3, timeout=60_000)
 
 
+def test_cancel_when_it_has_the_focus_then_it_keeps_it_while_the_download_goes_on(
+    hub: HubServer, derived: Path, tmp_path: Path, opened: Page
+) -> None:
+    page = opened
+    with served(hub, tmp_path, derived) as app:
+        models_page(page, app)
+        find(page, "acme/hubby-GGUF")
+        for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf"):
+            tick(page, name)
+        hub.behave("cdn", slow=300_000)
+        page.get_by_role("button", name="Download").click()
+        row = download(page, "hubby-F16.gguf")
+        cancel = row.get_by_role("button", name="Cancel")
+        expect(row).to_contain_text("/s ·", timeout=15_000)
+        cancel.focus()
+        before = row.inner_text()
+        for _ in range(2):  # two answers of the server go by
+            expect(row).not_to_have_text(before, use_inner_text=True, timeout=10_000)
+            before = row.inner_text()
+        expect(cancel).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(row).to_contain_text("cancelled")
+        hub.well_behaved()
+
+
 def test_repository_when_gated_then_says_where_to_accept_and_a_token_opens_it_and_stays_in_the_tab(
     hub: HubServer, derived: Path, tmp_path: Path, opened: Page
 ) -> None:

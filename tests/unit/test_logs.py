@@ -14,7 +14,7 @@ import pytest
 from playground.errors import PlaygroundError
 from playground.models.hub.client import Hub
 from playground.support import logs
-from playground.web.notebook_actions import server_function
+from playground.web.server_function import server_function
 from testkit.hub_server import HubRepo, hub_server
 
 TOKEN = "hf_" + "aZ09bY18cX27dW36eV45fU54gT63hS"

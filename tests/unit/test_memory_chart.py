@@ -16,7 +16,7 @@ from playground.rendering import memory_strip, plots, templating
 from playground.rendering.memory_chart import Chart, chart, colours, handle_row, lasted, thinned, waiting
 from playground.values.memory import HOST, Forecast, MemoryParts, MemoryReport, QueuedRun, WorkerRole
 from playground.web.inspect_page import InspectPage
-from playground.web.notebook_actions import Reply
+from playground.web.replies import InspectReply
 from testkit.memory_reports import GIB, NOW, HandMade, gpu, h100, report, worker
 
 ME, OPERATOR = "me", "operator"
@@ -213,7 +213,7 @@ def test_queue_when_shown_then_mine_is_marked_and_nobody_else_is_named() -> None
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def rendered(reply: Reply) -> str:
+def rendered(reply: InspectReply) -> str:
     return "".join(str(value) for name, value in reply.items() if name != "time")
 
 

@@ -1,121 +1,129 @@
-// The models page: regions of HTML that the server renders (web/models_page.py). `element` and `server` are gr.HTML's.
-const root = element.querySelector("#vp-hub");
-const $ = (selector, within = root) => within.querySelector(selector);
-const $$ = (selector, within = root) => [...within.querySelectorAll(selector)];
-const region = name => $(`[data-region=${name}]`);
-const token = () => $("[data-token]")?.value || null;
-let polling = null;
+// The models page: regions of HTML that the server renders (web/models_page.py).
+import {morphContent} from "./morph.js";
+import {regionsOf} from "./regions.js";
+import {fileSize} from "./words.js";
 
-async function call(name, fields = {}) {
-  let reply;
-  try { reply = await server[name](fields); } catch { reply = {error: "The server cannot be reached. Try again in a moment."}; }
-  if (reply.error) { tell(reply.error, true); throw new Error(reply.error); }
-  if (reply.notice) tell(reply.notice);
-  if ("downloads" in reply) {
-    region("downloads").innerHTML = reply.downloads;
-    const was = polling !== null;
-    if (reply.running && !was) polling = setInterval(() => call("downloads").catch(() => {}), 1000);
-    if (!reply.running && was) { clearInterval(polling); polling = null; call("on_disk").catch(() => {}); }
+export function start({element, server}) {
+  const root = element.querySelector("#vp-hub");
+  const {region, tell} = regionsOf(root);
+  const $ = (selector, within = root) => within.querySelector(selector);
+  const $$ = (selector, within = root) => [...within.querySelectorAll(selector)];
+  const token = () => $("[data-token]")?.value || null;
+  let polling = null;
+
+  async function call(name, fields = {}) {
+    let reply;
+    try {
+      reply = await server[name](fields);
+    } catch {
+      reply = {error: "The server cannot be reached. Try again in a moment."};
+    }
+    if (reply.error) { tell(reply.error, {bad: true}); throw new Error(reply.error); }
+    if (reply.notice) tell(reply.notice);
+    if ("downloads" in reply) {
+      morphContent(region("downloads"), reply.downloads);
+      const was = polling !== null;
+      if (reply.running && !was) polling = setInterval(() => call("downloads").catch(() => {}), 1000);
+      if (!reply.running && was) { clearInterval(polling); polling = null; call("on_disk").catch(() => {}); }
+    }
+    if ("disk" in reply) morphContent(region("disk"), reply.disk);
+    return reply;
   }
-  if ("disk" in reply) region("disk").innerHTML = reply.disk;
-  return reply;
-}
 
-function tell(text, bad = false) {
-  const note = document.createElement("p");
-  note.className = bad ? "vp-error" : "vp-note";
-  note.textContent = text;
-  region("toast").replaceChildren(note);
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => note.remove(), bad ? 20_000 : 6_000);
-}
+  async function open(text, preset = null) {
+    region("toast").replaceChildren();
+    region("repo").innerHTML = '<p class="vp-note">Asking the Hub …</p>';
+    try {
+      const reply = await call("repo", {text, token: token(), preset});
+      region("repo").innerHTML = reply.html;
+      region("repo").scrollIntoView({behavior: "smooth", block: "nearest"});
+      check();
+    } catch { region("repo").replaceChildren(); }
+  }
 
-async function open(text, preset = null) {
-  region("toast").replaceChildren();
-  region("repo").innerHTML = '<p class="vp-note">Asking the Hub …</p>';
-  try {
-    const reply = await call("repo", {text, token: token(), preset});
-    region("repo").innerHTML = reply.html;
-    region("repo").scrollIntoView({behavior: "smooth", block: "nearest"});
-    check();
-  } catch { region("repo").replaceChildren(); }
-}
+  function chosen() {
+    const repo = $(".vp-repo"), half = $("[name=projector]:checked", repo);
+    return {
+      repo: repo.dataset.repo, commit: repo.dataset.commit, token: token(),
+      models: $$("[name=model]:checked", repo).map(box => box.value),
+      projector: half?.value ?? "",
+      projector_repo: half?.dataset.repo ?? repo.dataset.repo,
+      projector_commit: half?.dataset.commit ?? repo.dataset.commit,
+    };
+  }
 
-function chosen() {
-  const repo = $(".vp-repo"), half = $("[name=projector]:checked", repo);
-  return {
-    repo: repo.dataset.repo, commit: repo.dataset.commit, token: token(),
-    models: $$("[name=model]:checked", repo).map(box => box.value),
-    projector: half?.value ?? "", projector_repo: half?.dataset.repo ?? repo.dataset.repo, projector_commit: half?.dataset.commit ?? repo.dataset.commit,
+  // What the ticked files still weigh, in the units of the table.
+  function total() {
+    const ticked = $$("[name=model]:checked, [name=projector]:checked");
+    const bytes = ticked.reduce((sum, box) => sum + Number(box.dataset.bytes), 0);
+    const place = $("[data-total]");
+    if (place) place.textContent = bytes ? `${fileSize(bytes)} to download` : "all of it is on this machine";
+  }
+
+  async function check() {
+    const repo = $(".vp-repo"), findings = repo && $("[data-region=findings]", repo);
+    if (!findings) return;
+    total();
+    const reply = await call("check", chosen()).catch(() => null);
+    if (!findings.isConnected) return;
+    findings.innerHTML = reply ? reply.html : '<p class="vp-off">The headers could not be read.</p>';
+    for (const [name, text] of Object.entries(reply?.fits ?? {})) {
+      const cell = $$("[data-fits]", repo).find(other => other.dataset.fits === name);
+      if (cell) { cell.textContent = text; cell.className = text.startsWith("fits") ? "vp-same" : "vp-off"; }
+    }
+  }
+
+  const actions = {
+    repo: button => open(button.dataset.repo),
+    preset: button => open(button.dataset.repo, button.dataset.preset),
+    "close-repo": () => region("repo").replaceChildren(),
+    download: async () => {
+      await call("download", {...chosen(), preset: $(".vp-repo").dataset.preset ?? null});
+      tell("What is downloaded can be ticked in the notebook as it arrives.");
+      region("downloads").scrollIntoView({behavior: "smooth", block: "nearest"});
+    },
+    cancel: button => call("cancel", {download: button.closest("[data-download]").dataset.download}),
+    resume: button => call("resume", {download: button.closest("[data-download]").dataset.download, token: token()}),
+    forget: button => call("forget", {download: button.closest("[data-download]").dataset.download}),
+    use: button => call("use", pair(button.closest("tr"))),
+    inspect: async button => {
+      const row = button.closest("tr"), shown = $("[data-inspected]", row.closest(".vp-on-disk"));
+      const files = pair(row);
+      shown.innerHTML = '<p class="vp-note">Reading the files …</p>';
+      try { shown.innerHTML = (await call("inspect", files)).html; shown.files = files; } catch { shown.replaceChildren(); }
+    },
+    look: async button => {
+      const shown = button.closest("[data-inspected]"), verdict = $("[data-look]", shown);
+      verdict.textContent = "Loading the pair, and asking …";
+      const reply = await call("look", shown.files).catch(() => null);
+      verdict.textContent = reply?.verdict ?? "";
+      verdict.className = reply?.looks ? "vp-same" : "vp-off";
+    },
+    delete: button => {
+      const row = button.closest("tr");
+      if (button.dataset.sure) return call("delete", place(row));
+      button.dataset.sure = "yes"; button.textContent = `Delete ${button.dataset.size}?`;
+      setTimeout(() => { if (button.isConnected) { delete button.dataset.sure; button.textContent = "Delete"; } }, 4000);
+    },
   };
+  const place = row => {
+    const {repo, commit} = row.closest("[data-repo]").dataset;
+    return {repo, commit, model: row.dataset.file};
+  };
+  const pair = row => ({...place(row), projector: $("[data-half]", row).value});
+
+  root.addEventListener("click", event => {
+    const button = event.target.closest("[data-do]");
+    if (button) Promise.resolve(actions[button.dataset.do](button)).catch(() => {});
+  });
+  root.addEventListener("change", event => { if (event.target.matches("[name=projector], [name=model]")) check(); });
+  root.addEventListener("submit", async event => {
+    event.preventDefault();
+    const text = event.target.text.value.trim();
+    if (/^https?:|^[\w.-]+\/[\w.-]+(:.+)?$/.test(text)) return open(text);
+    const reply = await call("search", {text, token: token()}).catch(() => null);
+    if (reply) region("found").innerHTML = reply.html;
+  });
+  call("downloads").catch(() => {});
+  call("on_disk").catch(() => {}).finally(() => { root.dataset.ready = "true"; });
 }
-
-// What the ticked files still weigh, in the units of the table.
-function total() {
-  const bytes = $$("[name=model]:checked, [name=projector]:checked").reduce((sum, box) => sum + Number(box.dataset.bytes), 0);
-  const shown = $("[data-total]");
-  if (shown) shown.textContent = bytes ? `${bytes >= 999.5e6 ? (bytes / 1e9).toFixed(2) + " GB" : (bytes / 1e6).toFixed(1) + " MB"} to download` : "all of it is on this machine";
-}
-
-async function check() {
-  const asked = $(".vp-repo"), findings = asked && $("[data-region=findings]", asked);
-  if (!findings) return;
-  total();
-  const reply = await call("check", chosen()).catch(() => null);
-  if (!findings.isConnected) return;
-  findings.innerHTML = reply ? reply.html : '<p class="vp-off">The headers could not be read.</p>';
-  for (const [name, told] of Object.entries(reply?.fits ?? {})) {
-    const cell = $$("[data-fits]", asked).find(one => one.dataset.fits === name);
-    if (cell) { cell.textContent = told; cell.className = told.startsWith("fits") ? "vp-same" : "vp-off"; }
-  }
-}
-
-const actions = {
-  repo: button => open(button.dataset.repo),
-  preset: button => open(button.dataset.repo, button.dataset.preset),
-  "close-repo": () => region("repo").replaceChildren(),
-  download: async () => {
-    await call("download", {...chosen(), preset: $(".vp-repo").dataset.preset ?? null});
-    tell("What is downloaded can be ticked in the notebook as it arrives.");
-    region("downloads").scrollIntoView({behavior: "smooth", block: "nearest"});
-  },
-  cancel: button => call("cancel", {download: button.closest("[data-download]").dataset.download}),
-  resume: button => call("resume", {download: button.closest("[data-download]").dataset.download, token: token()}),
-  forget: button => call("forget", {download: button.closest("[data-download]").dataset.download}),
-  use: button => { const row = button.closest("tr"); return call("use", {...place(row), projector: $("[data-half]", row).value}); },
-  inspect: async button => {
-    const row = button.closest("tr"), shown = $("[data-inspected]", row.closest(".vp-on-disk"));
-    const asked = {...place(row), projector: $("[data-half]", row).value};
-    shown.innerHTML = '<p class="vp-note">Reading the files …</p>';
-    try { shown.innerHTML = (await call("inspect", asked)).html; shown.asked = asked; } catch { shown.replaceChildren(); }
-  },
-  look: async button => {
-    const shown = button.closest("[data-inspected]"), told = $("[data-look]", shown);
-    told.textContent = "Loading the pair, and asking …";
-    const reply = await call("look", shown.asked).catch(() => null);
-    told.textContent = reply?.told ?? "";
-    told.className = reply?.looks ? "vp-same" : "vp-off";
-  },
-  delete: button => {
-    const row = button.closest("tr");
-    if (button.dataset.sure) return call("delete", place(row));
-    button.dataset.sure = "yes"; button.textContent = `Delete ${button.dataset.size}?`;
-    setTimeout(() => { if (button.isConnected) { delete button.dataset.sure; button.textContent = "Delete"; } }, 4000);
-  },
-};
-const place = row => ({repo: row.closest("[data-repo]").dataset.repo, commit: row.closest("[data-repo]").dataset.commit, model: row.dataset.file});
-
-root.addEventListener("click", event => {
-  const button = event.target.closest("[data-do]");
-  if (button) Promise.resolve(actions[button.dataset.do](button)).catch(() => {});
-});
-root.addEventListener("change", event => { if (event.target.matches("[name=projector], [name=model]")) check(); });
-root.addEventListener("submit", async event => {
-  event.preventDefault();
-  const text = event.target.text.value.trim();
-  if (/^https?:|^[\w.-]+\/[\w.-]+(:.+)?$/.test(text)) return open(text);
-  const reply = await call("search", {text, token: token()}).catch(() => null);
-  if (reply) region("found").innerHTML = reply.html;
-});
-call("downloads").catch(() => {});
-call("on_disk").catch(() => {}).finally(() => { root.dataset.ready = "true"; });

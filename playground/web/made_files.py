@@ -1,0 +1,87 @@
+"""Files that are made here, on the page or by a recipe, within the room that the operator allows."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from playground.comparing.compare import StopFlag
+from playground.errors import BadInput, NoRoom
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.results import Progress
+from playground.notebooks.cells import Run
+from playground.quantizing import quantizer
+from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
+from playground.values.files import Half, Variant
+from playground.values.request import Runtime
+from playground.wiring import Parts
+
+# llama_ftype names, from large to small; the IQ ones want calibration.
+TYPES = (
+    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q4_0", "Q3_K_M", "Q3_K_S", "IQ3_S", "IQ3_XXS",
+    "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0",
+)  # fmt: skip
+HALVES = {"Language model": Half.MODEL, "Projector (mmproj)": Half.PROJECTOR}
+_QUESTIONS = 24  # half of them calibrate or are left out, half of them judge
+
+
+def make(
+    parts: Parts,
+    source: Variant,
+    half: str,
+    quantization: str,
+    exceptions: str,
+    calibrate: bool,
+    questions: QuestionSet,
+    stop: StopFlag,
+) -> Iterator[Progress | CheckedVariant]:
+    """Quantize a half of `source`, and check it on images. Raises BadInput, and what MakeJob raises."""
+    request = MakeRequest(
+        HALVES[half], quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
+    )
+    if request.tensor_types:
+        # No commas: it becomes part of a variant's id, and a command separates these by commas.
+        types = " ".join(f"{tensor.pattern}={tensor.kind}" for tensor in request.tensor_types)
+        request = msgspec.structs.replace(request, name=f"{request.quantization} {types}".replace(",", ";")[:60])
+    elif calibrate:
+        request = msgspec.structs.replace(request, name=f"{request.quantization} calibrated")
+    file = source.half(request.half)
+    check_room(parts, file.bytes)
+    slug = "-".join(filter(None, (_plain(request.quantization), "calibrated" * calibrate, _plain(exceptions))))[:70]
+    # Another name for other patterns, and for another publisher's file of the same name.
+    key = hashlib.sha256(repr((file.sha256, request.tensor_types)).encode()).hexdigest()[:8]
+    target = parts.catalog.made / f"{quantizer.stem(Path(file.path))}-{slug}-{key}.gguf"
+    if target.exists():
+        raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
+    request = msgspec.structs.replace(request, target=target)
+    runtime = Runtime(n_ctx=1024)
+    job = MakeJob(parts.pool, parts.embeddings, parts.result_cache, parts.workshop, runtime, stop.wanted)
+    yield from job.run(source, request, questions.first(_QUESTIONS))
+
+
+def check_room(parts: Parts, size: int) -> None:
+    """Raises NoRoom if the operator does not allow that many more bytes."""
+    made = sum(path.stat().st_size for path in parts.catalog.made.glob("*.gguf"))
+    if made + size > parts.settings.made_bytes:
+        raise NoRoom(
+            f"The files made here take {made / 1e9:.1f} GB, the operator allows {parts.settings.made_bytes / 1e9:.1f} "
+            "(PLAYGROUND_MADE_BYTES)."
+        )
+
+
+def keep_recipe(parts: Parts, run: Run) -> None:
+    """The files of a recipe that was built become variants."""
+    if run.sensitivity is not None and run.sensitivity.built is not None:
+        for name in (run.sensitivity.built.model, run.sensitivity.built.projector):
+            path = parts.catalog.made / name
+            if path.exists():  # a half that the recipe leaves alone is its source
+                parts.catalog.add_made(path)
+
+
+def _plain(text: str) -> str:
+    """Fit for a file's name, whatever a person wrote."""
+    return "-".join(re.findall(r"[A-Za-z0-9_]+", text))

@@ -1,0 +1,182 @@
+"""What the page shows of a notebook: cells, runs, and the files and questions that they name. No Gradio here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import markupsafe
+import msgspec
+
+from playground.errors import BadInput, PlaygroundError
+from playground.measuring.question_sets import Question, QuestionSet, embedded
+from playground.models.presets import Example, Preset, data_folder
+from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Run
+from playground.notebooks.library import Library, Notebook
+from playground.rendering import cell_view, measurement_view, templating
+from playground.values.files import Variant
+from playground.web.replies import CellHtml, CellsReply, PageReply
+from playground.wiring import Parts
+
+# Cells whose answers come with the page; the others follow at once, or when they are scrolled to.
+_FILLED_AT_ONCE = 3
+
+
+class NotebookView:
+    """Reads the library and the catalog; changes neither."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._library: Library = parts.library
+        self._pictures_of = functools.lru_cache(maxsize=8)(self._pictures)
+
+    # --- replies -----------------------------------------------------------------------------------------------
+
+    def changed(self, key: str, cell: Cell) -> CellsReply:
+        """A cell that was changed, for the page to show; its answers there stay."""
+        notebook = self._library.own(key)
+        newest = self._library.newest_run(notebook, cell.id) if isinstance(cell, CompareCell) else None
+        stale = newest is not None and isinstance(cell, CompareCell) and cell_view.changed_since(newest, cell)
+        html = self._cell(notebook, cell, can_edit=True, outputs=None)
+        return CellsReply(cells=(CellHtml(id=cell.id, html=html, stale=stale),), problem=self._library.problem)
+
+    def added(self, key: str, cell: Cell) -> CellsReply:
+        """A cell that is new on the page, with its answers."""
+        notebook = self._library.own(key)
+        outputs = self.outputs(notebook, cell.id, can_edit=True)
+        html = self._cell(notebook, cell, can_edit=True, outputs=outputs)
+        return msgspec.structs.replace(self.order(key), cells=(CellHtml(id=cell.id, html=html),))
+
+    def order(self, key: str) -> CellsReply:
+        return CellsReply(order=tuple(self._library.own(key).cells), problem=self._library.problem)
+
+    def page(self, key: str, browser: str, *, home: bool = False) -> PageReply:
+        """`home`: it is one of this browser's own notebooks."""
+        notebook, can_edit = self._library.read(key)
+        self._library.opened(browser, notebook.id)
+        browser, listed = self._library.browser(browser)
+        shown, filled = [], 0
+        for cell in self.cells(notebook):
+            outputs = None
+            if isinstance(cell, CompareCell):
+                filled += 1
+                if not self._library.runs(notebook, cell.id):
+                    outputs = cell_view.nothing_yet(can_edit=can_edit)
+                else:
+                    at_once = filled <= _FILLED_AT_ONCE
+                    outputs = self.outputs(notebook, cell.id, can_edit) if at_once else cell_view.LATER
+            shown.append(self._cell(notebook, cell, can_edit=can_edit, outputs=outputs))
+        return PageReply(
+            page=cell_view.page(notebook, shown, listed, can_edit=can_edit),
+            key=key,
+            browser=browser,
+            can_edit=can_edit,
+            home=home,
+            problem=self._library.problem,
+        )
+
+    def _cell(
+        self, notebook: Notebook, cell: Cell, *, can_edit: bool, outputs: markupsafe.Markup | None
+    ) -> markupsafe.Markup:
+        number = notebook.cells.index(cell.id) + 1
+        if isinstance(cell, NoteCell):
+            return cell_view.note(cell, number, can_edit=can_edit)
+        examples = () if cell.pictures or not can_edit else _examples(self.preset(cell.family))
+        return cell_view.compare(
+            cell,
+            number,
+            self._variants(),
+            self._library.pictures.thumbnail,
+            can_edit=can_edit,
+            runs=len(self._library.runs(notebook, cell.id)),
+            examples=examples,
+            outputs=outputs,
+        )
+
+    def outputs(
+        self, notebook: Notebook, id: str, can_edit: bool, *, number: int | None = None, beside: bool = False
+    ) -> markupsafe.Markup:
+        cell = self._library.cell(notebook, id)
+        runs = self._library.runs(notebook, id)
+        if isinstance(cell, NoteCell) or not runs:
+            return cell_view.nothing_yet(can_edit=can_edit)
+        newest = max(info.number for info in runs)
+        shown = self._library.run(notebook, id, number or newest)
+        if shown is None:
+            return cell_view.notice("This run cannot be read. Run the cell again.")
+        other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
+        picture = self.picture_of(shown.cell.questions)
+        return cell_view.run(
+            shown, runs, cell, self._library.pictures.thumbnail, picture, can_edit=can_edit, beside=other
+        )
+
+    def run_html(self, key: str, run: Run) -> markupsafe.Markup:
+        """A run that goes on or has just ended, as the newest one of its cell."""
+        notebook = self._library.own(key)
+        id = run.cell.id
+        now = self.compare_cell(notebook, id) if id in notebook.cells else run.cell
+        infos = self._library.runs(notebook, id)
+        picture = self.picture_of(run.cell.questions)
+        return cell_view.run(run, infos, now, self._library.pictures.thumbnail, picture, can_edit=True)
+
+    def _pictures(self, source: str, there: bool) -> measurement_view.Picture:
+        # A name in an imported notebook is anybody's text: QuestionSet keeps it inside its folder or zip.
+        found = self._library.questions.read(source) if there else None
+        questions = found or QuestionSet("embedded", (), self._parts.evaluation)
+        return measurement_view.pictures(lambda name: questions.image(Question(name, "")))
+
+    # --- what cells name ---------------------------------------------------------------------------------------
+
+    def cells(self, notebook: Notebook) -> list[Cell]:
+        return [self._library.cell(notebook, id) for id in notebook.cells]
+
+    def compare_cell(self, notebook: Notebook, id: str) -> CompareCell:
+        cell = self._library.cell(notebook, id)
+        if isinstance(cell, NoteCell):
+            raise BadInput("A note has no image and no answers.")
+        return cell
+
+    def marked(self, shown: str) -> tuple[str, CompareCell] | None:
+        """The key and the cell that the settings panel shows, named as "key/cell"."""
+        key, _, id = (shown or "").rpartition("/")
+        try:
+            return key, self.compare_cell(self._library.own(key), id)
+        except PlaygroundError:
+            return None
+
+    def variants_of(self, cell: CompareCell) -> tuple[Variant, ...]:
+        """Raises BadInput if one is not on this machine."""
+        there = self._variants()
+        lost = [id for id in cell.variants if id not in there]
+        if lost:
+            raise BadInput(
+                f"Not on this machine: {', '.join(lost)}. Open or download them, or tick others at the side."
+            )
+        return tuple(there[id] for id in cell.variants)
+
+    def _variants(self) -> Mapping[str, Variant]:
+        return {v.id: v for v in self._parts.catalog.variants}
+
+    def preset(self, family: str) -> Preset:
+        """Of a family, or the embedded one: it has examples."""
+        presets = self._parts.catalog.presets
+        return next((p for p in presets if p.family == family and p.examples), presets[0])
+
+    def question_set(self, asked: CellQuestions) -> QuestionSet:
+        """Raises BadInput if it is not on this machine."""
+        if not asked.source:
+            return embedded(self._parts.evaluation, level=asked.level)
+        if not self._library.questions.has(asked.source):
+            raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
+        return self._library.questions.read(asked.source)
+
+    def picture_of(self, asked: CellQuestions | None) -> measurement_view.Picture:
+        """How to show the images of a set of questions."""
+        source = asked.source if asked else ""
+        return self._pictures_of(source, self._library.questions.has(source))
+
+
+@functools.cache
+def _examples(preset: Preset) -> list[tuple[Example, str]]:
+    urls = [templating.data_url(("image/png", (data_folder() / e.image).read_bytes())) or "" for e in preset.examples]
+    return list(zip(preset.examples, urls, strict=True))

@@ -1,0 +1,182 @@
+"""What the settings panel shows of a cell, and what it makes of a cell. No Gradio here: settings_panel.py draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgspec
+
+from playground.comparing import run_settings
+from playground.comparing.run_settings import RunSettings
+from playground.models.presets import Preset
+from playground.notebooks.cells import CompareCell
+from playground.rendering import number_format
+from playground.values.files import ModelFile, Variant
+from playground.values.request import Order, Runtime, Sampling
+from playground.wiring import Parts
+
+AUTOMATIC = ""  # the reference dropdown's first choice
+_MOST_PRECISE = ("most precise", AUTOMATIC)
+
+# What the panel shows for a setting that a cell does not have.
+DEFAULTS: dict[str, Any] = {
+    **{f.name: f.default for f in (*fields(Sampling), *fields(Runtime))},
+    "n_threads": 0,
+    "remedies": [],
+    "stop": "",
+    "probabilities": True,
+    "chat_template": "",
+}
+
+SETTINGS = (
+    "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads",
+    "n_gpu_layers", "split_gpus", "remedies", "stop", "probabilities", "chat_template",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PanelValues:
+    """As the page sends them."""
+
+    family: str
+    models: Sequence[str]  # sha256 of the ticked files
+    projectors: Sequence[str]
+    reference: str
+    order: str
+    settings: Mapping[str, Any]  # by the names of SETTINGS
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """A group of checkboxes."""
+
+    choices: list[tuple[str, str]]  # label and sha256
+    ticked: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PanelView:
+    """As the panel shows them."""
+
+    about: str
+    families: list[tuple[str, str]]
+    family: str
+    models: Ticks
+    projectors: Ticks
+    references: list[tuple[str, str]]
+    reference: str
+    order: str
+    settings: Mapping[str, Any]
+
+
+def view(parts: Parts, cell: CompareCell) -> PanelView:
+    there = [v for v in parts.catalog.variants if v.family == cell.family]
+    ticked = [v for v in there if v.id in cell.variants]
+    best = {v.model.sha256 for v in there if v.reference} | {v.projector.sha256 for v in there if v.reference}
+    preset = _preset(parts, cell.family)
+    references = references_of(ticked)
+    reference = cell.settings.reference or AUTOMATIC
+    return PanelView(
+        about=about(preset) if preset else "A pair that was opened from this machine.",
+        families=families(parts),
+        family=cell.family,
+        models=_ticks([v.model for v in there], {v.model.sha256 for v in ticked}, best),
+        projectors=_ticks([v.projector for v in there], {v.projector.sha256 for v in ticked}, best),
+        references=references,
+        reference=reference if reference in {id for _, id in references} else AUTOMATIC,
+        order=(cell.settings.order or Order.IN_TURN).value,
+        settings=_shown(cell.settings),
+    )
+
+
+def changed(parts: Parts, cell: CompareCell, panel: PanelValues) -> CompareCell:
+    """The cell with the panel's values. A family that was just chosen brings its preset's ticks and sizes.
+
+    Raises BadInput for a value that no run may have.
+    """
+    there = [v for v in parts.catalog.variants if v.family == panel.family]
+    given = _given(panel.settings)
+    if panel.family != cell.family:
+        variants = _usual(parts, there)
+        preset = _preset(parts, panel.family)
+        if preset is not None:
+            sizes = {"n_ctx": preset.suggested.n_ctx, "max_tokens": preset.suggested.max_tokens}
+            given |= {name: value for name, value in sizes.items() if value is not None}
+    elif panel.models and not {v.model.sha256 for v in there} & set(panel.models):
+        # The family was just chosen, and the panel does not show its files yet: these are ticks of the one before.
+        variants = [v for v in there if v.id in cell.variants]
+    else:
+        variants = [v for v in there if v.model.sha256 in panel.models and v.projector.sha256 in panel.projectors]
+    given["reference"] = panel.reference if panel.reference in {v.id for v in variants} else None
+    given["order"] = panel.order if panel.order != Order.IN_TURN.value else None
+    return msgspec.structs.replace(
+        cell,
+        family=panel.family,
+        variants=tuple(v.id for v in variants),
+        settings=parts.limited(run_settings.read_settings(given)),
+    )
+
+
+def references_of(variants: Sequence[Variant]) -> list[tuple[str, str]]:
+    return [_MOST_PRECISE, *((v.label, v.id) for v in variants)]
+
+
+def families(parts: Parts) -> list[tuple[str, str]]:
+    names = {p.family: p.name for p in parts.catalog.presets}
+    there = dict.fromkeys(v.family for v in parts.catalog.variants)
+    return [(names.get(family, family), family) for family in there]
+
+
+def about(preset: Preset) -> str:
+    """With the sampling that its makers recommend. It is shown, not set: greedy answers differ by the quantization
+    alone."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+    given = {name: getattr(preset.suggested, name) for name in names}
+    recommended = [f"{name.replace('_', '-')} {value:g}" for name, value in given.items() if value is not None]
+    return f"{preset.about} Its makers recommend {', '.join(recommended)}." if recommended else preset.about
+
+
+def _preset(parts: Parts, family: str) -> Preset | None:
+    return next((p for p in parts.catalog.presets if p.family == family), None)
+
+
+def _usual(parts: Parts, there: Sequence[Variant]) -> list[Variant]:
+    """What is ticked when a family is chosen: its preset's quantizations, with the reference's projector."""
+    preset = _preset(parts, there[0].family) if there else None
+    best = {v.projector.sha256 for v in there if v.reference}
+    return [
+        v for v in there if v.projector.sha256 in best and (preset is None or v.model.quantization in preset.ticked)
+    ]
+
+
+def _ticks(files: Sequence[ModelFile], ticked: set[str], best: set[str]) -> Ticks:
+    by_size = sorted(files, key=lambda file: -file.bytes)
+    labels = {
+        file.sha256: f"{file.quantization}{' ★' * (file.sha256 in best)} · {number_format.file_size(file.bytes)}"
+        for file in by_size
+    }
+    return Ticks([(label, sha256) for sha256, label in labels.items()], [sha for sha in labels if sha in ticked])
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ from the default."""
+    known = {name: _whole(value, DEFAULTS[name]) for name, value in settings.items() if name in SETTINGS}
+    given = {name: value for name, value in known.items() if value is not None and value != DEFAULTS[name]}
+    if isinstance(given.get("stop"), str):
+        given["stop"] = tuple(line for line in given["stop"].splitlines() if line)
+    given["probabilities"] = bool(known.get("probabilities"))
+    return given
+
+
+def _whole(value: Any, default: Any) -> Any:
+    """A field for whole numbers takes 7.5 as well."""
+    return round(value) if isinstance(value, float) and isinstance(default, int) and abs(value) < 2**63 else value
+
+
+def _shown(settings: RunSettings) -> dict[str, Any]:
+    shown = {name: getattr(settings, name) for name in SETTINGS}
+    shown["stop"] = "\n".join(settings.stop) if settings.stop is not None else None
+    shown["remedies"] = [remedy.value for remedy in settings.remedies] if settings.remedies is not None else None
+    return {name: DEFAULTS[name] if value is None else value for name, value in shown.items()}

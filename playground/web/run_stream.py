@@ -1,0 +1,195 @@
+"""Runs a cell for a page: the news that the page gets, and what the library keeps of the run. No Gradio here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from threading import Thread
+
+import msgspec
+
+from playground.comparing.compare import StopFlag
+from playground.errors import BadInput, Interrupted, PlaygroundError
+from playground.measuring.results import Progress
+from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState, settled
+from playground.notebooks.library import Library
+from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
+from playground.rendering import cell_view, measurement_view
+from playground.values.files import Variant
+from playground.web import demo, made_files
+from playground.web.active_runs import ActiveRuns
+from playground.web.notebook_view import NotebookView
+from playground.web.prometheus import RunMetrics
+from playground.web.replies import RunUpdate
+from playground.wiring import Parts
+
+_PROGRESS_S = 0.2  # a measurement's steps may be milliseconds
+
+
+class RunStream:
+    """Safe to use from several threads: each run has a RunRecord of its own."""
+
+    def __init__(
+        self, parts: Parts, view: NotebookView, active: ActiveRuns, deriving: Thread, metrics: RunMetrics
+    ) -> None:
+        """`deriving`: the thread that makes the presets' quantized variants."""
+        self._parts = parts
+        self._view = view
+        self._active = active
+        self._deriving = deriving
+        self._metrics = metrics
+
+    def stream(self, key: str, cell_id: str, person: str, page: str) -> Iterator[RunUpdate]:
+        """Run a cell of the notebook with this key. The last update has `ended`.
+
+        `person`: whose turn it is in the queue. `page`: who closes it, stops the run. Raises nothing that is meant for
+        people: an update says it.
+        """
+        library = self._parts.library
+        try:
+            library.cell(library.own(key), cell_id)
+        except PlaygroundError as error:  # before the cell's run is stopped: who may only read stops nobody
+            yield RunUpdate(cell=cell_id, error=error.message, ended=True)
+            return
+        stop = self._active.start(page, cell_id)
+        record = RunRecord(library, key)
+        try:
+            # Gradio wants a first yield at once, or it does not hear that the page was closed (docs/architecture.md).
+            yield RunUpdate(cell=cell_id)
+            while self._deriving.is_alive() and not stop.wanted():
+                making = cell_view.notice("Making the quantized variants of the embedded model ...")
+                yield RunUpdate(cell=cell_id, outputs=making)
+                self._deriving.join(0.5)
+            yield from self._run(record, cell_id, self._parts.of(person), stop)
+            yield self._ended(record, cell_id)
+        except Interrupted:
+            record.stop()
+            yield self._ended(record, cell_id)
+        except PlaygroundError as error:
+            begun = record.stop()
+            update = self._ended(record, cell_id) if begun else RunUpdate(cell=cell_id, ended=True)
+            yield msgspec.structs.replace(update, error=error.message)
+        finally:
+            self._active.end(stop)
+            stop.run()
+            record.stop()
+
+    def _run(self, record: RunRecord, cell_id: str, mine: Parts, stop: StopFlag) -> Iterator[RunUpdate]:
+        """`mine`: the parts as the person who runs the cell uses them."""
+        library = self._parts.library
+        notebook = library.own(record.key)
+        cell = library.cell(notebook, cell_id)
+        if not isinstance(cell, CompareCell):
+            raise BadInput("A note cannot be run.")
+        cell = self._parts.limited_cell(cell)
+        variants = self._view.variants_of(cell)
+        last = library.newest_run(notebook, cell_id)
+        run = new_run(cell, variants, self._parts.engine, self._parts.machine)
+        if cell.questions is not None:
+            yield from self._measure(record, run, variants, cell.questions, mine, stop)
+            return
+        if last is not None and continues(last, run):
+            run = msgspec.structs.replace(last, cell=cell)
+        updates = run_cell(
+            run,
+            variants,
+            library.pictures.image,
+            mine.pool,
+            self._parts.embeddings,
+            stop,
+            max_panes=self._parts.settings.max_panes,
+            explain=self._parts.explain,
+        )
+        yield from self._compare(record, self._metrics.ran(updates))
+
+    def _compare(self, record: RunRecord, updates: Iterator[Run]) -> Iterator[RunUpdate]:
+        run = record.begin(next(updates))  # raises what can be said without loading anything
+        yield self._whole(record, run)
+        ended_panes = _ended_panes(run)
+        for update in updates:
+            n_results = len(run.results)
+            run = record.keep(update)
+            if _ended_panes(run) > ended_panes:  # what a kill -9 must not take
+                ended_panes = _ended_panes(run)
+                record.save()
+            if len(run.results) > n_results:
+                yield self._whole(record, run)
+            elif run.state is RunState.RUNNING:
+                at = len(run.results) - 1
+                html = cell_view.block(run, at, self._parts.library.pictures.thumbnail)
+                yield RunUpdate(cell=run.cell.id, block=f"{run.number}.{at}", html=html)
+        record.save()
+
+    def _measure(
+        self,
+        record: RunRecord,
+        run: Run,
+        variants: Sequence[Variant],
+        questions: CellQuestions,
+        mine: Parts,
+        stop: StopFlag,
+    ) -> Iterator[RunUpdate]:
+        mine.pool.check_busy()
+        run = record.begin(run)
+        limits = questions.limits
+        if questions.sensitivity:
+            demo.refuse(self._parts.settings, "Which tensors matter is not looked for here")
+            if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
+                made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
+        known, workshop = self._parts.result_cache, self._parts.workshop
+        question_set = self._view.question_set(questions)
+        updates = measure_cell(run, variants, question_set, mine.pool, self._parts.embeddings, known, workshop, stop)
+        shown_at = 0.0
+        for update in self._metrics.measured(updates):
+            if not isinstance(update, Progress):  # the run with what it has so far
+                made_files.keep_recipe(self._parts, update)
+                record.keep(update)
+                record.save()
+            elif time.monotonic() - shown_at > _PROGRESS_S:
+                shown_at = time.monotonic()
+                yield RunUpdate(cell=run.cell.id, outputs=measurement_view.progress(update), runs=run.number)
+
+    def _whole(self, record: RunRecord, run: Run) -> RunUpdate:
+        return RunUpdate(cell=run.cell.id, outputs=self._view.run_html(record.key, run), runs=run.number)
+
+    def _ended(self, record: RunRecord, cell_id: str) -> RunUpdate:
+        if record.run is None:
+            return RunUpdate(cell=cell_id, ended=True)
+        whole = self._whole(record, record.run)
+        return msgspec.structs.replace(whole, problem=self._parts.library.problem, ended=True)
+
+
+class RunRecord:
+    """Owns the newest state of a run that goes on, and its copy in the library."""
+
+    def __init__(self, library: Library, key: str) -> None:
+        self.key = key
+        self._library = library
+        self.run: Run | None = None  # None until it has begun
+
+    def begin(self, run: Run) -> Run:
+        """A run that has a number goes on where it ended; any other gets one."""
+        self.run = run if run.number else self._library.begin_run(self.key, run)
+        return self.run
+
+    def keep(self, run: Run) -> Run:
+        """Not yet on disk: see `save`."""
+        assert self.run is not None
+        self.run = msgspec.structs.replace(run, number=self.run.number)
+        return self.run
+
+    def save(self) -> None:
+        assert self.run is not None
+        self._library.save_run(self.key, self.run)
+
+    def stop(self) -> bool:
+        """Save the run as stopped, if it has begun and not ended. False: there was nothing to stop."""
+        if self.run is None or self.run.state is not RunState.RUNNING:
+            return False
+        self.run = settled(self.run, RunState.STOPPED)
+        self.save()
+        return True
+
+
+def _ended_panes(run: Run) -> int:
+    return sum(pane.state.ended for result in run.results for pane in result.update.panes)

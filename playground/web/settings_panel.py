@@ -1,0 +1,153 @@
+"""The settings panel: the inputs at the side of the notebook, for the cell that is marked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from playground.notebooks.cells import CompareCell
+from playground.values.request import Order, Remedy
+from playground.web import panel_values
+from playground.web.panel_values import AUTOMATIC, DEFAULTS, PanelView, Ticks
+from playground.wiring import Parts
+
+_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the marked cell</span>\
+<button type="button" id="vp-side-close" aria-label="Close the settings">×</button></div>"""
+
+# Gives the panel's values to the notebook's script (static/notebook/settings.js), which sends them to the server and
+# knows when they have arrived.
+_TELL = """(cell, ...values) => {{
+  const fields = {names};
+  const detail = {{cell, values: Object.fromEntries(fields.map((name, at) => [name, values[at]]))}};
+  document.dispatchEvent(new CustomEvent("vp-settings", {{detail}}));
+}}"""
+
+
+class SettingsPanel:
+    """Owns its components. Made inside the gr.Blocks, and the column, that shows it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        preset = parts.catalog.presets[0]
+        # Which cell the panel shows, as "key/cell". Not a gr.State: it has to change together with the inputs, so that
+        # what is typed into them never goes to another cell.
+        self.cell = gr.Textbox(visible="hidden", label="cell")
+        gr.HTML(_HEAD, apply_default_css=False)
+        self._family = gr.Radio(label="Model family", choices=panel_values.families(parts), value=preset.family)
+        self._models = gr.CheckboxGroup(label="Language model", elem_id="vp-models")
+        self._projectors = gr.CheckboxGroup(label="Image encoder (projector, mmproj)", elem_id="vp-projectors")
+        self.reference = gr.Dropdown(
+            label="Reference",
+            choices=panel_values.references_of(()),
+            value=AUTOMATIC,
+            filterable=False,
+            elem_id="vp-reference",
+        )
+        self._order = gr.Radio(
+            label="Run",
+            choices=[
+                ("One at a time (speeds comparable)", Order.IN_TURN.value),
+                ("All at once (speeds not comparable)", Order.RACE.value),
+            ],
+            value=Order.IN_TURN.value,
+            elem_id="vp-order",
+        )
+        with gr.Accordion("Sampling and engine", open=False, elem_id="vp-sampling"):
+            self._settings = _settings_inputs()
+        self.about = gr.Markdown(preset.about, elem_id="vp-about")
+        self._inputs: dict[str, Component] = {
+            "family": self._family,
+            "models": self._models,
+            "projectors": self._projectors,
+            "reference": self.reference,
+            "order": self._order,
+            **self._settings,
+        }
+
+    @property
+    def outputs(self) -> list[Component]:
+        """Everything that `shown` fills."""
+        return [self.cell, self.about, *self._inputs.values()]
+
+    def wire(self) -> None:
+        """Every change goes to the notebook's script, in the browser."""
+        gr.on(
+            [component.input for component in self._inputs.values()],  # type: ignore[attr-defined]
+            None,
+            [self.cell, *self._inputs.values()],
+            None,
+            js=_TELL.format(names=json.dumps([*self._inputs])),
+            api_visibility="private",
+            show_progress="hidden",
+        )
+
+    def shown(self, key: str, cell: CompareCell) -> dict[Component, Any]:
+        """An update of all outputs: the panel of a cell of the notebook with this key."""
+        view = panel_values.view(self._parts, cell)
+        return {
+            self.cell: f"{key}/{cell.id}",
+            self.about: view.about,
+            self._family: gr.Radio(choices=view.families, value=view.family),
+            self._models: _group(view.models),
+            self._projectors: _group(view.projectors),
+            self.reference: self.references(view),
+            self._order: view.order,
+            **{self._settings[name]: value for name, value in view.settings.items()},
+        }
+
+    @staticmethod
+    def references(view: PanelView) -> gr.Dropdown:
+        return gr.Dropdown(choices=view.references, value=view.reference)
+
+    def unchanged(self) -> dict[Component, Any]:
+        return {self.cell: gr.skip()}
+
+
+def _group(ticks: Ticks) -> gr.CheckboxGroup:
+    return gr.CheckboxGroup(choices=ticks.choices, value=ticks.ticked)
+
+
+def _settings_inputs() -> dict[str, Component]:
+    """By the names of panel_values.SETTINGS, in an order for people."""
+
+    def number(name: str, label: str, **options: Any) -> gr.Number:
+        return gr.Number(label=label, value=DEFAULTS[name], min_width=110, **options)
+
+    inputs: dict[str, Component] = {}
+    with gr.Row():
+        inputs["temperature"] = number("temperature", "Temperature (0: greedy)", minimum=0, maximum=5, step=0.1)
+        inputs["top_k"] = number("top_k", "Top-k", minimum=0, precision=0)
+        inputs["top_p"] = number("top_p", "Top-p", minimum=0, maximum=1, step=0.05)
+        inputs["min_p"] = number("min_p", "Min-p", minimum=0, maximum=1, step=0.01)
+        inputs["repeat_penalty"] = number("repeat_penalty", "Repeat penalty (1: off)", step=0.05)
+        inputs["seed"] = number("seed", "Seed", minimum=0, precision=0)
+        inputs["max_tokens"] = number("max_tokens", "Max tokens", minimum=1, precision=0)
+    with gr.Row():
+        inputs["n_ctx"] = number("n_ctx", "Context size", minimum=64, precision=0)
+        inputs["n_batch"] = number("n_batch", "Batch size", minimum=8, precision=0)
+        inputs["n_threads"] = number("n_threads", "Threads (0: automatic)", minimum=0, precision=0)
+        inputs["n_gpu_layers"] = number("n_gpu_layers", "GPU layers (-1: all)", minimum=-1, precision=0)
+        inputs["split_gpus"] = gr.Checkbox(
+            label="Over all GPUs", info="Its layers, where one GPU is too small.", min_width=110
+        )
+        inputs["remedies"] = gr.CheckboxGroup(
+            label="If GPU memory is short, allow",
+            choices=[remedy.value for remedy in Remedy],
+            value=[],
+            min_width=260,
+        )
+    with gr.Row():
+        inputs["stop"] = gr.Textbox(label="Stop texts (one a line)", lines=2, min_width=200)
+        inputs["probabilities"] = gr.Checkbox(
+            label="Token probabilities",
+            info="The app reads each answer once more when all are written: hover over a word, or see where two part.",
+            value=True,
+            min_width=200,
+        )
+        inputs["chat_template"] = gr.Textbox(
+            label="Chat template (empty: the one in the GGUF file; Jinja, or a name)", lines=2, min_width=260
+        )
+    return inputs

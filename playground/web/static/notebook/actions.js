@@ -1,0 +1,147 @@
+// What a person does: one function for each data-do of a button, and what keys and fields share with them.
+import {call} from "./calls.js";
+import {mark, setOutputs} from "./cells.js";
+import {download, downloadCard} from "./files.js";
+import {$, $$, article, page, position} from "./page.js";
+import {questionsOf} from "./question_fields.js";
+import {queue, run, stop, stopAll} from "./running.js";
+import {choose, openPanel} from "./settings.js";
+import {send, sendAll, turns} from "./texts.js";
+import {toast} from "./toasts.js";
+
+export const actions = {
+  run: id => run([id]),
+  stop,
+  "run-all": () => run($$(".vp-is-compare").map(cell => cell.dataset.cell)),
+  "stop-all": stopAll,
+  "stop-pane": (id, button) => call("stop", {cell: id, variant: button.dataset.stop}),
+  "add-compare": id => add("compare", id),
+  "add-measure": id => add("measure", id),
+  "add-note": id => add("note", id),
+  duplicate: async id => {
+    await send(id);
+    const reply = await call("duplicate", {cell: id});
+    focusCell(reply.cells[0].id);
+  },
+  up: id => move(id, -1),
+  down: id => move(id, 1),
+  collapse: id => call("write", {cell: id, collapsed: !article(id).classList.contains("vp-collapsed")}),
+  delete: async id => {
+    await send(id);
+    if (queue.running === id || queue.has(id)) stop(id);
+    const at = position(id);
+    await call("delete", {cell: id});
+    if (page.active === id) page.active = null;
+    const near = $$(".vp-cell")[Math.min(at, $$(".vp-cell").length - 1)];
+    if (near) focusCell(near.dataset.cell);
+    toast("Cell deleted.", {action: "Undo", run: undo});
+  },
+  write: edit,
+  zoom: async (id, button) => {
+    const reply = await call("picture", {cell: id, sha256: button.dataset.sha});
+    $("[data-zoom] img").src = reply.url;
+    $("[data-zoom]").showModal();
+  },
+  unpicture: (id, button) => call("write", {cell: id, unpicture: button.dataset.sha}),
+  unturn: async (id, button) => { await send(id); await call("write", {cell: id, unturn: Number(button.dataset.turn)}); },
+  gallery: (id, chip) => call("write", {cell: id, gallery: chip.dataset.field === "on"}),
+  example: async (id, button) => { await send(id); await call("example", {cell: id, index: Number(button.dataset.index)}); },
+  settings: (id, chip) => { choose(id); openPanel(chip.dataset.field); },
+  embedded: id => turns.take(id, () => call("own_questions", {cell: id})),
+  "export-cell": id => download(id, "html"),
+  "export-cell-json": id => download(id, "json"),
+  "export-cell-md": id => download(id, "md"),
+  "export-cell-ipynb": id => download(id, "ipynb"),
+  card: (id, button) => downloadCard(id, button.dataset.format),
+  export: (id, button) => download(null, button.dataset.format),
+  share: async () => { await sendAll(); await call("share", {shared: true}); $(".vp-actions .vp-menu").open = true; },
+  unshare: async () => { await sendAll(); await call("share", {shared: false}); },
+  "copy-link": async () => {
+    const link = $("[data-link]");
+    link.select();
+    try {
+      await navigator.clipboard.writeText(link.value);
+      toast("The link is copied.");
+    } catch {
+      document.execCommand("copy");
+    }
+  },
+  copy: () => call("copy"),
+  "duplicate-notebook": async () => { await sendAll(); await call("copy"); },
+  open: async (id, button) => { await sendAll(); await call("open", {key: button.dataset.key}); },
+  new: async () => { await sendAll(); await call("create"); },
+  home: () => call("open", {key: null}),
+  "remove-notebook": async () => {
+    if (confirm("Delete this notebook, with all its runs? This cannot be undone.")) await call("remove");
+  },
+  keys: () => $("[data-keys]").showModal(),
+};
+
+async function add(kind, after) {
+  const reply = await call("add", {kind, after: after ?? page.active});
+  const id = reply.cells[0].id;
+  focusCell(id);
+  if (kind === "note") edit(id);
+  else $("[data-prompt], [data-q]", article(id)).focus();
+}
+
+let moving = Promise.resolve(); // a key that is held comes faster than the replies, and each move builds on the last
+export function move(id, by) {
+  moving = moving.catch(() => {}).then(async () => {
+    const to = position(id) + by;
+    if (to < 0 || to >= $$(".vp-cell").length) return;
+    await call("move", {cell: id, to});
+    article(id)?.scrollIntoView({block: "nearest"});
+  });
+  return moving;
+}
+
+async function undo() {
+  const reply = await call("undo");
+  focusCell(reply.cells[0].id);
+}
+
+export function edit(id) {
+  const cell = article(id), field = $("[data-note]", cell);
+  if (!field) return;
+  field.hidden = false;
+  $(".vp-markdown", cell).hidden = true;
+  field.focus();
+}
+
+export function focusCell(id) {
+  const cell = article(id);
+  if (!cell) return;
+  cell.focus({preventScroll: true});
+  cell.scrollIntoView({block: "nearest"});
+  choose(id);
+}
+
+export function step(id, by) {
+  const other = $$(".vp-cell")[position(id) + by];
+  if (other) focusCell(other.dataset.cell);
+}
+
+export async function look(id) {
+  const cell = article(id), beside = $("[data-beside]", cell);
+  const reply = await call("look", {
+    cell: id, run: Number($("[data-look]", cell).value), beside: beside?.checked ?? false,
+  });
+  setOutputs(id, reply.html);
+}
+
+// Sends what a measurement asks.
+export const ask = id => turns.take(id, () => {
+  const fields = $$("[data-q]", article(id)).map(({type, value, checked, dataset}) =>
+    ({name: dataset.q, type, value, checked, unit: dataset.unit}));
+  return call("write", {cell: id, questions: questionsOf(fields)});
+});
+
+export async function follow(id, field) {
+  const prompt = field.value.trim();
+  if (!prompt) return;
+  await send(id);
+  field.value = "";
+  await call("follow", {cell: id, prompt});
+  await run([id]);
+}

@@ -1,0 +1,59 @@
+// Files: pictures and question sets that are uploaded, notebooks and cards that are downloaded.
+import {call} from "./calls.js";
+import {$, article, page} from "./page.js";
+import {sendAll, turns} from "./texts.js";
+import {toast} from "./toasts.js";
+
+const MAX_IMPORT_BYTES = 128e6;
+const notUploaded = (file, error) =>
+  toast(`${file.name} could not be uploaded: ${error.message ?? error}`, {bad: true});
+
+export const imagesOf = files => [...(files ?? [])].filter(file => file.type.startsWith("image/"));
+
+export async function addPictures(id, files) {
+  for (const file of files) {
+    try {
+      const {path} = await page.upload(file);
+      await call("add_picture", {cell: id, path});
+    } catch (error) {
+      if (!document.querySelector(".vp-toast.vp-bad")) notUploaded(file, error);
+    }
+  }
+}
+
+export async function addQuestions(id, file) {
+  if (!file) return;
+  let path;
+  try { ({path} = await page.upload(file)); } catch (error) { notUploaded(file, error); return; }
+  await turns.take(id, () => call("own_questions", {cell: id, path}));
+}
+
+export async function importFile(file) {
+  if (!file) return;
+  if (file.size > MAX_IMPORT_BYTES) {
+    toast(`${file.name} is too large to import (over 128 MB).`, {bad: true});
+    return;
+  }
+  await sendAll();
+  try { await call("import_file", {text: await file.text()}); } catch { /* the person was told */ }
+}
+
+export async function download(cell, format) {
+  await sendAll();
+  const {name, mime, text} = await call("export", {cell, format});
+  save(name, mime, text);
+}
+
+export async function downloadCard(cell, format) {
+  const shown = $("[data-look]", article(cell));
+  const {name, mime, data} = await call("card", {cell, format, ...(shown && {run: Number(shown.value)})});
+  save(name, mime, Uint8Array.from(atob(data), letter => letter.charCodeAt(0)));
+}
+
+function save(name, mime, content) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], {type: mime}));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

@@ -1,0 +1,87 @@
+// The notebook in the browser: starts it, and says which event calls what.
+import {actions, ask, edit, look} from "./actions.js";
+import {call} from "./calls.js";
+import {apply} from "./cells.js";
+import {addPictures, addQuestions, imagesOf, importFile} from "./files.js";
+import {onKey} from "./keyboard.js";
+import {$, $$, article, cellOf, page} from "./page.js";
+import {onUpdate} from "./running.js";
+import {choose, closePanel, onPanelValues} from "./settings.js";
+import {storage} from "./storage.js";
+import {sortBy} from "./table_sort.js";
+import {keepDrafts, send, tellSaved, write} from "./texts.js";
+
+const ignore = () => {}; // the person was told
+
+export function start({element, trigger, server, upload, watch, props}) {
+  const root = element.querySelector("#vp-notebook");
+  Object.assign(page, {element, root, trigger, server, upload, browser: storage.browser});
+  root.addEventListener("click", onClick);
+  root.addEventListener("change", onChange);
+  root.addEventListener("focusin", event => { const id = cellOf(event.target); if (id) choose(id); });
+  root.addEventListener("focusout", onFocusOut);
+  root.addEventListener("input", event => {
+    if (event.target.matches("[data-prompt], [data-note]")) write(event.target);
+  });
+  root.addEventListener("dblclick", event => {
+    if (event.target.closest(".vp-markdown") && page.canEdit) edit(cellOf(event.target));
+  });
+  for (const name of ["dragover", "drop"]) root.addEventListener(name, onDrag);
+  root.addEventListener("dragleave", event => event.target.closest(".vp-is-compare")?.classList.remove("vp-over"));
+  document.addEventListener("paste", onPaste);
+  document.addEventListener("click", event => {
+    for (const menu of $$(".vp-menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+    closePanel(event);
+  });
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("vp-settings", event => onPanelValues(event.detail)); // web/settings_panel.py
+  document.addEventListener("vp-changed", event => apply(event.detail)); // web/page.py
+  window.addEventListener("pagehide", keepDrafts);
+  setInterval(tellSaved, 5000);
+  watch("value", () => onUpdate(props.value));
+  call("open", {key: new URLSearchParams(location.search).get("notebook")}).catch(ignore);
+}
+
+function onClick({target}) {
+  const stop = target.closest("[data-stop]"), sort = target.closest("[data-sort]");
+  if (sort && !stop) { sortBy(sort); return; }
+  const button = stop ?? target.closest("[data-do]");
+  if (!button || (!stop && target.closest("a"))) return;
+  const menu = button.closest(".vp-menu");
+  if (menu) menu.open = false;
+  const action = actions[stop ? "stop-pane" : button.dataset.do];
+  Promise.resolve(action(cellOf(button), button)).catch(ignore);
+}
+
+function onChange({target: field}) {
+  const id = cellOf(field), empty = () => { field.value = ""; };
+  if (field.matches("[data-pick]")) addPictures(id, [...field.files]).then(empty);
+  else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(ignore);
+  else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(ignore).finally(empty);
+  else if (field.matches("[data-q]")) ask(id).catch(ignore);
+  else if (field.matches("[data-title]")) call("rename", {title: field.value}).catch(ignore);
+  else if (field.matches("[data-import]")) importFile(field.files[0]).finally(empty);
+}
+
+function onFocusOut({target: field}) {
+  if (field.matches("[data-prompt], [data-note]")) send(cellOf(field));
+  if (field.matches("[data-note]")) {
+    field.hidden = true;
+    $(".vp-markdown", field.closest(".vp-cell")).hidden = false;
+  }
+}
+
+function onDrag(event) {
+  const cell = event.target.closest(".vp-is-compare");
+  if (!page.canEdit || !cell || ![...event.dataTransfer.types].includes("Files")) return;
+  event.preventDefault();
+  cell.classList.toggle("vp-over", event.type === "dragover");
+  if (event.type === "drop") addPictures(cell.dataset.cell, imagesOf(event.dataTransfer.files));
+}
+
+function onPaste(event) {
+  const images = imagesOf(event.clipboardData?.files);
+  if (!images.length || !page.canEdit || !page.active) return;
+  event.preventDefault();
+  addPictures(page.active, images);
+}

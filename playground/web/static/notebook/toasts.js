@@ -1,0 +1,23 @@
+// Messages that go by themselves.
+import {$, page} from "./page.js";
+
+export function toast(text, {bad = false, action, run} = {}) {
+  const box = document.createElement("div");
+  box.className = bad ? "vp-toast vp-bad" : "vp-toast";
+  box.setAttribute("role", bad ? "alert" : "status");
+  box.append(Object.assign(document.createElement("span"), {textContent: text}));
+  const close = () => box.remove();
+  if (action) {
+    const onclick = () => { close(); run(); };
+    box.append(Object.assign(document.createElement("button"), {textContent: action, onclick}));
+  }
+  box.append(Object.assign(document.createElement("button"), {textContent: "×", ariaLabel: "Close", onclick: close}));
+  let region = $(".vp-toasts", page.element);
+  if (!region) {
+    region = Object.assign(document.createElement("div"), {className: "vp-toasts"});
+    page.element.append(region);
+  }
+  for (const old of [...region.children]) if (old.firstChild.textContent === text) old.remove();
+  region.append(box);
+  setTimeout(close, bad ? 20_000 : 10_000);
+}

@@ -1,0 +1,172 @@
+"""A cell's run as the page gets it: the real embedded pair, no browser, no Gradio."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from playground.comparing.images import read_image
+from playground.comparing.run_settings import RunSettings
+from playground.measuring.results import MeasurementPlan
+from playground.models.presets import data_folder
+from playground.notebooks.cells import CellQuestions, CompareCell, NoteCell, Run, RunState
+from playground.notebooks.file_format import WholeCell
+from playground.values.answer import PaneState
+from playground.web.active_runs import ActiveRuns
+from playground.web.notebook_view import NotebookView
+from playground.web.prometheus import RunMetrics
+from playground.web.replies import RunUpdate, document
+from playground.web.run_stream import RunStream
+from playground.wiring import Parts
+
+SCENE = data_folder() / "tiny-vlm/evaluation/hard-62.png"
+VARIANTS = ("tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16")
+
+
+@dataclass
+class Lab:
+    parts: Parts
+    active: ActiveRuns
+    runs: RunStream
+
+    def notebook(self, *cells: CompareCell | NoteCell) -> tuple[str, list[str]]:
+        """Its key, and the ids of its cells."""
+        browser, _ = self.parts.library.browser(None)
+        notebook = self.parts.library.create(browser, "Test", [WholeCell(cell) for cell in cells])
+        return notebook.id, list(notebook.cells)
+
+    def asks(self, *prompts: str, variants: tuple[str, ...] = VARIANTS, max_tokens: int = 24) -> CompareCell:
+        picture = self.parts.library.pictures.keep(read_image(SCENE), "scene.png")
+        settings = RunSettings(n_ctx=1024, max_tokens=max_tokens)
+        return CompareCell(
+            "c", prompts=prompts, pictures=(picture,), family="tiny-vlm", variants=variants, settings=settings
+        )
+
+    def newest(self, key: str, cell: str) -> Run | None:
+        return self.parts.library.newest_run(self.parts.library.own(key), cell)
+
+
+@pytest.fixture
+def lab(parts: Parts) -> Lab:
+    active, deriving = ActiveRuns(), Thread(target=lambda: None)
+    deriving.start()
+    deriving.join()
+    metrics = RunMetrics(parts.pool.memory)
+    return Lab(parts, active, RunStream(parts, NotebookView(parts), active, deriving, metrics))
+
+
+def test_run_when_it_ends_then_the_page_has_every_answer_and_the_library_keeps_it(lab: Lab) -> None:
+    key, (cell,) = lab.notebook(lab.asks("What do you see?"))
+    updates = list(lab.runs.stream(key, cell, "anna", "page"))
+    assert updates[0] == RunUpdate(cell=cell)
+    assert updates[1].runs == 1
+    assert {update.block for update in updates[2:-1]} == {"1.0"}  # one comparison, patched as it goes on
+    assert [update.ended for update in updates] == [False] * (len(updates) - 1) + [True]
+    run = lab.newest(key, cell)
+    assert run is not None
+    assert run.state is RunState.DONE
+    answers = [pane.text for pane in run.results[0].update.panes]
+    assert len(answers) == 2
+    assert all(answer.split()[0] in str(updates[-1].outputs) for answer in answers)
+    assert document(updates[-1]) == {
+        "cell": cell, "outputs": str(updates[-1].outputs), "runs": 1, "problem": None, "ended": True,
+    }  # fmt: skip
+
+
+def test_run_when_a_question_was_added_then_it_goes_on_with_that_one(lab: Lab) -> None:
+    key, (cell,) = lab.notebook(lab.asks("What do you see?"))
+    list(lab.runs.stream(key, cell, "anna", "page"))
+    before = lab.newest(key, cell)
+    assert before is not None
+    asked = lab.parts.library.cell(lab.parts.library.own(key), cell)
+    lab.parts.library.write(key, msgspec.structs.replace(asked, prompts=("What do you see?", "What colour is it?")))
+    *_, last = lab.runs.stream(key, cell, "anna", "page")
+    after = lab.newest(key, cell)
+    assert after is not None
+    assert last.runs == 1
+    assert after.results[0] == before.results[0]
+    assert len(after.results) == 2
+
+
+def test_run_when_the_page_stops_listening_then_it_is_kept_as_stopped(lab: Lab) -> None:
+    key, (cell,) = lab.notebook(lab.asks("What do you see?", max_tokens=128))
+    updates = lab.runs.stream(key, cell, "anna", "page")
+    while next(updates).block is UNSET:
+        pass
+    updates.close()  # type: ignore[attr-defined]
+    run = lab.newest(key, cell)
+    assert run is not None
+    assert run.state is RunState.STOPPED
+    assert all(pane.state.ended for pane in run.results[0].update.panes)
+
+
+def test_run_when_it_is_stopped_on_the_way_then_the_last_update_says_so(lab: Lab) -> None:
+    key, (cell,) = lab.notebook(lab.asks("What do you see?", max_tokens=128))
+    updates = lab.runs.stream(key, cell, "anna", "page")
+    while next(updates).block is UNSET:
+        pass
+    lab.active.stop(cell)
+    *_, last = updates
+    assert last.ended
+    run = lab.newest(key, cell)
+    assert run is not None
+    assert run.state is RunState.STOPPED
+    assert PaneState.STOPPED in {pane.state for pane in run.results[0].update.panes}
+
+
+def test_run_when_the_cell_cannot_be_run_then_an_update_says_why_and_nothing_is_kept(lab: Lab) -> None:
+    key, (note, empty, unknown) = lab.notebook(
+        NoteCell("n", "text"), lab.asks(""), lab.asks("What?", variants=("tiny-vlm:Q9+mmproj-F16",))
+    )
+    for cell, reason in ((note, "note"), (empty, "prompt"), (unknown, "Not on this machine: tiny-vlm:Q9+mmproj-F16")):
+        *_, last = lab.runs.stream(key, cell, "anna", "page")
+        assert last.ended
+        assert reason in str(last.error)
+        assert last.outputs is UNSET
+    assert lab.newest(key, empty) is None
+
+
+def test_run_when_the_key_may_only_read_then_it_is_refused_and_stops_nobody(lab: Lab) -> None:
+    key, (cell,) = lab.notebook(lab.asks("What do you see?"))
+    lab.parts.library.share(key, True)
+    shared = lab.parts.library.own(key).share
+    assert shared is not None
+    stop = lab.active.start("somebody's page", cell)
+    (update,) = lab.runs.stream(shared, cell, "anna", "page")
+    assert update.ended
+    assert update.error
+    assert not stop.wanted()
+
+
+def test_measurement_when_it_ends_then_the_run_holds_it(lab: Lab) -> None:
+    plan = MeasurementPlan(drift=True, accuracy=False, look=False, speed=False, max_tokens=8)
+    asked = lab.asks("")
+    cell = CompareCell(
+        "c", family=asked.family, variants=VARIANTS, settings=asked.settings, questions=CellQuestions(n=2, plan=plan)
+    )
+    key, (id,) = lab.notebook(cell)
+    *updates, last = lab.runs.stream(key, id, "anna", "page")
+    assert any(update.outputs is not UNSET for update in updates)  # how far it has come
+    assert last.ended
+    run = lab.newest(key, id)
+    assert run is not None
+    assert run.state is RunState.DONE
+    assert run.measurement is not None
+    reference, other = run.measurement.results
+    assert reference.mean_kl is None
+    assert other.mean_kl is not None
+    assert other.mean_kl.value > 0
+
+
+def test_run_stream_when_imported_then_gradio_is_not() -> None:
+    code = "import sys, playground.web.run_stream, playground.web.panel_values; print('gradio' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
