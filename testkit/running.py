@@ -14,7 +14,9 @@ from playground.values.files import Variant
 from playground.values.request import Comparison, Image, Order, Runtime, Sampling
 from playground.wiring import Parts
 
-SCENE = data_folder() / "tiny-vlm/evaluation/hard-62.png"
+EMBEDDED = data_folder() / "tiny-vlm"
+MODEL, PROJECTOR = EMBEDDED / "tiny-vlm-7M-F16.gguf", EMBEDDED / "mmproj-tiny-vlm-7M-F16.gguf"
+SCENE = EMBEDDED / "evaluation/hard-62.png"
 WHAT = "What do you see?"
 SHORT_CONTEXT = Runtime(n_ctx=512)
 

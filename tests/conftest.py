@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 from playground.comparing.images import read_image
 from playground.models.presets import data_folder
 from playground.settings import Settings
+from playground.support import logs
 from playground.values.request import Image
 from playground.wiring import Parts, open_parts
 from testkit import pairs
@@ -140,3 +142,20 @@ def opened(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def scene() -> Image:
     return read_image(data_folder() / "tiny-vlm/evaluation/hard-62.png")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pairs.PairFiles]:
+    """A random pair of each kind, all of the same width, which llama.cpp runs."""
+    return {kind: pairs.write_pair(kind, tmp_path_factory.mktemp(kind)) for kind in pairs.KINDS}
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What was written to stderr since the last call."""
+    root = logging.getLogger()
+    level = root.level
+    yield lambda: capsys.readouterr().err
+    for handler in [one for one in root.handlers if isinstance(one.formatter, logs._Formatter)]:
+        root.removeHandler(handler)
+    root.setLevel(level)

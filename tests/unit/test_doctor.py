@@ -1,209 +1,45 @@
-"""The doctor on real files: every way in which two of them do not belong together, and llama.cpp's own word on it."""
+"""The doctor on real files: every way in which two of them do not belong together."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
-import logging
-import os
 import random
-import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf as gguf_package
 import pytest
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType
 
-from playground.errors import BadModel, BadPair
+from playground.errors import BadModel
 from playground.models.doctor import Finding, Hardware, Level, diagnose, embedding_width, needs, width_of, worst
 from playground.models.gguf.header import GgufHeader, read_header, read_remote
 from playground.models.projector_types import PROJECTOR_TYPES, SPECIAL_TOKENS
-from playground.settings import Settings
-from playground.values.answer import Pane, PaneState
-from playground.values.request import Image
-from playground.wiring import Parts, open_parts
 from testkit import pairs
-from testkit.gguf_bytes import BOOL, FLOAT32, STRING, UINT32, UINT64, array, gguf, pair, tensor, text
-from testkit.running import comparison, run
-
-FINE, DOUBTFUL, BROKEN = Level.FINE, Level.DOUBTFUL, Level.BROKEN
-F16, Q8_0, Q4_K = GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_K
-INT32 = 5
-GIB, MIB = 2**30, 2**20
-CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
-LOOK = "Run the look test"
-
-
-# --- files that are all header: real names, shapes and keys, and a hole in place of the weights -----------------------
-
-
-def entry(key: str, value: object) -> bytes:
-    if isinstance(value, list):
-        kind = _kind(value[0]) if value else UINT32
-        return array(key, kind, len(value), b"".join(_packed(kind, one) for one in value))
-    return pair(key, _kind(value), _packed(_kind(value), value))
-
-
-def _kind(value: object) -> int:
-    match value:
-        case str():
-            return STRING
-        case bool():
-            return BOOL
-        case float():
-            return FLOAT32
-        case int():
-            return INT32 if value < 0 else UINT32 if value < 2**32 else UINT64
-    raise TypeError(value)
-
-
-def _packed(kind: int, value: Any) -> bytes:
-    form = {BOOL: "<?", FLOAT32: "<f", INT32: "<i", UINT32: "<I", UINT64: "<Q"}
-    return text(value) if kind == STRING else struct.pack(form[kind], value)
-
-
-def sketched(
-    metadata: Mapping[str, object],
-    shapes: Mapping[str, tuple[int, ...]],
-    types: Mapping[str, GGMLQuantizationType] | None = None,
-) -> tuple[bytes, int]:
-    """A file's header, and how many bytes of weights it tells of. `shapes`: ggml's order; F16 unless `types` say."""
-    tensors, at = [], 0
-    for name, shape in shapes.items():
-        kind = (types or {}).get(name, F16)
-        block, size = GGML_QUANT_SIZES[kind]
-        tensors.append(tensor(name, shape, kind, at))
-        n = size
-        for dimension in shape:
-            n *= dimension
-        at += -(-n // block // 32) * 32
-    return gguf([entry(*item) for item in metadata.items()], tensors), at
-
-
-def sketch(
-    path: Path, metadata: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], **types: Any
-) -> GgufHeader:
-    data, weights = sketched(metadata, shapes, **types)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    os.truncate(path, len(data) + weights)
-    return read_header(path)
-
-
-def language(
-    folder: Path,
-    architecture: str = "llama",
-    width: int = 4096,
-    *,
-    name: str = "model-Q4_K_M.gguf",
-    template: str | None = CHATML,
-    tokens: tuple[str, ...] = (),
-    n_params: int = 2**20,
-    also: Mapping[str, object] | None = None,
-) -> GgufHeader:
-    """A language model of Q4_K; `also`: metadata, a key that begins with a dot is the architecture's own."""
-    own = {
-        (f"{architecture}{key}" if key.startswith(".") else key): value
-        for key, value in ({".embedding_length": width, ".block_count": 32} | dict(also or {})).items()
-    }
-    vocabulary = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b", *tokens]}
-    chat = {} if template is None else {"tokenizer.chat_template": template}
-    metadata = {"general.architecture": architecture} | own | vocabulary | chat
-    return sketch(
-        folder / name, metadata, {"token_embd.weight": (256, n_params // 256)}, types={"token_embd.weight": Q4_K}
-    )
-
-
-def projector(
-    folder: Path,
-    kind: str = "mlp",
-    width: int = 4096,
-    *,
-    name: str = "mmproj-F16.gguf",
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    n_params: int = 0,
-    also: Mapping[str, object] | None = None,
-    types: Mapping[str, GGMLQuantizationType] | None = None,
-) -> GgufHeader:
-    """Of a known type, unless `shapes` say otherwise, the one tensor that tells its width; and n_params besides."""
-    if shapes is None:
-        told, axis = PROJECTOR_TYPES[kind].width
-        shapes = {told: (width,) if told.endswith(".bias") else (width, 1024) if axis == 0 else (1024, width)}
-    if n_params:
-        shapes = dict(shapes) | {"v.everything_else.weight": (1024, n_params // 1024)}
-    clip = {"general.architecture": "clip", "clip.has_vision_encoder": True, "clip.projector_type": kind}
-    return sketch(folder / name, clip | dict(also or {}), shapes, types=types)
-
-
-def codes(findings: tuple[Finding, ...]) -> list[str]:
-    return [finding.code for finding in findings]
-
-
-def the(findings: tuple[Finding, ...], code: str, level: Level) -> Finding:
-    """The one finding."""
-    assert codes(findings) == [code], findings
-    assert findings[0].level is level
-    assert findings[0].text[-1] == "."
-    assert findings[0].remedy[-1:] in (".", "") if level is FINE else "."
-    return findings[0]
-
-
-# --- the engine's word ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
-    with open_parts(Settings(cache_dir=tmp_path_factory.mktemp("engine")), any_folder=True) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pairs.PairFiles]:
-    """A random pair of each kind, all of the same width, which llama.cpp runs."""
-    return {kind: pairs.write_pair(kind, tmp_path_factory.mktemp(kind)) for kind in pairs.KINDS}
-
-
-def diagnosed(model: Path, projector: Path, **how: Any) -> tuple[Finding, ...]:
-    return diagnose(read_header(model), read_header(projector), **how)
-
-
-def pane_of(engine: Parts, scene: Image, model: Path, projector: Path, chat_template: str | None = None) -> Pane:
-    variant = engine.catalog.open_pair(model, projector)
-    asked = replace(comparison(scene, "What?", (variant,), max_tokens=3), chat_template=chat_template)
-    return run(engine, asked).panes[0]
-
-
-def rewritten(
-    source: Path, target: Path, metadata: Mapping[str, object] | None = None, without: tuple[str, ...] = ()
-) -> Path:
-    """A copy with other metadata (None: without the key), and without some tensors."""
-    reader, changes = GGUFReader(source), dict(metadata or {})
-    writer = GGUFWriter(
-        target, str(changes.pop("general.architecture", reader.fields["general.architecture"].contents()))
-    )
-    for key, field in reader.fields.items():
-        if key in changes or key.startswith("GGUF.") or key == "general.architecture":
-            continue
-        kind = field.types[0]
-        writer.add_key_value(key, field.contents(), kind, field.types[-1] if kind is GGUFValueType.ARRAY else None)
-    for key, value in changes.items():
-        if value is not None:
-            writer.add_key_value(
-                key, value, GGUFValueType.UINT32 if type(value) is int else GGUFValueType.get_type(value)
-            )
-    for one in reader.tensors:
-        if one.name not in without:
-            writer.add_tensor(one.name, one.data, raw_dtype=one.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
+from testkit.doctor_files import (
+    BROKEN,
+    CHATML,
+    DOUBTFUL,
+    F16,
+    FINE,
+    GIB,
+    LOOK,
+    MIB,
+    Q4_K,
+    Q8_0,
+    codes,
+    diagnosed,
+    entry,
+    language,
+    projector,
+    sketch,
+    sketched,
+    the,
+)
+from testkit.gguf_bytes import gguf, tensor
 
 
 @pytest.mark.parametrize("kind", pairs.KINDS)
@@ -213,19 +49,6 @@ def test_pair_when_it_belongs_together_then_nothing_is_said(tiny: dict[str, pair
 
 
 # --- which file is which ----------------------------------------------------------------------------------------------
-
-
-def test_pair_when_swapped_then_each_file_is_named_for_what_it_is(
-    tiny: dict[str, pairs.PairFiles], engine: Parts
-) -> None:
-    files = tiny["mlp"]
-    found = the(diagnosed(files.projector, files.model), "swapped", BROKEN)
-    assert found.text == (
-        "The two files are swapped: mmproj-tiny-mlp-F16.gguf is the projector, tiny-mlp-F16.gguf the language model."
-    )
-    assert found.remedy == "Swap them."
-    with pytest.raises(BadPair, match="swapped"):
-        engine.catalog.open_pair(files.projector, files.model)
 
 
 def test_file_when_alone_then_told_which_one_is_missing(tiny: dict[str, pairs.PairFiles]) -> None:
@@ -268,17 +91,6 @@ def test_projector_when_it_sees_nothing_then_said(tmp_path: Path, encoders: dict
     assert "Choose the mmproj file for images" in found.remedy
 
 
-def test_projector_when_it_says_of_no_encoder_then_the_engine_refuses_it_too(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    files = tiny["mlp"]
-    blind = rewritten(files.projector, tmp_path / "mmproj-blind-F16.gguf", {"clip.has_vision_encoder": None})
-    the(diagnosed(files.model, blind), "audio", BROKEN)
-    pane = pane_of(engine, scene, files.model, blind)
-    assert pane.state is PaneState.FAILED
-    assert "could not load mmproj-blind-F16.gguf as a projector" in (pane.error or "")
-
-
 def read_from_hub(data: bytes, size: int | None = None) -> GgufHeader:
     return read_remote(io.BytesIO(data), len(data) if size is None else size, "owner/repo/a.gguf")
 
@@ -308,60 +120,6 @@ def test_file_when_it_cannot_be_read_then_refused_alike_here_and_on_the_hub(
 
 
 # --- what llama.cpp does not know -------------------------------------------------------------------------------------
-
-
-def test_architecture_when_unknown_then_doubtful_since_a_newer_llama_cpp_may_know_it(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    model = rewritten(tiny["mlp"].model, tmp_path / "new-F16.gguf", {"general.architecture": "llama9"})
-    found = diagnosed(model, tiny["mlp"].projector)
-    assert codes(found) == ["architecture", "family"]
-    assert worst(found) is DOUBTFUL
-    assert found[0].text == "The architecture 'llama9' is newer than this app's list, or no language model's."
-    assert found[0].remedy == "If it does not load, a newer llama-cpp-python may know it."
-    assert found[1].text.startswith("It is unproven by family: a projector of type 'mlp' goes with llama, qwen2")
-    pane = pane_of(engine, scene, model, tiny["mlp"].projector)
-    assert "does not know the architecture 'llama9'" in (pane.error or "")
-
-
-def test_projector_type_when_unknown_or_missing_then_said_and_the_engine_refuses_both(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    files = tiny["mlp"]
-    new = rewritten(files.projector, tmp_path / "mmproj-new-F16.gguf", {"clip.projector_type": "newest"})
-    old = rewritten(files.projector, tmp_path / "mmproj-old-F16.gguf", {"clip.projector_type": None})
-    found = diagnosed(files.model, new)
-    assert codes(found) == ["projector-type", "width-unknown"]
-    assert worst(found) is DOUBTFUL
-    assert found[0].text == "The projector's type 'newest' is not known here."
-    assert "a newer llama-cpp-python may know it" in found[0].remedy
-    assert "whether the two files have the same width" in found[1].text
-    missing = the(diagnosed(files.model, old), "projector-type", BROKEN)
-    assert "does not say of what type it is" in missing.text
-    assert "newer mmproj file" in missing.remedy
-    for one in (new, old):
-        assert "as a projector" in (pane_of(engine, scene, files.model, one).error or "")
-
-
-def test_projector_type_when_named_twice_then_the_key_that_llama_cpp_reads_first_counts(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    files = tiny["mlp"]
-    two = rewritten(files.projector, tmp_path / "mmproj-two-F16.gguf", {"clip.vision.projector_type": "gemma3"})
-    assert diagnosed(files.model, two) == ()
-    assert pane_of(engine, scene, files.model, two).state is PaneState.DONE
-
-
-def test_projector_when_its_last_layer_is_missing_then_broken_as_it_crashes_the_engine(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    """LLaVA 1.0's, say: clip_n_mmproj_embd reads the shape of a tensor that is not there."""
-    files, without = tiny["mlp"], ("mm.2.weight", "mm.2.bias")
-    one_layer = rewritten(files.projector, tmp_path / "mmproj-one-layer-F16.gguf", without=without)
-    found = the(diagnosed(files.model, one_layer), "projector-tensor", BROKEN)
-    assert "lacks the tensor mm.2.weight" in found.text
-    assert "damaged, or older" in found.remedy
-    assert "SIGSEGV" in (pane_of(engine, scene, files.model, one_layer).error or "")
 
 
 def test_table_when_held_against_the_installed_engine_then_it_knows_every_name() -> None:
@@ -456,22 +214,6 @@ def test_projection_dim_when_it_lies_then_the_shapes_count(tmp_path: Path, said:
     assert width_of(qwen3_vl(tmp_path, 2048, said=2560)) == 4 * 2048
 
 
-def test_metadata_when_it_lies_of_the_width_then_the_engine_too_goes_by_the_shapes(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    files = tiny["qwen3vl"]
-    lies = {"clip.vision.projection_dim": 999, "clip.vision.is_deepstack_layers": [False] * 3}
-    lying = rewritten(files.projector, tmp_path / "mmproj-lying-F16.gguf", lies)
-    assert diagnosed(files.model, lying) == ()
-    assert pane_of(engine, scene, files.model, lying).state is PaneState.DONE
-    wide = pairs.write_llava(tmp_path, n_embd=512, name="wide").model
-    lying = rewritten(tiny["mlp"].projector, tmp_path / "mmproj-says-512-F16.gguf", {"clip.vision.projection_dim": 512})
-    assert "writes 256 values for an image token, the model reads 512." in diagnosed(wide, lying)[0].text
-    assert "it writes 256 values per image token, the model reads 512" in (
-        pane_of(engine, scene, wide, lying).error or ""
-    )
-
-
 def test_yi_type_projector_when_read_then_its_last_layer_tells_the_width(tmp_path: Path) -> None:
     """LLaVA on Yi, which llama.cpp calls mlp_norm: linear, norm, linear, norm."""
     shapes = {"mm.0.weight": (1024, 7168), "mm.1.weight": (7168,), "mm.3.weight": (7168, 7168), "mm.3.bias": (7168,)}
@@ -507,33 +249,6 @@ def test_pair_when_of_equal_width_and_two_families_then_unproven_and_the_look_te
     assert found.remedy.startswith(f"{LOOK}: a pair whose answers do not change with the picture is blind")
     nameless = language(tmp_path, "qwen3", 2560, also={".embedding_length": "2560"})
     assert diagnose(nameless, gemma)[0].text.startswith("It is unproven by family")
-
-
-def test_pair_when_of_equal_width_and_two_families_then_the_engine_runs_it_without_a_word(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image
-) -> None:
-    model, other = tiny["mlp"].model, tiny["gemma3"].projector
-    the(diagnosed(model, other), "family", DOUBTFUL)
-    assert pane_of(engine, scene, model, other).state is PaneState.DONE
-
-
-def test_tokens_when_missing_then_broken_and_the_engine_refuses(engine: Parts, scene: Image, tmp_path: Path) -> None:
-    bare = pairs.write_pair("idefics3", tmp_path, special_tokens=False)
-    found = the(diagnosed(bare.model, bare.projector), "tokens", BROKEN)
-    assert found.text.endswith("vocabulary lacks: <fake_token_around_image>, <global-img>.")
-    assert "llama.cpp would abort. Use the model's own mmproj file." in found.remedy
-    pane = pane_of(engine, scene, bare.model, bare.projector)
-    assert "special tokens around an image that this language model's vocabulary lacks" in (pane.error or "")
-
-
-def test_tokens_around_an_image_when_missing_then_doubtful_and_the_engine_answers(
-    engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    bare = pairs.write_pair("qwen2vl", tmp_path, special_tokens=False)
-    found = the(diagnosed(bare.model, bare.projector), "around", DOUBTFUL)
-    assert found.text.endswith("stand around an image: <|vision_start|>, <|vision_end|>.")
-    assert found.remedy == f"They would be read as plain text. {LOOK}."
-    assert pane_of(engine, scene, bare.model, bare.projector).state is PaneState.DONE
 
 
 def test_vocabulary_when_long_then_its_special_tokens_are_found_at_its_end(tmp_path: Path) -> None:
@@ -813,16 +528,6 @@ def test_template_when_missing_and_no_name_tells_then_the_card_is_pointed_to(tmp
     assert found.chat_template is None
 
 
-def test_template_when_missing_then_the_engine_refuses_and_answers_with_the_one_that_was_named(
-    tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
-) -> None:
-    bare = rewritten(tiny["mlp"].model, tmp_path / "llava-v1.5-7b-F16.gguf", {"tokenizer.chat_template": None})
-    found = the(diagnosed(bare, tiny["mlp"].projector), "template-missing", BROKEN)
-    assert "has no chat template" in (pane_of(engine, scene, bare, tiny["mlp"].projector).error or "")
-    again = pane_of(engine, scene, bare, tiny["mlp"].projector, chat_template=found.chat_template)
-    assert again.state is PaneState.DONE
-
-
 # --- bits of the projector --------------------------------------------------------------------------------------------
 
 
@@ -895,26 +600,6 @@ def test_cache_when_estimated_then_as_reckoned_by_hand(
     assert needs(model, None, 4096, on_gpu=False).kv_cache == bytes_at_4096
     if bytes_at_4096:
         assert needs(model, None, 1024, on_gpu=False).kv_cache == bytes_at_4096 // 4
-
-
-@pytest.mark.parametrize("of", ["embedded", "random"])
-def test_cache_when_estimated_then_llama_cpp_allocates_just_that(
-    engine: Parts, scene: Image, tmp_path: Path, caplog: pytest.LogCaptureFixture, of: str
-) -> None:
-    caplog.set_level(logging.DEBUG, logger="playground.pool.process")
-    if of == "embedded":
-        variant = engine.catalog.variants[0]
-    else:
-        files = pairs.write_llava(tmp_path, n_layer=3, n_embd=512, n_head=8, n_head_kv=2, name="three-layers")
-        variant = engine.catalog.open_pair(files.model, files.projector)
-    pane = run(engine, comparison(scene, "What?", (variant,), max_tokens=2, n_ctx=1024)).panes[0]
-    assert pane.state is PaneState.DONE
-    deadline = time.monotonic() + 5  # another thread reads the worker's log
-    while not (allocated := re.findall(r"KV buffer size = +([\d.]+) MiB", caplog.text)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    wanted = needs(read_header(variant.model.path), None, 1024, on_gpu=False)
-    assert wanted.kv_cache == pytest.approx(float(allocated[-1]) * MIB, abs=0.005 * MIB)
 
 
 def machine(**known: Any) -> Hardware:

@@ -6,8 +6,6 @@ import io
 import random
 import re
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -427,26 +425,3 @@ def test_size_when_60_megapixels_then_turned_and_scaled_down_with_a_note(tmp_pat
     assert 0.99 * MAX_PIXELS < image.width * image.height <= MAX_PIXELS
     assert re.fullmatch(r"turned upright; scaled down from 60(\.0)? to 12\.0 megapixels", image.note or "")
     assert tuple(image.rgb[:3]) == pytest.approx(QUARTERS[2], abs=4)
-
-
-# VmHWM, not ru_maxrss: that one begins with what the parent had.
-_PEAK = """
-import re, sys
-from playground.comparing.images import read_image
-def peak_kib():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-before = peak_kib()
-image = read_image(sys.argv[1])
-print(image.width * image.height, peak_kib() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_size_when_25_megapixels_with_alpha_then_memory_stays_below_350_mb(tmp_path: Path) -> None:
-    """Decoded it is 100 MB; copies are to be made after scaling down, not before."""
-    path = save(tmp_path / "a.png", PIL.Image.new("RGBA", (5000, 5000), (1, 2, 3, 128)), compress_level=1)
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", _PEAK, path], cwd=root, capture_output=True, text=True, check=True)
-    pixels, peak_kib = map(int, done.stdout.split())
-    assert pixels <= MAX_PIXELS
-    assert peak_kib < 350_000

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +19,6 @@ from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
 from playground.notebooks.cells import NoteCell, RunState
 from playground.notebooks.file_format import WholeCell, from_json, to_json
 from playground.notebooks.library import Library, Notebook
-from playground.values.answer import PaneState
 from testkit.full_disk import full_disk, needs_linux
 from testkit.notebooks import ANSWERED, BLUE, F16, RED, compare_cell, filled, image, pane, picture, png, result, run_of
 
@@ -94,43 +90,6 @@ def test_run_when_large_then_nothing_gives_way(open_library: OpenLibrary) -> Non
     again = open_library()
     assert [run.number for run in again.all_runs(notebook, asked.id)] == [1, 2, 3, 4, 5, 6]
     assert again.all_runs(notebook, asked.id)[-1].results[0].update.panes[0].log == (text,)
-
-
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from playground.notebooks.library import Library
-from playground.values.answer import PaneState
-from testkit.notebooks import F16, Q2, pane, result, run_of
-from playground.notebooks.cells import RunState
-library = Library(Path(sys.argv[1]))
-notebook, _ = library.read(sys.argv[2])
-run = library.begin_run(notebook.id, run_of(library.cell(notebook, sys.argv[3]), state=RunState.RUNNING))
-half = result(pane(F16, "three red"), pane(Q2, "thr", PaneState.WRITING))
-library.save_run(notebook.id, run_of(run.cell, half, number=run.number, state=RunState.RUNNING))
-assert library.newest_run(notebook, sys.argv[3]).state is RunState.RUNNING
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_run_when_the_app_is_killed_then_it_is_there_as_interrupted_with_its_text(open_library: OpenLibrary) -> None:
-    library = open_library()
-    notebook, _, asked = filled(library)
-    folder = str(library.pictures.folder.parent)
-    library.close()
-    child = subprocess.run([sys.executable, "-c", CHILD, folder, notebook.id, asked.id], check=False)
-    assert child.returncode == -signal.SIGKILL
-    again = open_library()
-    run = again.newest_run(notebook, asked.id)
-    assert run is not None
-    assert (run.number, run.state) == (3, RunState.INTERRUPTED)
-    assert again.runs(notebook, asked.id)[-1].state is RunState.INTERRUPTED
-    assert [(p.state, p.text) for p in run.results[0].update.panes] == [
-        (PaneState.DONE, "three red"),
-        (PaneState.STOPPED, "thr"),
-    ]
-    assert run.results[0].update.done
-    assert again.begin_run(notebook.id, run_of(asked)).number == 4
 
 
 def test_clock_when_it_goes_back_then_nothing_is_lost(

@@ -5,31 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from playground.errors import PlaygroundError
-from playground.models.hub.client import Hub
 from playground.support import logs
-from playground.web.server_function import server_function
-from testkit.hub_server import HubRepo, hub_server
 
 TOKEN = "hf_" + "aZ09bY18cX27dW36eV45fU54gT63hS"
 KEY = "Xy_-0123456789abcdefgh"
-
-
-@pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What was written to stderr since the last call."""
-    root = logging.getLogger()
-    level = root.level
-    yield lambda: capsys.readouterr().err
-    for handler in [one for one in root.handlers if isinstance(one.formatter, logs._Formatter)]:
-        root.removeHandler(handler)
-    root.setLevel(level)
 
 
 def test_json_log_when_an_exception_is_logged_then_one_object_a_line(log: Callable[[], str]) -> None:
@@ -96,26 +81,3 @@ def test_server_log_when_uvicorn_configured_its_own_then_it_goes_the_same_way(lo
     (line,) = map(json.loads, log().splitlines())
     assert line["message"] == "Exception in ASGI application, ***"
     assert "color_message" not in line
-
-
-def test_hub_when_it_refuses_a_token_then_the_log_does_not_have_it(
-    log: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    logs.configure(as_json=False)
-    with hub_server([HubRepo("acme/gated-GGUF", {"a-Q4_K_M.gguf": b"x"}, gated=True, private=True)]) as served:
-        served.patch(monkeypatch, tmp_path)
-        hub = Hub(own_token=False)
-
-        def repo(token: str) -> dict[str, object]:
-            try:
-                return {"repo": hub.repo("acme/gated-GGUF", "main", token)}
-            except PlaygroundError as error:
-                raise RuntimeError(f"asked with Authorization: Bearer {token}") from error
-
-        assert "Unexpected" in server_function(repo)({"token": TOKEN})["error"]
-        assert {seen.token for seen in served.seen("GET")} == {f"Bearer {TOKEN}"}
-    said = log()
-    assert "asked with Authorization: ***" in said
-    assert "is not on the Hub" in said
-    assert served.url not in said  # nor what is asked for: redirects to files are signed
-    assert TOKEN not in said

@@ -5,29 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
-from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from playground.engine.protocol import TensorType
 from playground.errors import BadInput
-from playground.models.presets import data_folder
-from playground.quantizing import quantizer, recipe_search, recipes
+from playground.quantizing import recipe_search, recipes
 from playground.quantizing.recipe_search import Allocation
-from playground.quantizing.recipes import FileRecipe, Group, GroupSensitivity, Recipe, Rung
+from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
 from playground.values.files import Half
-from playground.wiring import Parts
-from testkit import pairs
-
-FOLDER = data_folder() / "tiny-vlm"
-MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M-F16.gguf"
-
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 
@@ -121,40 +112,6 @@ def test_ftype_when_of_a_type_then_one_that_llama_cpp_has_and_that_quantizes(kin
     made = recipes.file_recipe(groups, {"output": kind}, "f32")
     assert made is not None
     assert made.quantization == ftype
-
-
-@pytest.mark.parametrize("source", [MODEL, PROJECTOR])
-def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_command_says_the_same(
-    parts: Parts, tmp_path: Path, source: Path
-) -> None:
-    """llama-quantize's words are its library's arguments: the engine makes of the words what it makes of the half."""
-    half = parts.catalog.half(source)
-    weights = parts.catalog.weights(source)
-    groups = recipes.groups_of(weights, 2, half=half)
-    kinds = itertools.cycle(("q8_0", "q6_K", "q5_K", "q4_K", "q4_0", "f16"))
-    types = {group.name: kind for group, kind in zip(groups, kinds, strict=False)}
-    made = recipes.file_recipe(groups[:-1], types, parts.catalog.kind(source))
-    assert made is not None
-    target = tmp_path / "made.gguf"
-    quantizer.make(source, target, made.quantization, parts.pool, half=half, tensor_types=made.tensor_types)
-    found = {t.name: t.tensor_type.name.lower() for t in GGUFReader(target).tensors}
-    for group in groups:
-        wanted = "f16" if group == groups[-1] else types[group.name].lower()
-        assert {found[name] for name in weights if re.search(group.pattern, name)} == {wanted}
-    unchanged = {t.name: t.tensor_type.name.lower() for t in GGUFReader(source).tensors}
-    assert {n: k for n, k in found.items() if not matches(groups, n)} == {
-        n: k for n, k in unchanged.items() if not matches(groups, n)
-    }
-
-    again = tmp_path / "a b's.gguf"
-    words = shlex.split(recipes.command(made, str(source), str(again), half=half, imatrix="i m.gguf"))
-    assert words[0] == "llama-quantize"
-    assert ("--pure" in words) == (half is Half.PROJECTOR)
-    assert words[words.index("--imatrix") + 1] == "i m.gguf"
-    assert words[-3:] == [str(source), str(again), made.quantization]
-    options = [words[at + 1] for at, word in enumerate(words) if word == "--tensor-type"]
-    assert quantizer.tensor_types(options) == made.tensor_types
-    assert "--imatrix" not in recipes.command(made, "a", "b", half=half)
 
 
 def test_recipe_when_for_a_model_of_another_depth_then_its_parts_go_along(tmp_path: Path) -> None:
@@ -348,19 +305,3 @@ def test_slug_when_the_types_change_then_another_one_and_else_the_same() -> None
     same = msgspec.structs.replace(recipe, name="x", note="y", model={"ffn_down": "q8_0", "ffn_up": "q4_K"})
     assert recipes.slug(same) == recipes.slug(recipe)
     assert re.fullmatch(r"recipe-[0-9a-f]{8}", recipes.slug(recipe))
-
-
-def test_family_when_another_pair_then_a_recipe_of_it_is_made_of_its_own_groups(parts: Parts, tmp_path: Path) -> None:
-    """Fused attention and deepstack: names that the embedded pair does not have."""
-    files = pairs.write_pair("qwen3vl", tmp_path)
-    weights = parts.catalog.weights(files.projector)
-    recipe = Recipe("r", "fam", projector={"v.attn_qkv": "q4_0", "v.deepstack": "q8_0"})
-    made: FileRecipe = recipes.applied(recipe, weights, parts.catalog.kind(files.projector), half=Half.PROJECTOR)
-    target = tmp_path / "new.gguf"
-    quantizer.make(
-        files.projector, target, made.quantization, parts.pool, half=Half.PROJECTOR, tensor_types=made.tensor_types
-    )
-    found = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
-    assert {kind for name, kind in found.items() if ".attn_qkv.weight" in name} == {"Q4_0"}
-    assert {kind for name, kind in found.items() if re.search(r"deepstack.*fc\d\.weight", name)} == {"Q8_0"}
-    assert found["mm.0.weight"] == "F16"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -118,22 +116,6 @@ def test_environment_when_it_is_wrong_then_says_which_variable(
     with pytest.raises(BadSettings, match=re.escape(message)) as told:
         Settings.read()
     assert "geheim" not in str(told.value)
-
-
-@pytest.mark.parametrize("command", [("app.py",), ("-m", "playground", "variants")])
-def test_app_when_the_file_is_wrong_then_it_ends_with_2_and_no_traceback(command: tuple[str, ...]) -> None:
-    write("max_pains = 3")
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=os.environ | {"PLAYGROUND_CONFIG": str(Path("playground.toml").resolve())},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "Unknown key 'max_pains' in " in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_cuda_devices_when_none_is_to_be_seen_then_that_is_not_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

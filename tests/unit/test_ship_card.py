@@ -5,65 +5,20 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import PIL.Image
 import pytest
-from playwright.sync_api import Browser, Request, expect
 
 from playground.errors import BadInput
 from playground.measuring import ship_card as ship
-from playground.measuring.question_sets import Question
-from playground.measuring.results import Measurement, QuestionDrift, Speed, VariantResult
+from playground.measuring.results import VariantResult
 from playground.measuring.ship_card import ShipCard, ShipLimits
-from playground.measuring.statistics import Interval, Paired
 from playground.rendering import card_view as page
-from playground.values.files import ModelFile, Variant
+from testkit.ship_cards import LADDER, VARIANTS, card_of, result
 
 MARKUP = '<b>bold</b> & "quoted" <script>alert(1)</script>'
-
-
-def variant(label: str, mb: float) -> Variant:
-    model = ModelFile(f"/home/me/{label}.gguf", int(mb * 1e6) - 1_000_000, f"{label}-sha", label, 10**6, "llama", "v")
-    projector = ModelFile("/home/me/mmproj-F16.gguf", 1_000_000, "p" * 64, "F16", 10**5, "clip")
-    return Variant(f"fam:{label}+mmproj-F16", "fam", label, model, projector, reference=label == "F16")
-
-
-VARIANTS = {name: variant(name, mb) for name, mb in {"F16": 16, "Q8": 9, "Q6": 7, "Q4": 5, "Q2": 3}.items()}
-ASKED = (Question("a.png", "What?", ("a",)), Question("b.png", "Why?", ("b",)))
-
-
-def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
-    """kl: None of the reference, or where nothing could be read."""
-    speed, memory, accuracy = given.pop("speed", 100.0), given.pop("memory", 2**20), given.pop("accuracy", None)
-    words, failed = given.pop("words", "no difference larger than 2%"), given.pop("failed", 0)
-    return VariantResult(
-        VARIANTS[label].id,
-        mean_kl=None if kl is None else Interval(kl, kl / 2, kl * 2),
-        accuracy=None if accuracy is None else Interval(accuracy),
-        against=None if label == "F16" else Paired(0, 0, 2, Interval(0.0), 1.0, words),
-        speed=None if speed is None and memory is None else Speed(2, speed, 0.1, 0.1, 0.2, memory),
-        items=(*[QuestionDrift(error="llama.cpp crashed")] * failed, *[QuestionDrift(text="a")] * (2 - failed)),
-        **{"looks": "looks", **given},
-    )
-
-
-def card_of(*results: VariantResult, limits: ShipLimits | None = None, **given: Any) -> ShipCard:
-    variants = [v for v in VARIANTS.values() if v.id in {r.variant for r in results}]
-    told: dict[str, Any] = {"engine": "llama 1", "machine": "2 cores", "set_name": "set", "settings": "greedy"}
-    measured = Measurement(ASKED, ("a", "b"), results, floor=1e-8)
-    return ship.card(
-        measured,
-        given.pop("variants", variants),
-        VARIANTS["F16"].id,
-        limits or ShipLimits(),
-        **{**told, "command": "python -m playground card", "when": "2026-01-02T03:04:05+01:00", **given},
-    )
-
-
-LADDER = (result("F16"), result("Q8", 0.0001), result("Q6", 0.001), result("Q4", 0.009), result("Q2", 0.5))
 
 
 def label(found: ShipCard) -> str | None:
@@ -173,35 +128,6 @@ def test_limits_when_they_are_some_then_taken() -> None:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-
-
-def test_html_when_opened_offline_and_without_scripts_then_shows_the_recommended_one(
-    browser: Browser, tmp_path: Path
-) -> None:
-    path = tmp_path / "card.html"
-    path.write_bytes(page.write("html", card_of(*LADDER)))
-    context = browser.new_context(offline=True, java_script_enabled=False, viewport={"width": 1000, "height": 900})
-    shown = context.new_page()
-    requests: list[Request] = []
-    shown.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright marks the function
-    shown.goto(path.as_uri())
-    expect(shown.locator(".vp-row-ship th")).to_have_text("→ Q4")
-    expect(shown.locator(".vp-row-ship")).to_contain_text("kept")
-    expect(shown.locator("tbody tr").last).to_contain_text("KL 0.5 is above 0.01")
-    expect(shown.locator(".vp-reasons li").first).to_contain_text("Q4 is the smallest of the 4 that keep every limit")
-    expect(shown.locator("svg .vp-recommended text")).to_have_text("Q4")
-    expect(shown.locator("svg").first.locator("circle")).to_have_count(5)
-    expect(shown.get_by_text("python -m playground card")).to_be_visible()  # printed, it is unfolded
-    expect(shown.get_by_text("Q4-sha")).to_be_visible()
-    assert shown.locator("button, script").count() == 0
-    assert [request.url for request in requests] == [path.as_uri()]
-    at = (
-        shown.locator("svg")
-        .first.locator("circle")
-        .evaluate_all("found => found.map(one => one.getBoundingClientRect().right)")
-    )
-    assert max(at) <= 1000
-    context.close()
 
 
 def test_json_when_read_again_then_the_same_card() -> None:

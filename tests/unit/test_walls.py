@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -205,41 +203,3 @@ def test_environment_when_read_then_in_settings_only(path: Path) -> None:
 
 
 # --- nothing happens at import ----------------------------------------------------------------------------
-
-# An audit hook sees what a module does while it is imported, whatever it is called there.
-_WATCH = """
-import sys
-seen = []
-watched = ("subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system",
-           "socket.connect", "socket.bind", "sqlite3.connect", "os.mkdir", "os.remove", "os.rename")
-sys.addaudithook(lambda event, args: seen.append((event, str(args)[:200])) if event in watched else None)
-"""
-
-
-def in_a_child(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", _WATCH + code], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_comparison_when_imported_then_no_process_no_thread_no_file_no_socket() -> None:
-    code = "import playground.comparing.compare, playground.wiring, playground.__main__, threading\n"
-    assert in_a_child(code + "print(seen, threading.active_count())") == "[] 1"
-
-
-def test_parents_modules_when_all_imported_then_llama_cpp_is_not() -> None:
-    """Where llama.cpp is loaded, a bad file can abort the process; the page's process has to live."""
-    modules = [
-        name
-        for name in MODULES
-        if not name.startswith("playground.engine.") or name == PROTOCOL
-    ]  # fmt: skip
-    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
-    assert in_a_child(code + "print('llama_cpp' in sys.modules, 'gradio' in sys.modules)") == "False True"
-
-
-def test_gradio_when_the_command_line_is_imported_then_it_is_not() -> None:
-    code = "import playground.__main__\nprint('gradio' in sys.modules, 'llama_cpp' in sys.modules)"
-    assert in_a_child(code) == "False False"
