@@ -1,4 +1,5 @@
 # make run, make test: both set up first. Everything lives in .venv.
+# make quick, make browser: a part of the tests (tests/README.md).
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test setup check format docs bench screenshots clean
+.PHONY: run test quick browser setup check format docs bench screenshots clean
 STYLES := $(wildcard playground/rendering/styles/*.css playground/web/static/*.css)
 MARKDOWN := *.md .github bench docs examples presets tests training
 
@@ -16,6 +17,12 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: setup
+	$(BIN)/python -m pytest -n 2 tests/unit
+
+browser: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
 setup: $(VENV)/.done
 
