@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, expect
 
 
 def ready(page: Page) -> None:
@@ -62,7 +62,12 @@ def tab(context: BrowserContext, url: str) -> Iterator[Page]:
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda asked: re.match(r"http://127\.|data:|blob:", asked.url) or wrong.append(asked.url))
+
+    def on_request(request: Request) -> None:
+        if not re.match(r"http://127\.|data:|blob:", request.url):
+            wrong.append(request.url)
+
+    page.on("request", on_request)
 
     def on_dialog(dialog: Dialog) -> None:
         if not dialog.message.startswith("Delete this notebook"):

@@ -9,9 +9,10 @@ import json
 import sys
 
 # isort: off
-from testkit.equality_child import loading, upstream  # first: llama_cpp before numpy
+from testkit.equality_child import upstream  # first: llama_cpp before numpy
 import numpy
 from playground.comparing.images import read_image
+from playground.engine import loading
 # isort: on
 
 

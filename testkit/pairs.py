@@ -104,7 +104,7 @@ def _draw(tensors: list[Tensor], seed: int) -> Iterator[np.ndarray]:
     unit = random.standard_normal(_CYCLE, dtype=np.float32)
     for tensor in tensors:
         cycle = np.roll(unit, random.integers(_CYCLE)) * tensor.std + tensor.mean
-        values = np.resize(cycle.astype(tensor.dtype), tensor.shape)
+        values: np.ndarray = np.resize(cycle.astype(tensor.dtype), tensor.shape)
         values[: tensor.zero_rows] = 0
         yield values
 

@@ -8,10 +8,9 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
 
 from playground.comparing.images import read_image
 from playground.models.presets import data_folder
@@ -113,8 +112,13 @@ def page(browser: Browser, app: WebApp) -> Iterator[Page]:
     opened = context.new_page()
     requests: list[Request] = []
     opened.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright marks the function
-    dialogs: list[Any] = []
-    opened.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
+    dialogs: list[Dialog] = []
+
+    def on_dialog(dialog: Dialog) -> None:
+        dialogs.append(dialog)
+        dialog.dismiss()
+
+    opened.on("dialog", on_dialog)
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(app.url)

@@ -245,9 +245,9 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
 
     with (
         running(cache, cache / "second.txt", model_dirs=(few.model.parent,)) as again,
-        visitor(browser, again.url) as new,
+        visitor(browser, again.url) as newcomer,
     ):
-        opened(new)
-        ready(new)
-        new.get_by_role("radio", name="few").check()
-        expect(new.locator("#vp-projectors").get_by_label("Q4_0 v.blk.0=q8_0")).to_be_visible()
+        opened(newcomer)
+        ready(newcomer)
+        newcomer.get_by_role("radio", name="few").check()
+        expect(newcomer.locator("#vp-projectors").get_by_label("Q4_0 v.blk.0=q8_0")).to_be_visible()

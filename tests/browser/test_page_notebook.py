@@ -646,7 +646,7 @@ def report(browser: Browser, path: Path) -> Iterator[Page]:
 
 
 def test_an_import_when_the_file_is_cut_or_newer_or_none_then_says_so_and_keeps_what_it_can(page: Page) -> None:
-    whole = to_json("Cut", [says("First"), answers("Second?", "yes", "no"), says("Third")], {}.get)
+    whole = to_json("Cut", [says("First"), answers("Second?", "yes", "no"), says("Third")], lambda _: None)
     field = page.locator("[data-import]")
     field.set_input_files(as_file(whole[: whole.index("Third")]))
     told(page, "The file is damaged from line 4 on")

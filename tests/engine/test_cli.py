@@ -16,7 +16,6 @@ import PIL.Image
 import pytest
 from gguf import GGUFReader
 
-from playground.__main__ import main
 from playground.cli import commands, options
 from playground.errors import BadInput
 from playground.measuring.ship_card import ShipCard
@@ -60,7 +59,7 @@ def call(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
     def called(*words: str | Path) -> Called:
         monkeypatch.setattr(sys, "argv", ["playground", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            main()
+            commands.main()
         out, err = capfd.readouterr()
         return Called(int(ended.value.code or 0), out, err)
 

@@ -190,7 +190,7 @@ def test_making_when_ended_in_the_middle_then_nothing_is_left(
             assert isinstance(update, Progress)
             seen.append(update.what)
             if how == "closed" and at in update.what:
-                updates.close()
+                updates.close()  # type: ignore[attr-defined]  # a generator, which the page closes
                 raise Interrupted("Closed.")
     assert list(tmp_path.iterdir()) == []
     assert all(worker.leases == 0 for worker in parts.pool.memory().workers)

@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFReader
 
 from playground.comparing.images import read_image
-from playground.engine.protocol import TensorType
+from playground.engine.protocol import Step, TensorType
 from playground.errors import BadInput, BadModel, Interrupted, PlaygroundError
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer
@@ -27,7 +27,7 @@ def test_half_when_quantized_then_as_planned_with_where_it_comes_from(
     parts: Parts, tmp_path: Path, source: Path, half: Half
 ) -> None:
     target = tmp_path / "new.gguf"
-    steps = []
+    steps: list[Step] = []
     kept = (TensorType("ffn_down", "q8_0"),)
     planned = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=kept, dry_run=True)
     assert not target.exists()

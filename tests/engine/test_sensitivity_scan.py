@@ -192,7 +192,7 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     assert {(item.question, item.image) for item in searched.items}.isdisjoint(
         (item.question, item.image) for item in aside.items
     )
-    variant = parts.catalog.read_pair(*files)
+    variant = parts.catalog.read_pair(files[0], files[1])
     for asked, kl in ((aside, built.kl.value), (searched, built.searched_kl)):
         *_, measured = MeasureJob(
             asked, (source, variant), source.id, MeasurementPlan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,

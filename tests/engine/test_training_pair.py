@@ -13,9 +13,9 @@ EXPECTED = Path(__file__).parents[2] / "training/expected.jsonl"
 
 
 def test_pair_when_asked_then_it_answers_as_pytorch_did() -> None:
-    command = [sys.executable, "-m", "training.compare_gguf", EXPECTED, MODEL, PROJECTOR]
+    command = [sys.executable, "-m", "training.compare_gguf", str(EXPECTED), str(MODEL), str(PROJECTOR)]
     done = subprocess.run(
-        [*command, "--images", EMBEDDED / "evaluation"], capture_output=True, text=True, cwd=EXPECTED.parents[1]
+        [*command, "--images", str(EMBEDDED / "evaluation")], capture_output=True, text=True, cwd=EXPECTED.parents[1]
     )
     assert done.returncode == 0, done.stderr[-2000:]
     agreement = json.loads(done.stdout.splitlines()[-1])

@@ -55,7 +55,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     realistic = pairs.write_llava(
         folder, vision_embd=32, vision_layer=27, vision_head=4, vision_ff=64, name="27-layers"
     )
-    others = {f"tiny-qwen3vl-{name}.gguf": GOOD for name in ("Q8_0", "Q4_K_M", "UD-Q4_K_XL", "IQ2_XXS")}
+    others: dict[str, bytes | Path | HubFile] = {
+        f"tiny-qwen3vl-{name}.gguf": GOOD for name in ("Q8_0", "Q4_K_M", "UD-Q4_K_XL", "IQ2_XXS")
+    }
     others |= {f"old/tiny-{n}.gguf": GOOD for n in range(22)}
     repos = [
         pair_repo(TINY, tiny, others),

@@ -49,9 +49,10 @@ def test_history_when_time_passes_then_it_grows_and_ends_with_the_newest(monitor
     monitor.start()
     until(lambda: len(monitor.history) > 3)
     monitor.close()
-    times = [report.time for report in monitor.history]
+    history: tuple[MemoryReport, ...] = monitor.history
+    times = [report.time for report in history]
     assert times == sorted(set(times))
-    assert monitor.newest is monitor.history[-1]
+    assert monitor.newest is history[-1]
     assert not monitor._thread.is_alive()
 
 

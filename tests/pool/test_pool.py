@@ -165,6 +165,7 @@ def test_lease_when_the_context_is_larger_then_another_gives_way_and_not_itself(
     load(for_two, specs["a"], specs["b"])
     before = pids(for_two)
     per_token = specs["a"].shape.kv_bytes_per_token
+    assert per_token is not None
     larger = replace(ON_HOST, n_ctx=int(0.8 * one) // per_token)
     with for_two.lease(replace(specs["a"], runtime=larger)) as lease:  # the one that was unused for longest
         assert lease.load_s is None
@@ -527,7 +528,7 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
     left = [specs[name] for name in draw.choices("abcde", [4, 3, 1, 1, 1], k=100)]
 
     def client(number: int) -> list[str]:
-        told = []
+        told: list[str] = []
         pool = for_two.of(f"person {number}")
         borrow = pool.use if number % 2 else pool.lease
         while True:

@@ -176,7 +176,7 @@ def qwen3_vl(folder: Path, width: int, said: int | None = None) -> GgufHeader:
     shapes = {"mm.2.bias": (width,), "mm.2.weight": (4608, width)}
     for layer in (5, 11, 17):
         shapes |= {f"v.deepstack.{layer}.fc1.weight": (4608, 4608), f"v.deepstack.{layer}.fc2.weight": (4608, width)}
-    said_layers = {"clip.vision.is_deepstack_layers": [layer in (5, 11, 17) for layer in range(24)]}
+    said_layers: dict[str, object] = {"clip.vision.is_deepstack_layers": [layer in (5, 11, 17) for layer in range(24)]}
     size = {"clip.vision.projection_dim": said or width}
     return projector(folder, "qwen3vl_merger", shapes=shapes, also=said_layers | size)
 
@@ -747,7 +747,7 @@ def hostile(draw: random.Random, kind: str, *, clip: bool) -> bytes:
     for key in draw.sample(keys, draw.choice((0, 1, 2, 3, 6, len(keys)))):
         metadata[key] = draw.choice(ODD)
     names = ["mm.3.weight", "mm.3.bias", "v.deepstack.0.fc1.weight", "v.proj_blk.1.linear.weight", ""]
-    shapes = {known.width[0]: (4, 4)}
+    shapes: dict[str, tuple[int, ...]] = {known.width[0]: (4, 4)}
     for name in draw.sample([known.width[0], *names], draw.choice((0, 0, 1, 3))):
         shapes[name] = draw.choice(SHAPES)
     types = {name: draw.choice(list(GGMLQuantizationType)) for name in shapes if draw.random() < 0.2}

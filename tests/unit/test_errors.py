@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground import errors
 from playground.errors import BadInput, Failure, Interrupted, NoRoom, PlaygroundError, Unavailable, cannot_write
 
-CLASSES = {
+CLASSES: dict[str, Any] = {
     name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and kind.__module__ == errors.__name__
 }
 

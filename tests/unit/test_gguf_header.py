@@ -8,6 +8,7 @@ import struct
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_header_when_two_quantizations_of_a_model_then_only_the_numbers_differ(t
     ],
     ids=["template", "last token", "bos", "one more key", "width"],
 )
-def test_vocabulary_when_a_detail_differs_then_so_does_its_hash(tmp_path: Path, change: dict[str, object]) -> None:
+def test_vocabulary_when_a_detail_differs_then_so_does_its_hash(tmp_path: Path, change: dict[str, Any]) -> None:
     one = read_header(write_language(tmp_path / "a.gguf", LlamaFileType.MOSTLY_F16))
     other = read_header(write_language(tmp_path / "b.gguf", LlamaFileType.MOSTLY_F16, **change))
     assert one.vocabulary_sha256 != other.vocabulary_sha256

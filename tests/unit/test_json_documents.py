@@ -38,8 +38,10 @@ def test_settings_when_nothing_is_given_then_the_defaults(given: dict[str, Any] 
 
 
 def test_settings_when_all_are_given_then_each_arrives() -> None:
-    sampling = {"temperature": 0.5, "top_k": 10, "top_p": 0.9, "min_p": 0.1, "repeat_penalty": 1.1, "seed": 7}
-    runtime = {"n_ctx": 2048, "n_threads": 2, "n_batch": 64, "n_gpu_layers": 0, "flash_attention": False}
+    sampling: dict[str, Any] = {"temperature": 0.5, "top_k": 10, "top_p": 0.9, "min_p": 0.1, "seed": 7}
+    sampling |= {"repeat_penalty": 1.1}
+    runtime: dict[str, Any] = {"n_ctx": 2048, "n_threads": 2, "n_batch": 64, "n_gpu_layers": 0}
+    runtime |= {"flash_attention": False}
     rest = {"order": "race", "reference": "tiny-vlm:F16+mmproj-F16", "chat_template": "chatml", "probabilities": True}
     stops = {"max_tokens": 9, "stop": ["\n", "###"]}
     settings = run_settings.read_settings(json.loads(json.dumps(sampling | stops | runtime | rest)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -237,7 +239,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
     shown = page(made)
     assert "<button" not in shown.look(ME)["handles"]
     assert shown.look(OPERATOR)["handles"].count("<button") == 10
-    functions = {one.__name__: one for one in shown.functions()}
+    functions: dict[str, Callable[..., Any]] = {one.__name__: one for one in shown.functions()}
     posing = {"visitor": "operator"}
     for more in ({}, posing):
         reply = functions["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True, **more}, None)
@@ -251,7 +253,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
 def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
     made = HandMade(h100(30))
     operating = InspectPage(made, made, lambda name: True)
-    call = {one.__name__: one for one in operating.functions()}
+    call: dict[str, Callable[..., Any]] = {one.__name__: one for one in operating.functions()}
     before = call["look"]({}, None)
     after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)
     assert after["time"] > before["time"]

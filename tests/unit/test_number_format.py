@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from playground.values.files import Shape
 
 
 def finished(generated: int = 33, **fields: float | None) -> Finished:
-    times: dict[str, float | None] = {"context_s": 0.5, "prompt_s": 0.2, "first_token_s": 0.25, "decode_s": 4.0}
+    times: dict[str, Any] = {"context_s": 0.5, "prompt_s": 0.2, "first_token_s": 0.25, "decode_s": 4.0}
     return Finished("end of text", **(times | fields), generated_tokens=generated, reused_tokens=7)
 
 

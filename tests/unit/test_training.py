@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 tokenizers = pytest.importorskip("tokenizers")
 
 from training import export, rows, train  # noqa: E402  needs both
-from training.model import Config, VisionLanguageModel  # noqa: E402
+from training.model import Config, VisionLanguageModel, as_input  # noqa: E402
 from training.questions import Question  # noqa: E402
 from training.scenes import FONTS, SIZE  # noqa: E402
 from training.spread import spread  # noqa: E402
@@ -87,7 +87,7 @@ def test_packed_row_when_read_at_once_then_each_conversation_has_the_logits_that
     model, encode = network(), encoder()
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     packed = rows.pack([(PIL.Image.fromarray(noise), [ONE, TWO, TOO_LONG, LAST])], encode)
-    images = train.as_input(torch.from_numpy(packed.images))
+    images = as_input(torch.from_numpy(packed.images))
     tokens, targets, blocks, positions = (
         torch.from_numpy(part) for part in (packed.tokens, packed.targets, packed.blocks, packed.positions)
     )
@@ -396,7 +396,13 @@ def test_exported_pair_when_read_then_its_metadata_and_tensors_are_the_networks(
     ):
         reader = GGUFReader(tmp_path / name)
         values = {key: field.contents() for key, field in reader.fields.items()}
-        expected = {"type": kind, "name": title, "basename": "tiny-vlm", "size_label": "0M", "license": "apache-2.0"}
+        expected: dict[str, Any] = {
+            "type": kind,
+            "name": title,
+            "basename": "tiny-vlm",
+            "size_label": "0M",
+            "license": "apache-2.0",
+        }
         expected |= {"file_type": 1, "architecture": "llama" if kind == "model" else "clip"}
         assert {key: values[f"general.{key}"] for key in expected} == expected
         for tensor in reader.tensors:
