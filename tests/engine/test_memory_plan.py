@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from playground.engine.protocol import Loaded, LoadLanguage, PlanMemory
+from playground.engine.protocol import Loaded, LoadLanguage, PlanMemory, Request
 from playground.errors import BadModel, EngineError
 from playground.pool.process import WorkerProcess
 from playground.values.request import Runtime
@@ -70,8 +71,9 @@ def test_plan_when_the_file_is_bad_then_said_as_by_a_load(worker: WorkerProcess,
     files = pairs.write_pair("mlp", tmp_path)
     short = pairs.truncate(files.model, tmp_path / "short.gguf", 0.7)
     for path, error in ((short, BadModel), (files.projector, BadModel), (tmp_path / "none.gguf", EngineError)):
-        messages = []
-        for request in (PlanMemory(load := LoadLanguage(str(path), RUNTIME)), load):
+        messages, load = list[str](), LoadLanguage(str(path), RUNTIME)
+        requests: tuple[Request[Any], ...] = (PlanMemory(load), load)
+        for request in requests:
             with pytest.raises(error) as raised:
                 worker.request(request)
             messages.append(str(raised.value))
