@@ -10,6 +10,7 @@ import pytest
 from playground.errors import PlaygroundError
 from playground.models.hub.client import Hub
 from playground.support import logs
+from playground.web.replies import Reply
 from playground.web.server_function import server_function
 from testkit.hub_server import HubRepo, hub_server
 
@@ -24,11 +25,12 @@ def test_hub_when_it_refuses_a_token_then_the_log_does_not_have_it(
         served.patch(monkeypatch, tmp_path)
         hub = Hub(own_token=False)
 
-        def repo(token: str) -> dict[str, object]:
+        def repo(token: str) -> Reply:
             try:
-                return {"repo": hub.repo("acme/gated-GGUF", "main", token)}
+                hub.repo("acme/gated-GGUF", "main", token)
             except PlaygroundError as error:
                 raise RuntimeError(f"asked with Authorization: Bearer {token}") from error
+            return Reply()
 
         assert "Unexpected" in server_function(repo)({"token": TOKEN})["error"]
         assert {seen.token for seen in served.seen("GET")} == {f"Bearer {TOKEN}"}

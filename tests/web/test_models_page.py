@@ -60,8 +60,8 @@ def test_ticks_when_a_repository_is_open_then_one_listing_a_commit_and_one_heade
     actions.repo(REPO)
     for models in (["F16"], ["F16", "Q8_0"], ["Q8_0", "Q4_K_M"], ["F16"], ["Q4_K_M"], []):
         reply = actions.check(**ticked(served, *models))
-        assert reply["level"] < 2
-        assert len(reply["fits"]) == 3
+        assert reply.level < 2
+        assert len(reply.fits) == 3
     actions.check(**ticked(served, "F16", projector="mmproj-BF16.gguf"))
     assert len(served.seen(where="/api/models/")) == 1
     headers = [request.path.rpartition("/")[2] for request in served.seen("HEAD")]
@@ -96,7 +96,7 @@ def test_header_when_read_with_a_token_then_who_has_none_does_not_get_it(
     served: HubServer, actions: ModelActions
 ) -> None:
     fields = ticked(served, "F16", repo=GATED)
-    assert actions.check(**fields, token=TOKEN)["level"] < 2
+    assert actions.check(**fields, token=TOKEN).level < 2
     for token in (None, "hf_of_somebody_else"):
         with pytest.raises(NotAllowed, match="is gated"):
             actions.check(**fields, token=token)
@@ -106,5 +106,5 @@ def test_header_when_it_could_not_be_read_then_the_next_tick_tries_again(
     served: HubServer, actions: ModelActions
 ) -> None:
     served.behave("mmproj-F16", times=1, body=b"GGUF, but damaged" * 100)
-    assert actions.check(**ticked(served, "F16"))["level"] == 2
-    assert actions.check(**ticked(served, "F16"))["level"] < 2
+    assert actions.check(**ticked(served, "F16")).level == 2
+    assert actions.check(**ticked(served, "F16")).level < 2
