@@ -6,8 +6,7 @@ import PIL.Image
 
 from bench import engine
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob
-from playground.measuring.result_cache import ResultCache
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
 
 
@@ -21,19 +20,10 @@ def measure(ready: engine.Bench) -> dict[str, float]:
     asked = question_sets.QuestionSet(
         "noise", [question_sets.Question(name, engine.PROMPT) for name in names], ready.folder
     )
-    with engine.fresh_parts() as (pool, embeddings):
-        measuring = MeasureJob(
-            asked,
-            ready.variants,
-            ready.variants[0].id,
-            MeasurementPlan(max_tokens=60),
-            ready.runtime,
-            pool,
-            embeddings,
-            ResultCache(ready.folder / "measured", "bench"),
-            lambda: False,
-        )
-        *_, last = measuring.run()
+    plan = MeasurementPlan(max_tokens=60)
+    request = MeasureRequest(asked, ready.variants, ready.variants[0].id, plan, ready.runtime)
+    with engine.fresh_lab() as lab:
+        *_, last = MeasureJob(lab, request).run()
     assert isinstance(last, Measurement)
     found = {"drift_5_variants_20_items_s": last.elapsed_s, "tokens_an_item": len(last.results[1].items[0].kl)}
     found |= {f"floor, {name}": kl for name, kl in last.floors.items()}

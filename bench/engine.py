@@ -18,10 +18,12 @@ import msgspec
 
 from playground.comparing import compare
 from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.models.catalog import Catalog
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
+from playground.support.result_cache import ResultCache
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import Half, Variant
 from playground.values.memory import WorkerRole
@@ -92,18 +94,18 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
 
 
 @contextlib.contextmanager
-def fresh_parts() -> Iterator[tuple[Pool, EmbeddingCache]]:
+def fresh_lab() -> Iterator[Lab]:
     with tempfile.TemporaryDirectory() as folder:
-        pool = Pool()
-        embeddings = EmbeddingCache(Path(folder), 2**30, "bench")
+        lab = Lab(Pool(), EmbeddingCache(Path(folder), 2**30, "bench"), ResultCache(Path(folder) / "results", "bench"))
         try:
-            yield pool, embeddings
+            yield lab
         finally:
-            pool.close()
-            embeddings.close()
+            lab.pool.close()
+            lab.embeddings.close()
+            lab.results.close()
 
 
-def ask(bench: Bench, pool: Pool, embeddings: EmbeddingCache, image: Image, prompt: str, n: int) -> ComparisonUpdate:
+def ask(bench: Bench, lab: Lab, image: Image, prompt: str, n: int) -> ComparisonUpdate:
     asked = Comparison(
         images=(image,),
         prompt=prompt,
@@ -112,7 +114,7 @@ def ask(bench: Bench, pool: Pool, embeddings: EmbeddingCache, image: Image, prom
         sampling=Sampling(max_tokens=n),
         runtime=bench.runtime,
     )
-    *_, last = compare.run(asked, pool, embeddings, compare.StopFlag())
+    *_, last = compare.run(asked, lab, compare.StopFlag())
     assert all(pane.state is PaneState.DONE for pane in last.panes), [pane.error for pane in last.panes]
     return last
 
@@ -127,14 +129,14 @@ def five_variants(bench: Bench) -> dict[str, float]:
             "-t", str(bench.threads), "-fa", bench.flash_attention, *([] if bench.gpu else ["--no-mmproj-offload"]),
         )  # fmt: skip
     cli_s = time.perf_counter() - started
-    with fresh_parts() as (pool, embeddings):
+    with fresh_lab() as lab:
         started = time.perf_counter()
-        ask(bench, pool, embeddings, bench.picture(0), PROMPT, 32)
+        ask(bench, lab, bench.picture(0), PROMPT, 32)
         cold_s = time.perf_counter() - started
         started = time.perf_counter()
-        ask(bench, pool, embeddings, bench.picture(1), PROMPT, 32)
+        ask(bench, lab, bench.picture(1), PROMPT, 32)
         warm_s = time.perf_counter() - started
-        workers = pool.memory().workers
+        workers = lab.pool.memory().workers
     vision = [w for w in workers if w.role is WorkerRole.VISION]
     language = [w for w in workers if w.role is WorkerRole.LANGUAGE]
     return {
@@ -152,12 +154,12 @@ def five_variants(bench: Bench) -> dict[str, float]:
 def second_question(bench: Bench) -> dict[str, float]:
     """Time to first token of a second question on the same image, warm handles, against the first one's."""
     first, second = [], []
-    with fresh_parts() as (pool, embeddings):
-        ask(bench, pool, embeddings, bench.picture(10), PROMPT, 2)
+    with fresh_lab() as lab:
+        ask(bench, lab, bench.picture(10), PROMPT, 2)
         for seed in range(11, 14):
             image = bench.picture(seed)
-            first.append(ask(bench, pool, embeddings, image, PROMPT, 8).panes[0].metrics.ttft_s or 0.0)
-            again = ask(bench, pool, embeddings, image, "And what stands in the background?", 8)
+            first.append(ask(bench, lab, image, PROMPT, 8).panes[0].metrics.ttft_s or 0.0)
+            again = ask(bench, lab, image, "And what stands in the background?", 8)
             second.append(again.panes[0].metrics.ttft_s or 0.0)
     return {
         "first_question_ttft_s": statistics.median(first),
@@ -171,9 +173,9 @@ def decode_speed(bench: Bench, rounds: int = 5) -> dict[str, float]:
     found: dict[str, float] = {}
     for variant in (v for v in bench.variants if v.model.quantization in ("F16", "Q4_K_M")):
         ours, theirs, prompts, their_prompts = [], [], [], []
-        with fresh_parts() as (pool, _):
+        with fresh_lab() as lab:
             spec = vision_spec(variant.projector, variant.model, bench.runtime)
-            with pool.lease(spec) as lease:
+            with lab.pool.lease(spec) as lease:
                 chat = (protocol.ChatMessage("user", PROMPT, 1),)
                 prompt = lease.request(protocol.Encode(chat, (bench.picture(0),)))
             depth = prompt.n_image_tokens + prompt.n_text_tokens
@@ -185,7 +187,7 @@ def decode_speed(bench: Bench, rounds: int = 5) -> dict[str, float]:
                 speeds = _llama_bench(bench, variant, depth)
                 their_prompts.append(speeds["prompt"])
                 theirs.append(speeds["decode"])
-                with pool.lease(language_spec(variant.model, runtime)) as lease:
+                with lab.pool.lease(language_spec(variant.model, runtime)) as lease:
                     for _ in range(2):
                         finished = lease.request(generate)
                         assert finished.generated_tokens == 128
@@ -211,13 +213,13 @@ def defaults(bench: Bench) -> dict[str, float]:
     """What the choice of flash attention and threads rests on (playground/engine/loading.py)."""
     variant = next(v for v in bench.variants if v.model.quantization == "Q4_K_M")
     found = {}
-    with fresh_parts() as (pool, _):
-        with pool.lease(vision_spec(variant.projector, variant.model, bench.runtime)) as lease:
+    with fresh_lab() as lab:
+        with lab.pool.lease(vision_spec(variant.projector, variant.model, bench.runtime)) as lease:
             prompt = lease.request(protocol.Encode((protocol.ChatMessage("user", PROMPT, 1),), (bench.picture(0),)))
         for flash in (False, True):
             for threads in sorted({1, bench.threads}):
                 runtime = replace(bench.runtime, flash_attention=flash, n_threads=threads)
-                with pool.lease(language_spec(variant.model, runtime)) as lease:
+                with lab.pool.lease(language_spec(variant.model, runtime)) as lease:
                     speeds = []
                     for _ in range(3):
                         finished = lease.request(protocol.Generate(prompt, Sampling(max_tokens=64), runtime))

@@ -14,8 +14,9 @@ from gguf import GGUFReader
 
 from playground.engine import protocol
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
+from playground.measuring.steps import Item
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
@@ -58,17 +59,7 @@ def _captions(n: int) -> question_sets.QuestionSet:
 def _timed(
     parts: Parts, variants: tuple[Variant, ...], asked: question_sets.QuestionSet, folder: Path, name: str
 ) -> dict[str, float]:
-    measuring = MeasureJob(
-        asked,
-        variants,
-        variants[0].id,
-        MeasurementPlan(),
-        _RUNTIME,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
+    measuring = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), _RUNTIME))
     *_, last = measuring.run()
     assert isinstance(last, Measurement)
     tokens = sum(len(one.kl) for one in last.results[1].items)
@@ -80,19 +71,9 @@ def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[st
     item = question_sets.Question("hard-62.png", "What do you see?")
     asked = question_sets.QuestionSet("one", [item], _IMAGES)
     runtime = Runtime(n_ctx=2048)
-    measuring = MeasureJob(
-        asked,
-        (variant,),
-        variant.id,
-        MeasurementPlan(),
-        runtime,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
-    prompt = measuring._prompt(variant, item, asked.image(item))
-    ids = measuring._answer(variant, prompt).token_ids
+    measuring = MeasureJob(parts.lab, MeasureRequest(asked, (variant,), variant.id, MeasurementPlan(), runtime))
+    prompt = measuring.steps.prompt(variant, Item(item, asked.image(item)))
+    ids = measuring.steps.write(variant, prompt).token_ids
     reading, writing = [], []
     with parts.pool.lease(language_spec(variant.model, runtime)) as lease:
         for _ in range(9):

@@ -84,9 +84,7 @@ def _one_run(parts: Parts) -> Run:
         settings=RunSettings(probabilities=True),
     )
     run = new_run(cell, variants, parts.engine, parts.machine)
-    *_, last = run_cell(
-        run, variants, parts.library.pictures.image, parts.pool, parts.embeddings, StopFlag(), max_panes=16
-    )
+    *_, last = run_cell(run, variants, parts.library.pictures.image, parts.lab, StopFlag(), max_panes=16)
     assert last.state is RunState.DONE
     return msgspec.structs.replace(last, number=1)
 

@@ -27,7 +27,7 @@ def measure(folder: Path) -> dict[str, float]:
             asked = comparison_request.comparison_of(
                 [image], "Describe the image.", variants, RunSettings(max_tokens=CAPTION_TOKENS)
             )
-            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
+            *_, last = compare.run(asked, parts.lab, compare.StopFlag())
             panes.append(last.panes[0])
     return {
         "encode_s": statistics.median(_seconds(p)[0] for p in panes[1:]),

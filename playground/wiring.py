@@ -15,9 +15,9 @@ import msgspec
 
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.images import read_image
+from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadModel
-from playground.measuring.result_cache import ResultCache
 from playground.models import doctor
 from playground.models.catalog import Catalog
 from playground.models.doctor import Hardware
@@ -30,8 +30,9 @@ from playground.notebooks.cells import CompareCell
 from playground.notebooks.library import Library
 from playground.pool.monitor import Monitor
 from playground.pool.pool import Pool, PoolLimits
-from playground.quantizing.sensitivity_scan import Workshop
+from playground.quantizing.scan_files import Workshop
 from playground.settings import Settings
+from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
 from playground.values.request import Image
 
@@ -53,6 +54,11 @@ class Parts:
     def of(self, who: str) -> Parts:
         """The same parts, as one person uses them: their turns are counted as theirs."""
         return replace(self, pool=self.pool.of(who))
+
+    @property
+    def lab(self) -> Lab:
+        """What a job needs of these parts."""
+        return Lab(self.pool, self.embeddings, self.result_cache)
 
     def open_preloaded(self) -> None:
         """Presets whose files are in the Hub's cache already are among the variants."""

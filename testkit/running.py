@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from playground.comparing import compare, comparison_request
-from playground.measuring.measure import MeasureJob
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
@@ -44,7 +44,7 @@ def comparison(
 
 def run(parts: Parts, asked: Comparison) -> ComparisonUpdate:
     """Run to the end."""
-    *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
+    *_, last = compare.run(asked, parts.lab, compare.StopFlag())
     assert last.done
     return last
 
@@ -56,18 +56,8 @@ def measured(
     plan: MeasurementPlan | None = None,
     runtime: Runtime = SHORT_CONTEXT,
 ) -> Measurement:
-    run = MeasureJob(
-        asked,
-        variants,
-        variants[0].id,
-        plan or MeasurementPlan(),
-        runtime,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
-    *_, last = run.run()
+    request = MeasureRequest(asked, variants, variants[0].id, plan or MeasurementPlan(), runtime)
+    *_, last = MeasureJob(parts.lab, request).run()
     assert isinstance(last, Measurement)
     assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
     return last

@@ -80,7 +80,7 @@ def ask_all(parts: Parts, rungs: dict[str, Variant], items: Iterable[dict[str, A
     for item in items:
         image = read_image(folder / item["image"])
         comparison = comparison_request.comparison_of([image], item["question"], list(rungs.values()), settings)
-        *_, last = compare.run(comparison, parts.pool, parts.embeddings, compare.StopFlag())
+        *_, last = compare.run(comparison, parts.lab, compare.StopFlag())
         texts = {pane.variant: pane.text for pane in last.panes if pane.state is PaneState.DONE}
         if len(texts) < len(rungs):
             raise SystemExit(next(pane.error for pane in last.panes if pane.error) or "A pane did not end.")

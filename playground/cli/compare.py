@@ -80,7 +80,7 @@ def compare(
         chosen = choose(parts, model, variants, projector)
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
         last: ComparisonUpdate | None = None
-        for last in run(comparison, parts.pool, parts.embeddings, StopFlag(), max_panes=parts.settings.max_panes):
+        for last in run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
             if not as_json:
                 _show_progress(last)
     assert last is not None

@@ -31,8 +31,9 @@ from playground.cli.options import (
 )
 from playground.comparing import comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import measure, results
+from playground.measuring import results
 from playground.measuring import ship_card as ship
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import Runtime
@@ -234,18 +235,9 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
     with open_parts(Settings.read(), any_folder=True) as parts:
         variants = choose(parts, options.model, options.variants, options.projector)
         reference = comparison_request.reference_of(variants)
-        measuring = measure.MeasureJob(
-            questions_of(parts, options.questions, options.level, options.n),
-            variants,
-            reference,
-            plan,
-            Runtime(n_ctx=options.n_ctx),
-            parts.pool,
-            parts.embeddings,
-            parts.result_cache,
-            lambda: False,
-        )
-        measurement = followed(measuring.run(), results.Measurement)
+        questions = questions_of(parts, options.questions, options.level, options.n)
+        request = MeasureRequest(questions, variants, reference, plan, Runtime(n_ctx=options.n_ctx))
+        measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
     for problem in measurement.problems[:20]:
         say(problem)

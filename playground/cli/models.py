@@ -12,7 +12,7 @@ import typer
 
 from playground.cli.options import AsJson, followed, line, open_pairs, say
 from playground.errors import BadInput, BadModel, PlaygroundError
-from playground.measuring import measure, question_sets, results
+from playground.measuring import measure, results
 from playground.models import doctor as diagnosis
 from playground.models.doctor import Finding, Level
 from playground.models.gguf import file_names
@@ -22,7 +22,6 @@ from playground.models.hub.downloads import DownloadState, Wanted
 from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset, read_presets
 from playground.settings import Settings
-from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 
 Token = Annotated[str, typer.Option(envvar="HF_TOKEN", help="For gated and private repositories.")]
@@ -162,19 +161,9 @@ def _all_bytes(name: str) -> int | None:
 
 
 def _looks(parts: Parts, model: Path, projector: Path) -> str | None:
-    variants = open_pairs(parts, [str(model)], [str(projector)])
-    measuring = measure.MeasureJob(
-        question_sets.embedded(parts.evaluation, level="easy").first(3),
-        variants,
-        variants[0].id,
-        results.MeasurementPlan(drift=False, look=True, max_tokens=32),
-        Runtime(),
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
-    return followed(measuring.run(), results.Measurement).results[0].looks
+    (variant,) = open_pairs(parts, [str(model)], [str(projector)])
+    job = measure.MeasureJob(parts.lab, measure.look_request(parts.evaluation, variant))
+    return followed(job.run(), results.Measurement).results[0].looks
 
 
 def _quantized(repo: RepoListing, name: str) -> RemoteModel:

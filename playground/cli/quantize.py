@@ -24,8 +24,8 @@ from playground.cli.options import (
 )
 from playground.errors import BadInput, cannot_write
 from playground.quantizing import quantizer, recipes, scan_results
-from playground.quantizing import sensitivity_scan as scanning
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
+from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.settings import Settings
 from playground.values.files import Half
 from playground.values.request import Runtime
@@ -69,9 +69,7 @@ def quantize(
         target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
         if partner is not None and not dry_run:
             pair = parts.catalog.read_pair(*((partner, source) if half is Half.PROJECTOR else (source, partner)))
-            making = MakeJob(
-                parts.pool, parts.embeddings, parts.result_cache, parts.workshop, Runtime(n_ctx=1024), lambda: False
-            )
+            making = MakeJob(parts.lab, parts.workshop, Runtime(n_ctx=1024))
             order = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
             checked = followed(making.run(pair, order, questions_of(parts, questions, "hard", 2 * n)), CheckedVariant)
             _print_checked(checked, source)
@@ -157,18 +155,9 @@ def sensitivity(
             source = parts.catalog.read_pair(model, projector)
         else:
             source = next(v for v in parts.catalog.variants if v.reference)
-        run = scanning.ScanJob(
-            questions_of(parts, questions, level, n),
-            source,
-            scan,
-            Runtime(n_ctx=n_ctx),
-            parts.pool,
-            parts.embeddings,
-            parts.result_cache,
-            parts.workshop._replace(folder=out),
-            lambda: False,
-        )
-        found = followed(run.run(), scan_results.Sensitivity)
+        request = ScanRequest(source, questions_of(parts, questions, level, n), scan, Runtime(n_ctx=n_ctx))
+        job = ScanJob(parts.lab, parts.workshop._replace(folder=out), request)
+        found = followed(job.run(), scan_results.Sensitivity)
     for problem in found.problems[:20]:
         say(problem)
     recipe_file = out / f"{recipes.slug(found.built.recipe)}.toml" if found.built else None

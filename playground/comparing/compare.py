@@ -16,11 +16,11 @@ import msgspec
 
 from playground.comparing import metrics, prompts
 from playground.comparing.comparison_request import check
-from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.comparing.panes import Panes
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
-from playground.pool.pool import Pool, Slot
+from playground.pool.pool import Slot
 from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
@@ -57,9 +57,7 @@ class StopFlag:
         return self._all.is_set() or variant in self._panes
 
 
-def run(
-    comparison: Comparison, pool: Pool, embeddings: EmbeddingCache, stop: StopFlag, *, max_panes: int = 16
-) -> Iterator[ComparisonUpdate]:
+def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16) -> Iterator[ComparisonUpdate]:
     """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
 
     Raises BadInput, and Busy when too many wait, before anything is loaded. What goes wrong in a pane is told in that
@@ -67,8 +65,8 @@ def run(
     """
     check(comparison, max_panes)
     panes = Panes(comparison)
-    ticket = pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
-    thread = Thread(target=_ComparisonRun(comparison, pool, embeddings, stop, panes, ticket).execute, daemon=True)
+    ticket = lab.pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
+    thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, ticket).execute, daemon=True)
     thread.start()
     try:
         yield panes.update()
@@ -90,16 +88,15 @@ class _ComparisonRun:
     def __init__(
         self,
         comparison: Comparison,
-        pool: Pool,
-        embeddings: EmbeddingCache,
+        lab: Lab,
         stop: StopFlag,
         panes: Panes,
         ticket: Ticket,
     ) -> None:
         self._ticket = ticket
         self._comparison = comparison
-        self._pool = pool
-        self._embeddings = embeddings
+        self._pool = lab.pool
+        self._embeddings = lab.embeddings
         self._stop = stop
         self._panes = panes
         self._prompts: dict[tuple[str | None, ...], protocol.EncodedPrompt | Failure | Unavailable] = {}

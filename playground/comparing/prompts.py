@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, BadModel
 from playground.pool.pool import Lease, Pool
@@ -28,24 +29,42 @@ def encode(
     Returns the prompt, and whether all images came from the cache. Raises Interrupted and what the worker raises.
     """
 
-    def ask(known: dict[int, str]) -> protocol.EncodedPrompt:
+    def send(known: dict[int, str]) -> protocol.EncodedPrompt:
         sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
         reply = lease.request(protocol.Encode(tuple(messages), sent, template), stop=stop)
         return reply
 
     if embeddings is None:
-        return ask({}), False
+        return send({}), False
     keys = {i: embeddings.key(projector, image) for i, image in enumerate(images)}
     known = {i: key for i, key in keys.items() if embeddings.has(key)}
-    prompt = ask(known)
+    prompt = send(known)
     filled = embeddings.fill(prompt, known)
     if filled is None:  # evicted in between, or of another shape
         known = {}
-        filled = prompt = ask(known)
+        filled = prompt = send(known)
     for i, key in keys.items():
         if i not in known:
             embeddings.put(key, prompt, i)
     return filled, len(known) == len(images) and bool(images)
+
+
+def ask(
+    lab: Lab,
+    variant: Variant,
+    question: str,
+    image: Image,
+    runtime: Runtime,
+    stop: Callable[[], bool],
+    *,
+    fresh: bool = False,
+) -> protocol.EncodedPrompt:
+    """The prompt of one question about one image, in a turn of its own. `fresh`: without the embedding cache."""
+    messages = [protocol.ChatMessage("user", question, 1)]
+    cache = None if fresh else lab.embeddings
+    with lab.pool.use(vision_spec(variant.projector, variant.model, runtime), stop=stop) as lease:
+        prompt, _ = encode(lease, cache, variant.projector, messages, [image], variant.chat_template, stop)
+    return prompt
 
 
 def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:

@@ -11,18 +11,17 @@ from dataclasses import replace
 import msgspec
 
 from playground.comparing import compare, comparison_request, run_settings
-from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.errors import BadInput
 from playground.measuring import ship_card
-from playground.measuring.measure import MeasureJob
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
-from playground.measuring.result_cache import ResultCache
 from playground.measuring.results import Progress
 from playground.measuring.ship_card import ShipCard
 from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState, without_paths
-from playground.pool.pool import Pool
+from playground.quantizing.scan_files import Workshop
 from playground.quantizing.scan_results import Scan
-from playground.quantizing.sensitivity_scan import ScanJob, Workshop
+from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import Variant
 from playground.values.request import Image
@@ -66,9 +65,7 @@ def measure_cell(
     run: Run,
     variants: Sequence[Variant],
     questions: QuestionSet,
-    pool: Pool,
-    embeddings: EmbeddingCache,
-    known: ResultCache,
+    lab: Lab,
     workshop: Workshop,
     stop: compare.StopFlag,
 ) -> Iterator[Progress | Run]:
@@ -83,12 +80,10 @@ def measure_cell(
         source = next(v for v in variants if v.id == run.reference)
         limits = asked.limits
         scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
-        scanning = ScanJob(chosen, source, scan, runtime, pool, embeddings, known, workshop, stop.wanted)
+        scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime), stop.wanted)
     if asked.measures:
-        measuring = MeasureJob(
-            chosen, variants, run.reference, asked.plan, runtime, pool, embeddings, known, stop.wanted
-        )
-        for update in measuring.run():
+        request = MeasureRequest(chosen, tuple(variants), run.reference, asked.plan, runtime)
+        for update in MeasureJob(lab, request, stop.wanted).run():
             if isinstance(update, Progress):
                 yield update
             else:
@@ -140,8 +135,7 @@ def run_cell(
     run: Run,
     variants: Sequence[Variant],
     image: Callable[[Picture], Image],
-    pool: Pool,
-    embeddings: EmbeddingCache,
+    lab: Lab,
     stop: compare.StopFlag,
     *,
     max_panes: int,
@@ -165,7 +159,7 @@ def run_cell(
         before = run.results
         last: ComparisonUpdate | None = None
         told: dict[str, str] = {}
-        for update in compare.run(asked, pool, embeddings, stop, max_panes=max_panes):
+        for update in compare.run(asked, lab, stop, max_panes=max_panes):
             for pane in update.panes:
                 if pane.state is PaneState.FAILED and pane.variant not in told:
                     told[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))

@@ -11,11 +11,10 @@ from typing import Any
 import msgspec
 
 from playground.comparing import prompts
-from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted, cannot_write
 from playground.measuring.question_sets import Question, QuestionSet
-from playground.pool.pool import Pool
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime, Sampling
@@ -31,14 +30,13 @@ class CollectedMatrix(msgspec.Struct, frozen=True):
 
 
 def collect(
+    lab: Lab,
     variant: Variant,
-    asked: QuestionSet,
-    answers: Sequence[tuple[int, ...]] | None,
-    pool: Pool,
-    embeddings: EmbeddingCache,
-    target: Path,
     half: Half,
+    questions: QuestionSet,
+    target: Path,
     *,
+    answers: Sequence[tuple[int, ...]] | None = None,
     runtime: Runtime | None = None,
     max_tokens: int = 128,
     stop: Callable[[], bool] = lambda: False,
@@ -47,57 +45,55 @@ def collect(
     """Write the importance matrix of one half of `variant` to `target`: all of it or nothing.
 
     The projector encodes each distinct image once. The language model reads each question, its image and an answer:
-    of `answers` (token ids, one for each item), or else its own greedy one. `on_item` is told how many steps are done,
-    of how many. What goes wrong with one item is told and left out. Raises BadInput, NoRoom, OutOfMemory,
+    of `answers` (token ids, one for each item), or else its own greedy one. `on_item` gets the number of steps that are
+    done, and of all. An item with an error is reported and left out. Raises BadInput, NoRoom, OutOfMemory,
     Interrupted, and what loading raises.
     """
     if target.exists():
         raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-    if answers is not None and len(answers) != len(asked.items):
-        raise BadInput(f"There are {len(answers)} answers to {len(asked.items)} questions.")
+    if answers is not None and len(answers) != len(questions.items):
+        raise BadInput(f"There are {len(answers)} answers to {len(questions.items)} questions.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="importance-", dir=target.parent) as folder:
-            collecting = _CollectJob(
-                variant, asked, pool, embeddings, Path(folder) / target.name, runtime or Runtime(), stop, on_item
-            )
+            path = Path(folder) / target.name
+            job = _CollectJob(lab, variant, questions, path, runtime or Runtime(), stop, on_item)
             match half:
                 case Half.PROJECTOR:
-                    found = collecting.projector()
+                    matrix = job.projector()
                 case Half.MODEL:
-                    found = collecting.language_model(answers, max_tokens)
-            collecting.path.replace(target)
+                    matrix = job.language_model(answers, max_tokens)
+            path.replace(target)
     except OSError as error:
         raise cannot_write(target, error) from None
-    return msgspec.structs.replace(found, path=target)
+    return msgspec.structs.replace(matrix, path=target)
 
 
 class _CollectJob:
     """Each item is read by the observing worker, and added to the file, under one lease.
 
-    In between the worker may go: others take their turns, and may need its memory. What it collected is in the file.
+    In between the worker may be unloaded: others take turns and may need its memory. What it collected is in the file.
     """
 
     def __init__(
         self,
+        lab: Lab,
         variant: Variant,
-        asked: QuestionSet,
-        pool: Pool,
-        embeddings: EmbeddingCache,
+        questions: QuestionSet,
         path: Path,
         runtime: Runtime,
         stop: Callable[[], bool],
         on_item: Callable[[int, int], None],
     ) -> None:
-        self.path = path
+        self._lab = lab
+        self._pool = lab.pool
+        self._path = path
         self._variant = variant
-        self._set = asked
-        self._pool = pool
-        self._embeddings = embeddings
+        self._set = questions
         self._runtime = runtime
         self._stop = stop
         self._on_item = on_item
-        self._problems: list[str] = list(asked.problems)
+        self._problems: list[str] = list(questions.problems)
         self._started = time.monotonic()
         self._readings = 0
         self._written = protocol.ImportanceWritten(0, 0)
@@ -136,7 +132,7 @@ class _CollectJob:
     def _each(self, steps: Sequence[Callable[[int, Question], None]], spec: WorkerSpec) -> CollectedMatrix:
         """Take every step for every item; end the worker behind the last one."""
         places = [(step, place) for step in steps for place in range(len(self._set.items))]
-        self._pool.unload(spec)  # and what somebody had it read, and never had it write
+        self._pool.unload(spec)  # it may hold sums of an earlier job that were never written
         try:
             for done, (step, place) in enumerate(places):
                 self._on_item(done, len(places))
@@ -152,24 +148,18 @@ class _CollectJob:
         if not self._readings:
             raise BadInput(f"No question could be read. {self._problems[-1] if self._problems else 'There is none.'}")
         self._on_item(len(places), len(places))
-        lasted = time.monotonic() - self._started
+        seconds = time.monotonic() - self._started
         written, problems = self._written, tuple(self._problems)
-        return CollectedMatrix(self.path, written.tensors, written.rows, self._readings, lasted, problems)
+        return CollectedMatrix(self._path, written.tensors, written.rows, self._readings, seconds, problems)
 
     def _prompt(self, item: Question) -> protocol.EncodedPrompt:
         """With the usual worker's embeddings, which are kept."""
-        variant, messages = self._variant, [protocol.ChatMessage("user", item.question, 1)]
         image = self._set.image(item)
-        spec = vision_spec(variant.projector, variant.model, self._runtime)
-        with self._pool.use(spec, stop=self._stop) as lease:
-            prompt, _ = prompts.encode(
-                lease, self._embeddings, variant.projector, messages, [image], variant.chat_template, self._stop
-            )
-        return prompt
+        return prompts.ask(self._lab, self._variant, item.question, image, self._runtime, self._stop)
 
     def _read(self, spec: WorkerSpec, request: protocol.Request[Any]) -> None:
         with self._pool.use(spec, stop=self._stop) as lease:
             lease.request(request, stop=self._stop)
-            written = lease.request(protocol.WriteImportance(str(self.path), self._set.name, adding=True))
+            written = lease.request(protocol.WriteImportance(str(self._path), self._set.name, adding=True))
         self._written = written
         self._readings += 1

@@ -11,18 +11,16 @@ from threading import Thread
 
 import msgspec
 
-from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure
-from playground.measuring.measure import MeasureJob
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
-from playground.measuring.result_cache import ResultCache
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.measuring.statistics import Interval
-from playground.pool.pool import Pool
 from playground.quantizing import importance_matrix, quantizer
 from playground.quantizing.quantizer import EmbeddingCheck
-from playground.quantizing.sensitivity_scan import Workshop
+from playground.quantizing.scan_files import Workshop
 from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
 
@@ -63,43 +61,39 @@ class MakeJob:
 
     def __init__(
         self,
-        pool: Pool,
-        embeddings: EmbeddingCache,
-        known: ResultCache,
+        lab: Lab,
         workshop: Workshop,
         runtime: Runtime,
-        stop: Callable[[], bool],
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._pool = pool
-        self._embeddings = embeddings
-        self._known = known
+        self._lab = lab
         self._workshop = workshop
         self._runtime = runtime
         self._stop = stop
 
-    def run(self, source: Variant, order: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
-        """Yields Progress, and at the end what came of it. What cannot be used is deleted again.
+    def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
+        """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again.
 
-        Half of the questions calibrate, if that is wanted; the other half judges. Raises as quantizing.make and
-        Measuring do.
+        Half of the questions calibrate, if that is wanted; the other half judges. Raises what
+        quantizer.make and MeasureJob raise.
         """
         if len(questions.items) < 2:
             raise BadInput("At least two questions are needed to check a new file.")
         calibrating, judging = questions.halves()
-        file = Path(source.half(order.half).path)
-        target = order.target or self._workshop.folder / f"{quantizer.stem(file)}-{order.quantization}.gguf"
+        file = Path(source.half(request.half).path)
+        target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
         if target.exists():
             raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-        imatrix, made, checked = order.imatrix, None, None
-        calibrated = target.with_suffix(".imatrix.gguf") if order.calibrate and imatrix is None else None
+        imatrix, made, checked = request.imatrix, None, None
+        calibrated = target.with_suffix(".imatrix.gguf") if request.calibrate and imatrix is None else None
         try:
             if calibrated is not None:
                 imatrix = calibrated
-                _remove(imatrix)  # of an order that was killed
-                yield from self._calibrate(source, order, calibrating, imatrix)
-            made = yield from self._quantize(source, order, target, imatrix)
+                _remove(imatrix)  # of a job that was killed
+                yield from self._calibrate(source, request, calibrating, imatrix)
+            made = yield from self._quantize(source, request, target, imatrix)
             try:
-                checked = yield from self._check(source, order, made, judging)
+                checked = yield from self._check(source, request, made, judging)
             except Failure as error:
                 raise EngineError(f"{target.name} cannot be used and was deleted: {error.message}") from None
         finally:
@@ -110,41 +104,41 @@ class MakeJob:
                     _remove(calibrated)
         yield msgspec.structs.replace(checked, imatrix=imatrix.name if imatrix else "")
 
-    def _calibrate(self, source: Variant, order: MakeRequest, asked: QuestionSet, target: Path) -> Iterator[Progress]:
-        def work(tell: Callable[[Progress], None]) -> None:
+    def _calibrate(
+        self, source: Variant, request: MakeRequest, questions: QuestionSet, target: Path
+    ) -> Iterator[Progress]:
+        def work(report: Callable[[Progress], None]) -> None:
             importance_matrix.collect(
+                self._lab,
                 source,
-                asked,
-                None,
-                self._pool,
-                self._embeddings,
+                request.half,
+                questions,
                 target,
-                order.half,
                 runtime=self._runtime,
                 stop=self._stop,
-                on_item=lambda done, total: tell(Progress("calibrating", done, total)),
+                on_item=lambda done, total: report(Progress("calibrating", done, total)),
             )
 
         yield from _in_thread(work)
 
     def _quantize(
-        self, source: Variant, order: MakeRequest, target: Path, imatrix: Path | None
+        self, source: Variant, request: MakeRequest, target: Path, imatrix: Path | None
     ) -> Generator[Progress, None, quantizer.QuantizedFile]:
         made: list[quantizer.QuantizedFile] = []
 
-        def work(tell: Callable[[Progress], None]) -> None:
+        def work(report: Callable[[Progress], None]) -> None:
             made.append(
                 quantizer.make(
-                    Path(source.half(order.half).path),
+                    Path(source.half(request.half).path),
                     target,
-                    order.quantization,
-                    self._pool,
-                    order.half,
-                    tensor_types=order.tensor_types,
-                    requantize=order.requantize,
+                    request.quantization,
+                    self._lab.pool,
+                    request.half,
+                    tensor_types=request.tensor_types,
+                    requantize=request.requantize,
                     imatrix=imatrix,
-                    name=order.name,
-                    on_step=lambda step: tell(Progress(f"quantizing {step.tensor}", step.done, step.total)),
+                    name=request.name,
+                    on_step=lambda step: report(Progress(f"quantizing {step.tensor}", step.done, step.total)),
                     stop=self._stop,
                 )
             )
@@ -153,10 +147,10 @@ class MakeJob:
         return made[0]
 
     def _check(
-        self, source: Variant, order: MakeRequest, made: quantizer.QuantizedFile, asked: QuestionSet
+        self, source: Variant, request: MakeRequest, made: quantizer.QuantizedFile, questions: QuestionSet
     ) -> Generator[Progress, None, CheckedVariant]:
         assert made.path is not None
-        is_projector = order.half is Half.PROJECTOR
+        is_projector = request.half is Half.PROJECTOR
         pair = (Path(source.model.path), made.path) if is_projector else (made.path, Path(source.projector.path))
         # With an id of its own, whatever both are called.
         variant = replace(self._workshop.pair(*pair, {}), id="")
@@ -164,39 +158,28 @@ class MakeJob:
         embeddings = None
         if is_projector:
             yield Progress("comparing embeddings", 0, 1)
-            images = tuple(asked.image(item) for item in asked.items[:_CHECKED_IMAGES])
-            embeddings = quantizer.check_projector(
-                source, variant, images, self._pool, self._embeddings, self._runtime, self._stop
-            )
-        measuring = MeasureJob(
-            asked,
-            (source, variant),
-            source.id,
-            MeasurementPlan(look=is_projector),
-            self._runtime,
-            self._pool,
-            self._embeddings,
-            self._known,
-            self._stop,
-        )
-        found: Measurement | None = None
-        for update in measuring.run():
+            images = tuple(questions.image(item) for item in questions.items[:_CHECKED_IMAGES])
+            embeddings = quantizer.check_projector(self._lab, source, variant, images, self._runtime, self._stop)
+        plan = MeasurementPlan(look=is_projector)
+        check = MeasureRequest(questions, (source, variant), source.id, plan, self._runtime)
+        measurement: Measurement | None = None
+        for update in MeasureJob(self._lab, check, self._stop).run():
             if isinstance(update, Progress):
                 yield update
             else:
-                found = update
-        assert found is not None
-        result = found.results[1]
+                measurement = update
+        assert measurement is not None
+        result = measurement.results[1]
         blank = is_projector and result.looks is None  # it gave no numbers for one of the other pictures
-        if result.mean_kl is None or blank or any(one.error for one in result.items):
-            raise EngineError(found.problems[-1])
+        if result.mean_kl is None or blank or any(item.error for item in result.items):
+            raise EngineError(measurement.problems[-1])
         return CheckedVariant(
             path=made.path,
             bytes=made.bytes,
             notes=made.notes,
             images=images,
             embeddings=embeddings,
-            questions=len(found.questions),
+            questions=len(measurement.questions),
             kl=result.mean_kl,
             looks=result.looks,
             verdict="broken" if result.looks == "blind" else quantizer.verdict(result.mean_kl.value),
@@ -204,19 +187,19 @@ class MakeJob:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # it is not there, or its folder is none, which is told elsewhere
+    with contextlib.suppress(OSError):  # it or its folder does not exist, which is reported elsewhere
         path.unlink()
 
 
 def _in_thread(work: Callable[[Callable[[Progress], None]], None]) -> Iterator[Progress]:
-    """The newest of what `work` tells, several times a second; raises what it raises. It has to heed a stop of its own:
-    nobody ends it."""
-    told: SimpleQueue[Progress] = SimpleQueue()
+    """The newest progress that `work` reports, several times a second. Raises what it raises. `work` has to heed a stop
+    flag of its own: nothing here ends its thread."""
+    news: SimpleQueue[Progress] = SimpleQueue()
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            work(told.put)
+            work(news.put)
         except BaseException as error:
             raised.append(error)
 
@@ -225,8 +208,8 @@ def _in_thread(work: Callable[[Callable[[Progress], None]], None]) -> Iterator[P
     newest = None
     while thread.is_alive():
         thread.join(_PROGRESS_S)
-        while not told.empty():
-            newest = told.get()
+        while not news.empty():
+            newest = news.get()
         if newest is not None:
             yield newest
     if raised:

@@ -13,11 +13,10 @@ import msgspec
 import numpy
 
 from playground.comparing import prompts
-from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Interrupted, NoRoom, cannot_write
 from playground.pool.pool import Pool
-from playground.pool.worker_spec import vision_spec
 from playground.support import atomic
 from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
@@ -114,14 +113,14 @@ def make(
 
 def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:
     """Lines of PATTERN=TYPE, as of llama-quantize --tensor-type. Raises BadInput."""
-    found = []
+    types = []
     for line in lines:
         pattern, kind = (part.strip() for part in line.rpartition("=")[::2])
         if line.strip() and not (pattern and kind):
             raise BadInput(f"A tensor's type is written as PATTERN=TYPE, such as ffn_down=q8_0, not '{line[:60]}'.")
         if pattern:
-            found.append(protocol.TensorType(pattern, kind))
-    return tuple(found)
+            types.append(protocol.TensorType(pattern, kind))
+    return tuple(types)
 
 
 def stem(source: Path) -> str:
@@ -147,25 +146,24 @@ def _sha256(path: Path) -> str:
 
 
 def check_projector(
+    lab: Lab,
     source: Variant,
     made: Variant,
     images: Sequence[Image],
-    pool: Pool,
-    embeddings: EmbeddingCache,
     runtime: Runtime | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> EmbeddingCheck:
     """Compare what two projectors make of the same images. Raises EngineError when one gives no numbers."""
     cosines, errors, patches = [], [], []
     for image in images:
-        mine, wanted = (_embedded(v, image, pool, embeddings, runtime or Runtime(), stop) for v in (made, source))
-        if mine.shape != wanted.shape:
-            raise BadInput(f"The projectors make {len(mine)} and {len(wanted)} embeddings of one image.")
-        if not numpy.isfinite(mine).all():
-            raise EngineError("The projector's embeddings are no numbers (NaN): the file is damaged.")
-        norms = numpy.linalg.norm(mine, axis=1) * numpy.linalg.norm(wanted, axis=1)
-        cosine = (mine * wanted).sum(axis=1) / numpy.maximum(norms, 1e-12)
-        error = numpy.linalg.norm(mine - wanted, axis=1) / numpy.maximum(numpy.linalg.norm(wanted, axis=1), 1e-12)
+        new, original = (_embedded(lab, v, image, runtime or Runtime(), stop) for v in (made, source))
+        if new.shape != original.shape:
+            raise BadInput(f"The projectors make {len(new)} and {len(original)} embeddings of one image.")
+        if not numpy.isfinite(new).all():
+            raise EngineError("The projector's embeddings are not numbers (NaN): the file is damaged.")
+        norms = numpy.linalg.norm(new, axis=1) * numpy.linalg.norm(original, axis=1)
+        cosine = (new * original).sum(axis=1) / numpy.maximum(norms, 1e-12)
+        error = numpy.linalg.norm(new - original, axis=1) / numpy.maximum(numpy.linalg.norm(original, axis=1), 1e-12)
         cosines.append(cosine)
         errors.append(error)
         patches.append(tuple(round(float(c), 5) for c in cosine))
@@ -179,21 +177,9 @@ def check_projector(
     )
 
 
-def _embedded(
-    variant: Variant,
-    image: Image,
-    pool: Pool,
-    embeddings: EmbeddingCache,
-    runtime: Runtime,
-    stop: Callable[[], bool],
-) -> numpy.ndarray:
+def _embedded(lab: Lab, variant: Variant, image: Image, runtime: Runtime, stop: Callable[[], bool]) -> numpy.ndarray:
     """float64 (n_patches, n_embd)."""
-    message = protocol.ChatMessage("user", "What is this?", 1)
-    spec = vision_spec(variant.projector, variant.model, runtime)
-    with pool.use(spec, stop=stop) as lease:
-        prompt, _ = prompts.encode(
-            lease, embeddings, variant.projector, [message], [image], variant.chat_template, stop
-        )
+    prompt = prompts.ask(lab, variant, "What is this?", image, runtime, stop)
     rows = [
         numpy.frombuffer(chunk.embeddings, numpy.float32).reshape(chunk.n_tokens, -1)
         for chunk in prompt.chunks

@@ -48,9 +48,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
                 [parts.read_image(image)] if image else [], prompt, chosen, given
             )
             mine = parts.of(login.person(request))
-            updates = lab.run(
-                comparison, mine.pool, parts.embeddings, lab.StopFlag(), max_panes=parts.settings.max_panes
-            )
+            updates = lab.run(comparison, mine.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
             for update in measures.compared(updates):
                 yield json_documents.of_update(update)
         except PlaygroundError as error:

@@ -54,7 +54,7 @@ class Health:
             example = preset.examples[0]
             image = read_image(data_folder() / example.image)
             asked = comparison_request.comparison_of([image], example.prompt, [variant], _QUESTION)
-            *_, last = compare.run(asked, parts.pool, parts.embeddings, compare.StopFlag())
+            *_, last = compare.run(asked, parts.lab, compare.StopFlag())
         except PlaygroundError as error:
             return error.message
         except Exception as error:  # whatever it is, the app is not ready, and says so

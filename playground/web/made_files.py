@@ -59,7 +59,7 @@ def make(
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     request = msgspec.structs.replace(request, target=target)
     runtime = Runtime(n_ctx=1024)
-    job = MakeJob(parts.pool, parts.embeddings, parts.result_cache, parts.workshop, runtime, stop.wanted)
+    job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted)
     yield from job.run(source, request, questions.first(_QUESTIONS))
 
 

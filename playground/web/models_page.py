@@ -13,9 +13,8 @@ import msgspec
 
 from playground.comparing import prompts
 from playground.errors import BadInput, BadModel, NotAllowed
-from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob
-from playground.measuring.results import Measurement, MeasurementPlan
+from playground.measuring.measure import MeasureJob, look_request
+from playground.measuring.results import Measurement
 from playground.models import doctor
 from playground.models.doctor import Finding, Hardware, Level
 from playground.models.gguf import file_names
@@ -26,14 +25,12 @@ from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
-from playground.values.request import Runtime
 from playground.web.replies import DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, Reply
 from playground.web.server_function import server_function
 from playground.wiring import Parts
 
 _MAX_FILES = 60  # ticked at once
 _N_CTX = 4096
-_LOOKED_AT = 3  # questions of the look test
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,17 +279,7 @@ class ModelActions:
     def look(self, repo: str, commit: str, model: str, projector: str) -> LookReply:
         """Load a pair and ask with the real, a blank, a shuffled and another picture: does its answer change?"""
         variant = self._variant(repo, commit, model, projector)
-        measuring = MeasureJob(
-            question_sets.embedded(self._parts.evaluation, level="easy").first(_LOOKED_AT),
-            (variant,),
-            variant.id,
-            MeasurementPlan(drift=False, look=True, max_tokens=32),
-            Runtime(),
-            self._parts.pool,
-            self._parts.embeddings,
-            self._parts.result_cache,
-            lambda: False,
-        )
+        measuring = MeasureJob(self._parts.lab, look_request(self._parts.evaluation, variant))
         *_, last = measuring.run()
         assert isinstance(last, Measurement)
         looks = last.results[0].looks == "looks"

@@ -94,8 +94,7 @@ class RunStream:
             run,
             variants,
             library.pictures.image,
-            mine.pool,
-            self._parts.embeddings,
+            mine.lab,
             stop,
             max_panes=self._parts.settings.max_panes,
             explain=self._parts.explain,
@@ -136,9 +135,8 @@ class RunStream:
             demo.refuse(self._parts.settings, "Which tensors matter is not looked for here")
             if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
                 made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
-        known, workshop = self._parts.result_cache, self._parts.workshop
         question_set = self._view.question_set(questions)
-        updates = measure_cell(run, variants, question_set, mine.pool, self._parts.embeddings, known, workshop, stop)
+        updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, stop)
         shown_at = 0.0
         for update in self._metrics.measured(updates):
             if not isinstance(update, Progress):  # the run with what it has so far

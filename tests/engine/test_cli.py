@@ -53,7 +53,7 @@ def call(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PLAYGROUND_CACHE_DIR", str(cache))
     monkeypatch.setattr(
-        "playground.quantizing.sensitivity_scan._NEAREST", 1
+        "playground.quantizing.uniform_baseline._NEAREST", 1
     )  # uniform pairs take most of a small scan's time
 
     def called(*words: str | Path) -> Called:

@@ -145,7 +145,7 @@ def test_loads_when_side_by_side_as_on_a_gpu_then_all_are_loaded_before_the_firs
     parts.pool._shared.on_gpu = True  # the one thing about a GPU that this machine can do as well
     ladder = parts.catalog.choose(["F16", "Q4_K_M", "Q2_K"])
     loaded_at_first_token = None
-    for update in compare.run(comparison(scene, WHAT, ladder), parts.pool, parts.embeddings, compare.StopFlag()):
+    for update in compare.run(comparison(scene, WHAT, ladder), parts.lab, compare.StopFlag()):
         if loaded_at_first_token is None and any(p.token_ids for p in update.panes):
             loaded_at_first_token = len(parts.pool.memory().workers)
     assert loaded_at_first_token == 4
@@ -328,7 +328,7 @@ def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
         pressed = 0.0
         update: ComparisonUpdate | None = None
         asked = comparison(scene, "Go on.", variant, max_tokens=900)
-        for update in compare.run(asked, parts.pool, parts.embeddings, stop):
+        for update in compare.run(asked, parts.lab, stop):
             if not pressed and len(update.panes[0].token_ids) > 20:
                 stop.run()
                 pressed = time.monotonic()
@@ -351,7 +351,7 @@ def test_stop_when_one_pane_is_stopped_then_the_next_ones_go_on(
     f16 = parts.catalog.choose(["F16"])[0]
     stop = compare.StopFlag()
     update: ComparisonUpdate | None = None
-    for update in compare.run(comparison(scene, WHAT, (slow, f16), max_tokens=900), parts.pool, parts.embeddings, stop):
+    for update in compare.run(comparison(scene, WHAT, (slow, f16), max_tokens=900), parts.lab, stop):
         if update.panes[0].token_ids:
             stop.pane(slow.id)
     assert update is not None
@@ -364,9 +364,7 @@ def test_iterator_when_closed_then_the_work_stops_and_the_lease_is_free(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
     variant = (parts.catalog.open_pair(endless.model, endless.projector),)
-    updates = compare.run(
-        comparison(scene, "Go on.", variant, max_tokens=900), parts.pool, parts.embeddings, compare.StopFlag()
-    )
+    updates = compare.run(comparison(scene, "Go on.", variant, max_tokens=900), parts.lab, compare.StopFlag())
     while not next(updates).panes[0].token_ids:
         pass
     updates.close()  # type: ignore[attr-defined]  # what Gradio does when a tab is closed
@@ -381,16 +379,14 @@ def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_f
 ) -> None:
     slow = (parts.catalog.open_pair(endless.model, endless.projector),)
     first: list[ComparisonUpdate] = []
-    started = compare.run(
-        comparison(scene, "Go on.", slow, max_tokens=150), parts.pool, parts.embeddings, compare.StopFlag()
-    )
+    started = compare.run(comparison(scene, "Go on.", slow, max_tokens=150), parts.lab, compare.StopFlag())
     while not (update := next(started)).panes[0].token_ids:
         pass
     others = Thread(target=lambda: first.extend(started))
     others.start()
     places = []
     second = comparison(scene, WHAT, parts.catalog.choose(["F16"]))
-    for update in compare.run(second, parts.pool, parts.embeddings, compare.StopFlag()):
+    for update in compare.run(second, parts.lab, compare.StopFlag()):
         places.append(update.queue_place)
     others.join()
     assert 1 in places
@@ -408,9 +404,7 @@ def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts,
 
 def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, scene: Image) -> None:
     with parts.pool.turn():
-        updates = compare.run(
-            comparison(scene, WHAT, parts.catalog.choose(["F16"])), parts.pool, parts.embeddings, compare.StopFlag()
-        )
+        updates = compare.run(comparison(scene, WHAT, parts.catalog.choose(["F16"])), parts.lab, compare.StopFlag())
         started = time.monotonic()
         for _ in range(5):
             next(updates)

@@ -68,9 +68,7 @@ def matrices(parts: Parts, pair: Variant, tmp_path_factory: pytest.TempPathFacto
     made = {}
     for source, half in ((MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)):
         target = folder / f"{source.stem}.imatrix.gguf"
-        found = importance_matrix.collect(
-            pair, _asked(0).first(8), None, parts.pool, parts.embeddings, target, half=half, runtime=RUNTIME
-        )
+        found = importance_matrix.collect(parts.lab, pair, half, _asked(0).first(8), target, runtime=RUNTIME)
         assert (found.path, found.problems) == (target, ())
         made[source] = target
     return made
@@ -139,9 +137,7 @@ def test_first_vision_layer_when_an_image_is_encoded_then_the_sums_are_those_of_
     image, path = read_image(IMAGE), tmp_path / "matrix.gguf"
     assert (image.width, image.height) == (192, 192)  # nothing is resized
     one = QuestionSet("one", [Question(IMAGE.name, "What?"), Question(IMAGE.name, "And?")], IMAGE.parent)
-    found = importance_matrix.collect(
-        pair, one, None, parts.pool, parts.embeddings, path, half=Half.PROJECTOR, runtime=RUNTIME
-    )
+    found = importance_matrix.collect(parts.lab, pair, Half.PROJECTOR, one, path, runtime=RUNTIME)
     assert (found.readings, found.rows) == (1, 144)  # one picture, asked about twice
     tower = weights(PROJECTOR)
     pixels = numpy.frombuffer(image.rgb, numpy.uint8).reshape(12, 16, 12, 16, 3) / 255.0
@@ -344,8 +340,8 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
         name: str, questions: list[Question], answers: list[tuple[int, ...]]
     ) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
-            pair, QuestionSet("own", questions, folder), answers, parts.pool, parts.embeddings, tmp_path / name,
-            half=Half.MODEL, runtime=RUNTIME,
+            parts.lab, pair, Half.MODEL, QuestionSet("own", questions, folder), tmp_path / name,
+            answers=answers, runtime=RUNTIME,
         )  # fmt: skip
 
     found = collect("all.gguf", asked, [(7, 8), (), (9,)])
@@ -374,8 +370,8 @@ def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
 
     def collect(asked: QuestionSet, *, until: int) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
-            pair, asked, [(5,)] * len(asked.items), parts.pool, parts.embeddings, tmp_path / "matrix.gguf",
-            half=half, runtime=RUNTIME, stop=lambda: len(told) >= until,
+            parts.lab, pair, half, asked, tmp_path / "matrix.gguf",
+            answers=[(5,)] * len(asked.items), runtime=RUNTIME, stop=lambda: len(told) >= until,
             on_item=lambda done, total: told.append((done, total)),
         )  # fmt: skip
 
@@ -404,7 +400,6 @@ def test_collecting_when_the_model_is_damaged_then_an_error(parts: Parts, pair: 
     variant = replace(pair, model=replace(pair.model, path=str(damaged), sha256="damaged"))
     with pytest.raises(PlaygroundError, match="no numbers"):
         importance_matrix.collect(
-            variant, HARD.first(1), [(5,)], parts.pool, parts.embeddings, tmp_path / "matrix.gguf", half=Half.MODEL,
-            runtime=RUNTIME,
+            parts.lab, variant, Half.MODEL, HARD.first(1), tmp_path / "matrix.gguf", answers=[(5,)], runtime=RUNTIME,
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [damaged.name]

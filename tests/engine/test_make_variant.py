@@ -56,7 +56,7 @@ def making(
     asked: QuestionSet = ASKED,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress | CheckedVariant]:
-    made = MakeJob(parts.pool, parts.embeddings, parts.result_cache, parts.workshop, RUNTIME, stop)
+    made = MakeJob(parts.lab, parts.workshop, RUNTIME, stop)
     return made.run(source, MakeRequest(order.half, order.quantization, order.tensor_types, order.name, target,
                                   order.calibrate), asked)  # fmt: skip
 

@@ -15,18 +15,21 @@ import msgspec
 import numpy
 import pytest
 
+from playground.comparing.images import read_image
+from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
-from playground.measuring.measure import MeasureJob
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import Question, QuestionSet, Rule
-from playground.measuring.result_cache import ResultCache
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
+from playground.measuring.steps import Item
 from playground.models.presets import data_folder
 from playground.notebooks.library import Library
 from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
+from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
@@ -65,19 +68,11 @@ def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_pa
 def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q4_K_M", "Q2_K"], ["F16"]) + parts.catalog.choose(["F16"], ["Q2_K"])
     run = MeasureJob(
-        QuestionSet("one", [WHAT], FOLDER),
-        variants,
-        variants[0].id,
-        MeasurementPlan(),
-        RUNTIME,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
+        parts.lab,
+        MeasureRequest(QuestionSet("one", [WHAT], FOLDER), variants, variants[0].id, MeasurementPlan(), RUNTIME),
     )
-    image = run._set.image(WHAT)
-    prompt = run._prompt(variants[0], WHAT, image)
-    ids = run._answer(variants[0], prompt).token_ids
+    prompt = run.steps.prompt(variants[0], Item(WHAT, read_image(FOLDER / WHAT.image)))
+    ids = run.steps.write(variants[0], prompt).token_ids
     *_, found = run.run()
     assert isinstance(found, Measurement)
     reference = log_probabilities(variants[0], prompt.rendered, list(ids), tmp_path)
@@ -163,14 +158,8 @@ def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_p
         return seen > 3
 
     run = MeasureJob(
-        asked,
-        variants,
-        variants[0].id,
-        MeasurementPlan(),
-        RUNTIME,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
+        parts.lab,
+        MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), RUNTIME),
         stop,
     )
     updates = run.run()
@@ -216,19 +205,9 @@ def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts
     """`python -m bench lab` prints how many; on two shared cores this only guards against reading token by token."""
     variants = parts.catalog.choose(["F16"])
     asked = QuestionSet("one", [WHAT], FOLDER)
-    run = MeasureJob(
-        asked,
-        variants,
-        variants[0].id,
-        MeasurementPlan(),
-        RUNTIME,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
-    prompt = run._prompt(variants[0], WHAT, asked.image(WHAT))
-    ids = run._answer(variants[0], prompt).token_ids
+    run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), RUNTIME))
+    prompt = run.steps.prompt(variants[0], Item(WHAT, asked.image(WHAT)))
+    ids = run.steps.write(variants[0], prompt).token_ids
     with parts.pool.lease(language_spec(variants[0].model, RUNTIME)) as lease:
         request = protocol.Record(prompt, ids, RUNTIME, str(tmp_path / "record"))
         lease.request(request)
@@ -298,17 +277,7 @@ def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
     variants = parts.catalog.choose(["F16", "Q2_K"])
     asked = question_sets.embedded(FOLDER, level="hard").first(20)
     runtime = Runtime(n_ctx=1024)
-    run = MeasureJob(
-        asked,
-        variants,
-        variants[0].id,
-        MeasurementPlan(),
-        runtime,
-        parts.pool,
-        parts.embeddings,
-        parts.result_cache,
-        lambda: False,
-    )
+    run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), runtime))
     *steps, last = run.run()
     assert isinstance(last, Measurement)
     return last, [step for step in steps if isinstance(step, lab.Progress)]
@@ -329,10 +298,8 @@ def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts
 
     def steps(names: list[str]) -> tuple[list[lab.Progress], Measurement]:
         variants = parts.catalog.choose(names)
-        run = MeasureJob(
-            asked, variants, variants[0].id, MeasurementPlan(accuracy=True), RUNTIME, parts.pool, parts.embeddings,
-            parts.result_cache, lambda: False,
-        )  # fmt: skip
+        plan = MeasurementPlan(accuracy=True)
+        run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, plan, RUNTIME))
         *told, last = run.run()
         assert isinstance(last, Measurement)
         return [step for step in told if isinstance(step, lab.Progress)], last
@@ -378,17 +345,9 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
     (f16,), (q8,) = parts.catalog.choose(["F16"], ["F16"]), parts.catalog.choose(["Q8_0"], ["F16"])
     old = [v for v in run.variants if v.id != run.reference]  # their files need not be there
     results = ResultCache(tmp_path / "cache/measured", written.engine)
-    job = MeasureJob(
-        library.questions.read(asked.source),
-        (f16, *old, q8),
-        f16.id,
-        msgspec.structs.replace(asked.plan, speed=False, look=False),
-        RUNTIME,
-        parts.pool,
-        parts.embeddings,
-        results,
-        lambda: False,
-    )
+    plan = msgspec.structs.replace(asked.plan, speed=False, look=False)
+    request = MeasureRequest(library.questions.read(asked.source), (f16, *old, q8), f16.id, plan, RUNTIME)
+    job = MeasureJob(Lab(parts.pool, parts.embeddings, results), request)
     *steps, last = job.run()
     assert isinstance(last, Measurement)
     whats = [step.what for step in steps if isinstance(step, Progress)]

@@ -51,11 +51,11 @@ def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_no
         target = tmp_path / f"mmproj-{quantization}.gguf"
         quantizer.make(PROJECTOR, target, quantization, parts.pool, half=Half.PROJECTOR)
         made = parts.catalog.open_pair(MODEL, target)
-        checks.append(quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings))
+        checks.append(quantizer.check_projector(parts.lab, source, made, IMAGES))
     assert [c.relative_error for c in checks] == sorted(c.relative_error for c in checks)
     assert checks[0].cosine_min > 0.99 > checks[2].cosine_min
     assert all(len(c.patches) == 2 and len(c.patches[0]) == 144 for c in checks)
-    itself = quantizer.check_projector(source, source, IMAGES, parts.pool, parts.embeddings)
+    itself = quantizer.check_projector(parts.lab, source, source, IMAGES)
     assert (itself.cosine_min, itself.relative_error) == (pytest.approx(1), 0)
 
 
@@ -63,7 +63,7 @@ def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts:
     source = parts.catalog.choose(["F16"])[0]
     permuted = changed_projector(PROJECTOR, tmp_path / "mmproj-permuted-F16.gguf", "permuted")
     made = parts.catalog.open_pair(MODEL, permuted)
-    assert quantizer.check_projector(source, made, IMAGES, parts.pool, parts.embeddings).cosine_mean < 0.5
+    assert quantizer.check_projector(parts.lab, source, made, IMAGES).cosine_mean < 0.5
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,7 @@ def begun(cell: CompareCell, variants: Sequence[Variant]) -> Run:
 
 
 def run_all(parts: Parts, run: Run, variants: Sequence[Variant], stop: StopFlag | None = None) -> Run:
-    *_, last = run_cell(
-        run, variants, parts.library.pictures.image, parts.pool, parts.embeddings, stop or StopFlag(), max_panes=16
-    )
+    *_, last = run_cell(run, variants, parts.library.pictures.image, parts.lab, stop or StopFlag(), max_panes=16)
     return last
 
 
@@ -102,9 +100,7 @@ def test_run_when_stopped_in_the_middle_then_its_text_stays_and_nothing_more_is_
     slow = (parts.catalog.open_pair(endless.model, endless.projector),)
     cell = cell_of(slow, WHAT, "And then?", settings=RunSettings(n_ctx=2048, max_tokens=900))
     stop = StopFlag()
-    for run in run_cell(
-        begun(cell, slow), slow, parts.library.pictures.image, parts.pool, parts.embeddings, stop, max_panes=16
-    ):
+    for run in run_cell(begun(cell, slow), slow, parts.library.pictures.image, parts.lab, stop, max_panes=16):
         if len(run.results[0].update.panes[0].token_ids) > 5:
             stop.run()
     (pane,) = run.results[0].update.panes
@@ -125,8 +121,8 @@ def test_run_when_the_first_turn_is_there_then_only_the_second_is_asked(parts: P
     assert continues(first, begun(more, variants))
     updates = list(
         run_cell(
-            msgspec.structs.replace(first, cell=more), variants, parts.library.pictures.image, parts.pool,
-            parts.embeddings, StopFlag(), max_panes=16,
+            msgspec.structs.replace(first, cell=more), variants, parts.library.pictures.image, parts.lab, StopFlag(),
+            max_panes=16,
         )
     )  # fmt: skip
     assert all(run.results[0] == first.results[0] for run in updates)
@@ -192,8 +188,7 @@ def test_variant_when_it_failed_in_the_first_turn_then_in_the_second_it_says_tha
         begun(cell, variants),
         variants,
         parts.library.pictures.image,
-        parts.pool,
-        parts.embeddings,
+        parts.lab,
         StopFlag(),
         max_panes=16,
     ):
@@ -224,9 +219,7 @@ def test_cell_when_it_cannot_be_run_then_refused_before_anything_is_loaded(
 ) -> None:
     variants = parts.catalog.choose(["F16", "Q8_0"])
     run = begun(cell_of(variants, *prompts), variants)
-    updates = run_cell(
-        run, variants, parts.library.pictures.image, parts.pool, parts.embeddings, StopFlag(), max_panes=max_panes
-    )
+    updates = run_cell(run, variants, parts.library.pictures.image, parts.lab, StopFlag(), max_panes=max_panes)
     with pytest.raises(error, match=message):
         next(updates)
     assert parts.pool.memory().workers == ()

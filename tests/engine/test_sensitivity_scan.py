@@ -17,7 +17,7 @@ from gguf import GGUFReader
 from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.statistics import Interval
@@ -26,8 +26,10 @@ from playground.notebooks import run_cell
 from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.quantizing import quantizer, recipe_search, recipes, scan_results
 from playground.quantizing.recipes import Recipe
+from playground.quantizing.scan_files import ScanFiles
 from playground.quantizing.scan_results import BuiltRecipe, Scan, Sensitivity, UniformComparison
-from playground.quantizing.sensitivity_scan import ScanJob
+from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
+from playground.quantizing.uniform_baseline import UniformBaseline
 from playground.settings import Settings
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime
@@ -57,7 +59,7 @@ def own(tmp_path: Path) -> Iterator[Parts]:
 @pytest.fixture(autouse=True)
 def one_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the uniform pairs that a recipe is held against: they take most of a scan's time where little is scanned."""
-    monkeypatch.setattr("playground.quantizing.sensitivity_scan._NEAREST", 1)
+    monkeypatch.setattr("playground.quantizing.uniform_baseline._NEAREST", 1)
 
 
 def source_of(parts: Parts) -> Variant:
@@ -83,9 +85,13 @@ def scanning(
     parts: Parts, source: Variant, asked: QuestionSet = ASKED, stop: Callable[[], bool] = lambda: False, **scan: Any
 ) -> ScanJob:
     given = Scan(**{"kinds": KINDS, "max_tokens": 16, **scan})
-    return ScanJob(
-        asked, source, given, RUNTIME, parts.pool, parts.embeddings, parts.result_cache, parts.workshop, stop
-    )  # fmt: skip
+    return ScanJob(parts.lab, parts.workshop, ScanRequest(source, asked, given, RUNTIME), stop)
+
+
+def measuring(parts: Parts, asked: QuestionSet, *variants: Variant) -> MeasureJob:
+    """As a scan measures: the first variant is the reference."""
+    plan = MeasurementPlan(max_tokens=16)
+    return MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, plan, RUNTIME))
 
 
 def scanned(parts: Parts, source: Variant, **scan: Any) -> tuple[list[Progress], Sensitivity]:
@@ -144,10 +150,7 @@ def test_rung_when_made_by_hand_then_it_drifts_as_far(parts: Parts, embedded: Va
     )  # fmt: skip
     variant = parts.catalog.read_pair(Path(source.model.path), target)
     searched, _ = ASKED.halves()
-    *_, measured = MeasureJob(
-        searched, (source, variant), source.id, MeasurementPlan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
-        parts.result_cache, lambda: False,
-    ).run()  # fmt: skip
+    *_, measured = measuring(parts, searched, source, variant).run()
     rung = ladder(found)["v.ffn_up"]["q2_K"]
     assert measured.results[1].mean_kl.value == pytest.approx(rung.kl, rel=1e-9)
     assert source.bytes - variant.bytes == pytest.approx(rung.saved, abs=2000)  # what the header says of it
@@ -194,10 +197,7 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     )
     variant = parts.catalog.read_pair(files[0], files[1])
     for asked, kl in ((aside, built.kl.value), (searched, built.searched_kl)):
-        *_, measured = MeasureJob(
-            asked, (source, variant), source.id, MeasurementPlan(max_tokens=16), RUNTIME, parts.pool, parts.embeddings,
-            parts.result_cache, lambda: False,
-        ).run()  # fmt: skip
+        *_, measured = measuring(parts, asked, source, variant).run()
         assert measured.results[1].mean_kl.value == pytest.approx(kl, rel=1e-9)
 
 
@@ -302,7 +302,7 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
 
 def test_types_when_none_can_be_had_then_said(parts: Parts, few: pairs.PairFiles) -> None:
     source = parts.catalog.open_pair(few.model, few.projector)
-    with pytest.raises(BadInput, match=r"None of these types can be had: .*no quantization called 'Q99'"):
+    with pytest.raises(BadInput, match=r"None of these types can be used: .*no quantization called 'Q99'"):
         scanned(parts, source, kinds=("q99", "q8_1"))
 
 
@@ -314,8 +314,10 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
     files = pairs.write_pair("gemma3", tmp_path)
     source = own.catalog.open_pair(files.model, files.projector)
     made = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
-    run = scanning(own, source)
-    steps = run._hold_against_uniform(made)
+    _, aside = ASKED.halves()
+    files = ScanFiles(own.lab, own.workshop, source, RUNTIME, lambda: False)
+    baseline = UniformBaseline(files, measuring(own, aside, source), len(aside.items))
+    steps = baseline.run(made)
     while True:
         try:
             next(steps)
@@ -323,9 +325,9 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
             kl, uniform = ended.value
             break
     assert kl.value < 1e-6  # it is the source
-    assert len(uniform) + len(run._problems) == 2
+    assert len(uniform) + len(baseline.problems) == 2
     assert all(one.kl.value > 1 for one in uniform)
-    assert all(re.match(r"Q\S+ \+ mmproj-Q[48]_0: ", problem) for problem in run._problems)
+    assert all(re.match(r"Q\S+ \+ mmproj-Q[48]_0: ", problem) for problem in baseline.problems)
 
 
 def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: Parts, few: pairs.PairFiles) -> None:
@@ -379,9 +381,7 @@ def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(pa
             run,
             [variant],
             question_sets.embedded(FOLDER),
-            parts.pool,
-            parts.embeddings,
-            parts.result_cache,
+            parts.lab,
             parts.workshop,
             StopFlag(),
         )

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.lab import Lab
 from playground.engine.protocol import EncodedPrompt, ImageChunk
-from playground.measuring.measure import MeasureJob
-from playground.measuring.result_cache import ResultCache
+from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement
 from playground.models.catalog import Catalog
 from playground.models.hub.client import Hub
@@ -24,9 +24,11 @@ from playground.notebooks.library import Library, Notebook
 from playground.pool.forecast import Forecasts
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec
+from playground.quantizing.scan_files import Workshop
 from playground.quantizing.scan_results import Scan, Sensitivity
-from playground.quantizing.sensitivity_scan import ScanJob, Workshop
+from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.rendering import cell_view, reports
+from playground.support.result_cache import ResultCache
 from playground.values.answer import PaneState
 from playground.values.files import Variant
 from playground.values.memory import HOST
@@ -165,17 +167,10 @@ def test_measurement_when_old_then_it_comes_from_the_cache_and_nothing_is_asked_
     assert run.measurement is not None
     asked = run.cell.questions
     assert asked is not None
-    job = MeasureJob(
-        library.questions.read(asked.source),
-        run.variants,
-        run.reference,
-        msgspec.structs.replace(asked.plan, speed=False),  # times are never kept
-        RUNTIME,
-        pool,
-        EmbeddingCache(old / "none", 2**20, written.engine),
-        results,
-        lambda: False,
-    )
+    plan = msgspec.structs.replace(asked.plan, speed=False)  # times are never kept
+    questions = library.questions.read(asked.source)
+    lab = Lab(pool, EmbeddingCache(old / "none", 2**20, written.engine), results)
+    job = MeasureJob(lab, MeasureRequest(questions, run.variants, run.reference, plan, RUNTIME))
     *steps, again = job.run()
     assert steps == []
     assert isinstance(again, Measurement)
@@ -200,17 +195,11 @@ def test_scan_when_old_then_it_comes_from_the_cache_and_nothing_is_asked_again(
     assert asked is not None
     assert scanned is not None
     assert scanned.built is not None
-    job = ScanJob(
-        library.questions.read(asked.source),
-        of_embedded_files(next(v for v in run.variants if v.id == run.reference)),
-        Scan(restore=True, max_tokens=asked.plan.max_tokens),  # without a limit: a recipe's files are made, not kept
-        RUNTIME,
-        pool,
-        EmbeddingCache(old / "none", 2**20, written.engine),
-        results,
-        Workshop(catalog.weights, catalog.read_pair, old / "made"),
-        lambda: False,
-    )
+    source = of_embedded_files(next(v for v in run.variants if v.id == run.reference))
+    scan = Scan(restore=True, max_tokens=asked.plan.max_tokens)  # without a limit: a recipe's files are made, not kept
+    lab = Lab(pool, EmbeddingCache(old / "none", 2**20, written.engine), results)
+    workshop = Workshop(catalog.weights, catalog.read_pair, old / "made")
+    job = ScanJob(lab, workshop, ScanRequest(source, library.questions.read(asked.source), scan, RUNTIME))
     *steps, again = job.run()
     assert steps == []
     assert isinstance(again, Sensitivity)

@@ -1,0 +1,18 @@
+"""What every job needs and none owns: the workers, the image embeddings, the results of earlier measurements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from playground.comparing.embedding_cache import EmbeddingCache
+from playground.pool.pool import Pool
+from playground.support.result_cache import ResultCache
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Outlives the jobs that use it. All three are safe to use from several threads."""
+
+    pool: Pool
+    embeddings: EmbeddingCache
+    results: ResultCache

@@ -1,0 +1,141 @@
+"""The steps of a measurement: one variant, one question. The variant answers it, or reads an answer to it.
+
+Answers and drifts are kept in the result cache, under a key of everything that they follow from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from playground.comparing import prompts
+from playground.comparing.lab import Lab
+from playground.engine import protocol
+from playground.errors import BadInput
+from playground.measuring.question_sets import Question
+from playground.measuring.results import QuestionDrift, RecordedAnswer
+from playground.measuring.summaries import question_drift
+from playground.pool.worker_spec import language_spec
+from playground.values.answer import TokenDrift
+from playground.values.files import Variant
+from playground.values.request import Image, Runtime, Sampling
+
+# Of one answer's record. Up to it records are float32; beyond it float16, whose rounding shows in the noise floor.
+_EXACT_BYTES = 10 * 2**20
+_MAX_RECORD_BYTES = 16 * 2**30
+
+
+class Item(NamedTuple):
+    """A question with its image opened."""
+
+    question: Question
+    image: Image
+
+
+class Condition(NamedTuple):
+    """Another way to compute the same, for the noise floor."""
+
+    name: str
+    runtime: Runtime
+    fresh: bool = False  # encode the image anew
+
+
+class Steps:
+    """What one measurement does with a variant and a question. Raises what the workers raise."""
+
+    def __init__(self, lab: Lab, reference: Variant, runtime: Runtime, max_tokens: int, stop: Callable[[], bool]):
+        self.lab = lab
+        self.runtime = runtime
+        self.sampling = Sampling(max_tokens=max_tokens)
+        self.stop = stop
+        self._reference = reference
+        self._dtype = "float32"
+
+    def key(self, what: str, variant: Variant, item: Item, *more: Any) -> str:
+        settings = (self.runtime, self.sampling.max_tokens)
+        return self.lab.results.key(what, _files(variant), item.question.question, item.image.sha256, settings, *more)
+
+    def answer_key(self, variant: Variant, item: Item) -> str:
+        return self.key("said", variant, item)
+
+    def drift_key(self, variant: Variant, item: Item) -> str:
+        return self.key("drift", variant, item, _files(self._reference))
+
+    def prompt(self, variant: Variant, item: Item, *, fresh: bool = False) -> protocol.EncodedPrompt:
+        question = item.question.question
+        return prompts.ask(self.lab, variant, question, item.image, self.runtime, self.stop, fresh=fresh)
+
+    def answer(self, variant: Variant, item: Item) -> RecordedAnswer:
+        """The variant's own greedy answer."""
+        key = self.answer_key(variant, item)
+        answer = self.lab.results.get(key, RecordedAnswer)
+        if answer is None:
+            answer = self.write(variant, self.prompt(variant, item))
+            self.lab.results.put(key, answer)
+        return answer
+
+    def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
+        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+            request = protocol.Generate(prompt, self.sampling, self.runtime)
+            return RecordedAnswer(*prompts.answer(lease, request, self.stop))
+
+    def drift(self, variant: Variant, item: Item, ids: tuple[int, ...], record: Path) -> QuestionDrift:
+        """How far the variant's distributions lie from those in `record`, over the reference's answer."""
+        key = self.drift_key(variant, item)
+        drift = self.lab.results.get(key, QuestionDrift)
+        if drift is None:
+            drift = question_drift(self.read(variant, self.prompt(variant, item), ids, record))
+            self.lab.results.put(key, drift)
+        return drift
+
+    def record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
+        """Write the variant's distributions over an answer to `path`. Returns the size of the vocabulary."""
+        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+            reply = lease.request(protocol.Record(prompt, ids, self.runtime, str(path), self._dtype), stop=self.stop)
+        return reply.n_vocabulary
+
+    def read(
+        self,
+        variant: Variant,
+        prompt: protocol.EncodedPrompt,
+        ids: tuple[int, ...],
+        record: Path,
+        runtime: Runtime | None = None,
+    ) -> tuple[TokenDrift, ...]:
+        """Compare the variant's distributions over an answer with those in `record`."""
+        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+            request = protocol.Measure(prompt, ids, runtime or self.runtime, str(record), self._dtype)
+            reply = lease.request(request, stop=self.stop)
+        return reply.drifts
+
+    def choose_dtype(self, n_vocabulary: int, n_records: int, folder: Path) -> None:
+        """By the vocabulary alone, so that cached results were rounded alike. Raises BadInput if the records would not
+        fit on the disk."""
+        record = 4 * n_vocabulary * (self.sampling.max_tokens + 1)
+        if record > _EXACT_BYTES:
+            self._dtype, record = "float16", record // 2
+        free = min(_MAX_RECORD_BYTES, shutil.disk_usage(folder).free // 2)
+        if n_records * record > free:
+            raise BadInput(
+                f"The reference's distributions would take {n_records * record / 1e9:.1f} GB on disk. Take at most "
+                f"{max(1, free // record)} questions, or shorter answers."
+            )
+
+    def floor_conditions(self) -> tuple[Condition, ...]:
+        batch = 32 if self.runtime.n_batch > 32 else 64
+        given = self.runtime.flash_attention
+        attention = not (self.lab.pool.on_gpu if given is None else given)  # the opposite of llama.cpp's own choice
+        return (
+            Condition(f"batches of {batch}", replace(self.runtime, n_batch=batch)),
+            Condition(
+                f"flash attention {'on' if attention else 'off'}", replace(self.runtime, flash_attention=attention)
+            ),
+            Condition("image encoded afresh", self.runtime, fresh=True),
+        )
+
+
+def _files(variant: Variant) -> tuple[str, str, str | None]:
+    return variant.model.sha256, variant.projector.sha256, variant.chat_template
