@@ -226,6 +226,7 @@ class NotebookActions:
 
     def delete(self, key: str, cell: str) -> CellsReply:
         self._library.delete(key, cell)
+        self._runs.stop(cell)  # the page's own "stop" may arrive too late to find the cell
         return self._view.order(key)
 
     def undo(self, key: str) -> CellsReply:
