@@ -16,9 +16,8 @@ from playground.values.request import Image
 
 QUESTIONS = 8
 
-# Nats a token; a convention. An answer that moves less when the picture changes does not depend on it. On the embedded
-# pair an answer moves by 4 to 7, and with a projector whose output is zero by 1e-8: any limit in between tells these
-# two apart. docs/metrics.md says what the test cannot show.
+# Nats a token; a convention. On the embedded pair an answer moves by 4 to 7, and with a projector whose output is zero
+# by 1e-8: any limit in between separates these two. docs/metrics.md (Thresholds) says what the test cannot show.
 BLIND_KL = 0.02
 
 

@@ -12,8 +12,8 @@ from playground.measuring.results import Measurement, VariantResult
 from playground.measuring.statistics import Interval
 from playground.values.files import Variant
 
-# Where nobody said how far an answer may drift: below it nobody notices (docs/metrics.md).
-_USUAL_KL = 0.01
+# Mean KL, nats a token: the limit where nobody gives one. A convention (docs/metrics.md, Thresholds).
+FIT_KL = 0.01
 _MAX_LIMIT = 2**53  # beyond it a number is no measure of anything, and a notebook's file refuses it
 
 
@@ -160,7 +160,7 @@ def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: ShipLim
     speed = r.speed.tokens_per_second if r.speed else None
     memory = r.speed.bytes if r.speed else None
     failing = []
-    max_kl = _USUAL_KL if limits.max_kl is None else limits.max_kl
+    max_kl = FIT_KL if limits.max_kl is None else limits.max_kl
     if not is_reference:
         failed = sum(one.error is not None for one in r.items)
         if failed:

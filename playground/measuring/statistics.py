@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 
 _RESAMPLES = 2000
 _SEED = 1  # the same data give the same interval
+_SMALL_DIFFERENCE = 0.02  # of accuracy; a smaller one is stated as a bound. A convention
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +21,6 @@ class Interval:
     value: float
     low: float | None = None
     high: float | None = None
-
-
-def over_items(items: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> Interval:
-    """A statistic of items, with a percentile bootstrap over the items: tokens of one answer are not independent."""
-    value = statistic(items)
-    if len(items) < 2:
-        return Interval(value)
-    rng = numpy.random.default_rng(_SEED)
-    drawn = rng.integers(0, len(items), (_RESAMPLES, len(items)))
-    found = numpy.array([statistic([items[i] for i in row]) for row in drawn])
-    low, high = numpy.quantile(found, (0.025, 0.975))
-    return Interval(value, float(low), float(high))
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> Interval:
@@ -81,13 +69,13 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
 
 
 def _words(a: int, b: int, n: int, difference: Interval, p: float) -> str:
-    if p < 0.05:
+    if p < 0.05:  # the usual level; a convention
         return "better" if b > a else "worse"
     if not a + b:
         # The rule of three: nothing in n trials bounds the rate by 3 / n.
         return f"no difference larger than {min(1.0, 3 / max(n, 1)):.1%}"
     widest = max(abs(difference.low or 0.0), abs(difference.high or 0.0))
-    if widest <= 0.02:
+    if widest <= _SMALL_DIFFERENCE:
         return f"no difference larger than {widest:.1%}"
     more = _items_needed(a, b, n)
     return f"cannot tell yet: about {more:,} more items" if more else "cannot tell yet"

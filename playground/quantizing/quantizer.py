@@ -16,13 +16,13 @@ from playground.comparing import prompts
 from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Interrupted, NoRoom, cannot_write
+from playground.measuring.ship_card import FIT_KL
 from playground.pool.pool import Pool
 from playground.support import atomic
 from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
 
-# Mean KL, nats a token, as people who measure quantizations go by it: below the first nobody notices.
-FIT_KL, DOUBTFUL_KL = 0.01, 0.1
+DOUBTFUL_KL = 10 * FIT_KL  # mean KL, nats a token; a convention as FIT_KL is
 
 
 class QuantizedFile(msgspec.Struct, frozen=True):

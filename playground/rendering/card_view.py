@@ -159,7 +159,7 @@ def _plot(card: ShipCard) -> _CardPlot | None:
     )
 
 
-_NEAR, _FAR = -4, 0  # powers of ten of the mean KL between which colours tell it apart
+_NEAR, _FAR = -4, 0  # powers of ten of the mean KL, at the ends of the colour scale; a convention
 
 
 def _speeds(card: ShipCard) -> plots.Plot | None:

@@ -36,7 +36,7 @@ def heat_map(image: Image, cosines: Sequence[float], *, size: int = 168) -> str 
     if grid is None:
         return None
     columns, rows = grid
-    # 1 - cosine from 0.001, which nobody notices, to 1, on a logarithmic scale.
+    # 1 - cosine from 0.001 to 1, on a logarithmic scale; its ends are a convention.
     off = numpy.clip((numpy.log10(numpy.maximum(1 - numpy.asarray(cosines), 1e-6)) + 3) / 3, 0, 1)
     alpha = PIL.Image.fromarray((off.reshape(rows, columns) * 230).astype(numpy.uint8))
     picture = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)

@@ -44,7 +44,7 @@ def nats(value: float | None) -> str:
 
 
 def level(kl: float) -> int:
-    """0 to 5: how strongly a divergence is marked. The steps are those that people go by: near lossless, small ..."""
+    """0 to 5: how strongly a divergence is marked. The steps are a convention: each is 4 to 5 times the one before."""
     return sum(kl >= step for step in (0.01, 0.05, 0.2, 1.0, 4.0))
 
 

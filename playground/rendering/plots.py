@@ -197,7 +197,7 @@ _ANSWERING = {
     "first": "first token",
     "decode": "decode",
 }
-_BOUND = 0.5  # share of the memory's bandwidth from which it explains the speed
+_BOUND = 0.5  # share of the memory's bandwidth from which it explains the speed; a convention
 
 
 def ledger(rows: Sequence[SummaryRow]) -> tuple[Line, ...]:
