@@ -37,7 +37,8 @@ def quantize(
     quantization: Annotated[str, typer.Argument(help="llama.cpp's name: Q8_0, Q4_K_M, Q4_0 ...")] = "",
     out: Annotated[Path | None, typer.Option(help="The new file. Default: beside the source.")] = None,
     tensor_type: Annotated[
-        list[str] | None, typer.Option(help="PATTERN=TYPE, such as ffn_down=q8_0: tensors that keep more bits.")
+        list[str] | None,
+        typer.Option(help="PATTERN=TYPE, such as ffn_down=q8_0: a type for matching tensors."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file of `sensitivity`, in place of a name.")] = None,
     imatrix: Annotated[Path | None, typer.Option(help="An importance matrix of this half; IQ types need one.")] = None,
@@ -49,8 +50,8 @@ def quantize(
     ] = None,
     questions: Questions = None,
     n: Annotated[int, typer.Option("-n", help="Questions to check it with.")] = 20,
-    requantize: Annotated[bool, typer.Option("--requantize", help="The source is quantized itself.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how large it would be.")] = False,
+    requantize: Annotated[bool, typer.Option("--requantize", help="Allow a source that is already quantized.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print how large the file would be.")] = False,
 ) -> None:
     """Quantize either half of a pair, and with --partner say whether the result is fit to ship."""
     types = quantizer.tensor_types(tensor_type or ())
@@ -157,42 +158,42 @@ def sensitivity(
             source = next(v for v in parts.catalog.variants if v.reference)
         request = ScanRequest(source, questions_of(parts, questions, level, n), scan, Runtime(n_ctx=n_ctx))
         job = ScanJob(parts.lab, parts.workshop._replace(folder=out), request)
-        found = followed(job.run(), scan_results.Sensitivity)
-    for problem in found.problems[:20]:
+        scanned = followed(job.run(), scan_results.Sensitivity)
+    for problem in scanned.problems[:20]:
         say(problem)
-    recipe_file = out / f"{recipes.slug(found.built.recipe)}.toml" if found.built else None
-    if found.built and recipe_file:
+    recipe_file = out / f"{recipes.slug(scanned.built.recipe)}.toml" if scanned.built else None
+    if scanned.built and recipe_file:
         try:
-            recipe_file.write_text(recipes.to_toml(found.built.recipe))
+            recipe_file.write_text(recipes.to_toml(scanned.built.recipe))
         except OSError as error:
             raise cannot_write(recipe_file, error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        typer.echo(msgspec.json.encode(scanned).decode())
     else:
-        _print_sensitivity(found, recipe_file)
+        _print_sensitivity(scanned, recipe_file)
     if recipe_file is None and (scan.max_bytes is not None or scan.max_kl is not None):
-        raise typer.Exit(2)  # the problem was told
+        raise typer.Exit(2)  # the problem has been printed
 
 
-def _print_sensitivity(found: scan_results.Sensitivity, recipe_file: Path | None) -> None:
-    scan = found.scan
+def _print_sensitivity(scanned: scan_results.Sensitivity, recipe_file: Path | None) -> None:
+    scan = scanned.scan
     typer.echo(
-        f"{found.n_searched} questions, noise floor {found.floor:.1e}. One group at one type, KL in nats a token:"
+        f"{scanned.n_searched} questions, noise floor {scanned.floor:.1e}. One group at one type, KL in nats a token:"
     )
     typer.echo(f"{'group':24}" + "".join(f"{kind:>11}" for kind in scan.kinds) + f"{'nats/MB':>11}")
-    for one in scan_results.ranked(found.sensed):
-        cells = "".join(f"{'–' if r.kl is None else format(r.kl, '.2g'):>11}" for r in one.rungs)
-        price = scan_results.price(one)
-        typer.echo(f"{one.group.name:24}{cells}{'–' if price is None else format(price, '.2g'):>11}")
-    for left in sorted(found.restored, key=lambda r: r.kl - r.kl_of_all):
+    for sensitivity in scan_results.ranked(scanned.sensed):
+        cells = "".join(f"{'–' if r.kl is None else format(r.kl, '.2g'):>11}" for r in sensitivity.rungs)
+        price = scan_results.price(sensitivity)
+        typer.echo(f"{sensitivity.group.name:24}{cells}{'–' if price is None else format(price, '.2g'):>11}")
+    for left in sorted(scanned.restored, key=lambda r: r.kl - r.kl_of_all):
         typer.echo(
             f"{left.group.half} at {left.kind} but for {left.group.name}: {left.kl:.2g} instead of "
             f"{left.kl_of_all:.2g}, for {left.added / 1e6:.1f} MB"
         )
-    if found.built:
-        typer.echo(scan_results.sentence(found.built))
-        for name, kl, size in scan_results.compared(found.built):
+    if scanned.built:
+        typer.echo(scan_results.sentence(scanned.built))
+        for name, kl, size in scan_results.compared(scanned.built):
             typer.echo(f"  {name:28} {size / 1e6:10.1f} MB {kl.value:10.5f} ({range_of(kl, '.5f')})")
         typer.echo(f"{recipe_file}, made with:")
-        for command in found.built.commands:
+        for command in scanned.built.commands:
             typer.echo(f"  {command}")

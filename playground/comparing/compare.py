@@ -60,7 +60,7 @@ class StopFlag:
 def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16) -> Iterator[ComparisonUpdate]:
     """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
 
-    Raises BadInput, and Busy when too many wait, before anything is loaded. What goes wrong in a pane is told in that
+    Raises BadInput, and Busy when too many wait, before anything is loaded. An error in a pane is shown in that
     pane. Closing the iterator stops the run.
     """
     check(comparison, max_panes)
@@ -130,21 +130,21 @@ class _ComparisonRun:
             self._fail_all(EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
 
     def _fitting(self, variant: Variant) -> Runtime:
-        """The runtime that was asked for, or what the person allows where that does not fit into memory."""
+        """The requested runtime, or if that does not fit into memory, the changes to it that the person allows."""
         wanted = self._comparison.runtime
         allowed = self._comparison.remedies
-        found = self._pool.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed, self._slot)
+        fitting = self._pool.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed, self._slot)
         changes = []
-        if found.n_ctx != wanted.n_ctx:
-            changes.append(f"with a context of {found.n_ctx} tokens")
-        if found.projector_on_gpu != wanted.projector_on_gpu:
+        if fitting.n_ctx != wanted.n_ctx:
+            changes.append(f"with a context of {fitting.n_ctx} tokens")
+        if fitting.projector_on_gpu != wanted.projector_on_gpu:
             changes.append("with its projector on the CPU")
-        if found.n_gpu_layers != wanted.n_gpu_layers:
-            changes.append(f"with {found.n_gpu_layers} layers on the GPU")
+        if fitting.n_gpu_layers != wanted.n_gpu_layers:
+            changes.append(f"with {fitting.n_gpu_layers} layers on the GPU")
         if changes:
-            told = " and ".join(changes)
-            self._panes.note(f"{variant.label} runs {told}, since memory is short: its speed is not its own.")
-        return found
+            what = " and ".join(changes)
+            self._panes.note(f"Not enough memory: {variant.label} runs {what}, so its speed is not comparable.")
+        return fitting
 
     def _load_all(self, variants: Sequence[Variant]) -> None:
         """On a GPU, load what is not loaded yet side by side, before anything is measured.
@@ -217,8 +217,8 @@ class _ComparisonRun:
 
     def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:
         """Variants with equal keys share one encoded prompt."""
-        said = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
-        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *said)
+        answers = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
+        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *answers)
 
     def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
         """The conversation as this variant knows it, with the images in front."""
@@ -261,12 +261,12 @@ class _ComparisonRun:
                 metrics=replace(self._panes[variant.id].metrics, projector_load_s=self._load_s.get(spec, lease.load_s)),
             )
             template = comparison.chat_template or variant.chat_template
-            found = prompts.encode(
+            encoded = prompts.encode(
                 lease, self._embeddings, variant.projector, messages, comparison.images, template, self._wanted(variant)
             )
         if self._embeddings.problem:
             self._panes.note(self._embeddings.problem)
-        return found
+        return encoded
 
     def _prompt(self, variant: Variant) -> protocol.EncodedPrompt:
         """The encoded prompt. Raises the error that stopped it from being encoded."""
@@ -306,7 +306,7 @@ class _ComparisonRun:
             rss, gpu = self._pool.worker_bytes(lease.pid)
         numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
         read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
-        # Layers on both sides, or spread over GPUs: no one memory's speed says anything.
+        # With layers on both sides, or spread over GPUs, no single memory explains the speed.
         one_memory = len(lease.places) == 1 and runtime.n_gpu_layers in (-1, 0)
         copied = self._pool.bandwidth(lease.places[0]) if one_memory else None
         share = metrics.bandwidth_share(read, numbers.decode_tok_per_s, copied)

@@ -1,4 +1,4 @@
-"""What a person asked for, as a Comparison: its variants, its reference, and the checks that need no model."""
+"""From a person's request to a Comparison: its variants, its reference, and the checks that need no model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from playground.values.request import Comparison, Image, Order, Turn
 
 
 def check(comparison: Comparison, max_panes: int) -> None:
-    """Raises BadInput or BadPrompt for what can be told without loading anything."""
+    """Raises BadInput or BadPrompt for what is invalid whatever the models are."""
     if not comparison.prompt.strip():
         raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
     try:
         comparison.prompt.encode()
     except UnicodeEncodeError:
-        raise BadPrompt("The prompt holds half a character, which is no text. Type it again.") from None
+        raise BadPrompt("The prompt contains an invalid character (an unpaired surrogate). Please retype it.") from None
     if not comparison.variants:
         raise BadInput("No variant is ticked. Tick at least one quantization.")
     if len(comparison.variants) > max_panes:
@@ -31,7 +31,7 @@ def comparison_of(
     settings: RunSettings,
     earlier: Sequence[Turn] = (),
 ) -> Comparison:
-    """What the page, the API and the command line were asked for. Raises BadInput, as `reference_of`."""
+    """The request of the page, the API or the command line. Raises BadInput, as `reference_of`."""
     return Comparison(
         images=tuple(images),
         prompt=prompt,

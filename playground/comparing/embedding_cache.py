@@ -30,7 +30,7 @@ _decoder = msgspec.msgpack.Decoder(tuple[_Tile, ...])
 
 
 class EmbeddingCache:
-    """Safe to use from several threads. A disk that fails is told in `problem` and does not stop anything."""
+    """Safe to use from several threads. A disk error is reported in `problem` and stops nothing."""
 
     def __init__(self, folder: Path, size_limit_bytes: int, engine: str) -> None:
         """`engine`: versions of what computes embeddings; another one must not use this one's."""

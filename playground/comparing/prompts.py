@@ -100,14 +100,14 @@ def rendered(
     """
     message = protocol.ChatMessage("user", question, 1)
     image = Image(b"", side, side, "")  # without pixels it is planned, not encoded
-    found = []
+    renderings = []
     with pool.lease(vision_spec(variant.projector, variant.model, Runtime())) as lease:
         for template in templates:
             name = template if template and "{" not in template else "your own" if template else "in the file"
             try:
                 prompt = lease.request(protocol.Encode((message,), (image,), template))
                 ids = tuple(chunk.token_ids for chunk in prompt.chunks if isinstance(chunk, protocol.TextChunk))
-                found.append(Rendered(name, prompt.rendered, ids, prompt.n_image_tokens))
+                renderings.append(Rendered(name, prompt.rendered, ids, prompt.n_image_tokens))
             except (BadInput, BadModel) as error:
-                found.append(Rendered(name, problem=error.message))
-    return found
+                renderings.append(Rendered(name, problem=error.message))
+    return renderings

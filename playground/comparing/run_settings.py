@@ -82,7 +82,7 @@ def read_settings(document: dict[str, Any] | None) -> RunSettings:
             raise BadInput(f"{name} has to be between {low} and {high}, not {value}.")
     for name in ("stop", "reference", "chat_template"):
         if not _is_utf8("".join(getattr(settings, name) or "")):
-            raise BadInput(f"{name} holds half a character, which is no text. Type it again.")
+            raise BadInput(f"{name} contains an invalid character (an unpaired surrogate). Please retype it.")
     if len(settings.stop or ()) > 16 or sum(len(stop) for stop in settings.stop or ()) > 1000:
         raise BadInput("The stop texts are too long: at most 16 of them (stop), of 1000 characters together.")
     if len(settings.chat_template or "") > 100_000:

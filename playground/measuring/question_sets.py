@@ -41,7 +41,7 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class QuestionSet:
-    """Questions and where their images are. `problems` tells what was left out."""
+    """Questions and where their images are. `problems`: what was left out, and why."""
 
     def __init__(self, name: str, items: Iterable[Question], source: Path, problems: Iterable[str] = ()) -> None:
         self.name = name
@@ -96,7 +96,7 @@ def read_questions(path: Path) -> QuestionSet:
     """A folder or a zip with images and one items.jsonl or items.csv.
 
     A line or row has `image` and `question`, and may have `answers` (a list; in CSV separated by |) or `answer`,
-    `rule`, `tolerance`, `category`. What cannot be used is left out and told. Raises BadInput if nothing can be used.
+    `rule`, `tolerance`, `category`. An invalid row is left out and reported. Raises BadInput if nothing can be used.
     """
     try:
         if path.is_dir():
@@ -108,7 +108,7 @@ def read_questions(path: Path) -> QuestionSet:
                 listed = [n for n in archive.namelist() if n.endswith((".jsonl", ".csv")) and "__MACOSX" not in n]
                 names = {n: archive.read(n).decode("utf-8-sig") for n in listed if archive.getinfo(n).file_size < 2**26}
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
-        raise BadInput(f"{path.name} is no folder or zip that can be read: {error}.") from None
+        raise BadInput(f"{path.name} cannot be read as a folder or zip: {error}.") from None
     if len(names) != 1:
         raise BadInput(
             f"{path.name} has {len(names)} lists of questions; put one .jsonl or .csv file beside the images."
@@ -150,7 +150,7 @@ def _csv_rows(text: str) -> Iterator[object]:
 
 def _item(row: object) -> Question:
     if not isinstance(row, dict):
-        raise BadInput(f"it is no object with an image and a question ({row})")
+        raise BadInput(f"it is not an object with an image and a question ({row})")
     document = dict(row)
     answers = document.pop("answers", None) or document.pop("answer", None) or ()
     if isinstance(answers, (str, int, float)):

@@ -1,4 +1,4 @@
-"""What a measurement asks and what it found. Pure; docs/metrics.md defines each number."""
+"""What a measurement asks and what it returns. Pure; docs/metrics.md defines each number."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Speed(msgspec.Struct, frozen=True):
     encode_s: float | None  # medians
     prompt_s: float | None
     first_token_s: float | None  # encode and prompt, without loading
-    bytes: int | None  # of both workers: on the GPU if there is one that tells, else resident in host memory
+    bytes: int | None  # of both workers: on the GPU if its driver reports it, else resident in host memory
 
 
 class TokenCost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,7 +120,7 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
             kl[v.model.sha256, v.projector.sha256] = result.mean_kl.value
     if len({m for m, _ in kl}) < 2 or len({p for _, p in kl}) < 2:
         return ()
-    found = []
+    effects = []
     for v in variants:
         total = kl.get((v.model.sha256, v.projector.sha256))
         if total is None:
@@ -128,15 +128,15 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
         language = kl.get((v.model.sha256, base.projector.sha256))
         vision = kl.get((base.model.sha256, v.projector.sha256))
         rest = total - language - vision if language is not None and vision is not None else None
-        found.append(Effect(v.model.quantization, v.projector.quantization, v.bytes, total, language, vision, rest))
-    return tuple(found)
+        effects.append(Effect(v.model.quantization, v.projector.quantization, v.bytes, total, language, vision, rest))
+    return tuple(effects)
 
 
 def which_half(effects: Sequence[Effect]) -> str:
     """What a byte saved costs in either half, at the quantizations that both have, in a sentence."""
     whole = max(e.bytes for e in effects)
     base = next((e for e in effects if e.bytes == whole), effects[0])
-    told = []
+    prices_by_name = []
     for name in dict.fromkeys(e.model for e in effects):
         language = next((e for e in effects if (e.model, e.projector) == (name, base.projector)), None)
         vision = next((e for e in effects if (e.model, e.projector) == (base.model, name)), None)
@@ -147,7 +147,7 @@ def which_half(effects: Sequence[Effect]) -> str:
             "projector": 1e6 * vision.kl / (whole - vision.bytes),
         }
         dear, cheap = sorted(prices, key=lambda half: -prices[half])
-        told.append(
+        prices_by_name.append(
             f"at {name} the {dear} ({prices[dear]:.2g} nats a token for each MB saved, {cheap} {prices[cheap]:.2g})"
         )
-    return f"Bits are dearer {'; '.join(told)}." if told else ""
+    return f"Bits are dearer {'; '.join(prices_by_name)}." if prices_by_name else ""

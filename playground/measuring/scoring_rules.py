@@ -19,17 +19,17 @@ def score(item: Question, answer: str) -> float | None:
 
 
 def _score(item: Question, accepted: str, answer: str) -> float:
-    mine, wanted = _plain(answer), _plain(accepted)
+    given, wanted = _plain(answer), _plain(accepted)
     match item.rule:
         case Rule.EXACT:
-            return float(mine == wanted)
+            return float(given == wanted)
         case Rule.CONTAINS:
-            return float(re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", mine) is not None)
+            return float(re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", given) is not None)
         case Rule.NUMBER:
             a, b = _number(answer), _number(accepted)
             return float(a is not None and b is not None and abs(a - b) <= item.tolerance * abs(b) + 1e-9)
         case Rule.ANLS:
-            near = rapidfuzz.distance.Levenshtein.normalized_similarity(mine, wanted)
+            near = rapidfuzz.distance.Levenshtein.normalized_similarity(given, wanted)
             return near if near >= 0.5 else 0.0
         case Rule.IOU:
             return _iou(answer, accepted)
@@ -44,10 +44,10 @@ def _plain(text: str) -> str:
 
 def _number(text: str) -> float | None:
     """The first number; 1,234.5 and 1234,5 alike."""
-    found = _NUMBER.search(text)
-    if found is None:
+    match = _NUMBER.search(text)
+    if match is None:
         return None
-    digits = found[0]
+    digits = match[0]
     if "," in digits and "." not in digits and not re.fullmatch(r"-?\d{1,3}(,\d{3})+", digits):
         digits = digits.replace(",", ".")
     try:
@@ -57,7 +57,7 @@ def _number(text: str) -> float | None:
 
 
 def _iou(a: str, b: str) -> float:
-    """Intersection over union of two boxes written as left, top, right, bottom; 0 where one is no box."""
+    """Intersection over union of two boxes written as left, top, right, bottom; 0 if one of them is not a box."""
     first, second = ([float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text)] for text in (a, b))
     if len(first) != 4 or len(second) != 4:
         return 0.0

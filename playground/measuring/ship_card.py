@@ -27,7 +27,7 @@ class ShipLimits(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def check(limits: ShipLimits) -> None:
-    """Raises BadInput for a limit that is none."""
+    """Raises BadInput for an invalid limit."""
     for name, value in msgspec.structs.asdict(limits).items():
         least = 0 if name == "max_kl" else 1e-6
         if value is not None and not least <= value <= _MAX_LIMIT:  # NaN is not either
@@ -87,10 +87,10 @@ def card(
     when: str = "",
 ) -> ShipCard:
     """`when`: ISO 8601; empty: now."""
-    found = rows(measured, variants, reference, limits)
-    recommended, reasons = recommend(found, reference)
+    card_rows = rows(measured, variants, reference, limits)
+    recommended, reasons = recommend(card_rows, reference)
     return ShipCard(
-        rows=found,
+        rows=card_rows,
         reference=reference,
         limits=limits,
         recommended=recommended,
@@ -119,7 +119,7 @@ def settings_line(max_tokens: int, n_ctx: int) -> str:
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:
     by_id = {v.id: v for v in variants}
     drafts = [_row(by_id[r.variant], r, r.variant == reference, limits) for r in measured.results]
-    # Of one that could not be measured nothing is known, and it must not beat anything by that.
+    # Nothing is known of a variant that could not be measured, so it must not beat any other.
     known = [row for row in drafts if row.kl is not None or row.variant == reference]
     return tuple(
         msgspec.structs.replace(row, pareto=row in known and not any(_beats(other, row) for other in known))
@@ -127,33 +127,35 @@ def rows(measured: Measurement, variants: Sequence[Variant], reference: str, lim
     )
 
 
-def recommend(found: Sequence[CardRow], reference: str) -> tuple[str | None, tuple[str, ...]]:
+def recommend(rows: Sequence[CardRow], reference: str) -> tuple[str | None, tuple[str, ...]]:
     """The smallest variant that keeps every limit, and why; None and what stood in the way."""
-    fitting = sorted((row for row in found if not row.failing), key=lambda row: row.bytes)
+    fitting = sorted((row for row in rows if not row.failing), key=lambda row: row.bytes)
     if not fitting:
-        near = min(found, key=lambda row: (len(row.failing), row.bytes))
+        near = min(rows, key=lambda row: (len(row.failing), row.bytes))
         return None, (f"None keeps every limit. Nearest: {near.label}, but {'; '.join(near.failing)}.",)
     best = fitting[0]
-    whole = next(row for row in found if row.variant == reference)
-    told = [
+    whole = next(row for row in rows if row.variant == reference)
+    reasons = [
         f"{best.label} is the smallest of the {len(fitting)} that keep every limit: {best.bytes / 1e6:.1f} MB, "
         f"{best.bytes / whole.bytes:.0%} of the reference's size."
     ]
     if best.kl is not None:
-        told.append(f"Its answers drift by {best.kl.value:.2g} nats a token{_range(best.kl)}.")
+        reasons.append(f"Its answers drift by {best.kl.value:.2g} nats a token{_range(best.kl)}.")
     if best.against is not None:
-        told.append(f"Accuracy against the reference: {best.against}.")
+        reasons.append(f"Accuracy against the reference: {best.against}.")
     if best.tokens_per_second is not None and whole.tokens_per_second:
         ratio = best.tokens_per_second / whole.tokens_per_second
-        told.append(f"It writes {best.tokens_per_second:,.0f} tokens a second, {ratio:.2f} x the reference.")
-    smaller = [row for row in found if row.bytes < best.bytes]
-    told += [f"Not {row.label}: {'; '.join(row.failing)}." for row in sorted(smaller, key=lambda row: -row.bytes)[:3]]
-    return best.variant, tuple(told)
+        reasons.append(f"It writes {best.tokens_per_second:,.0f} tokens a second, {ratio:.2f} x the reference.")
+    smaller = [row for row in rows if row.bytes < best.bytes]
+    reasons += [
+        f"Not {row.label}: {'; '.join(row.failing)}." for row in sorted(smaller, key=lambda row: -row.bytes)[:3]
+    ]
+    return best.variant, tuple(reasons)
 
 
 def files(variants: Sequence[Variant]) -> tuple[CardFile, ...]:
-    found = {f.sha256: f for v in variants for f in (v.model, v.projector)}
-    return tuple(CardFile(f.path.rsplit("/", 1)[-1], f.quantization, f.bytes, f.sha256) for f in found.values())
+    by_sha256 = {f.sha256: f for v in variants for f in (v.model, v.projector)}
+    return tuple(CardFile(f.path.rsplit("/", 1)[-1], f.quantization, f.bytes, f.sha256) for f in by_sha256.values())
 
 
 def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: ShipLimits) -> CardRow:
@@ -162,7 +164,7 @@ def _row(variant: Variant, r: VariantResult, is_reference: bool, limits: ShipLim
     failing = []
     max_kl = FIT_KL if limits.max_kl is None else limits.max_kl
     if not is_reference:
-        failed = sum(one.error is not None for one in r.items)
+        failed = sum(item.error is not None for item in r.items)
         if failed:
             failing.append(f"it failed on {failed} of {len(r.items)} questions")
         elif r.mean_kl is None:

@@ -45,16 +45,16 @@ def continues(run: Run, fresh: Run) -> bool:
     """Whether `fresh`, a run that is about to begin, asks nothing but more questions after those that `run` answered,
     of the same files with the same engine."""
 
-    def asked(one: Run) -> Run:
-        cell = msgspec.structs.replace(one.cell, id="", prompts=(), collapsed=False, version=0)
+    def question_free(run: Run) -> Run:
+        cell = msgspec.structs.replace(run.cell, id="", prompts=(), collapsed=False, version=0)
         return msgspec.structs.replace(
-            one, cell=cell, number=0, started="", state=RunState.DONE, elapsed_s=None, results=()
+            run, cell=cell, number=0, started="", state=RunState.DONE, elapsed_s=None, results=()
         )
 
     before, now = run.cell.prompts, fresh.cell.prompts
     return (
         run.state is RunState.DONE
-        and asked(run) == asked(fresh)
+        and question_free(run) == question_free(fresh)
         and len(run.results) == len(before) < len(now)
         and now[: len(before)] == before
         and not fresh.cell.gallery
@@ -70,19 +70,19 @@ def measure_cell(
     stop: compare.StopFlag,
 ) -> Iterator[Progress | Run]:
     """Measure what the run's cell asks for. Yields Progress, the run as soon as it has its measurement, and at the end
-    the run that is done. Raises as Measuring does."""
-    asked = run.cell.questions
-    assert asked is not None
+    the run that is done. Raises what MeasureJob and ScanJob raise."""
+    wanted = run.cell.questions
+    assert wanted is not None
     started = time.monotonic()
-    runtime, chosen = run.cell.settings.runtime(), questions.first(asked.n)
+    runtime, chosen = run.cell.settings.runtime(), questions.first(wanted.n)
     scanning = None
-    if asked.sensitivity:  # raises what can be told before minutes are spent on the measurement
+    if wanted.sensitivity:  # raises what is invalid before minutes are spent on the measurement
         source = next(v for v in variants if v.id == run.reference)
-        limits = asked.limits
-        scan = Scan(restore=True, max_tokens=asked.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
+        limits = wanted.limits
+        scan = Scan(restore=True, max_tokens=wanted.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
         scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime), stop.wanted)
-    if asked.measures:
-        request = MeasureRequest(chosen, tuple(variants), run.reference, asked.plan, runtime)
+    if wanted.measures:
+        request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime)
         for update in MeasureJob(lab, request, stop.wanted).run():
             if isinstance(update, Progress):
                 yield update
@@ -90,44 +90,44 @@ def measure_cell(
                 run = msgspec.structs.replace(run, measurement=update)
                 yield run  # not to be lost with a scan that is stopped
     if scanning is not None:
-        for found in scanning.run():
-            if isinstance(found, Progress):
-                yield found
+        for scanned in scanning.run():
+            if isinstance(scanned, Progress):
+                yield scanned
             else:
-                run = msgspec.structs.replace(run, sensitivity=found)
+                run = msgspec.structs.replace(run, sensitivity=scanned)
     yield msgspec.structs.replace(run, state=RunState.DONE, elapsed_s=time.monotonic() - started)
 
 
 def card_of(run: Run) -> ShipCard | None:
     """The ship card of a run that measured drift."""
-    asked, found = run.cell.questions, run.measurement
-    if asked is None or found is None or all(r.mean_kl is None for r in found.results):
+    wanted, measurement = run.cell.questions, run.measurement
+    if wanted is None or measurement is None or all(r.mean_kl is None for r in measurement.results):
         return None
-    runtime, tokens = run.cell.settings.runtime(), asked.plan.max_tokens
+    runtime, tokens = run.cell.settings.runtime(), wanted.plan.max_tokens
     command = ["python", "-m", "playground", "card", "--variants", ",".join(v.id for v in run.variants)]
-    command += ["--items", asked.name] if asked.source else ["--level", asked.level]
-    command += ["-n", str(asked.n), "--max-tokens", str(tokens), "--ctx-size", str(runtime.n_ctx)]
-    limits = asked.limits
+    command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
+    command += ["-n", str(wanted.n), "--max-tokens", str(tokens), "--ctx-size", str(runtime.n_ctx)]
+    limits = wanted.limits
     command += ["--max-size", f"{limits.max_bytes}B"] if limits.max_bytes is not None else []
     command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []
     for option, value in (("--min-speed", limits.min_tokens_per_second), ("--max-kl", limits.max_kl)):
         command += [option, f"{value:g}"] if value is not None else []
     return ship_card.card(
-        found,
+        measurement,
         run.variants,
         run.reference,
         limits,
         engine=run.engine,
         machine=run.machine,
-        set_name=ship_card.set_title(asked.name if asked.source else "", asked.level),
+        set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
         settings=ship_card.settings_line(tokens, runtime.n_ctx),
         command=shlex.join(command),
         when=run.started,
     )
 
 
-def _with_reasons(update: ComparisonUpdate, told: Mapping[str, str]) -> ComparisonUpdate:
-    panes = (replace(p, error=f"{p.error} {told[p.variant]}") if told.get(p.variant) else p for p in update.panes)
+def _with_reasons(update: ComparisonUpdate, reasons: Mapping[str, str]) -> ComparisonUpdate:
+    panes = (replace(p, error=f"{p.error} {reasons[p.variant]}") if reasons.get(p.variant) else p for p in update.panes)
     return replace(update, panes=tuple(panes))
 
 
@@ -143,8 +143,8 @@ def run_cell(
 ) -> Iterator[Run]:
     """Ask what the run's cell asks and has no answer yet. Yields as compare.run does; the last one has an end.
 
-    `explain`: what else there is to say of a variant whose pane failed.
-    Raises BadInput or BadPrompt for what can be told without loading anything.
+    `explain`: more about a variant whose pane failed.
+    Raises BadInput or BadPrompt for what is invalid, before anything is loaded.
     """
     cell = run.cell
     started = time.monotonic() - (run.elapsed_s or 0.0)
@@ -155,15 +155,15 @@ def run_cell(
     pictures = {p.sha256: image(p) for p in cell.pictures}
     for turn, picture in cell.asks[len(run.results) :]:
         shown = [pictures[p.sha256] for p in ([picture] if picture else cell.pictures)]
-        asked = comparison_request.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
+        comparison = comparison_request.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
         before = run.results
         last: ComparisonUpdate | None = None
-        told: dict[str, str] = {}
-        for update in compare.run(asked, lab, stop, max_panes=max_panes):
+        reasons: dict[str, str] = {}
+        for update in compare.run(comparison, lab, stop, max_panes=max_panes):
             for pane in update.panes:
-                if pane.state is PaneState.FAILED and pane.variant not in told:
-                    told[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
-            last = _with_reasons(update, told)
+                if pane.state is PaneState.FAILED and pane.variant not in reasons:
+                    reasons[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
+            last = _with_reasons(update, reasons)
             yield msgspec.structs.replace(run, results=(*before, RunResult(turn, last, picture)))
         assert last is not None
         run = msgspec.structs.replace(

@@ -131,7 +131,7 @@ def stem(source: Path) -> str:
 def _metadata(
     source: Path, quantization: str, tensor_types: Sequence[protocol.TensorType], imatrix: Path | None, name: str
 ) -> dict[str, str]:
-    recipe = " ".join([quantization, *(f"{one.pattern}={one.kind}" for one in tensor_types)])
+    recipe = " ".join([quantization, *(f"{override.pattern}={override.kind}" for override in tensor_types)])
     known = {
         "quantize.source.sha256": _sha256(source),
         "quantize.recipe": recipe,

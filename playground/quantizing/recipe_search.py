@@ -21,7 +21,7 @@ def allocate(
     sensed: Sequence[GroupSensitivity], whole: int, *, max_bytes: int | None = None, max_kl: float | None = None
 ) -> Allocation:
     """The cheapest bytes first: of each group the types on the lower convex hull of (bytes saved, KL), and of all of
-    these steps always the one that costs least for each byte. As if what the groups cost added up.
+    these steps always the one that costs least for each byte. As if the costs of the groups were additive.
 
     Ends when the files fit `max_bytes`; without it, when the next step would cost more than `max_kl` in all.
     Raises BadInput when it cannot be had.
@@ -31,8 +31,8 @@ def allocate(
     steps = sorted(
         (
             ((kl - kl_before) / (saved - saved_before), saved - saved_before, kl - kl_before, n, kind)
-            for n, one in enumerate(sensed)
-            for (saved_before, kl_before, _), (saved, kl, kind) in itertools.pairwise(_hull(one.rungs))
+            for n, sensitivity in enumerate(sensed)
+            for (saved_before, kl_before, _), (saved, kl, kind) in itertools.pairwise(_hull(sensitivity.rungs))
         ),
         key=lambda step: step[0],
     )

@@ -19,7 +19,7 @@ from playground.engine.protocol import TensorType
 from playground.errors import BadInput
 from playground.values.files import Half
 
-# What llama-quantize leaves alone whatever it is told (llama-quant.cpp, tensor_allows_quantization), by name.
+# What llama-quantize never quantizes, whatever its options (llama-quant.cpp, tensor_allows_quantization), by name.
 _LEFT_ALONE = ("_norm.", "position_embd", "patch_embd", "pos_embd", "ffn_gate_inp", "patch_merger", ".rel_pos")
 _LAYER = re.compile(r"(?P<tower>(?:\w+\.)*)blk\.(?P<layer>\d+)\.(?P<kind>.+)\.weight")
 
@@ -92,26 +92,26 @@ def groups_of(weights: Mapping[str, int], depth: int, half: Half) -> tuple[Group
     for name, size in weights.items():
         if not name.endswith(".weight") or any(part in name for part in _LEFT_ALONE):
             continue
-        if found := _LAYER.fullmatch(name):
-            layers.setdefault((found["tower"], found["kind"]), {})[int(found["layer"])] = size
+        if match := _LAYER.fullmatch(name):
+            layers.setdefault((match["tower"], match["kind"]), {})[int(match["layer"])] = size
         else:
             # mm.0 and mm.2 are one projector; v.deepstack.5.fc1 belongs to v.deepstack.
             words = name.split(".")
             rest.setdefault(words[0] if words[0] != "v" else ".".join(words[:2]), {})[name] = size
-    found_groups = []
+    groups = []
     for (tower, kind), sizes in layers.items():
         numbers = sorted(sizes)
         parts = min(depth, len(numbers))
         for part in range(parts):
-            mine = numbers[part * len(numbers) // parts : (part + 1) * len(numbers) // parts]
-            which = r"\d+" if parts == 1 else f"({'|'.join(map(str, mine))})"
+            part_layers = numbers[part * len(numbers) // parts : (part + 1) * len(numbers) // parts]
+            which = r"\d+" if parts == 1 else f"({'|'.join(map(str, part_layers))})"
             pattern = rf"^{re.escape(tower)}blk\.{which}\.{re.escape(kind)}\.weight$"
             name = f"{tower}{kind}" if parts == 1 else f"{tower}{kind} {part + 1}/{parts}"
-            found_groups.append(Group.of(half, name, pattern, sum(sizes[n] for n in mine)))
+            groups.append(Group.of(half, name, pattern, sum(sizes[n] for n in part_layers)))
     for name, tensors in rest.items():
         pattern = rf"^{re.escape(name)}\..*weight$"
-        found_groups.append(Group.of(half, name, pattern, sum(tensors.values())))
-    return tuple(found_groups)
+        groups.append(Group.of(half, name, pattern, sum(tensors.values())))
+    return tuple(groups)
 
 
 def file_recipe(groups: Iterable[Group], types: Mapping[str, str], source: str) -> FileRecipe | None:

@@ -1,4 +1,4 @@
-"""What a scan of a pair tries and what it found. Pure; docs/metrics.md defines each number."""
+"""What a scan of a pair tries and what it returns. Pure; docs/metrics.md defines each number."""
 
 from __future__ import annotations
 
@@ -70,35 +70,35 @@ class Sensitivity(msgspec.Struct, frozen=True):
     elapsed_s: float = 0.0
 
 
-def price(one: GroupSensitivity) -> float | None:
+def price(sensitivity: GroupSensitivity) -> float | None:
     """Nats a token for each megabyte saved, at the smallest type that runs."""
-    prices = [rung.price for rung in one.rungs if rung.price is not None]
+    prices = [rung.price for rung in sensitivity.rungs if rung.price is not None]
     return prices[-1] if prices else None
 
 
 def ranked(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
     """The dearest group first."""
-    return sorted(sensed, key=lambda one: -(price(one) or 0.0))
+    return sorted(sensed, key=lambda sensitivity: -(price(sensitivity) or 0.0))
 
 
 def compared(built: BuiltRecipe) -> list[tuple[str, Interval, int]]:
     """The recipe and the uniform pairs by size: name, KL, bytes."""
-    rows = [("recipe", built.kl, built.bytes), *((one.name, one.kl, one.bytes) for one in built.uniform)]
+    rows = [("recipe", built.kl, built.bytes), *((pair.name, pair.kl, pair.bytes) for pair in built.uniform)]
     return sorted(rows, key=lambda row: row[2])
 
 
 def sentence(built: BuiltRecipe) -> str:
     """Whether the recipe was worth it, from the questions that were kept aside."""
     own = f"The recipe ({built.bytes / 1e6:.1f} MB) has a mean KL of {built.kl.value:.4g} on the questions kept aside"
-    smaller = [one for one in built.uniform if one.bytes <= built.bytes]
+    smaller = [pair for pair in built.uniform if pair.bytes <= built.bytes]
     if not built.uniform:
         return f"{own}."
-    best = min(smaller or built.uniform[:1], key=lambda one: one.kl.value)
+    best = min(smaller or built.uniform[:1], key=lambda pair: pair.kl.value)
     which = "the best uniform pair that is no larger" if smaller else "no uniform pair is as small; the next"
-    told = f"{own}; {which}, {best.name} ({best.bytes / 1e6:.1f} MB), has {best.kl.value:.4g}"
+    both = f"{own}; {which}, {best.name} ({best.bytes / 1e6:.1f} MB), has {best.kl.value:.4g}"
     low, high = (best.against.low, best.against.high) if best.against else (None, None)
     if low is None or high is None or low <= 0 <= high:
-        return f"{told}: no difference that these questions can show."
+        return f"{both}: no difference that these questions can show."
     if low > 0 and best.kl.value > 0:
-        return f"{told}: the recipe drifts {math.floor(100 * (1 - built.kl.value / best.kl.value))}% less."
-    return f"{told}: the recipe does not win."
+        return f"{both}: the recipe drifts {math.floor(100 * (1 - built.kl.value / best.kl.value))}% less."
+    return f"{both}: the recipe does not win."

@@ -1,6 +1,6 @@
-"""What was measured before: a measurement that was cut off goes on where it was, one more variant costs only itself.
+"""A cache of results: an interrupted measurement continues where it was, and one more variant costs only itself.
 
-What is kept follows from its key: files by their sha256, questions, pictures, settings, engine. Times are never kept.
+A result follows from its key: files by their sha256, questions, pictures, settings, engine. Times are never cached.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _T = TypeVar("_T")
 
 
 class ResultCache:
-    """Owns a cache of findings and the folder for what a measurement keeps while it runs. Safe to use from several
-    threads; a disk that fails makes it forget, and stops nothing."""
+    """Owns the cache, and the scratch folders of jobs while they run. Safe to use from several threads. A disk error
+    makes it forget, and stops nothing."""
 
     def __init__(self, folder: Path, engine: str) -> None:
-        """`engine`: what computes; another one must not use this one's findings."""
+        """`engine`: what computes; another one must not use these results."""
         self._folder = folder
         self._engine = engine
         self._cache = BytesCache(folder / "known", _LIMIT_BYTES)
@@ -57,7 +57,7 @@ class ResultCache:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder that is gone afterwards."""
+        """A folder that is deleted afterwards."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"scratch-{os.getpid()}-", dir=self._folder))
         try:

@@ -921,7 +921,7 @@ def test_measurement_when_the_questions_are_ones_own_then_asked_and_shown_with_t
     page.get_by_role("button", name="+ Measure").click()
     mine = page.locator(".vp-is-compare.vp-active")
     mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "no.zip")
-    expect(page.get_by_text("no.zip is no folder or zip that can be read")).to_be_visible()
+    expect(page.get_by_text("no.zip cannot be read as a folder or zip")).to_be_visible()
     mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "mine.zip")
     expect(mine).to_contain_text("questions of mine.zip")
     expect(page.get_by_text("Question 3 was left out: there is no image gone.png")).to_be_visible()

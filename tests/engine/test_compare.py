@@ -303,7 +303,7 @@ def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, 
 
 
 def test_prompt_when_it_holds_half_a_character_then_refused(parts: Parts, scene: Image) -> None:
-    with pytest.raises(BadPrompt, match="half a character"):
+    with pytest.raises(BadPrompt, match="an invalid character"):
         run(parts, comparison(scene, "what \ud800?", parts.catalog.choose(["F16"])))
 
 

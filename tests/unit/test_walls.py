@@ -124,7 +124,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("playground.cli.serve", ("playground.settings", "playground.web.server")),
     ("playground.cli", ("playground.cli.", *BELOW, PROTOCOL, "playground.wiring", "playground.settings", *VALUES)),
     ("playground.web", ("playground.web.", *BELOW, "playground.wiring", "playground.settings", SUPPORT, *VALUES)),
-    ("playground.wiring", (*BELOW, "playground.settings", *VALUES)),
+    ("playground.wiring", (*BELOW, "playground.settings", SUPPORT, *VALUES)),
     ("playground.settings", ("playground.errors",)),
     ("playground.values", ("playground.values.",)),
     ("playground.errors", ()),
