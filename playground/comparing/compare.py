@@ -129,6 +129,8 @@ class _ComparisonRun:
             logger.exception("a comparison")
             self._fail_all(EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
 
+    # --- the steps, in their order ---
+
     def _fitting(self, variant: Variant) -> Runtime:
         """The requested runtime, or if that does not fit into memory, the changes to it that the person allows."""
         wanted = self._comparison.runtime
@@ -180,58 +182,6 @@ class _ComparisonRun:
         with ThreadPoolExecutor(min(len(specs), os.cpu_count() or 1)) as threads:
             list(threads.map(load, specs))
 
-    def _in_order(self) -> list[Variant]:
-        """The reference first: the others can then show from the first token on where they part from it."""
-        return sorted(self._comparison.variants, key=lambda v: v.id != self._comparison.reference)
-
-    def _guarded(self, variant: Variant, step: Callable[[Variant], None]) -> None:
-        """Run a step of a pane; whatever goes wrong ends this pane only."""
-        if self._panes[variant.id].state.ended:
-            return
-        try:
-            if self._stop.wanted(variant.id):
-                raise Interrupted("Interrupted before it began.")
-            step(variant)
-        except PlaygroundError as error:
-            self._fail(variant, error)
-        except Exception as error:  # a pane must end in a stated state, whatever happened
-            logger.exception("%s", variant.id)
-            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
-
-    def _fail_all(self, error: PlaygroundError) -> None:
-        for variant in self._comparison.variants:
-            if not self._panes[variant.id].state.ended:
-                self._fail(variant, error)
-
-    def _fail(self, variant: Variant, error: PlaygroundError) -> None:
-        if isinstance(error, Interrupted):
-            self._panes.set(variant.id, state=PaneState.STOPPED, note=None, finish_reason="stopped")
-            return
-        log = error.log[-12:] if isinstance(error, EngineError) else ()
-        self._panes.set(
-            variant.id, state=PaneState.FAILED, error=error.message, error_code=error.code, log=log, note=None
-        )
-
-    def _wanted(self, variant: Variant) -> Callable[[], bool]:
-        return lambda: self._stop.wanted(variant.id)
-
-    def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:
-        """Variants with equal keys share one encoded prompt."""
-        answers = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
-        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *answers)
-
-    def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
-        """The conversation as this variant knows it, with the images in front."""
-        messages = []
-        for turn in self._comparison.earlier:
-            answer = turn.answers.get(variant.id)
-            if answer is None:
-                raise BadInput("There is no answer to the question before this one to go on from. Run the cell again.")
-            messages += [protocol.ChatMessage("user", turn.prompt), protocol.ChatMessage("assistant", answer)]
-        messages.append(protocol.ChatMessage("user", self._comparison.prompt))
-        messages[0] = msgspec.structs.replace(messages[0], n_images=len(self._comparison.images))
-        return tuple(messages)
-
     def _encode(self, variant: Variant) -> None:
         """Have the prompt encoded, once for all variants that share it, and note what this pane waited for."""
         key = self._prompt_key(variant)
@@ -267,13 +217,6 @@ class _ComparisonRun:
         if self._embeddings.problem:
             self._panes.note(self._embeddings.problem)
         return encoded
-
-    def _prompt(self, variant: Variant) -> protocol.EncodedPrompt:
-        """The encoded prompt. Raises the error that stopped it from being encoded."""
-        prompt = self._prompts[self._prompt_key(variant)]
-        if not isinstance(prompt, protocol.EncodedPrompt):
-            raise prompt
-        return prompt
 
     def _write(self, variant: Variant) -> None:
         comparison = self._comparison
@@ -337,6 +280,69 @@ class _ComparisonRun:
         except PlaygroundError as error:
             self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")
         self._panes.set(variant.id, scores=scores, note=None)
+
+    # --- what a pane has ---
+
+    def _in_order(self) -> list[Variant]:
+        """The reference first: the others can then show from the first token on where they part from it."""
+        return sorted(self._comparison.variants, key=lambda v: v.id != self._comparison.reference)
+
+    def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
+        """The conversation as this variant knows it, with the images in front."""
+        messages = []
+        for turn in self._comparison.earlier:
+            answer = turn.answers.get(variant.id)
+            if answer is None:
+                raise BadInput("There is no answer to the question before this one to go on from. Run the cell again.")
+            messages += [protocol.ChatMessage("user", turn.prompt), protocol.ChatMessage("assistant", answer)]
+        messages.append(protocol.ChatMessage("user", self._comparison.prompt))
+        messages[0] = msgspec.structs.replace(messages[0], n_images=len(self._comparison.images))
+        return tuple(messages)
+
+    def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:
+        """Variants with equal keys share one encoded prompt."""
+        answers = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
+        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *answers)
+
+    def _prompt(self, variant: Variant) -> protocol.EncodedPrompt:
+        """The encoded prompt. Raises the error that stopped it from being encoded."""
+        prompt = self._prompts[self._prompt_key(variant)]
+        if not isinstance(prompt, protocol.EncodedPrompt):
+            raise prompt
+        return prompt
+
+    def _wanted(self, variant: Variant) -> Callable[[], bool]:
+        return lambda: self._stop.wanted(variant.id)
+
+    # --- how a pane ends ---
+
+    def _guarded(self, variant: Variant, step: Callable[[Variant], None]) -> None:
+        """Run a step of a pane; whatever goes wrong ends this pane only."""
+        if self._panes[variant.id].state.ended:
+            return
+        try:
+            if self._stop.wanted(variant.id):
+                raise Interrupted("Interrupted before it began.")
+            step(variant)
+        except PlaygroundError as error:
+            self._fail(variant, error)
+        except Exception as error:  # a pane must end in a stated state, whatever happened
+            logger.exception("%s", variant.id)
+            self._fail(variant, EngineError(f"Unexpected: {type(error).__name__}. The app's log has more."))
+
+    def _fail(self, variant: Variant, error: PlaygroundError) -> None:
+        if isinstance(error, Interrupted):
+            self._panes.set(variant.id, state=PaneState.STOPPED, note=None, finish_reason="stopped")
+            return
+        log = error.log[-12:] if isinstance(error, EngineError) else ()
+        self._panes.set(
+            variant.id, state=PaneState.FAILED, error=error.message, error_code=error.code, log=log, note=None
+        )
+
+    def _fail_all(self, error: PlaygroundError) -> None:
+        for variant in self._comparison.variants:
+            if not self._panes[variant.id].state.ended:
+                self._fail(variant, error)
 
 
 def _specs(variant: Variant, runtime: Runtime) -> tuple[WorkerSpec, WorkerSpec]:

@@ -315,8 +315,8 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
     source = own.catalog.open_pair(files.model, files.projector)
     made = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
     _, aside = ASKED.halves()
-    files = ScanFiles(own.lab, own.workshop, source, RUNTIME, lambda: False)
-    baseline = UniformBaseline(files, measuring(own, aside, source), len(aside.items))
+    scan_files = ScanFiles(own.lab, own.workshop, source, RUNTIME, lambda: False)
+    baseline = UniformBaseline(scan_files, measuring(own, aside, source), len(aside.items))
     steps = baseline.run(made)
     while True:
         try:

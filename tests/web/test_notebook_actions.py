@@ -19,9 +19,11 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     deriving.start()
     actions = NotebookActions(parts, NotebookView(parts), runs, deriving)
     key = actions.open().key
+    assert key is not None
     deleted, kept = parts.library.own(key).cells[:2]
     stops = {cell: runs.start("page", cell) for cell in (deleted, kept)}
     link = parts.library.share(key, True).share
+    assert link is not None
     with pytest.raises(NotAllowed):
         actions.delete(link, deleted)
     assert not stops[deleted].wanted()
