@@ -1,4 +1,4 @@
-"""How fast the device's memory is: what decoding can at best be as fast as."""
+"""Measures the bandwidth of the device's memory: the upper limit of the decode speed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from playground.errors import EngineError
 
 _F32 = 0  # ggml_type
 _LONG_ENOUGH_S = 0.2
-_ROUND_S = 0.01  # so long that starting it and waiting for its end are nothing beside it
+_ROUND_S = 0.01  # a round this long hides the time that starting and waiting take
 
 
-def measure_bandwidth(asked: MeasureBandwidth) -> Bandwidth:
-    """Copy one buffer to another with ggml, on the first GPU or else with all of the CPU's cores. All is freed again.
+def measure_bandwidth(request: MeasureBandwidth) -> Bandwidth:
+    """Copy one buffer to another with ggml, on the first GPU, else with all CPU cores. Everything is freed again.
 
-    Raises EngineError when the device has no room for the buffers.
+    Returns bytes read plus bytes written per second. Raises EngineError if the device has no room for the buffers.
     """
     device_of = function("ggml_backend_dev_by_type", POINTER, ctypes.c_int)
     device = device_of(GPU) or device_of(INTEGRATED_GPU) or device_of(CPU)
@@ -30,15 +30,15 @@ def measure_bandwidth(asked: MeasureBandwidth) -> Bandwidth:
     try:
         _use_all_cores(device, backend)
         tensor = function("ggml_new_tensor_1d", POINTER, POINTER, ctypes.c_int, ctypes.c_int64)
-        source, target = tensor(context, _F32, asked.bytes // 4), tensor(context, _F32, asked.bytes // 4)
+        source, target = tensor(context, _F32, request.bytes // 4), tensor(context, _F32, request.bytes // 4)
         copied = function("ggml_cpy", POINTER, POINTER, POINTER, POINTER)(context, source, target)
         graph = function("ggml_new_graph", POINTER, POINTER)(context)
         function("ggml_build_forward_expand", None, POINTER, POINTER)(graph, copied)
         buffer = function("ggml_backend_alloc_ctx_tensors", POINTER, POINTER, POINTER)(context, backend)
         if not buffer:
-            raise EngineError(f"There is no room for two buffers of {asked.bytes / 1e6:.0f} MB on the device.")
+            raise EngineError(f"There is no room for two buffers of {request.bytes / 1e6:.0f} MB on the device.")
         try:
-            # Pages that nobody has written yet are all one page of zeros.
+            # Until they are written, all pages are one shared page of zeros.
             function("ggml_backend_buffer_clear", None, POINTER, ctypes.c_uint8)(buffer, 1)
             copies_per_s = _copies_per_s(backend, graph)
         finally:
@@ -47,11 +47,11 @@ def measure_bandwidth(asked: MeasureBandwidth) -> Bandwidth:
         function("ggml_free", None, POINTER)(context)
         function("ggml_backend_free", None, POINTER)(backend)
     name: bytes = function("ggml_backend_dev_description", TEXT, POINTER)(device)
-    return Bandwidth(2 * (asked.bytes // 4 * 4) * copies_per_s, name.decode())
+    return Bandwidth(2 * (request.bytes // 4 * 4) * copies_per_s, name.decode())
 
 
 def _copies_per_s(backend: int, graph: int) -> float:
-    """The best of several rounds."""
+    """Copies per second in the best of several rounds."""
     compute = function("ggml_backend_graph_compute_async", ctypes.c_int, POINTER, POINTER)
     synchronize = function("ggml_backend_synchronize", None, POINTER)
     best, copies, until = 0.0, 1, time.perf_counter() + _LONG_ENOUGH_S
@@ -69,7 +69,7 @@ def _copies_per_s(backend: int, graph: int) -> float:
 
 def _use_all_cores(device: int, backend: int) -> None:
     registry = function("ggml_backend_dev_backend_reg", POINTER, POINTER)(device)
-    # A GPU's backend has none.
+    # A GPU's backend has no such function.
     address = function("ggml_backend_reg_get_proc_address", POINTER, POINTER, TEXT)(
         registry, b"ggml_backend_set_n_threads"
     )

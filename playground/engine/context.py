@@ -1,4 +1,4 @@
-"""A llama_context: batches in, logits out, and what its key-value cache still holds of the prompt before.
+"""A llama_context: batches in, logits out. Its key-value cache keeps chunks of the prompt before.
 
 A prompt is decoded chunk by chunk as mtmd_helper_eval_chunks does (llama.cpp tools/mtmd/mtmd-helper.cpp). The cache is
 kept by whole chunks: a second question on the same image starts behind the image. What it decodes is cut into the same
@@ -30,7 +30,7 @@ _USUAL_IMAGE = 576  # tokens of an image, to warm up with: LLaVA's
 
 @dataclass(frozen=True, slots=True)
 class ContextKey:
-    """What a llama_context is made for; another value needs another context."""
+    """The parameters of a llama_context; another value needs another context."""
 
     n_ctx: int
     n_batch: int  # tokens of text that are decoded at once
@@ -97,11 +97,11 @@ class Context:
             self._read_image(blank, Event())
             C.llama_synchronize(self.handle)
         except EngineError:
-            pass  # a model that takes other positions than these
+            pass  # this model needs other positions
         self._forget()
 
     def read(self, prompt: EncodedPrompt, cancelled: Event) -> int:
-        """Decode the prompt up to its last token's logits. Returns how many tokens of it were still there.
+        """Decode the prompt up to its last token's logits. Returns how many of its tokens were still in the cache.
 
         Sets read_s, the seconds until the logits are there. Raises Interrupted when cancelled, EngineError.
         """
@@ -127,8 +127,8 @@ class Context:
         return sum(_n_tokens(chunk) for chunk in prompt.chunks[:kept])
 
     def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
-        """Behind a prompt that was read: the logits, float32 (n_vocabulary), that each token was chosen from, and those
-        behind the last one. Valid until the next. Raises Interrupted, EngineError."""
+        """Decode an answer to the prompt that was read. Yields the logits that each token was chosen from, and those
+        after the last one: float32 (n_vocabulary), valid until the next. Raises Interrupted, EngineError."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         def logits(i: int) -> Any:
@@ -195,7 +195,7 @@ class Context:
             self._decode_tokens(part, cancelled, n_logits=int(logits and ends))
 
     def _decode_tokens(self, token_ids: Sequence[int], cancelled: Event, *, n_logits: int) -> None:
-        """Up to n_batch tokens behind what is there; the logits of the last `n_logits` of them are wanted."""
+        """Decode up to n_batch tokens after those in the cache, with logits for the last `n_logits` of them."""
         self._decode(self._text_batch(token_ids, n_logits), cancelled)
 
     def _text_batch(self, token_ids: Sequence[int], n_logits: int) -> C.llama_batch:
@@ -250,11 +250,11 @@ class Context:
             raise Interrupted("Interrupted while the prompt was read.")
         if code:
             reason = {1: "the context is full", 2: "it was aborted"}.get(code, f"code {code}")
-            raise EngineError(f"llama.cpp could not go on decoding: {reason}.", llama_log.last_lines())
+            raise EngineError(f"llama.cpp could not continue decoding: {reason}.", llama_log.last_lines())
 
 
 def _fill(target: ctypes.Array[ctypes.c_int32], values: array[int], start: int = 0) -> None:
-    """Set target[start:], at the speed of a copy."""
+    """Set target[start:] with one memory copy."""
     ctypes.memmove(ctypes.byref(target, 4 * start), values.buffer_info()[0], 4 * len(values))
 
 

@@ -1,4 +1,4 @@
-"""ggml's own functions, which the bindings leave out, and the devices that it sees."""
+"""ggml functions that the bindings leave out, and the devices that ggml sees."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ class Memory(ctypes.Structure):
 
 
 def function(name: str, result: Any, *arguments: Any) -> Any:
-    """Raises AttributeError when ggml has none of this name."""
-    found = getattr(_ggml.libggml, name)
-    found.restype, found.argtypes = result, arguments
-    return found
+    """A function of ggml's library. Raises AttributeError if ggml has no function of this name."""
+    symbol = getattr(_ggml.libggml, name)
+    symbol.restype, symbol.argtypes = result, arguments
+    return symbol
 
 
 def devices() -> tuple[Device, ...]:
-    """GPUs whose memory ggml is the one to ask for. Not CUDA's: NVML tells of them, and to be asked by ggml costs a
-    context of half a GB on the device."""
+    """The GPUs whose memory only ggml reports. CUDA's are left out: NVML reports them, and asking ggml would cost a
+    context of half a GB on each."""
     device_at = function("ggml_backend_dev_get", POINTER, SIZE)
     kind = function("ggml_backend_dev_type", ctypes.c_int, POINTER)
     name = function("ggml_backend_dev_name", TEXT, POINTER)
     description = function("ggml_backend_dev_description", TEXT, POINTER)
     memory = function("ggml_backend_dev_memory", None, POINTER, ctypes.POINTER(SIZE), ctypes.POINTER(SIZE))
-    found = []
+    gpus = []
     for i in range(function("ggml_backend_dev_count", SIZE)()):
         device = device_at(i)
         if kind(device) in (GPU, INTEGRATED_GPU) and backend_name(device) != "CUDA":
             free, total = SIZE(), SIZE()
             memory(device, ctypes.byref(free), ctypes.byref(total))
-            found.append(Device(name(device).decode(), description(device).decode(), total.value, free.value))
-    return tuple(found)
+            gpus.append(Device(name(device).decode(), description(device).decode(), total.value, free.value))
+    return tuple(gpus)
 
 
 def backend_name(device: int) -> str:
     """CUDA, ROCm, MTL, Vulkan, CPU ..."""
     registry = function("ggml_backend_dev_backend_reg", POINTER, POINTER)(device)
-    told: bytes = function("ggml_backend_reg_name", TEXT, POINTER)(registry)
-    return told.decode()
+    registered: bytes = function("ggml_backend_reg_name", TEXT, POINTER)(registry)
+    return registered.decode()

@@ -1,4 +1,4 @@
-"""An importance matrix: how large the values are that each column of a weight meets while a model reads.
+"""Collects an importance matrix: how large the values are that each column of a weight is multiplied with.
 
 Sums of squares over the rows that go into a matrix multiplication, as llama-imatrix collects them (llama.cpp
 tools/imatrix/imatrix.cpp), but for either half of a pair, and for prompts with images. The quantizer takes their mean
@@ -78,13 +78,13 @@ class _Ggml:
 
 def _other_llama_cpp(what: str) -> EngineError:
     return EngineError(
-        f"This llama.cpp is another one than importance matrices were written for ({what}). Install the "
+        f"Importance matrices do not work with this version of llama.cpp ({what}). Install the "
         "llama-cpp-python that pyproject.toml names, or make the matrix with llama-imatrix."
     )
 
 
 def _check_layout(ggml: _Ggml, layout: type[_Tensor] = _Tensor) -> None:
-    """Have ggml make tensors whose every field is known, and read them with our struct. Raises EngineError."""
+    """Have ggml make tensors with known fields, and read them with our struct. Raises EngineError if they differ."""
     context = ggml.init(Memory(16 * ggml.overhead(), None, False))
     try:
         weight, rows = ggml.new_matrix(context, _F16, 32, 3), ggml.new_matrix(context, _F32, 32, 5)
@@ -106,7 +106,7 @@ def _check_layout(ggml: _Ggml, layout: type[_Tensor] = _Tensor) -> None:
             ("buffer", (w.buffer, w.extra), (None, None)),
         ):
             if ours != known:
-                raise _other_llama_cpp(f"ggml_tensor, {what}: {ours} where {known} stands")
+                raise _other_llama_cpp(f"ggml_tensor, {what}: {ours} instead of {known}")
     finally:
         ggml.free(context)
 
@@ -123,7 +123,7 @@ def _n_bytes(tensor: _Tensor) -> int:
 
 @dataclass(slots=True)
 class _Sums:
-    """What one weight met.
+    """What was collected for one weight.
 
     squares: float64 (n_experts, columns), by column the sum of squares over the rows that it was multiplied with; for a
     stack of matrices that are no experts, one row with the columns of all. rows: float64 (n_experts), how many.
@@ -138,7 +138,7 @@ def _add(sums: dict[str, _Sums], name: str, more: _Sums) -> None:
     if known is more:
         return
     if known.squares.shape != more.squares.shape:
-        raise EngineError(f"{name} had {known.squares.shape} columns before and has {more.squares.shape} now.")
+        raise EngineError(f"{name} had the shape {known.squares.shape} before and has {more.squares.shape} now.")
     known.squares += more.squares
     known.rows += more.rows
 
@@ -147,10 +147,10 @@ class Importance:
     """Collects while `watching`. Owns the callback that a context is made with; it has to outlive the context."""
 
     def __init__(self) -> None:
-        """Raises EngineError when this is not the llama.cpp that ggml_tensor was written down for."""
+        """Raises EngineError if this llama.cpp has another layout of ggml_tensor."""
         self._ggml = _Ggml()
         _check_layout(self._ggml)
-        self.callback = C.ggml_backend_sched_eval_callback(self._heard)
+        self.callback = C.ggml_backend_sched_eval_callback(self._on_node)
         self._watching = False
         self._error: Exception | None = None
         self._sums: dict[str, _Sums] = {}
@@ -158,9 +158,9 @@ class Importance:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Count what is computed meanwhile: all of it, or nothing if that fails or is stopped.
+        """Count what is computed in the block: all of it, or nothing if the block fails or is stopped.
 
-        Raises EngineError when the activations are no numbers.
+        Raises EngineError if an activation is NaN or infinite.
         """
         before, self._sums = self._sums, {}
         self._error, self._watching = None, True
@@ -168,12 +168,12 @@ class Importance:
             yield
         finally:
             self._watching = False
-            found, self._sums = self._sums, before
+            collected, self._sums = self._sums, before
         if self._error is not None:
             raise self._error
-        for name, sums in found.items():
+        for name, sums in collected.items():
             _add(self._sums, name, sums)
-        self._readings += bool(found)
+        self._readings += bool(collected)
 
     def write(self, request: WriteImportance) -> ImportanceWritten:
         """Write what was collected as llama.cpp's GGUF imatrix, and begin anew, even where that fails.
@@ -185,14 +185,14 @@ class Importance:
         path, sums, readings, datasets = Path(request.path), self._sums, self._readings, [request.dataset]
         self._sums, self._readings = {}, 0
         if not sums:
-            raise EngineError("Nothing was read since the importance matrix was last written.")
+            raise EngineError("Nothing was read since the last importance matrix was written.")
         if request.adding and path.exists():
-            there = _load(path)
-            datasets = list(dict.fromkeys([*there.datasets, *datasets]))
-            readings += there.readings
-            for name, more in there.sums.items():
+            earlier = _load(path)
+            datasets = list(dict.fromkeys([*earlier.datasets, *datasets]))
+            readings += earlier.readings
+            for name, more in earlier.sums.items():
                 _add(sums, name, more)
-        rows = int(max(found.rows.max() for found in sums.values()))
+        rows = int(max(collected.rows.max() for collected in sums.values()))
         try:
             with atomic.replacing(path) as part:
                 _save(part, sums, datasets, readings, rows)
@@ -200,8 +200,11 @@ class Importance:
             raise cannot_write(path, error) from None
         return ImportanceWritten(len(sums), rows)
 
-    def _heard(self, pointer: int, ask: bool, _user_data: object) -> bool:
-        """ggml's question whether a node is of interest, and then the node. False to the second would end the graph."""
+    def _on_node(self, pointer: int, ask: bool, _user_data: object) -> bool:
+        """ggml calls it twice per node: first to ask whether it is of interest (`ask`), then with its values.
+
+        Returning False the second time would end the graph.
+        """
         if not self._watching:
             return False
         try:
@@ -211,13 +214,13 @@ class Importance:
             node = _Tensor.from_address(pointer)
             weight, rows = _Tensor.from_address(node.src[0]), _Tensor.from_address(node.src[1])
             name = _weight_name(weight.name.decode("utf-8", "replace"))
-            # What was computed is no weight: its columns are not those of the file (views, transposed weights).
+            # A computed tensor is not a weight: its columns differ from the file's (views, transposed weights).
             if rows.type != _F32 or self._ggml.op_name(weight.op) != b"NONE" or not name.endswith(".weight"):
                 return False
             if not ask and self._error is None:
                 more = self._of_experts(node, weight, rows) if op == b"MUL_MAT_ID" else self._of(weight, rows)
                 _add(self._sums, name, more)
-        except Exception as error:  # C cannot be thrown through: `watching` raises it
+        except Exception as error:  # an exception cannot pass through C: `watching` raises it
             self._error = error
         return True
 
@@ -250,7 +253,7 @@ class Importance:
 
         squares = numpy.square(self._values(rows, numpy.float32))
         if not numpy.isfinite(squares).all():
-            raise EngineError("The model's activations are no numbers (NaN): the file is damaged.")
+            raise EngineError("The model's activations are NaN or infinite: the file is damaged.")
         return squares
 
     def _values(self, tensor: _Tensor, dtype: Any) -> Any:
@@ -271,7 +274,7 @@ def watching(importance: Importance | None) -> AbstractContextManager[None]:
 
 
 def _weight_name(name: str) -> str:
-    """As in the file: the scheduler's copy on another backend is called CUDA0#blk.0.attn_k.weight#0."""
+    """The name in the file. The scheduler's copy on another backend is called CUDA0#blk.0.attn_k.weight#0."""
     return name.split("#")[1] if "#" in name else name
 
 
@@ -280,7 +283,7 @@ def _weight_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """What a file holds."""
+    """The contents of a file."""
 
     sums: dict[str, _Sums]
     datasets: tuple[str, ...]
@@ -288,9 +291,9 @@ class _Matrix:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Of each weight the mean of squares, float32, one for each column; of experts one after another.
+    """The mean of squares of each column, by the weight's name: float32 (n_experts * columns).
 
-    An expert that no token went to has ones, as llama-quantize takes them. Raises BadInput.
+    An expert that no token went to has ones, as llama-quantize expects. Raises BadInput.
     """
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
@@ -303,7 +306,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> _Matrix:
-    """Raises BadInput for a file that is no importance matrix, or a damaged one."""
+    """Raises BadInput for a damaged file, or one of another kind."""
     import gguf  # noqa: PLC0415  it imports numpy
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
@@ -318,25 +321,25 @@ def _load(path: Path) -> _Matrix:
             squares, rows = tensors[name + _SUMS], tensors[name + _ROWS]
             if {squares.tensor_type, rows.tensor_type} != {gguf.GGMLQuantizationType.F32}:
                 raise BadInput(f"{name} is not F32")
-            found = _Sums(squares.data.astype(numpy.float64), rows.data.astype(numpy.float64).reshape(-1))
-            found.squares = found.squares.reshape(len(found.rows), -1)
-            for values in (found.squares, found.rows):
+            collected = _Sums(squares.data.astype(numpy.float64), rows.data.astype(numpy.float64).reshape(-1))
+            collected.squares = collected.squares.reshape(len(collected.rows), -1)
+            for values in (collected.squares, collected.rows):
                 if not (numpy.isfinite(values).all() and (values >= 0).all()):
-                    raise BadInput(f"{name} holds what is no sum of squares")
-            sums[name] = found
+                    raise BadInput(f"{name} contains an invalid sum of squares")
+            sums[name] = collected
         if not sums:
-            raise BadInput("it knows no tensor")
+            raise BadInput("it has no tensors")
         datasets = file.fields[_DATASETS].contents() if _DATASETS in file.fields else []
         readings = file.fields[_READINGS].contents() if _READINGS in file.fields else 0
         return _Matrix(sums, tuple(map(str, datasets)), int(readings))
     except FileNotFoundError:
         raise BadInput(f"There is no importance matrix {path}.") from None
     except BadInput as error:
-        raise BadInput(f"{path.name} is no importance matrix that can be used: {error}.") from None
-    # What gguf raises for other files and cut ones, none of it its own.
+        raise BadInput(f"{path.name} is not a valid importance matrix: {error}.") from None
+    # gguf has no errors of its own for other files and truncated ones; it raises these.
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, MemoryError) as error:
         raise BadInput(
-            f"{path.name} is no GGUF file, or a damaged one ({type(error).__name__}). Give an importance matrix in "
+            f"{path.name} is damaged, or not a GGUF file ({type(error).__name__}). Give an importance matrix in "
             "GGUF form; llama-imatrix turns older ones into it (--in-file old.dat -o new.gguf)."
         ) from None
 
@@ -352,9 +355,9 @@ def _save(path: Path, sums: dict[str, _Sums], datasets: list[str], readings: int
     # llama.cpp counts chunks of equal size; ours are prompts with their answers, so the size is a mean.
     writer.add_uint32(_READINGS, readings)
     writer.add_uint32(_READING_ROWS, max(1, rows // max(1, readings)))
-    for name, found in sorted(sums.items()):
-        writer.add_tensor(name + _SUMS, found.squares.astype(numpy.float32))
-        writer.add_tensor(name + _ROWS, found.rows.astype(numpy.float32).reshape(-1, 1))
+    for name, collected in sorted(sums.items()):
+        writer.add_tensor(name + _SUMS, collected.squares.astype(numpy.float32))
+        writer.add_tensor(name + _ROWS, collected.rows.astype(numpy.float32).reshape(-1, 1))
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

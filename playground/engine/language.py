@@ -1,7 +1,7 @@
 """The language half of the split engine: an encoded prompt in, an answer out.
 
 Knows token ids and embeddings, not images, chats or projectors. Owns the model, its context (context.py) and the
-sampler (sampling.py). What it holds likely of an answer that is there already is read by scoring.py.
+sampler (sampling.py). The probabilities of an existing answer are computed by scoring.py.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _IMAGE_BATCHES, _IMAGE_TOKENS = 2, 1024
 
 
 def plan(load: LoadLanguage) -> MemoryPlan:
-    """What the context of such a load will take: made without memory for weights and cache, and freed again.
+    """How much memory the context of such a load will take. The context is made without weights and cache, and freed.
 
-    Raises what the load would: BadModel, EngineError.
+    Raises what the load would raise: BadModel, EngineError.
     """
     model = LanguageModel(load.model, n_gpu_layers=load.runtime.n_gpu_layers, weights=False)
     lines: list[str] = []
@@ -58,7 +58,7 @@ def plan(load: LoadLanguage) -> MemoryPlan:
 
 
 class LanguageModel:
-    """Owns a language model and its context until `close`. Without weights it can only be planned with."""
+    """Owns a language model and its context until `close`. Without weights it only serves `plan`."""
 
     def __init__(
         self, path: str, *, n_gpu_layers: int, importance: Importance | None = None, weights: bool = True
@@ -85,7 +85,7 @@ class LanguageModel:
     def prepare(self, runtime: Runtime, prompt: EncodedPrompt | None = None) -> float | None:
         """Make the context for `runtime` (and for `prompt`'s images) and warm it up, if there is none yet.
 
-        Returns the seconds that took, None if there was nothing to do. Raises EngineError.
+        Returns the seconds that it took; None if there was nothing to do. Raises EngineError.
         """
         started = time.perf_counter()
         context = self.make_context(runtime, prompt)
@@ -103,7 +103,7 @@ class LanguageModel:
         return time.perf_counter() - started
 
     def make_context(self, runtime: Runtime, prompt: EncodedPrompt | None = None) -> Context | None:
-        """Make the context that `prepare` warms up; None if it is there. Raises EngineError."""
+        """Make the context that `prepare` warms up; None if a fitting one exists. Raises EngineError."""
         n_ctx = min(runtime.n_ctx, self.n_ctx_train) if self.n_ctx_train > 0 else runtime.n_ctx
         n_batch = min(runtime.n_batch, n_ctx)
         # While an image is decoded without a causal mask, all of it has to be in one micro-batch.
@@ -118,8 +118,8 @@ class LanguageModel:
             n_threads=runtime.n_threads or loading.default_threads(C.llama_model_size(self._model)),
             flash_attention=loading.flash_attention(runtime.flash_attention, self.on_gpu),
         )
-        there = self._context.key if self._context else None
-        if there and replace(there, n_ubatch=wanted.n_ubatch) == wanted and there.n_ubatch >= wanted.n_ubatch:
+        current = self._context.key if self._context else None
+        if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
             return None
         self._drop_context()
         self._context = Context(self._model, wanted, self._importance)
@@ -234,7 +234,10 @@ class LanguageModel:
 
 
 def _progress(first_at: float, times: list[float]) -> tuple[tuple[float, int], ...]:
-    """Of the times when tokens came: seconds and tokens behind the first one, in even steps that end with the last."""
+    """(seconds, tokens) after the first token, in at most 40 even steps that end with the last token.
+
+    times: of each token, by the clock of `first_at`.
+    """
     last = len(times) - 1
     step = math.ceil(last / _PROGRESS_STEPS)
     return tuple((times[i] - first_at, i) for i in range(last, 0, -step))[::-1] if last > 0 else ()

@@ -1,4 +1,4 @@
-"""llama.cpp's log: the last lines, and what they say about an error or about memory."""
+"""The log of llama.cpp: keeps its last lines, and reads errors and memory sizes from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llama_cpp import mtmd_cpp as M
 
 from playground.errors import BadModel, BadPair, EngineError
 
-# ggml's log levels (ggml.h; the table in llama_cpp/_logger.py is out of date). CONTINUE goes on with the last line.
+# ggml's log levels (ggml.h; the table in llama_cpp/_logger.py is out of date). CONTINUE extends the last line.
 _DEBUG, _INFO, _CONTINUE = 1, 2, 5
 
 _lines: deque[str] = deque(maxlen=200)
@@ -38,7 +38,7 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
 
 @contextmanager
 def listening(listener: Callable[[str], None]) -> Iterator[None]:
-    """Hand each piece that llama.cpp logs to `listener`."""
+    """Call `listener` with each piece of text that llama.cpp logs in the block. A piece may be less than a line."""
     _listeners.append(listener)
     try:
         yield
@@ -50,7 +50,7 @@ _log_callback = C.llama_log_callback(_log)  # must outlive every call into llama
 
 
 def attach() -> None:
-    """Send what llama.cpp and mtmd log here. Once a process."""
+    """Have llama.cpp and mtmd log here. Call it once per process."""
     C.llama_log_set(_log_callback, None)
     M.mtmd_helper_log_set(_log_callback, None)
 
@@ -69,7 +69,7 @@ _SHORT = "another program may have taken it. Run again when it is free, or choos
 
 
 def explain(message: str) -> EngineError | BadModel:
-    """The error that llama.cpp's last log lines tell of, with a remedy where we know one."""
+    """The error that the last log lines describe, with a remedy where one is known; `message` says what failed."""
     text = "\n".join(_lines)
     if width := re.search(r"mismatch between text model \(n_embd = (\d+)\) and mmproj \(n_embd = (\d+)\)", text):
         return BadPair(
@@ -83,14 +83,14 @@ def explain(message: str) -> EngineError | BadModel:
     if re.search(r"(unable|failed) to allocate|out of memory", text):
         return EngineError(f"{message} There was not enough memory: {_SHORT}", last_lines())
     if "is corrupted or incomplete" in text:
-        return BadModel("The file is cut short or damaged. Download it again.")
+        return BadModel("The file is truncated or damaged. Download it again.")
     reasons = [line for line in _lines if "error" in line.lower() or "fail" in line.lower()]
     return EngineError(f"{message} {reasons[-1].strip() if reasons else ''}".strip(), last_lines())
 
 
 def context_bytes(lines: Iterable[str], *, on_gpu: bool) -> tuple[int | None, int | None]:
-    """What llama.cpp logged while it made a context: bytes of its caches (a sliding window and a recurrent state have
-    their own), and of its compute buffers on the GPUs, or on the host. None: it said nothing of that."""
+    """Sizes that llama.cpp logged while it made a context, in bytes: of its caches (a sliding window and a recurrent
+    state have their own), and of its compute buffers on the GPUs, or on the host. None: not logged."""
     text = "".join(lines)
     caches = re.findall(r": size = +([\d.]+) MiB \( *\d+ cells", text)
     # CPU and, pinned for transfers, CUDA_Host are the host's; CUDA0, Vulkan1 are not.

@@ -22,7 +22,7 @@ GPU_OFFLOAD: bool = bool(C.llama_supports_gpu_offload())
 
 
 def start() -> str:
-    """Initialise llama.cpp once a process. Returns the engine's versions in words."""
+    """Initialise llama.cpp. Call it once per process. Returns the versions of llama-cpp-python and llama.cpp."""
     llama_log.attach()
     C.llama_backend_init()
     build = C.llama_version().decode()
@@ -35,25 +35,27 @@ _ONE_THREAD_BYTES = 32 * 2**20
 
 
 def default_threads(model_bytes: int) -> int:
-    """Physical cores that this process may use: decoding is bound by memory, a second thread on a core slows it."""
+    """One thread for a small model, else one per physical core: a second thread on a core slows decoding down, since
+    memory limits it."""
     return 1 if model_bytes < _ONE_THREAD_BYTES else physical_cores()
 
 
 def physical_cores() -> int:
-    """That this process may use."""
+    """The number of physical cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
 
 
 def flash_attention(wanted: bool | None, on_gpu: bool) -> int:
-    """On the CPU flash attention costs a quarter of the decode speed (bench/README.md), so it is off there."""
+    """The llama_flash_attn_type. By default (None) it is off on the CPU, where it costs a quarter of the decode speed
+    (bench/README.md)."""
     if wanted is None:
         return int(C.LLAMA_FLASH_ATTN_TYPE_AUTO if on_gpu else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
     return int(C.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
 
 
 def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.llama_model_p:
-    """Load a GGUF language model; without weights its vocabulary, hyper-parameters and what size its tensors have.
+    """Load a GGUF language model; without weights: its vocabulary, hyper-parameters and tensor sizes only.
 
     Raises BadModel or EngineError with llama.cpp's reason.
     """
@@ -75,7 +77,7 @@ def load_projector(
 ) -> M.mtmd_context_p:
     """Load a projector for `model`. Its media marker is random, so that no prompt can contain it.
 
-    `observer`: a ggml_backend_sched_eval_callback that hears of every node; the caller keeps it alive.
+    `observer`: a ggml_backend_sched_eval_callback that is called for every graph node; the caller keeps it alive.
     Raises BadPair, BadModel or EngineError with llama.cpp's reason.
     """
     params = M.mtmd_context_params_default()
@@ -98,7 +100,7 @@ def load_projector(
 
 
 def metadata(model: C.llama_model_p, key: str) -> str | None:
-    """A metadata value of the GGUF file as text, or None."""
+    """A metadata value of the GGUF file as text; None if the key is missing."""
     buffer = ctypes.create_string_buffer(1)
     length = C.llama_model_meta_val_str(model, key.encode(), buffer, 1)
     if length < 0:

@@ -1,4 +1,4 @@
-"""llama.cpp's quantizer, for language models and projectors. Runs in a worker: a bad combination aborts the process."""
+"""Quantizes language models and projectors with llama.cpp. Runs in a worker: a bad combination aborts the process."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from playground.values.files import Half
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
 _LACKING = re.compile(r"did not find weights for +(\S+)")
 _SIZE = re.compile(r"quant size += +([\d.]+) MiB")
-_NAMED = 12  # tensors in a note
-_TEXT_BYTES = 128  # of a text in llama_model_kv_override, with its end
+_NAMED = 12  # tensors that a note lists by name
+_TEXT_BYTES = 128  # length of a text in llama_model_kv_override, with its terminating zero
 
 
 def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
-    """Write `request.source` to `request.target`. Raises BadInput or EngineError."""
+    """Write `request.source` to `request.target`, and `send` how far it is.
+
+    Raises BadInput for an unknown type or a matrix of another model, EngineError with llama.cpp's reason.
+    """
     ftype = getattr(C, f"LLAMA_FTYPE_MOSTLY_{request.quantization}", None)
     if ftype is None and request.quantization == "F32":
         ftype = C.LLAMA_FTYPE_ALL_F32
@@ -51,21 +54,21 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
     lacking: list[str] = []
     converted = 0
 
-    def heard(line: str) -> None:
+    def on_line(line: str) -> None:
         nonlocal converted
         converted += "converting to" in line
         if step := _STEP.search(line):
             send(Step(int(step[1]), int(step[2]), step[3]))
-        elif found := _LACKING.search(line):
-            lacking.append(found[1])
+        elif tensor := _LACKING.search(line):
+            lacking.append(tensor[1])
         elif "fallback" in line or "is different from tensor size" in line:
             notes.append(line.strip(" =\n"))
-        elif found := _SIZE.search(line):
-            size.append(int(float(found[1]) * 2**20))
+        elif mib := _SIZE.search(line):
+            size.append(int(float(mib[1]) * 2**20))
 
     started = time.perf_counter()
     llama_log.clear()
-    with llama_log.listening(heard):
+    with llama_log.listening(on_line):
         code = C.llama_model_quantize(request.source.encode(), request.target.encode(), ctypes.byref(params))
     if code:
         name = os.path.basename(request.source)
@@ -75,8 +78,8 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
     without = [name for name in lacking if name != "token_embd.weight"]
     if without and len(lacking) == converted:
         raise BadInput(
-            f"{os.path.basename(request.imatrix)} knows none of the tensors in {os.path.basename(request.source)}: it "
-            "is of another model, or of the other half."
+            f"{os.path.basename(request.imatrix)} has no tensor of {os.path.basename(request.source)}: it is a "
+            "matrix of another model, or of the other half."
         )
     if without:
         more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
@@ -85,32 +88,32 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
 
 
 def _imatrix(means: dict[str, Any]) -> Any:
-    """Ends with an entry of no name. Points into the means, which have to outlive it."""
-    made = (C.llama_model_imatrix_data * (len(means) + 1))()
+    """An array that ends with an empty entry. It points into `means`, which has to outlive it."""
+    entries = (C.llama_model_imatrix_data * (len(means) + 1))()
     for i, (name, mean) in enumerate(means.items()):
-        made[i].name, made[i].size = name.encode(), mean.size
-        made[i].data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    return made
+        entries[i].name, entries[i].size = name.encode(), mean.size
+        entries[i].data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return entries
 
 
 def _tensor_types(request: Quantize) -> Any:
-    """Ends with an entry of no pattern. Raises BadInput for a type that ggml does not have."""
+    """An array that ends with an empty entry. Raises BadInput for an unknown type."""
     import gguf  # noqa: PLC0415  it imports numpy, which a worker that answers need not wait for
 
     types = {kind.name.lower(): int(kind) for kind in gguf.GGMLQuantizationType}
-    made = (C.llama_model_tensor_override * (len(request.tensor_types) + 1))()
-    for i, one in enumerate(request.tensor_types):
-        if one.kind.lower() not in types:
-            raise BadInput(f"ggml has no type called '{one.kind}'. It has: {', '.join(types)}.")
-        made[i].pattern, made[i].type = one.pattern.encode(), types[one.kind.lower()]
-    return made
+    entries = (C.llama_model_tensor_override * (len(request.tensor_types) + 1))()
+    for i, override in enumerate(request.tensor_types):
+        if override.kind.lower() not in types:
+            raise BadInput(f"ggml has no type called '{override.kind}'. It has: {', '.join(types)}.")
+        entries[i].pattern, entries[i].type = override.pattern.encode(), types[override.kind.lower()]
+    return entries
 
 
 def _metadata(texts: dict[str, str]) -> Any:
-    """Ends with an entry of no key. What is longer than llama.cpp's field is cut."""
-    made = (C.llama_model_kv_override * (len(texts) + 1))()
+    """An array that ends with an empty entry. Texts longer than llama.cpp's field are truncated."""
+    entries = (C.llama_model_kv_override * (len(texts) + 1))()
     for i, (key, text) in enumerate(texts.items()):
-        made[i].key = key.encode()[: _TEXT_BYTES - 1]
-        made[i].tag = C.LLAMA_KV_OVERRIDE_TYPE_STR
-        made[i].value.val_str = text.encode()[: _TEXT_BYTES - 1]
-    return made
+        entries[i].key = key.encode()[: _TEXT_BYTES - 1]
+        entries[i].tag = C.LLAMA_KV_OVERRIDE_TYPE_STR
+        entries[i].value.val_str = text.encode()[: _TEXT_BYTES - 1]
+    return entries

@@ -1,4 +1,4 @@
-"""Chooses tokens with llama.cpp's samplers, by the settings of a run."""
+"""Chooses tokens with llama.cpp's samplers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TokenSampler:
         self.sampling: Sampling | None = None  # of the chain that is attached
 
     def attach(self, context: C.llama_context_p, sampling: Sampling) -> None:
-        """Begin anew with `sampling`."""
+        """Sample with `sampling` from now on. Penalties and the random generator start anew."""
         if self._chain is not None and self.sampling == sampling:
             C.llama_sampler_reset(self._chain)
             return
@@ -30,11 +30,11 @@ class TokenSampler:
         self.close()
 
     def sample(self, context: C.llama_context_p) -> int:
-        """The token that follows the last one that was decoded."""
+        """Choose the token that follows the last decoded one."""
         return int(C.llama_sampler_sample(self._chain, context, -1))
 
     def close(self) -> None:
-        """Free the chain. The context that it is attached to has to be gone."""
+        """Free the chain. Free or detach its context before."""
         if self._chain is not None:
             C.llama_sampler_free(self._chain)
             self._chain = self.sampling = None

@@ -1,4 +1,4 @@
-"""How likely a language model holds the tokens of an answer: scores, records, and drift from a record."""
+"""Probabilities of the tokens of an answer: scores, records, and the drift from a record."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _N_CANDIDATES = 5
 
 
 def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[TokenScore, ...]:
-    """How likely each token of an answer to `prompt` was, and the likeliest ones: of the model's own logits.
+    """The probability of each token of an answer, and the most likely tokens in its place, from the model's own logits.
 
-    Returns one more than there are tokens. Raises Interrupted, EngineError.
+    Returns one entry for each token, and one for what would follow the last. Raises Interrupted, EngineError.
     """
     vocabulary = model.vocabulary
     rows = zip(
@@ -33,7 +33,7 @@ def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[To
 
 
 def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
-    """Write what the model holds likely at each token of an answer, and behind the last one, for `measure`.
+    """Write the log probabilities at each token of an answer, and after the last one, to a file for `measure`.
 
     Returns the number of tokens in the vocabulary. Raises Interrupted, EngineError.
     """
@@ -44,17 +44,17 @@ def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
 
 
 def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tuple[TokenDrift, ...]:
-    """Compare with what a reference of the same vocabulary has recorded about the same answer.
+    """Compare with what a reference of the same vocabulary recorded for the same answer.
 
-    Returns one more than there are tokens. Raises Interrupted; EngineError for a record of another shape, and when
-    the model's logits are no numbers.
+    Returns one entry for each token, and one for what would follow the last. Raises Interrupted; EngineError for a
+    record of another shape, and if the model's logits are NaN or infinite.
     """
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
     n = model.vocabulary.n_tokens
     recorded = numpy.fromfile(request.path, request.dtype)
     if recorded.size != n * (len(request.token_ids) + 1):
-        raise EngineError("The reference's record is of another vocabulary or answer.")
+        raise EngineError("The reference's record belongs to another vocabulary or answer.")
     drifts = []
     rows = _logits(model, request, cancelled)
     for text, row, logits in zip(
@@ -62,7 +62,7 @@ def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tupl
     ):
         own, theirs = _log_probabilities(logits), row.astype(numpy.float64)
         if not numpy.isfinite(own).all():
-            raise EngineError("The model's outputs are no numbers (NaN): the file is damaged.")
+            raise EngineError("The model's outputs are NaN or infinite: the file is damaged.")
         drifts.append(
             TokenDrift(
                 text=text,
@@ -77,7 +77,7 @@ def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tupl
 
 
 def _texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
-    """Of each token, so that they join to the answer, and of none behind the last."""
+    """The text of each token, so that they join to the answer; then an empty text for the position after the last."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in token_ids:
         yield decoder.decode(vocabulary.piece(token))

@@ -1,4 +1,4 @@
-"""Chat text: the GGUF file's own Jinja template, one that the person gives, or one built into llama.cpp.
+"""Renders a chat as text, with the GGUF file's Jinja template, the user's own, or one built into llama.cpp.
 
 A chat template is code from a stranger's file. It runs in Jinja's sandbox, and only in a worker, which can be killed.
 """
@@ -115,9 +115,7 @@ def check(template: str) -> None:
     if template in builtin_names():
         return
     if "{" not in template:
-        raise BadInput(
-            f"There is no chat template called '{template}'. Give Jinja text, or one of: {', '.join(builtin_names())}."
-        )
+        raise BadInput(f"Unknown chat template '{template}'. Give Jinja text, or one of: {', '.join(builtin_names())}.")
     try:
         _compile(template)
     except jinja2.TemplateSyntaxError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class TextStream:
-    """Turns token bytes into text that can be shown: whole characters, and nothing of a stop text."""
+    """Turns token bytes into text that can be shown: whole characters, without any part of a stop text."""
 
     def __init__(self, stop: Iterable[str]) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -16,13 +16,13 @@ class TextStream:
         self.stopped = False
 
     def push(self, piece: bytes, *, last: bool = False) -> str:
-        """Returns the text that is now certain. Sets `stopped` when a stop text has come."""
+        """Returns the text that is now certain. Sets `stopped` once a stop text is complete."""
         text = self._held + self._decoder.decode(piece, final=last)
         self._held = ""
-        found = [position for s in self._stop if (position := text.find(s)) >= 0]
-        if found:
+        positions = [position for s in self._stop if (position := text.find(s)) >= 0]
+        if positions:
             self.stopped = True
-            return text[: min(found)]
+            return text[: min(positions)]
         if not last:
             held = max((_overlap(text, s) for s in self._stop), default=0)
             if held:

@@ -1,7 +1,7 @@
 """The vision half of the split engine: chat and images in, a prompt of token ids and image embeddings out.
 
-It holds a projector and, without its weights, a language model whose vocabulary and widths it needs. What it makes
-is what mtmd_helper_eval_chunks would feed to llama_decode (llama.cpp tools/mtmd/mtmd-helper.cpp), for any language
+It holds a projector and, without its weights, a language model whose vocabulary and widths it needs. Its output is
+what mtmd_helper_eval_chunks would feed to llama_decode (llama.cpp tools/mtmd/mtmd-helper.cpp), for any language
 model of the family; tests/engine/test_equality.py proves it.
 """
 
@@ -84,7 +84,10 @@ class VisionModel:
                     self._embeddings(chunk)
 
     def render(self, messages: Sequence[ChatMessage], chat_template: str | None) -> str:
-        """The prompt's text with an image marker where each image goes."""
+        """The prompt's text, with an image marker where each image goes.
+
+        Raises BadInput for an invalid template, BadModel if there is none or it fails.
+        """
         template = chat_template or self._template
         if not template:
             raise BadModel(
@@ -129,7 +132,7 @@ class VisionModel:
                 encoded.append(tile)
                 n_past += tile.n_pos
         if not encoded or not isinstance(encoded[-1], TextChunk):
-            raise BadModel("The chat template ends with the image, so that no answer can begin. Choose another one.")
+            raise BadModel("The chat template ends with the image, so no answer can follow. Choose another one.")
         return EncodedPrompt(
             chunks=tuple(encoded),
             n_embd=self.n_embd,
@@ -153,7 +156,7 @@ class VisionModel:
             llama_log.clear()
             code = M.mtmd_tokenize(self._mtmd, chunks, ctypes.byref(prompt), array_of, len(bitmaps))
             if code == 1:
-                raise BadPrompt("The prompt has another number of image places than images.")
+                raise BadPrompt("The prompt's number of image markers differs from its number of images.")
             if code:
                 raise llama_log.explain("llama.cpp could not prepare the image.")
         finally:
@@ -179,7 +182,7 @@ class VisionModel:
             raise llama_log.explain("llama.cpp could not encode the image.")
         output = M.mtmd_get_output_embd(self._mtmd)
         if not output:
-            raise EngineError("llama.cpp gave no embeddings for the image.", llama_log.last_lines())
+            raise EngineError("llama.cpp returned no embeddings for the image.", llama_log.last_lines())
         n_tokens = int(M.mtmd_input_chunk_get_n_tokens(chunk))
         return ctypes.string_at(output, n_tokens * self.n_embd * _FLOAT_BYTES)
 

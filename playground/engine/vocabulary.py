@@ -8,7 +8,7 @@ from llama_cpp import llama_cpp as C
 
 
 class Vocabulary:
-    """Token ids to bytes, and which ids end a text."""
+    """The bytes of each token id, and the ids with a special meaning."""
 
     def __init__(self, model: C.llama_model_p) -> None:
         self._vocab = C.llama_model_get_vocab(model)
@@ -19,7 +19,7 @@ class Vocabulary:
         return bool(C.llama_vocab_is_eog(self._vocab, token_id))
 
     def special_text(self, token_id: int) -> str:
-        """The text of a control token, such as <s>, for a chat template; empty if there is none."""
+        """The text of a control token, such as <s>, for a chat template; empty if the id is invalid or has no text."""
         if token_id < 0:
             return ""
         text = C.llama_vocab_get_text(self._vocab, token_id)
@@ -38,12 +38,12 @@ class Vocabulary:
         return bool(C.llama_vocab_get_add_bos(self._vocab))
 
     def any_token(self) -> int:
-        """A token that is certain to exist, for warming up."""
+        """A token id that certainly exists, for warming up."""
         bos = int(C.llama_vocab_bos(self._vocab))
         return bos if bos >= 0 else 0
 
     def piece(self, token_id: int) -> bytes:
-        """The bytes that a token writes; control tokens write none."""
+        """The bytes that a token adds to the text; empty for a control token."""
         known = self._pieces.get(token_id)
         if known is None:
             buffer = ctypes.create_string_buffer(64)

@@ -50,7 +50,7 @@ from playground.errors import PlaygroundError
 
 
 class Worker:
-    """Serves requests with whatever model it was told to load."""
+    """Serves requests with the model that it loaded."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,7 +1,7 @@
 """A diskcache that holds bytes only and cannot be made to unpickle (CVE-2025-69872).
 
-Where the disk is full or broken nothing is kept, and `problem` says so: what a cache holds can be made again, and
-what is more than that has an owner that keeps it until the disk takes it (notebooks/library.py).
+If the disk is full or broken, nothing is kept and `problem` says so. The contents of a cache can be made again; data
+that cannot has an owner that keeps it until the disk accepts it (notebooks/library.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class _BytesDisk(diskcache.Disk):  # type: ignore[misc]
-    """Keys are text, values are bytes; a row of any other kind, however it got there, is refused."""
+    """Keys are text, values are bytes. Any other row is refused."""
 
     def put(self, key: Any) -> tuple[Any, bool]:
         if not isinstance(key, str):
-            raise TypeError(f"a key has to be text, not {type(key).__name__}")
+            raise TypeError(f"a key must be text, not {type(key).__name__}")
         return key, True
 
     def get(self, key: Any, raw: bool) -> Any:
@@ -33,7 +33,7 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
         if not isinstance(value, bytes):
-            raise TypeError(f"a value has to be bytes, not {type(value).__name__}")
+            raise TypeError(f"a value must be bytes, not {type(value).__name__}")
         return super().store(value, read, key)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> Any:
@@ -49,7 +49,7 @@ _DISK_ERRORS = (OSError, sqlite3.Error, diskcache.Timeout, ValueError)
 
 
 class BytesCache:
-    """Owns a cache folder. Safe to use from several threads. Without a limit nothing in it ever gives way."""
+    """Owns a cache folder. Safe to use from several threads. Without a limit no entry is ever evicted."""
 
     def __init__(self, folder: Path, size_limit_bytes: int | None) -> None:
         self.problem: str | None = None
@@ -73,7 +73,7 @@ class BytesCache:
         return value if isinstance(value, bytes) else None
 
     def set(self, key: str, value: bytes) -> bool:
-        """Whether it is kept."""
+        """Returns whether the value was stored."""
         if self._cache is None:
             return False
         try:
@@ -85,7 +85,7 @@ class BytesCache:
         return True
 
     def delete(self, key: str) -> bool:
-        """Whether it is gone."""
+        """Returns whether the entry is gone."""
         if self._cache is None:
             return True
         try:
@@ -110,7 +110,7 @@ class BytesCache:
 
 
 def open_cache(folder: Path, size_limit_bytes: int | None) -> diskcache.Cache:
-    """Open or make a cache that only this user can read. With a limit, least recently used entries give way."""
+    """Open or make a cache that only this user can read. With a limit, the least recently used entries are evicted."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     return diskcache.Cache(

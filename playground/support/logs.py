@@ -1,4 +1,4 @@
-"""The log: text, or one JSON object a line; without secrets, wherever in a message or an exception they stand."""
+"""The log: plain text, or one JSON object per line. Secrets are masked in messages and in exceptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-# What stands in the group is kept.
+# The text of the first group is kept, the rest is masked.
 _SECRETS = (
     re.compile(r"()\bhf_[A-Za-z0-9]{16,}"),  # tokens of the Hub; hf_hub_download is none
     re.compile(r"""(?i)\b(bearer\s+)[^\s'",}]+"""),
@@ -23,7 +23,7 @@ class _Formatter(logging.Formatter):
     def __init__(self, *, as_json: bool, secrets: Sequence[str]) -> None:
         super().__init__("%(asctime)s %(name)s %(levelname)s %(message)s")
         self._as_json = as_json
-        # A password of two letters would mask half of every word; it is kept out of messages by SecretStr anyway.
+        # A password of two letters would mask parts of every word; SecretStr keeps it out of messages anyway.
         longest_first = sorted((s for s in secrets if len(s) > 3), key=len, reverse=True)
         self._secrets = (*(re.compile(f"(){re.escape(secret)}") for secret in longest_first), *_SECRETS)
 
@@ -51,16 +51,16 @@ class _Formatter(logging.Formatter):
 
 
 def configure(*, as_json: bool, secrets: Sequence[str] = ()) -> None:
-    """Send everything from INFO on to stderr. `secrets`: texts that are masked beside tokens and notebooks' keys."""
+    """Send everything from INFO on to stderr. `secrets`: texts to mask in addition to tokens and notebooks' keys."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(as_json=as_json, secrets=secrets))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("httpx", "httpx2"):  # gradio asks itself whether it is up; the Hub's addresses of files are signed
+    for name in ("httpx", "httpx2"):  # gradio polls itself; the Hub's file URLs contain signatures
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def adopt_server() -> None:
-    """Once uvicorn runs: what its loggers say goes the same way. They bring handlers of their own."""
+    """Call it once uvicorn runs: replaces the handlers of its loggers by ours."""
     for name in ("uvicorn", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -1,4 +1,4 @@
-"""What comes back: token probabilities, the numbers of a pane, the panes of a run."""
+"""The results of a run: token probabilities, the metrics of a pane, the panes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A token that could have come next, and how likely the model held it, before any sampler: 0 to 1."""
+    """A token that could have come next, with the probability that the model gave it, before any sampler: 0 to 1."""
 
     token_id: int
     text: str
@@ -17,21 +17,21 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """What a model thought where a token of an answer stands. Behind the last token there is one more, of no token."""
+    """A model's probabilities at one position of an answer. One more entry, without a token, follows the last token."""
 
     text: str  # of the token; the texts of an answer's tokens join to the answer
     probability: float | None  # of the token, 0 to 1
-    candidates: tuple[Candidate, ...]  # the likeliest ones, in this order
+    candidates: tuple[Candidate, ...]  # the most likely ones, the likeliest first
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDrift:
     """How a variant's distribution over the next token differs from the reference's; both read the same answer."""
 
-    text: str  # of the reference's token; empty behind the last one
+    text: str  # of the reference's token; empty after the last one
     kl: float  # Kullback-Leibler divergence of the variant from the reference, in nats, over the whole vocabulary
-    same_top: bool  # both hold the same token likeliest
-    reference: tuple[Candidate, ...]  # the likeliest ones of either
+    same_top: bool  # the same token is the most likely one in both
+    reference: tuple[Candidate, ...]  # the most likely tokens of each
     variant: tuple[Candidate, ...]
 
 
@@ -51,7 +51,7 @@ class PaneState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The numbers of one pane. docs/metrics.md defines each."""
+    """The metrics of one pane; docs/metrics.md defines each. None: unknown or not measured."""
 
     load_s: float | None = None
     projector_load_s: float | None = None
@@ -73,7 +73,7 @@ class Metrics:
     projector_bytes: int | None = None
     host_rss_bytes: int | None = None
     gpu_bytes: int | None = None
-    # Tokens per second over time: (seconds behind the first token, tokens behind it by then), at most 40 steps.
+    # Tokens per second over time: (seconds, tokens) after the first token, at most 40 steps.
     progress: tuple[tuple[float, int], ...] | None = None
     read_bytes_per_token: int | None = None
     bandwidth_share: float | None = None
@@ -81,7 +81,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Pane:
-    """One variant's column: everything that the page shows of it at one moment."""
+    """One variant's column on the page, at one moment."""
 
     variant: str
     state: PaneState = PaneState.QUEUED
@@ -91,21 +91,21 @@ class Pane:
     metrics: Metrics = Metrics()
     # Index of the first generated token that differs from the reference's; None while they agree.
     first_divergence: int | None = None
-    comparable: bool = True  # token ids of another family mean other texts: nothing is said about where they part
+    comparable: bool = True  # False for another family: its token ids mean other texts
     error: str | None = None
     log: tuple[str, ...] = ()
-    note: str | None = None  # what is being waited for, in words
+    note: str | None = None  # what the pane waits for, in words
     error_code: str | None = None  # of playground.errors, such as "out_of_memory"
     finish_reason: str | None = None  # "end of text", "max tokens", "stop text", "stopped", "context full"
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonUpdate:
-    """All panes of a run at one moment; the last one has done=True."""
+    """All panes of a run at one moment. The last update has done=True."""
 
     panes: tuple[Pane, ...]
     done: bool = False
-    queue_place: int | None = None  # runs ahead of this one; None once it is its turn
+    queue_place: int | None = None  # runs before this one; None once its turn has come
     rendered_prompt: str | None = None
     notes: tuple[str, ...] = ()
     elapsed_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Model files: their headers' shape, one GGUF file, a pair as a variant."""
+"""Model files: a GGUF file, the sizes in its header, a pair of files as a variant."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Half(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a forecast of memory and speed needs to know of a GGUF file; from its header (models/gguf/header.py)."""
+    """The sizes that a forecast of memory and speed needs, from a GGUF header (models/gguf/model_shape.py)."""
 
     n_layers: int
     layer_bytes: int  # all layers' weights together
     embedding_bytes: int  # a language model's token embeddings: they stay on the host, a token reads one row
     other_bytes: int  # the output layer (the embeddings once more where they serve as it), norms, projection
-    read_bytes: int  # weights that one decoded token reads: of a mixture of experts those that it uses
+    read_bytes: int  # weights that one decoded token reads; of a mixture of experts, only the experts in use
     is_float: bool = False  # most weights are floats of 16 or 32 bits: their products need cuBLAS's workspace
     kv_bytes_per_token: int | None = None  # keys and values of all layers, 16 bits each
     n_vocabulary: int | None = None
-    n_patches: int | None = None  # of a projector: what its encoder takes at once, for an image of its own size
+    n_patches: int | None = None  # of a projector: patches of one image of its native size
     n_embd: int | None = None
     n_ff: int | None = None
 

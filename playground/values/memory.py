@@ -1,4 +1,4 @@
-"""What is held where: workers, GPUs, forecasts, the queue."""
+"""The memory report: what workers hold on GPUs and host, what they will take, who waits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOST = "host"  # the place of workers that use no GPU; a GPU's is "GPU 0", as NV
 
 @dataclass(frozen=True, slots=True)
 class MemoryParts:
-    """What a worker's memory on one place is made of, in bytes."""
+    """The parts of a worker's memory on one place, in bytes."""
 
     weights: int
     kv_cache: int = 0
@@ -42,7 +42,7 @@ class MemoryParts:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a worker will take, told before it is loaded."""
+    """The memory that a worker will take, predicted before it is loaded."""
 
     parts: Mapping[str, MemoryParts]  # by place
     source: str  # "header", "dry run" of llama.cpp, "measured before"
@@ -54,7 +54,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class WorkerMemory:
-    """What one worker holds now."""
+    """The memory that one worker holds now."""
 
     id: str  # for Pool.pin and Pool.unload
     pid: int
@@ -65,9 +65,9 @@ class WorkerMemory:
     bytes: int | None  # on its GPUs if it has any, else resident in host memory
     host_rss_bytes: int | None
     gpu_bytes: int | None
-    # Of gpu_bytes: "process" as NVML tells it, "difference" of the device's memory where a container hides processes.
+    # gpu_bytes: "process" as NVML reports it, or "difference" of the device's memory where a container hides processes.
     measured_by: str | None
-    peak_bytes: int | None  # the most that `bytes` has been
+    peak_bytes: int | None  # the largest value that `bytes` had
     forecast: Forecast | None
     leases: int
     pinned: bool
@@ -75,7 +75,7 @@ class WorkerMemory:
 
     @property
     def forecast_bytes(self) -> int | None:
-        """To be held against peak_bytes."""
+        """The prediction to compare with peak_bytes; None if there was none."""
         if self.forecast is None:
             return None
         on_gpus = [n for place, n in self.forecast.bytes.items() if place != HOST]
@@ -86,7 +86,7 @@ class WorkerMemory:
         return tuple(self.place.split(" + "))
 
     def held_at(self, place: str) -> int | None:
-        """Bytes on one place. A worker on several places is divided among them as it was forecast."""
+        """Bytes on one place. The memory of a worker on several places is divided as it was forecast."""
         if place not in self.places:
             return 0
         if self.bytes is None or len(self.places) == 1:
@@ -98,15 +98,15 @@ class WorkerMemory:
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """A GPU as its driver tells it, or, where there is none of NVIDIA's, as ggml does. None: it does not tell."""
+    """A GPU as NVML reports it, or ggml where no NVIDIA driver is installed. None: not reported."""
 
     index: int
     name: str
     total_bytes: int
     used_bytes: int
     uuid: str = ""
-    source: str = "NVML"  # or "ggml": from a worker's last word
-    utilization: float | None = None  # share of the last moment in which anything ran: 0 to 1
+    source: str = "NVML"  # or "ggml": from a worker's last message
+    utilization: float | None = None  # share of the last sampling period in which a kernel ran: 0 to 1
     temperature_c: float | None = None
     power_w: float | None = None
 
@@ -119,7 +119,7 @@ class GpuMemory:
 class QueuedRun:
     """A run that generates, or waits for its turn."""
 
-    who: str  # "" for nobody in particular
+    who: str  # "" if no person asked for it
     files: tuple[str, ...]
     waited_s: float
     place: str | None  # where it runs; None: it waits
@@ -127,26 +127,26 @@ class QueuedRun:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """What is held where at one moment."""
+    """Memory, workers and queue at one moment."""
 
     time: float  # seconds since 1970
     workers: tuple[WorkerMemory, ...]
     gpus: tuple[GpuMemory, ...]
     host_total_bytes: int
     host_available_bytes: int
-    budgets: Mapping[str, int]  # by place: what all workers there may take together
+    budgets: Mapping[str, int]  # by place: the bytes that all workers there may take together
     queue: tuple[QueuedRun, ...]  # the running ones first, then in the order in which they are likely to come
-    alarms: tuple[str, ...] = ()  # memory that did not come back, the newest last
+    alarms: tuple[str, ...] = ()  # memory that was not freed, the newest last
 
     @property
     def budget_bytes(self) -> int:
-        """Of all GPUs, or of the host where there is none."""
+        """The budget of all GPUs, or of the host if there is no GPU."""
         gpus = [n for place, n in self.budgets.items() if place != HOST]
         return sum(gpus) if gpus else self.budgets.get(HOST, 0)
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The GPUs, or the host where there is none."""
+        """All GPUs, or the host if there is no GPU."""
         return tuple(gpu.place for gpu in self.gpus) or (HOST,)
 
     @property

@@ -1,4 +1,4 @@
-"""What is asked: an image, a conversation, sampling, how llama.cpp runs."""
+"""The request of a run: images, a conversation, sampling, and how llama.cpp runs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Sampling:
 class Runtime:
     """How llama.cpp runs a model; None lets the engine choose (docs/decisions/0004-defaults-by-measurement.md)."""
 
-    n_ctx: int = 4096  # tokens; the page says so when a prompt is longer
+    n_ctx: int = 4096  # tokens; a longer prompt is an error that says so
     n_threads: int | None = None
     n_batch: int = 512  # tokens per llama_decode call while the prompt is read
     n_gpu_layers: int = -1  # -1: all of them, 0: none
     flash_attention: bool | None = None
     projector_on_gpu: bool = True  # with n_gpu_layers 0 it is on the host anyway
-    split_gpus: bool = False  # the language model's layers over all GPUs, by llama.cpp
+    split_gpus: bool = False  # llama.cpp spreads the language model's layers over all GPUs
 
 
 class Remedy(enum.StrEnum):
@@ -61,7 +61,7 @@ class Image:
     width: int
     height: int
     sha256: str  # of the pixels and the size, so the same picture in two file formats is one image
-    note: str | None = None  # what was done to the upload, for the person to know
+    note: str | None = None  # what was changed in the upload, for the person
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One question: what is asked, and of which variants."""
+    """One question to several variants, with all that its run depends on."""
 
-    images: tuple[Image, ...]  # they stand in front of the conversation's first question
+    images: tuple[Image, ...]  # they precede the conversation's first question
     prompt: str
     variants: tuple[Variant, ...]
     reference: str  # a variant's id
@@ -84,6 +84,6 @@ class Comparison:
     runtime: Runtime = Runtime()
     order: Order = Order.IN_TURN
     chat_template: str | None = None  # overrides the variants' own
-    probabilities: bool = False  # read every answer once more, for the probabilities of its tokens
-    earlier: tuple[Turn, ...] = ()  # each variant goes on from its own answers
-    remedies: tuple[Remedy, ...] = ()  # what may be done to a variant that does not fit into memory
+    probabilities: bool = False  # decode every answer once more, for its tokens' probabilities
+    earlier: tuple[Turn, ...] = ()  # each variant continues from its own answers
+    remedies: tuple[Remedy, ...] = ()  # what the person allows for a variant that does not fit into memory
