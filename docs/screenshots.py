@@ -42,7 +42,7 @@ def measure(page: Page) -> None:
     page.get_by_role("button", name="+ Measure").click()
     cell = page.locator(".vp-is-compare.vp-active", has=page.locator("[data-q]"))
     cell.get_by_label("how many").fill("24")
-    cell.get_by_label("accuracy").check()
+    cell.get_by_label("Right or wrong").check()
     for option in page.locator("#vp-models").get_by_role("checkbox").all():
         option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q4_K_M", "Q2_K"))
     for name in ("Q4_0", "Q2_K"):

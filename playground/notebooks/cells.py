@@ -167,34 +167,34 @@ def check_cell(cell: Cell) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        raise BadInput("The text holds half a character, which is no text. Type it again.") from None
+        raise BadInput("The text contains an invalid character (an unpaired surrogate). Please retype it.") from None
     if isinstance(cell, CompareCell):
         if not cell.prompts or len(cell.prompts) > MAX_TURNS:
             raise BadInput(f"A conversation has 1 to {MAX_TURNS} questions.")
         if len(cell.pictures) > MAX_PICTURES:
             raise BadInput(f"At most {MAX_PICTURES} images fit in one cell.")
         if not all(_SHA256.fullmatch(picture.sha256) for picture in cell.pictures):
-            raise BadInput("An image of the cell has no proper sha256.")
+            raise BadInput("An image of the cell has an invalid sha256.")
         if cell.questions is not None:
             _check_questions(cell.questions)
 
 
-def _check_questions(asked: CellQuestions) -> None:
-    if asked.level not in ("easy", "hard", ""):
-        raise BadInput(f"There are easy and hard questions, none that are '{asked.level[:20]}'.")
-    if asked.source and not _SHA256.fullmatch(asked.source):
-        raise BadInput("The set of questions has no proper sha256.")
-    if not 1 <= asked.n <= MAX_ITEMS:
-        raise BadInput(f"The number of questions has to be between 1 and {MAX_ITEMS}.")
-    if not 1 <= asked.plan.max_tokens <= 2048:
-        raise BadInput("The answers' max tokens have to be between 1 and 2048.")
-    ship_card.check(asked.limits)
-    if not asked.measures and not asked.sensitivity:
-        raise BadInput("Nothing is ticked that is to be measured.")
+def _check_questions(questions: CellQuestions) -> None:
+    if questions.level not in ("easy", "hard", ""):
+        raise BadInput(f"Invalid level '{questions.level[:20]}': questions are easy or hard.")
+    if questions.source and not _SHA256.fullmatch(questions.source):
+        raise BadInput("The set of questions has an invalid sha256.")
+    if not 1 <= questions.n <= MAX_ITEMS:
+        raise BadInput(f"The number of questions must be between 1 and {MAX_ITEMS}.")
+    if not 1 <= questions.plan.max_tokens <= 2048:
+        raise BadInput("The answers' max tokens must be between 1 and 2048.")
+    ship_card.check(questions.limits)
+    if not questions.measures and not questions.sensitivity:
+        raise BadInput("Tick at least one thing to measure.")
 
 
 def pictures_of(cell: Cell, runs: Iterable[Run]) -> tuple[Picture, ...]:
     """Each picture once."""
     cells = [cell, *(run.cell for run in runs)]
-    found = {p.sha256: p for one in cells if isinstance(one, CompareCell) for p in one.pictures}
-    return tuple(found.values())
+    pictures = {p.sha256: p for holder in cells if isinstance(holder, CompareCell) for p in holder.pictures}
+    return tuple(pictures.values())

@@ -50,14 +50,14 @@ _T = TypeVar("_T")
 
 def to_json(title: str, cells: Iterable[tuple[Cell, Sequence[Run]]], png: Callable[[str], bytes | None]) -> str:
     """A notebook's file. `png`: a picture's file by its sha256; None if it is lost."""
-    lines, told = [], set[str]()
+    lines, written = [], set[str]()
     for cell, runs in cells:
         images = {}
         for picture in pictures_of(cell, runs):
-            data = None if picture.sha256 in told else png(picture.sha256)
+            data = None if picture.sha256 in written else png(picture.sha256)
             if data is not None:
                 images[picture.sha256] = base64.b64encode(data).decode()
-                told.add(picture.sha256)
+                written.add(picture.sha256)
         lines.append(msgspec.json.encode(WholeCell(cell, tuple(runs), images)).decode())
     head = json.dumps({"format": FORMAT, "version": VERSION, "title": title})
     return head[:-1] + ', "cells": [\n' + ",\n".join(lines) + "\n]}\n"
@@ -72,16 +72,16 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
     whole = _as_utf8(text)
     if whole != text:
         text = whole
-        problems.append("The file holds halves of characters, which are no text; a ? stands for each.")
+        problems.append("The file contains invalid characters (unpaired surrogates). Each is replaced by a ?.")
     try:
         head = msgspec.json.decode(text, type=_NotebookHead)
     except msgspec.ValidationError as error:
-        raise BadInput(f"This is no notebook of this playground: {error}.") from None
+        raise BadInput(f"This is not a notebook of this playground: {error}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
         head, problem = _salvaged(text, error)
         problems.append(problem)
     if head.format != FORMAT:
-        raise BadInput(f"This is no notebook of this playground: its format is '{head.format[:80]}'.")
+        raise BadInput(f"This is not a notebook of this playground: its format is '{head.format[:80]}'.")
     if head.version > VERSION:
         raise BadInput(
             f"This notebook was written by a newer version of the playground (format {head.version}; this one reads "
@@ -90,12 +90,12 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
     cells: list[WholeCell] = []
     for number, raw in enumerate(head.cells, 1):
         try:
-            cell, told = _whole_cell(raw)
+            cell, remarks = _whole_cell(raw)
         except _UNREADABLE as error:
             problems.append(f"Cell {number} cannot be used and was left out: {_said(error)}.")
         else:
             cells.append(cell)
-            problems += [f"Cell {number}: {text}" for text in told]
+            problems += [f"Cell {number}: {text}" for text in remarks]
     if len(cells) > MAX_CELLS:
         problems.append(f"Only the first {MAX_CELLS} of {len(cells)} cells were taken.")
     return head.title[:MAX_TITLE], tuple(cells[:MAX_CELLS]), tuple(problems)
@@ -118,9 +118,9 @@ def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
     except msgspec.MsgspecError as error:
         problems.append(f"its runs cannot be used and were left out: {_said(error)}.")
     runs: dict[int, Run] = {}
-    for number, one in enumerate(raw_runs, 1):
+    for number, raw_run in enumerate(raw_runs, 1):
         try:
-            run = checked_run(_read(one, Run))
+            run = checked_run(_read(raw_run, Run))
             if run.number in runs:
                 raise BadInput(f"it is not the first with the number {run.number}")
             runs[run.number] = run
@@ -139,8 +139,8 @@ def _check_numbers(document: Any) -> None:
     if isinstance(document, Mapping):
         document = list(document.values())
     if isinstance(document, list):
-        for one in document:
-            _check_numbers(one)
+        for value in document:
+            _check_numbers(value)
     elif isinstance(document, int | float) and abs(document) > _MAX_NUMBER:
         raise BadInput("it holds a number that is too large")
 
@@ -164,14 +164,17 @@ def checked_run(run: Run) -> Run:
     if run.reference not in known:
         raise BadInput("its reference is not among its variants")
     if run.measurement is not None:
-        asked = len(run.measurement.questions)
+        n_questions = len(run.measurement.questions)
         if not {run.reference} <= {r.variant for r in run.measurement.results} <= known:
             raise BadInput("it measured a variant that it does not list, or not its reference")
-        if any(len(r.items) != asked for r in run.measurement.results) or len(run.measurement.answers) != asked:
+        if (
+            any(len(r.items) != n_questions for r in run.measurement.results)
+            or len(run.measurement.answers) != n_questions
+        ):
             raise BadInput("its measurement has other numbers of questions and answers")
     if run.sensitivity is not None:
         kinds = len(run.sensitivity.scan.kinds)
-        if not kinds or any(len(one.rungs) != kinds for one in run.sensitivity.sensed):
+        if not kinds or any(len(group.rungs) != kinds for group in run.sensitivity.sensed):
             raise BadInput("its scan has other numbers of types than it tried")
     for result in run.results:
         if not 0 <= result.turn < len(run.cell.prompts):
@@ -189,9 +192,9 @@ def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, str]:
     begin = text.find('"cells": [')
     try:
         head = json.loads(text[:begin].rstrip().rstrip(",") + "}")
-        found = _NotebookHead(str(head["format"]), int(head["version"]), _as_utf8(str(head.get("title", ""))))
+        salvaged = _NotebookHead(str(head["format"]), int(head["version"]), _as_utf8(str(head.get("title", ""))))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise BadInput(f"This is no notebook of this playground, or its beginning is damaged: {error}.") from None
+        raise BadInput(f"This is not a notebook of this playground, or its beginning is damaged: {error}.") from None
     at = begin + len('"cells": [')
     while True:
         while at < len(text) and text[at] in " \r\n\t,":
@@ -200,9 +203,12 @@ def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, str]:
             _, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             break
-        found.cells.append(msgspec.Raw(text[at:end].encode()))
+        salvaged.cells.append(msgspec.Raw(text[at:end].encode()))
         at = end
     if text[at : at + 1] == "]":
-        return found, f"The file is damaged ({error}). Cells found all the same: {len(found.cells)}."
+        return salvaged, f"The file is damaged ({error}). Cells found all the same: {len(salvaged.cells)}."
     line = text.count("\n", 0, at) + 1
-    return found, f"The file is damaged from line {line} on ({error}). Cells read before that: {len(found.cells)}."
+    return (
+        salvaged,
+        f"The file is damaged from line {line} on ({error}). Cells read before that: {len(salvaged.cells)}.",
+    )

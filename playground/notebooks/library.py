@@ -99,12 +99,12 @@ class Library:
         raw = self._entries.get(f"browser/{token}") if token else None
         if token is None or raw is None:
             return secrets.token_urlsafe(16), ()
-        found = []
+        listed = []
         for id in msgspec.json.decode(raw, type=list[str]):
             notebook = self._notebook(id)
             if notebook is not None:
-                found.append(ListedNotebook(notebook.id, notebook.title))
-        return token, tuple(found)
+                listed.append(ListedNotebook(notebook.id, notebook.title))
+        return token, tuple(listed)
 
     def create(self, browser: str, title: str, cells: Sequence[WholeCell] = ()) -> Notebook:
         """A new notebook in a browser's list, with new ids for its cells. Raises BadInput if there are too many."""
@@ -306,8 +306,8 @@ class Library:
     def runs(self, notebook: Notebook, cell: str) -> tuple[RunInfo, ...]:
         """The first one first."""
         raw = self._entries.get(f"runs/{notebook.id}/{cell}")
-        found = msgspec.json.decode(raw, type=tuple[RunInfo, ...]) if raw else ()
-        return tuple(msgspec.structs.replace(info, state=self._state(cell, info.number, info.state)) for info in found)
+        infos = msgspec.json.decode(raw, type=tuple[RunInfo, ...]) if raw else ()
+        return tuple(msgspec.structs.replace(info, state=self._state(cell, info.number, info.state)) for info in infos)
 
     def run(self, notebook: Notebook, cell: str, number: int) -> Run | None:
         """None if it is not there, or cannot be read."""
@@ -322,8 +322,8 @@ class Library:
         return run
 
     def all_runs(self, notebook: Notebook, cell: str) -> tuple[Run, ...]:
-        found = (self.run(notebook, cell, info.number) for info in self.runs(notebook, cell))
-        return tuple(run for run in found if run is not None)
+        runs = (self.run(notebook, cell, info.number) for info in self.runs(notebook, cell))
+        return tuple(run for run in runs if run is not None)
 
     def newest_run(self, notebook: Notebook, cell: str) -> Run | None:
         infos = self.runs(notebook, cell)

@@ -14,36 +14,36 @@ from playground.values.answer import PaneState
 
 def changes(old: Run, new: Run) -> str:
     """What was asked differently, then which answers came out differently."""
-    told = []
+    changed = []
     if old.cell.prompts != new.cell.prompts:
-        told.append("the prompt changed")
+        changed.append("the prompt changed")
     if [p.sha256 for p in old.cell.pictures] != [p.sha256 for p in new.cell.pictures]:
-        told.append("the images changed")
+        changed.append("the images changed")
     if old.cell.questions != new.cell.questions:
-        told.append("the questions, or what is measured, changed")
+        changed.append("the questions, or what is measured, changed")
     if old.cell.gallery != new.cell.gallery:
-        told.append("each image alone" if new.cell.gallery else "all images in one prompt")
+        changed.append("each image alone" if new.cell.gallery else "all images in one prompt")
     before, after = settings_of(old), settings_of(new)
     for name in dict.fromkeys((*before, *after)):
         if before.get(name) == after.get(name):
             continue
         if name == "chat template":  # pages long
-            told.append("the chat template changed")
+            changed.append("the chat template changed")
         else:
-            told.append(f"{name} {before.get(name, 'default')} → {after.get(name, 'default')}")
+            changed.append(f"{name} {before.get(name, 'default')} → {after.get(name, 'default')}")
     for what in ("engine", "machine"):
         if getattr(old, what) != getattr(new, what):
-            told.append(f"the {what} changed")
-    told += [f"{v.label} added" for v in new.variants if v.id not in {v.id for v in old.variants}]
-    told += [f"{v.label} removed" for v in old.variants if v.id not in {v.id for v in new.variants}]
+            changed.append(f"the {what} changed")
+    changed += [f"{v.label} added" for v in new.variants if v.id not in {v.id for v in old.variants}]
+    changed += [f"{v.label} removed" for v in old.variants if v.id not in {v.id for v in new.variants}]
     files = {v.id: (v.model.sha256, v.projector.sha256) for v in old.variants}
-    told += [
+    changed += [
         f"the files of {v.label} changed"
         for v in new.variants
         if v.id in files and files[v.id] != (v.model.sha256, v.projector.sha256)
     ]
-    asked = f"From run {old.number} to run {new.number}: " + (", ".join(told) or "nothing was changed") + "."
-    return f"{asked} {_answers(old, new)}".strip()
+    sentence = f"From run {old.number} to run {new.number}: " + (", ".join(changed) or "nothing was changed") + "."
+    return f"{sentence} {_answers(old, new)}".strip()
 
 
 def settings_of(run: Run) -> Mapping[str, Any]:
@@ -55,7 +55,7 @@ def settings_of(run: Run) -> Mapping[str, Any]:
 def _answers(old: Run, new: Run) -> str:
     labels = {v.id: v.label for v in new.variants}
     same: dict[str, bool] = {}
-    told = []
+    differences = []
     earlier = {(r.turn, r.picture and r.picture.sha256): r for r in old.results}
     for after in new.results:
         before = earlier.get((after.turn, after.picture and after.picture.sha256))
@@ -67,11 +67,13 @@ def _answers(old: Run, new: Run) -> str:
                 continue
             equal = pane.text == texts[pane.variant]
             if not equal and same.get(pane.variant, True):
-                told.append(f"{labels[pane.variant]} differs from word {first_word(texts[pane.variant], pane.text)}")
+                differences.append(
+                    f"{labels[pane.variant]} differs from word {first_word(texts[pane.variant], pane.text)}"
+                )
             same[pane.variant] = same.get(pane.variant, True) and equal
     unchanged = [labels[variant] for variant, equal in same.items() if equal]
-    if unchanged and not told:
+    if unchanged and not differences:
         return "All answers are the same." if len(unchanged) > 1 else f"{unchanged[0]} answers the same."
     if unchanged:
-        told.insert(0, f"{', '.join(unchanged)} the same")
-    return "; ".join(told) + "." if told else ""
+        differences.insert(0, f"{', '.join(unchanged)} the same")
+    return "; ".join(differences) + "." if differences else ""

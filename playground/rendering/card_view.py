@@ -48,7 +48,7 @@ class _CardPlot:
 
 
 def check_kind(kind: str) -> None:
-    """Raises BadInput for a kind of file that there is not."""
+    """Raises BadInput for an unknown kind of file."""
     if kind not in _WRITERS:
         raise BadInput(f"A card can be written as {', '.join(_WRITERS)}, not as '{kind[:20]}'.")
 
@@ -141,7 +141,7 @@ def _plot(card: ShipCard) -> _CardPlot | None:
         if kl is None and row.variant != card.reference:  # it could not be measured, and has no place here
             continue
         at, up = x(row.bytes), y(kl)
-        told = (
+        values = (
             number_format.file_size(row.bytes),
             f"KL {measurement_view.nats(kl)}",
             number_format.speed(row.tokens_per_second),
@@ -149,7 +149,7 @@ def _plot(card: ShipCard) -> _CardPlot | None:
         # On the left where it would leave the plot, or run into the label of a neighbour.
         near = any(abs(m.y - up) < 14 and 0 <= m.x - at < 110 and not m.flipped for m in marks)
         flipped = at > _RIGHT - 130 or near
-        marks.append(_CardMark(at, up, row.label, f"{row.label}: {', '.join(told)}", _kind(card, row), flipped))
+        marks.append(_CardMark(at, up, row.label, f"{row.label}: {', '.join(values)}", _kind(card, row), flipped))
     front = sorted((m.x, m.y) for m in marks if m.kind != "other")
     return _CardPlot(
         marks=tuple(marks),
@@ -171,8 +171,8 @@ def _speeds(card: ShipCard) -> plots.Plot | None:
             continue
         if row.kl is not None:
             share = (math.log10(max(row.kl.value, 10.0**_NEAR)) - _NEAR) / (_FAR - _NEAR)
-            told = measurement_view.nats(row.kl.value)
-            drift = plots.Drift(round(100 * min(1.0, share)), f"KL {told}", f"mean KL {told} nats a token")
+            kl = measurement_view.nats(row.kl.value)
+            drift = plots.Drift(round(100 * min(1.0, share)), f"KL {kl}", f"mean KL {kl} nats a token")
         kind = "reference" if row.variant == card.reference else "drifted"
         points.append(plots.Point(row.label, kind, row.bytes, row.tokens_per_second, drift))
     return plots.scatter(points, ends=(f"≤ {10.0**_NEAR:g}", f"≥ {10.0**_FAR:g}"), measured=True)
@@ -193,11 +193,11 @@ def _png(card: ShipCard) -> bytes:
     page = PIL.Image.new("RGB", (_PAGE * _SCALE, height * _SCALE), _PAPER)
     draw = PIL.ImageDraw.Draw(page)
 
-    def text(x: float, y: float, said: str, *, size: int = 13, ink: str = _INK, anchor: str = "ls") -> None:
+    def text(x: float, y: float, words: str, *, size: int = 13, ink: str = _INK, anchor: str = "ls") -> None:
         font = PIL.ImageFont.load_default(size * _SCALE)
         # The font that comes with Pillow has no stars and arrows.
         plain = (
-            said.replace("★", "(ref)")
+            words.replace("★", "(ref)")
             .replace("→", ">")
             .replace("–", "-")
             .encode("latin-1", "replace")
@@ -211,16 +211,16 @@ def _png(card: ShipCard) -> bytes:
     text(20, 34, f"Which quantization to ship: {_recommended(card)}", size=18)
     text(20, 54, f"{card.questions} questions ({card.set_name}), measured {card.measured[:10]}", size=12, ink=_DIM)
     top = 80
-    for said in wrapped:
-        text(20, top, said)
+    for words in wrapped:
+        text(20, top, words)
         top += 19
     if drawn:
-        for at, said in drawn.x_ticks:
+        for at, words in drawn.x_ticks:
             line([(20 + at, top + drawn.top), (20 + at, top + drawn.bottom)], _LINE)
-            text(20 + at, top + drawn.bottom + 16, said, size=11, ink=_DIM, anchor="ms")
-        for at, said in drawn.y_ticks:
+            text(20 + at, top + drawn.bottom + 16, words, size=11, ink=_DIM, anchor="ms")
+        for at, words in drawn.y_ticks:
             line([(20 + drawn.left, top + at), (20 + drawn.right, top + at)], _LINE)
-            text(14 + drawn.left, top + at + 4, said, size=11, ink=_DIM, anchor="rs")
+            text(14 + drawn.left, top + at + 4, words, size=11, ink=_DIM, anchor="rs")
         if len(drawn.front) > 1:
             line([(20 + x, top + y) for x, y in drawn.front], _COLOURS["pareto"])
         for mark in drawn.marks:
@@ -242,8 +242,8 @@ def _png(card: ShipCard) -> bytes:
     for n, row in enumerate(lines, 1):
         y = top + 14 + 24 * n
         line([(20, y - 17), (_PAGE - 20, y - 17)], _LINE)
-        for x, said in zip(columns, (row.label[:34], *row.cells[:6]), strict=True):
-            text(x, y, said, ink=_COLOURS["recommended"] if row.kind == "recommended" else _INK)
+        for x, words in zip(columns, (row.label[:34], *row.cells[:6]), strict=True):
+            text(x, y, words, ink=_COLOURS["recommended"] if row.kind == "recommended" else _INK)
     foot = top + 24 * (len(lines) + 1) + 14
     text(20, foot + 12, f"{card.engine}; {card.machine}; {card.settings}"[:120], size=11, ink=_DIM)
     text(20, foot + 30, card.command[:120], size=11, ink=_DIM)

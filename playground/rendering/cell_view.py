@@ -76,17 +76,17 @@ class _CellView:
     outputs: markupsafe.Markup | None = None  # None: those on the page stay
     levels: Sequence[tuple[str, str]] = (("hard", "hard"), ("easy", "easy"), ("", "easy and hard"))
     tasks: Sequence[tuple[str, str, str]] = (  # of Plan
-        ("drift", "drift", "KL divergence from the reference, token by token"),
-        ("accuracy", "accuracy", "each variant answers; held against the accepted answers"),
-        ("look", "does it look?", "the same questions with blank, shuffled and foreign images"),
-        ("speed", "speed", "some of the questions once more, timed, with the memory that both workers hold"),
+        ("drift", "How far answers move (KL)", "KL divergence from the reference, token by token"),
+        ("accuracy", "Right or wrong", "Each variant answers, and the answer is compared with the accepted ones"),
+        ("look", "Does it use the image?", "The same questions with blank, shuffled and foreign images"),
+        ("speed", "Speed", "Some of the questions once more, timed, with the memory that both workers hold"),
     )
     # Of Limits, with the unit that a person writes.
     limits: Sequence[tuple[str, str, float, str]] = (
-        ("max_bytes", "files ≤ MB", 1e6, "Both files together; also what a recipe may take"),
+        ("max_bytes", "size of both files ≤ MB", 1e6, "Both files together; also what a recipe may take"),
         ("max_memory", "memory ≤ MiB", 2**20, "What both workers hold"),
-        ("min_tokens_per_second", "tok/s ≥", 1, "Tokens a second"),
-        ("max_kl", "KL ≤", 1, "Mean, nats a token; 0.01 if nothing is given"),
+        ("min_tokens_per_second", "tokens/s ≥", 1, "Tokens a second"),
+        ("max_kl", "change of answers (KL) ≤", 1, "Mean, nats a token; 0.01 if nothing is given"),
     )
 
 
@@ -140,8 +140,8 @@ def compare(
 
 
 def nothing_yet(*, can_edit: bool) -> markupsafe.Markup:
-    told = "Press ▶ (Ctrl+Enter): the answers stream here side by side." if can_edit else "This cell has not been run."
-    return notice(told)
+    text = "Press ▶ (Ctrl+Enter): the answers stream here side by side." if can_edit else "This cell has not been run."
+    return notice(text)
 
 
 def notice(text: str) -> markupsafe.Markup:
@@ -168,11 +168,11 @@ def run(
         if beside is not None and index < len(beside.results):
             blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
         blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
-    for one in (beside, shown):
-        if one is not None and (one.measurement is not None or one.sensitivity is not None):
+    for each in (beside, shown):
+        if each is not None and (each.measurement is not None or each.sensitivity is not None):
             if beside is not None:
-                blocks.append(notice(f"run {one.number}"))
-            blocks += measurement(one, picture)
+                blocks.append(notice(f"run {each.number}"))
+            blocks += measurement(each, picture)
     return templating.markup(
         "run.html",
         run=shown,
@@ -255,14 +255,14 @@ def overall(shown: Run) -> str:
     if len(shown.results) < 2 or not all(r.update.done for r in shown.results):
         return ""
     labels = {v.id: v.label for v in shown.variants}
-    told = []
+    counts = []
     for variant in shown.variants:
         if variant.id == shown.reference:
             continue
         same, of = agreement(shown.results, variant.id, shown.reference)
         if of:
-            told.append(f"{labels[variant.id]} in {same} of {of}")
-    return f"The same answer as {labels[shown.reference]}: " + ", ".join(told) + "." if told else ""
+            counts.append(f"{labels[variant.id]} in {same} of {of}")
+    return f"The same answer as {labels[shown.reference]}: " + ", ".join(counts) + "." if counts else ""
 
 
 def agreement(results: Sequence[RunResult], variant: str, reference: str) -> tuple[int, int]:
@@ -270,10 +270,10 @@ def agreement(results: Sequence[RunResult], variant: str, reference: str) -> tup
     same = of = 0
     for result in results:
         panes = {p.variant: p for p in result.update.panes}
-        mine, wanted = panes.get(variant), panes.get(reference)
-        if mine and wanted and mine.comparable and mine.state is wanted.state is PaneState.DONE:
+        pane, wanted = panes.get(variant), panes.get(reference)
+        if pane and wanted and pane.comparable and pane.state is wanted.state is PaneState.DONE:
             of += 1
-            same += mine.first_divergence is None
+            same += pane.first_divergence is None
     return same, of
 
 
@@ -294,8 +294,9 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     if s.order is Order.RACE:
         chips.append(_Chip("", "race", "All variants at once: the speeds are shared", field="order"))
     if len(cell.pictures) > 1:
-        one = "each image alone" if cell.gallery else "all images in one prompt"
-        chips.append(_Chip("", one, "Click to change", do="gallery", field="off" if cell.gallery else "on"))
+        asked = "one question each" if cell.gallery else "one question"
+        images = f"{len(cell.pictures)} images, {asked}"
+        chips.append(_Chip("", images, "Click to change", do="gallery", field="off" if cell.gallery else "on"))
     sampling = f"temperature {s.temperature:g}" if s.temperature else "greedy"
     chips.append(_Chip("", sampling, "How the next token is chosen", field="sampling"))
     if s.max_tokens:
@@ -303,6 +304,11 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     if s.n_ctx:
         chips.append(_Chip("context", f"{s.n_ctx:,}", "Tokens that fit in the context", field="sampling"))
     chips.append(
-        _Chip("template", "own" if s.chat_template else "from GGUF", "How the chat is written out", field="sampling")
+        _Chip(
+            "chat template:",
+            "custom" if s.chat_template else "the model's own",
+            "How the chat is written out",
+            field="sampling",
+        )
     )
     return chips

@@ -49,11 +49,11 @@ def level(kl: float) -> int:
 
 
 def _token_title(token: TokenCost) -> str:
-    told = f"KL {nats(token.kl)}"
+    title = f"KL {nats(token.kl)}"
     for name, side in (("reference", token.reference), ("variant", token.variant)):
         if side:
-            told += f"\n{name}: " + ", ".join(f"{text!r} {number_format.probability(p)}" for text, p in side)
-    return told
+            title += f"\n{name}: " + ", ".join(f"{text!r} {number_format.probability(p)}" for text, p in side)
+    return title
 
 
 def _effect_title(effect: Effect) -> str:
@@ -196,15 +196,15 @@ def _range(interval: Interval | None, shown: Callable[[float], str]) -> str:
 
 def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | None:
     """Means and intervals on one logarithmic scale, which begins at the noise floor."""
-    found = [(r, r.mean_kl) for r in measured.results if r.mean_kl is not None]
-    if not found:
+    means = [(r, r.mean_kl) for r in measured.results if r.mean_kl is not None]
+    if not means:
         return None
-    ends = [v for _, i in found for v in (i.value, i.low, i.high, measured.floor) if v]
+    ends = [v for _, i in means for v in (i.value, i.low, i.high, measured.floor) if v]
     low = max(1e-9, min(ends, default=1e-6))
     first, last = math.floor(math.log10(low)), max(0, math.ceil(math.log10(max(ends, default=1.0))))
     first = max(first, last - 9)
     left, right, top, step = 190, 740, 8, 22
-    bottom = top + step * len(found) + 6
+    bottom = top + step * len(means) + 6
 
     def x(value: float | None) -> float | None:
         if value is None:
@@ -221,7 +221,7 @@ def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | 
             "high": x(i.high),
             "title": f"{by_id[r.variant].label}: {nats(i.value)} ({_range(i, nats)})",
         }
-        for n, (r, i) in enumerate(found)
+        for n, (r, i) in enumerate(means)
     ]
     ticks = [{"at": x(10.0**n), "text": f"{10.0**n:g}"} for n in range(first, last + 1)]
     return {
@@ -240,7 +240,7 @@ def _histogram(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, An
     """Share of each variant's tokens by their KL, a decade a column."""
     rows = []
     for r in measured.results:
-        kls = [token.kl for one in r.items for token in one.kl]
+        kls = [token.kl for drift in r.items for token in drift.kl]
         if kls:
             counts = [0] * (len(_DECADES) + 1)
             for kl in kls:
@@ -287,55 +287,57 @@ def _examples(measured: Measurement, by_id: dict[str, Variant], picture: Picture
 
 
 def _moved(result: VariantResult, k: int) -> str:
-    one = result.items[k]
-    said = "says the same" if one.first_divergence is None else f"says another from token {one.first_divergence + 1}"
-    return f"KL {nats(one.mean_kl)}, {said}"
+    drift = result.items[k]
+    answer = (
+        "says the same" if drift.first_divergence is None else f"says another from token {drift.first_divergence + 1}"
+    )
+    return f"KL {nats(drift.mean_kl)}, {answer}"
 
 
 def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, picture: Picture) -> list[dict[str, Any]]:
     base = next((r for r in measured.results if r.variant == reference), None)
     if base is None:
         return []
-    found: list[dict[str, Any]] = []
+    flips: list[dict[str, Any]] = []
     for r in measured.results:
-        for k, (mine, theirs) in enumerate(zip(r.items, base.items, strict=True)):
-            if mine.score is None or theirs.score is None or (mine.score >= 0.5) == (theirs.score >= 0.5):
+        for k, (answer, wanted) in enumerate(zip(r.items, base.items, strict=True)):
+            if answer.score is None or wanted.score is None or (answer.score >= 0.5) == (wanted.score >= 0.5):
                 continue
             item = measured.questions[k]
-            found.append(
+            flips.append(
                 {
                     "label": by_id[r.variant].label,
                     "question": item.question,
                     "accepted": " | ".join(item.answers),
-                    "reference": theirs.text,
-                    "answer": mine.text,
-                    "won": mine.score >= 0.5,
-                    "url": picture(item.image) if len(found) < _MAX_FLIPS else None,
+                    "reference": wanted.text,
+                    "answer": answer.text,
+                    "won": answer.score >= 0.5,
+                    "url": picture(item.image) if len(flips) < _MAX_FLIPS else None,
                 }
             )
-    return found[:_MAX_FLIPS]
+    return flips[:_MAX_FLIPS]
 
 
 def sentence(measured: Measurement, variants: Sequence[Variant], reference: str) -> str:
     """What came out, in one sentence, made from the numbers."""
     by_id = {v.id: v for v in variants}
     whole = by_id[reference].bytes
-    told = []
+    parts = []
     near = {r.variant: r.mean_kl.value for r in measured.results if r.mean_kl and r.mean_kl.value < 0.01}
     if near:
         smallest = min(near, key=lambda id: by_id[id].bytes)
         v = by_id[smallest]
-        told.append(
+        parts.append(
             f"{v.label} is the smallest with a mean KL below 0.01: {nats(near[smallest])} at {v.bytes / whole:.0%} of "
             "the size"
         )
     worse = [by_id[r.variant].label for r in measured.results if r.against and r.against.words == "worse"]
     if worse:
-        told.append(f"worse than the reference: {', '.join(worse)}")
+        parts.append(f"worse than the reference: {', '.join(worse)}")
     blind = [by_id[r.variant].label for r in measured.results if r.looks == "blind"]
     if blind:
-        told.append(f"blind: {', '.join(blind)}")
-    return "; ".join(told) + "." if told else ""
+        parts.append(f"blind: {', '.join(blind)}")
+    return "; ".join(parts) + "." if parts else ""
 
 
 def pictures(image_of: Callable[[str], Any]) -> Picture:

@@ -208,8 +208,8 @@ def _parts(worker: WorkerMemory, place: str) -> str:
 def _minutes(window: int) -> tuple[plots.Tick, ...]:
     """Percent from the left."""
     step = 15 if window == 60 else 30 if window == 120 else window // 5
-    told = [(ago, f"−{ago} s" if window <= 60 else f"−{ago / 60:g} min") for ago in range(window, 0, -step)]
-    return (*(plots.Tick(round(100 * (1 - ago / window), 1), text) for ago, text in told), plots.Tick(100, "now"))
+    labels = [(ago, f"−{ago} s" if window <= 60 else f"−{ago / 60:g} min") for ago in range(window, 0, -step)]
+    return (*(plots.Tick(round(100 * (1 - ago / window), 1), text) for ago, text in labels), plots.Tick(100, "now"))
 
 
 def _sensors(seen: Sequence[MemoryReport], xs: Sequence[int], place: str) -> tuple[Sensor, ...]:
@@ -218,8 +218,8 @@ def _sensors(seen: Sequence[MemoryReport], xs: Sequence[int], place: str) -> tup
     def sensor(name: str, values: Sequence[float | None], end: float | None, shown: str) -> Sensor:
         known = [v for v in values if v is not None]
         top = end or max(known, default=1.0) or 1.0
-        told = "unknown" if values[-1] is None else shown.format(values[-1])
-        return Sensor(name, told, plots.spark(xs, [None if v is None else v / top for v in values]))
+        value = "unknown" if values[-1] is None else shown.format(values[-1])
+        return Sensor(name, value, plots.spark(xs, [None if v is None else v / top for v in values]))
 
     return (
         sensor("utilisation", [gpu.utilization if gpu else None for gpu in gpus], 1.0, "{:.0%}"),
@@ -251,9 +251,9 @@ def handle_row(worker: WorkerMemory, colours: Mapping[str, int]) -> HandleRow:
         error=number_format.UNKNOWN if error is None else f"{error:+.1%}".replace("-", "−"),
         off=error is not None and abs(error) > _OFF,
         parts="; ".join(
-            f"{place}: {told}"
+            f"{place}: {parts}"
             for place in (worker.forecast.parts if worker.forecast else ())
-            if (told := _parts(worker, place))
+            if (parts := _parts(worker, place))
         ),
     )
 
@@ -271,13 +271,13 @@ def waiting(queue: Sequence[QueuedRun], person: str | None) -> list[QueueRow]:
     lines = itertools.count(1)
     return [
         QueueRow(
-            place=one.place if one.place is not None else str(next(lines)),
-            runs=one.place is not None,
-            yours=bool(one.who) and one.who == person,
-            files=", ".join(one.files),
-            waited=lasted(one.waited_s),
+            place=queued.place if queued.place is not None else str(next(lines)),
+            runs=queued.place is not None,
+            yours=bool(queued.who) and queued.who == person,
+            files=", ".join(queued.files),
+            waited=lasted(queued.waited_s),
         )
-        for one in queue
+        for queued in queue
     ]
 
 

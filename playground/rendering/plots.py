@@ -101,7 +101,7 @@ def scatter(
     ]
     marks = []
     for (point, speed), (x, y) in zip(known, places, strict=True):
-        told = (number_format.file_size(point.bytes), number_format.speed(speed), point.drift.told)
+        values = (number_format.file_size(point.bytes), number_format.speed(speed), point.drift.told)
         # On the left where it would leave the plot, or run into the mark of a neighbour.
         near = x > LEFT + 110 and any(0 < other - x < 110 and abs(up - y) < 14 for other, up in places)
         marks.append(
@@ -109,7 +109,7 @@ def scatter(
                 x=round(x, 1),
                 y=round(y, 1),
                 label=point.label,
-                title=f"{point.label}: {', '.join(filter(None, told))}",
+                title=f"{point.label}: {', '.join(filter(None, values))}",
                 kind=point.kind,
                 drift=point.drift.percent,
                 short=point.drift.short,

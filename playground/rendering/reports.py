@@ -29,7 +29,7 @@ Whole = Sequence[tuple[Cell, Sequence[Run]]]
 
 
 def write(kind: str, title: str, whole: Whole, library: Library, picture_of: PictureOf) -> dict[str, str]:
-    """Name, MIME type and text of a file. Raises BadInput for a kind that there is not."""
+    """Name, MIME type and text of a file. Raises BadInput for an unknown kind."""
     writers: dict[str, tuple[str, Callable[[], str]]] = {
         "html": ("text/html", lambda: html(title, whole, library, picture_of)),
         "json": ("application/json", lambda: file.to_json(title, whole, library.pictures.png)),
@@ -37,7 +37,7 @@ def write(kind: str, title: str, whole: Whole, library: Library, picture_of: Pic
         "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture_of)),
     }
     if kind not in writers:
-        raise BadInput(f"There is no export called '{kind[:20]}'. There are: {', '.join(writers)}.")
+        raise BadInput(f"Unknown export '{kind[:20]}'. Known: {', '.join(writers)}.")
     mime, writer = writers[kind]
     name = re.sub(r"[^\w.-]+", "-", title).strip("-.")[:80] or "notebook"
     return {"name": f"{name}.{kind}", "mime": mime, "text": writer()}
@@ -119,34 +119,37 @@ def markdown(title: str, whole: Whole) -> str:
 
 
 def _asked(cell: CompareCell) -> str:
-    told = [f"## {_line(cell.prompts[0]) or 'No prompt'}"]
-    told += [f"↳ {_line(prompt)}" for prompt in cell.prompts[1:]]
-    told += [
+    parts = [f"## {_line(cell.prompts[0]) or 'No prompt'}"]
+    parts += [f"↳ {_line(prompt)}" for prompt in cell.prompts[1:]]
+    parts += [
         f"Image: `{_line(p.name)}`, {p.width} × {p.height}, sha256 of its pixels `{p.sha256}`" for p in cell.pictures
     ]
-    return "\n\n".join(told)
+    return "\n\n".join(parts)
 
 
 def _answered(run: Run) -> str:
     settings = "; ".join(f"{name} {value}" for name, value in settings_of(run).items())
-    told = [f"### Run {run.number}, {run.started}, {run.state}", f"{run.engine}; {run.machine}; {settings}".strip("; ")]
+    parts = [
+        f"### Run {run.number}, {run.started}, {run.state}",
+        f"{run.engine}; {run.machine}; {settings}".strip("; "),
+    ]
     for result in run.results:
         if result.picture is not None:
-            told.append(f"**{_line(result.picture.name)}**")
+            parts.append(f"**{_line(result.picture.name)}**")
         elif len(run.cell.prompts) > 1:
-            told.append(f"**{_line(run.cell.prompts[result.turn])}**")
-        told.append(_table(result.update.panes, run))
-        told += [
+            parts.append(f"**{_line(run.cell.prompts[result.turn])}**")
+        parts.append(_table(result.update.panes, run))
+        parts += [
             f"**{_label(pane, run.variants)}**\n\n{_fenced(pane.text or pane.error or '')}"
             for pane in result.update.panes
         ]
     if run.measurement is not None:
-        told.append(_measured(run))
+        parts.append(_measured(run))
     files = [
         f"- {v.label}: `{_line(v.model.path)}` `{v.model.sha256}`, `{_line(v.projector.path)}` `{v.projector.sha256}`"
         for v in run.variants
     ]
-    return "\n\n".join([*told, "\n".join(files)])
+    return "\n\n".join([*parts, "\n".join(files)])
 
 
 def _table(panes: Sequence[Pane], run: Run) -> str:
@@ -183,8 +186,8 @@ def _measured(run: Run) -> str:
     lines = [
         f"| {labels[r.variant]} | " + " | ".join(measurement_view.numbers(r)) + " |" for r in run.measurement.results
     ]
-    told = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
-    return "\n\n".join([told, "\n".join([head, *lines])])
+    heading = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
+    return "\n\n".join([heading, "\n".join([head, *lines])])
 
 
 def _label(pane: Pane, variants: Sequence[Variant]) -> str:

@@ -51,24 +51,24 @@ def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
 
 
 def _lines(found: Sensitivity) -> list[_GroupLine]:
-    prices = [p for one in found.sensed if (p := scan_results.price(one)) and p > 0]
+    prices = [p for sensed in found.sensed if (p := scan_results.price(sensed)) and p > 0]
     low, high = (math.log10(f(prices)) for f in (min, max)) if prices else (0.0, 1.0)
     restored = {r.group.name: r for r in found.restored}
     lines = []
-    for one in scan_results.ranked(found.sensed):
-        price, back = scan_results.price(one), restored.get(one.group.name)
+    for sensed in scan_results.ranked(found.sensed):
+        price, back = scan_results.price(sensed), restored.get(sensed.group.name)
         lines.append(
             _GroupLine(
-                name=one.group.name,
-                half=one.group.half,
-                size=number_format.file_size(one.group.bytes),
+                name=sensed.group.name,
+                half=sensed.group.half,
+                size=number_format.file_size(sensed.group.bytes),
                 cells=[
                     _RungCell(
                         "" if rung.kl is None else nats(rung.kl),
                         0 if rung.kl is None else level(rung.kl),
                         rung.error or f"{number_format.file_size(rung.saved)} saved",
                     )
-                    for rung in one.rungs
+                    for rung in sensed.rungs
                 ],
                 price=nats(price),
                 bar=4 + 96 * (math.log10(price) - low) / max(1e-9, high - low) if price and price > 0 else 0.0,
@@ -80,10 +80,14 @@ def _lines(found: Sensitivity) -> list[_GroupLine]:
 
 def _first(found: Sensitivity) -> str:
     """The dearest group of each half, in a sentence."""
-    told = []
+    parts = []
     for half in Half:
-        mine = [one for one in scan_results.ranked(found.sensed) if one.group.half is half and scan_results.price(one)]
-        if mine:
+        groups = [
+            sensed
+            for sensed in scan_results.ranked(found.sensed)
+            if sensed.group.half is half and scan_results.price(sensed)
+        ]
+        if groups:
             kind = found.scan.kinds[-1]
-            told.append(f"in the {half} {mine[0].group.name} ({nats(scan_results.price(mine[0]))} at {kind})")
-    return f"Bits are dearest {', '.join(told)}, nats a token for each MB saved." if told else ""
+            parts.append(f"in the {half} {groups[0].group.name} ({nats(scan_results.price(groups[0]))} at {kind})")
+    return f"Quantizing costs most {' and '.join(parts)}, in nats a token for each MB saved." if parts else ""

@@ -51,8 +51,8 @@ def css() -> markupsafe.Markup:
 
 def markup(template: str, **values: object) -> markupsafe.Markup:
     """A template's HTML; every value is escaped in it, but for what another template made."""
-    told = environment.get_template(template).render(**values)
-    return markupsafe.Markup(told)  # noqa: S704  rendered with autoescape just now
+    html = environment.get_template(template).render(**values)
+    return markupsafe.Markup(html)  # noqa: S704  rendered with autoescape just now
 
 
 def data_url(kind_and_bytes: tuple[str, bytes] | None) -> str | None:

@@ -74,20 +74,20 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     assert len({round(box["y"]) for box in boxes}) == 1
     assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
     expect(pane(page, "F16")).to_contain_text("★ reference")
-    expect(pane(page, "F16")).to_contain_text("7 + 144")
+    expect(pane(page, "F16")).to_contain_text("7 text + 144 image")
     expect(pane(page, "Q8_0")).to_contain_text("= same")
     expect(pane(page, "Q8_0")).to_contain_text("cached")
     expect(pane(page, "Q2_K")).to_contain_text("≠ from word 14")
     expect(pane(page, "Q2_K").locator("del").first).to_have_text("three")
     expect(pane(page, "Q2_K").locator("ins").first).to_have_text("four")
     expect(pane(page, "TQ2_0")).to_contain_text("≠ from word 1")
-    pane(page, "Q2_K").get_by_text("where they part: token 20").click()
+    pane(page, "Q2_K").get_by_text("first difference: token 20").click()
     candidates = pane(page, "Q2_K").locator(".vp-parting tbody tr").first
     expect(candidates).to_contain_text("three")
     expect(candidates).to_contain_text("four")
     expect(pane(page, "F16").locator(".vp-text span").first).to_have_attribute("title", re.compile(r"^\d+\.\d%$"))
     for label in ("F16", "TQ2_0"):
-        assert re.search(r"decode\s*[\d,.]+ tok/s", pane(page, label).inner_text())
+        assert re.search(r"speed\s*[\d,.]+ tok/s", pane(page, label).inner_text())
         assert re.search(r"memory\s*\d+ MiB", pane(page, label).inner_text())
     expect(page.locator(".vp-memory")).to_contain_text("MiB of")
 
@@ -213,7 +213,7 @@ def test_page_when_two_people_run_then_the_second_sees_its_place(
     other.goto(app.url)
     ready(other)
     run(other)
-    expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting: 1 run ahead of this one"))
+    expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting for 1 other run\\."))
     stop(page)
     expect(cell(other).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
     other.close()

@@ -61,7 +61,7 @@ def measure(page: Page, **fields: str) -> Any:
     mine = page.locator(".vp-is-compare.vp-active")
     for label, value in {"how many": "4", "max tokens": "16", **fields}.items():
         mine.get_by_label(label).fill(value)
-    mine.get_by_label("which tensors matter?").check()
+    mine.get_by_label("Where bits can be saved (slow)").check()
     return mine
 
 
@@ -82,21 +82,21 @@ def test_scan_when_run_with_a_limit_then_a_ranking_and_a_recipe_that_can_be_tick
 ) -> None:
     open_few(page, few)
     mine = measure(page)
-    mine.get_by_label("drift").uncheck()
-    mine.get_by_label("files ≤ MB").fill("0.8")
+    mine.get_by_label("How far answers move (KL)").uncheck()
+    mine.get_by_label("size of both files ≤ MB").fill("0.8")
     run(mine)
     expect(mine.locator("progress")).to_be_visible(timeout=20_000)
     expect(mine.locator(".vp-sensitivity")).to_be_visible(timeout=90_000)
     groups = mine.locator(".vp-groups tbody th")
     assert set(groups.all_text_contents()[:2]) == {"ffn_down", "v.ffn_down"}
     expect(mine.locator(".vp-groups thead th")).to_have_text(
-        ["group", "half", "size", "q8_0", "q6_K", "q5_K", "q4_K", "q3_K", "q2_K", "nats a MB"]
+        ["group", "half", "size", "q8_0", "q6_K", "q5_K", "q4_K", "q3_K", "q2_K", "cost per MB saved"]
     )
     costs = [float(cost) for cost in mine.locator(".vp-groups tbody tr").first.locator("td").all_text_contents()[2:8]]
     assert costs == sorted(costs)
     assert costs[0] > 0
     expect(mine.locator(".vp-groups tbody tr").last.locator("td").nth(3)).to_have_attribute("title", "no smaller")
-    expect(mine.get_by_text("Bits are dearest in the ")).to_be_visible()
+    expect(mine.get_by_text("Quantizing costs most in the ")).to_be_visible()
     expect(mine.get_by_text(re.compile(r"^The recipe \(0\.8 MB\) has a mean KL of "))).to_be_visible()
     expect(mine.locator(".vp-row-ship th")).to_have_text("recipe")
     mine.get_by_text("the recipe, and llama-quantize's lines").click()
@@ -115,8 +115,8 @@ def test_scan_when_run_with_a_limit_then_a_ranking_and_a_recipe_that_can_be_tick
     again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
     expect(again.locator(".vp-row-ship th")).to_have_text("recipe")
     expect(again.locator(".vp-chip").first).to_contain_text("few in 0.8 MB")
-    expect(again.get_by_label("files ≤ MB")).to_have_value("0.8")
-    expect(again.get_by_label("which tensors matter?")).to_be_checked()
+    expect(again.get_by_label("size of both files ≤ MB")).to_have_value("0.8")
+    expect(again.get_by_label("Where bits can be saved (slow)")).to_be_checked()
 
 
 def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_readers_get_too(
@@ -124,7 +124,7 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
 ) -> None:
     mine = measure(page)
     tick_only(page, "F16", "Q2_K")
-    mine.get_by_label("KL ≤").fill("9")
+    mine.get_by_label("change of answers (KL) ≤").fill("9")
     run(mine)
     expect(mine.locator(".vp-progress")).to_contain_text(" at q8_0", timeout=90_000)
     mine.get_by_role("button", name="Stop", exact=True).click()
@@ -177,7 +177,12 @@ def test_scan_when_it_cannot_be_then_said_before_anything_is_measured(page: Page
     run(mine)
     expect(refused).to_have_text(re.compile("Q8_0: a scan begins with 16 or 32 bits"))
     ended(page)
-    for label, value in (("files ≤ MB", "0"), ("memory ≤ MiB", "1e300"), ("tok/s ≥", "-5"), ("KL ≤", "1e308")):
+    for label, value in (
+        ("size of both files ≤ MB", "0"),
+        ("memory ≤ MiB", "1e300"),
+        ("tokens/s ≥", "-5"),
+        ("change of answers (KL) ≤", "1e308"),
+    ):
         mine.get_by_label(label).fill(value)
         mine.get_by_label(label).press("Tab")
         told(page, "A limit has to be a number above 0")

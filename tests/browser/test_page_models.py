@@ -94,7 +94,7 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
         find(page, "hubby")
         page.get_by_role("button", name="acme/hubby-GGUF").click()
         repo = page.locator(".vp-repo")
-        expect(repo.locator("[data-region=findings]")).to_contain_text("The headers fit together")
+        expect(repo.locator("[data-region=findings]")).to_contain_text("This pair will work")
         expect(repo.locator("[data-fits='hubby-Q4_0.gguf']")).to_contain_text("fits, about")
         expect(repo.locator("tbody tr")).to_have_count(3)  # no imatrix, no projector among them
         for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf", "hubby-Q4_0.gguf"):

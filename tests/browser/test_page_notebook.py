@@ -356,8 +356,8 @@ def test_a_follow_up_when_asked_then_a_second_turn_of_the_same_run(page: Page) -
 
 def test_a_gallery_when_run_then_each_image_has_its_answers_and_one_sentence_stands_over_all(page: Page) -> None:
     give(page, asks(scenes=("hard-62", "hard-52")))
-    cell(page).get_by_role("button", name="all images in one prompt").click()
-    expect(cell(page).get_by_role("button", name="each image alone")).to_be_visible()
+    cell(page).get_by_role("button", name="2 images, one question", exact=True).click()
+    expect(cell(page).get_by_role("button", name="2 images, one question each")).to_be_visible()
     run(page)
     ended(page)
     for _ in range(2):
@@ -657,7 +657,7 @@ def test_an_import_when_the_file_is_cut_or_newer_or_none_then_says_so_and_keeps_
     field.set_input_files(as_file(whole.replace('"version": 1', '"version": 99', 1)))
     told(page, "was written by a newer version of the playground (format 99")
     field.set_input_files(as_file("no JSON"))
-    told(page, "This is no notebook of this playground")
+    told(page, "This is not a notebook of this playground")
     expect(listed).to_have_count(2)
     order(page, "First", "Second?")
     reload(page)
@@ -830,7 +830,7 @@ def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> N
     prompt(page).fill("Changed")
     saved(page)
     page.locator("[data-import]").set_input_files(as_file("none"))
-    told(page, "This is no notebook of this playground")
+    told(page, "This is not a notebook of this playground")
     for what in (".vp-dim", ".vp-verdict", "ins", "del", "dt", "dd", ".vp-chip b", ".vp-toast span", ".vp-error p"):
         assert page.locator(what).count(), what
     found = {}
@@ -873,7 +873,7 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     page.get_by_role("button", name="+ Measure").click()
     mine = page.locator(".vp-is-compare.vp-active")
     mine.get_by_label("how many").fill("4")
-    mine.get_by_label("accuracy").check()
+    mine.get_by_label("Right or wrong").check()
     for option in page.locator("#vp-models").get_by_role("checkbox").all():
         option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q2_K"))
     page.locator("#vp-projectors").get_by_label("Q4_0").check()
@@ -890,7 +890,7 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
     expect(again.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"], timeout=20_000)
     expect(again.get_by_label("how many")).to_have_value("4")
-    expect(again.get_by_label("accuracy")).to_be_checked()
+    expect(again.get_by_label("Right or wrong")).to_be_checked()
 
 
 def test_measurement_when_stopped_then_says_so_and_runs_again(page: Page) -> None:

@@ -90,7 +90,7 @@ def test_parting_when_both_are_scored_then_both_sides_candidates_and_no_markup()
     html = comparison_view.panes(
         ComparisonUpdate((done(F16, "x", scores), done(Q2, "y", scores, 0)), done=True), (F16, Q2), "F16"
     )
-    assert "where they part: token 1" in html
+    assert "first difference: token 1" in html
     assert html.count("<q>&lt;b&gt;</q> <span>75.0%</span>") == 2
     assert html.count("<span>&lt; 0.1%</span>") == 2
 
@@ -100,7 +100,7 @@ def test_parting_when_one_side_was_not_scored_then_not_shown(side: str) -> None:
     scores = scored(("x", 0.9))
     reference = done(F16, "x", () if side == "reference" else scores)
     pane = done(Q2, "y", () if side == "pane" else scores, 0)
-    assert "where they part" not in comparison_view.panes(
+    assert "first difference" not in comparison_view.panes(
         ComparisonUpdate((reference, pane), done=True), (F16, Q2), "F16"
     )
 

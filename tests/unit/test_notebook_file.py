@@ -193,7 +193,7 @@ def test_file_when_something_stands_behind_it_then_all_cells_are_there_and_it_is
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_file_when_it_is_no_notebook_then_refused_in_words(text: str) -> None:
-    with pytest.raises(BadInput, match="This is no notebook of this playground") as refused:
+    with pytest.raises(BadInput, match="This is not a notebook of this playground") as refused:
         from_json(text)
     assert len(str(refused.value)) < 300
 
@@ -220,7 +220,7 @@ UPDATE = (*RUN, "results", 0, "update")
         ((*UPDATE,), None, "Expected `object`"),
         ((*RUN, "variants", 0, "model", "bytes"), 0, "a variant without a size"),
         ((*RUN, "variants", 0, "model"), [], "Expected `object`"),
-        ((*RUN, "cell", "pictures", 0, "sha256"), "../../x", "no proper sha256"),
+        ((*RUN, "cell", "pictures", 0, "sha256"), "../../x", "invalid sha256"),
         ((*RUN, "cell", "prompts"), [], "A conversation has 1 to 20 questions"),
         ((*RUN, "cell", "type"), "note", "Invalid value 'note'"),
         ((*RUN, "state"), 3, "Expected `str`"),
@@ -250,10 +250,10 @@ def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, v
         (("prompts",), [], "A conversation has 1 to 20 questions"),
         (("prompts",), ["?"] * 21, "A conversation has 1 to 20 questions"),
         (("prompts",), ["x" * 200_001], "The text is too long"),
-        (("pictures", 0, "sha256"), "../../x", "no proper sha256"),
-        (("pictures", 0, "sha256"), "*", "no proper sha256"),
-        (("pictures", 0, "sha256"), RED.sha256.upper(), "no proper sha256"),
-        (("pictures", 0, "sha256"), RED.sha256 + "\n", "no proper sha256"),
+        (("pictures", 0, "sha256"), "../../x", "invalid sha256"),
+        (("pictures", 0, "sha256"), "*", "invalid sha256"),
+        (("pictures", 0, "sha256"), RED.sha256.upper(), "invalid sha256"),
+        (("pictures", 0, "sha256"), RED.sha256 + "\n", "invalid sha256"),
         (("pictures", 0, "width"), 10**30, "a number that is too large"),
         (("pictures", 0, "width"), "8", "Expected `int`"),
         (("pictures",), [{}] * 2, "missing required field `sha256`"),
@@ -299,7 +299,7 @@ def test_number_when_it_is_none_then_only_what_holds_it_is_left_out(number: str)
 def test_text_when_it_holds_half_a_character_then_the_rest_is_there_and_it_is_told() -> None:
     _, cells, problems = from_json(written().replace("three red squares", "\ud800", 1))
     assert cells[1].runs[0].results[0].update.panes[0].text == "?"
-    assert "halves of characters" in problems[0]
+    assert "unpaired surrogates" in problems[0]
     _, cells, problems = from_json(written().replace("three red squares", "\\ud800", 1))
     assert [one.cell for one in cells] == [whole()[0][0], whole()[2][0]]
     assert "Cell 2 cannot be used" in problems[1]
