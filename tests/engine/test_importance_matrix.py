@@ -214,7 +214,7 @@ for i in range(len(fields) - 1):
         try:
             importance._check_layout(importance._Ggml(), type("T", (ctypes.Structure,), {"_fields_": layout}))
         except EngineError as error:
-            assert "is another one" in str(error)
+            assert "do not work with this version" in str(error)
         except AttributeError as error:
             assert fields[i][0] in str(error)
         else:
@@ -309,14 +309,16 @@ def test_matrix_when_bad_then_refused_and_nothing_is_written(
     bad = {tmp_path / "gone.gguf": "There is no importance matrix", MODEL: "of another kind"}
     size = whole.stat().st_size
     for length in (0, 3, 20, 30, 100, 180, 1000, 3000, size // 2, size - 40):
-        bad[pairs.truncate(whole, tmp_path / f"cut-{length}.gguf", length / size)] = "is no GGUF file|no importance"
+        bad[pairs.truncate(whole, tmp_path / f"cut-{length}.gguf", length / size)] = (
+            "not a GGUF file|not a valid importance"
+        )
     (tmp_path / "old.dat").write_bytes(numpy.int32(43).tobytes() + bytes(4000))
     bad[tmp_path / "old.dat"] = "llama-imatrix turns older ones"
-    bad[tmp_path] = "is no GGUF file"
+    bad[tmp_path] = "not a GGUF file"
     bad[copy(whole, tmp_path / "kind.gguf", kind="model")] = "of another kind"
-    bad[copy(whole, tmp_path / "half.gguf", leave_out="blk.0.attn_q.weight.counts")] = "is no GGUF file"
+    bad[copy(whole, tmp_path / "half.gguf", leave_out="blk.0.attn_q.weight.counts")] = "not a GGUF file"
     for value in (numpy.nan, numpy.inf, -1.0):
-        bad[copy(whole, tmp_path / f"{value}.gguf", value=value)] = "blk.2.attn_q.weight holds what is no sum"
+        bad[copy(whole, tmp_path / f"{value}.gguf", value=value)] = "blk.2.attn_q.weight contains an invalid sum"
     for path, said in bad.items():
         with pytest.raises(BadInput, match=said):
             quantizer.make(MODEL, target, "Q2_K", parts.pool, half=Half.MODEL, imatrix=path)
