@@ -100,7 +100,7 @@ class Progress(msgspec.Struct, frozen=True):
 class Effect(msgspec.Struct, frozen=True):
     """A cell of the grid: a language model and a projector, and where its loss comes from (nats a token)."""
 
-    model: str  # quantizations
+    model: str  # labels of the files
     projector: str
     bytes: int
     kl: float
@@ -128,7 +128,7 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
         language = kl.get((v.model.sha256, base.projector.sha256))
         vision = kl.get((base.model.sha256, v.projector.sha256))
         rest = total - language - vision if language is not None and vision is not None else None
-        effects.append(Effect(v.model.quantization, v.projector.quantization, v.bytes, total, language, vision, rest))
+        effects.append(Effect(v.model.label, v.projector.label, v.bytes, total, language, vision, rest))
     return tuple(effects)
 
 

@@ -1,71 +1,44 @@
-"""The variants that are there: of the presets, and of pairs that a person opened."""
+"""The variants that can be compared: those of the presets, pairs that a person opened, and files quantized here."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from types import MappingProxyType
-from typing import Protocol
 
-import msgspec
-
-from playground.errors import BadInput, BadModel, BadPair, NotAllowed, PlaygroundError
-from playground.models.gguf import file_names
-from playground.models.gguf.header import GgufHeader, read_header
-from playground.models.gguf.llamafile import is_llamafile, unpack
-from playground.models.gguf.model_shape import shape
-from playground.models.presets import Preset, data_folder, read_presets
-from playground.support import atomic
-from playground.support.byte_cache import BytesCache
+from playground.errors import BadInput, BadModel, BadPair, NotAllowed
+from playground.models import pair
+from playground.models.checksums import Checksums
+from playground.models.derive import DerivedFiles, Files, Quantizer
+from playground.models.gguf.header import read_header
+from playground.models.gguf.llamafile import is_llamafile
+from playground.models.labels import with_unique_labels
+from playground.models.presets import Preset, read_presets
+from playground.models.remembered_pairs import RememberedPair, RememberedPairs
 from playground.values.files import Half, ModelFile, Variant
-
-_NO_IDS: Mapping[Path, str] = MappingProxyType({})
-
-
-class Quantizer(Protocol):
-    def __call__(self, source: Path, target: Path, quantization: str, half: Half) -> None:
-        """Raises PlaygroundError."""
-
-
-def quantization_of(path: Path, header: GgufHeader) -> str:
-    if named := header.text("quantize.name"):  # of a recipe (quantizing/quantizer.py)
-        return named[:60]
-    if "quantize.by" in header.metadata:  # beside a publisher's or a preset's own of the same name
-        return f"{file_names.quantization(path.name) or header.quantization} (here)"
-    return file_names.quantization(path.name) or header.quantization
-
-
-class _Pair(msgspec.Struct, frozen=True):
-    """Two files that a person chose, so that the next start opens them again."""
-
-    model: str
-    projector: str
-    chat_template: str | None = None
-    family: str = ""  # of the preset that it was chosen by; empty: what the file says
 
 
 class Catalog:
     """Owns the list of variants. Safe to use from several threads."""
 
     def __init__(self, cache_dir: Path, allowed: Sequence[Path] | None) -> None:
-        """`allowed`: folders whose files may be opened; None for any, when the operator asks on the command line."""
-        self._cache_dir = cache_dir
+        """`allowed`: folders whose files may be opened; None for any, for the operator at the command line."""
+        self._unpacked = cache_dir / "unpacked"  # llamafiles' members
         self._allowed = None if allowed is None else tuple(folder.resolve() for folder in allowed)
-        self._checksums = BytesCache(cache_dir / "checksums", 16 * 2**20)
+        self._checksums = Checksums(cache_dir / "checksums")
+        self._derived = DerivedFiles(cache_dir / "derived", self._checksums)
         self._lock = Lock()
         self._presets = read_presets()
         self._embedded = tuple(preset for preset in self._presets if not preset.repo)
         self._variants: dict[str, Variant] = {}
+        self._preset_files: set[str] = set()  # sha256
         self.problems: tuple[str, ...] = ()
         self.made = cache_dir / "made"  # where files that are quantized here go; each names its source
         for preset in self._embedded:
-            self._add_grid(preset, self._derived(preset, preset.model), self._derived(preset, preset.projector))
-        self._pairs_file = cache_dir / "pairs.json"
-        self._remembered = self._read_pairs()
+            self._add_grid(preset, self._derived.read(preset))
+        self._remembered = RememberedPairs(cache_dir / "pairs.json")
+        self.problems += self._remembered.problems
         self.refresh()
         self._add_all_made()
 
@@ -78,28 +51,20 @@ class Catalog:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
+        """Their labels are unique in each family."""
         with self._lock:
-            return tuple(self._variants.values())
+            return with_unique_labels(self._variants.values(), self._preset_files)
 
     def derive(self, quantize: Quantizer, tell: Callable[[str], None] = lambda text: None) -> None:
         """Make the presets' derived files that are missing. Seconds at the first start, nothing after.
 
-        What cannot be made is left out, and told in `problems`.
+        What cannot be made is left out, and reported in `problems`.
         """
         self.problems = ()
         for preset in self._embedded:
-            models, projectors = self._derived(preset, preset.model), self._derived(preset, preset.projector)
-            wanted = [(preset.model, q, models, Half.MODEL) for q in preset.derive.models]
-            wanted += [(preset.projector, q, projectors, Half.PROJECTOR) for q in preset.derive.projectors]
-            for source, quantization, there, half in wanted:
-                if quantization in there:
-                    continue
-                tell(f"Making {quantization} of {Path(source).name} ...")
-                try:
-                    there[quantization] = self._make(source, quantization, quantize, half)
-                except (PlaygroundError, OSError) as error:
-                    self.problems += (f"{quantization} of {preset.name} could not be made: {error}",)
-            self._add_grid(preset, models, projectors)
+            files, problems = self._derived.make(preset, quantize, tell)
+            self.problems += problems
+            self._add_grid(preset, files)
         self._add_all_made()
 
     def weights(self, path: Path) -> dict[str, int]:
@@ -110,32 +75,18 @@ class Catalog:
         """The type of a file's weights as ggml writes it, such as f16. Raises BadModel."""
         return read_header(path).quantization.lower()
 
-    def read_pair(self, model: Path, projector: Path, ids: Mapping[Path, str] = _NO_IDS) -> Variant:
+    def half(self, path: Path) -> Half:
+        """Of a file on this machine. Raises NotAllowed, BadModel."""
+        return read_header(self._permitted(path)).half
+
+    # --- pairs --------------------------------------------------------------------------------------------------------
+
+    def read_pair(self, model: Path, projector: Path, ids: Mapping[Path, str] = pair.NO_IDS) -> Variant:
         """A language model and a projector as a variant that is not listed: of paths that nobody else has chosen.
 
-        `ids`: in place of the sha256 of files that are about to go. Raises BadModel or BadPair with what is wrong.
+        `ids`: used in place of the sha256 of files that are about to be deleted. Raises BadModel or BadPair.
         """
-        model_header, projector_header = read_header(model), read_header(projector)
-        if model_header.is_projector and not projector_header.is_projector:
-            raise BadPair(
-                f"The two files are swapped: {model.name} is the projector, {projector.name} the language model."
-            )
-        if model_header.is_projector:
-            raise BadPair(f"{model.name} is a projector too. Give the language model's file as the model.")
-        if not projector_header.is_projector:
-            raise BadPair(
-                f"{projector.name} is a language model, not a projector. The projector is the file that its "
-                "publisher calls mmproj."
-            )
-        if projector_header.metadata.get("clip.has_vision_encoder") is False:
-            raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
-        named = (model_header.text(f"general.{part}") for part in ("basename", "finetune", "size_label"))
-        family = (
-            "-".join(part for part in named if part)[:80]
-            or file_names.QUANTIZATION.split(model.stem)[0].strip("-._")
-            or model.stem
-        )
-        return _variant(family, self._file(model, model_header, ids), self._file(projector, projector_header, ids))
+        return pair.read_pair(model, projector, self._checksums, ids)
 
     def open_pair(self, model: Path, projector: Path | None, *, remember: bool = False) -> Variant:
         """Add a pair on this machine to the variants; `remember`: the next start opens it again.
@@ -146,129 +97,124 @@ class Catalog:
         model = self._permitted(model)
         projector = None if projector is None else self._permitted(projector)
         if is_llamafile(model):
-            model, brought = self._unpacked(model)
+            model, brought = pair.unpack_llamafile(model, self._unpacked)
             projector = projector or brought
         if projector is None:
             raise BadPair(f"{model.name} alone reads no images: choose its projector (mmproj) too.")
         variant = self._add_pair(model, projector)
         if remember:
-            self._remember(_Pair(str(model), str(projector)))
+            self._remember(RememberedPair(str(model), str(projector)))
         return variant
-
-    def _unpacked(self, path: Path) -> tuple[Path, Path | None]:
-        """The language model of a llamafile, and its projector if it has one."""
-        files = unpack(path, self._cache_dir / "unpacked")
-        models = [file for file in files if not _is_projector(file)]
-        projectors = [file for file in files if _is_projector(file)]
-        if not models:
-            raise BadModel(f"{path.name} holds no language model.")
-        return models[0], projectors[0] if projectors else None
 
     def expect_pair(self, model: Path, projector: Path, chat_template: str | None = None, family: str = "") -> None:
         """Open a pair of the Hub's cache as soon as all of its files are there, now or at a later start."""
-        self._remember(_Pair(str(model), str(projector), chat_template, family))
+        self._remember(RememberedPair(str(model), str(projector), chat_template, family))
         self.refresh()
 
     def refresh(self) -> None:
         """Open the remembered pairs whose files have come; drop the variants whose files have gone."""
         with self._lock:
-            self._variants = {
-                key: v for key, v in self._variants.items() if _is_there(v.model) and _is_there(v.projector)
-            }
-            open_already = {(v.model.path, v.projector.path) for v in self._variants.values()}
-            wanted = [pair for pair in self._remembered if (pair.model, pair.projector) not in open_already]
-        for pair in wanted:
-            files = (*_shards(Path(pair.model)), *_shards(Path(pair.projector)))
-            if all(file.exists() for file in files):
+            self._variants = {key: v for key, v in self._variants.items() if _is_there(v)}
+            opened = {(v.model.path, v.projector.path) for v in self._variants.values()}
+        for remembered in self._remembered.all:
+            model, projector = map(Path, remembered.files)
+            if remembered.files in opened:
+                continue
+            if all(file.exists() for file in (*pair.shards(model), *pair.shards(projector))):
                 try:
-                    self._add_pair(Path(pair.model), Path(pair.projector), pair.chat_template, pair.family)
+                    self._add_pair(model, projector, remembered.chat_template, remembered.family)
                 except (BadModel, OSError) as error:
-                    problem = f"{Path(pair.model).name}: {error}"
+                    problem = f"{model.name}: {error}"
                     if problem not in self.problems:
                         self.problems += (problem,)
 
     def arrived(self, path: Path, sha256: str | None) -> None:
-        """A file of the Hub's cache is whole; its checksum was taken as it came, and need not be once more."""
+        """A file of the Hub's cache is complete. Its checksum was taken during the download."""
         if sha256 is not None:
-            self._checksums.set(_checksum_key(path), sha256.encode())
+            self._checksums.note(path, sha256)
         self.refresh()
 
-    def _remember(self, pair: _Pair) -> None:
-        with self._lock:
-            self._remembered = (
-                *(p for p in self._remembered if (p.model, p.projector) != (pair.model, pair.projector)),
-                pair,
-            )
-            try:
-                atomic.write(self._pairs_file, msgspec.json.encode(self._remembered))
-            except OSError as error:
-                self.problems += (f"The pair is not remembered: {error}.",)
-
-    def _read_pairs(self) -> tuple[_Pair, ...]:
-        try:
-            return msgspec.json.decode(self._pairs_file.read_bytes(), type=tuple[_Pair, ...])
-        except FileNotFoundError:
-            return ()
-        except (OSError, msgspec.DecodeError) as error:
-            self.problems += (f"The pairs that were opened before cannot be read: {error}.",)
-            return ()
+    def _remember(self, remembered: RememberedPair) -> None:
+        known = self._remembered.problems
+        self._remembered.add(remembered)
+        self.problems += self._remembered.problems[len(known) :]
 
     def _add_pair(self, model: Path, projector: Path, chat_template: str | None = None, family: str = "") -> Variant:
         read = self.read_pair(model, projector)
-        variant = replace(_variant(family or read.family, read.model, read.projector), chat_template=chat_template)
-        family = variant.family
+        variant = pair.variant_of(family or read.family, read.model, read.projector)
+        if not family:  # another projector for a listed language model stands beside it, whatever the family's name is
+            with self._lock:
+                beside = next((v for v in self._variants.values() if v.model.sha256 == variant.model.sha256), variant)
+            variant = replace(variant, family=beside.family)
+            chat_template = chat_template or beside.chat_template
+        id = self._insert(replace(variant, chat_template=chat_template))
+        self._add_all_made()
+        return self._listed([id])[0]
+
+    def _insert(self, variant: Variant) -> str:
+        """Add a variant, or the present place of one that is listed. Returns its id in the list."""
         hashes = (variant.model.sha256, variant.projector.sha256)
         with self._lock:
             for other in self._variants.values():
                 if (other.model.sha256, other.projector.sha256) == hashes:
-                    if _is_there(other.model) and _is_there(other.projector):
-                        return other
-                    moved = replace(other, model=variant.model, projector=variant.projector)
-                    self._variants[other.id] = moved
-                    return moved
-            if variant.id in self._variants:  # another uploader's file under the same name
-                mark = f"{variant.model.sha256[:8]}.{variant.projector.sha256[:8]}"
-                variant = replace(variant, id=f"{variant.id}@{mark}", label=Path(variant.model.path).stem)
-            same = [v for v in self._variants.values() if v.family == family]
+                    if not _is_there(other):
+                        self._variants[other.id] = replace(other, model=variant.model, projector=variant.projector)
+                    return other.id
+            if variant.id in self._variants:  # another file of the same quantization
+                variant = replace(variant, id=_marked_id(variant))
+            same = [v for v in self._variants.values() if v.family == variant.family]
             # The most precise pair of a family is its reference.
             if all(_precision(variant) > _precision(other) for other in same):
                 for other in same:
                     self._variants[other.id] = replace(other, reference=False)
                 variant = replace(variant, reference=True)
             self._variants[variant.id] = variant
-        self._add_all_made()
-        return variant
+        return variant.id
+
+    def _listed(self, ids: Sequence[str]) -> tuple[Variant, ...]:
+        """With their present labels."""
+        variants = {variant.id: variant for variant in self.variants}
+        return tuple(variants[id] for id in ids)
+
+    def _permitted(self, path: Path) -> Path:
+        try:
+            path = path.expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a null byte
+            raise BadModel(f"{path.name[:80]!r} is not a valid path to a file: {error}.") from None
+        if self._allowed is not None and not any(path.is_relative_to(folder) for folder in self._allowed):
+            where = ", ".join(str(folder) for folder in self._allowed) or "none yet (PLAYGROUND_MODEL_DIRS)"
+            raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
+        return path
+
+    # --- files that were quantized here -------------------------------------------------------------------------------
 
     def add_made(self, path: Path) -> tuple[Variant, ...]:
-        """Add a file that was quantized here from one that is there, with every other half of its family.
+        """Add a file that was quantized here from a listed one, with every other half of its family.
 
-        Returns the new variants; none if its source is not there. Raises BadModel.
+        Returns the new variants; none if its source is not listed. Raises BadModel.
         """
         header = read_header(path)
         source = header.text("quantize.source.sha256")
-        file = self._file(path, header)
+        file = pair.read_file(path, header, self._checksums)
         with self._lock:
-            there = list(self._variants.values())
-            origin = next((v for v in there if v.half(header.half).sha256 == source), None)
+            variants = list(self._variants.values())
+            origin = next((v for v in variants if v.half(header.half).sha256 == source), None)
             if origin is None:
                 return ()
-            partners = {v.half(header.half.other) for v in there if v.family == origin.family}
-            known = {(v.model.sha256, v.projector.sha256) for v in there}
+            partners = {v.half(header.half.other) for v in variants if v.family == origin.family}
+            known = {(v.model.sha256, v.projector.sha256) for v in variants}
             added = []
             for partner in sorted(partners, key=lambda half: -(half.bits_per_weight or 0.0)):
-                pair = (partner, file) if header.is_projector else (file, partner)
-                if (pair[0].sha256, pair[1].sha256) in known:
+                model, projector = (partner, file) if header.is_projector else (file, partner)
+                if (model.sha256, projector.sha256) in known:
                     continue
-                variant = replace(_variant(origin.family, *pair), chat_template=origin.chat_template)
+                variant = pair.variant_of(origin.family, model, projector)
                 # Several files may have one name. Whose it is must not depend on which was added first, or a cell would
                 # mean another file after a restart.
-                mark = f"{pair[0].sha256[:8]}.{pair[1].sha256[:8]}"
-                same = any(v.family == variant.family and v.label == variant.label for v in self._variants.values())
-                label = f"{variant.label} {file.sha256[:4]}" if same else variant.label
-                variant = replace(variant, id=f"{variant.id}@{mark}", label=label)
+                variant = replace(variant, id=_marked_id(variant), chat_template=origin.chat_template)
                 self._variants[variant.id] = variant
-                added.append(variant)
-        return tuple(added)
+                added.append(variant.id)
+        return self._listed(added)
 
     def _add_all_made(self) -> None:
         for path in sorted(self.made.glob("*.gguf")):
@@ -277,138 +223,59 @@ class Catalog:
             except BadModel as error:
                 self.problems += (f"{path.name}: {error}",)
 
-    def half(self, path: Path) -> Half:
-        """Of a file on this machine. Raises NotAllowed, BadModel."""
-        return read_header(self._permitted(path)).half
-
-    def choose(self, names: Sequence[str], projectors: Sequence[str] = ()) -> tuple[Variant, ...]:
-        """Variants by id, by label such as Q4_K_M, or by quantization with each of `projectors`.
-
-        Raises BadInput naming what there is.
-        """
-        variants = self.variants
-        there = dict.fromkeys(v.projector.quantization for v in variants)
-        for projector in projectors:
-            if projector not in there:
-                raise BadInput(f"There is no projector called '{projector}'. There are: {', '.join(there)}.")
-        chosen: dict[str, Variant] = {}
-        for name in names:
-            if projectors:
-                found = [v for v in variants if v.model.quantization == name and v.projector.quantization in projectors]
-            else:
-                found = [v for v in variants if v.label == name]
-            found = found or [v for v in variants if v.id == name]
-            if not found:
-                labels = ", ".join(dict.fromkeys(v.label for v in variants))
-                raise BadInput(f"There is no variant called '{name}'. There are: {labels}.")
-            chosen |= {v.id: v for v in found}
-        return tuple(chosen.values())
-
-    def _permitted(self, path: Path) -> Path:
-        try:
-            path = path.expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a null byte
-            raise BadModel(f"{path.name[:80]!r} is no path to a file: {error}.") from None
-        if self._allowed is not None and not any(path.is_relative_to(folder) for folder in self._allowed):
-            where = ", ".join(str(folder) for folder in self._allowed) or "none yet (PLAYGROUND_MODEL_DIRS)"
-            raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
-        return path
-
-    def _file(self, path: Path, header: GgufHeader, ids: Mapping[Path, str] = _NO_IDS) -> ModelFile:
-        parts = _shards(path)
-        headers = [header, *(read_header(part) for part in parts[1:])]
-        sums = [ids.get(part) or self._sha256(part) for part in parts]
-        return ModelFile(
-            path=str(path),  # of the first shard; llama.cpp finds the others beside it
-            bytes=sum(one.file_bytes for one in headers),
-            sha256=sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest(),
-            quantization=quantization_of(path, header),
-            n_params=sum(one.n_params for one in headers),
-            architecture=header.architecture,
-            vocabulary_sha256=None if header.is_projector else header.vocabulary_sha256,
-            shape=shape(headers),
-        )
-
-    def _sha256(self, path: Path) -> str:
-        """Of the whole file; kept by path, size and time of change, since a 5 GB file takes seconds."""
-        key = _checksum_key(path)
-        known = self._checksums.get(key)
-        if known is None:
-            with open(path, "rb") as file:
-                known = hashlib.file_digest(file, "sha256").hexdigest().encode()
-            self._checksums.set(key, known)
-        return known.decode()
-
-    def _derived(self, preset: Preset, source: str) -> dict[str, ModelFile]:
-        """The source file and what was made of it, by quantization, in the preset's order."""
-        path = data_folder() / source
-        files = [path]
-        wanted = preset.derive.models if source == preset.model else preset.derive.projectors
-        files += [target for q in wanted if (target := self._target(path, q)).exists()]
-        found: dict[str, ModelFile] = {}
-        for file in files:
-            try:
-                header = read_header(file)
-            except BadModel:
-                if file == path:
-                    raise
-                continue  # made again by derive()
-            found[quantization_of(file, header)] = self._file(file, header)
-        return found
-
-    def _target(self, source: Path, quantization: str) -> Path:
-        engine = importlib.metadata.version("llama-cpp-python")
-        folder = self._cache_dir / "derived" / f"{self._sha256(source)[:16]}-{engine}"
-        return folder / f"{file_names.QUANTIZATION.sub('', source.stem)}-{quantization}.gguf"
-
-    def _make(self, name: str, quantization: str, quantize: Quantizer, half: Half) -> ModelFile:
-        source = data_folder() / name
-        target = self._target(source, quantization)
-        with atomic.replacing(target) as part:
-            quantize(source, part, quantization, half)
-            read_header(part)
-        return self._file(target, read_header(target))
-
-    def _add_grid(self, preset: Preset, models: dict[str, ModelFile], projectors: dict[str, ModelFile]) -> None:
+    def _add_grid(self, preset: Preset, files: Mapping[Half, Files]) -> None:
         """Every language model of a preset with every projector; the first of each is the reference."""
+        models, projectors = files[Half.MODEL], files[Half.PROJECTOR]
         order = [next(iter(models)), *preset.derive.models]
         with self._lock:
+            self._preset_files |= {file.sha256 for half in files.values() for file in half.values()}
             grid = {}
             for n, model in enumerate(q for q in order if q in models):
                 for m, projector in enumerate(projectors):
-                    variant = _variant(preset.family, models[model], projectors[projector])
+                    variant = pair.variant_of(preset.family, models[model], projectors[projector])
                     grid[variant.id] = replace(variant, reference=n == 0 and m == 0, chat_template=preset.chat_template)
             # A rung that was made later goes to its place in the ladder.
             self._variants = {key: v for key, v in self._variants.items() if key not in grid} | grid
 
+    # --- choosing -----------------------------------------------------------------------------------------------------
 
-def _variant(family: str, model: ModelFile, projector: ModelFile) -> Variant:
-    # A projector is published at 16 bits as a rule; only another one is worth a word on every pane.
-    usual = projector.quantization in ("F16", "BF16", "F32")
-    return Variant(
-        id=f"{family}:{model.quantization}+mmproj-{projector.quantization}",
-        family=family,
-        label=model.quantization if usual else f"{model.quantization} + mmproj-{projector.quantization}",
-        model=model,
-        projector=projector,
-    )
+    def choose(self, names: Sequence[str], projectors: Sequence[str] = ()) -> tuple[Variant, ...]:
+        """Variants by id, by label such as Q4_K_M, or by quantization with each of `projectors`.
+
+        Raises BadInput naming what can be chosen.
+        """
+        variants = self.variants
+        known = dict.fromkeys(name for v in variants for name in _names(v.projector))
+        for projector in projectors:
+            if projector not in known:
+                raise BadInput(f"There is no projector called '{projector}'. There are: {', '.join(known)}.")
+        chosen: dict[str, Variant] = {}
+        for name in names:
+            if projectors:
+                matching = [
+                    v for v in variants if name in _names(v.model) and any(p in _names(v.projector) for p in projectors)
+                ]
+            else:
+                matching = [v for v in variants if v.label == name]
+            matching = matching or [v for v in variants if v.id == name]
+            if not matching:
+                labels = ", ".join(dict.fromkeys(v.label for v in variants))
+                raise BadInput(f"There is no variant called '{name}'. There are: {labels}.")
+            chosen |= {v.id: v for v in matching}
+        return tuple(chosen.values())
 
 
-def _is_projector(path: Path) -> bool:
-    return read_header(path).is_projector
+def _names(file: ModelFile) -> tuple[str, ...]:
+    """By which a person may choose it."""
+    return (file.quantization, file.label) if file.mark else (file.quantization,)
 
 
-def _checksum_key(path: Path) -> str:
-    stat = path.stat()
-    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+def _marked_id(variant: Variant) -> str:
+    return f"{variant.id}@{variant.model.sha256[:8]}.{variant.projector.sha256[:8]}"
 
 
-def _shards(path: Path) -> list[Path]:
-    return [path.with_name(name) for name in file_names.shards(path.name)]
-
-
-def _is_there(file: ModelFile) -> bool:
-    return Path(file.path).exists()
+def _is_there(variant: Variant) -> bool:
+    return Path(variant.model.path).exists() and Path(variant.projector.path).exists()
 
 
 def _precision(variant: Variant) -> tuple[float, float]:

@@ -47,6 +47,12 @@ class ModelFile:
     # Two language models with the same value turn the same text into the same token ids (models/gguf/header.py).
     vocabulary_sha256: str | None = None
     shape: Shape | None = None
+    mark: str = ""  # what tells it from another file of this quantization in its family (models/labels.py)
+
+    @property
+    def label(self) -> str:
+        """Unique in its family, for its half."""
+        return f"{self.quantization} ({self.mark})" if self.mark else self.quantization
 
     @property
     def bits_per_weight(self) -> float | None:

@@ -154,7 +154,7 @@ def _usual(parts: Parts, there: Sequence[Variant]) -> list[Variant]:
 def _ticks(files: Sequence[ModelFile], ticked: set[str], best: set[str]) -> Ticks:
     by_size = sorted(files, key=lambda file: -file.bytes)
     labels = {
-        file.sha256: f"{file.quantization}{' ★' * (file.sha256 in best)} · {number_format.file_size(file.bytes)}"
+        file.sha256: f"{file.label}{' ★' * (file.sha256 in best)} · {number_format.file_size(file.bytes)}"
         for file in by_size
     }
     return Ticks([(label, sha256) for sha256, label in labels.items()], [sha for sha in labels if sha in ticked])

@@ -18,8 +18,9 @@ from playground.comparing import embedding_cache
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
 from playground.errors import BadInput, BadModel, BadPair, EngineError, NotAllowed
-from playground.models.catalog import Catalog, quantization_of
+from playground.models.catalog import Catalog
 from playground.models.gguf.header import read_header
+from playground.models.pair import quantization_of
 from playground.models.presets import data_folder, presets_folder, read_preset, read_presets
 from playground.support.byte_cache import BytesCache
 from playground.values.files import Half, ModelFile
@@ -258,6 +259,79 @@ def test_quantization_when_the_name_tells_it_then_as_publishers_write_it(
     writer.write_tensors_to_file()
     writer.close()
     assert quantization_of(path, read_header(path)) == expected
+
+
+# --- labels -----------------------------------------------------------------------------------------------
+
+
+def labels(store: Catalog, family: str = "a") -> dict[str, str]:
+    """By the file names of the pair."""
+    return {
+        f"{Path(v.model.path).name} {Path(v.projector.path).name}": v.label
+        for v in store.variants
+        if v.family == family
+    }
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_labels_when_projectors_share_a_quantization_then_their_names_tell_them_apart_in_any_order(
+    models: Path, open_store: OpenStore, order: tuple[int, ...]
+) -> None:
+    projectors = [models / "mmproj-F16.gguf"]
+    for damage in ("noise", "zeroed"):
+        keys = {"architecture": "clip", "clip__has_vision_encoder": True, "general__description": damage}
+        projectors.append(write_gguf(models / f"mmproj-{damage}-F16.gguf", **keys))  # type: ignore[arg-type]
+    store = open_store(models)
+    opened = [store.open_pair(models / "a-F16.gguf", projectors[n], remember=True) for n in order]
+    expected = {
+        "a-F16.gguf mmproj-F16.gguf": "F16 + mmproj-F16 (mmproj-F16)",
+        "a-F16.gguf mmproj-noise-F16.gguf": "F16 + mmproj-F16 (mmproj-noise-F16)",
+        "a-F16.gguf mmproj-zeroed-F16.gguf": "F16 + mmproj-F16 (mmproj-zeroed-F16)",
+    }
+    assert labels(store) == expected
+    assert opened[-1].label == expected[f"a-F16.gguf {projectors[order[-1]].name}"]
+    again = open_store(models)
+    assert labels(again) == expected
+    assert {v.id: v.label for v in again.variants} == {v.id: v.label for v in store.variants}
+    chosen = again.choose(["F16"], ["F16 (mmproj-noise-F16)"])
+    assert [Path(v.projector.path).name for v in chosen] == ["mmproj-noise-F16.gguf"]
+
+
+def test_labels_when_a_copy_of_a_presets_projector_is_opened_then_only_the_copy_is_marked(
+    models: Path, open_store: OpenStore
+) -> None:
+    """A name that people and presets use, such as F16, goes on meaning the preset's own file."""
+    preset = read_presets()[0]
+    damaged = bytearray((data_folder() / preset.projector).read_bytes())
+    damaged[-1] ^= 1
+    (models / "damaged.gguf").write_bytes(damaged)
+    store = open_store(models, data_folder())
+    store.open_pair(data_folder() / preset.model, models / "damaged.gguf")
+    assert set(labels(store, preset.family).values()) == {"F16", "F16 + mmproj-F16 (damaged)"}
+    assert [v.reference for v in store.choose(["F16"])] == [True]
+
+
+def test_labels_when_two_uploaders_files_have_equal_names_then_checksums_tell_them_apart(
+    models: Path, open_store: OpenStore
+) -> None:
+    write_gguf(models / "b/a-F16.gguf", general__basename="a", general__quantized_by="somebody else")
+    store = open_store(models)
+    for model in (models, models / "b"):
+        store.open_pair(model / "a-F16.gguf", models / "mmproj-F16.gguf")
+    assert sorted(v.label for v in store.variants if v.family == "a") == sorted(
+        f"F16 ({v.model.sha256[:8]})" for v in store.variants if v.family == "a"
+    )
+
+
+def test_labels_when_a_family_has_projectors_of_16_bits_of_both_kinds_then_f16_is_the_usual_one(
+    models: Path, open_store: OpenStore
+) -> None:
+    keys = {"architecture": "clip", "clip__has_vision_encoder": True, "general__description": "b"}
+    other = write_gguf(models / "mmproj-BF16.gguf", **keys)  # type: ignore[arg-type]
+    store = open_store(models)
+    assert store.open_pair(models / "a-F16.gguf", other).label == "F16"
+    assert store.open_pair(models / "a-F16.gguf", models / "mmproj-F16.gguf").label == "F16"
+    assert [v.label for v in store.variants if v.family == "a"] == ["F16 + mmproj-BF16", "F16"]
 
 
 # --- derived variants -------------------------------------------------------------------------------------
