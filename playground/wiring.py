@@ -17,11 +17,9 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.images import read_image
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadModel
-from playground.models import doctor
+from playground.models import check_pair
 from playground.models.catalog import Catalog
-from playground.models.doctor import Hardware
-from playground.models.gguf.header import read_header
+from playground.models.doctor import Hardware, Level
 from playground.models.hub.client import Hub
 from playground.models.hub.downloads import Downloads
 from playground.models.hub.preloaded import preloaded
@@ -83,20 +81,15 @@ class Parts:
         )
 
     def explain(self, variant: Variant) -> str:
-        """The worst that the doctor has to say of a variant that could not be run."""
-        try:
-            model, projector = read_header(variant.model.path), read_header(variant.projector.path)
-        except BadModel as error:
-            return error.message
-        found = doctor.diagnose(
-            model,
-            projector,
-            hardware=self.hardware,
+        """The doctor's most serious finding about a variant that could not be run."""
+        diagnosis = check_pair.check_pair(
+            lambda: check_pair.from_disk(variant.model.path, variant.projector.path),
+            self.hardware,
             chat_template=variant.chat_template,
-            model_bytes=variant.model.bytes,
         )
-        worst = found[0] if found and found[0].level > doctor.Level.FINE else None
-        return f"The doctor: {worst.text} {worst.remedy}" if worst else ""
+        if diagnosis.level is Level.FINE:
+            return ""
+        return f"The doctor: {diagnosis.findings[0].text} {diagnosis.findings[0].remedy}"
 
     def read_image(self, path: str | Path) -> Image:
         """An uploaded image, scaled down to what the operator allows. Raises BadImage."""

@@ -11,15 +11,13 @@ import msgspec
 import typer
 
 from playground.cli.options import AsJson, followed, line, open_pairs, say
-from playground.errors import BadInput, BadModel, PlaygroundError
+from playground.errors import PlaygroundError
 from playground.measuring import measure, results
-from playground.models import doctor as diagnosis
-from playground.models.doctor import Finding, Level
-from playground.models.gguf import file_names
-from playground.models.gguf.header import GgufHeader, read_header
+from playground.models import check_pair
+from playground.models.doctor import Finding, Level, worst
+from playground.models.download_pairs import PairChoice, download_pairs
 from playground.models.hub import address
-from playground.models.hub.downloads import DownloadState, Wanted
-from playground.models.hub.listing import RemoteModel, RepoListing
+from playground.models.hub.downloads import DownloadState
 from playground.models.presets import Preset, read_presets
 from playground.settings import Settings
 from playground.wiring import Parts, open_parts
@@ -39,35 +37,29 @@ def doctor(
     model: Annotated[str, typer.Argument(help="A language model: a file, or owner/name:file.gguf on the Hub.")],
     projector: Annotated[str, typer.Argument(help="Its projector (mmproj), likewise.")] = "",
     n_ctx: Annotated[int, typer.Option("--ctx-size", help="Tokens.")] = 4096,
-    chat_template: Annotated[str, typer.Option(help="One that is used in place of the file's.")] = "",
+    chat_template: Annotated[str, typer.Option(help="Used in place of the file's.")] = "",
     look: Annotated[
         bool, typer.Option("--look", help="Load it (files only): do its answers change with the picture?")
     ] = False,
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Why a pair will not work, or may not, by its headers. Exit code: 0 fine, 1 doubtful, 2 it will not work."""
+    """Check by the headers whether a pair will work. Exit code: 0 fine, 1 doubtful, 2 it will not work."""
     with open_parts(Settings.read(), any_folder=True) as parts:
         looks = None
-        try:
-            first = _header(parts, model, token)
-            second = _header(parts, projector, token) if projector else None
-            findings = diagnosis.diagnose(
-                first,
-                second,
-                hardware=parts.hardware,
-                n_ctx=n_ctx,
-                chat_template=chat_template or None,
-                model_bytes=_all_bytes(model),
-            )
-            if look and second is not None and diagnosis.worst(findings) < Level.BROKEN:
-                looks = _looks(parts, Path(model), Path(projector))
-                if looks == "blind":
-                    blind = "The look test: its answers do not change with the picture. The pair is blind."
-                    findings = (Finding(Level.BROKEN, "blind", blind, "Use the model's own mmproj file."), *findings)
-        except BadModel as error:
-            findings = (Finding(Level.BROKEN, "unreadable", error.message),)
-    report = _Report(model, projector or None, int(diagnosis.worst(findings)), tuple(findings), looks)
+        diagnosis = check_pair.check_pair(
+            lambda: check_pair.from_names(parts.hub, model, projector, token or None),
+            parts.hardware,
+            n_ctx,
+            chat_template or None,
+        )
+        findings = diagnosis.findings
+        if look and projector and diagnosis.level < Level.BROKEN:
+            looks = _looks(parts, Path(model), Path(projector))
+            if looks == "blind":
+                blind = "The look test: its answers do not change with the picture. The pair is blind."
+                findings = (Finding(Level.BROKEN, "blind", blind, "Use the model's own mmproj file."), *findings)
+    report = _Report(model, projector or None, int(worst(findings)), findings, looks)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
@@ -86,33 +78,24 @@ def download(
     projector_repo: Annotated[str, typer.Option(help="Where it lies if not beside the model.")] = "",
     token: Token = "",
 ) -> None:
-    """Download language models and a projector into the Hub's cache; an earlier attempt is gone on with."""
+    """Download language models and a projector into the Hub's cache. An interrupted download is resumed."""
     with open_parts(Settings.read(), any_folder=True) as parts:
         id, revision, _ = address.parse_repo(repo, parts.hub.endpoint)
-        found = parts.hub.repo(id, revision, token or None)
-        other = parts.hub.repo(projector_repo, token=token or None) if projector_repo else found
-        half = next((p for p in other.projectors if not projector or p.quantization == projector.upper()), None)
-        if half is None:
-            there = ", ".join(p.quantization for p in other.projectors) or "none"
-            raise BadInput(f"{other.id} has no such projector. It has: {there}.")
-        chosen = [_quantized(found, one) for one in quantizations]
-        wanted = [(found, file) for model in chosen for file in model.files] + [(other, file) for file in half.files]
-        parts.downloads.start((Wanted(of.id, of.commit, file) for of, file in wanted), token or None)
-        while any(one.state in (DownloadState.WAITING, DownloadState.RUNNING) for one in parts.downloads.all()):
-            running = [one for one in parts.downloads.all() if one.state is DownloadState.RUNNING]
-            line("  ".join(f"{one.wanted.file.name} {one.done / max(1, one.wanted.file.bytes):.0%}" for one in running))
-            time.sleep(0.2)
-        line("")
-        failed = [one for one in parts.downloads.all() if one.error]
-        for one in failed:
-            say(f"{one.wanted.file.name}: {one.error}")
+        listing = parts.hub.repo(id, revision, token or None)
+        other = parts.hub.repo(projector_repo, token=token or None) if projector_repo else listing
+        choice = PairChoice(
+            listing, tuple(listing.model(name) for name in quantizations), other, other.projector(projector)
+        )
+        pairs = download_pairs(choice, parts.hub, parts.downloads, parts.catalog, token=token or None)
+        keys = {wanted.key for wanted in choice.files}
+        _wait(parts, keys)
+        failed = [d for d in parts.downloads.all() if d.error and d.wanted.key in keys]
+        for download in failed:
+            say(f"{download.wanted.file.name}: {download.error}")
         if failed:
             raise typer.Exit(1)
-        for model in chosen:
-            file = parts.hub.snapshot(found.id, found.commit, model.name)
-            its_projector = parts.hub.snapshot(other.id, other.commit, half.name)
-            parts.catalog.expect_pair(file, its_projector)
-            typer.echo(f"{file}\n{its_projector}")
+        for model, its_projector in pairs:
+            typer.echo(f"{model}\n{its_projector}")
     for problem in parts.catalog.problems:
         say(problem)
 
@@ -125,39 +108,26 @@ def presets(
     bad = 0
     with open_parts(Settings.read(), any_folder=True) as parts:
         for preset in read_presets():
-            told = preset.repo or "embedded"
+            status = preset.repo or "embedded"
             if preset.repo and check:
                 try:
                     problems = _problems(preset, parts, token)
                 except PlaygroundError as error:
                     problems = [error.message]
                 bad += bool(problems)
-                told += f": {'; '.join(problems) or 'as it says'}"
+                status += f": {'; '.join(problems) or 'all files found'}"
             elif preset.repo and not preset.evidence:
-                told += " (file names unproven)"
-            typer.echo(f"{preset.family:24} {told}")
+                status += " (file names unverified)"
+            typer.echo(f"{preset.family:24} {status}")
     raise typer.Exit(1 if bad else 0)
 
 
-def _header(parts: Parts, name: str, token: str) -> GgufHeader:
-    """Of a file on this machine, or on the Hub. Raises BadModel, BadInput, Offline."""
-    path = Path(name).expanduser()
-    if path.exists() or ":" not in name:
-        return read_header(path)
-    id, revision, file = address.parse_repo(name, parts.hub.endpoint)
-    found = parts.hub.repo(id, revision, token or None)
-    remote = next((one for one in found.files if one.name == file), None)
-    if remote is None:
-        there = ", ".join(one.name for one in found.files if one.name.endswith(".gguf"))
-        raise BadInput(f"{id} has no file '{file}'. It has: {there[:400]}.")
-    return parts.hub.header(id, found.commit, remote, token or None)
-
-
-def _all_bytes(name: str) -> int | None:
-    """Of all shards of a file on this machine; None for one on the Hub, or one without shards."""
-    path = Path(name)
-    parts = [path.with_name(one) for one in file_names.shards(path.name)]
-    return sum(part.stat().st_size for part in parts) if len(parts) > 1 and all(p.exists() for p in parts) else None
+def _wait(parts: Parts, keys: set[str]) -> None:
+    """Show the progress of these downloads until none of them runs any more."""
+    while running := [d for d in parts.downloads.all() if d.is_active and d.wanted.key in keys]:
+        line("  ".join(f"{d.wanted.file.name} {d.share:.0%}" for d in running if d.state is DownloadState.RUNNING))
+        time.sleep(0.2)
+    line("")
 
 
 def _looks(parts: Parts, model: Path, projector: Path) -> str | None:
@@ -166,24 +136,14 @@ def _looks(parts: Parts, model: Path, projector: Path) -> str | None:
     return followed(job.run(), results.Measurement).results[0].looks
 
 
-def _quantized(repo: RepoListing, name: str) -> RemoteModel:
-    found = next((m for m in repo.models if name.upper() == m.quantization.upper() or name == m.name), None)
-    if found is None:
-        there = ", ".join(model.quantization for model in repo.models)
-        raise BadInput(f"{repo.id} has no '{name}'. It has: {there or 'no GGUF language model'}.")
-    if found.missing:
-        raise BadInput(f"{repo.id} lacks {found.missing} shards of {found.name}.")
-    return found
-
-
 def _problems(preset: Preset, parts: Parts, token: str) -> list[str]:
-    """What a preset promises and the Hub does not have."""
-    found = parts.hub.repo(preset.repo, preset.revision, token or None)
-    other = parts.hub.repo(preset.projector_repo, token=token or None) if preset.projector_repo else found
+    """The files of a preset that the Hub lacks."""
+    listing = parts.hub.repo(preset.repo, preset.revision, token or None)
+    other = parts.hub.repo(preset.projector_repo, token=token or None) if preset.projector_repo else listing
     lacking = [
         quantization
         for quantization in preset.ticked or ("",)
-        if preset.file_of(quantization, [model.name for model in found.models]) is None
+        if preset.file_of(quantization, [model.name for model in listing.models]) is None
     ]
     problems = [f"no file for {', '.join(lacking) or preset.model}"] if lacking else []
     if not any(fnmatch.fnmatch(p.name.lower(), preset.projector.lower()) for p in other.projectors):

@@ -1,7 +1,7 @@
-"""Why a pair will not work, or may not, before it is downloaded or loaded: from the headers of its two files. Pure.
+"""Finds why a pair will not work, or may not, before it is downloaded or loaded: by the headers of its files. Pure.
 
-Each finding says what is wrong and what to do. "Broken" is what llama.cpp refuses or aborts on; "doubtful" is what
-loads and may give nonsense; "fine" is what a person wants to know all the same.
+Each finding says what is wrong and what to do. llama.cpp refuses a "broken" pair, or aborts on it. A "doubtful" pair
+loads, and its answers may be nonsense. "Fine" findings are for information.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SHORT = 100  # characters of a text from a file; a stranger may have written me
 # contexts of CUDA of half a GiB (measured on an H100).
 _HOST_OVERHEAD, _GPU_OVERHEAD = 500 * 2**20, 1400 * 2**20
 
-# The templates of the LLaVA family, whose GGUF files often carry none or another's: what a name tells, the
-# built-in template of llama.cpp that is right, and texts of which a right template has one.
+# GGUF files of the LLaVA family often have no chat template, or another model's. Each row: a pattern for the model's
+# name, llama.cpp's built-in template that is right for it, and texts of which a right template has one.
 _LLAVA_TEMPLATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"nano.?llava|obsidian", "chatml", ("<|im_start|>",)),
     (r"bakllava", "vicuna", ("USER:",)),
@@ -53,11 +53,11 @@ class Finding(msgspec.Struct, frozen=True):
     code: str  # for a program: swapped, width, template-missing ...
     text: str
     remedy: str = ""
-    chat_template: str | None = None  # one that mends it
+    chat_template: str | None = None  # one that repairs it
 
 
 class Hardware(msgspec.Struct, frozen=True):
-    """What a pair would be loaded into; None for what is not known."""
+    """What a pair would be loaded into; None: unknown."""
 
     gpu_name: str | None
     gpu_free: int | None
@@ -66,7 +66,7 @@ class Hardware(msgspec.Struct, frozen=True):
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """Bytes, before anything is loaded. None: the header does not tell."""
+    """Bytes, estimated before anything is loaded. None: the header does not say."""
 
     weights: int
     projector: int
@@ -119,8 +119,8 @@ def _roles(model: GgufHeader, projector: GgufHeader | None) -> Iterable[Finding]
             )  # fmt: skip
         else:
             yield Finding(
-                Level.BROKEN, "no-projector", f"{first} alone reads no images: its projector (mmproj) is missing.",
-                "Look for a file called mmproj in the same repository; a model that was made for text alone has none.",
+                Level.BROKEN, "no-projector", f"{first} cannot read images alone: its projector (mmproj) is missing.",
+                "Look for a file called mmproj in the same repository. Models for text only have none.",
             )  # fmt: skip
         return
     if model.is_projector and not projector.is_projector:
@@ -147,7 +147,7 @@ def _roles(model: GgufHeader, projector: GgufHeader | None) -> Iterable[Finding]
 
 
 def _sees(projector: GgufHeader) -> bool:
-    """llama.cpp takes a missing key for no."""
+    """llama.cpp treats a missing key as false."""
     return projector.metadata.get("clip.has_vision_encoder") is True
 
 
@@ -160,8 +160,8 @@ def _engine(model: GgufHeader) -> Iterable[Finding]:
     if model.architecture not in _ARCHITECTURES:
         yield Finding(
             Level.DOUBTFUL, "architecture",
-            f"The architecture '{model.architecture[:_SHORT]}' is newer than this app's list, or no language model's.",
-            "If it does not load, a newer llama-cpp-python may know it.",
+            f"The architecture '{model.architecture[:_SHORT]}' is not on this app's list of language models.",
+            "If it does not load, a newer llama-cpp-python may support it.",
         )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def projector_type(projector: GgufHeader) -> str | None:
 
 
 def width_of(projector: GgufHeader) -> int | None:
-    """How many values the projector writes for an image token, from its tensors' shapes; None if these do not tell."""
+    """How many values the projector writes for an image token, by its tensors' shapes; None if these do not say."""
     name = projector_type(projector)
     kind = PROJECTOR_TYPES.get(name or "")
     if kind is None:
@@ -203,26 +203,26 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
     reads, writes = embedding_width(model), width_of(projector)
     if name is None:
         yield Finding(
-            Level.BROKEN, "projector-type", "The projector does not say of what type it is; llama.cpp refuses that.",
-            "It is damaged, or older than today's format. Look for a newer mmproj file.",
+            Level.BROKEN, "projector-type", "The projector's file does not state its type, so llama.cpp refuses it.",
+            "It is damaged, or older than the present format. Look for a newer mmproj file.",
         )  # fmt: skip
         return
     if kind is None:
         yield Finding(
-            Level.DOUBTFUL, "projector-type", f"The projector's type '{name[:_SHORT]}' is not known here.",
-            "If it does not load, a newer llama-cpp-python may know it.",
+            Level.DOUBTFUL, "projector-type", f"The projector's type '{name[:_SHORT]}' is not on this app's list.",
+            "If it does not load, a newer llama-cpp-python may support it.",
         )  # fmt: skip
     elif writes is None and projector.complete:
         yield Finding(
             Level.BROKEN, "projector-tensor",
             f"The projector lacks the tensor {kind.width[0]}, without which llama.cpp cannot run the type '{name}'.",
-            "It is damaged, or older than today's format. Look for a newer mmproj file.",
+            "It is damaged, or older than the present format. Look for a newer mmproj file.",
         )  # fmt: skip
         return
     if reads is not None and writes is not None and reads != writes:
         yield Finding(
             Level.BROKEN, "width",
-            f"They do not fit: the projector writes {writes} values for an image token, the model reads {reads}.",
+            f"The sizes differ: the projector writes {writes} values for an image token, the model reads {reads}.",
             "Use the mmproj file that was published with this model, of the same size.",
         )  # fmt: skip
         return
@@ -232,47 +232,48 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
             yield Finding(
                 Level.BROKEN, "tokens",
                 f"The projector needs tokens that the language model's vocabulary lacks: {', '.join(missing)}.",
-                "They were not made for each other: llama.cpp would abort. Use the model's own mmproj file.",
+                "The two files were not made for each other; llama.cpp would abort. Use the model's own mmproj file.",
             )  # fmt: skip
             return
         if arch not in kind.architectures:
             made_for = ", ".join(kind.architectures)
-            fits = "is unproven" if reads is None or writes is None else "fits by shape and is unproven"
+            sizes = "The sizes cannot be compared, and" if reads is None or writes is None else "The sizes match, but"
             yield Finding(
                 Level.DOUBTFUL, "family",
-                f"It {fits} by family: a projector of type '{name}' goes with {made_for}, this language model is "
-                f"{arch[:_SHORT]}.",
-                "Run the look test: a pair whose answers do not change with the picture is blind.",
+                f"{sizes} this combination is untested: a projector of type '{name}' is made for {made_for}; this "
+                f"language model is {arch[:_SHORT]}.",
+                "Run the look test: if the answers do not change with the picture, the pair is blind.",
             )  # fmt: skip
             return
         around = [token for token in kind.around if token not in model.special_tokens] if model.complete else []
         if around:
             yield Finding(
                 Level.DOUBTFUL, "around",
-                f"The vocabulary lacks the tokens that stand around an image: {', '.join(around)}.",
-                "They would be read as plain text. Run the look test.",
+                f"The vocabulary lacks the tokens that mark the beginning and end of an image: {', '.join(around)}.",
+                "The model would read them as plain text. Run the look test.",
             )  # fmt: skip
     if reads is None or writes is None:
         yield Finding(
-            Level.DOUBTFUL, "width-unknown", "The headers do not tell whether the two files have the same width.",
-            "Loading will tell; then run the look test.",
+            Level.DOUBTFUL, "width-unknown", "The headers do not say whether the sizes of the two files match.",
+            "Load the pair to find out, then run the look test.",
         )  # fmt: skip
     elif _related(model, projector) is False:
         yield Finding(
             Level.DOUBTFUL, "lineage",
-            f"Both are {writes} wide, but they name different models: {_lineage(model)} and {_lineage(projector)}.",
-            "Equal width is no proof. Run the look test, or take the mmproj of the model's own repository.",
+            f"The sizes match ({writes} values), but the files name different models: {_lineage(model)} and "
+            f"{_lineage(projector)}.",
+            "Equal sizes prove nothing. Run the look test, or use the mmproj file of the model's own repository.",
         )  # fmt: skip
 
 
 def _lineage(header: GgufHeader) -> str:
-    return _told(header, "general.basename") or _told(header, "general.name") or _name(header)
+    return _text(header, "general.basename") or _text(header, "general.name") or _name(header)
 
 
 def _related(model: GgufHeader, projector: GgufHeader) -> bool | None:
     """Whether the files name one model; None where one of them names none.
 
-    A language model that was tuned further goes with the projector of what it was made of; not the other way round.
+    A fine-tuned language model works with its base model's projector, not the other way round.
     """
     ours, theirs = _origins(model), _origins(projector)[:1]
     if not ours or not theirs:
@@ -281,14 +282,14 @@ def _related(model: GgufHeader, projector: GgufHeader) -> bool | None:
 
 
 def _origins(header: GgufHeader) -> list[str]:
-    """Its name, and that of what it was made of, each word between dashes."""
-    told = (_told(header, "general.basename"), _told(header, "general.base_model.0.repo_url").rpartition("/")[2])
-    return [f"-{name}-" for name in map(_plain, told) if name]
+    """Its name and its base model's, each word between dashes."""
+    names = (_text(header, "general.basename"), _text(header, "general.base_model.0.repo_url").rpartition("/")[2])
+    return [f"-{name}-" for name in map(_plain, names) if name]
 
 
 def _alike(model: GgufHeader, projector: GgufHeader) -> bool:
-    """A projector's size_label is often its own size, or missing; only another size of billions tells."""
-    ours, theirs = (_SIZE.fullmatch(_told(header, "general.size_label")) for header in (model, projector))
+    """A projector's size_label is often its own size, or missing; only another size in billions is a difference."""
+    ours, theirs = (_SIZE.fullmatch(_text(header, "general.size_label")) for header in (model, projector))
     if ours is None or theirs is None:
         return True
     label = float(theirs[1])
@@ -299,7 +300,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", file_names.QUANTIZATION.sub("", text).lower().replace("mmproj", "")).strip("-")
 
 
-def _told(header: GgufHeader, key: str) -> str:
+def _text(header: GgufHeader, key: str) -> str:
     return (header.text(key) or "")[:_SHORT]
 
 
@@ -310,27 +311,27 @@ def _template(model: GgufHeader, chosen: str | None) -> Iterable[Finding]:
     if chosen or not model.complete:
         return
     text = model.text("tokenizer.chat_template")
-    told = " ".join((_told(model, "general.name"), _told(model, "general.basename"), _name(model))).lower()
-    right = next(((name, has) for pattern, name, has in _LLAVA_TEMPLATES if re.search(pattern, told)), None)
+    names = " ".join((_text(model, "general.name"), _text(model, "general.basename"), _name(model))).lower()
+    right = next(((name, has) for pattern, name, has in _LLAVA_TEMPLATES if re.search(pattern, names)), None)
     if not text:
         yield Finding(
             Level.BROKEN, "template-missing", "The language model's file has no chat template.",
-            f"Its name speaks for '{right[0]}': choose it as the chat template." if right else
-            "Choose one as the chat template; the model's card says which.",
+            f"Choose '{right[0]}' as the chat template; the model's name suggests it." if right else
+            "Choose a chat template; the model's card says which one.",
             chat_template=right[0] if right else None,
         )  # fmt: skip
     elif right and text != right[0] and not any(has in text for has in right[1]):
         yield Finding(
             Level.DOUBTFUL, "template-legacy",
-            f"A model of this name wants the template '{right[0]}', and the one in the file has no '{right[1][0]}'.",
+            f"A model of this name needs the template '{right[0]}', but the file's template lacks '{right[1][0]}'.",
             f"Choose '{right[0]}' as the chat template and compare.",
             chat_template=right[0],
         )  # fmt: skip
     elif "content" not in text and not re.fullmatch(r"[\w.-]{1,40}", text):  # that would be llama.cpp's name for one
         yield Finding(
             Level.BROKEN, "template-no-place",
-            "The chat template writes no message's content: there is no place for an image.",
-            "Choose another one as the chat template; the model's card says which.",
+            "The chat template leaves out the messages' content, so an image has no place in the prompt.",
+            "Choose another chat template; the model's card says which one.",
         )  # fmt: skip
 
 
@@ -340,12 +341,12 @@ def _template(model: GgufHeader, chosen: str | None) -> Iterable[Finding]:
 def _bits(projector: GgufHeader) -> Iterable[Finding]:
     quantization = file_names.quantization(projector.path.rsplit("/", 1)[-1]) or projector.quantization
     if quantization in _PRECISE or all(tensor.type.name in _PRECISE for tensor in projector.tensors):
-        return  # its name may tell of the language model
+        return  # its name may be the language model's
     yield Finding(
         Level.FINE if quantization == "Q8_0" else Level.DOUBTFUL, "projector-bits",
-        f"The projector is quantized ({quantization}). KoboldCpp's users are told to keep it at F16, Unsloth found 4 "
-        "bits on the vision encoder's MLP to ruin Qwen2-VL, llamafile advises 4 bits there: they disagree.",
-        "Validate before you ship: measure it against the F16 projector on your images.",
+        f"The projector is quantized ({quantization}), and advice on that differs. KoboldCpp recommends F16. Unsloth "
+        "found that 4 bits in the vision encoder's MLP ruin Qwen2-VL. llamafile recommends 4 bits there.",
+        "Before you use it, measure it against the F16 projector on your images.",
     )  # fmt: skip
 
 
@@ -368,19 +369,19 @@ def _room(
     if hardware.gpu_name and hardware.gpu_offload is False:
         yield Finding(
             Level.DOUBTFUL, "cpu-build",
-            f"There is a GPU ({hardware.gpu_name}), but llama-cpp-python was built for the CPU alone.",
-            'Install it again for the GPU, for example CMAKE_ARGS="-DGGML_CUDA=on".',
+            f"This machine has a GPU ({hardware.gpu_name}), but llama-cpp-python was built for the CPU only.",
+            'Reinstall it with GPU support, for example with CMAKE_ARGS="-DGGML_CUDA=on".',
         )  # fmt: skip
     on_gpu = hardware.gpu_free is not None and hardware.gpu_offload is not False
     wanted = needs(model, projector, n_ctx, on_gpu=on_gpu, model_bytes=model_bytes)
     free = hardware.gpu_free if on_gpu and hardware.gpu_free is not None else hardware.host_free
     where = f"on {hardware.gpu_name or 'the GPU'}" if on_gpu else "in this machine's memory"
-    told = f"It takes about {_gib(wanted.all)} at a context of {n_ctx:,}, and {_gib(free)} are free {where}."
+    text = f"The pair needs about {_gib(wanted.all)} at a context of {n_ctx:,}; {_gib(free)} are free {where}."
     unknown = hardware.gpu_free is None and bool(hardware.gpu_offload)
     if unknown:
-        told += " How much the GPU has is not known."
+        text += " The GPU's memory is unknown."
     if wanted.all <= free:
-        yield Finding(Level.FINE, "room", told)
+        yield Finding(Level.FINE, "room", text)
         return
     remedies = []
     if on_gpu and wanted.all <= free + hardware.host_free:
@@ -389,15 +390,15 @@ def _room(
         if share > 0.1 and int(share * layers) > 0:
             remedies.append(f"put {int(share * layers)} of its {layers} layers on the GPU")
     if wanted.kv_cache and wanted.all - wanted.kv_cache // 2 <= free:
-        remedies.append(f"halve the context ({_gib(wanted.kv_cache)} are for its key-value cache)")
+        remedies.append(f"halve the context (its key-value cache takes {_gib(wanted.kv_cache)})")
     left = free - wanted.overhead - wanted.projector - (wanted.kv_cache or 0)
     if left > 0 and model.n_params:
         bits = 8 * model.file_bytes / model.n_params * left / wanted.weights  # `model` may be one shard of them
         if bits >= 2.5:
-            remedies.append(f"take a quantization of at most {bits:.1f} bits per weight")
+            remedies.append(f"choose a quantization of at most {bits:.1f} bits per weight")
     nowhere = wanted.all > free + (hardware.host_free if on_gpu else 0) and not unknown
-    remedy = ", or ".join(remedies) or "take a smaller model"
-    yield Finding(Level.BROKEN if nowhere else Level.DOUBTFUL, "room", told, f"{remedy[0].upper()}{remedy[1:]}.")
+    remedy = ", or ".join(remedies) or "choose a smaller model"
+    yield Finding(Level.BROKEN if nowhere else Level.DOUBTFUL, "room", text, f"{remedy[0].upper()}{remedy[1:]}.")
 
 
 def _gib(n: int) -> str:

@@ -35,7 +35,7 @@ class ExampleCell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Suggested(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a model's makers recommend, by the names of comparing/run_settings.RunSettings; None: they say nothing."""
+    """What a model's makers recommend, by the names of comparing/run_settings.RunSettings; None: no recommendation."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -60,8 +60,8 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repo: str = ""
     revision: str = "main"  # a branch, or a commit's 40 hexadecimal digits
     projector_repo: str = ""  # where the projector lies if not beside the language model
-    evidence: str = ""  # where these file names were seen; empty: nowhere, they are a guess from the publisher's habit
-    source: str = ""  # where what is suggested was read
+    evidence: str = ""  # where these file names were seen; empty: a guess by the publisher's other repositories
+    source: str = ""  # where the suggested settings were read
     prompt: str = "Describe this image."
     suggested: Suggested = Suggested()
     derive: Derive = Derive()
@@ -104,5 +104,5 @@ def read_preset(path: Path) -> Preset:
 
 def read_presets() -> tuple[Preset, ...]:
     """The embedded ones first."""
-    found = [read_preset(path) for path in sorted(presets_folder().glob("*.toml"))]
-    return tuple(sorted(found, key=lambda preset: bool(preset.repo)))
+    presets = [read_preset(path) for path in sorted(presets_folder().glob("*.toml"))]
+    return tuple(sorted(presets, key=lambda preset: bool(preset.repo)))

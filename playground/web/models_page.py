@@ -1,4 +1,4 @@
-"""What the models page's script asks for: search, a repository, its check, downloads, what is on disk."""
+"""Server functions of the models page: search, a repository and its check, downloads, the files on disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from playground.comparing import prompts
 from playground.errors import BadInput, BadModel, NotAllowed
 from playground.measuring.measure import MeasureJob, look_request
 from playground.measuring.results import Measurement
-from playground.models import doctor
+from playground.models import check_pair, doctor
+from playground.models.check_pair import PairHeaders
 from playground.models.doctor import Finding, Hardware, Level
+from playground.models.download_pairs import PairChoice, download_pairs
 from playground.models.gguf import file_names
-from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.hub import address
-from playground.models.hub.downloads import Download, DownloadState, Wanted
+from playground.models.hub.downloads import Download, DownloadState
 from playground.models.hub.listing import RemoteModel, RepoListing
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
@@ -29,12 +30,9 @@ from playground.web.replies import DiskReply, DownloadsReply, FindingsReply, Htm
 from playground.web.server_function import server_function
 from playground.wiring import Parts
 
-_MAX_FILES = 60  # ticked at once
-_N_CTX = 4096
-
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _FileRow:
     """A language model or a projector of a repository, as a row."""
 
     name: str
@@ -44,9 +42,9 @@ class _Choice:
     shards: int
     missing: int
     there: bool
-    part: float  # share of it that was fetched before
+    part: float  # share that an earlier download left
     ticked: bool
-    left: int  # bytes to be fetched
+    left: int  # bytes still to download
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class _DownloadRow:
     repo: str
     state: str
     share: float
-    told: str
+    progress: str
     error: str | None
     running: bool
     can_resume: bool
@@ -69,16 +67,6 @@ class _OnDisk:
     size: str
     used: str
     is_projector: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Picked:
-    """What a person ticked, as the Hub lists it now."""
-
-    repo: RepoListing
-    projector_repo: RepoListing
-    models: list[RemoteModel]
-    projector: RemoteModel | None
 
 
 class ModelActions:
@@ -112,22 +100,22 @@ class ModelActions:
     def search(self, text: str, token: str | None = None) -> HtmlReply:
         """Repositories that match; an id or an address opens its repository."""
         self._may()
-        found = self._hub.search(text.strip()[:200], token or None)
-        return HtmlReply(html=templating.markup("found.html", found=found, text=text))
+        repos = self._hub.search(text.strip()[:200], token or None)
+        return HtmlReply(html=templating.markup("found.html", found=repos, text=text))
 
     def repo(self, text: str, token: str | None = None, preset: str | None = None) -> HtmlReply:
         self._may()
         id, revision, file = address.parse_repo(text, self._hub.endpoint)
-        chosen = next((one for one in self._presets if one.family == preset), None)
-        found = self._hub.repo(id, chosen.revision if chosen else revision, token or None)
-        projectors = self._projectors(found, chosen, token)
+        chosen_by = self._preset(preset)
+        listing = self._hub.repo(id, chosen_by.revision if chosen_by else revision, token or None)
+        projectors = self._projectors(listing, chosen_by, token)
         return HtmlReply(
             html=templating.markup(
                 "repo.html",
-                repo=found,
-                models=[self._choice(found, model, chosen, file) for model in found.models],
-                projectors=[(repo.id, repo.commit, self._choice(repo, model)) for repo, model in projectors],
-                preset=chosen,
+                repo=listing,
+                models=[self._row(listing, model, chosen_by, file) for model in listing.models],
+                projectors=[(repo.id, repo.commit, self._row(repo, model)) for repo, model in projectors],
+                preset=chosen_by,
             )
         )
 
@@ -141,24 +129,23 @@ class ModelActions:
         projector_commit: str,
         token: str | None = None,
     ) -> FindingsReply:
-        """What the doctor says of the ticked files, by their headers alone, and which of the models fit."""
+        """The doctor's findings about the ticked files, by their headers alone, and which of the models fit."""
         self._may()
-        asked = self._picked(repo, commit, models, projector, projector_repo, projector_commit, token)
-        found, other, half, hardware = asked.repo, asked.projector_repo, asked.projector, self._parts.hardware
-        chosen = asked.models or list(found.models[:1])
+        choice = self._choice(repo, commit, models, projector, projector_repo, projector_commit, token)
+        listing, hardware = choice.repo, self._parts.hardware
+        chosen = choice.models or listing.models[:1]
         if not chosen:
             raise BadInput("The repository has no language model.")
-        findings: Sequence[Finding]
+        diagnosis = check_pair.check_pair(
+            lambda: check_pair.from_hub(
+                self._hub, listing, chosen, choice.projector_repo, choice.projector, token or None
+            ),
+            hardware,
+        )
         fits = {}
-        try:
-            model_header = self._hub.header(found.id, found.commit, chosen[0].files[0], token or None)
-            header = self._hub.header(other.id, other.commit, half.files[0], token or None) if half else None
-            largest = max(chosen, key=lambda model: model.bytes)
-            findings = doctor.diagnose(model_header, header, hardware=hardware, n_ctx=_N_CTX, model_bytes=largest.bytes)
-            fits = {one.name: _fits(one, model_header, header, hardware) for one in found.models}
-        except BadModel as error:
-            findings = (Finding(Level.BROKEN, "unreadable", error.message, "Choose another file."),)
-        return FindingsReply(html=findings_html(findings), fits=fits, level=int(doctor.worst(findings)))
+        if (headers := diagnosis.headers) is not None:
+            fits = {model.name: _fits(model, headers, hardware) for model in listing.models}
+        return FindingsReply(html=findings_html(diagnosis.findings), fits=fits, level=int(diagnosis.level))
 
     def download(
         self,
@@ -173,37 +160,17 @@ class ModelActions:
     ) -> DownloadsReply:
         """Fetch the ticked language models and the projector that goes with all of them."""
         self._may()
-        asked = self._picked(repo, commit, models, projector, projector_repo, projector_commit, token)
-        found, other, half, chosen = asked.repo, asked.projector_repo, asked.projector, asked.models[:_MAX_FILES]
-        if not chosen:
-            raise BadInput("Tick at least one quantization of the language model.")
-        if half is None:
-            raise BadInput(
-                "Choose a projector (mmproj): without it the model reads no images. It may be in another repository."
-            )
-        lacking = [model for model in (*chosen, half) if model.missing]
-        if lacking:
-            raise BadInput(f"The repository lacks {lacking[0].missing} shards of {lacking[0].name}.")
-        wanted = [Wanted(found.id, found.commit, file) for model in chosen for file in model.files]
-        wanted += [Wanted(other.id, other.commit, file) for file in half.files]
-        by = next((one for one in self._presets if one.family == preset), None)
-        self._parts.downloads.start(wanted, token or None)
-        for model in chosen:
-            self._parts.catalog.expect_pair(
-                self._hub.snapshot(found.id, found.commit, model.name),
-                self._hub.snapshot(other.id, other.commit, half.name),
-                by.chat_template if by else None,
-                by.family if by else "",
-            )
+        choice = self._choice(repo, commit, models, projector, projector_repo, projector_commit, token)
+        parts, chosen_by = self._parts, self._preset(preset)
+        download_pairs(choice, self._hub, parts.downloads, parts.catalog, token=token or None, preset=chosen_by)
         return self.downloads()
 
     # --- downloads ---------------------------------------------------------------------------------------------------
 
     def downloads(self) -> DownloadsReply:
-        shown = [_progress(one) for one in self._parts.downloads.all()]
+        rows = [_progress(download) for download in self._parts.downloads.all()]
         return DownloadsReply(
-            downloads=templating.markup("downloads.html", downloads=shown),
-            running=any(row.running for row in shown),
+            downloads=templating.markup("downloads.html", downloads=rows), running=any(row.running for row in rows)
         )
 
     def cancel(self, download: str) -> DownloadsReply:
@@ -239,40 +206,40 @@ class ModelActions:
                     file_names.is_projector(file.name),
                 )
             )
-        shown = [(*key, sorted(files, key=lambda f: (not f.is_projector, f.name))) for key, files in repos.items()]
-        listed = sorted(shown, key=lambda one: one[:2])
+        listed = [(*key, sorted(repos[key], key=lambda f: (not f.is_projector, f.name))) for key in sorted(repos)]
         demo = self._parts.settings.demo
         return DiskReply(disk=templating.markup("disk.html", repos=listed, cache=self._hub.cache, demo=demo))
 
     def use(self, repo: str, commit: str, model: str, projector: str) -> Reply:
-        """Open a pair of the cache: from now on it is among the variants."""
+        """Open a pair of the cache as a variant."""
         self._refuse_in_demo()
         pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
         if pair[0] is None or pair[1] is None:
             raise BadInput("One of the two files is not on this machine any more.")
         before = self._parts.catalog.problems
         self._parts.catalog.expect_pair(pair[0], pair[1])
-        found = next(
-            (v for v in self._parts.catalog.variants if (v.model.path, v.projector.path) == tuple(map(str, pair))), None
-        )
-        if found is None:
-            raise BadModel(next((p for p in self._parts.catalog.problems if p not in before), "It cannot be opened."))
-        return Reply(notice=f"{found.family}: {found.label} can be ticked in the notebook now.")
+        paths = (str(pair[0]), str(pair[1]))
+        variant = next((v for v in self._parts.catalog.variants if (v.model.path, v.projector.path) == paths), None)
+        if variant is None:
+            raise BadModel(
+                next((p for p in self._parts.catalog.problems if p not in before), "The pair cannot be opened.")
+            )
+        return Reply(notice=f"{variant.family}: {variant.label} can be ticked in the notebook now.")
 
     def inspect(self, repo: str, commit: str, model: str, projector: str) -> HtmlReply:
-        """What the doctor says of two files of the cache, and what a question becomes under their chat template."""
+        """The doctor's findings about two files of the cache, and a question as their chat template renders it."""
         variant = self._variant(repo, commit, model, projector)
-        headers = [read_header(file.path) for file in (variant.model, variant.projector)]
-        findings = doctor.diagnose(
-            *headers, hardware=self._parts.hardware, n_ctx=_N_CTX, model_bytes=variant.model.bytes
+        diagnosis = check_pair.check_pair(
+            lambda: check_pair.from_disk(variant.model.path, variant.projector.path), self._parts.hardware
         )
-        templates = [None, *dict.fromkeys(one.chat_template for one in findings if one.chat_template)]
-        told: list[prompts.Rendered] = []
+        findings = diagnosis.findings
+        templates = [None, *dict.fromkeys(f.chat_template for f in findings if f.chat_template)]
+        rendered: list[prompts.Rendered] = []
         if doctor.worst(f for f in findings if not f.code.startswith("template")) < Level.BROKEN:
-            told = prompts.rendered(self._parts.pool, variant, templates, "What is in the image?")
+            rendered = prompts.rendered(self._parts.pool, variant, templates, "What is in the image?")
         return HtmlReply(
             html=templating.markup(
-                "inspected.html", findings=findings_html(findings), rendered=told, name=Path(model).name
+                "inspected.html", findings=findings_html(findings), rendered=rendered, name=Path(model).name
             )
         )
 
@@ -284,21 +251,21 @@ class ModelActions:
         assert isinstance(last, Measurement)
         looks = last.results[0].looks == "looks"
         moved = f"{last.results[0].look_kl or 0:.2g}"
-        told = f"It looks: without the picture its answers move by {moved} nats a token."
+        verdict = f"It looks: without the picture its answers move by {moved} nats a token."
         if not looks:
-            told = (
+            verdict = (
                 f"Blind: its answers hardly move ({moved} nats a token) when the picture goes. Use its own mmproj file."
             )
-        return LookReply(looks=looks, verdict=told)
+        return LookReply(looks=looks, verdict=verdict)
 
     def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> DiskReply:
         """Delete a file of the cache, with its other shards."""
         self._refuse_in_demo()
         if not self._parts.settings.may_operate(visitor):
-            raise NotAllowed("Only the operators may delete files here (PLAYGROUND_OPERATORS).")
+            raise NotAllowed("Only the operators may delete files (PLAYGROUND_OPERATORS).")
         folder = model.rpartition("/")[0]
-        last = file_names.shards(model.rpartition("/")[2])
-        freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in last})
+        names = file_names.shards(model.rpartition("/")[2])
+        freed = self._hub.delete(repo, commit, {f"{folder}/{name}" if folder else name for name in names})
         self._parts.catalog.refresh()
         return msgspec.structs.replace(self.on_disk(), notice=f"{number_format.file_size(freed)} freed.")
 
@@ -311,16 +278,19 @@ class ModelActions:
 
     # --- help --------------------------------------------------------------------------------------------------------
 
+    def _preset(self, family: str | None) -> Preset | None:
+        return next((preset for preset in self._presets if preset.family == family), None)
+
     def _refuse_in_demo(self) -> None:
         if self._parts.settings.demo:
-            raise NotAllowed("This is a demonstration: only what is ticked in the notebook can be run.")
+            raise NotAllowed("This is a demonstration: only the models in the notebook can be run.")
 
     def _may(self) -> None:
         self._refuse_in_demo()
         if not self._parts.settings.downloads:
             raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
 
-    def _picked(
+    def _choice(
         self,
         repo: str,
         commit: str,
@@ -329,40 +299,41 @@ class ModelActions:
         projector_repo: str,
         projector_commit: str,
         token: str | None,
-    ) -> _Picked:
-        found = self._hub.repo(repo, commit, token or None)
-        other = found if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
-        return _Picked(
-            repo=found,
-            projector_repo=other,
-            models=[model for model in found.models if model.name in models],
-            projector=next((one for one in other.projectors if one.name == projector), None),
+    ) -> PairChoice:
+        """What a person ticked, in the listing of the commit that the page shows."""
+        listing = self._hub.repo(repo, commit, token or None)
+        other = listing if projector_repo == repo else self._hub.repo(projector_repo, projector_commit, token or None)
+        return PairChoice(
+            listing,
+            tuple(model for model in listing.models if model.name in models),
+            other,
+            other.projector(projector) if projector else None,
         )
 
-    def _choice(
+    def _row(
         self, repo: RepoListing, model: RemoteModel, preset: Preset | None = None, picked: str | None = None
-    ) -> _Choice:
-        there = all(self._hub.path(repo.id, repo.commit, file.name) is not None for file in model.files)
+    ) -> _FileRow:
+        is_cached = all(self._hub.path(repo.id, repo.commit, file.name) is not None for file in model.files)
         part = sum(self._hub.partial_bytes(repo.id, file) for file in model.files if file.sha256)
-        return _Choice(
+        return _FileRow(
             name=model.name,
             quantization=model.quantization,
             size=number_format.file_size(model.bytes),
             bits=number_format.bits(8 * model.bytes / repo.n_params if repo.n_params else None),
             shards=len(model.files),
             missing=model.missing,
-            there=there,
+            there=is_cached,
             part=part / model.bytes if model.bytes else 0.0,
             ticked=model.name == picked or (preset is not None and preset.matches(model.name)),
-            left=0 if there else max(0, model.bytes - part),
+            left=0 if is_cached else max(0, model.bytes - part),
         )
 
     def _projectors(
-        self, found: RepoListing, preset: Preset | None, token: str | None
+        self, repo: RepoListing, preset: Preset | None, token: str | None
     ) -> list[tuple[RepoListing, RemoteModel]]:
-        """Of the repository itself, and of the one that a preset names."""
-        pairs = [(found, model) for model in found.projectors]
-        if preset and preset.projector_repo and preset.projector_repo != found.id:
+        """The repository's own, and those of the repository that the preset names."""
+        pairs = [(repo, model) for model in repo.projectors]
+        if preset and preset.projector_repo and preset.projector_repo != repo.id:
             other = self._hub.repo(preset.projector_repo, token=token or None)
             pairs += [(other, model) for model in other.projectors]
         return pairs
@@ -372,30 +343,30 @@ def findings_html(findings: Sequence[Finding]) -> markupsafe.Markup:
     return templating.markup("findings.html", findings=findings, good=doctor.worst(findings) is Level.FINE)
 
 
-def _fits(model: RemoteModel, header: GgufHeader, projector: GgufHeader | None, hardware: Hardware) -> str:
-    """Whether it would fit, in a word, and what it takes."""
+def _fits(model: RemoteModel, headers: PairHeaders, hardware: Hardware) -> str:
+    """Whether it fits into memory, and how much it needs."""
     on_gpu = hardware.gpu_free is not None and hardware.gpu_offload is not False
-    wanted = doctor.needs(header, projector, _N_CTX, on_gpu=on_gpu, model_bytes=model.bytes).all
+    n_ctx = check_pair.N_CTX
+    needed = doctor.needs(headers.model, headers.projector, n_ctx, on_gpu=on_gpu, model_bytes=model.bytes).all
     free = hardware.gpu_free if on_gpu and hardware.gpu_free is not None else hardware.host_free
-    return f"{'fits' if wanted <= free else 'too large'}, about {number_format.memory(wanted)}"
+    return f"{'fits' if needed <= free else 'too large'}, about {number_format.memory(needed)}"
 
 
-def _progress(one: Download) -> _DownloadRow:
-    total = one.wanted.file.bytes
-    told = f"{number_format.file_size(one.done)} of {number_format.file_size(total)}"
-    if one.rate:
-        told += f" · {number_format.file_size(int(one.rate))}/s"
-    if one.seconds_left is not None:
-        told += f" · {number_format.seconds(one.seconds_left)} left"
-    running = one.state in (DownloadState.RUNNING, DownloadState.WAITING)
+def _progress(download: Download) -> _DownloadRow:
+    file = download.wanted.file
+    text = f"{number_format.file_size(download.done)} of {number_format.file_size(file.bytes)}"
+    if download.rate:
+        text += f" · {number_format.file_size(int(download.rate))}/s"
+    if download.seconds_left is not None:
+        text += f" · {number_format.seconds(download.seconds_left)} left"
     return _DownloadRow(
-        key=one.wanted.key,
-        name=one.wanted.file.name,
-        repo=one.wanted.repo,
-        state=one.state.value,
-        share=one.done / total if total else 1.0,
-        told=told,
-        error=one.error,
-        running=running,
-        can_resume=not running and one.state is not DownloadState.DONE,
+        key=download.wanted.key,
+        name=file.name,
+        repo=download.wanted.repo,
+        state=download.state.value,
+        share=download.share,
+        progress=text,
+        error=download.error,
+        running=download.is_active,
+        can_resume=not download.is_active and download.state is not DownloadState.DONE,
     )

@@ -103,9 +103,11 @@ def test_architecture_when_unknown_then_doubtful_since_a_newer_llama_cpp_may_kno
     found = diagnosed(model, tiny["mlp"].projector)
     assert codes(found) == ["architecture", "family"]
     assert worst(found) is DOUBTFUL
-    assert found[0].text == "The architecture 'llama9' is newer than this app's list, or no language model's."
-    assert found[0].remedy == "If it does not load, a newer llama-cpp-python may know it."
-    assert found[1].text.startswith("It is unproven by family: a projector of type 'mlp' goes with llama, qwen2")
+    assert found[0].text == "The architecture 'llama9' is not on this app's list of language models."
+    assert found[0].remedy == "If it does not load, a newer llama-cpp-python may support it."
+    assert found[1].text.startswith(
+        "The sizes cannot be compared, and this combination is untested: a projector of type 'mlp' is made for llama"
+    )
     pane = pane_of(engine, scene, model, tiny["mlp"].projector)
     assert "does not know the architecture 'llama9'" in (pane.error or "")
 
@@ -119,11 +121,11 @@ def test_projector_type_when_unknown_or_missing_then_said_and_the_engine_refuses
     found = diagnosed(files.model, new)
     assert codes(found) == ["projector-type", "width-unknown"]
     assert worst(found) is DOUBTFUL
-    assert found[0].text == "The projector's type 'newest' is not known here."
-    assert "a newer llama-cpp-python may know it" in found[0].remedy
-    assert "whether the two files have the same width" in found[1].text
+    assert found[0].text == "The projector's type 'newest' is not on this app's list."
+    assert "a newer llama-cpp-python may support it" in found[0].remedy
+    assert "whether the sizes of the two files match" in found[1].text
     missing = the(diagnosed(files.model, old), "projector-type", BROKEN)
-    assert "does not say of what type it is" in missing.text
+    assert "does not state its type" in missing.text
     assert "newer mmproj file" in missing.remedy
     for one in (new, old):
         assert "as a projector" in (pane_of(engine, scene, files.model, one).error or "")
@@ -188,8 +190,8 @@ def test_tokens_around_an_image_when_missing_then_doubtful_and_the_engine_answer
 ) -> None:
     bare = pairs.write_pair("qwen2vl", tmp_path, special_tokens=False)
     found = the(diagnosed(bare.model, bare.projector), "around", DOUBTFUL)
-    assert found.text.endswith("stand around an image: <|vision_start|>, <|vision_end|>.")
-    assert found.remedy == f"They would be read as plain text. {LOOK}."
+    assert found.text.endswith("mark the beginning and end of an image: <|vision_start|>, <|vision_end|>.")
+    assert found.remedy == f"The model would read them as plain text. {LOOK}."
     assert pane_of(engine, scene, bare.model, bare.projector).state is PaneState.DONE
 
 

@@ -777,7 +777,7 @@ def test_download_when_it_waits_and_is_cancelled_then_it_never_starts(
         downloads.cancel(wanted(served, name).key)
     until(lambda: idle(downloads))
     assert served.seen("GET", "small.gguf") == []
-    with pytest.raises(BadInput, match="no such download any more"):
+    with pytest.raises(BadInput, match="not on the list any more"):
         downloads.resume(last.key)
 
 

@@ -54,9 +54,9 @@ def test_pair_when_it_belongs_together_then_nothing_is_said(tiny: dict[str, pair
 def test_file_when_alone_then_told_which_one_is_missing(tiny: dict[str, pairs.PairFiles]) -> None:
     model, half = read_header(tiny["mlp"].model), read_header(tiny["mlp"].projector)
     alone = the(diagnose(model, None), "no-projector", BROKEN)
-    assert alone.text == "tiny-mlp-F16.gguf alone reads no images: its projector (mmproj) is missing."
+    assert alone.text == "tiny-mlp-F16.gguf cannot read images alone: its projector (mmproj) is missing."
     assert "called mmproj in the same repository" in alone.remedy
-    assert "a model that was made for text alone has none" in alone.remedy
+    assert "Models for text only have none" in alone.remedy
     alone = the(diagnose(half, None), "no-model", BROKEN)
     assert alone.text == "mmproj-tiny-mlp-F16.gguf is a projector (mmproj); the language model is missing."
     assert alone.remedy == "Choose the language model's file too."
@@ -100,8 +100,8 @@ def read_from_hub(data: bytes, size: int | None = None) -> GgufHeader:
     [
         (b"<!DOCTYPE html>", "not a GGUF file. Choose a file that ends in .gguf."),
         (b"", "not a GGUF file"),
-        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(99), "a big-endian GGUF file, which cannot be read here"),
-        (b"GGUF" + struct.pack("<IQQ", 9, 1, 1) + bytes(99), "a version 9 GGUF file, which cannot be read here"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(99), "a big-endian GGUF file; this app cannot read it"),
+        (b"GGUF" + struct.pack("<IQQ", 9, 1, 1) + bytes(99), "a version 9 GGUF file; this app cannot read it"),
         (gguf([entry("general.architecture", "llama")], [])[:40], "its header is cut short"),
         (gguf([entry("general.architecture", "clip")], [tensor("a", (64, 64))]), "bytes of its tensors are missing"),
     ],
@@ -243,12 +243,14 @@ def test_pair_when_of_equal_width_and_two_families_then_unproven_and_the_look_te
     qwen, gemma = language(tmp_path, "qwen3", 2560), projector(tmp_path, "gemma3", 2560)
     found = the(diagnose(qwen, gemma), "family", DOUBTFUL)
     assert found.text == (
-        "It fits by shape and is unproven by family: a projector of type 'gemma3' goes with gemma3, this language "
-        "model is qwen3."
+        "The sizes match, but this combination is untested: a projector of type 'gemma3' is made for gemma3; this "
+        "language model is qwen3."
     )
-    assert found.remedy.startswith(f"{LOOK}: a pair whose answers do not change with the picture is blind")
+    assert found.remedy.startswith(f"{LOOK}: if the answers do not change with the picture, the pair is blind")
     nameless = language(tmp_path, "qwen3", 2560, also={".embedding_length": "2560"})
-    assert diagnose(nameless, gemma)[0].text.startswith("It is unproven by family")
+    assert diagnose(nameless, gemma)[0].text.startswith(
+        "The sizes cannot be compared, and this combination is untested"
+    )
 
 
 def test_vocabulary_when_long_then_its_special_tokens_are_found_at_its_end(tmp_path: Path) -> None:
@@ -424,9 +426,9 @@ QWEN2 = ("qwen2vl", "qwen2vl_merger", 3584, 7616 * M, 676 * M)
 )  # fmt: skip
 def test_names_when_of_two_models_of_one_width_then_doubted(tmp_path: Path, row: Any, ours: str, theirs: str) -> None:
     found = the(named(tmp_path, row), "lineage", DOUBTFUL)
-    assert found.text.startswith(f"Both are {row[2]} wide, but they name different models: {ours}")
+    assert found.text.startswith(f"The sizes match ({row[2]} values), but the files name different models: {ours}")
     assert f" and {theirs}" in found.text
-    assert found.remedy.startswith(f"Equal width is no proof. {LOOK}")
+    assert found.remedy.startswith(f"Equal sizes prove nothing. {LOOK}")
 
 
 def test_names_when_of_two_sizes_of_two_widths_then_the_width_is_said(tmp_path: Path) -> None:
@@ -473,7 +475,7 @@ def templated(folder: Path, name: str, template: str | None, also: dict[str, obj
 def test_llava_when_its_file_has_no_template_then_the_right_one_is_named(tmp_path: Path, name: str, right: str) -> None:
     found = the(templated(tmp_path, name, None), "template-missing", BROKEN)
     assert found.text == "The language model's file has no chat template."
-    assert found.remedy == f"Its name speaks for '{right}': choose it as the chat template."
+    assert found.remedy == f"Choose '{right}' as the chat template; the model's name suggests it."
     assert found.chat_template == right
     assert templated(tmp_path, name, None, chat_template=right) == ()
 
@@ -484,7 +486,7 @@ def test_llava_when_its_file_has_anothers_template_then_the_right_one_is_named(
 ) -> None:
     wrong = {"vicuna": CHATML, "llama2": VICUNA, "chatml": VICUNA}[right]
     found = the(templated(tmp_path, name, wrong), "template-legacy", DOUBTFUL)
-    assert f"wants the template '{right}'" in found.text
+    assert f"needs the template '{right}'" in found.text
     assert found.remedy == f"Choose '{right}' as the chat template and compare."
     assert found.chat_template == right
     assert templated(tmp_path, name, wrong, chat_template=right) == ()
@@ -517,14 +519,14 @@ def test_template_when_it_writes_no_content_then_there_is_no_place_for_an_image(
     found = the(
         templated(tmp_path, "a.gguf", "{% for m in messages %}{{ m['role'] }}{% endfor %}"), "template-no-place", BROKEN
     )
-    assert "there is no place for an image" in found.text
+    assert "an image has no place in the prompt" in found.text
     assert "the model's card says which" in found.remedy
     assert found.chat_template is None
 
 
 def test_template_when_missing_and_no_name_tells_then_the_card_is_pointed_to(tmp_path: Path) -> None:
     found = the(templated(tmp_path, "Some-VL-7B-Q4_K_M.gguf", None), "template-missing", BROKEN)
-    assert found.remedy == "Choose one as the chat template; the model's card says which."
+    assert found.remedy == "Choose a chat template; the model's card says which one."
     assert found.chat_template is None
 
 
@@ -554,7 +556,7 @@ def test_projector_when_quantized_then_who_advises_what(
         assert found == ()
         return
     told = the(found, "projector-bits", level)
-    assert f"The projector is quantized {said}." in told.text
+    assert f"The projector is quantized {said}," in told.text
     assert [who for who in ("KoboldCpp", "Unsloth", "llamafile") if who in told.text] == [
         "KoboldCpp",
         "Unsloth",
@@ -633,7 +635,7 @@ def test_needs_when_asked_then_each_part_is_told(llava: tuple[GgufHeader, GgufHe
 
 def test_room_when_it_fits_on_the_gpu_then_how_much_of_how_much(llava: tuple[GgufHeader, GgufHeader]) -> None:
     found = the(diagnose(*llava, hardware=h100(70)), "room", FINE)
-    assert found.text == "It takes about 7.5 GiB at a context of 4,096, and 70.0 GiB are free on NVIDIA H100."
+    assert found.text == "The pair needs about 7.5 GiB at a context of 4,096; 70.0 GiB are free on NVIDIA H100."
     assert found.remedy == ""
 
 
@@ -641,11 +643,11 @@ def test_room_when_it_does_not_fit_then_layers_context_and_bits_that_would(
     llava: tuple[GgufHeader, GgufHeader],
 ) -> None:
     found = the(diagnose(*llava, hardware=h100(6.5)), "room", DOUBTFUL)
-    assert found.text.endswith("and 6.5 GiB are free on NVIDIA H100.")
+    assert found.text.endswith("; 6.5 GiB are free on NVIDIA H100.")
     # Of 6.5 GiB 2.5 are left for weights: 2.5 / 3.5 of the layers, or of the bits.
     assert found.remedy == (
-        "Put 23 of its 32 layers on the GPU, or halve the context (2.0 GiB are for its key-value cache), or take a "
-        "quantization of at most 3.2 bits per weight."
+        "Put 23 of its 32 layers on the GPU, or halve the context (its key-value cache takes 2.0 GiB), or choose "
+        "a quantization of at most 3.2 bits per weight."
     )
 
 
@@ -658,12 +660,12 @@ def test_room_when_a_part_of_a_model_was_read_then_bits_are_those_of_all_shards(
 
 def test_room_when_it_fits_nowhere_then_broken(llava: tuple[GgufHeader, GgufHeader]) -> None:
     found = the(diagnose(*llava, hardware=h100(2, host_free=2 * GIB)), "room", BROKEN)
-    assert found.remedy == "Take a smaller model."
+    assert found.remedy == "Choose a smaller model."
     found = the(diagnose(*llava, hardware=machine(host_free=6 * GIB)), "room", BROKEN)
     assert found.text == (
-        "It takes about 6.6 GiB at a context of 4,096, and 6.0 GiB are free in this machine's memory."
+        "The pair needs about 6.6 GiB at a context of 4,096; 6.0 GiB are free in this machine's memory."
     )
-    assert found.remedy.startswith("Halve the context (2.0 GiB")
+    assert found.remedy.startswith("Halve the context (its key-value cache takes 2.0 GiB")
     assert "layers on the GPU" not in found.remedy
 
 
@@ -672,7 +674,7 @@ def test_build_when_for_the_cpu_beside_a_gpu_then_how_to_install_the_other(
 ) -> None:
     found = diagnose(*llava, hardware=h100(70, gpu_offload=False))
     assert [(one.code, one.level) for one in found] == [("cpu-build", DOUBTFUL), ("room", FINE)]
-    assert found[0].text == "There is a GPU (NVIDIA H100), but llama-cpp-python was built for the CPU alone."
+    assert found[0].text == "This machine has a GPU (NVIDIA H100), but llama-cpp-python was built for the CPU only."
     assert 'CMAKE_ARGS="-DGGML_CUDA=on"' in found[0].remedy
     assert "in this machine's memory" in found[1].text
 
@@ -682,9 +684,9 @@ def test_gpu_when_its_memory_is_not_known_then_nothing_is_called_impossible(
 ) -> None:
     metal = machine(gpu_offload=True)
     found = the(diagnose(*llava, hardware=metal), "room", FINE)
-    assert found.text.endswith("64.0 GiB are free in this machine's memory. How much the GPU has is not known.")
+    assert found.text.endswith("64.0 GiB are free in this machine's memory. The GPU's memory is unknown.")
     found = the(diagnose(*llava, hardware=machine(gpu_offload=True, host_free=GIB)), "room", DOUBTFUL)
-    assert "not known" in found.text
+    assert "memory is unknown" in found.text
 
 
 def test_findings_when_several_then_the_worst_first(tmp_path: Path) -> None:

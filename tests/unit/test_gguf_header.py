@@ -241,10 +241,10 @@ def aligned(kind: int, value: bytes) -> bytes:
     [
         (b"PK\x03\x04 a zip", NOT_GGUF),
         (b"GGJT" + bytes(100), NOT_GGUF),
-        (gguf([], [], version=1), "a version 1 GGUF file, which cannot be read here"),
-        (gguf([], [], version=4), "a version 4 GGUF file, which cannot be read here"),
+        (gguf([], [], version=1), "a version 1 GGUF file; this app cannot read it"),
+        (gguf([], [], version=4), "a version 4 GGUF file; this app cannot read it"),
         (gguf([], [], version=0), "a version 0 GGUF file"),
-        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(99), "a big-endian GGUF file, which cannot be read here"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(99), "a big-endian GGUF file; this app cannot read it"),
         (b"GGUF" + struct.pack("<IQQ", 3, HUGE, 0), "it claims 9,223,372,036,854,775,808 tensors"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, HUGE), "it claims 9,223,372,036,854,775,808 metadata keys"),
         (b"GGUF" + struct.pack("<IQQ", 3, 99_999, 0), CUT_HEADER),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-# The quantization as Hugging Face's publishers write it; it tells UD-Q4_K_XL from Q4_K_M, which general.file_type
-# cannot. In the file's name, or in that of its folder.
+# The quantization as Hugging Face's publishers write it, in the file's name or its folder's. It distinguishes
+# UD-Q4_K_XL from Q4_K_M, which general.file_type cannot.
 QUANTIZATION = re.compile(
     r"(?:^|[-._])((?:UD-|i1-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|F16|F32|MXFP4(?:_MOE)?|NVFP4))(?=[-._]|$)",
     re.IGNORECASE,
 )
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-# Beside a model in many repositories, and no model: calibration data, and drafters for speculative decoding.
+# Files that many repositories hold beside a model: calibration data, and drafters for speculative decoding.
 _OTHER = re.compile(r"^(?:imatrix|mtp-|eagle3-|dflash-|dspark-|\._)|[-._]imatrix\b", re.IGNORECASE)
 # Few projectors are called "vision" at the end; elsewhere it is a part of a language model's name (granite-vision-3.2).
 _PROJECTOR = re.compile(r"mmproj|(?:^|[-._])vision(?:[-._](?:B?F16|F32|Q8_0))?\.gguf$", re.IGNORECASE)
@@ -22,25 +22,25 @@ def quantization(name: str) -> str | None:
     """As it stands in a file's name (the last one counts) or its folder's; None if neither says."""
     path = PurePosixPath(name)
     for part in (re.sub(r"-\d{5}-of-\d{5}$", "", path.stem), *path.parent.parts[::-1]):
-        if found := QUANTIZATION.findall(part):
-            return str(found[-1]).upper().replace("I1-", "i1-")
+        if matches := QUANTIZATION.findall(part):
+            return str(matches[-1]).upper().replace("I1-", "i1-")
     return None
 
 
 def shard(name: str) -> tuple[str, int, int] | None:
-    """What the shards of one model have in common, which one it is, and of how many; None for a whole file."""
-    found = _SHARD.fullmatch(name)
-    if found is None or not 1 <= int(found["number"]) <= int(found["count"]):
+    """The common part of the shards' names, this shard's number, and their count; None for a whole file."""
+    match = _SHARD.fullmatch(name)
+    if match is None or not 1 <= int(match["number"]) <= int(match["count"]):
         return None
-    return found["base"], int(found["number"]), int(found["count"])
+    return match["base"], int(match["number"]), int(match["count"])
 
 
 def shards(name: str) -> tuple[str, ...]:
     """The names of all files of the model that `name` belongs to, the first one first."""
-    found = shard(name)
-    if found is None:
+    parts = shard(name)
+    if parts is None:
         return (name,)
-    base, _, count = found
+    base, _, count = parts
     return tuple(f"{base}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))
 
 
@@ -50,5 +50,5 @@ def is_other(name: str) -> bool:
 
 
 def is_projector(name: str) -> bool:
-    """As far as the name tells; the header's architecture is what counts."""
+    """By the name alone; the header's architecture decides."""
     return _PROJECTOR.search(PurePosixPath(name).name) is not None

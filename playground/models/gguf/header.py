@@ -1,6 +1,6 @@
 """Reads the header of a GGUF file: metadata and tensor shapes, never the weights.
 
-The bytes are a stranger's: counts and lengths are checked against limits and against the file's size before anything
+The bytes are untrusted: counts and lengths are checked against limits and against the file's size before anything
 is allocated, and long arrays are hashed, not kept. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -66,8 +66,8 @@ class GgufHeader:
     data_offset: int
     # Over every tokenizer.* key, chat template included, and the width: equal values turn a chat into the same ids.
     vocabulary_sha256: str
-    special_tokens: frozenset[str] = frozenset()  # of families.SPECIAL_TOKENS those that the vocabulary has
-    # False: read up to the vocabulary only; what stands behind it (tensors, the chat template) is not known.
+    special_tokens: frozenset[str] = frozenset()  # those of projector_types.SPECIAL_TOKENS that the vocabulary has
+    # False: read up to the vocabulary only; what follows it (tensors, the chat template) is unknown.
     complete: bool = True
 
     def text(self, key: str) -> str | None:
@@ -171,7 +171,7 @@ class _Reader:
         assert isinstance(version, int)
         if version not in (2, 3):
             kind = "big-endian" if version and version & 0xFFFF == 0 else f"version {version}"
-            raise BadModel(f"a {kind} GGUF file, which cannot be read here. Convert it again with a current llama.cpp.")
+            raise BadModel(f"a {kind} GGUF file; this app cannot read it. Convert it again with a current llama.cpp.")
         n_tensors, n_keys = self._length(_MAX_TENSORS, "tensors"), self._length(_MAX_KEYS, "metadata keys")
         vocabulary = hashlib.sha256()
         metadata: dict[str, Scalar | tuple[Scalar, ...]] = {}
@@ -187,7 +187,7 @@ class _Reader:
             self._hash = None
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         if not tensors:
-            raise BadModel("it holds no tensors, so it is no model. Choose another file.")
+            raise BadModel("it holds no tensors, so it is not a model. Choose another file.")
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
             raise BadModel("its alignment is not a power of two; the file is damaged.")
@@ -247,14 +247,14 @@ class _Reader:
         element = self._type()
         if element == _STRING:
             count = self._length(_MAX_TEXTS, "texts in an array")
-            kept, found = [], set()
+            kept, special_tokens = [], set()
             for i in range(count):
                 text = self._string()
                 if i < _KEPT_ARRAY:
                     kept.append(text)
                 if special and text in SPECIAL_TOKENS:
-                    found.add(text)
-            self._special |= found
+                    special_tokens.add(text)
+            self._special |= special_tokens
             return tuple(kept)
         if element not in _SCALARS:
             raise BadModel(f"it has an array of the unknown type {element}; the file is damaged.")

@@ -19,26 +19,26 @@ def is_llamafile(path: Path) -> bool:
 def unpack(path: Path, folder: Path) -> tuple[Path, ...]:
     """Write the GGUF members into `folder`, those that are not there yet. llama.cpp reads no file inside another.
 
-    Raises BadModel for what is no llamafile, NoRoom when the disk has no room.
+    Raises BadModel for an invalid llamafile, NoRoom when the disk has no room.
     """
     stat = path.stat()
     target = folder / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}"
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if one.filename.lower().endswith(".gguf")]
+            members = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
             if not members:
                 raise BadModel(f"{path.name} holds no GGUF file: it is a llamafile without a model.")
-            if any(one.compress_type != zipfile.ZIP_STORED or one.file_size > stat.st_size for one in members):
-                raise BadModel(f"{path.name} holds compressed models, which no llamafile does. It may be damaged.")
-            found = [(one, target / PurePosixPath(one.filename.replace("\\", "/")).name) for one in members]
-            missing = [(one, to) for one, to in found if not to.exists()]
+            if any(m.compress_type != zipfile.ZIP_STORED or m.file_size > stat.st_size for m in members):
+                raise BadModel(f"{path.name} holds compressed models, so it is no valid llamafile.")
+            files = [(m, target / PurePosixPath(m.filename.replace("\\", "/")).name) for m in members]
+            missing = [(member, file) for member, file in files if not file.exists()]
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            wanted, free = sum(one.file_size for one, _ in missing), shutil.disk_usage(target).free
+            wanted, free = sum(member.file_size for member, _ in missing), shutil.disk_usage(target).free
             if wanted > free:
-                raise NoRoom(f"{path.name} unpacks to {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.")
-            for one, to in missing:
-                with atomic.replacing(to) as part, archive.open(one) as source, part.open("wb") as copy:
+                raise NoRoom(f"{path.name} unpacks to {wanted / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free.")
+            for member, file in missing:
+                with atomic.replacing(file) as part, archive.open(member) as source, part.open("wb") as copy:
                     shutil.copyfileobj(source, copy, _PIECE)
     except (zipfile.BadZipFile, OSError, RuntimeError) as error:
         raise BadModel(f"{path.name} cannot be unpacked: {error}.") from None
-    return tuple(to for _, to in found)
+    return tuple(file for _, file in files)

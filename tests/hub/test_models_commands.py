@@ -1,0 +1,138 @@
+"""`doctor`, `download` and `presets` as a person calls them, against a Hub of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from huggingface_hub.utils import close_session
+
+from playground.cli.commands import main
+from playground.settings import Settings
+from playground.wiring import open_parts
+from testkit import pairs
+from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
+
+REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
+
+
+@dataclass(frozen=True)
+class Called:
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Called]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
+    return pairs.write_llava(tmp_path_factory.mktemp("pair"), name="pair")
+
+
+@pytest.fixture(scope="module")
+def served(files: pairs.PairFiles) -> Iterator[HubServer]:
+    models: dict[str, bytes | Path] = {f"pair-{name}.gguf": files.model for name in ("F16", "Q8_0")}
+    repos = [
+        HubRepo(REPO, {**models, "mmproj-F16.gguf": files.projector, "Q2_K/pair-Q2_K-00001-of-00002.gguf": b"GGUF"}),
+        HubRepo(OTHER, {"mmproj-BF16.gguf": files.projector}),
+        HubRepo(GATED, {**models, "mmproj-F16.gguf": files.projector}, gated=True),
+    ]
+    with hub_server(repos) as server:
+        yield server
+        close_session()
+
+
+@pytest.fixture
+def call(served: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call:
+    served.well_behaved()
+    served.patch(monkeypatch, tmp_path)
+    monkeypatch.setenv("PLAYGROUND_CACHE_DIR", str(tmp_path / "cache"))
+
+    def called(*words: str | Path) -> Called:
+        monkeypatch.setattr(sys, "argv", ["playground", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Called(int(ended.value.code or 0), out, err)
+
+    return called
+
+
+def labels(tmp_path: Path) -> list[str]:
+    """Of what the next start of the app opens beside the embedded model."""
+    with open_parts(Settings(cache_dir=tmp_path / "cache")) as parts:
+        return [v.label for v in parts.catalog.variants if v.family != "tiny-vlm"]
+
+
+def test_download_when_by_quantization_then_the_next_start_has_the_pairs(call: Call, tmp_path: Path) -> None:
+    done = call("download", REPO, "F16", "q8_0")
+    assert done.code == 0, done.err
+    lines = [Path(line) for line in done.out.splitlines()]
+    assert [path.name for path in lines] == ["pair-F16.gguf", "mmproj-F16.gguf", "pair-Q8_0.gguf", "mmproj-F16.gguf"]
+    assert all(path.is_file() for path in lines)
+    assert labels(tmp_path) == ["F16"]  # the tests' two files are one
+
+
+def test_download_when_the_projector_is_elsewhere_then_it_is_taken_from_there(call: Call) -> None:
+    done = call("download", REPO, "pair-F16.gguf", "--projector", "bf16", "--projector-repo", OTHER)
+    assert done.code == 0, done.err
+    assert [Path(line).name for line in done.out.splitlines()] == ["pair-F16.gguf", "mmproj-BF16.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([REPO, "Q9_X"], f"{REPO} has no language model 'Q9_X'. It has: F16, Q8_0, Q2_K."),
+        ([REPO, "F16", "--projector", "Q9_X"], f"{REPO} has no projector 'Q9_X'. It has: F16."),
+        ([OTHER, "F16"], f"{OTHER} has no language model 'F16'. It has: none."),
+        ([REPO, "Q2_K"], "The repository lacks 1 shards of Q2_K/pair-Q2_K-00001-of-00002.gguf."),
+    ],
+)
+def test_download_when_the_repository_has_no_such_file_then_it_says_what_it_has(
+    call: Call, words: list[str], message: str
+) -> None:
+    done = call("download", *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.strip() == f"Error: {message}"
+
+
+def test_download_when_it_fails_then_said_and_the_pair_opens_once_it_has_come(call: Call, tmp_path: Path) -> None:
+    done = call("download", GATED, "F16")
+    assert (done.code, done.out) == (1, "")
+    assert "pair-F16.gguf: acme/gated-GGUF: pair-F16.gguf is gated" in done.err
+    assert labels(tmp_path) == []
+    assert call("download", GATED, "F16", "--token", TOKEN).code == 0
+    assert labels(tmp_path) == ["F16"]
+
+
+def test_doctor_when_the_files_are_here_or_on_the_hub_then_it_finds_the_same(
+    call: Call, files: pairs.PairFiles, tmp_path: Path
+) -> None:
+    here = json.loads(call("doctor", files.model, files.projector, "--json").out)
+    there = json.loads(call("doctor", f"{REPO}:pair-F16.gguf", f"{REPO}:mmproj-F16.gguf", "--json").out)
+    assert here["level"] == there["level"] < 2
+    shared = {finding["code"] for finding in here["findings"]} & {finding["code"] for finding in there["findings"]}
+    assert "room" in shared
+    swapped = call("doctor", files.projector, f"{REPO}:pair-F16.gguf")
+    assert swapped.code == 2
+    assert "The two files are swapped" in swapped.out
+
+
+def test_doctor_when_a_file_cannot_be_read_then_that_is_its_finding(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("hello")
+    done = call("doctor", tmp_path / "text.gguf")
+    assert done.code == 2
+    assert done.out.startswith("✕ text.gguf: not a GGUF file.")
+    assert done.err == ""
+
+
+def test_doctor_when_the_repository_lacks_the_file_then_it_says_what_it_has(call: Call) -> None:
+    done = call("doctor", f"{REPO}:none.gguf")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"Error: {REPO} has no file 'none.gguf'. It has: pair-F16.gguf, pair-Q8_0.gguf, ")
