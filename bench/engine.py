@@ -23,6 +23,7 @@ from playground.engine import protocol
 from playground.models.catalog import Catalog
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
+from playground.quantizing.quantizer import quantize_file
 from playground.support.result_cache import ResultCache
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import Half, Variant
@@ -80,11 +81,11 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
     files = pairs.write_llava(folder, name=f"bench-{size}", **SIZES[size])
     store = Catalog(folder / "cache", None)
     variants = [store.open_pair(files.model, files.projector)]
-    with contextlib.closing(Pool()) as pool:
+    with contextlib.closing(Pool.open()) as pool:
         for quantization in QUANTIZATIONS:
             target = folder / f"bench-{size}-{quantization}.gguf"
             if not target.exists():
-                pool.quantize(files.model, target, quantization, half=Half.MODEL)
+                quantize_file(files.model, target, quantization, pool, Half.MODEL)
             variants.append(store.open_pair(target, files.projector))
     store.close()
     bench = Bench(folder, tools, tuple(variants), folder / "picture.ppm", gpu, threads)
@@ -96,7 +97,9 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
 @contextlib.contextmanager
 def fresh_lab() -> Iterator[Lab]:
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Pool(), EmbeddingCache(Path(folder), 2**30, "bench"), ResultCache(Path(folder) / "results", "bench"))
+        lab = Lab(
+            Pool.open(), EmbeddingCache(Path(folder), 2**30, "bench"), ResultCache(Path(folder) / "results", "bench")
+        )
         try:
             yield lab
         finally:

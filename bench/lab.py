@@ -19,6 +19,7 @@ from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.steps import Item
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec
+from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime, Sampling
@@ -31,7 +32,7 @@ _IMAGES = data_folder() / "tiny-vlm/evaluation"
 
 def measure(folder: Path, tools: Path) -> dict[str, float]:
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
-        parts.catalog.derive(parts.pool.quantize)
+        parts.catalog.derive(parts.quantize)
         ladder = parts.catalog.choose(("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
         found = _timed(parts, ladder, _captions(50), folder, "drift_6_variants_50_items")
         models = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -142,7 +143,7 @@ def _text_importance(parts: Parts, variant: Variant, folder: Path, tools: Path) 
     same = []
     for kind in ("Q2_K", "IQ2_XS"):
         made, expected_file = folder / f"ours-{kind}.gguf", folder / f"theirs-{kind}.gguf"
-        parts.pool.quantize_with(protocol.Quantize(model, str(made), kind, Half.MODEL, imatrix=str(ours)))
+        quantizer.run_request(protocol.Quantize(model, str(made), kind, Half.MODEL, imatrix=str(ours)), parts.pool)
         command = [str(quantize), "--imatrix", str(ours), model, str(expected_file), kind, "1"]
         subprocess.run(command, check=True, capture_output=True)
         expected_data, data = _data(expected_file), _data(made)
@@ -167,7 +168,9 @@ def _quantizing(parts: Parts, source: Path, folder: Path, tools: Path) -> dict[s
     for n in range(3):
         target = folder / f"q{n}.gguf"
         begun = time.perf_counter()
-        parts.pool.quantize_with(protocol.Quantize(str(source), str(target), "Q4_K_M", Half.MODEL, n_threads=2))
+        quantizer.run_request(
+            protocol.Quantize(str(source), str(target), "Q4_K_M", Half.MODEL, n_threads=2), parts.pool
+        )
         mine.append(time.perf_counter() - begun)
         target.unlink()
         if tool.exists():

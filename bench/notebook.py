@@ -44,7 +44,7 @@ _TYPING = """async () => {
 def measure(folder: Path) -> dict[str, float]:
     cache = folder / "cache"
     with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
-        parts.catalog.derive(parts.pool.quantize)
+        parts.catalog.derive(parts.quantize)
         run = _one_run(parts)
         browser = parts.library.browser(None)[0]
         whole = [WholeCell(run.cell, (run,)) for _ in range(_CELLS)]

@@ -20,7 +20,7 @@ def measure(folder: Path) -> dict[str, float]:
     """Medians over ten images, with the worker's own clock: no loading, no cache. Seconds; goals 0.3 and 1.5."""
     images = [read_image(path) for path in sorted((data_folder() / "tiny-vlm/evaluation").glob("easy-*.png"))[:11]]
     with open_parts(Settings(cache_dir=folder / "pair")) as parts:
-        parts.catalog.derive(parts.pool.quantize)
+        parts.catalog.derive(parts.quantize)
         variants = parts.catalog.choose(["Q8_0"], ["Q8_0"])
         panes = []
         for image in images:

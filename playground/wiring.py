@@ -26,12 +26,16 @@ from playground.models.hub.preloaded import preloaded
 from playground.models.presets import data_folder, read_presets
 from playground.notebooks.cells import CompareCell
 from playground.notebooks.library import Library
+from playground.pool.budgets import PoolLimits
+from playground.pool.contract import WorkerFactory
 from playground.pool.monitor import Monitor
-from playground.pool.pool import Pool, PoolLimits
+from playground.pool.pool import Pool
+from playground.pool.sensors import LocalSensors
+from playground.quantizing import quantizer
 from playground.quantizing.scan_files import Workshop
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Image
 
 
@@ -52,6 +56,10 @@ class Parts:
     def of(self, who: str) -> Parts:
         """The same parts, as one person uses them: their turns are counted as theirs."""
         return replace(self, pool=self.pool.of(who))
+
+    def quantize(self, source: Path, target: Path, quantization: str, half: Half) -> None:
+        """For Catalog.derive: quantize a file with llama.cpp's own choice of types."""
+        quantizer.quantize_file(source, target, quantization, self.pool, half)
 
     @property
     def lab(self) -> Lab:
@@ -118,10 +126,13 @@ class Parts:
 
 
 @contextmanager
-def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Parts]:
+def open_parts(
+    settings: Settings, *, any_folder: bool = False, start_worker: WorkerFactory | None = None
+) -> Iterator[Parts]:
     """Open the catalog, the pool and the caches; close them, and end every worker, at the end.
 
     `any_folder`: model files may be opened from anywhere, since the operator asks in person.
+    `start_worker`: in place of processes on this machine.
     """
     catalog = Catalog(settings.cache_dir, None if any_folder else settings.model_dirs)
     version = importlib.metadata.version("llama-cpp-python")
@@ -133,8 +144,10 @@ def open_parts(settings: Settings, *, any_folder: bool = False) -> Iterator[Part
         idle_s=settings.idle_unload_s,
     )
     learned = settings.cache_dir / "forecasts"
-    visible = settings.cuda_visible_devices
-    pool = Pool(limits, forecasts=learned, engine=version, host=_machine(""), visible_gpus=visible)
+    sensors = LocalSensors(settings.cuda_visible_devices)
+    pool = Pool.open(
+        limits, sensors=sensors, start_worker=start_worker, forecasts=learned, engine=version, host=_machine("")
+    )
     monitor = Monitor(pool)
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
     engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"

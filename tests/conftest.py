@@ -37,7 +37,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def derived(cache_dir: Path) -> Path:
     with open_parts(Settings(cache_dir=cache_dir), any_folder=True) as parts:
-        parts.catalog.derive(parts.pool.quantize)
+        parts.catalog.derive(parts.quantize)
         assert parts.catalog.problems == ()
     return cache_dir
 

@@ -66,7 +66,7 @@ def make_ladder(parts: Parts, pair: Path, out: Path, models: str, projectors: st
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             half = Half.PROJECTOR if source == projector else Half.MODEL
             with atomic.replacing(target) as part:
-                parts.pool.quantize(source, part, quantization, half)
+                parts.quantize(source, part, quantization, half)
         return target
 
     names = dict.fromkeys([(q, "F16") for q in models.split(",")] + [("F16", q) for q in projectors.split(",")])

@@ -98,7 +98,7 @@ def open_pairs(parts: Parts, models: Sequence[str], projectors: Sequence[str]) -
 
 def derived(parts: Parts) -> Catalog:
     """The catalog with the embedded model's quantizations made, and its problems shown."""
-    parts.catalog.derive(parts.pool.quantize, say)
+    parts.catalog.derive(parts.quantize, say)
     for problem in parts.catalog.problems:
         say(problem)
     return parts.catalog

@@ -20,7 +20,7 @@ from playground.comparing.lab import Lab
 from playground.comparing.panes import Panes
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
-from playground.pool.pool import Slot
+from playground.pool.leasing import Slot
 from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
@@ -135,7 +135,7 @@ class _ComparisonRun:
         """The requested runtime, or if that does not fit into memory, the changes to it that the person allows."""
         wanted = self._comparison.runtime
         allowed = self._comparison.remedies
-        fitting = self._pool.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed, self._slot)
+        fitting = self._slot.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed)
         changes = []
         if fitting.n_ctx != wanted.n_ctx:
             changes.append(f"with a context of {fitting.n_ctx} tokens")

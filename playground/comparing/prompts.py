@@ -9,7 +9,8 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, BadModel
-from playground.pool.pool import Lease, Pool
+from playground.pool.handles import Lease
+from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import ModelFile, Variant
 from playground.values.request import Image, Runtime

@@ -14,7 +14,7 @@ from playground.comparing import prompts
 from playground.engine import protocol
 from playground.measuring.results import Speed
 from playground.measuring.steps import Item, Steps
-from playground.pool.pool import Lease
+from playground.pool.handles import Lease
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.values.files import Variant
 

@@ -1,8 +1,8 @@
-"""What a worker will take in memory, told before it is loaded, and held against what it then takes.
+"""Predicts what a worker will take in memory, and learns from what it then takes.
 
-Three sources, the better one wins: the GGUF header; llama.cpp's own plan of cache and buffers (a load without weights);
-what the same files took before. What a process takes beside a model (the CUDA context, cuBLAS's workspaces, Python) is
-learned from each worker that is measured.
+There are three sources, and the last one known wins: the GGUF header; llama.cpp's own plan of cache and buffers (a load
+without weights); what the same files took before. What a process takes beside a model (the CUDA context, cuBLAS's
+workspaces, Python) is learned from each worker that is measured.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _MIN_CONTEXT = 1024  # tokens; a smaller one hardly holds an image
 
 
 class Forecasts:
-    """Owns what was learned. Safe to use from several threads. Without a folder it forgets at the end."""
+    """Owns what was learned. Safe to use from several threads. Without a folder it is forgotten at the end."""
 
     def __init__(self, folder: Path | None, devices: dict[str, str], engine: str = "") -> None:
-        """`devices`: the name of each place's device; what was learned on one kind says nothing of another."""
+        """`devices`: the name of each place's device. What was learned on one kind does not apply to another."""
         self._devices = devices
         self._engine = engine
         self._disk = BytesCache(folder, _KEPT_BYTES) if folder is not None else None
@@ -56,15 +56,15 @@ class Forecasts:
             self._disk.close()
 
     def of(self, spec: WorkerSpec, places: Sequence[str]) -> Forecast:
-        """Of a worker at these places: the host alone, one GPU, or several that share its layers."""
+        """For a worker at these places: the host alone, one GPU, or several GPUs that share its layers."""
         planned = self._get(self._key("plan", spec, places), protocol.MemoryPlan)
         parts = _parts(spec, places, planned, self._process_bytes(spec, places))
         source = "dry run" if planned else "header"
         measured = self._get(self._key("measured", spec, places), int)
         if measured is not None:
-            told = sum(p.total for place, p in parts.items() if place in places)
+            predicted = sum(p.total for place, p in parts.items() if place in places)
             parts = {
-                place: replace(p, process=max(0, p.process + (measured - told) // len(places)))
+                place: replace(p, process=max(0, p.process + (measured - predicted) // len(places)))
                 if place in places
                 else p
                 for place, p in parts.items()
@@ -79,7 +79,7 @@ class Forecasts:
         self._put(self._key("plan", spec, places), plan)
 
     def measured(self, spec: WorkerSpec, places: Sequence[str], measured: int) -> None:
-        """Keep what a worker took at most, for the same files, and what its process took beside them, for others."""
+        """Keep a worker's peak for the same files, and what its process took beside them for other files."""
         if spec.shape is None:
             return
         self._put(self._key("measured", spec, places), measured)
@@ -127,7 +127,7 @@ class Forecasts:
 def _parts(
     spec: WorkerSpec, places: Sequence[str], planned: protocol.MemoryPlan | None, process: int
 ) -> dict[str, MemoryParts]:
-    """By place: the worker's own ones, and the host beside a GPU."""
+    """By place: the worker's places, and the host beside a GPU."""
     if spec.shape is None:
         own = MemoryParts(spec.bytes // len(places), process=process)
         return {place: own for place in places}
@@ -169,13 +169,13 @@ def _language(shape: Shape, runtime: Runtime, planned: protocol.MemoryPlan | Non
 
 
 def _vision(shape: Shape) -> MemoryParts:
-    """llama.cpp has no plan of an encoder that can be asked for: some activations of all patches, float32."""
+    """llama.cpp offers no plan for an encoder. Counted are some activations of all patches, float32."""
     compute = 4 * (shape.n_patches or 0) * (4 * (shape.n_embd or 0) + 2 * (shape.n_ff or 0))
     return MemoryParts(shape.layer_bytes + shape.other_bytes, 0, compute)
 
 
 def remedied(runtime: Runtime, allowed: Sequence[Remedy], n_layers: int) -> Sequence[Runtime]:
-    """Ways to take less GPU memory, the mildest first: each remedy on top of those before it."""
+    """Ways to take less GPU memory, the mildest first. Each remedy is applied on top of those before it."""
     ways = []
     if Remedy.CONTEXT in allowed:
         while runtime.n_ctx // 2 >= _MIN_CONTEXT:

@@ -1,4 +1,4 @@
-"""Looks at the memory once a second, keeps the last minutes, and lets the pool unload what nobody uses."""
+"""Reads the memory report once a second, keeps the last ten minutes, and has the pool unload idle workers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KEPT = 600
 
 
 class Monitor:
-    """Owns a thread, from `start` to `close`; who reads never waits for a sensor."""
+    """Owns a thread, from `start` to `close`. Reading `history` never waits for a sensor."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._reports: deque[MemoryReport] = deque(maxlen=_KEPT)
         self._closing = Event()
-        self._problem = ""  # said once, not every second
+        self._problem = ""  # logged once, not every second
         self._thread = Thread(target=self._run, name="monitor", daemon=True)
 
     def start(self) -> None:

@@ -28,22 +28,22 @@ class Placement:
 
 
 def choose(options: Sequence[Bytes], residents: Sequence[Resident], budgets: Bytes) -> Placement | None:
-    """Where a worker goes that may be put in one of several ways; None if none of them can be made to fit.
+    """Chooses one of several ways to place a worker; None if none of them can be made to fit.
 
-    The option that displaces the fewest bytes; of those the one that leaves most room where it is tightest, and if that
-    is the same place for all (the host), where it is next tightest.
+    It takes the option that displaces the fewest bytes. Of equal ones it takes the option that leaves most room where
+    it is tightest, and if that is the same place for all (the host), where it is next tightest.
     """
-    found = []
+    possible = []
     for index, need in enumerate(options):
         names = evictions(need, residents, budgets)
         if names is not None:
             displaced = sum(sum(r.bytes.values()) for r in residents if r.name in names)
             left = [r for r in residents if r.name not in names]
             tightest_first = sorted(_room(place, left, budgets) - n for place, n in need.items())
-            found.append((displaced, [-room for room in tightest_first], index, names))
-    if not found:
+            possible.append((displaced, [-room for room in tightest_first], index, names))
+    if not possible:
         return None
-    _, _, index, names = min(found)
+    _, _, index, names = min(possible)
     return Placement(index, names)
 
 
@@ -60,7 +60,7 @@ def evictions(need: Bytes, residents: Sequence[Resident], budgets: Bytes) -> tup
 
 
 def expired(residents: Sequence[Resident], now: float, idle_s: float) -> tuple[str, ...]:
-    """Names of what nobody has used for `idle_s` seconds."""
+    """Names of the residents that nobody has used for `idle_s` seconds."""
     return tuple(r.name for r in residents if not r.stays and now - r.last_used > idle_s)
 
 

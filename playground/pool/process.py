@@ -2,8 +2,8 @@
 
     starting -> ready <-> busy -> stopping -> stopped        any -> failed (its last stderr lines kept)
 
-A worker is a child with its own process group, a pipe for messages, and stderr read to the end. It is never given a
-second chance: a worker that broke its word is killed, and the pool starts another.
+A worker is a child process with its own process group, a pipe for messages, and stderr that is read to the end. A
+worker that breaks the protocol is killed, and the pool starts another.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _STOP_GRACE_S = 2.0
 
 
 class WorkerProcess:
-    """Owns a child process and its pipe. Not for two threads at once, but for `stop`."""
+    """A Worker (contract.py): owns a child process and its pipe."""
 
     def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
-        """`environment`: what of it is to differ from the app's own."""
+        """`environment`: variables that differ from the app's own."""
         self.name = name
         self.state = WorkerState.STARTING
         self._stop_lock = Lock()
@@ -94,7 +94,7 @@ class WorkerProcess:
         return ready
 
     def ping(self) -> protocol.Pong | None:
-        """None if the idle worker is not there any more: one that was just killed can look alive for milliseconds."""
+        """None if the process has ended: one that was just killed can look alive for milliseconds."""
         try:
             return self.request(protocol.Ping())
         except WorkerDied:
@@ -108,9 +108,9 @@ class WorkerProcess:
         on_step: Callable[[protocol.Step], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> protocol.R:
-        """Send a request and wait for its final reply. When `stop` says so, the worker is told to end it early.
+        """Send a request and wait for its final reply. When `stop` returns True, the worker is asked to end early.
 
-        Raises what the worker reports, as the error of that name, and WorkerDied.
+        Raises the error that the worker reports, and WorkerDied.
         """
         self.state = WorkerState.BUSY
         cancelled_at: float | None = None
@@ -143,7 +143,7 @@ class WorkerProcess:
         return reply
 
     def stop(self) -> None:
-        """Ask, then insist: close the pipe, SIGTERM and SIGKILL to the process group. Blocks until it is gone."""
+        """Close the pipe, then send SIGTERM and SIGKILL to the process group. Blocks until the process has ended."""
         with self._stop_lock:
             if self.state in (WorkerState.STOPPED, WorkerState.FAILED):
                 return
@@ -172,7 +172,7 @@ class WorkerProcess:
             pass
 
     def _died(self) -> WorkerDied:
-        """The error for a worker whose pipe closed, with what is known of its end."""
+        """The error for a worker whose pipe closed, with what is known about its end."""
         try:
             code = self._process.wait(_STOP_GRACE_S)
         except subprocess.TimeoutExpired:

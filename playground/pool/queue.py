@@ -1,4 +1,4 @@
-"""Who waits to generate, and who generates now. turns.py decides who is next; this keeps the tickets and the clock."""
+"""Who waits to generate, and who generates now. turn_order.py decides who is next; this module keeps the tickets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import HOST, QueuedRun
 
-_WAIT_S = 0.2  # how often somebody who waits looks at their stop flag
-_LOAD_BYTES_PER_S = 1e9  # a guess, for the order alone
+_WAIT_S = 0.2  # how often a waiting run looks at its stop flag
+_LOAD_BYTES_PER_S = 1e9  # a guess; only the order depends on it
 _START_S = 1.0
 
 
@@ -29,7 +29,7 @@ class HeldPlaces:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A run that waits or generates. Its fields are the queue's."""
+    """A run that waits or generates. The queue owns its fields."""
 
     who: str  # "" for nobody in particular
     specs: tuple[WorkerSpec, ...]
@@ -42,7 +42,10 @@ class Queue:
     """Owns the tickets, and how long each person has generated lately. Safe to use from several threads."""
 
     def __init__(self, held: Callable[[], HeldPlaces], most: int, most_per_person: int) -> None:
-        """`held` is asked with this queue's lock held."""
+        """`held` says what is loaded; it is called with this queue's lock held.
+
+        `most`: tickets that may wait. `most_per_person`: of them, one person's.
+        """
         self._held = held
         self._most = most
         self._most_per_person = most_per_person
@@ -52,7 +55,7 @@ class Queue:
         self._closed = False
 
     def close(self) -> None:
-        """Whoever waits gets Interrupted."""
+        """Each waiting `turn` raises Interrupted."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -71,30 +74,33 @@ class Queue:
             self._check_busy(who)
 
     def _check_busy(self, who: str) -> None:
-        waiting = [one for one in self._tickets if one.places is None]
+        waiting = [ticket for ticket in self._tickets if ticket.places is None]
         if len(waiting) >= self._most:
             raise Busy(f"Busy: {len(waiting)} runs wait already. Try again in a minute.")
-        mine = sum(one.who == who for one in waiting)
-        if who and mine >= self._most_per_person:
-            raise Busy(f"Busy: {mine} of your runs wait already. Let one of them end first, or stop it.")
+        own = sum(ticket.who == who for ticket in waiting)
+        if who and own >= self._most_per_person:
+            raise Busy(f"Busy: {own} of your runs wait already. Let one of them end first, or stop it.")
 
     @contextmanager
     def turn(self, ticket: Ticket, *, stop: Callable[[], bool], on_place: Callable[[int], None]) -> Iterator[Places]:
-        """Wait until it is the ticket's turn; gives the places that are its own until the end. Raises Interrupted."""
+        """Block until it is the ticket's turn; gives the places that it has to itself until the end.
+
+        `on_place` gets the number of runs that are likely to come before, whenever it changes. Raises Interrupted.
+        """
         began: float | None = None
         try:
-            told: int | None = None
+            reported: int | None = None
             while True:
                 with self._changed:
                     if self._closed:
                         raise Interrupted("The app is closing.")
                     self._begin_next()
                     ahead = 0 if ticket.places else self._ahead(ticket)
-                    if ahead and ahead == told:
+                    if ahead and ahead == reported:
                         self._changed.wait(_WAIT_S)
-                if ahead != told:
+                if ahead != reported:
                     on_place(ahead)
-                    told = ahead
+                    reported = ahead
                 if not ahead:
                     break
                 if stop():
@@ -112,45 +118,46 @@ class Queue:
                 self._changed.notify_all()
 
     def queued(self) -> tuple[QueuedRun, ...]:
-        """The running ones first, then the others as they are likely to come."""
+        """The running ones first, then the waiting ones in the order in which they are likely to come."""
         with self._changed:
             now = time.monotonic()
             running = [ticket for ticket in self._tickets if ticket.places is not None]
             return tuple(
                 QueuedRun(
-                    one.who,
-                    tuple(spec.file for spec in one.specs),
-                    now - one.since,
-                    " + ".join(one.places) if one.places else None,
+                    ticket.who,
+                    tuple(spec.file for spec in ticket.specs),
+                    now - ticket.since,
+                    " + ".join(ticket.places) if ticket.places else None,
                 )
-                for one in (*running, *self._in_order())
+                for ticket in (*running, *self._in_order())
             )
 
     # --- with the lock held --------------------------------------------------------------------------------------
 
     def _begin_next(self) -> None:
-        """Give free places to who comes next."""
+        """Give free places to the tickets that come next."""
         while True:
             busy = {place for ticket in self._tickets for place in ticket.places or ()}
             free = {place for ticket in self._tickets for option in ticket.options for place in option} - busy
             waiting, by_name = self._waiting()
             if not free or not waiting:
                 return
-            found = turn_order.next_up(waiting, free, self._used_by_all())
-            if found is None:
+            following = turn_order.next_up(waiting, free, self._used_by_all())
+            if following is None:
                 return
-            by_name[found[0].name].places = found[1]
+            run, places = following
+            by_name[run.name].places = places
             self._changed.notify_all()
 
     def _ahead(self, ticket: Ticket) -> int:
-        """How many are likely to come before it."""
+        """How many runs are likely to come before it."""
         wanted = {place for option in ticket.options for place in option}
-        running = sum(bool(wanted & set(one.places or ())) for one in self._tickets)
+        running = sum(bool(wanted & set(other.places or ())) for other in self._tickets)
         return max(1, self._in_order().index(ticket) + running)
 
     def _in_order(self) -> list[Ticket]:
         waiting, by_name = self._waiting()
-        return [by_name[one.name] for one in turn_order.in_order(waiting, self._used_by_all())]
+        return [by_name[run.name] for run in turn_order.in_order(waiting, self._used_by_all())]
 
     def _waiting(self) -> tuple[list[turn_order.Waiting], dict[str, Ticket]]:
         now, held = time.monotonic(), self._held()
@@ -176,11 +183,13 @@ class Queue:
 
 
 def _load_s(specs: Sequence[WorkerSpec], places: Places, held: HeldPlaces) -> float:
-    """How long models would take to load there, and what they displace to be loaded again; a fuller place counts up to
-    a second more."""
+    """Seconds to load the missing models there, and to load again what they displace.
+
+    A fuller place counts up to a second more.
+    """
     near = [(spec, bytes) for spec, at, bytes in held.workers if set(at) <= {*places, HOST}]
-    there = {spec for spec, _ in near}
-    missing = [spec for spec in specs if spec not in there]
+    loaded = {spec for spec, _ in near}
+    missing = [spec for spec in specs if spec not in loaded]
     wanted = sum(spec.bytes for spec in missing)
     taken = sum(bytes.get(place, 0) for _, bytes in near for place in places)
     budget = sum(held.budgets.get(place, 0) for place in places)

@@ -1,17 +1,22 @@
-"""What NVIDIA's driver tells. The only place that imports pynvml (distribution: nvidia-ml-py)."""
+"""Memory of this machine: GPUs from NVIDIA's driver, the host and its processes from psutil.
+
+The only module that imports pynvml (distribution: nvidia-ml-py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pynvml
 
+from playground.pool.contract import HostMemory, ProcessMemory
 from playground.values.memory import GpuMemory
 
 
-class Gpus:
-    """Reads NVML; without an NVIDIA driver it knows of no GPU."""
+class LocalSensors:
+    """The Sensors (contract.py) of this machine. Without an NVIDIA driver it reports no GPU."""
 
     def __init__(self, visible: str | None = None) -> None:
         """`visible`: CUDA_VISIBLE_DEVICES, if the operator set it; NVML sees the others as well."""
@@ -25,9 +30,9 @@ class Gpus:
                 if _is_visible(index, uuid, visible):
                     self._handles[index], self._uuids[index] = handle, uuid
         except pynvml.NVMLError:
-            pass  # no driver, or none that talks to us: unknown, not zero
+            pass  # no driver, or one that does not answer: unknown, not zero
 
-    def read(self) -> tuple[GpuMemory, ...]:
+    def gpus(self) -> tuple[GpuMemory, ...]:
         gpus = []
         for index, handle in self._handles.items():
             memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
@@ -50,14 +55,25 @@ class Gpus:
             )
         return tuple(gpus)
 
-    def processes(self) -> dict[int, dict[str, int]]:
-        """GPU memory by process and GPU. Empty where the driver does not tell (containers hide pids)."""
-        found: dict[int, dict[str, int]] = {}
+    def gpu_processes(self) -> dict[int, dict[str, int]]:
+        """Empty where the driver does not report processes (containers hide their ids)."""
+        by_pid: dict[int, dict[str, int]] = {}
         for index, handle in self._handles.items():
             for process in _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
                 if process.usedGpuMemory is not None:
-                    found.setdefault(process.pid, {})[f"GPU {index}"] = int(process.usedGpuMemory)
-        return found
+                    by_pid.setdefault(process.pid, {})[f"GPU {index}"] = int(process.usedGpuMemory)
+        return by_pid
+
+    def host(self) -> HostMemory:
+        memory = psutil.virtual_memory()
+        return HostMemory(memory.total, memory.available)
+
+    def process(self, pid: int) -> ProcessMemory:
+        try:
+            memory = psutil.Process(pid).memory_info()
+        except psutil.Error:
+            return ProcessMemory(None, None)
+        return ProcessMemory(memory.rss, memory.rss - getattr(memory, "shared", 0))
 
 
 def _is_visible(index: int, uuid: str, visible: str | None) -> bool:

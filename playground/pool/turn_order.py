@@ -1,9 +1,9 @@
 """Decides whose turn it is to generate. Pure: no clock, no lock (tests/unit/test_turn_order.py is its table).
 
 Everything is weighed in seconds. A run's score is how long its person has generated lately, plus how long its models
-would take to load, less how long it has waited; the smallest goes first. So a run whose models are loaded goes before
-one that would swap them, and a person who has had little goes before one who has had much; and since both are capped,
-nobody who comes more than MOST_S later gets ahead.
+would take to load, less how long it has waited. The smallest score goes first. So a run whose models are loaded goes
+before one that would swap them, and a person who has generated little goes before one who has generated much. Both
+are capped: a run that comes more than MOST_S later never gets ahead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_USED_S = 60.0
 _MOST_LOAD_S = 30.0
 MOST_S = _MOST_USED_S + _MOST_LOAD_S
 
-# A run that needs several GPUs at once keeps others off them when it has waited so long.
+# A run that needs several GPUs at once keeps other runs off them when it has waited this long.
 _RESERVES_AFTER_S = 30.0
 
 Places = tuple[str, ...]
@@ -39,14 +39,14 @@ def score(run: Waiting, places: Places, used_s: Mapping[str, float]) -> float:
 
 
 def in_order(waiting: Sequence[Waiting], used_s: Mapping[str, float]) -> list[Waiting]:
-    """As they are likely to come; of equals the one that stands first."""
+    """In the order in which they are likely to come. Equal scores keep the order of `waiting`."""
     return sorted(waiting, key=lambda run: min(score(run, places, used_s) for places in run.load_s))
 
 
 def next_up(
     waiting: Sequence[Waiting], free: Collection[str], used_s: Mapping[str, float]
 ) -> tuple[Waiting, Places] | None:
-    """Who begins now, and where; None if nobody can."""
+    """The run that begins now, and where; None if none can."""
     free = set(free)
     for run in in_order(waiting, used_s):
         able = [places for places in run.load_s if free.issuperset(places)]
@@ -59,5 +59,5 @@ def next_up(
 
 
 def decayed(used_s: float, elapsed_s: float) -> float:
-    """What is left of what a person has generated."""
+    """How much of a person's generating time still counts."""
     return used_s * math.exp2(-elapsed_s / HALF_LIFE_S)

@@ -1,4 +1,4 @@
-"""What a worker is to hold: enough to load it, to tell it from others, and to forecast its memory."""
+"""What a worker holds: enough to load it, to identify it, and to forecast its memory."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class WorkerSpec:
             case protocol.LoadLanguage():
                 return self.runtime.n_gpu_layers != 0
             case _:
-                return False
+                return self.role is WorkerRole.BANDWIDTH
 
     def with_runtime(self, runtime: Runtime) -> WorkerSpec:
-        """The same files, loaded otherwise; for a forecast."""
+        """The same files with other settings, for a forecast."""
         return replace(self, runtime=runtime)
 
     @property

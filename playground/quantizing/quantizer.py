@@ -18,6 +18,7 @@ from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Interrupted, NoRoom, cannot_write
 from playground.measuring.ship_card import FIT_KL
 from playground.pool.pool import Pool
+from playground.pool.worker_spec import QUANTIZE
 from playground.support import atomic
 from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
@@ -42,6 +43,26 @@ class EmbeddingCheck(msgspec.Struct, frozen=True):
     cosine_min: float
     relative_error: float  # mean of |new - source| / |source|
     patches: tuple[tuple[float, ...], ...]  # the cosines, for each image
+
+
+def run_request(
+    request: protocol.Quantize,
+    pool: Pool,
+    *,
+    on_step: Callable[[protocol.Step], None] = lambda step: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> protocol.Quantized:
+    """Have a worker quantize. Raises EngineError with llama.cpp's words, BadInput for an unknown quantization.
+
+    WorkerDied: llama.cpp aborted, or `stop` had the worker killed, which cannot be asked to stop.
+    """
+    with pool.lease(QUANTIZE, stop=stop) as lease:
+        return lease.request(request, on_step=on_step, stop=stop)
+
+
+def quantize_file(source: Path, target: Path, quantization: str, pool: Pool, half: Half) -> None:
+    """Quantize with llama.cpp's own choice of types. Raises what `run_request` does."""
+    run_request(protocol.Quantize(str(source), str(target), quantization, half), pool)
 
 
 def make(
@@ -85,7 +106,7 @@ def make(
         )
 
     try:
-        planned = pool.quantize_with(request("", dry=True), stop=stop)
+        planned = run_request(request("", dry=True), pool, stop=stop)
         wanted = planned.bytes or source.stat().st_size
         if dry_run:
             return QuantizedFile(None, wanted, planned.seconds, planned.notes)
@@ -94,7 +115,7 @@ def make(
         if wanted > free:
             raise NoRoom(f"{target.name} needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there.")
         with atomic.replacing(target) as part:
-            done = pool.quantize_with(request(str(part), dry=False), on_step=on_step, stop=stop)
+            done = run_request(request(str(part), dry=False), pool, on_step=on_step, stop=stop)
             if stop():  # it cannot be asked to stop: it was killed, or was done before that
                 raise Interrupted("Stopped.")
         return QuantizedFile(target, target.stat().st_size, done.seconds, done.notes)

@@ -10,6 +10,7 @@ from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import EngineError, Interrupted
 from playground.pool.worker_spec import language_spec, vision_spec
+from playground.quantizing import quantizer
 from playground.quantizing.recipes import FileRecipe
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime
@@ -81,7 +82,7 @@ class ScanFiles:
     def _quantize(self, request: protocol.Quantize) -> protocol.Quantized:
         """Raises Interrupted if the worker was killed because of that."""
         try:
-            quantized = self.lab.pool.quantize_with(request, stop=self.stop)
+            quantized = quantizer.run_request(request, self.lab.pool, stop=self.stop)
         except EngineError:
             if not self.stop():
                 raise

@@ -15,6 +15,7 @@ from unittest import mock
 with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please")):
     import gradio  # noqa: F401
 
+from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
 from playground.web import assets, login, page
@@ -30,7 +31,7 @@ def serve(settings: Settings) -> None:
     logs.configure(as_json=settings.log_format is LogFormat.JSON, secrets=settings.secrets)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open_parts(settings) as parts:
-        deriving = Thread(target=parts.catalog.derive, args=(parts.pool.quantize, logging.info), daemon=True)
+        deriving = Thread(target=parts.catalog.derive, args=(parts.quantize, logging.info), daemon=True)
         deriving.start()
         metrics = RunMetrics(parts.pool.memory)
         health = Health(parts, metrics)
@@ -69,7 +70,7 @@ def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
     except Exception:  # a damaged cache of the Hub must not keep the app from being ready
         logging.exception("the presets' files in the Hub's cache")
     health.wait_until_ready()
-    parts.pool.measure_bandwidth()
+    measured_bandwidth.measure_missing(parts.pool)
 
 
 def _sweep_daily(parts: Parts) -> None:

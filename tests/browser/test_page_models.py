@@ -32,7 +32,7 @@ def hubby(tmp_path_factory: pytest.TempPathFactory, derived: Path) -> dict[str, 
     with open_parts(Settings(cache_dir=derived), any_folder=True) as parts:
         for quantization in ("Q8_0", "Q4_0"):
             target = folder / f"hubby-{quantization}.gguf"
-            parts.pool.quantize(made.model, target, quantization, half=Half.MODEL)
+            parts.quantize(made.model, target, quantization, half=Half.MODEL)
             files[target.name] = target
     return files
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -17,12 +19,15 @@ from playground.comparing.images import read_image
 from playground.engine import protocol
 from playground.errors import BadInput, BadPrompt, Busy
 from playground.models.presets import data_folder
-from playground.pool.pool import Lease
+from playground.pool.budgets import PoolLimits
+from playground.pool.handles import Lease
+from playground.pool.pool import Pool
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.memory import WorkerRole
 from playground.values.request import Image, Order, Sampling
 from playground.wiring import Parts
 from testkit import pairs
+from testkit.fake_machine import GIB, FakeMachine
 from testkit.running import comparison, run
 
 EVALUATION = data_folder() / "tiny-vlm/evaluation"
@@ -139,10 +144,17 @@ def test_families_when_mixed_then_nothing_is_said_about_where_they_part(
     assert panes[other.id].first_divergence is None
 
 
+@pytest.fixture
+def on_gpu(parts: Parts) -> Iterator[Parts]:
+    machine = FakeMachine(n_gpus=1, total=80 * GIB)
+    with closing(Pool.open(sensors=machine, start_worker=machine.start_worker)) as pool:
+        yield replace(parts, pool=pool)
+
+
 def test_loads_when_side_by_side_as_on_a_gpu_then_all_are_loaded_before_the_first_answer(
-    parts: Parts, scene: Image
+    on_gpu: Parts, scene: Image
 ) -> None:
-    parts.pool._shared.on_gpu = True  # the one thing about a GPU that this machine can do as well
+    parts = on_gpu
     ladder = parts.catalog.choose(["F16", "Q4_K_M", "Q2_K"])
     loaded_at_first_token = None
     for update in compare.run(comparison(scene, WHAT, ladder), parts.lab, compare.StopFlag()):
@@ -156,9 +168,9 @@ def test_loads_when_side_by_side_as_on_a_gpu_then_all_are_loaded_before_the_firs
 
 
 def test_loads_when_side_by_side_and_one_file_is_gone_then_only_its_pane_fails(
-    parts: Parts, scene: Image, tmp_path: Path
+    on_gpu: Parts, scene: Image, tmp_path: Path
 ) -> None:
-    parts.pool._shared.on_gpu = True
+    parts = on_gpu
     files = pairs.write_pair("mlp", tmp_path)
     bad = parts.catalog.open_pair(files.model, files.projector)
     files.model.unlink()
@@ -396,10 +408,12 @@ def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_f
 
 
 def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts, scene: Image) -> None:
-    with parts.pool.turn():
-        parts.pool._queue._most = 0
-        with pytest.raises(Busy, match="Try again in a minute"):
-            run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"])))
+    with (
+        closing(Pool.open(PoolLimits(waiting=0))) as full,
+        full.turn(),
+        pytest.raises(Busy, match="Try again in a minute"),
+    ):
+        run(replace(parts, pool=full), comparison(scene, WHAT, parts.catalog.choose(["F16"])))
 
 
 def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, scene: Image) -> None:

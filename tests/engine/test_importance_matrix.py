@@ -386,7 +386,7 @@ def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
         if half is Half.PROJECTOR
         else language_spec(pair.model, RUNTIME, observe=True)
     )
-    assert spec not in [handle.spec for handle in parts.pool._shared.handles]
+    assert spec not in [handle.spec for handle in parts.pool.handles.all()]
     assert all(worker.leases == 0 for worker in parts.pool.memory().workers)
     assert collect(HARD.first(1), until=99).readings == 1
     assert [path.name for path in tmp_path.iterdir()] == ["matrix.gguf"]

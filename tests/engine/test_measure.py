@@ -263,7 +263,7 @@ def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path
         done = _rows(kept)
         assert 8 <= done < 40
         assert list((cache / "measured").glob("scratch-*"))
-        fresh.catalog.derive(fresh.pool.quantize)
+        fresh.catalog.derive(fresh.quantize)
         whole, steps = _all_steps(fresh)
     with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
         assert list((cache / "measured").glob("scratch-*")) == []

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,12 +16,15 @@ import pytest
 
 from playground.comparing import compare
 from playground.errors import BadModel, BadPair
-from playground.pool.pool import PoolLimits
+from playground.pool.budgets import PoolLimits
+from playground.pool.leasing import Slot
+from playground.pool.pool import Pool
 from playground.values.answer import Pane, PaneState
-from playground.values.memory import HOST, WorkerRole
+from playground.values.memory import WorkerRole
 from playground.values.request import Image
 from playground.wiring import Parts
 from testkit import pairs
+from testkit.fake_machine import FakeMachine
 from testkit.running import comparison, processes_matching, run
 
 WHAT = "What do you see?"
@@ -135,19 +140,20 @@ def test_pair_when_swapped_then_says_which_is_which(parts: Parts, tmp_path: Path
 
 def test_budget_when_it_holds_two_of_three_then_the_longest_unused_gives_way(parts: Parts, scene: Image) -> None:
     q8, q4, q3 = parts.catalog.choose(["Q8_0", "Q4_K_M", "Q3_K_M"])
-    parts.pool._host_bytes = 250 * 2**20
-    for variant in (q8, q4, q3, q8):
-        # Held to a figure: what a worker really takes differs from machine to machine.
-        for handle in parts.pool._shared.handles:
-            handle.bytes = {HOST: 80 * 2**20}
-        assert run(parts, comparison(scene, WHAT, (variant,))).panes[0].state is PaneState.DONE
-    loaded = [w.file for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE]
+    # Held to a figure: what a worker really takes differs from machine to machine.
+    machine = FakeMachine(n_gpus=0, resident_of=lambda file: 80 * 2**20)
+    limits = PoolLimits(host_bytes=250 * 2**20)
+    with closing(Pool.open(limits, sensors=machine, start_worker=machine.start_worker)) as pool:
+        for variant in (q8, q4, q3, q8):
+            small = replace(parts, pool=pool)
+            assert run(small, comparison(scene, WHAT, (variant,))).panes[0].state is PaneState.DONE
+        loaded = [w.file for w in pool.memory().workers if w.role is WorkerRole.LANGUAGE]
     assert loaded == ["tiny-vlm-7M-Q3_K_M.gguf", "tiny-vlm-7M-Q8_0.gguf"]
 
 
 def test_budget_when_a_model_is_larger_then_says_how_much_of_how_much(parts: Parts, scene: Image) -> None:
-    parts.pool._host_bytes, parts.pool._limits = 1000, PoolLimits(host_bytes=1000)
-    pane = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16"]))).panes[0]
+    with closing(Pool.open(PoolLimits(host_bytes=1000))) as pool:
+        pane = run(replace(parts, pool=pool), comparison(scene, WHAT, parts.catalog.choose(["F16"]))).panes[0]
     assert pane.state is PaneState.FAILED
     assert "the budget for all models there is 0.0 GiB" in (pane.error or "")
     assert "PLAYGROUND_MEMORY_BUDGET_BYTES" in (pane.error or "")
@@ -161,7 +167,7 @@ def test_run_when_something_unforeseen_fails_then_every_pane_says_so(
     def broken(*_: object) -> None:
         raise OSError("/secret/path")
 
-    monkeypatch.setattr(parts.pool, "fitting", broken)
+    monkeypatch.setattr(Slot, "fitting", broken)
     update = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16", "Q8_0"])))
     assert [p.state for p in update.panes] == [PaneState.FAILED] * 2
     assert "Unexpected: OSError" in (update.panes[0].error or "")

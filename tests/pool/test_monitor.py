@@ -10,15 +10,18 @@ import pytest
 
 from playground.engine import protocol
 from playground.pool import monitor as monitor_module
+from playground.pool.budgets import PoolLimits
+from playground.pool.contract import HostMemory
 from playground.pool.monitor import Monitor
-from playground.pool.pool import Pool, PoolLimits
+from playground.pool.pool import Pool
+from playground.pool.sensors import LocalSensors
 from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import HOST, MemoryReport, WorkerRole
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
-    opened = Pool(PoolLimits(idle_s=0.3), forecasts=tmp_path)
+    opened = Pool.open(PoolLimits(idle_s=0.3), forecasts=tmp_path)
     yield opened
     opened.close()
 
@@ -56,21 +59,34 @@ def test_history_when_time_passes_then_it_grows_and_ends_with_the_newest(monitor
     assert not monitor._thread.is_alive()
 
 
-def test_history_when_a_sensor_fails_then_it_goes_on_afterwards(
-    monitor: Monitor, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory, calls = pool.memory, list[float]()
+class HiccupingSensors(LocalSensors):
+    """Fails at the monitor's second and third look."""
 
-    def failing() -> MemoryReport:
-        calls.append(time.monotonic())
-        if len(calls) in (2, 3):
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = -1  # Pool.open looks first
+
+    def host(self) -> HostMemory:
+        self.looks += 1
+        if self.looks in (2, 3):
             raise RuntimeError("the driver hiccups")
-        return memory()
+        return super().host()
 
-    monkeypatch.setattr(pool, "memory", failing)
-    monitor.start()
-    until(lambda: len(calls) > 5)
-    assert len(monitor.history) >= 2
+
+def test_history_when_a_sensor_fails_then_it_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_module, "_EVERY_S", 0.02)
+    sensors = HiccupingSensors()
+    pool = Pool.open(sensors=sensors, forecasts=tmp_path)
+    monitor = Monitor(pool)
+    try:
+        monitor.start()
+        until(lambda: sensors.looks > 5)
+        assert len(monitor.history) >= 2
+    finally:
+        monitor.close()
+        pool.close()
 
 
 def test_worker_when_unused_for_long_then_unloaded_unless_pinned_or_leased(monitor: Monitor, pool: Pool) -> None:
@@ -86,7 +102,7 @@ def test_worker_when_unused_for_long_then_unloaded_unless_pinned_or_leased(monit
 
 
 def test_cost_when_six_workers_are_looked_at_then_little(tmp_path: Path) -> None:
-    pool = Pool(forecasts=tmp_path)
+    pool = Pool.open(forecasts=tmp_path)
     try:
         for n in range(6):
             with pool.lease(bare(str(n))):

@@ -1,4 +1,4 @@
-"""The pool with real workers on the CPU. What only a machine with GPUs has, two of them, is simulated below."""
+"""The pool with real workers on the CPU. Two GPUs come in through Pool.open (testkit/fake_machine.py)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ from playground.errors import (
 )
 from playground.models.gguf.header import read_header
 from playground.models.gguf.model_shape import shape
-from playground.pool import pool as pool_module
-from playground.pool.pool import Pool, PoolLimits
+from playground.pool import measured_bandwidth, memory_watch
+from playground.pool.budgets import PoolLimits
+from playground.pool.contract import Worker
+from playground.pool.handles import Handle
+from playground.pool.pool import Pool
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.files import ModelFile
 from playground.values.memory import HOST, GpuMemory, WorkerRole, WorkerState
 from playground.values.request import Remedy, Runtime
 from testkit import pairs
+from testkit.fake_machine import FakeMachine
 
 MIB, GIB = 2**20, 2**30
 ON_HOST = Runtime(n_ctx=512, n_gpu_layers=0)
@@ -63,10 +67,10 @@ def specs(pair: pairs.PairFiles) -> dict[str, WorkerSpec]:
 @pytest.fixture(scope="module")
 def one(specs: dict[str, WorkerSpec]) -> int:
     """Bytes that one of these workers takes on this machine."""
-    pool = Pool()
+    pool = Pool.open()
     with pool.lease(specs["a"]):
         pass
-    taken = pool._shared.handles[0].bytes[HOST]
+    taken = pool.handles.all()[0].bytes[HOST]
     pool.close()
     return taken
 
@@ -75,8 +79,14 @@ def one(specs: dict[str, WorkerSpec]) -> int:
 def opened(tmp_path: Path) -> Iterator[Callable[..., Pool]]:
     with ExitStack() as stack:
 
-        def open_pool(**limits: float) -> Pool:
-            pool = Pool(PoolLimits(**limits), forecasts=tmp_path / "forecasts", engine="e")  # type: ignore[arg-type]
+        def open_pool(machine: FakeMachine | None = None, **limits: float) -> Pool:
+            pool = Pool.open(
+                PoolLimits(**limits),  # type: ignore[arg-type]
+                sensors=machine,
+                start_worker=machine.start_worker if machine else None,
+                forecasts=tmp_path / "forecasts",
+                engine="e",
+            )
             stack.callback(pool.close)
             return pool
 
@@ -109,6 +119,16 @@ def pids(pool: Pool) -> dict[str, int]:
     return {Path(w.file).stem: w.pid for w in pool.memory().workers}
 
 
+def path_of(spec: WorkerSpec) -> str:
+    assert spec.load is not None
+    return spec.load.model
+
+
+def worker_of(handle: Handle) -> Worker:
+    assert handle.worker is not None
+    return handle.worker
+
+
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     # A zombie whose other threads are still ending counts as alive.
@@ -125,12 +145,13 @@ def until(what: Callable[[], bool], seconds: float = 30) -> None:
 
 def assert_settled(pool: Pool) -> None:
     """Nothing is leased, leaving, moving or queued, and the books agree with the processes that there are."""
-    shared = pool._shared
-    assert [h for h in shared.handles if h.leased or h.leaving] == []
-    assert (shared.moving, pool._queue._tickets) == (0, [])
+    handles = pool.handles.all()
+    assert [h for h in handles if h.leased or h.leaving] == []
+    assert pool.watch.at_rest is not None
+    assert pool.queue.queued() == ()
     living = (p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE)
     assert {p.pid for p in living if "playground.engine.worker" in p.cmdline()} == {
-        h.process.pid for h in shared.handles if h.process is not None and h.usable
+        h.worker.pid for h in handles if h.worker is not None and h.usable
     }
 
 
@@ -164,6 +185,7 @@ def test_lease_when_the_context_is_larger_then_another_gives_way_and_not_itself(
 ) -> None:
     load(for_two, specs["a"], specs["b"])
     before = pids(for_two)
+    assert specs["a"].shape is not None
     per_token = specs["a"].shape.kv_bytes_per_token
     assert per_token is not None
     larger = replace(ON_HOST, n_ctx=int(0.8 * one) // per_token)
@@ -238,28 +260,36 @@ def test_lease_when_all_room_is_leased_then_it_waits_for_it(
 
 
 def test_failed_load_when_somebody_counted_on_the_room_then_the_budget_is_kept(
-    for_two: Pool, specs: dict[str, WorkerSpec], one: int, threads: ThreadPoolExecutor
+    opened: Callable[..., Pool], specs: dict[str, WorkerSpec], one: int, threads: ThreadPoolExecutor
 ) -> None:
     """While a was giving way to one that then failed, c was given the rest of its room."""
-    load(for_two, specs["a"])
-    first = for_two._shared.handles[0]
-    first.bytes = {HOST: int(2 * one)}
-    failing = replace(specs["b"], load=protocol.LoadLanguage("/none.gguf", ON_HOST), shape=None, bytes=int(0.3 * one))
     going, go_on = threading.Event(), threading.Event()
-    environment = for_two._environment
-    for_two._environment = lambda places: (going.set(), go_on.wait(), environment(places))[-1]  # type: ignore[assignment,method-assign,misc]
-    failed = threads.submit(load, for_two, failing)
+
+    def block(file: str) -> None:
+        if file == "b.gguf":
+            going.set()
+            go_on.wait(60)
+
+    large = FakeMachine(
+        n_gpus=0, resident_of=lambda file: int(2 * one) if file == "a.gguf" else None, before_start=block
+    )
+    pool = opened(large, host_bytes=int(2.6 * one))
+    load(pool, specs["c"])  # its size is known from now on
+    pool.unload(specs["c"])
+    load(pool, replace(specs["a"], shape=None))  # nothing is learned from it: only itself is that large
+    first = pool.handles.all()[0]
+    failing = replace(specs["b"], load=protocol.LoadLanguage("/none.gguf", ON_HOST), shape=None, bytes=int(0.3 * one))
+    failed = threads.submit(load, pool, failing)
     until(going.is_set)
     assert first.leaving
-    for_two._environment = environment  # type: ignore[method-assign]
-    beside = threads.submit(load, for_two, specs["c"])
-    until(lambda: len(for_two._shared.handles) == 3)
+    beside = threads.submit(load, pool, specs["c"])
+    until(lambda: len(pool.handles.all()) == 3)
     go_on.set()
     with pytest.raises(PlaygroundError):
         failed.result(30)
     beside.result(30)
-    assert loaded(for_two) == "c"
-    assert_settled(for_two)
+    assert loaded(pool) == "c"
+    assert_settled(pool)
 
 
 # --- turns ----------------------------------------------------------------------------------------------------
@@ -271,10 +301,10 @@ class Run:
     def __init__(self, pool: Pool, threads: ThreadPoolExecutor, done: list[str], name: str = "") -> None:
         self.places: list[int] = []
         self.end = threading.Event()
-        self.name = name or pool._who
-        n = len(pool._queue._tickets)
+        self.name = name or pool.who
+        n = len(pool.queue.queued())
         self.future: Future[None] = threads.submit(self._run, pool, done)
-        until(lambda: self.future.done() or len(pool._queue._tickets) > n)
+        until(lambda: self.future.done() or len(pool.queue.queued()) > n)
 
     def _run(self, pool: Pool, done: list[str]) -> None:
         with pool.turn(on_place=self.places.append):
@@ -346,7 +376,7 @@ def test_turn_when_stopped_or_closed_while_it_waits_then_stopped(
     with pytest.raises(Interrupted, match="closing"):
         waiting.future.result(5)
     running.finish()
-    assert pool._queue._tickets == []
+    assert pool.queue.queued() == ()
 
 
 def test_turn_when_who_is_told_raises_then_the_queue_goes_on(opened: Callable[..., Pool]) -> None:
@@ -359,7 +389,7 @@ def test_turn_when_who_is_told_raises_then_the_queue_goes_on(opened: Callable[..
         pass
     with pool.turn(stop=lambda: True):
         pass
-    assert pool._queue._tickets == []
+    assert pool.queue.queued() == ()
 
 
 # --- what is learned ------------------------------------------------------------------------------------------
@@ -387,12 +417,12 @@ def test_forecast_when_loaded_again_then_it_was_measured_before(
 def test_bandwidth_when_measured_then_kept_and_no_worker_is_left(opened: Callable[..., Pool]) -> None:
     pool = opened()
     assert pool.bandwidth(HOST) is None
-    pool.measure_bandwidth()
+    measured_bandwidth.measure_missing(pool)
     found = pool.bandwidth(HOST)
     assert found is not None
     assert found > 1e8
     assert pool.memory().workers == ()
-    pool.measure_bandwidth()
+    measured_bandwidth.measure_missing(pool)
     assert pool.bandwidth(HOST) == found
     assert pool.bandwidth("GPU 0") is None
 
@@ -402,10 +432,10 @@ def test_bandwidth_when_it_cannot_be_measured_then_unknown_and_the_pool_goes_on(
     opened: Callable[..., Pool], threads: ThreadPoolExecutor, fault: str
 ) -> None:
     pool = opened(host_bytes=100 * MIB if fault == "no room" else GIB)
-    measured = threads.submit(pool.measure_bandwidth)
+    measured = threads.submit(measured_bandwidth.measure_missing, pool)
     if fault == "killed":
-        until(lambda: bool(pool._shared.handles) and pool._shared.handles[0].process is not None)
-        kill(pool._shared.handles[0].process.pid)
+        until(lambda: any(h.worker is not None for h in pool.handles.all()))
+        kill(worker_of(pool.handles.all()[0]).pid)
     measured.result(30)
     assert pool.bandwidth(HOST) is None
     assert_settled(pool)
@@ -447,12 +477,12 @@ def test_worker_when_killed_before_it_is_loaded_then_said_and_nothing_was_lost(
     state = WorkerState.STARTING if at == "starting" else WorkerState.BUSY
 
     def is_there() -> bool:
-        last = for_two._shared.handles[-1]
-        return last.spec == specs["c"] and last.process is not None and last.process.state is state
+        last = for_two.handles.all()[-1]
+        return last.spec == specs["c"] and last.worker is not None and last.worker.state is state
 
     loading = threads.submit(load, for_two, specs["c"])
     until(is_there)
-    os.kill(for_two._shared.handles[-1].process.pid, signal.SIGKILL)
+    os.kill(worker_of(for_two.handles.all()[-1]).pid, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
         loading.result(30)
     assert_settled(for_two)
@@ -468,7 +498,7 @@ def test_disk_when_it_fails_while_something_is_learned_then_the_worker_is_given_
     def fail(*_: object) -> None:
         raise RuntimeError("no disk")
 
-    monkeypatch.setattr(pool._forecasts, "measured", fail)
+    monkeypatch.setattr(pool.forecasts, "measured", fail)
     with pytest.raises(RuntimeError), pool.lease(specs["a"]):
         pass
     assert_settled(pool)
@@ -476,12 +506,16 @@ def test_disk_when_it_fails_while_something_is_learned_then_the_worker_is_given_
 
 @pytest.mark.parametrize("when", ["before the worker is started", "while it starts", "while it is used"])
 def test_close_when_somebody_loads_or_waits_then_all_end_and_no_worker_is_left(
-    for_two: Pool, specs: dict[str, WorkerSpec], threads: ThreadPoolExecutor, when: str
+    opened: Callable[..., Pool], specs: dict[str, WorkerSpec], threads: ThreadPoolExecutor, when: str
 ) -> None:
-    pool, going, go_on = for_two, threading.Event(), threading.Event()
-    if when == "before the worker is started":
-        pool._environment = lambda places: (going.set(), go_on.wait(), {})[-1]  # type: ignore[assignment,method-assign,misc]
-    using = threading.Event()
+    going, go_on, using = threading.Event(), threading.Event(), threading.Event()
+
+    def block(file: str) -> None:
+        going.set()
+        if when == "before the worker is started":
+            go_on.wait(60)
+
+    pool = opened(FakeMachine(n_gpus=0, before_start=block))
 
     def use(spec: WorkerSpec) -> None:
         with pool.lease(spec) as lease:
@@ -493,7 +527,7 @@ def test_close_when_somebody_loads_or_waits_then_all_end_and_no_worker_is_left(
     if when == "before the worker is started":
         until(going.is_set)
     else:
-        until(lambda: any(h.process is not None for h in pool._shared.handles))
+        until(lambda: any(h.worker is not None for h in pool.handles.all()))
         if when == "while it is used":
             until(using.is_set)
     pool.close()
@@ -548,7 +582,7 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
     def killer() -> int:
         killed, chance = 0, random.Random(6)
         while not ended.wait(0.7):
-            alive = [h.process.pid for h in for_two._shared.handles if h.process is not None]
+            alive = [h.worker.pid for h in for_two.handles.all() if h.worker is not None]
             if alive:
                 try:
                     os.kill(chance.choice(alive), signal.SIGKILL)
@@ -567,7 +601,7 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
     assert len(told) - told.count("done") <= killed
     assert max(waits) < 100
     assert_settled(for_two)
-    held = sum(h.bytes[HOST] for h in for_two._shared.handles)
+    held = sum(h.bytes[HOST] for h in for_two.handles.all())
     assert held <= for_two.memory().budgets[HOST]
     load(for_two, *specs.values())
     assert_settled(for_two)
@@ -576,45 +610,18 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
 # --- two GPUs that this machine need not have -----------------------------------------------------------------
 
 
-class TwoGpus:
-    """In place of NVML: a worker holds `each` bytes on each of its GPUs while it lives. The workers are real, on the
-    CPU."""
-
-    def __init__(self, pool: Pool, total: int = 2 * GIB) -> None:
-        self._pool = pool
-        self._total = total
-        self.each = 650 * MIB
-        self.others = {"GPU 0": 0, "GPU 1": 0}
-        self.hides = False
-        self.broken = False
-        names = {"GPU 0": "GPU-aa", "GPU 1": "GPU-bb"}
-        pool._gpus, pool._uuids, pool._shared.on_gpu = self, names, True  # type: ignore[assignment]
-        pool._learn = lambda ready: None  # type: ignore[method-assign]
-        pool._total = dict.fromkeys(names, total)
-        pool._shared.others = dict.fromkeys(names, 0)
-        pool._forecasts._devices = dict.fromkeys((HOST, *names), "H")
-
-    def _held(self) -> dict[int, dict[str, int]]:
-        handles = [h for h in self._pool._shared.handles if h.is_on_gpu and h.process is not None and h.process.alive]
-        return {h.process.pid: dict.fromkeys(h.places, self.each) for h in handles if h.process is not None}
-
-    def read(self) -> tuple[GpuMemory, ...]:
-        used = {p: n + sum(held.get(p, 0) for held in self._held().values()) for p, n in self.others.items()}
-        return () if self.broken else tuple(GpuMemory(int(p[-1]), "H", self._total, n) for p, n in used.items())
-
-    def processes(self) -> dict[int, dict[str, int]]:
-        return {} if self.hides else self._held()
+OnGpus = tuple[Pool, FakeMachine, dict[str, WorkerSpec]]
 
 
 @pytest.fixture
-def on_gpus(opened: Callable[..., Pool], specs: dict[str, WorkerSpec]) -> tuple[Pool, TwoGpus, dict[str, WorkerSpec]]:
-    pool = opened(host_bytes=64 * GIB)
+def on_gpus(opened: Callable[..., Pool], specs: dict[str, WorkerSpec]) -> OnGpus:
+    machine = FakeMachine(n_gpus=2)
     everywhere = Runtime(n_ctx=512)
     wanted = {
-        n: replace(s, key=(n,), runtime=everywhere, load=protocol.LoadLanguage(s.load.model, everywhere))
+        n: replace(s, key=(n,), runtime=everywhere, load=protocol.LoadLanguage(path_of(s), everywhere))
         for n, s in specs.items()
     }
-    return pool, TwoGpus(pool), wanted
+    return opened(machine, host_bytes=64 * GIB), machine, wanted
 
 
 def visible(pid: int) -> str | None:
@@ -622,12 +629,12 @@ def visible(pid: int) -> str | None:
     return variables.get("CUDA_VISIBLE_DEVICES")
 
 
-def test_place_when_there_are_two_gpus_then_the_freer_one_and_a_worker_sees_no_other(on_gpus) -> None:
+def test_place_when_there_are_two_gpus_then_the_freer_one_and_a_worker_sees_no_other(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.others = {"GPU 0": 300 * MIB, "GPU 1": 0}
     assert pool.memory().budgets == {HOST: 64 * GIB, "GPU 0": 1236 * MIB, "GPU 1": 1536 * MIB}
     load(pool, specs["a"], specs["b"])
-    cpu = replace(specs["c"], runtime=ON_HOST, load=protocol.LoadLanguage(specs["c"].load.model, ON_HOST))
+    cpu = replace(specs["c"], runtime=ON_HOST, load=protocol.LoadLanguage(path_of(specs["c"]), ON_HOST))
     load(pool, cpu)
     found = {Path(w.file).stem: (w.place, visible(w.pid), w.measured_by) for w in pool.memory().workers}
     assert found == {
@@ -638,7 +645,7 @@ def test_place_when_there_are_two_gpus_then_the_freer_one_and_a_worker_sees_no_o
     assert pool.memory().budgets["GPU 0"] == 1236 * MIB  # what the pool itself holds is no other program's
 
 
-def test_turns_when_there_are_two_gpus_then_two_at_once_and_not_three(on_gpus) -> None:
+def test_turns_when_there_are_two_gpus_then_two_at_once_and_not_three(on_gpus: OnGpus) -> None:
     pool, _, specs = on_gpus
     with pool.turn() as first:
         with pool.turn() as second:
@@ -658,7 +665,7 @@ def test_turns_when_there_are_two_gpus_then_two_at_once_and_not_three(on_gpus) -
         assert (worker.place, worker.bytes) == ("GPU 0 + GPU 1", 1300 * MIB)
 
 
-def test_lease_when_in_a_turn_then_on_its_gpu_and_evicts_there_alone(on_gpus) -> None:
+def test_lease_when_in_a_turn_then_on_its_gpu_and_evicts_there_alone(on_gpus: OnGpus) -> None:
     pool, _, specs = on_gpus
     with pool.turn(where=[("GPU 0",)]) as slot:
         for name in "ab":
@@ -673,10 +680,10 @@ def test_lease_when_in_a_turn_then_on_its_gpu_and_evicts_there_alone(on_gpus) ->
 
 
 def test_memory_when_it_does_not_come_back_then_an_alarm_and_a_dead_worker_raises_none(
-    on_gpus, monkeypatch: pytest.MonkeyPatch
+    on_gpus: OnGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, gpus, specs = on_gpus
-    monkeypatch.setattr(pool_module, "_BACK_S", 0.2)
+    monkeypatch.setattr(memory_watch, "_BACK_S", 0.2)
     load(pool, specs["a"])
     place = pool.memory().workers[0].place
     kill(pool.memory().workers[0].pid)
@@ -684,9 +691,7 @@ def test_memory_when_it_does_not_come_back_then_an_alarm_and_a_dead_worker_raise
     assert pool.memory().alarms == ()
     load(pool, specs["a"])
     place = pool.memory().workers[0].place
-    process = pool._shared.handles[0].process
-    stop = process.stop
-    process.stop = lambda: (stop(), gpus.others.update({place: gpus.each}))  # type: ignore[method-assign]
+    gpus.leaks = True
     pool.unload(specs["a"])
     (alarm,) = pool.memory().alarms
     assert "a.gguf was unloaded: 0.5 GiB on" in alarm
@@ -694,7 +699,7 @@ def test_memory_when_it_does_not_come_back_then_an_alarm_and_a_dead_worker_raise
     assert_settled(pool)
 
 
-def test_memory_when_the_driver_hides_processes_then_the_difference_and_said_so(on_gpus) -> None:
+def test_memory_when_the_driver_hides_processes_then_the_difference_and_said_so(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.hides = True
     gpus.others = {"GPU 0": 100 * MIB, "GPU 1": 100 * MIB}
@@ -702,11 +707,11 @@ def test_memory_when_the_driver_hides_processes_then_the_difference_and_said_so(
     worker = pool.memory().workers[0]
     assert (worker.gpu_bytes, worker.measured_by, worker.peak_bytes) == (650 * MIB, "difference", 650 * MIB)
     assert pool.worker_bytes(worker.pid)[1] == 650 * MIB
-    assert pool._shared.handles[0].bytes[worker.place] == 650 * MIB
-    assert pool._shared.others == {"GPU 0": 100 * MIB, "GPU 1": 100 * MIB}
+    assert pool.handles.all()[0].bytes[worker.place] == 650 * MIB
+    assert pool.budgets.others == {"GPU 0": 100 * MIB, "GPU 1": 100 * MIB}
 
 
-def test_memory_when_the_driver_stops_to_tell_then_loading_goes_on(on_gpus) -> None:
+def test_memory_when_the_driver_stops_to_tell_then_loading_goes_on(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.hides = gpus.broken = True
     load(pool, specs["a"])
@@ -717,24 +722,24 @@ def test_memory_when_the_driver_stops_to_tell_then_loading_goes_on(on_gpus) -> N
 
 
 def test_others_when_read_while_a_worker_goes_then_its_memory_is_not_taken_for_theirs(
-    on_gpus, monkeypatch: pytest.MonkeyPatch
+    on_gpus: OnGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, gpus, specs = on_gpus
     load(pool, specs["a"])
-    read = gpus.read
+    read = gpus.gpus
 
     def read_and_go() -> tuple[GpuMemory, ...]:
         found = read()
-        monkeypatch.setattr(gpus, "read", read)
+        monkeypatch.setattr(gpus, "gpus", read)
         pool.unload(specs["a"])
         return found
 
-    monkeypatch.setattr(gpus, "read", read_and_go)
+    monkeypatch.setattr(gpus, "gpus", read_and_go)
     assert pool.memory().workers == ()
-    assert pool._shared.others == {"GPU 0": 0, "GPU 1": 0}
+    assert pool.budgets.others == {"GPU 0": 0, "GPU 1": 0}
 
 
-def test_shortage_when_nothing_helps_then_it_says_what_would(on_gpus) -> None:
+def test_shortage_when_nothing_helps_then_it_says_what_would(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.others = {"GPU 0": 1900 * MIB, "GPU 1": 1400 * MIB}  # the second lacks less
     pool.memory()
@@ -752,7 +757,7 @@ def test_shortage_when_nothing_helps_then_it_says_what_would(on_gpus) -> None:
         pool.lease(long).__enter__()
 
 
-def test_fits_when_another_gpu_is_full_then_it_does_not_matter(on_gpus) -> None:
+def test_fits_when_another_gpu_is_full_then_it_does_not_matter(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.others = {"GPU 0": 3 * GIB, "GPU 1": 0}
     pool.memory()
@@ -765,7 +770,7 @@ def test_fits_when_another_gpu_is_full_then_it_does_not_matter(on_gpus) -> None:
         assert slot.fits([specs["a"], specs["b"]])
 
 
-def test_fits_when_loaded_with_a_smaller_context_then_the_larger_one_counts(on_gpus) -> None:
+def test_fits_when_loaded_with_a_smaller_context_then_the_larger_one_counts(on_gpus: OnGpus) -> None:
     pool, _, specs = on_gpus
     load(pool, specs["a"])
     with pool.turn([specs["a"]]) as slot:
@@ -773,7 +778,7 @@ def test_fits_when_loaded_with_a_smaller_context_then_the_larger_one_counts(on_g
         assert not slot.fits([replace(specs["a"], runtime=Runtime(n_ctx=1_500_000))])
 
 
-def test_fitting_when_memory_is_short_then_the_mildest_remedy(on_gpus, pair: pairs.PairFiles) -> None:
+def test_fitting_when_memory_is_short_then_the_mildest_remedy(on_gpus: OnGpus, pair: pairs.PairFiles) -> None:
     pool, _, _ = on_gpus
     model, projector = model_file(pair.model), model_file(pair.projector)
 
@@ -782,7 +787,7 @@ def test_fitting_when_memory_is_short_then_the_mildest_remedy(on_gpus, pair: pai
 
     def found(runtime: Runtime, *allowed: Remedy) -> Runtime:
         with pool.turn(wanted(runtime)) as slot:
-            return pool.fitting(wanted, runtime, allowed, slot)
+            return slot.fitting(wanted, runtime, allowed)
 
     fine, long = Runtime(n_ctx=4096), Runtime(n_ctx=640_000)
     assert found(fine, *Remedy) == fine

@@ -65,7 +65,7 @@ def results(old: Path, written: Written) -> Iterator[ResultCache]:
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    opened = Pool()
+    opened = Pool.open()
     yield opened
     assert opened.memory().workers == ()  # nothing had to be loaded
     opened.close()

@@ -179,7 +179,7 @@ def test_health_when_no_worker_can_be_had_then_it_says_why_until_one_can(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "_AGAIN_S", 0.05)
-    closed = Pool()
+    closed = Pool.open()
     closed.close()
     checked = Health(dataclasses.replace(parts, pool=closed), RunMetrics(parts.pool.memory))
     client = TestClient(Starlette(routes=checked.routes()))

@@ -1,0 +1,121 @@
+"""How much memory all workers on a place may take together, and whether something fits into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from playground.pool import placement
+from playground.pool.contract import HostMemory
+from playground.pool.forecast import Forecasts
+from playground.pool.handles import Handle, Handles
+from playground.pool.placement import Placement
+from playground.pool.turn_order import Places
+from playground.pool.worker_spec import WorkerSpec
+from playground.values.memory import HOST, Forecast, GpuMemory
+
+# Left free on a GPU for what no forecast sees: fragments, another program's window.
+_MARGIN_SHARE = 0.03
+_MARGIN_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What the operator allows. Bytes; None: what is free at the start, less a margin."""
+
+    gpu_bytes: int | None = None  # of each GPU
+    host_bytes: int | None = None
+    waiting: int = 32
+    waiting_per_person: int = 4
+    idle_s: float = 0.0  # unload what nobody has used for so long; 0: never
+
+
+class Budgets:
+    """Owns what other programs hold. Guarded by the handles' lock, which its methods take."""
+
+    def __init__(
+        self,
+        limits: PoolLimits,
+        gpus: Sequence[GpuMemory],
+        host: HostMemory,
+        handles: Handles,
+        forecasts: Forecasts,
+    ) -> None:
+        self._limits = limits
+        self._handles = handles
+        self._forecasts = forecasts
+        self._host_bytes = limits.host_bytes or int(0.8 * host.available_bytes)
+        self._total = {gpu.place: gpu.total_bytes for gpu in gpus}
+        self._others = {gpu.place: gpu.used_bytes for gpu in gpus}  # what other programs hold, by GPU
+
+    @property
+    def others(self) -> Mapping[str, int]:
+        """Bytes that other programs hold, by GPU."""
+        return dict(self._others)
+
+    def by_place(self) -> dict[str, int]:
+        """What all workers on a place may take together."""
+        with self._handles.changed:
+            budgets = {HOST: self._host_bytes}
+            for place, total in self._total.items():
+                room = total - self._others.get(place, 0) - max(_MARGIN_BYTES, int(_MARGIN_SHARE * total))
+                budgets[place] = max(0, min(room, self._limits.gpu_bytes or room))
+            return budgets
+
+    def observe(self, gpus: Sequence[GpuMemory], listed: Mapping[int, Mapping[str, int]]) -> None:
+        """Note what other programs hold: what the GPUs report as used, less what the pool's workers hold."""
+        with self._handles.changed:
+            workers = [(h.worker.pid, h.bytes) for h in self._handles.all() if h.worker is not None and h.worker.alive]
+            for gpu in gpus:
+                own = sum(listed.get(pid, bytes).get(gpu.place, 0) for pid, bytes in workers)
+                self._others[gpu.place] = max(0, gpu.used_bytes - own)
+
+    def choose(
+        self, needs: Sequence[Mapping[str, int]], kept: Handle | None, *, leased_stay: bool = True
+    ) -> Placement | None:
+        """Where a worker goes that may be put in one of several ways, and what gives way to it (placement.py)."""
+        with self._handles.changed:
+            return placement.choose(needs, self._handles.residents(kept, leased_stay=leased_stay), self.by_place())
+
+    def evictions(self, need: Mapping[str, int]) -> tuple[str, ...] | None:
+        """What has to be unloaded so that `need` fits; None if it cannot fit now."""
+        with self._handles.changed:
+            return placement.evictions(need, self._handles.residents(), self.by_place())
+
+    def fits(self, wanted: Mapping[WorkerSpec, Sequence[Places]]) -> bool:
+        """Whether all of `wanted` can be loaded at once, each at one of its places, if everything idle gives way."""
+        with self._handles.changed:
+            room, needed = self.by_place(), set[str]()
+            staying = [h for h in self._handles.all() if not h.leaving and (h.leased or h.usable)]
+            loaded = {h.spec: h for h in staying if h.places in wanted.get(h.spec, ())}
+            for handle in staying:
+                if (handle.leased or handle.pinned) and handle not in loaded.values():
+                    _take(room, handle.bytes)
+            for spec, options in wanted.items():
+                current = loaded.get(spec)
+                places = current.places if current else max(options, key=lambda way: min(room[place] for place in way))
+                forecast = self._forecasts.of(spec, places)
+                if current is None:
+                    need = forecast.bytes
+                elif current.spec.context == spec.context:
+                    need = dict(current.bytes)
+                else:
+                    need = larger(forecast, current.bytes)
+                _take(room, need)
+                needed |= need.keys()
+        return all(room[place] >= 0 for place in needed)
+
+
+def growth(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:
+    """What a forecast takes beyond what is held already, by place."""
+    return {place: n - held.get(place, 0) for place, n in forecast.bytes.items() if n > held.get(place, 0)}
+
+
+def larger(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:
+    """The larger of what is forecast and what is held already, by place."""
+    return {**held, **{place: max(n, held.get(place, 0)) for place, n in forecast.bytes.items()}}
+
+
+def _take(room: dict[str, int], bytes: Mapping[str, int]) -> None:
+    for place, n in bytes.items():
+        room[place] = room.get(place, 0) - n

@@ -1,0 +1,106 @@
+"""What the pool needs from outside: sensors that read memory, and a factory that starts workers.
+
+The pool knows only these protocols; Pool.open takes one object of each kind. LocalSensors and LocalWorkers implement
+them for this machine. testkit/fake_machine.py implements them for a machine with GPUs that nobody needs to own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from playground.engine import protocol
+from playground.pool.turn_order import Places
+from playground.values.memory import GpuMemory, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    total_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Host memory of one process. None: unknown."""
+
+    resident_bytes: int | None
+    own_bytes: int | None  # resident, without the pages of mapped files
+
+
+class Sensors(Protocol):
+    """Reads memory as it is now. Stateless for the pool; safe from several threads.
+
+    No call waits for a worker; each returns within milliseconds. Unknown is None or a missing key, never 0.
+    """
+
+    def gpus(self) -> tuple[GpuMemory, ...]:
+        """The GPUs that models may use. () without a driver, and while the driver does not answer.
+
+        The first answer fixes the pool's places.
+        """
+
+    def gpu_processes(self) -> dict[int, dict[str, int]]:
+        """Bytes by process id, then by place. A missing process: the driver hides it, or it holds nothing."""
+
+    def host(self) -> HostMemory: ...
+
+    def process(self, pid: int) -> ProcessMemory: ...
+
+
+class Worker(Protocol):
+    """Holds one model at most and answers one request at a time.
+
+        starting -> ready <-> busy -> stopping -> stopped        any -> failed
+
+    Only the thread that leases a worker calls `wait_ready`, `ping` and `request`. Any thread may read the properties
+    and call `stop`. A stopped or failed worker is never used again.
+    """
+
+    @property
+    def pid(self) -> int:
+        """The process id under which the sensors list it."""
+
+    @property
+    def state(self) -> WorkerState: ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is ready or busy, and its process runs. Does not block."""
+
+    def wait_ready(self) -> protocol.Ready:
+        """starting -> ready. Blocks until the first message, 120 s at most. Raises WorkerDied."""
+
+    def ping(self) -> protocol.Pong | None:
+        """Blocks until a ready worker answers. None: its process has ended."""
+
+    def request(
+        self,
+        request: protocol.Request[protocol.R],
+        *,
+        on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
+        on_step: Callable[[protocol.Step], None] = lambda step: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> protocol.R:
+        """ready -> busy -> ready. Blocks until the final reply; the callbacks run in this thread.
+
+        When `stop` returns True the worker is asked to end early; 60 s later it is killed.
+        Raises the error that the worker reports, and WorkerDied.
+        """
+
+    def stop(self) -> None:
+        """any -> stopping -> stopped. Blocks until the process has ended, 6 s at most; a second call does nothing.
+
+        A `request` that another thread waits for raises WorkerDied.
+        """
+
+
+class WorkerFactory(Protocol):
+    """Starts workers. The pool calls it without a lock, from several threads."""
+
+    def __call__(self, name: str, places: Places) -> Worker:
+        """Start a worker that can use these places alone. Returns in state `starting`, without waiting for it.
+
+        `name` is for the log. `places` is ("host",), or one or more GPUs such as ("GPU 0", "GPU 1").
+        """
