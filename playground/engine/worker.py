@@ -49,7 +49,7 @@ from playground.engine.vision import VisionModel
 from playground.errors import PlaygroundError
 
 
-class Worker:
+class RequestServer:
     """Serves requests with the model that it loaded."""
 
     def __init__(self, connection: Connection) -> None:
@@ -161,7 +161,7 @@ class Worker:
 def main() -> None:
     # llama.cpp and its bindings write to stdout; it goes where the parent keeps the log.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    Worker(Connection(int(sys.argv[1]))).serve()
+    RequestServer(Connection(int(sys.argv[1]))).serve()
 
 
 if __name__ == "__main__":
