@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
 
@@ -26,6 +27,9 @@ from testkit.webapp import WebApp, running
 # and 100 with one thread each. Workers and apps inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")  # a busy core fails no test
 
 
 @pytest.fixture(scope="session")

@@ -760,6 +760,7 @@ def hostile(draw: random.Random, kind: str, *, clip: bool) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.thorough
 def test_headers_when_hostile_2000_times_then_read_or_refused_and_always_diagnosed(tmp_path: Path) -> None:
     draw = random.Random(7)
     headers: list[GgufHeader] = []

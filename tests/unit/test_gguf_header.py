@@ -177,6 +177,7 @@ def test_alignment_when_given_then_it_places_the_tensors(path: Path) -> None:
     assert (header.data_offset, header.missing_bytes) == (4096, 0)
 
 
+@pytest.mark.thorough
 def test_vocabulary_when_as_large_as_the_largest_then_read_within_5_s(path: Path) -> None:
     """Gemma 3: 262,144 tokens, 514,906 merges."""
     tokens = array("tokenizer.ggml.tokens", STRING, 262_144, b"".join(text(f"t{n}") for n in range(262_144)))
@@ -323,6 +324,7 @@ def test_file_when_it_holds_a_hole_of_300_mb_then_memory_stays_below_64_mb(path:
     assert peak_of(path) < 64
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "claim",
     [
@@ -344,6 +346,7 @@ def test_file_when_a_hole_is_claimed_to_be_full_of_entries_then_it_takes_no_minu
     assert time.process_time() - started < 2
 
 
+@pytest.mark.thorough
 def test_header_when_mutated_3000_times_then_read_or_refused_quickly_and_in_little_memory(path: Path) -> None:
     draw, whole = random.Random(20), rich()
     assert header_of(path, whole).n_params == 16 + 512 + 32

@@ -184,6 +184,7 @@ def _mutate(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # Pillow's own remarks on damaged files
 def test_file_when_damaged_at_random_then_an_image_or_bad_image_and_nothing_else(tmp_path: Path) -> None:
     draw, samples, path = random.Random(4), _samples(), tmp_path / "picture.png"

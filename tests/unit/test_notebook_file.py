@@ -314,6 +314,7 @@ def test_cell_when_nested_without_end_then_the_cells_before_it_are_there() -> No
     assert "damaged from line 3 on" in problems[0]
 
 
+@pytest.mark.thorough
 def test_anything_when_changed_by_hand_then_what_is_imported_can_be_shown() -> None:
     """Every seventh of the file's values becomes each of these."""
     document = json.loads(written())
@@ -344,6 +345,7 @@ def imported(document: Any) -> tuple[WholeCell, ...]:
     return cells
 
 
+@pytest.mark.thorough
 def test_measurement_when_written_and_changed_by_hand_then_read_or_told_and_shown() -> None:
     run = lab_run()
     text = to_json("T", [(run.cell, (run,))], lambda sha256: None)
@@ -367,6 +369,7 @@ def test_measurement_when_written_and_changed_by_hand_then_read_or_told_and_show
 NUMBERS = [float("nan"), float("inf"), -1, 0, -0.5, 1e300, -(2**53), 2**53, 10**400]
 
 
+@pytest.mark.thorough
 def test_numbers_of_the_lab_when_changed_by_hand_then_read_or_told_and_shown() -> None:
     """Every number of the limits, and of what a scan and the speeds found, becomes each of these."""
     run = lab_run()

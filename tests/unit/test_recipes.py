@@ -166,7 +166,7 @@ RUNGS = st.lists(
 SCANS = st.lists(RUNGS, min_size=1, max_size=4).map(lambda groups: sensed(*groups))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCANS, st.integers(WHOLE - 3700, WHOLE))
 def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl(
     scan: list[GroupSensitivity], limit: int
@@ -186,7 +186,7 @@ def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl
     assert exact == found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCANS, st.integers(0, 3000).map(float))
 def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
     scan: list[GroupSensitivity], limit: float
@@ -252,7 +252,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 TYPES = st.dictionaries(TEXTS, TEXTS, max_size=3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.builds(
         Recipe, name=TEXTS, family=TEXTS, depth=st.integers(1, 64), model=TYPES, projector=TYPES,

@@ -1,0 +1,101 @@
+"""What the inspect page sends to a visitor and to an operator, from reports made by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from playground.rendering import memory_strip
+from playground.values.memory import MemoryParts, QueuedRun
+from playground.web.inspect_page import InspectPage
+from playground.web.replies import InspectReply
+from testkit.html_tags import Tags
+from testkit.memory_reports import GIB, NOW, HandMade, gpu, h100, report, worker
+
+ME, OPERATOR = "me", "operator"
+
+
+BAD_NAME = '<script>alert("1")</script>&.gguf'
+
+
+def page(made: HandMade) -> InspectPage:
+    return InspectPage(made, made, lambda name: name == "operator")
+
+
+def rendered(reply: InspectReply) -> str:
+    return "".join(str(value) for name, value in reply.items() if name != "time")
+
+
+def test_page_when_names_hold_markup_then_it_is_text_and_every_tag_is_closed() -> None:
+    bad = replace(
+        worker(BAD_NAME, GIB, parts={"GPU 0": MemoryParts(GIB)}, measured_by="difference", pinned=True), file=BAD_NAME
+    )
+    now = report(
+        bad, replace(bad, id="2", leases=1), worker("c", None), gpus=(gpu(name=BAD_NAME),),
+        queue=(QueuedRun("me", (BAD_NAME,), 1.0, None),), alarms=(BAD_NAME,),
+    )  # fmt: skip
+    made = page(HandMade((replace(now, time=NOW - 5), now)))
+    for visitor in (ME, OPERATOR):
+        html = rendered(made.look(visitor)) + str(made.page()) + memory_strip.html(now)
+        assert "script" not in Tags(html).seen
+        assert "by difference" in html
+
+
+def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -> None:
+    made = HandMade(h100(30))
+    shown = page(made)
+    assert "<button" not in shown.look(ME)["handles"]
+    assert shown.look(OPERATOR)["handles"].count("<button") == 10
+    functions: dict[str, Callable[..., Any]] = {one.__name__: one for one in shown.functions()}
+    posing = {"visitor": "operator"}
+    for more in ({}, posing):
+        reply = functions["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True, **more}, None)
+        assert reply["error"] == "Only the operator may pin and unload here."
+    assert functions["unload"]({"id": "SmolVLM-500M-Q8_0"}, None)["error"].startswith("Only the operator")
+    assert "error" in functions["pin"]("nonsense", None)
+    assert made.pinned == []
+    assert functions["look"]({}, None)["time"] == NOW
+
+
+def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
+    made = HandMade(h100(30))
+    operating = InspectPage(made, made, lambda name: True)
+    call: dict[str, Callable[..., Any]] = {one.__name__: one for one in operating.functions()}
+    before = call["look"]({}, None)
+    after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)
+    assert after["time"] > before["time"]
+    assert (before["handles"].count(">pinned<"), after["handles"].count(">pinned<")) == (1, 2)
+    assert "SmolVLM" not in call["unload"]({"id": "SmolVLM-500M-Q8_0"}, None)["handles"]
+    assert call["unload"]({"id": "Qwen2.5-VL-7B-Q4_K_M"}, None)["error"].startswith("It is in use")
+    shut = re.findall(
+        r'data-do="unload" disabled title="In use now">Unload<span class="vp-sr"> ([^<]+)', after["handles"]
+    )
+    assert shut == ["Qwen2.5-VL-7B-Q4_K_M.gguf"]
+
+
+def test_page_when_nothing_is_loaded_or_measured_then_it_says_so() -> None:
+    made = HandMade((report(),))
+    made_html = rendered(page(made).look(ME))
+    for told in ("Nothing is loaded.", "Nobody runs or waits.", "not measured yet"):
+        assert told in made_html
+
+
+def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_little() -> None:
+    made = HandMade(h100())
+    shown = page(made)
+    drawn = []
+    for _ in range(5):
+        made.history = (*made.history[1:], replace(made.history[-1], time=made.history[-1].time + 1))
+        started = time.process_time()
+        reply = shown.look(ME)
+        drawn.append(time.process_time() - started)
+    assert min(drawn) < 0.02  # about 8 ms on an idle core
+    started = time.process_time()
+    for _ in range(20):
+        shown.look(OPERATOR)
+    assert time.process_time() - started < 0.02
+    assert len(json.dumps(reply)) < 60_000
