@@ -1,4 +1,4 @@
-"""A machine with GPUs that nobody needs to own, for Pool.open. Its workers are real and compute on the CPU."""
+"""A simulated machine with GPUs, for Pool.open. Its workers are real processes and compute on the CPU."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class PoolLimits:
     host_bytes: int | None = None
     waiting: int = 32
     waiting_per_person: int = 4
-    idle_s: float = 0.0  # unload what nobody has used for so long; 0: never
+    idle_s: float = 0.0  # unload a model that nobody has used for this long; 0: never
 
 
 class Budgets:

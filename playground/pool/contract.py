@@ -1,7 +1,7 @@
 """What the pool needs from outside: sensors that read memory, and a factory that starts workers.
 
 The pool knows only these protocols; Pool.open takes one object of each kind. LocalSensors and LocalWorkers implement
-them for this machine. testkit/fake_machine.py implements them for a machine with GPUs that nobody needs to own.
+them for this machine. testkit/fake_machine.py implements them for a simulated machine with GPUs.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class Lease:
 class Handles:
     """Owns the list of handles and the pool's lock.
 
-    Every method takes the lock. Whoever decides by several calls holds `changed` around them: it may be taken again by
-    the same thread. No worker is started, asked or stopped while it is held.
+    Every method takes the lock. A decision that needs several calls holds `changed` around them: the same thread may
+    take it again. No worker is started, asked or stopped while it is held.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Handles:
         return tuple(handles)
 
     def forget_dead(self) -> None:
-        """Drop each worker that died while nobody used it: it holds nothing."""
+        """Drop the handles of workers that died while nobody used them: they hold no memory."""
         with self.changed:
             self._handles = [h for h in self._handles if h.leased or h.leaving or h.usable]
 

@@ -19,11 +19,11 @@ from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import HOST
 from playground.values.request import Remedy, Runtime
 
-_WAIT_S = 0.05  # how often somebody who waits for a worker looks at their stop flag
+_WAIT_S = 0.05  # how often a caller that waits for a worker looks at its stop flag
 
 
 class Leases:
-    """Gives each worker to one borrower at a time. It has no state of its own: the handles say who leases what."""
+    """Gives each worker to one borrower at a time. It has no state of its own: the handles record what is leased."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ _WAIT_S = 0.05
 
 
 class Misjudged(Exception):
-    """llama.cpp plans more memory than was set aside, and there is no room for it: the placement is decided anew."""
+    """llama.cpp plans more memory than was set aside, and it does not fit now: the placement is decided again."""
 
 
 class Loader:
@@ -105,7 +105,7 @@ class Loader:
     def _plan(self, handle: Handle, worker: Worker, victims: list[Handle]) -> None:
         """Ask llama.cpp how much it will take, once for a file and a context. Adds to `victims` if that is more.
 
-        Raises Misjudged if there is no room for that now, and what loading raises.
+        Raises Misjudged if that does not fit now, and what loading raises.
         """
         spec = handle.spec
         if not isinstance(spec.load, protocol.LoadLanguage) or self._forecasts.has_plan(spec, handle.places):
@@ -127,7 +127,7 @@ class Loader:
                 self._handles.changed.wait(_WAIT_S)
 
     def _bring_back(self, victims: Sequence[Handle], failed: Handle) -> None:
-        """After a failed load: keep the victims that are still loaded, unless somebody else counts on their room."""
+        """After a failed load: keep the victims that are still loaded, unless another load counts on their room."""
         with self._handles.changed:
             failed.bytes = {}
             kept = self._handles.keep(victims)

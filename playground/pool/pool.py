@@ -1,7 +1,7 @@
 """The loaded workers, shared by all runs under a memory budget for each GPU, and the turns to generate.
 
-Whoever wants a worker leases it; while it is leased nobody else uses it and it is not unloaded. Runs take turns, one on
-each GPU, because two at once falsify each other's tokens per second. README.md draws who does what.
+A caller leases a worker. While it is leased, no other caller uses it and it is not unloaded. Runs take turns, one on
+each GPU, because two at once falsify each other's tokens per second. README.md shows which file does what.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Pool:
     loader: Loader
     leases: Leases
     queue: Queue
-    who: str = ""  # whose turns are counted; "": nobody's in particular
+    who: str = ""  # whose turns the queue counts; "": no person in particular
 
     @classmethod
     def open(
@@ -164,7 +164,7 @@ class Pool:
         self.loader.unload(gone)
 
     def unload_idle(self) -> None:
-        """End what nobody has used for the time that the operator set."""
+        """End the workers that nobody has used for the time that the operator set."""
         if self.limits.idle_s:
             ids = placement.expired(self.handles.residents(), time.monotonic(), self.limits.idle_s)
             self._unload(lambda h: h.id in ids and not h.pinned)

@@ -1,4 +1,4 @@
-"""Who waits to generate, and who generates now. turn_order.py decides who is next; this module keeps the tickets."""
+"""The runs that wait to generate, and those that generate now. turn_order.py decides which run is next."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HeldPlaces:
 class Ticket:
     """A run that waits or generates. The queue owns its fields."""
 
-    who: str  # "" for nobody in particular
+    who: str  # "" for no person in particular
     specs: tuple[WorkerSpec, ...]
     options: list[Places]
     since: float

@@ -28,7 +28,7 @@ class Waiting:
     """A run in the queue, as the decision sees it."""
 
     name: str
-    who: str  # "" for nobody in particular
+    who: str  # "" for no person in particular
     waited_s: float
     load_s: Mapping[Places, float]  # where it may run, and how long its models take to load there
 

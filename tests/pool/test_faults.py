@@ -54,9 +54,9 @@ def test_worker_when_killed_while_it_writes_then_its_pane_says_so_and_the_others
 ) -> None:
     slow = parts.catalog.open_pair(endless.model, endless.projector)
     f16 = parts.catalog.choose(["F16"])[0]
-    asked = comparison(scene, WHAT, (slow, f16), max_tokens=900)
+    request = comparison(scene, WHAT, (slow, f16), max_tokens=900)
     killed = False
-    for update in compare.run(asked, parts.lab, compare.StopFlag()):
+    for update in compare.run(request, parts.lab, compare.StopFlag()):
         if not killed and len(update.panes[0].token_ids) > 10:
             victim = next(w for w in parts.pool.memory().workers if w.file == endless.model.name)
             os.kill(victim.pid, signal.SIGKILL)

@@ -296,7 +296,7 @@ def test_failed_load_when_somebody_counted_on_the_room_then_the_budget_is_kept(
 
 
 class Run:
-    """A run of somebody's that waits for its turn and then takes it until told to end."""
+    """A run that waits for its turn and then keeps it until `finish`."""
 
     def __init__(self, pool: Pool, threads: ThreadPoolExecutor, done: list[str], name: str = "") -> None:
         self.places: list[int] = []
@@ -341,7 +341,7 @@ def test_queue_when_runs_wait_then_the_running_one_is_first_and_places_are_told(
     pool, began = opened(), list[str]()
     runs = [Run(pool.of(who), threads, began) for who in ("anna", "bert", "cleo")]
     queue = pool.memory().queue
-    assert [(one.who, one.place) for one in queue] == [("anna", HOST), ("bert", None), ("cleo", None)]
+    assert [(run.who, run.place) for run in queue] == [("anna", HOST), ("bert", None), ("cleo", None)]
     assert queue[1].waited_s >= queue[2].waited_s > 0
     runs[0].finish()
     until(lambda: [run.places for run in runs] == [[0], [1, 0], [2, 1]])
@@ -418,12 +418,12 @@ def test_bandwidth_when_measured_then_kept_and_no_worker_is_left(opened: Callabl
     pool = opened()
     assert pool.bandwidth(HOST) is None
     measured_bandwidth.measure_missing(pool)
-    found = pool.bandwidth(HOST)
-    assert found is not None
-    assert found > 1e8
+    bandwidth = pool.bandwidth(HOST)
+    assert bandwidth is not None
+    assert bandwidth > 1e8
     assert pool.memory().workers == ()
     measured_bandwidth.measure_missing(pool)
-    assert pool.bandwidth(HOST) == found
+    assert pool.bandwidth(HOST) == bandwidth
     assert pool.bandwidth("GPU 0") is None
 
 
@@ -549,8 +549,8 @@ def test_lease_when_two_want_the_same_then_it_is_loaded_once(
         with pool.lease(specs["a"]) as lease:
             return lease.load_s
 
-    found = list(threads.map(take, range(2)))
-    assert sorted(load_s is None for load_s in found) == [False, True]
+    loads = list(threads.map(take, range(2)))
+    assert sorted(load_s is None for load_s in loads) == [False, True]
     assert len(pool.memory().workers) == 1
 
 
@@ -562,22 +562,22 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
     left = [specs[name] for name in draw.choices("abcde", [4, 3, 1, 1, 1], k=100)]
 
     def client(number: int) -> list[str]:
-        told: list[str] = []
+        outcomes: list[str] = []
         pool = for_two.of(f"person {number}")
         borrow = pool.use if number % 2 else pool.lease
         while True:
             try:
                 spec = left.pop()
             except IndexError:
-                return told
+                return outcomes
             began = time.monotonic()
             try:
                 with borrow(spec) as lease:
                     waits.append(time.monotonic() - began)
                     lease.request(protocol.Ping())
-                told.append("done")
+                outcomes.append("done")
             except WorkerDied as error:
-                told.append(error.message)
+                outcomes.append(error.message)
 
     def killer() -> int:
         killed, chance = 0, random.Random(6)
@@ -592,13 +592,13 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
         return killed
 
     killing = threads.submit(killer)
-    told = [word for words in threads.map(client, range(8)) for word in words]
+    outcomes = [word for words in threads.map(client, range(8)) for word in words]
     ended.set()
     killed = killing.result(5)
-    assert len(told) == 100
+    assert len(outcomes) == 100
     assert killed >= 5
-    assert told.count("done") > 0
-    assert len(told) - told.count("done") <= killed
+    assert outcomes.count("done") > 0
+    assert len(outcomes) - outcomes.count("done") <= killed
     assert max(waits) < 100
     assert_settled(for_two)
     held = sum(h.bytes[HOST] for h in for_two.handles.all())
@@ -636,8 +636,8 @@ def test_place_when_there_are_two_gpus_then_the_freer_one_and_a_worker_sees_no_o
     load(pool, specs["a"], specs["b"])
     cpu = replace(specs["c"], runtime=ON_HOST, load=protocol.LoadLanguage(path_of(specs["c"]), ON_HOST))
     load(pool, cpu)
-    found = {Path(w.file).stem: (w.place, visible(w.pid), w.measured_by) for w in pool.memory().workers}
-    assert found == {
+    workers = {Path(w.file).stem: (w.place, visible(w.pid), w.measured_by) for w in pool.memory().workers}
+    assert workers == {
         "a": ("GPU 1", "GPU-bb", "process"),
         "b": ("GPU 0", "GPU-aa", "process"),
         "c": (HOST, "", None),
@@ -729,10 +729,10 @@ def test_others_when_read_while_a_worker_goes_then_its_memory_is_not_taken_for_t
     read = gpus.gpus
 
     def read_and_go() -> tuple[GpuMemory, ...]:
-        found = read()
+        reading = read()
         monkeypatch.setattr(gpus, "gpus", read)
         pool.unload(specs["a"])
-        return found
+        return reading
 
     monkeypatch.setattr(gpus, "gpus", read_and_go)
     assert pool.memory().workers == ()
@@ -785,17 +785,17 @@ def test_fitting_when_memory_is_short_then_the_mildest_remedy(on_gpus: OnGpus, p
     def wanted(runtime: Runtime) -> list[WorkerSpec]:
         return [vision_spec(projector, model, runtime), language_spec(model, runtime)]
 
-    def found(runtime: Runtime, *allowed: Remedy) -> Runtime:
+    def remedied(runtime: Runtime, *allowed: Remedy) -> Runtime:
         with pool.turn(wanted(runtime)) as slot:
             return slot.fitting(wanted, runtime, allowed)
 
     fine, long = Runtime(n_ctx=4096), Runtime(n_ctx=640_000)
-    assert found(fine, *Remedy) == fine
-    assert found(long) == long  # nothing is allowed
-    assert found(long, *Remedy) == replace(long, n_ctx=160_000)
-    assert found(long, Remedy.PROJECTOR, Remedy.LAYERS) == replace(long, projector_on_gpu=False)
+    assert remedied(fine, *Remedy) == fine
+    assert remedied(long) == long  # nothing is allowed
+    assert remedied(long, *Remedy) == replace(long, n_ctx=160_000)
+    assert remedied(long, Remedy.PROJECTOR, Remedy.LAYERS) == replace(long, projector_on_gpu=False)
     longer = Runtime(n_ctx=1_200_000)
-    assert found(longer, Remedy.PROJECTOR) == longer  # does not help: as it was asked for
-    layers = found(longer, Remedy.PROJECTOR, Remedy.LAYERS)
+    assert remedied(longer, Remedy.PROJECTOR) == longer  # does not help: as it was asked for
+    layers = remedied(longer, Remedy.PROJECTOR, Remedy.LAYERS)
     assert (layers.n_ctx, layers.projector_on_gpu) == (longer.n_ctx, False)
     assert 0 <= layers.n_gpu_layers <= 2

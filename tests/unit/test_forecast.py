@@ -46,12 +46,12 @@ def test_share_when_layers_go_to_the_gpu_then_the_output_is_first(layers: int, e
 
 
 def test_forecast_when_on_a_gpu_then_weights_without_embeddings_and_cache_by_context() -> None:
-    found = Forecasts(None, DEVICES).of(spec(), (GPU,))
-    parts = found.parts[GPU]
+    forecast = Forecasts(None, DEVICES).of(spec(), (GPU,))
+    parts = forecast.parts[GPU]
     assert (parts.weights, parts.kv_cache) == (1100 * MIB, 1000 * (MIB // 10))
     assert parts.process > 500 * MIB  # a CUDA context
-    assert found.source == "header"
-    assert found.parts[HOST].weights == 0
+    assert forecast.source == "header"
+    assert forecast.parts[HOST].weights == 0
 
 
 def test_forecast_when_on_the_host_then_the_embeddings_count_too() -> None:
@@ -79,8 +79,8 @@ def test_forecast_when_llama_cpp_has_planned_then_its_figures() -> None:
     forecasts = Forecasts(None, DEVICES)
     assert not forecasts.has_plan(spec(), (GPU,))
     forecasts.planned(spec(), (GPU,), protocol.MemoryPlan(7 * MIB, 3 * MIB))
-    found = forecasts.of(spec(), (GPU,))
-    assert (found.source, found.parts[GPU].kv_cache, found.parts[GPU].compute) == ("dry run", 7 * MIB, 3 * MIB)
+    forecast = forecasts.of(spec(), (GPU,))
+    assert (forecast.source, forecast.parts[GPU].kv_cache, forecast.parts[GPU].compute) == ("dry run", 7 * MIB, 3 * MIB)
     other = forecasts.of(spec(replace(RUNTIME, n_ctx=2000)), (GPU,))
     assert other.source == "header"  # another context, another plan
     assert forecasts.of(spec(), (HOST,)).source == "header"  # another device
@@ -108,8 +108,8 @@ def test_forecast_when_measured_twice_then_it_does_not_drift(tmp_path: Path) -> 
 
 
 def test_forecast_when_nothing_is_known_of_a_file_then_its_size() -> None:
-    found = Forecasts(None, DEVICES).of(language_spec(model(None), RUNTIME), (GPU,))
-    assert found.parts[GPU].weights == 1180 * MIB
+    forecast = Forecasts(None, DEVICES).of(language_spec(model(None), RUNTIME), (GPU,))
+    assert forecast.parts[GPU].weights == 1180 * MIB
 
 
 def test_remedies_when_none_is_allowed_then_none() -> None:
@@ -132,10 +132,12 @@ def test_remedies_when_few_layers_are_there_already_then_only_fewer() -> None:
 def test_shape_when_of_real_files_then_its_bytes_are_all_of_the_tensors(tmp_path: Path) -> None:
     files = pairs.write_llava(tmp_path, n_layer=3, n_embd=512, n_head=8, n_head_kv=2, name="three")
     header = read_header(files.model)
-    found = shape([header])
-    assert found.layer_bytes + found.embedding_bytes + found.other_bytes == sum(t.n_bytes for t in header.tensors)
-    assert (found.n_layers, found.kv_bytes_per_token) == (3, 3 * 2 * (512 // 8) * 2 * 2)
-    assert found.read_bytes == found.layer_bytes + found.other_bytes
+    model_shape = shape([header])
+    assert model_shape.layer_bytes + model_shape.embedding_bytes + model_shape.other_bytes == sum(
+        t.n_bytes for t in header.tensors
+    )
+    assert (model_shape.n_layers, model_shape.kv_bytes_per_token) == (3, 3 * 2 * (512 // 8) * 2 * 2)
+    assert model_shape.read_bytes == model_shape.layer_bytes + model_shape.other_bytes
     projector = shape([read_header(files.projector)])
     assert projector.layer_bytes + projector.other_bytes == sum(t.n_bytes for t in read_header(files.projector).tensors)
     assert projector.n_patches

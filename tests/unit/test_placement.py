@@ -149,19 +149,19 @@ def test_place_when_drawn_at_random_then_it_fits_and_no_other_displaces_less() -
         def displaced(names: tuple[str, ...]) -> int:
             return sum(sum(r.bytes.values()) for r in residents if r.name in names)  # noqa: B023
 
-        found = choose(options, residents, budgets)
+        placement = choose(options, residents, budgets)
         idle = tuple(r.name for r in residents if not r.stays)
-        if found is None:
+        if placement is None:
             refused += 1
             assert not any(fits(need, idle) for need in options)
             continue
-        evicting += bool(found.evicted)
-        assert set(found.evicted) <= set(idle)
-        assert fits(options[found.option], found.evicted)
-        assert not found.evicted or not fits(options[found.option], found.evicted[:-1])
+        evicting += bool(placement.evicted)
+        assert set(placement.evicted) <= set(idle)
+        assert fits(options[placement.option], placement.evicted)
+        assert not placement.evicted or not fits(options[placement.option], placement.evicted[:-1])
         for need in options:
             names = evictions(need, residents, budgets)
-            assert names is None or displaced(names) >= displaced(found.evicted)
+            assert names is None or displaced(names) >= displaced(placement.evicted)
     assert 300 < refused < 2700
     assert evicting > 300
 

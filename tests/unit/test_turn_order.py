@@ -65,8 +65,8 @@ def test_order_when_runs_wait_then(runs: list[Waiting], used_s: dict[str, float]
 def test_next_when_places_are_free_then(
     runs: list[Waiting], free: list[str], expected: tuple[str, tuple[str, ...]] | None
 ) -> None:
-    found = next_up(runs, free, {})
-    assert (None if found is None else (found[0].name, found[1])) == expected
+    following = next_up(runs, free, {})
+    assert (None if following is None else (following[0].name, following[1])) == expected
 
 
 def test_wait_when_others_keep_coming_then_nobody_who_came_much_later_gets_ahead() -> None:
@@ -77,10 +77,10 @@ def test_wait_when_others_keep_coming_then_nobody_who_came_much_later_gets_ahead
     for second in range(400):
         arrived[f"n{second}"] = (float(second), 0.0, f"p{draw.randrange(50)}")
         runs = [Waiting(n, who, second - at, {HOST: load}) for n, (at, load, who) in arrived.items()]
-        found = next_up(runs, ["host"], {"anna": 1000.0})
-        assert found is not None
-        served.append(found[0].name)
-        del arrived[found[0].name]
+        following = next_up(runs, ["host"], {"anna": 1000.0})
+        assert following is not None
+        served.append(following[0].name)
+        del arrived[following[0].name]
         if "unlucky" in served:
             break
     assert len(served) <= MOST_S + 2
