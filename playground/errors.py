@@ -15,6 +15,7 @@ PlaygroundError
 │   ├── Busy               too many runs wait already, or too many of this person's
 │   ├── OutOfMemory        the pool's budget cannot hold what the request needs
 │   ├── NoRoom             the disk is full, or its allowance is used up
+│   ├── Unreadable         the disk cannot be read now; what it holds is unknown, not empty
 │   └── Offline            the Hub cannot be reached, or asks to wait
 ├── Interrupted            a person stopped the run, or the app is closing; not a fault
 └── BadSettings            invalid playground.toml or environment; for the operator, before anything runs
@@ -105,6 +106,10 @@ class OutOfMemory(Unavailable):
 
 class NoRoom(Unavailable):
     code = "no_room"
+
+
+class Unreadable(Unavailable):
+    code = "unreadable"
 
 
 class Offline(Unavailable):

@@ -90,7 +90,7 @@ class EmbeddingCache:
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return self._recent[key]
-        data = self._disk.get(key)
+        data = self._disk.find(key)
         if data is not None:
             self._remember(key, data)
         return data

@@ -11,7 +11,8 @@ from playground.support.byte_cache import BytesCache
 class Entries:
     """Owns the folder's database. Safe to use from several threads.
 
-    Each write tries again what the disk refused before; `problem` says so meanwhile.
+    Each write tries again what the disk refused before; `problem` says so meanwhile. `get` and `keys` raise Unreadable
+    where the disk does not answer: what is there is then unknown, and must not be replaced.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,6 +27,21 @@ class Entries:
     @property
     def problem(self) -> str | None:
         return (self._cache.problem or "the disk refused it") if self._unsaved else None
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether the last read failed."""
+        return self._cache.unreadable is not None
+
+    @property
+    def damaged(self) -> str | None:
+        """The name of a damaged database that was set aside and still lies in the folder."""
+        return self._cache.damaged
+
+    @property
+    def shared(self) -> bool:
+        """Whether another program uses the folder too."""
+        return self._cache.shared
 
     def get(self, key: str) -> bytes | None:
         return self._unsaved[key] if key in self._unsaved else self._cache.get(key)

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from playground.errors import BadInput, NoNotebook, NotAllowed
+from playground.errors import BadInput, NoNotebook, NotAllowed, Unreadable
 from playground.notebooks.cells import (
     MAX_TITLE,
     Cell,
@@ -90,7 +90,22 @@ class Library:
         refused = self._entries.problem or self.pictures.problem
         if refused:
             return f"Not saved, only kept in memory: {refused}"
+        if self._entries.unreadable:
+            return "The disk cannot be read now. Nothing is lost by that: no notebook is changed or deleted meanwhile."
+        damaged = self._entries.damaged
+        if damaged:
+            return (
+                f"The notebooks' database was damaged. What could be read of it is here; the rest may be missing. The "
+                f"operator finds the damaged file as {damaged} in the notebooks' folder. Until it is moved away, no "
+                f"picture and no old notebook is deleted."
+            )
+        if self._entries.shared:
+            return "Another program uses the same cache folder. Close it: two of them can lose each other's changes."
         return f"{FULL} Texts and answers are saved." if self._retention.full else None
+
+    def check_disk(self) -> None:
+        """Reads from the disk. Raises Unreadable."""
+        self._entries.get("check")
 
     # --- whose notebooks ---------------------------------------------------------------------------------------
 
@@ -178,46 +193,60 @@ class Library:
         """Deletes a notebook with its cells, runs and the pictures that no other notebook has."""
         with self._lock:
             notebook = self.own(key)
-            self.share(key, False)
-            for kind in ("cell", "runs", "run"):
-                for name in self._entries.keys(f"{kind}/{notebook.id}/"):
-                    self._entries.delete(name)
-            self._entries.delete(f"notebook/{notebook.id}")
-            self._retention.forget(notebook.id)
+            names = [name for kind in ("cell", "runs", "run") for name in self._entries.keys(f"{kind}/{notebook.id}/")]
             marks = self._entries.keys("picture/")
             own = {mark.split("/")[1] for mark in marks if mark.endswith(f"/{notebook.id}")}
+            own -= {mark.split("/")[1] for mark in marks if not mark.endswith(f"/{notebook.id}")}
+            self.share(key, False)  # from here on nothing is read any more
+            for name in names:
+                self._entries.delete(name)
+            self._entries.delete(f"notebook/{notebook.id}")
+            self._retention.forget(notebook.id)
             for mark in marks:
                 if mark.endswith(f"/{notebook.id}"):
                     self._entries.delete(mark)
-                else:
-                    own.discard(mark.split("/")[1])
-            for sha256 in own:
+            for sha256 in own if self._entries.damaged is None else ():  # else another notebook's mark may be lost
                 self.pictures.delete(sha256)
 
     def sweep(self, days: int | None, today: datetime.date | None = None) -> int:
         """Deletes what nobody uses any more: notebooks that were not used for `days` (None: no notebook), empty lists
-        of browsers, and the pictures and questions that no notebook names. Returns the number of notebooks."""
-        swept = 0
-        ids = [key.removeprefix("notebook/") for key in self._entries.keys("notebook/")]
-        for id in self._retention.unused(ids, days, today):
-            with suppress(NoNotebook):  # one that cannot be read is kept
-                self.remove(id)
-                swept += 1
+        of browsers, and the pictures and questions that no notebook names. Returns the number of notebooks.
+
+        Deletes nothing if the clock has jumped, or if a damaged database was set aside. Raises Unreadable.
+        """
         with self._lock:
-            for key in self._entries.keys("browser/"):
-                if not self.browser(key.removeprefix("browser/"))[1]:
+            ids = [key.removeprefix("notebook/") for key in self._entries.keys("notebook/")]
+            if not ids or self._entries.damaged is not None:  # what names the pictures may be lost: see `problem`
+                return 0
+            if self._retention.jumped(ids, today):
+                return 0
+            listed = {key: self.browser(key.removeprefix("browser/"))[1] for key in self._entries.keys("browser/")}
+            marks = self._entries.keys("picture/")
+            unnamed = self._unnamed_questions()
+            # All that is needed was read; a disk that fails from here on ends the sweep before its next step.
+            swept = set()
+            for id in self._retention.unused(ids, days, today):
+                with suppress(NoNotebook):  # one that cannot be read is kept
+                    self.remove(id)
+                    swept.add(id)
+            for key, notebooks in listed.items():
+                if swept.issuperset(notebook.id for notebook in notebooks):
                     self._entries.delete(key)
-            named = {mark.split("/")[1] for mark in self._entries.keys("picture/")}
+            named = {mark.split("/")[1] for mark in (self._entries.keys("picture/") if swept else marks)}
             delete_files(self.pictures.folder, lambda stem: stem in named)
-            unnamed = {path.name.partition(".")[0] for path in self.questions.folder.glob("*")}
-            for key in (*self._entries.keys("cell/"), *self._entries.keys("run/")) if unnamed else ():
-                text = self._entries.get(key) or b""
-                unnamed = {stem for stem in unnamed if stem.encode() not in text}
             delete_files(self.questions.folder, lambda stem: stem not in unnamed)
             self._retention.measure()
         if swept:
-            logger.info("deleted %d notebooks that nobody has used for %s days", swept, days)
-        return swept
+            logger.info("deleted %d notebooks that nobody has used for %s days", len(swept), days)
+        return len(swept)
+
+    def _unnamed_questions(self) -> set[str]:
+        """The sha256 of the zips of questions that no cell and no run names."""
+        unnamed = {path.name.partition(".")[0] for path in self.questions.folder.glob("*")}
+        for key in (*self._entries.keys("cell/"), *self._entries.keys("run/")) if unnamed else ():
+            text = self._entries.get(key) or b""
+            unnamed = {stem for stem in unnamed if stem.encode() not in text}
+        return unnamed
 
     def check_room(self) -> None:
         """Call it before a picture or a file with pictures is taken. Raises NoRoom."""
@@ -347,6 +376,9 @@ class Library:
             try:
                 notebook = self.own(key)
             except NoNotebook:
+                return
+            except Unreadable:  # a run is written under its own number, and so replaces nothing else
+                self._put(f"run/{key}/{run.cell.id}/{run.number}", msgspec.json.encode(run))
                 return
             if run.state is RunState.RUNNING:
                 self._live.add((run.cell.id, run.number))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from playground.errors import NoRoom
+from playground.errors import NoRoom, Unreadable
 from playground.notebooks.entries import Entries
+from playground.support import atomic
 
+logger = logging.getLogger(__name__)
+
+_JUMP_DAYS = 7
 _FRESH_S = 86400  # a file that no notebook names yet may be on its way into one
 
 FULL = (
@@ -33,7 +38,10 @@ class Retention:
 
     def touch(self, id: str) -> None:
         """Notes that a notebook is used today."""
-        day = _today().isoformat()
+        self._note(id, _today())
+
+    def _note(self, id: str, today: datetime.date) -> None:
+        day = today.isoformat()
         if self._used.get(id) != day:
             self._used[id] = day
             self._entries.put(f"used/{id}", day.encode())
@@ -41,6 +49,31 @@ class Retention:
     def forget(self, id: str) -> None:
         self._entries.delete(f"used/{id}")
         self._used.pop(id, None)
+
+    def jumped(self, ids: list[str], today: datetime.date | None = None) -> bool:
+        """Whether more than a week seems to lie between this sweep and the one before, in either direction.
+
+        Each of the notebooks then counts as used today: a clock that jumps, or an app that was not running, must not
+        make them old.
+        """
+        today = today or _today()
+        path = self._folder / "swept"  # the day, a file of its own
+        try:
+            before = datetime.date.fromisoformat(path.read_text()) if path.exists() else today
+            atomic.write(path, today.isoformat().encode())
+        except (OSError, ValueError) as error:
+            raise Unreadable(f"{path} cannot be read and written: {error}.") from None
+        days = (today - before).days
+        if abs(days) <= _JUMP_DAYS:
+            return False
+        logger.warning(
+            "%d days between two sweeps: the clock jumped, or the app was not running. Nothing is deleted this time, "
+            "and every notebook counts as used today.",
+            days,
+        )
+        for id in ids:
+            self._note(id, today)
+        return True
 
     def unused(self, ids: list[str], days: int | None, today: datetime.date | None = None) -> list[str]:
         """Those of the notebooks that nobody has used for `days`; None: none of them."""
@@ -50,6 +83,8 @@ class Retention:
             used = self._entries.get(f"used/{id}")
             if used is None:  # from before the day was kept
                 self.touch(id)
+            elif datetime.date.fromisoformat(used.decode()) > today:  # of a clock that was ahead
+                self._note(id, today)
             elif days is not None and (today - datetime.date.fromisoformat(used.decode())).days > days:
                 old.append(id)
         return old

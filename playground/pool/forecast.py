@@ -111,7 +111,7 @@ class Forecasts:
 
     def _get(self, key: str, kind: type[_T]) -> _T | None:
         if key not in self._kept:  # the pool asks again and again, with its lock held
-            self._kept[key] = self._disk.get(key) if self._disk is not None else None
+            self._kept[key] = self._disk.find(key) if self._disk is not None else None
         data = self._kept[key]
         try:
             return None if data is None else msgspec.msgpack.decode(data, type=kind)

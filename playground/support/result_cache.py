@@ -43,10 +43,10 @@ class ResultCache:
         return hashlib.sha256(msgspec.json.encode((self._engine, *parts), order="deterministic")).hexdigest()
 
     def has(self, key: str) -> bool:
-        return self._cache.get(key) is not None
+        return self._cache.find(key) is not None
 
     def get(self, key: str, kind: type[_T]) -> _T | None:
-        data = self._cache.get(key)
+        data = self._cache.find(key)
         try:
             return None if data is None else msgspec.msgpack.decode(data, type=kind)
         except msgspec.DecodeError:

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
-from playground.errors import PlaygroundError
+from playground.errors import PlaygroundError, Unreadable
 from playground.models.presets import data_folder
 from playground.values.answer import PaneState
 from playground.web.prometheus import RunMetrics
@@ -68,12 +68,23 @@ class Health:
             return JSONResponse(self._state())
 
         def ready(request: Request) -> Response:
-            return JSONResponse(self._state(), status_code=503 if self._reason else 200)
+            reason = self._reason or self._disk_reason()
+            problem = self._parts.library.problem  # the app serves all the same
+            disk = {"disk": problem} if problem else {}
+            state = {**self._state(), "ready": reason is None, "reason": reason, **disk}
+            return JSONResponse(state, status_code=503 if reason else 200)
 
         def metrics(request: Request) -> Response:
             return Response(self._measures.text(), media_type=CONTENT_TYPE_LATEST)
 
         return [Route("/health", alive), Route("/health/ready", ready), Route("/metrics", metrics)]
+
+    def _disk_reason(self) -> str | None:
+        try:
+            self._parts.library.check_disk()
+        except Unreadable as error:
+            return error.message
+        return None
 
     def _state(self) -> dict[str, object]:
         return {"alive": True, "ready": self._reason is None, "reason": self._reason}

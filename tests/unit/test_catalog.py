@@ -680,15 +680,6 @@ def test_cache_when_its_folder_cannot_be_made_then_told_and_nothing_is_kept(tmp_
     cache.close()
 
 
-def test_cache_when_its_database_is_garbage_then_told_and_nothing_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache/cache.db").write_bytes(b"garbage " * 1000)
-    cache = BytesCache(tmp_path / "cache", MEGABYTE)
-    cache.set("key", b"x")
-    assert cache.get("key") is None
-    assert "not a database" in (cache.problem or "")
-
-
 @needs_linux
 @pytest.mark.parametrize("value", [b"x" * 3000, b"x" * 100_000], ids=["in a row", "in a file"])
 def test_cache_when_the_disk_is_full_then_told_until_there_is_room(cache: BytesCache, value: bytes) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import msgspec
 import numpy
@@ -15,10 +18,11 @@ import PIL.Image
 import pytest
 
 from playground.comparing.images import from_rgb
-from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed
+from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed, Unreadable
 from playground.notebooks.cells import NoteCell, RunState
 from playground.notebooks.file_format import WholeCell, from_json, to_json
 from playground.notebooks.library import Library, Notebook
+from playground.support.byte_cache import BytesCache
 from testkit.full_disk import full_disk, needs_linux
 from testkit.notebooks import ANSWERED, BLUE, F16, RED, compare_cell, filled, image, pane, picture, png, result, run_of
 
@@ -389,12 +393,13 @@ def test_disk_when_full_then_what_is_removed_or_no_longer_shared_stays_so(open_l
     assert not [name for name in again._entries.keys("") if gone.id in name]
 
 
-def test_database_when_garbage_at_the_start_then_memory_serves_and_it_is_told(tmp_path: Path) -> None:
+def test_database_when_garbage_at_the_start_then_set_aside_and_told(tmp_path: Path) -> None:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/cache.db").write_bytes(b"garbage" * 1000)
     library = Library(tmp_path / "notebooks")
     notebook, note, asked = filled(library)
-    assert "file is not a database" in (library.problem or "")
+    assert "The notebooks' database was damaged" in (library.problem or "")
+    assert list(tmp_path.glob("notebooks/cache.db.damaged-*"))
     library.write(notebook.id, msgspec.structs.replace(note, text="changed"))
     assert texts(library, notebook) == ["changed", "What?"]
     assert len(library.all_runs(notebook, asked.id)) == 2
@@ -428,3 +433,127 @@ def test_image_when_kept_twice_then_one_file(library: Library, tmp_path: Path) -
     first, second = library.pictures.keep(image("green"), "a.png"), library.pictures.keep(image("green"), "b.png")
     assert (first.sha256, first.name, second.name) == (second.sha256, "a.png", "b.png")
     assert len(list((tmp_path / "notebooks/pictures").iterdir())) == 1
+
+
+# --- a disk that does not answer is not an empty one -----------------------------------------------------------------
+
+
+def make_old(folder: Path) -> None:
+    for path in folder.glob("pictures/*"):
+        os.utime(path, (time.time() - 90_000,) * 2)
+
+
+def test_database_when_overwritten_before_the_start_then_the_sweep_deletes_no_picture(
+    open_library: OpenLibrary, tmp_path: Path
+) -> None:
+    library = open_library()
+    filled(library)
+    library.pictures.keep(BLUE, "b.png")
+    library.close()
+    folder = tmp_path / "notebooks"
+    make_old(folder)
+    with open(folder / "cache.db", "r+b") as file:
+        file.write(b"\xa5" * 8192)
+    again = open_library()
+    assert "The notebooks' database was damaged" in (again.problem or "")
+    assert again.sweep(1, datetime.date(2100, 1, 1)) == 0
+    assert again.pictures.png(BLUE.sha256) is not None
+    another, *_ = filled(again, "another")
+    again.remove(another.id)
+    assert again.pictures.png(RED.sha256) is not None
+    for path in folder.glob("cache.db.damaged-*"):
+        path.unlink()
+    assert again.problem is None
+
+
+class Reads:
+    """Counts the reads of a cache, and lets one of them fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done = 0
+        self.failing: int | None = None
+        for name in ("get", "keys"):
+            monkeypatch.setattr(BytesCache, name, self._counted(getattr(BytesCache, name)))
+
+    def _counted(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(cache: BytesCache, key: str) -> Any:
+            self.done += 1
+            if self.done == self.failing:
+                raise Unreadable("The disk cannot be read now.")
+            return read(cache, key)
+
+        return counted
+
+
+def stored(library: Library) -> dict[str, bytes | None]:
+    return {key: library._entries.get(key) for key in library._entries.keys("") if not key.startswith("used/")}
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda library, notebook: library.create("me", "New"),
+        lambda library, notebook: library.opened("me", notebook.id),
+        lambda library, notebook: library.begin_run(notebook.id, run_of(compare_cell(), ANSWERED)),
+        lambda library, notebook: library.delete(notebook.id, notebook.cells[0]),
+        lambda library, notebook: library.remove(notebook.id),
+        lambda library, notebook: library.sweep(30),
+    ],
+    ids=["create", "open", "run", "delete a cell", "remove", "sweep"],
+)
+def test_read_when_any_one_fails_then_nothing_that_was_there_is_changed(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch, act: Callable[[Library, Notebook], object]
+) -> None:
+    library = open_library()
+    library.create("me", "First")
+    notebook, *_ = filled(library)
+    library.create("me", "Last")
+    before = stored(library)
+    reads = Reads(monkeypatch)
+    for number in range(1, 100):
+        reads.done, reads.failing = 0, number
+        try:
+            act(library, notebook)
+        except Unreadable:
+            reads.failing = None
+            assert before.items() <= stored(library).items(), f"read {number}"
+            assert library.pictures.png(RED.sha256) is not None
+        else:
+            break
+    else:
+        pytest.fail("it reads without end")
+    assert number > 1
+
+
+@pytest.mark.parametrize("days", [3650, -3650, 8, -8])
+def test_clock_when_it_jumps_then_nothing_is_deleted_and_each_notebook_counts_as_used(
+    library: Library, tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int
+) -> None:
+    notebook, *_ = filled(library)
+    library.pictures.keep(BLUE, "b.png")
+    make_old(tmp_path / "notebooks")
+    today = datetime.datetime.now(datetime.UTC).date()
+    (tmp_path / "notebooks/swept").write_text((today - datetime.timedelta(days)).isoformat())
+    library._entries.put(f"used/{notebook.id}", (today - datetime.timedelta(9999)).isoformat().encode())
+    library._retention._used.clear()
+    for _ in range(2):
+        assert library.sweep(30) == 0
+        assert library.read(notebook.id)
+    assert caplog.text.count("the clock jumped") == 1
+
+
+def test_day_of_use_when_in_the_future_then_it_begins_today(library: Library) -> None:
+    notebook, *_ = filled(library)
+    library._entries.put(f"used/{notebook.id}", b"2100-01-01")
+    library._retention._used.clear()
+    assert library.sweep(30) == 0
+    assert library._entries.get(f"used/{notebook.id}") != b"2100-01-01"
+
+
+def test_folder_when_a_second_app_opens_it_then_the_second_one_says_so(tmp_path: Path) -> None:
+    first, second = Library(tmp_path / "notebooks"), Library(tmp_path / "notebooks")
+    assert first.problem is None
+    assert "Another program uses the same cache folder" in (second.problem or "")
+    first.close()
+    assert second.problem is None
+    second.close()
