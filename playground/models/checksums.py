@@ -22,7 +22,7 @@ class Checksums:
     def of(self, path: Path) -> str:
         """Of the whole file."""
         key = _key(path)
-        kept = self._cache.get(key)
+        kept = self._cache.find(key)
         if kept is None:
             with open(path, "rb") as file:
                 kept = hashlib.file_digest(file, "sha256").hexdigest().encode()

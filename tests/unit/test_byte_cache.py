@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
 import os
 import resource
 import sqlite3
@@ -143,31 +142,27 @@ def test_row_when_sqlite_cannot_read_it_then_raised(
     assert (cache.get("key/000"), len(cache.keys("key/"))) == (SMALL["key/000"], 300)
 
 
-def _with_no_files_left(folder: Path, results: multiprocessing.SimpleQueue[list[object]]) -> None:
-    cache = BytesCache(folder, None)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+@pytest.mark.skipif(not hasattr(os, "dup"), reason="needs POSIX")
+def test_process_when_it_has_no_files_left_then_nothing_is_taken_for_missing(folder: Path, cache: BytesCache) -> None:
+    cache.get("large")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
-    with contextlib.suppress(OSError):
-        while True:
-            taken.append(os.dup(0))
-    found: list[object] = []
-    for read in (lambda: cache.get("large"), lambda: BytesCache(folder, None).get("key/000")):
-        try:
-            found.append(read())
-        except Unreadable as error:
-            found.append(error.code)
-    for number in taken:
-        os.close(number)
-    results.put([*found, cache.get("large") == LARGE])
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
-def test_process_when_it_has_no_files_left_then_nothing_is_taken_for_missing(folder: Path) -> None:
-    results: multiprocessing.SimpleQueue[list[object]] = multiprocessing.get_context("fork").SimpleQueue()
-    child = multiprocessing.get_context("fork").Process(target=_with_no_files_left, args=(folder, results))
-    child.start()
-    assert results.get() == ["unreadable", "unreadable", True]
-    child.join()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        with pytest.raises(Unreadable):
+            cache.get("large")
+        late = BytesCache(folder, None)
+        with pytest.raises(Unreadable):
+            late.get("key/000")
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert cache.get("large") == LARGE
+    late.close()
 
 
 def test_database_when_locked_then_read_and_not_written(folder: Path, cache: BytesCache) -> None:
