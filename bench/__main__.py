@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|page|notebook|lab|hub|load|all] [--size 168m] [--gpu] [--tools DIR]`
+`python -m bench [engine|pair|page|notebook|lab|hub|load|templates|all] [--size 168m] [--gpu] [--tools DIR]`
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "load", "all")
+_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "load", "templates", "all")
 
 
 def main() -> None:
@@ -26,7 +26,11 @@ def main() -> None:
     parser.add_argument("--tools", type=Path, default=Path(f"build/llama.cpp-{version}/bin"))
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
+    parser.add_argument("--source", type=Path, help="of `templates`: a folder of llama.cpp's source")
+    parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
     given = parser.parse_args()
+    if given.what == "templates" and given.source is None:
+        parser.error("templates needs --source, a folder of llama.cpp's source")
     found: dict[str, object] = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -34,6 +38,11 @@ def main() -> None:
         "size": given.size,
         "gpu": given.gpu,
     }
+    if given.what == "templates":
+        from bench import templates  # noqa: PLC0415  needs neither llama.cpp nor a model
+
+        print(json.dumps(found | show("templates", templates.measure(given.source, given.peer))))
+        return
     with tempfile.TemporaryDirectory() as temporary:
         from bench import engine  # noqa: PLC0415  after the arguments were read: it takes a second
 

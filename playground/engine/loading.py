@@ -75,7 +75,7 @@ def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.l
 def load_projector(
     path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int, observer: Any = None
 ) -> M.mtmd_context_p:
-    """Load a projector for `model`. Its media marker is random, so that no prompt can contain it.
+    """Load a projector for `model`, with a media marker of its own.
 
     `observer`: a ggml_backend_sched_eval_callback that is called for every graph node; the caller keeps it alive.
     Raises BadPair, BadModel or EngineError with llama.cpp's reason.
@@ -84,7 +84,7 @@ def load_projector(
     params.use_gpu = use_gpu
     params.n_threads = n_threads
     params.print_timings = False
-    params.media_marker = f"<__media_{os.urandom(8).hex()}__>".encode()
+    params.media_marker = media_marker().encode()
     if observer is not None:
         params.cb_eval = observer
     llama_log.clear()
@@ -97,6 +97,11 @@ def load_projector(
             f"{os.path.basename(path)} has no vision encoder (it may be for audio). Choose an image projector."
         )
     return context
+
+
+def media_marker() -> str:
+    """A text that stands for an image. It is random, so that no prompt can contain it."""
+    return f"<__media_{os.urandom(8).hex()}__>"
 
 
 def metadata(model: C.llama_model_p, key: str) -> str | None:

@@ -7,7 +7,7 @@ final one: `Failed`, or R of its `Request[R]`. `Cancel` may be sent at any momen
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -238,11 +238,18 @@ class MeasureBandwidth(Request[Bandwidth], frozen=True, tag=True):
 
 
 class ChatMessage(Message, frozen=True, tag=True):
-    """One turn. `n_images` images stand before its text."""
+    """One turn. Its images stand before its text, or at `places`: an offset in the text for each image, ascending."""
 
     role: str
     text: str
     n_images: int = 0
+    places: tuple[int, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The texts before, between and behind the images: one more than there are images."""
+        ends = (*(self.places or (0,) * self.n_images), len(self.text))
+        return tuple(self.text[start:end] for start, end in zip((0, *ends), ends, strict=False))
 
 
 class Encode(Request[EncodedPrompt], frozen=True, tag=True):
@@ -254,6 +261,7 @@ class Encode(Request[EncodedPrompt], frozen=True, tag=True):
     messages: tuple[ChatMessage, ...]
     images: tuple[Image, ...]
     chat_template: str | None = None
+    template_variables: dict[str, Any] = {}  # over those that every template is given
 
 
 class Generate(Request[Finished], frozen=True, tag=True):

@@ -12,8 +12,9 @@ import hashlib
 import os
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
@@ -83,7 +84,12 @@ class VisionModel:
                 if M.mtmd_input_chunk_get_type(chunk) != M.MTMD_INPUT_CHUNK_TYPE_TEXT:
                     self._embeddings(chunk)
 
-    def render(self, messages: Sequence[ChatMessage], chat_template: str | None) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        chat_template: str | None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt's text, with an image marker where each image goes.
 
         Raises BadInput for an invalid template, BadModel if there is none or it fails.
@@ -95,21 +101,26 @@ class VisionModel:
                 f"llama.cpp has {', '.join(templates.builtin_names()[:6])} and more built in."
             )
         templates.check(template)
-        text = templates.render(template, messages, self._marker, bos=self._vocabulary.bos, eos=self._vocabulary.eos)
+        special = {"bos": self._vocabulary.bos, "eos": self._vocabulary.eos}
+        text = templates.render(template, messages, self._marker, variables=variables, **special)
         # llama_tokenize adds the BOS token; a template that writes it too would double it.
         if self._vocabulary.adds_bos and self._vocabulary.bos:
             text = text.removeprefix(self._vocabulary.bos)
         return text
 
     def encode(
-        self, messages: Sequence[ChatMessage], images: Sequence[Image], chat_template: str | None
+        self,
+        messages: Sequence[ChatMessage],
+        images: Sequence[Image],
+        chat_template: str | None,
+        variables: Mapping[str, Any] | None = None,
     ) -> EncodedPrompt:
         """Tokenize the chat and encode the images that come with pixels.
 
         Raises BadModel for a template without a place for the image, BadPair when the vocabulary lacks a token
         that the projector type needs, EngineError when llama.cpp fails.
         """
-        rendered = self.render(messages, chat_template)
+        rendered = self.render(messages, chat_template, variables)
         started = time.perf_counter()
         with watching(self._importance), _input_chunks() as chunks:
             self._tokenize(rendered, images, chunks)

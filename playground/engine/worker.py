@@ -124,7 +124,9 @@ class RequestServer:
                 return Loaded(loaded - started, time.perf_counter() - loaded, self._vision.n_ctx_train)
             case Encode():
                 assert self._vision is not None
-                return self._vision.encode(request.messages, request.images, request.chat_template)
+                return self._vision.encode(
+                    request.messages, request.images, request.chat_template, request.template_variables
+                )
             case Generate():
                 return self._language_model.generate(
                     request.prompt,
