@@ -1,6 +1,7 @@
 """Renders a chat as text, with the GGUF file's Jinja template, the user's own, or one built into llama.cpp.
 
-A chat template is code from a stranger's file. It runs in Jinja's sandbox, and only in a worker, which can be killed.
+A chat template is code from a stranger's file. It runs in Jinja's sandbox, in a process of its own with limits
+(jinja_process.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ import jinja2
 from llama_cpp import llama_cpp as C
 
 from playground.engine import jinja_chat
+from playground.engine.jinja_process import JinjaProcess
 from playground.engine.protocol import ChatMessage
 from playground.errors import BadInput, BadModel
+
+_jinja = JinjaProcess()
+
+
+def start() -> None:
+    """Start the process that renders, so that the first question need not wait for it."""
+    _jinja.start()
 
 
 @functools.cache
@@ -39,7 +48,7 @@ def render(
     """The prompt's text, with `marker` where each image goes and the assistant's turn begun.
 
     variables: what a person sets, such as enable_thinking. They go over what is passed by default.
-    Raises BadModel if the template fails, or leaves out an image or a text.
+    Raises BadModel if the template fails, exceeds a limit, or leaves out an image or a text.
     """
     if template in builtin_names():
         return _checked(_render_builtin(template, messages, marker), messages, marker)
@@ -52,8 +61,13 @@ def render(
         for as_parts in (False, True):
             try:
                 chat = [{"role": m.role, "content": _content(m, marker, as_parts=as_parts)} for m in messages]
-                return _checked(jinja_chat.render(source, chat, variables=given), messages, marker)
-            except (jinja2.TemplateError, BadModel, TypeError, ValueError, RecursionError, OverflowError) as error:
+                text = _jinja.render(source, chat, variables=given)
+            except jinja2.TemplateError as error:
+                errors.append(error)
+                continue
+            try:
+                return _checked(text, messages, marker)
+            except BadModel as error:
                 errors.append(error)
     for problem in errors:
         if isinstance(problem, BadModel):
@@ -92,12 +106,12 @@ def _render_builtin(name: str, messages: Sequence[ChatMessage], marker: str) -> 
 
 
 def check(template: str) -> None:
-    """Raises BadInput if `template` is neither a built-in name nor Jinja."""
+    """Raises BadInput if `template` is neither a built-in name nor Jinja, BadModel if compiling exceeds a limit."""
     if template in builtin_names():
         return
     if "{" not in template:
         raise BadInput(f"Unknown chat template '{template}'. Give Jinja text, or one of: {', '.join(builtin_names())}.")
     try:
-        jinja_chat.compile_template(template)
+        _jinja.compile(template)
     except jinja2.TemplateSyntaxError as error:
         raise BadInput(f"The chat template has an error in line {error.lineno}: {error.message}.") from error

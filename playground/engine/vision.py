@@ -51,6 +51,7 @@ class VisionModel:
         n_threads: int | None,
         importance: Importance | None = None,
     ) -> None:
+        templates.start()  # while the files load
         self._importance = importance
         self._model = loading.load_model(model, weights=False)
         try:
