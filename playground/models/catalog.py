@@ -11,6 +11,7 @@ from playground.errors import BadInput, BadModel, BadPair, NotAllowed
 from playground.models import pair
 from playground.models.checksums import Checksums
 from playground.models.derive import DerivedFiles, Files, Quantizer
+from playground.models.gguf import file_links
 from playground.models.gguf.header import read_header
 from playground.models.gguf.llamafile import is_llamafile
 from playground.models.labels import with_unique_labels
@@ -120,7 +121,7 @@ class Catalog:
             model, projector = map(Path, remembered.files)
             if remembered.files in opened:
                 continue
-            if all(file.exists() for file in (*pair.shards(model), *pair.shards(projector))):
+            if all(file.exists() for file in (*file_links.shards(model), *file_links.shards(projector))):
                 try:
                     self._add_pair(model, projector, remembered.chat_template, remembered.family)
                 except (BadModel, OSError) as error:
@@ -177,14 +178,22 @@ class Catalog:
         return tuple(variants[id] for id in ids)
 
     def _permitted(self, path: Path) -> Path:
+        """A path as the catalog keeps it: of the first shard, and under its own name where it is a link.
+
+        A link's target may have a name that says nothing, such as a checksum in the Hub's cache.
+        """
         try:
-            path = path.expanduser().resolve()
+            named = file_links.named(path.expanduser())
+            targets = [shard.resolve() for shard in file_links.shards(named)]
         except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a null byte
             raise BadModel(f"{path.name[:80]!r} is not a valid path to a file: {error}.") from None
-        if self._allowed is not None and not any(path.is_relative_to(folder) for folder in self._allowed):
+        if self._allowed is not None and not all(
+            any(place.is_relative_to(folder) for folder in self._allowed)
+            for place in (file_links.place(named, target) for target in targets)
+        ):
             where = ", ".join(str(folder) for folder in self._allowed) or "none yet (PLAYGROUND_MODEL_DIRS)"
             raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
-        return path
+        return named
 
     # --- files that were quantized here -------------------------------------------------------------------------------
 

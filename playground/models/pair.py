@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from playground.errors import BadModel, BadPair
 from playground.models.checksums import Checksums
-from playground.models.gguf import file_names
+from playground.models.gguf import file_links, file_names
 from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.gguf.llamafile import unpack
 from playground.models.gguf.model_shape import shape
@@ -48,7 +48,9 @@ def read_pair(model: Path, projector: Path, checksums: Checksums, ids: Mapping[P
 
 def read_file(path: Path, header: GgufHeader, checksums: Checksums, ids: Mapping[Path, str] = NO_IDS) -> ModelFile:
     """A file with its other shards, by the header of the first. Raises BadModel."""
-    parts = shards(path)
+    parts = file_links.shards(path)
+    if len(parts) > 1 and path.suffix != ".gguf":
+        raise BadModel(f"{path.name}: llama.cpp reads shards only if their names end in .gguf. Rename all shards.")
     headers = [header, *(read_header(part) for part in parts[1:])]
     sums = [ids.get(part) or checksums.of(part) for part in parts]
     return ModelFile(
@@ -89,7 +91,3 @@ def unpack_llamafile(path: Path, folder: Path) -> tuple[Path, Path | None]:
     if not halves[Half.MODEL]:
         raise BadModel(f"{path.name} holds no language model.")
     return halves[Half.MODEL][0], next(iter(halves[Half.PROJECTOR]), None)
-
-
-def shards(path: Path) -> list[Path]:
-    return [path.with_name(name) for name in file_names.shards(path.name)]

@@ -11,6 +11,7 @@ import msgspec
 from gradio.components import Component
 
 from playground.errors import BadInput, PlaygroundError
+from playground.models.gguf import file_names
 from playground.notebooks.cells import CompareCell
 from playground.values.files import Half
 from playground.web import demo
@@ -86,5 +87,11 @@ class OpenPairPanel:
 def _files(folders: Sequence[Path]) -> list[str]:
     files: list[str] = []
     for folder in folders:
-        files += sorted(str(path) for path in folder.rglob("*") if path.suffix in (".gguf", ".llamafile"))
+        files += sorted(str(path) for path in folder.rglob("*") if _is_listed(path))
     return files[:_MAX_LISTED_FILES]
+
+
+def _is_listed(path: Path) -> bool:
+    """Of a split model the first shard alone."""
+    shard = file_names.shard(path.name)
+    return path.suffix.lower() in (".gguf", ".llamafile") and (shard is None or shard[1] == 1)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 # The quantization as Hugging Face's publishers write it, in the file's name or its folder's. It distinguishes
 # UD-Q4_K_XL from Q4_K_M, which general.file_type cannot.
 QUANTIZATION = re.compile(
-    r"(?:^|[-._])((?:UD-|i1-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|F16|F32|MXFP4(?:_MOE)?|NVFP4))(?=[-._]|$)",
+    r"(?:^|[-._])((?:UD-|i1-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?|NVFP4))(?=[-._]|$)",
     re.IGNORECASE,
 )
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -23,7 +23,7 @@ def quantization(name: str) -> str | None:
     path = PurePosixPath(name)
     for part in (re.sub(r"-\d{5}-of-\d{5}$", "", path.stem), *path.parent.parts[::-1]):
         if matches := QUANTIZATION.findall(part):
-            return str(matches[-1]).upper().replace("I1-", "i1-")
+            return str(matches[-1]).upper().replace("I1-", "i1-").replace("FP16", "F16").replace("FP32", "F32")
     return None
 
 
@@ -38,10 +38,17 @@ def shard(name: str) -> tuple[str, int, int] | None:
 def shards(name: str) -> tuple[str, ...]:
     """The names of all files of the model that `name` belongs to, the first one first."""
     parts = shard(name)
-    if parts is None:
-        return (name,)
-    base, _, count = parts
-    return tuple(f"{base}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))
+    return (name,) if parts is None else tuple(_numbered(name, parts[0], n) for n in range(1, parts[2] + 1))
+
+
+def first_shard(name: str) -> str:
+    parts = shard(name)
+    return name if parts is None else _numbered(name, parts[0], 1)
+
+
+def _numbered(name: str, base: str, number: int) -> str:
+    """The name of another shard; the capitals stay as they are."""
+    return f"{base}-{number:05}{name[len(base) + 6 :]}"
 
 
 def is_other(name: str) -> bool:

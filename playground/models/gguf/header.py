@@ -14,9 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
-
 from playground.errors import BadModel
+from playground.models.gguf.tensor_types import FILE_TYPES, REMOVED, TENSOR_TYPES, GgmlType
 from playground.models.projector_types import SPECIAL_TOKENS
 from playground.values.files import Half
 
@@ -41,7 +40,7 @@ Scalar = int | float | bool | str
 class TensorInfo:
     name: str
     shape: tuple[int, ...]  # ggml's order: the length of a row first
-    type: GGMLQuantizationType
+    type: GgmlType
     offset: int  # from the start of the tensor data
 
     @property
@@ -53,8 +52,7 @@ class TensorInfo:
 
     @property
     def n_bytes(self) -> int:
-        block, block_bytes = GGML_QUANT_SIZES[self.type]
-        return int(self.n_elements // block * block_bytes)
+        return self.n_elements // self.type.block * self.type.block_bytes
 
 
 @dataclass(frozen=True)
@@ -98,13 +96,12 @@ class GgufHeader:
     def quantization(self) -> str:
         """The name of the file's llama_ftype, such as Q4_K_M; else the type that most weights have."""
         file_type = self.integer("general.file_type")
-        try:
-            return str(LlamaFileType(file_type).name).removeprefix("MOSTLY_").removeprefix("ALL_")
-        except ValueError:
-            by_type: dict[str, int] = {}
-            for tensor in self.tensors:
-                by_type[tensor.type.name] = by_type.get(tensor.type.name, 0) + tensor.n_elements
-            return max(by_type, key=lambda name: by_type[name], default="unknown")
+        if file_type in FILE_TYPES:
+            return FILE_TYPES[file_type]
+        by_type: dict[str, int] = {}
+        for tensor in self.tensors:
+            by_type[tensor.type.name] = by_type.get(tensor.type.name, 0) + tensor.n_elements
+        return max(by_type, key=lambda name: by_type[name], default="unknown")
 
     @cached_property
     def missing_bytes(self) -> int:
@@ -275,8 +272,12 @@ class _Reader:
             raise BadModel(f"tensor {name[:80]!r} has {n_dimensions} dimensions; the file is damaged.")
         shape = tuple(self._length(2**40, "elements in a tensor") for _ in range(n_dimensions))
         kind = self._type()
-        try:
-            tensor_type = GGMLQuantizationType(kind)
-        except ValueError:
-            raise BadModel(f"tensor {name[:80]!r} has the unknown type {kind}. A newer version may read it.") from None
+        if kind in REMOVED:
+            raise BadModel(
+                f"tensor {name[:80]!r} has the type {REMOVED[kind]}, which llama.cpp does not support any more. Use a "
+                f"{REMOVED[kind].rsplit('_', 2)[0]} file."
+            )
+        tensor_type = TENSOR_TYPES.get(kind)
+        if tensor_type is None:
+            raise BadModel(f"tensor {name[:80]!r} has the unknown type {kind}. A newer version may read it.")
         return TensorInfo(name, shape, tensor_type, self._length(2**50, "bytes of tensors"))

@@ -86,9 +86,7 @@ def _models(files: Iterable[RemoteFile]) -> tuple[RemoteModel, ...]:
     by_name = {file.name: file for file in files if not file_names.is_other(file.name)}
     by_first: dict[str, list[RemoteFile]] = {}
     for name in sorted(by_name):
-        shard = file_names.shard(name)
-        first = f"{shard[0]}-00001-of-{shard[2]:05}{name[-5:]}" if shard else name
-        by_first.setdefault(first, []).append(by_name[name])
+        by_first.setdefault(file_names.first_shard(name), []).append(by_name[name])
     models = []
     for first, parts in by_first.items():
         shard = file_names.shard(first)
