@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|page|notebook|lab|hub|load|templates|all] [--size 168m] [--gpu] [--tools DIR]`
+`python -m bench [engine|pair|page|notebook|lab|hub|load|templates|statistics|all] [--size 168m] [--gpu] [--tools DIR]`
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "load", "templates", "all")
+_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "load", "templates", "statistics", "all")
 
 
 def main() -> None:
@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
     parser.add_argument("--source", type=Path, help="of `templates`: a folder of llama.cpp's source")
     parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
+    parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
+    parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
     given = parser.parse_args()
     if given.what == "templates" and given.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
@@ -38,6 +40,13 @@ def main() -> None:
         "size": given.size,
         "gpu": given.gpu,
     }
+    if given.what == "statistics":
+        from bench import statistics  # noqa: PLC0415
+
+        if given.measure:
+            statistics.measure()
+        statistics.main(given.draws)
+        return
     if given.what == "templates":
         from bench import templates  # noqa: PLC0415  needs neither llama.cpp nor a model
 

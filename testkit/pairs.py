@@ -497,7 +497,8 @@ def write_aborting(folder: Path, *, at: str = "load") -> Path:
 
 
 def changed_projector(source: Path, target: Path, change: str) -> Path:
-    """The projector with its vision MLPs zeroed, or with their rows permuted."""
+    """The projector, changed: its vision MLPs "zeroed" or their rows "permuted"; its own MLP ("mm") "x 0.1" or its
+    weights "shuffled"."""
     reader = GGUFReader(source)
     writer = GGUFWriter(target, "clip")
     for field in reader.fields.values():
@@ -508,7 +509,12 @@ def changed_projector(source: Path, target: Path, change: str) -> Path:
     rng = np.random.default_rng(1)
     for tensor in reader.tensors:
         data = tensor.data.copy()
-        if "ffn" in tensor.name or tensor.name.startswith("mm."):
+        own, ffn = tensor.name.startswith("mm."), "ffn" in tensor.name
+        if change == "x 0.1" and own:
+            data = (data * 0.1).astype(data.dtype)
+        elif change == "shuffled" and own:
+            data = rng.permutation(data.reshape(-1)).reshape(data.shape)
+        elif change in ("zeroed", "permuted") and (ffn or own):
             data = data * 0 if change == "zeroed" else rng.permutation(data)
         writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

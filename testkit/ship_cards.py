@@ -6,7 +6,7 @@ from typing import Any
 
 from playground.measuring import ship_card as ship
 from playground.measuring.question_sets import Question
-from playground.measuring.results import Measurement, QuestionDrift, Speed, VariantResult
+from playground.measuring.results import Measurement, QuestionDrift, Speed, TokenCost, VariantResult
 from playground.measuring.ship_card import ShipCard, ShipLimits
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import ModelFile, Variant
@@ -21,28 +21,32 @@ def variant(label: str, mb: float) -> Variant:
 VARIANTS = {name: variant(name, mb) for name, mb in {"F16": 16, "Q8": 9, "Q6": 7, "Q4": 5, "Q2": 3}.items()}
 
 
-ASKED = (Question("a.png", "What?", ("a",)), Question("b.png", "Why?", ("b",)))
+# Enough that a variant which changes no answer passes, among four rivals.
+N = 150
+ASKED = tuple(Question(f"{k}.png", "What?", ("a",)) for k in range(N))
 
 
 def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
-    """kl: None of the reference, or where nothing could be read."""
+    """kl: None of the reference, or where nothing could be read. `changed`: how many of the N answers."""
     speed, memory, accuracy = given.pop("speed", 100.0), given.pop("memory", 2**20), given.pop("accuracy", None)
-    words, failed = given.pop("words", "no difference larger than 2%"), given.pop("failed", 0)
+    words, failed, changed = given.pop("words", "no difference seen"), given.pop("failed", 0), given.pop("changed", 0)
+    read = () if kl is None else (TokenCost("a", kl),)
+    items = [QuestionDrift(kl=read, first_divergence=0 if k < changed else None, text="a") for k in range(N - failed)]
     return VariantResult(
         VARIANTS[label].id,
-        mean_kl=None if kl is None else Interval(kl, kl / 2, kl * 2),
+        mean_kl=None if kl is None else Interval(kl),
         accuracy=None if accuracy is None else Interval(accuracy),
-        against=None if label == "F16" else Paired(0, 0, 2, Interval(0.0), 1.0, words),
+        against=None if label == "F16" else Paired(0, 0, N, Interval(0.0), 1.0, words),
         speed=None if speed is None and memory is None else Speed(2, speed, 0.1, 0.1, 0.2, memory),
-        items=(*[QuestionDrift(error="llama.cpp crashed")] * failed, *[QuestionDrift(text="a")] * (2 - failed)),
-        **{"looks": "looks", **given},
+        items=(*[QuestionDrift(error="llama.cpp crashed")] * failed, *items),
+        **{"looks": "sees", **given},
     )
 
 
 def card_of(*results: VariantResult, limits: ShipLimits | None = None, **given: Any) -> ShipCard:
     variants = [v for v in VARIANTS.values() if v.id in {r.variant for r in results}]
     told: dict[str, Any] = {"engine": "llama 1", "machine": "2 cores", "set_name": "set", "settings": "greedy"}
-    measured = Measurement(ASKED, ("a", "b"), results, floor=1e-8)
+    measured = Measurement(ASKED, ("a",) * N, results, floor=1e-8)
     return ship.card(
         measured,
         given.pop("variants", variants),
@@ -52,4 +56,4 @@ def card_of(*results: VariantResult, limits: ShipLimits | None = None, **given: 
     )
 
 
-LADDER = (result("F16"), result("Q8", 0.0001), result("Q6", 0.001), result("Q4", 0.009), result("Q2", 0.5))
+LADDER = (result("F16"), result("Q8", 0.0001), result("Q6", 0.001), result("Q4", 0.009), result("Q2", 0.5, changed=60))

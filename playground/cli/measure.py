@@ -31,9 +31,11 @@ from playground.cli.options import (
 )
 from playground.comparing import comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import results
+from playground.measuring import gate, results, statistics
 from playground.measuring import ship_card as ship
 from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.question_sets import DEFAULT_QUESTIONS
+from playground.measuring.summaries import kl_sums
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import Runtime
@@ -71,7 +73,7 @@ def drift(
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
-    n: Count = 50,
+    n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = 1024,
     look: Look = False,
@@ -84,17 +86,36 @@ def drift(
         typer.echo(msgspec.json.encode(measured.measurement).decode())
         return
     _print_floor(measured.measurement)
-    typer.echo(f"{'variant':28} {'KL mean':>10} {'95 %':>21} {'p99':>9} {'same top':>9} {'same answer':>12}  looks")
+    typer.echo(
+        f"{'variant':28} {'changed':>9} {'at most':>8} {'KL/token':>9} {'/question':>9} {'own floor':>9}  verdict"
+    )
+    gates = gate.gates(measured.measurement.results, measured.measurement.questions, measured.reference)
     for v, r in zip(measured.variants, measured.measurement.results, strict=True):
-        if r.mean_kl is None:
-            typer.echo(f"{v.label:28} {'reference':>10}{'':62} {r.looks or ''}")
+        if v.id == measured.reference:
+            typer.echo(f"{v.label:28} {'reference':>9}{'':38} {_floor(r.floor)}  {r.looks or ''}".rstrip())
             continue
-        assert r.same_top is not None
-        assert r.same_answer is not None
+        judged, sums = gates[v.id], statistics.heavy(kl_sums(r.items))
+        if judged.changed is None or sums is None:
+            failed = sum(item.error is not None for item in r.items)
+            typer.echo(f"{v.label:28} {'failed':>9} on {failed} of {len(r.items)} questions")
+            continue
+        within = " (within arithmetic)" if r.within_arithmetic else ""
+        counts = f"{judged.changed.hits} of {judged.changed.n}"
         typer.echo(
-            f"{v.label:28} {r.mean_kl.value:10.5f} {range_of(r.mean_kl, '.5f'):>21} {r.p99_kl:9.4f} "
-            f"{r.same_top.value:9.2%} {r.same_answer.value:12.1%}  {r.looks or ''}"
+            f"{v.label:28} {counts:>9} {judged.changed.at_most:8.1%} {sums.per_token:9.2g} {sums.per_question:9.2g} "
+            f"{_floor(r.floor)}  {judged.verdict}{within}{f', {r.looks}' if r.looks else ''}"
         )
+    typer.echo(
+        f"changed: answers that differ from the reference's; at most: the share that would, in all questions of this "
+        f"kind (95 %). A mean KL has no bound: questions rarer than {3 / len(measured.measurement.questions):.1%} may "
+        "dominate it."
+    )
+    if any(gates[v.id].changed is None for v in measured.variants if v.id != measured.reference):
+        raise typer.Exit(1)
+
+
+def _floor(value: float | None) -> str:
+    return f"{'–':>9}" if value is None else f"{value:9.2g}"
 
 
 def grid(
@@ -103,7 +124,7 @@ def grid(
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
-    n: Count = 50,
+    n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = 1024,
     as_json: AsJson = False,
@@ -133,7 +154,7 @@ def accuracy(
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
-    n: Count = 100,
+    n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = 1024,
     as_json: AsJson = False,
@@ -161,13 +182,16 @@ def card(
     model: Models = None,
     questions: Questions = None,
     level: Level = "hard",
-    n: Count = 50,
+    n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = 1024,
     max_size: Annotated[str, typer.Option(help="Size of both files: 5MB, 1.2GB.")] = "",
     max_memory: Annotated[str, typer.Option(help="Memory that both workers hold: 6GB.")] = "",
     min_speed: Annotated[float | None, typer.Option(help="Tokens per second.")] = None,
-    max_kl: Annotated[float | None, typer.Option(help="Mean KL, nats per token. Default: 0.01.")] = None,
+    max_kl: Annotated[float | None, typer.Option(help="Mean KL, nats per token, by either weighting.")] = None,
+    max_changed: Annotated[
+        float | None, typer.Option(help="Share of changed answers that you accept. Default: 0.05.")
+    ] = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="A file to write: .html, .json or .png; may be repeated.")
     ] = None,
@@ -182,6 +206,7 @@ def card(
         max_memory=bytes_of(max_memory) if max_memory else None,
         min_tokens_per_second=min_speed,
         max_kl=max_kl,
+        max_changed=max_changed,
     )
     ship.check(limits)
     for path in out or ():
@@ -214,19 +239,22 @@ def card(
 
 def _print_card(made: ship.ShipCard) -> None:
     typer.echo(
-        f"{'':2}{'variant':28} {'size':>9} {'memory':>10} {'tok/s':>8} {'KL':>9} {'accuracy':>9}  keeps the limits"
+        f"{'':2}{'variant':28} {'size':>9} {'changed':>10} {'KL':>9} {'accuracy':>9} {'tok/s':>8} {'memory':>10}  "
+        "passes"
     )
     for row in made.rows:
-        mark = "→ " if row.variant == made.recommended else "* " if row.pareto else "  "
+        mark = "→ " if row.variant == made.recommended else "  "
         memory = "–" if row.memory is None else f"{row.memory / 2**20:.0f} MiB"
         speed = "–" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}"
-        kl = "–" if row.kl is None else f"{row.kl.value:.5f}"
+        kl = "–" if row.kl is None else f"{row.kl.value:.2g}"
+        counted = row.gate.changed if row.gate else None
+        changed = "–" if counted is None else f"{counted.hits} of {counted.n}"
         correct = "–" if row.accuracy is None else f"{row.accuracy.value:.1%}"
         typer.echo(
-            f"{mark}{row.label:28} {f'{row.bytes / 1e6:.1f} MB':>9} {memory:>10} {speed:>8} {kl:>9} {correct:>9}  "
+            f"{mark}{row.label:28} {f'{row.bytes / 1e6:.1f} MB':>9} {changed:>10} {kl:>9} {correct:>9} {speed:>8} "
+            f"{memory:>10}  "
             f"{'; '.join(row.failing) or 'yes'}"
         )
-    typer.echo("(* nothing here is as good in everything and better in something)")
     for reason in made.reasons:
         typer.echo(reason)
 
@@ -246,4 +274,4 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
 
 def _print_floor(measurement: results.Measurement) -> None:
     floors = ", ".join(f"{name} {kl:.1e}" for name, kl in measurement.floors.items())
-    typer.echo(f"{len(measurement.questions)} questions. Noise floor (the reference against itself): {floors}")
+    typer.echo(f"{len(measurement.questions)} questions. The reference against itself, nats a token: {floors}")

@@ -39,7 +39,7 @@ def doctor(
     n_ctx: Annotated[int, typer.Option("--ctx-size", help="Tokens.")] = 4096,
     chat_template: Annotated[str, typer.Option(help="Used in place of the file's.")] = "",
     look: Annotated[
-        bool, typer.Option("--look", help="Load it (files only): do its answers change with the picture?")
+        bool, typer.Option("--look", help="Load it (files only): does it read the embedded pictures?")
     ] = False,
     token: Token = "",
     as_json: AsJson = False,
@@ -56,8 +56,8 @@ def doctor(
         findings = diagnosis.findings
         if look and projector and diagnosis.level < Level.BROKEN:
             looks = _looks(parts, Path(model), Path(projector))
-            if looks == "blind":
-                blind = "The look test: its answers do not change with the picture. The pair is blind."
+            if looks == results.Sight.BLIND:
+                blind = "The look test: its answers do not change with the picture. It ignores the picture."
                 findings = (Finding(Level.BROKEN, "blind", blind, "Use the model's own mmproj file."), *findings)
     report = _Report(model, projector or None, int(worst(findings)), findings, looks)
     if as_json:
@@ -66,7 +66,8 @@ def doctor(
         for finding in findings:
             typer.echo(f"{'✓?✕'[finding.level]} {finding.text} {finding.remedy}".rstrip())
         typer.echo(
-            ("Fine.", "Doubtful.", "It will not work.")[report.level] + (f" It {looks}." if looks == "looks" else "")
+            ("Fine.", "Doubtful.", "It will not work.")[report.level]
+            + (f" It {looks}." if looks == results.Sight.SEES else "")
         )
     raise typer.Exit(report.level)
 

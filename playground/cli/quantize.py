@@ -19,7 +19,6 @@ from playground.cli.options import (
     followed,
     line,
     questions_of,
-    range_of,
     say,
 )
 from playground.errors import BadInput, cannot_write
@@ -49,7 +48,7 @@ def quantize(
         Path | None, typer.Option(help="The other half of the pair: the new file is then checked on images.")
     ] = None,
     questions: Questions = None,
-    n: Annotated[int, typer.Option("-n", help="Questions to check it with.")] = 20,
+    n: Annotated[int, typer.Option("-n", help="Questions to check it with.")] = 100,
     requantize: Annotated[bool, typer.Option("--requantize", help="Allow a source that is already quantized.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print how large the file would be.")] = False,
 ) -> None:
@@ -72,7 +71,10 @@ def quantize(
             pair = parts.catalog.read_pair(*((partner, source) if half is Half.PROJECTOR else (source, partner)))
             making = MakeJob(parts.lab, parts.workshop, Runtime(n_ctx=1024))
             order = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
-            checked = followed(making.run(pair, order, questions_of(parts, questions, "hard", 2 * n)), CheckedVariant)
+            checked = followed(
+                making.run(pair, order, questions_of(parts, questions, "hard", 2 * n if calibrate else n)),
+                CheckedVariant,
+            )
             _print_checked(checked, source)
             return
         made = quantizer.make(
@@ -108,11 +110,9 @@ def _print_checked(checked: CheckedVariant, source: Path) -> None:
             f"{checked.embeddings.cosine_mean:.4f} (lowest patch {checked.embeddings.cosine_min:.4f}), relative error "
             f"{checked.embeddings.relative_error:.2%}"
         )
-    verdict = f"{checked.verdict}{', blind' if checked.looks == 'blind' else ''}"
-    typer.echo(
-        f"drift on {checked.questions} questions: mean KL {checked.kl.value:.5f} ({range_of(checked.kl, '.5f')}) nats "
-        f"a token: {verdict}"
-    )
+    looks = f", {checked.looks}" if checked.looks else ""
+    typer.echo(f"{checked.questions} questions: {checked.verdict}{looks}. {checked.gate.words}")
+    typer.echo(f"mean drift {checked.kl.value:.2g} nats a token on these questions, which bounds nothing")
 
 
 def sensitivity(
@@ -185,6 +185,11 @@ def _print_sensitivity(scanned: scan_results.Sensitivity, recipe_file: Path | No
         cells = "".join(f"{'–' if r.kl is None else format(r.kl, '.2g'):>11}" for r in sensitivity.rungs)
         price = scan_results.price(sensitivity)
         typer.echo(f"{sensitivity.group.name:24}{cells}{'–' if price is None else format(price, '.2g'):>11}")
+    dearest = scan_results.dearest(scanned.sensed)
+    if dearest:
+        names = ", ".join(sensitivity.group.name for sensitivity in dearest)
+        words = "costs most for each megabyte saved" if len(dearest) == 1 else "cannot be told apart as the dearest"
+        typer.echo(f"{names}: {words} (sign test over {scanned.n_searched} questions)")
     for left in sorted(scanned.restored, key=lambda r: r.kl - r.kl_of_all):
         typer.echo(
             f"{left.group.half} at {left.kind} but for {left.group.name}: {left.kl:.2g} instead of "
@@ -193,7 +198,7 @@ def _print_sensitivity(scanned: scan_results.Sensitivity, recipe_file: Path | No
     if scanned.built:
         typer.echo(scan_results.sentence(scanned.built))
         for name, kl, size in scan_results.compared(scanned.built):
-            typer.echo(f"  {name:28} {size / 1e6:10.1f} MB {kl.value:10.5f} ({range_of(kl, '.5f')})")
+            typer.echo(f"  {name:28} {size / 1e6:10.1f} MB {kl.value:10.2g}")
         typer.echo(f"{recipe_file}, made with:")
         for command in scanned.built.commands:
             typer.echo(f"  {command}")

@@ -131,6 +131,7 @@ class LanguageModel:
         sampling: Sampling,
         runtime: Runtime,
         *,
+        ignore_end: bool = False,
         cancelled: Event,
         send: Callable[[Chunk], None],
     ) -> Finished:
@@ -169,7 +170,7 @@ class LanguageModel:
         generated = 0
         times: list[float] = []
         while True:
-            if self.vocabulary.ends_text(token):
+            if self.vocabulary.ends_text(token) and not ignore_end:
                 reason = "end of text"
                 break
             generated += 1

@@ -125,6 +125,10 @@ class Scored(Message, frozen=True, tag=True):
     scores: tuple[TokenScore, ...]
 
 
+class Tokenized(Message, frozen=True, tag=True):
+    token_ids: tuple[int, ...]
+
+
 class Recorded(Message, frozen=True, tag=True):
     n_vocabulary: int
     seconds: float
@@ -177,6 +181,7 @@ Reply = (
     | Finished
     | Scored
     | Recorded
+    | Tokenized
     | Measured
     | ImportanceWritten
     | Step
@@ -270,6 +275,7 @@ class Generate(Request[Finished], frozen=True, tag=True):
     prompt: EncodedPrompt
     sampling: Sampling
     runtime: Runtime
+    ignore_end: bool = False  # write on behind the end of the answer, up to max_tokens: for a measurement of speed
 
 
 class Score(Request[Scored], frozen=True, tag=True):
@@ -278,6 +284,12 @@ class Score(Request[Scored], frozen=True, tag=True):
     prompt: EncodedPrompt
     token_ids: tuple[int, ...]
     runtime: Runtime
+
+
+class Tokenize(Request[Tokenized], frozen=True, tag=True):
+    """The tokens of a text that stands in the middle of others. To a language worker."""
+
+    text: str
 
 
 class Record(Request[Recorded], frozen=True, tag=True):
@@ -302,6 +314,7 @@ class Measure(Request[Measured], frozen=True, tag=True):
     runtime: Runtime
     path: str
     dtype: str = "float32"
+    own: str = ""  # a file that gets what this model holds likely, as Record writes it; empty: none
 
 
 class WriteImportance(Request[ImportanceWritten], frozen=True, tag=True):
@@ -351,6 +364,7 @@ AnyRequest = (
     | Encode
     | Generate
     | Score
+    | Tokenize
     | Record
     | Measure
     | WriteImportance

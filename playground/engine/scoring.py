@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from threading import Event
@@ -46,6 +47,7 @@ def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
 def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tuple[TokenDrift, ...]:
     """Compare with what a reference of the same vocabulary recorded for the same answer.
 
+    What was rounded to 16 bits is brought to a sum of 1 again: else the rounding alone shows as 2e-5 nats a token.
     Returns one entry for each token, and one for what would follow the last. Raises Interrupted; EngineError for a
     record of another shape, and if the model's logits are NaN or infinite.
     """
@@ -56,24 +58,36 @@ def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tupl
     if recorded.size != n * (len(request.token_ids) + 1):
         raise EngineError("The reference's record belongs to another vocabulary or answer.")
     drifts = []
-    rows = _logits(model, request, cancelled)
-    for text, row, logits in zip(
-        _texts(model.vocabulary, request.token_ids), recorded.reshape(-1, n), rows, strict=True
-    ):
-        own, theirs = _log_probabilities(logits), row.astype(numpy.float64)
-        if not numpy.isfinite(own).all():
-            raise EngineError("The model's outputs are NaN or infinite: the file is damaged.")
-        drifts.append(
-            TokenDrift(
-                text=text,
-                # Rounding takes it a little below 0 where both are the same.
-                kl=max(0.0, float((numpy.exp(theirs) * (theirs - own)).sum())),
-                same_top=int(theirs.argmax()) == int(own.argmax()),
-                reference=_likeliest(model.vocabulary, theirs),
-                variant=_likeliest(model.vocabulary, own),
-            )
-        )
+    rows = zip(
+        _texts(model.vocabulary, request.token_ids),
+        recorded.reshape(-1, n),
+        _logits(model, request, cancelled),
+        strict=True,
+    )
+    with open(request.own, "wb") if request.own else contextlib.nullcontext() as file:
+        for text, row, logits in rows:
+            own, theirs = _log_probabilities(logits), row.astype(numpy.float64)
+            if request.dtype != "float32":
+                theirs = _log_probabilities(theirs)
+            if not numpy.isfinite(own).all():
+                raise EngineError("The model's outputs are NaN or infinite: the file is damaged.")
+            if file is not None:
+                file.write(own.astype(request.dtype).tobytes())
+            drifts.append(_drift(model.vocabulary, text, theirs, own))
     return tuple(drifts)
+
+
+def _drift(vocabulary: Vocabulary, text: str, theirs: Any, own: Any) -> TokenDrift:
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    return TokenDrift(
+        text=text,
+        # Rounding takes it a little below 0 where both are the same.
+        kl=max(0.0, float((numpy.exp(theirs) * (theirs - own)).sum())),
+        same_top=int(theirs.argmax()) == int(own.argmax()),
+        reference=_likeliest(vocabulary, theirs),
+        variant=_likeliest(vocabulary, own),
+    )
 
 
 def _texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:

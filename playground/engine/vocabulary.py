@@ -42,6 +42,13 @@ class Vocabulary:
         bos = int(C.llama_vocab_bos(self._vocab))
         return bos if bos >= 0 else 0
 
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        """Of a text that stands in the middle of others: no special tokens are added, and none is read from it."""
+        data = text.encode()
+        ids = (C.llama_token * (len(data) + 1))()
+        n = C.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
+        return tuple(ids[: max(n, 0)])
+
     def piece(self, token_id: int) -> bytes:
         """The bytes that a token adds to the text; empty for a control token."""
         known = self._pieces.get(token_id)

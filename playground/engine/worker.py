@@ -40,6 +40,8 @@ from playground.engine.protocol import (
     Reply,
     Score,
     Scored,
+    Tokenize,
+    Tokenized,
     WriteImportance,
     receive_request,
     send,
@@ -132,11 +134,14 @@ class RequestServer:
                     request.prompt,
                     request.sampling,
                     request.runtime,
+                    ignore_end=request.ignore_end,
                     cancelled=self._cancelled,
                     send=self._send,
                 )
             case Score():
                 return Scored(scoring.score(self._language_model, request, cancelled=self._cancelled))
+            case Tokenize():
+                return Tokenized(self._language_model.vocabulary.token_ids(request.text))
             case Record():
                 started = time.perf_counter()
                 n_vocabulary = scoring.record(self._language_model, request, cancelled=self._cancelled)

@@ -1,70 +1,103 @@
-"""The look test: does an answer depend on the picture? The variant reads its own answer again under other pictures."""
+"""The look test: does a pair read its picture? An answer has to be likelier with its own picture than with others.
+
+The variant reads an accepted answer, or where there is none the reference's. That another picture moves the answer is
+not enough: shuffled projector weights move it, too, and see nothing.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy
 import PIL.Image
 
 from playground.comparing.images import from_rgb
+from playground.measuring import statistics
+from playground.measuring.results import Sight
 from playground.measuring.steps import Item, Steps
-from playground.measuring.summaries import mean
 from playground.values.files import Variant
 from playground.values.request import Image
 
-QUESTIONS = 8
-
-# Nats a token; a convention. On the embedded pair an answer moves by 4 to 7, and with a projector whose output is zero
-# by 1e-8: any limit in between separates these two. docs/metrics.md (Thresholds) says what the test cannot show.
-BLIND_KL = 0.02
-
-
-def key(steps: Steps, variant: Variant, item: Item, items: Sequence[Item]) -> str:
-    other = _other(item.image, items)
-    return steps.key("look", variant, item, other and other.sha256)
+QUESTIONS = 24  # asked at most, each about another picture
+_OTHERS = 3  # pictures that each answer is read with beside its own
+_LEAST = 10  # questions; with fewer no outcome is rare enough to say anything
+_LEVEL = 0.005  # of the sign test: 10 of 10, 20 of 24
+_MOVED = 1e-3  # nats an answer: what computing the same again may change; a picture that moves less moves nothing
 
 
-def shift(steps: Steps, variant: Variant, item: Item, items: Sequence[Item], record: Path) -> float:
-    """How far the answer moves, in nats a token, under a blank, a shuffled and another question's picture: the most."""
-    cached = steps.lab.results.get(key(steps, variant, item, items), float)
+def chosen(items: Sequence[Item], n: int = QUESTIONS) -> list[int]:
+    """Up to n places of questions, evenly from the whole set, no two about one picture."""
+    first: dict[str, int] = {}
+    for k, item in enumerate(items):
+        first.setdefault(item.image.sha256, k)
+    places, step = list(first.values()), max(1.0, len(first) / n)
+    return [places[int(k * step)] for k in range(min(n, len(places)))]
+
+
+def key(steps: Steps, variant: Variant, item: Item, pictures: Sequence[Image]) -> str:
+    return steps.key("own picture", variant, item, steps.reference_key, [picture.sha256 for picture in pictures])
+
+
+def advantage(steps: Steps, variant: Variant, item: Item, ids: tuple[int, ...], pictures: Sequence[Image]) -> float:
+    """Nats by which the answer `ids` is likelier with the item's picture than with `pictures` (mean probability).
+
+    0 with no other picture.
+    """
+    name = key(steps, variant, item, pictures)
+    cached = steps.lab.results.get(name, float)
     if cached is not None:
         return cached
-    ids = steps.answer(variant, item).token_ids
-    shifts = [0.0]
-    if ids:
-        steps.record(variant, steps.prompt(variant, item), ids, record)
-        for image in (_blank(item.image), _shuffled(item.image), _other(item.image, items)):
-            if image is not None:
-                drifts = steps.read(variant, steps.prompt(variant, item._replace(image=image)), ids, record)
-                shifts.append(mean([drift.kl for drift in drifts]))
-    steps.lab.results.put(key(steps, variant, item, items), max(shifts))
-    return max(shifts)
+    own = steps.log_probability(variant, steps.prompt(variant, item), ids)
+    rivals = [
+        steps.log_probability(variant, steps.prompt(variant, item._replace(image=picture)), ids) for picture in pictures
+    ]
+    value = own - _log_mean(rivals) if rivals else 0.0
+    steps.lab.results.put(name, value)
+    return value
 
 
-def verdict(shift: float) -> str:
-    return "blind" if shift < BLIND_KL else "looks"
+def others(own: Image, images: Sequence[Image], n: int = _OTHERS) -> list[Image]:
+    """Up to n other pictures, evenly chosen, each brought to the size of this one.
+
+    A picture of another size takes another number of tokens, which moves an answer whatever the picture shows.
+    """
+    distinct = list({image.sha256: image for image in images if image.sha256 != own.sha256}.values())
+    step = max(1.0, len(distinct) / n)
+    return [_resized(distinct[int(k * step)], own) for k in range(min(n, len(distinct)))]
 
 
-def _other(image: Image, items: Sequence[Item]) -> Image | None:
-    return next((item.image for item in items if item.image.sha256 != image.sha256), None)
+def judged(advantages: Sequence[float]) -> tuple[Sight, tuple[int, int]]:
+    """The verdict, and on how many questions the own picture was the better and the worse one."""
+    wins = sum(value > _MOVED for value in advantages)
+    losses = sum(value < -_MOVED for value in advantages)
+    if len(advantages) < _LEAST:
+        return Sight.UNKNOWN, (wins, losses)
+    if not wins + losses:
+        return Sight.BLIND, (wins, losses)
+    return Sight.SEES if statistics.sign_test(wins, losses) <= _LEVEL else Sight.REACTS, (wins, losses)
 
 
-def _blank(image: Image) -> Image:
-    """Filled with the picture's mean colour."""
-    pixels = numpy.frombuffer(image.rgb, numpy.uint8).reshape(image.height, image.width, 3)
-    mean_colour = tuple(int(c) for c in pixels.reshape(-1, 3).mean(axis=0))
-    return from_rgb(PIL.Image.new("RGB", (image.width, image.height), mean_colour))
+def words(verdict: str | None, own_picture: tuple[int, int] | None) -> str:
+    """One sentence that stands alone; empty where nothing was asked."""
+    if verdict is None or own_picture is None:
+        return ""
+    wins, losses = own_picture
+    count = f"With its own picture the answer was likelier than with others on {wins} of {wins + losses} questions"
+    return {
+        str(Sight.SEES): f"{count}: it sees.",
+        str(Sight.REACTS): f"{count}: it reacts to pictures, but was not shown to read them.",
+        str(Sight.BLIND): "Other pictures change nothing: it ignores the picture.",
+    }.get(verdict, f"{count}: too few to say whether it sees.")
 
 
-def _shuffled(image: Image, n: int = 8) -> Image:
-    """Its n x n tiles in another order, always the same one."""
+def _resized(image: Image, like: Image) -> Image:
+    if (image.width, image.height) == (like.width, like.height):
+        return image
     whole = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)
-    w, h = max(1, image.width // n), max(1, image.height // n)
-    places = [(x * w, y * h) for y in range(n) for x in range(n)]
-    order = numpy.random.default_rng(1).permutation(len(places))
-    tiles = [whole.crop((*places[i], places[i][0] + w, places[i][1] + h)) for i in order]
-    for place, tile in zip(places, tiles, strict=True):
-        whole.paste(tile, place)
-    return from_rgb(whole)
+    return from_rgb(whole.resize((like.width, like.height), PIL.Image.Resampling.BICUBIC))
+
+
+def _log_mean(values: Sequence[float]) -> float:
+    """Of probabilities given by their logarithms."""
+    top = max(values)
+    return top + math.log(math.fsum(math.exp(value - top) for value in values) / len(values))

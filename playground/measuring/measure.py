@@ -8,16 +8,17 @@ token first is another one.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from playground.comparing.lab import Lab
 from playground.errors import BadInput, Failure, Interrupted
-from playground.measuring import look_test, speed_test
-from playground.measuring.question_sets import QuestionSet, embedded
+from playground.measuring import look_test, speed_test, statistics
+from playground.measuring.question_sets import QuestionSet, embedded, fingerprint
 from playground.measuring.results import (
     Measurement,
     MeasurementPlan,
@@ -25,15 +26,19 @@ from playground.measuring.results import (
     QuestionDrift,
     RecordedAnswer,
     Speed,
+    VariantResult,
 )
 from playground.measuring.scoring_rules import score
-from playground.measuring.steps import Condition, Item, Steps
-from playground.measuring.summaries import mean, question_drift, variant_result
-from playground.values.answer import TokenDrift
+from playground.measuring.steps import Item, Steps
+from playground.measuring.summaries import question_drift, variant_result
 from playground.values.files import Variant
 from playground.values.request import Runtime
 
-_FLOOR_QUESTIONS = 12
+# A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
+_ARITHMETIC = 3
+
+
+_DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
 
 class MeasureRequest(msgspec.Struct, frozen=True):
@@ -47,9 +52,10 @@ class MeasureRequest(msgspec.Struct, frozen=True):
 
 
 def look_request(folder: Path, variant: Variant) -> MeasureRequest:
-    """Does a pair look at the picture at all? Asked with three of the embedded questions, which are in `folder`."""
+    """Does a pair look at the picture at all? Asked with the embedded questions, which are in `folder`."""
     plan = MeasurementPlan(drift=False, look=True, max_tokens=32)
-    return MeasureRequest(embedded(folder, level="easy").first(3), (variant,), variant.id, plan)
+    questions = embedded(folder, level="easy").first(_DOCTOR_QUESTIONS)
+    return MeasureRequest(questions, (variant,), variant.id, plan)
 
 
 class MeasureJob:
@@ -70,6 +76,7 @@ class MeasureJob:
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
         self._started = time.monotonic()
         self._done = self._total = 0
+        self._per_question = 3  # steps; of a scan those of `expect_baseline`
 
     def run(self) -> Iterator[Progress | Measurement]:
         """Raises Interrupted, and what makes all of it impossible. A question that fails is reported and left out."""
@@ -80,38 +87,34 @@ class MeasureJob:
         self._expect_all(len(others))
         with self._results.scratch() as records:
             yield from self.ask()
+            if plan.drift:
+                yield from self.record(records, others)
+            drifts = {base.id: [self._own_answer(item, text.text) for item, text in self._answered()]}
             floors: dict[str, float] = {}
             if plan.drift:
-                floors = yield from self.record(records, others)
-            drifts = {base.id: [self._own_answer(item, text.text) for item, text in self._answered()]}
+                floors[base.id] = yield from self.floor(base, records)
             for variant in others:
                 drifts[variant.id] = yield from self.read(variant, records)
-            looks: dict[str, float] = {}
-            speeds: dict[str, Speed] = {}
-            for variant in self._variants:
-                try:
-                    if plan.look:
-                        looks[variant.id] = yield from self._look(variant, records)
-                    if plan.speed:
-                        speeds[variant.id] = yield from self._time(variant)
-                except Failure as error:
-                    self.problems.append(f"{variant.label}: {error.message}")
+                if plan.drift:
+                    floors[variant.id] = yield from self.floor(variant, records)
+            sights = (yield from self._look()) if plan.look else {}
+            speeds = (yield from self._time()) if plan.speed else {}
+        questions = tuple(item.question for item in self.items)
+        results = [
+            self._result(
+                variant_result(v.id, drifts[v.id], None if v.id == base.id else drifts[base.id], questions),
+                floors,
+                sights.get(v.id),
+                speeds.get(v.id),
+            )
+            for v in self._variants
+        ]
         yield Measurement(
-            questions=tuple(item.question for item in self.items),
+            questions=questions,
             answers=tuple(answer.text for answer in self._answers),
-            results=tuple(
-                variant_result(
-                    v.id,
-                    drifts[v.id],
-                    None if v.id == base.id else drifts[base.id],
-                    look_test.verdict(looks[v.id]) if v.id in looks else None,
-                    looks.get(v.id),
-                    speeds.get(v.id),
-                )
-                for v in self._variants
-            ),
-            floor=max(floors.values(), default=None),
-            floors=floors,
+            results=tuple(_judged(results)),
+            floor=floors.get(base.id),
+            floors={self.steps.other_way.name: floors[base.id]} if floors else {},
             problems=tuple(self.problems),
             elapsed_s=time.monotonic() - self._started,
         )
@@ -123,14 +126,20 @@ class MeasureJob:
         self._total += steps
 
     def expect_baseline(self, n: int) -> None:
-        """The steps of `ask` and `record` for n questions."""
-        self.expect(2 * n + 3 * min(_FLOOR_QUESTIONS, n))
+        """The steps of `ask`, `record` and the reference's `floor` for n questions."""
+        self.expect(3 * n)
 
     def ask(self) -> Iterator[Progress]:
         """Have the reference answer every question; fills `items`. Raises BadInput if none can be asked."""
+        made_with = {name for v in self._variants for file in (v.model, v.projector) for name in file.made_with}
+        left_out = 0
         for question in self._set.items:
             try:
                 item = Item(question, self._set.image(question))
+                if made_with and fingerprint(question, item.image) in made_with:
+                    left_out += 1
+                    self.expect(-self._per_question)
+                    continue
                 if self._is_new(self.steps.answer_key(self._reference, item)):
                     yield self.step(f"{self._reference.label} answers")
                 answer = self.steps.answer(self._reference, item)
@@ -141,43 +150,54 @@ class MeasureJob:
                 continue
             self.items.append(item)
             self._answers.append(answer)
+        if left_out:
+            makers = [v.label for v in self._variants if v.model.made_with or v.projector.made_with]
+            self.problems.append(
+                f"{left_out} questions were left out: {', '.join(makers)} was calibrated or searched with them."
+            )
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
 
-    def record(self, records: Path, others: Sequence[Variant] | None) -> Generator[Progress, None, dict[str, float]]:
-        """Record the reference's distributions, as far as a variant of `others` (None: any) will be compared with them.
-
-        Returns the noise floor, by what was done in another way.
-        """
+    def record(self, records: Path, others: Sequence[Variant] | None) -> Iterator[Progress]:
+        """Record the reference's distributions, as far as a variant of `others` (None: any) is compared with them."""
         base, steps, results = self._reference, self.steps, self._results
-        conditions = {self._floor_key(condition): condition for condition in steps.floor_conditions()}
         wanted = {
             k
             for k, item in enumerate(self.items)
-            if others is None or not all(results.has(steps.drift_key(v, item)) for v in others)
+            if others is None
+            or not results.has(steps.own_drift_key(base, item))
+            or not all(results.has(steps.drift_key(v, item)) for v in others)
         }
-        if not all(results.has(key) for key in conditions):
-            wanted |= set(range(len(self._floor_items)))
         for k, (item, answer) in enumerate(self._answered()):
             if k not in wanted:
                 self._total -= 1
                 continue
             yield self.step(f"{base.label} reads its answers")
-            prompt, path = steps.prompt(base, item), records / f"{k}"
+            prompt, path = steps.prompt(base, item), _record_of(base, records, k)
             n_vocabulary = steps.record(base, prompt, answer.token_ids, path)
             if k == min(wanted):
-                steps.choose_dtype(n_vocabulary, len(wanted), records)
+                steps.choose_dtype(n_vocabulary, 2 * len(wanted), records)  # the reference's, and one variant's own
                 steps.record(base, prompt, answer.token_ids, path)
-        floors: dict[str, float] = {}
-        for key, condition in conditions.items():
-            kl = results.get(key, float)
-            if kl is not None:
-                self._total -= len(self._floor_items)
-            else:
-                kl = yield from self._measure_floor(condition, records)
-                results.put(key, kl)
-            floors[condition.name] = kl
-        return floors
+
+    def floor(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
+        """How far a variant lies from itself, computed another way, on the same questions: mean KL, nats a token.
+
+        A question that fails is left out here; it was reported with the variant's drift.
+        """
+        total, tokens = 0.0, 0
+        for k, (item, answer) in enumerate(self._answered()):
+            own = _record_of(variant, records, k)
+            try:
+                if self._is_new(self.steps.own_drift_key(variant, item)):
+                    yield self.step(f"{variant.label} against itself: {self.steps.other_way.name}")
+                total += self.steps.own_drift(variant, item, answer.token_ids, own)
+                tokens += len(answer.token_ids) + 1
+            except Failure:
+                continue
+            finally:
+                if variant.id != self._reference.id:
+                    own.unlink(missing_ok=True)
+        return total / tokens if tokens else 0.0
 
     def read(
         self, variant: Variant, records: Path, *, label: str = "", strict: bool = False
@@ -194,7 +214,8 @@ class MeasureJob:
                 if self._plan.drift:
                     if self._is_new(self.steps.drift_key(variant, item)):
                         yield self.step(f"{label}: drift")
-                    drift = self.steps.drift(variant, item, answer.token_ids, records / f"{k}")
+                    record, own = (_record_of(v, records, k) for v in (self._reference, variant))
+                    drift = self.steps.drift(variant, item, answer.token_ids, record, None if strict else own)
                 if self._plan.accuracy:
                     if self._is_new(self.steps.answer_key(variant, item)):
                         yield self.step(f"{label}: answers")
@@ -215,7 +236,8 @@ class MeasureJob:
         for k, (item, answer) in enumerate(self._answered()):
             yield self.step(f"{label}: drift")
             prompt = self.steps.prompt(variant, item, fresh=fresh)
-            drifts.append(question_drift(self.steps.read(variant, prompt, answer.token_ids, records / f"{k}")))
+            record = _record_of(self._reference, records, k)
+            drifts.append(question_drift(self.steps.read(variant, prompt, answer.token_ids, record)))
         return drifts
 
     def step(self, what: str) -> Progress:
@@ -229,51 +251,83 @@ class MeasureJob:
 
     def _expect_all(self, n_others: int) -> None:
         plan, n = self._plan, len(self._set.items)
-        if plan.drift:
-            self.expect_baseline(n)
-        else:
-            self.expect(n)
-        self.expect(n_others * n * (plan.drift + plan.accuracy))
-        each = min(look_test.QUESTIONS, n) * plan.look + min(speed_test.QUESTIONS, n) * plan.speed
-        self.expect((1 + n_others) * each)
+        self._per_question = (3 if plan.drift else 1) + n_others * (2 * plan.drift + plan.accuracy)
+        self.expect(n * self._per_question)
+        self.expect((1 + n_others) * (min(look_test.QUESTIONS, n) * plan.look + speed_test.ROUNDS * plan.speed))
 
     def _answered(self) -> list[tuple[Item, RecordedAnswer]]:
         return list(zip(self.items, self._answers, strict=True))
 
-    @property
-    def _floor_items(self) -> list[Item]:
-        return self.items[:_FLOOR_QUESTIONS]
-
-    def _floor_key(self, condition: Condition) -> str:
-        questions = [(question.question, image.sha256) for question, image in self._floor_items]
-        return self.steps.key("floor", self._reference, self.items[0], condition.name, questions)
-
-    def _measure_floor(self, condition: Condition, records: Path) -> Generator[Progress, None, float]:
-        drifts: list[TokenDrift] = []
-        for k, item in enumerate(self._floor_items):
-            yield self.step(f"noise floor: {condition.name}")
-            prompt = self.steps.prompt(self._reference, item, fresh=condition.fresh)
-            ids = self._answers[k].token_ids
-            drifts += self.steps.read(self._reference, prompt, ids, records / f"{k}", condition.runtime)
-        return mean([drift.kl for drift in drifts])
-
     def _own_answer(self, item: Item, text: str) -> QuestionDrift:
         return QuestionDrift(text=text, score=score(item.question, text) if self._plan.accuracy else None)
 
-    def _look(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
-        shifts = []
-        for item in self.items[: look_test.QUESTIONS]:
-            if self._is_new(look_test.key(self.steps, variant, item, self.items)):
-                yield self.step(f"{variant.label}: does it look?")
-            shifts.append(look_test.shift(self.steps, variant, item, self.items, records / "look"))
-        return mean(shifts)
+    def _look(self) -> Generator[Progress, None, dict[str, list[float]]]:
+        """Of each variant: by how much its own picture makes each answer likelier, nats an answer."""
+        places = look_test.chosen(self.items)
+        self.expect(len(self._variants) * (len(places) - min(look_test.QUESTIONS, len(self._set.items))))
+        images = [item.image for item in self.items]
+        advantages: dict[str, list[float]] = {}
+        for variant in self._variants:
+            try:
+                seen = []
+                for k in places:
+                    item, ids = self.items[k], self._right_answer(k)
+                    if ids is None and variant.id == self._reference.id:
+                        self._total -= 1  # its own answer fits its own picture whatever it sees
+                        continue
+                    ids = ids or self._answers[k].token_ids
+                    pictures = look_test.others(item.image, images)
+                    if self._is_new(look_test.key(self.steps, variant, item, pictures)):
+                        yield self.step(f"{variant.label}: does it see?")
+                    if pictures:
+                        seen.append(look_test.advantage(self.steps, variant, item, ids, pictures))
+                advantages[variant.id] = seen
+            except Failure as error:
+                self.problems.append(f"{variant.label}: {error.message}")
+        return advantages
 
-    def _time(self, variant: Variant) -> Generator[Progress, None, Speed]:
-        timings = []
-        for item in self.items[: speed_test.QUESTIONS]:
-            yield self.step(f"{variant.label}: speed")
-            timings.append(speed_test.timed(self.steps, variant, item))
-        return speed_test.speed(timings)
+    def _right_answer(self, k: int) -> tuple[int, ...] | None:
+        """The tokens of an accepted answer; None without one."""
+        accepted = self.items[k].question.answers
+        return self.steps.token_ids(accepted[0]) or None if accepted else None
+
+    def _time(self) -> Generator[Progress, None, dict[str, Speed]]:
+        """Rounds in which every variant takes its turn; one that fails is reported and left out."""
+        timings: dict[str, list[speed_test.Timing]] = {variant.id: [] for variant in self._variants}
+        for number in range(speed_test.ROUNDS):
+            item = self.items[number % len(self.items)]
+            for variant in self._variants[:: -1 if number % 2 else 1]:
+                if variant.id not in timings:
+                    self._total -= 1
+                    continue
+                yield self.step(f"{variant.label}: speed, round {number + 1} of {speed_test.ROUNDS}")
+                try:
+                    timings[variant.id].append(speed_test.timed(self.steps, variant, item))
+                except Failure as error:
+                    self.problems.append(f"{variant.label}: {error.message}")
+                    del timings[variant.id]
+        base = timings.get(self._reference.id)
+        return {
+            id: speed_test.speed(passes[1:], None if id == self._reference.id or base is None else base[1:])
+            for id, passes in timings.items()
+        }
+
+    def _result(
+        self,
+        result: VariantResult,
+        floors: Mapping[str, float],
+        advantages: Sequence[float] | None,
+        speed: Speed | None,
+    ) -> VariantResult:
+        floor, kl = floors.get(result.variant), result.mean_kl
+        within = False
+        if floor is not None and kl is not None:
+            arithmetic = max(floor, floors.get(self._reference.id, 0.0), self.steps.resolution)
+            within = kl.value <= _ARITHMETIC * arithmetic
+        looks, own_picture = look_test.judged(advantages) if advantages is not None else (None, None)
+        return msgspec.structs.replace(
+            result, floor=floor, within_arithmetic=within, looks=looks, own_picture=own_picture, speed=speed
+        )
 
     def _is_new(self, key: str) -> bool:
         """Whether it has to be computed; a cached result takes no step."""
@@ -293,3 +347,15 @@ def check(variants: Sequence[Variant], reference: Variant, items: QuestionSet) -
                 f"{variant.label} has another vocabulary than {reference.label}: their distributions cannot be "
                 "compared. Measure variants of one language model."
             )
+
+
+def _judged(results: Sequence[VariantResult]) -> list[VariantResult]:
+    """With the words about accuracy that hold for all variants together."""
+    pairs = [result.against for result in results if result.against is not None]
+    judged = dict(zip((r.variant for r in results if r.against is not None), statistics.verdicts(pairs), strict=True))
+    return [msgspec.structs.replace(result, against=judged.get(result.variant)) for result in results]
+
+
+def _record_of(variant: Variant, records: Path, k: int) -> Path:
+    """Where a variant's distributions over the k-th answer are written."""
+    return records / f"{hashlib.sha256(variant.id.encode()).hexdigest()[:16]}-{k}"

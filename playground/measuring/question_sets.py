@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import enum
+import hashlib
 import io
 import json
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -17,6 +22,8 @@ from playground.errors import BadImage, BadInput
 from playground.values.request import Image
 
 MAX_ITEMS = 5000
+# Enough to show that at most 5 % of the answers change, among eight variants of which none changes any (134).
+DEFAULT_QUESTIONS = 150
 _MAX_IMAGE_BYTES = 50_000_000
 
 
@@ -65,16 +72,83 @@ class QuestionSet:
             raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
         return read_image(io.BytesIO(data), name=PurePosixPath(item.image).name)
 
-    def halves(self) -> tuple[QuestionSet, QuestionSet]:
-        """Every other question: one half to search with, one to be judged by."""
-        searched = QuestionSet(self.name, self.items[::2], self._source, self.problems)
-        return searched, QuestionSet(self.name, self.items[1::2], self._source)
+    def parts(self, n: int) -> tuple[QuestionSet, ...]:
+        """n sets that share no picture, each with its share of every kind of question. The first ones may be larger.
+
+        What searches or calibrates with one may be judged by another.
+        """
+        by_picture: dict[str, list[Question]] = {}
+        for item in self.items:
+            by_picture.setdefault(self.picture(item), []).append(item)
+        held: list[Counter[str]] = [Counter() for _ in range(n)]
+        part_of: dict[str, int] = {}
+        # Pictures with many questions first; each goes where its kinds are rarest.
+        for picture, items in sorted(by_picture.items(), key=lambda entry: -len(entry[1])):
+            kinds = [item.category for item in items]
+            part = min(range(n), key=lambda k: (sum(held[k][kind] for kind in kinds), held[k].total(), k))
+            held[part].update(kinds)
+            part_of[picture] = part
+        return tuple(
+            QuestionSet(
+                self.name,
+                [item for item in self.items if part_of[self.picture(item)] == part],
+                self._source,
+                self.problems if part == 0 else (),
+            )
+            for part in range(n)
+        )
 
     def first(self, n: int) -> QuestionSet:
-        """Evenly taken from the whole set, so that no kind is left out."""
-        step = max(1.0, len(self.items) / max(1, n))
-        chosen = [self.items[int(k * step)] for k in range(min(n, len(self.items)))]
-        return QuestionSet(self.name, chosen, self._source, self.problems)
+        """n questions: of every kind as many, as far as there are, and about as many pictures as there are."""
+        by_kind: dict[str, list[int]] = {}
+        for k, item in enumerate(self.items):
+            by_kind.setdefault(item.category, []).append(k)
+        uses: Counter[str] = Counter()
+        chosen: list[int] = []
+        while len(chosen) < min(n, len(self.items)):
+            for places in by_kind.values():
+                if places and len(chosen) < n:
+                    k = min(places, key=lambda place: (uses[self.items[place].image], place))
+                    places.remove(k)
+                    uses[self.items[k].image] += 1
+                    chosen.append(k)
+        return QuestionSet(self.name, [self.items[k] for k in sorted(chosen)], self._source, self.problems)
+
+    def picture(self, item: Question) -> str:
+        """What tells its picture from others: the same file under two names is one picture."""
+        return self._pictures.get(item.image, item.image)
+
+    @cached_property
+    def _pictures(self) -> dict[str, str]:
+        """By name: CRC and size of each image that can be read."""
+        if self._source.suffix == ".zip":
+            try:
+                with zipfile.ZipFile(self._source) as archive:
+                    return {entry.filename: f"{entry.CRC:08x}-{entry.file_size}" for entry in archive.infolist()}
+            except (OSError, zipfile.BadZipFile):
+                return {}
+        pictures = {}
+        for name in {item.image for item in self.items}:
+            try:
+                data = (self._source / name).read_bytes()
+            except OSError:
+                continue
+            pictures[name] = f"{zlib.crc32(data):08x}-{len(data)}"
+        return pictures
+
+
+def fingerprints(questions: QuestionSet) -> tuple[str, ...]:
+    """Of all questions whose picture can be read."""
+    known = []
+    for item in questions.items:
+        with contextlib.suppress(BadImage):
+            known.append(fingerprint(item, questions.image(item)))
+    return tuple(known)
+
+
+def fingerprint(question: Question, image: Image) -> str:
+    """Tells a question about a picture from all others, in the metadata of a file that was made with it."""
+    return hashlib.sha256(f"{image.sha256}\n{question.question}".encode()).hexdigest()[:16]
 
 
 def embedded(folder: Path, *, level: str = "") -> QuestionSet:

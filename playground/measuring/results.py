@@ -1,11 +1,13 @@
-"""What a measurement asks and what it returns. Pure; docs/metrics.md defines each number."""
+"""What a measurement asks and what it found. Pure; docs/metrics.md defines each number."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 
 import msgspec
 
+from playground.measuring import statistics
 from playground.measuring.question_sets import Question
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
@@ -28,15 +30,40 @@ class RecordedAnswer(msgspec.Struct, frozen=True):
     token_ids: tuple[int, ...]
 
 
-class Speed(msgspec.Struct, frozen=True):
-    """Of one variant alone on the machine, over some questions; each with a picture that it had not read before."""
+class Speed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of one variant alone on the machine, over rounds in which all variants take turns; a first one is thrown away.
+
+    Each pass encodes its picture anew and writes a fixed number of tokens (`rounds` 0: measured by an older version,
+    one pass over some short answers).
+    """
 
     questions: int
-    tokens_per_second: float | None  # all tokens behind the first ones over the time they took; None: too few
+    tokens_per_second: float | None  # median over the rounds; None: too few tokens
     encode_s: float | None  # medians
     prompt_s: float | None
     first_token_s: float | None  # encode and prompt, without loading
-    bytes: int | None  # of both workers: on the GPU if its driver reports it, else resident in host memory
+    bytes: int | None  # of both workers: on the GPU if there is one that tells, else resident in host memory
+    rounds: int = 0
+    slowest: float | None = None  # tokens a second, of the rounds
+    fastest: float | None = None
+    ratio: Interval | None = None  # to the reference: median of the rounds' paired ratios, and their range
+
+    @property
+    def differs(self) -> bool:
+        """Whether the rounds show that it is faster, or slower, than the reference: all of them on one side of 1."""
+        ratio = self.ratio
+        return (
+            ratio is not None and ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high
+        )
+
+
+class Sight(enum.StrEnum):
+    """Whether a pair reads its picture. Measurements of older versions say "looks", which only means that it reacts."""
+
+    SEES = "sees"  # the answer is likelier with its own picture than with others, by a sign test
+    REACTS = "reacts"  # the picture moves the answer, but its own is not shown to fit better
+    BLIND = "blind"  # the picture moves nothing
+    UNKNOWN = "too few questions"
 
 
 class TokenCost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,7 +89,7 @@ class QuestionDrift(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One variant over all items. Intervals are 95 %, by bootstrap over items."""
+    """One variant over all items. Intervals are 95 %; a mean KL has none (measuring/statistics.py)."""
 
     variant: str
     mean_kl: Interval | None = None  # nats a token
@@ -72,8 +99,11 @@ class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
     same_answer: Interval | None = None  # share of items
     accuracy: Interval | None = None  # mean score
     against: Paired | None = None  # the reference
-    looks: str | None = None  # "looks", "blind"; None: not asked
-    look_kl: float | None = None  # how far the answers move without the picture
+    looks: str | None = None  # a Sight; None: not asked
+    look_kl: float | None = None  # of an older version: how far the answers moved without the picture
+    own_picture: tuple[int, int] | None = None  # questions answered likelier with their own picture, and the others
+    floor: float | None = None  # mean KL of the variant against itself, computed another way, nats a token
+    within_arithmetic: bool = False  # its drift is within what computing another way changes
     speed: Speed | None = None
     items: tuple[QuestionDrift, ...] = ()
 
@@ -98,56 +128,68 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """A cell of the grid: a language model and a projector, and where its loss comes from (nats a token)."""
+    """A cell of the grid: a language model and a projector. The halves alone are experiments, not shares of the pair:
+    their errors may add up, cancel, or point the same way."""
 
     model: str  # labels of the files
     projector: str
     bytes: int
-    kl: float
-    language: float | None  # the language model's part: with the reference's projector
-    vision: float | None  # the projector's part: with the reference's language model
-    interaction: float | None  # what is left
+    kl: float  # mean, nats a token
+    language: float | None  # of the language model with the reference's projector
+    vision: float | None  # of the projector with the reference's language model
+    by_question: tuple[float, ...] = ()  # mean KL of each
 
 
 def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> tuple[Effect, ...]:
     """Every variant by its two halves; empty unless there are several of either."""
     by_id = {v.id: v for v in variants}
     base = by_id[reference]
-    kl = {(base.model.sha256, base.projector.sha256): 0.0}
+    halves = {id: (v.model.sha256, v.projector.sha256) for id, v in by_id.items()}
+    kl = {halves[reference]: 0.0}
+    questions: dict[tuple[str, str], tuple[float, ...]] = {}
     for result in measured.results:
         if result.mean_kl is not None:
-            v = by_id[result.variant]
-            kl[v.model.sha256, v.projector.sha256] = result.mean_kl.value
+            kl[halves[result.variant]] = result.mean_kl.value
+            questions[halves[result.variant]] = tuple(item.mean_kl or 0.0 for item in result.items)
     if len({m for m, _ in kl}) < 2 or len({p for _, p in kl}) < 2:
         return ()
     effects = []
     for v in variants:
-        total = kl.get((v.model.sha256, v.projector.sha256))
+        total = kl.get(halves[v.id])
         if total is None:
             continue
         language = kl.get((v.model.sha256, base.projector.sha256))
         vision = kl.get((base.model.sha256, v.projector.sha256))
-        rest = total - language - vision if language is not None and vision is not None else None
-        effects.append(Effect(v.model.label, v.projector.label, v.bytes, total, language, vision, rest))
+        seen = questions.get(halves[v.id], ())
+        effects.append(Effect(v.model.label, v.projector.label, v.bytes, total, language, vision, seen))
     return tuple(effects)
 
 
 def which_half(effects: Sequence[Effect]) -> str:
-    """What a byte saved costs in either half, at the quantizations that both have, in a sentence."""
+    """What a byte saved costs in either half, at the quantizations that both have. One sentence each."""
     whole = max(e.bytes for e in effects)
     base = next((e for e in effects if e.bytes == whole), effects[0])
-    prices_by_name = []
+    sentences = []
     for name in dict.fromkeys(e.model for e in effects):
         language = next((e for e in effects if (e.model, e.projector) == (name, base.projector)), None)
         vision = next((e for e in effects if (e.model, e.projector) == (base.model, name)), None)
         if language is None or vision is None or whole in (language.bytes, vision.bytes):
             continue
-        prices = {
-            "language model": 1e6 * language.kl / (whole - language.bytes),
-            "projector": 1e6 * vision.kl / (whole - vision.bytes),
-        }
-        dear, cheap = sorted(prices, key=lambda half: -prices[half])
-        prices_by_name.append(
-            f"at {name} the {dear} ({prices[dear]:.2g} nats a token for each MB saved, {cheap} {prices[cheap]:.2g})"
-        )
-    return f"Bits are dearer {'; '.join(prices_by_name)}." if prices_by_name else ""
+        sentences.append(_dearer(name, language, whole - language.bytes, vision, whole - vision.bytes))
+    return " ".join(sentences)
+
+
+def _dearer(name: str, language: Effect, language_saved: int, vision: Effect, vision_saved: int) -> str:
+    """By a sign test of the price on each question."""
+    prices = {"language model": 1e6 * language.kl / language_saved, "projector": 1e6 * vision.kl / vision_saved}
+    pairs = [
+        (a / language_saved, b / vision_saved) for a, b in zip(language.by_question, vision.by_question, strict=False)
+    ]
+    counts = {"language model": sum(a > b for a, b in pairs), "projector": sum(b > a for a, b in pairs)}
+    dear, cheap = sorted(prices, key=lambda half: -prices[half])
+    if statistics.sign_test(counts[dear], counts[cheap]) > statistics.ALPHA / 2:
+        return f"At {name} these questions do not show which half costs more for each megabyte saved."
+    return (
+        f"At {name}, quantizing the {dear} costs more for each megabyte saved ({prices[dear]:.2g} nats a token) than "
+        f"quantizing the {cheap} ({prices[cheap]:.2g}), on {counts[dear]} of {sum(counts.values())} questions."
+    )

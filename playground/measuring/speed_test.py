@@ -1,33 +1,46 @@
-"""The speed test: one variant alone on the machine, its picture encoded afresh, nothing of the prompt cached."""
+"""The speed test: rounds in which every variant takes its turn, alone on the machine.
+
+Each pass encodes its picture afresh, reads a prompt of which nothing is cached, and writes a fixed number of tokens.
+The first round warms up and is thrown away; every other round goes through the variants backwards, so that a machine
+that gets slower or faster favours none.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import msgspec
-import numpy
 
 from playground.comparing import prompts
 from playground.engine import protocol
 from playground.measuring.results import Speed
+from playground.measuring.statistics import Interval
 from playground.measuring.steps import Item, Steps
 from playground.pool.handles import Lease
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.values.files import Variant
+from playground.values.request import Sampling
 
-QUESTIONS = 5
+ROUNDS = 6  # the first one is thrown away
+_TOKENS = 64  # of each pass; the end of the answer is ignored
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One question."""
+    """One pass."""
 
     encode_s: float | None
     finished: protocol.Finished
     bytes: int | None  # of both workers
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the tokens behind the first one."""
+        behind, seconds = self.finished.generated_tokens - 1, self.finished.decode_s
+        return behind / seconds if seconds and behind > 0 else None
 
 
 def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
@@ -47,27 +60,42 @@ def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
             prompt, _ = prompts.encode(lease, None, variant.projector, messages, [item.image], template, stop)
             weigh(lease)
         with slot.lease(language, stop=stop) as lease:
-            finished = lease.request(protocol.Generate(_unseen(prompt), steps.sampling, steps.runtime), stop=stop)
+            sampling = Sampling(max_tokens=_TOKENS)
+            request = protocol.Generate(_unseen(prompt), sampling, steps.runtime, ignore_end=True)
+            finished = lease.request(request, stop=stop)
             weigh(lease)
     known = [size for size in sizes if size is not None]
     return Timing(prompt.encode_s, finished, sum(known) if len(known) == len(sizes) else None)
 
 
-def speed(timings: Sequence[Timing]) -> Speed:
-    def median(values: Iterable[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(numpy.median(known)) if len(known) == len(timings) else None
+def speed(timings: Sequence[Timing], reference: Sequence[Timing] | None) -> Speed:
+    """Of a variant's passes without the first round. `reference`: the reference's; None: this is the reference."""
 
-    decoded = [(t.finished.generated_tokens - 1, t.finished.decode_s) for t in timings]
-    seconds = math.fsum(s for _, s in decoded if s is not None)
+    def middle(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return median(known) if len(known) == len(timings) and known else None
+
+    rates = [timing.tokens_per_second for timing in timings]
+    known = [rate for rate in rates if rate is not None]
+    whole = len(known) == len(rates) and bool(known)
     return Speed(
         questions=len(timings),
-        tokens_per_second=sum(n for n, s in decoded if s is not None) / seconds if seconds else None,
-        encode_s=median(t.encode_s for t in timings),
-        prompt_s=median(t.finished.prompt_s for t in timings),
-        first_token_s=median(_sum(t.encode_s, t.finished.first_token_s) for t in timings),
+        tokens_per_second=middle(rates),
+        encode_s=middle(t.encode_s for t in timings),
+        prompt_s=middle(t.finished.prompt_s for t in timings),
+        first_token_s=middle(_sum(t.encode_s, t.finished.first_token_s) for t in timings),
         bytes=max((t.bytes for t in timings if t.bytes is not None), default=None),
+        rounds=len(timings),
+        slowest=min(known) if whole else None,
+        fastest=max(known) if whole else None,
+        ratio=None if reference is None else _ratio(rates, [timing.tokens_per_second for timing in reference]),
     )
+
+
+def _ratio(rates: Sequence[float | None], reference: Sequence[float | None]) -> Interval | None:
+    """Median of the rounds' paired ratios, and their range."""
+    ratios = [a / b for a, b in zip(rates, reference, strict=False) if a is not None and b]
+    return Interval(median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
 def _unseen(prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:

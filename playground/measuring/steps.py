@@ -5,6 +5,7 @@ Answers and drifts are kept in the result cache, under a key of everything that 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,6 @@ class Condition(NamedTuple):
 
     name: str
     runtime: Runtime
-    fresh: bool = False  # encode the image anew
 
 
 class Steps:
@@ -58,11 +58,15 @@ class Steps:
         settings = (self.runtime, self.sampling.max_tokens)
         return self.lab.results.key(what, _files(variant), item.question.question, item.image.sha256, settings, *more)
 
+    @property
+    def reference_key(self) -> tuple[str, str, str | None]:
+        return _files(self._reference)
+
     def answer_key(self, variant: Variant, item: Item) -> str:
         return self.key("said", variant, item)
 
     def drift_key(self, variant: Variant, item: Item) -> str:
-        return self.key("drift", variant, item, _files(self._reference))
+        return self.key("drift", variant, item, self.reference_key)
 
     def prompt(self, variant: Variant, item: Item, *, fresh: bool = False) -> protocol.EncodedPrompt:
         question = item.question.question
@@ -82,14 +86,53 @@ class Steps:
             request = protocol.Generate(prompt, self.sampling, self.runtime)
             return RecordedAnswer(*prompts.answer(lease, request, self.stop))
 
-    def drift(self, variant: Variant, item: Item, ids: tuple[int, ...], record: Path) -> QuestionDrift:
-        """How far the variant's distributions lie from those in `record`, over the reference's answer."""
+    def drift(
+        self, variant: Variant, item: Item, ids: tuple[int, ...], record: Path, own: Path | None = None
+    ) -> QuestionDrift:
+        """How far the variant's distributions lie from those in `record`, over the reference's answer.
+
+        `own`: where the variant's own distributions are written, unless its drift is known already.
+        """
         key = self.drift_key(variant, item)
         drift = self.lab.results.get(key, QuestionDrift)
         if drift is None:
-            drift = question_drift(self.read(variant, self.prompt(variant, item), ids, record))
+            drift = question_drift(self.read(variant, self.prompt(variant, item), ids, record, own=own))
             self.lab.results.put(key, drift)
         return drift
+
+    def own_drift_key(self, variant: Variant, item: Item) -> str:
+        return self.key("own drift", variant, item, self.reference_key, self.other_way.name)
+
+    def own_drift(self, variant: Variant, item: Item, ids: tuple[int, ...], own: Path) -> float:
+        """How far the variant lies from itself, computed another way: nats of the whole answer.
+
+        `own`: its distributions; they are recorded where nothing is there yet.
+        """
+        key = self.own_drift_key(variant, item)
+        total = self.lab.results.get(key, float)
+        if total is None:
+            prompt = self.prompt(variant, item)
+            if not own.exists():
+                self.record(variant, prompt, ids, own)
+            total = math.fsum(drift.kl for drift in self.read(variant, prompt, ids, own, self.other_way.runtime))
+            self.lab.results.put(key, total)
+        return total
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        """Of a text, in the reference's vocabulary, which all variants share."""
+        key = self.lab.results.key("tokens", self._reference.model.sha256, text)
+        known = self.lab.results.get(key, tuple[int, ...])
+        if known is None:
+            with self.lab.pool.use(language_spec(self._reference.model, self.runtime), stop=self.stop) as lease:
+                known = lease.request(protocol.Tokenize(text), stop=self.stop).token_ids
+            self.lab.results.put(key, known)
+        return known
+
+    def log_probability(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...]) -> float:
+        """Of a whole answer, in nats."""
+        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+            reply = lease.request(protocol.Score(prompt, ids, self.runtime), stop=self.stop)
+        return math.fsum(math.log(max(score.probability or 0.0, 1e-300)) for score in reply.scores[: len(ids)])
 
     def record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
         """Write the variant's distributions over an answer to `path`. Returns the size of the vocabulary."""
@@ -104,10 +147,13 @@ class Steps:
         ids: tuple[int, ...],
         record: Path,
         runtime: Runtime | None = None,
+        own: Path | None = None,
     ) -> tuple[TokenDrift, ...]:
-        """Compare the variant's distributions over an answer with those in `record`."""
+        """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given."""
         with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
-            request = protocol.Measure(prompt, ids, runtime or self.runtime, str(record), self._dtype)
+            request = protocol.Measure(
+                prompt, ids, runtime or self.runtime, str(record), self._dtype, str(own) if own else ""
+            )
             reply = lease.request(request, stop=self.stop)
         return reply.drifts
 
@@ -124,16 +170,21 @@ class Steps:
                 f"{max(1, free // record)} questions, or shorter answers."
             )
 
-    def floor_conditions(self) -> tuple[Condition, ...]:
+    @property
+    def resolution(self) -> float:
+        """Nats a token that rounding the records alone may take or give (docs/metrics.md)."""
+        return 1e-7 if self._dtype == "float32" else 5e-6
+
+    @property
+    def other_way(self) -> Condition:
+        """Another way to compute the same: the attention that was not chosen, other batches, other threads."""
         batch = 32 if self.runtime.n_batch > 32 else 64
         given = self.runtime.flash_attention
         attention = not (self.lab.pool.on_gpu if given is None else given)  # the opposite of llama.cpp's own choice
-        return (
-            Condition(f"batches of {batch}", replace(self.runtime, n_batch=batch)),
-            Condition(
-                f"flash attention {'on' if attention else 'off'}", replace(self.runtime, flash_attention=attention)
-            ),
-            Condition("image encoded afresh", self.runtime, fresh=True),
+        threads = 1 if self.runtime.n_threads != 1 else 2
+        return Condition(
+            f"flash attention {'on' if attention else 'off'}, batches of {batch}, {threads} thread{'s'[: threads - 1]}",
+            replace(self.runtime, n_batch=batch, flash_attention=attention, n_threads=threads),
         )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy
 
 from playground.measuring import statistics
-from playground.measuring.results import QuestionDrift, Speed, TokenCost, VariantResult
+from playground.measuring.question_sets import Question
+from playground.measuring.results import QuestionDrift, TokenCost, VariantResult
 from playground.measuring.statistics import Interval
 from playground.values.answer import TokenDrift
 
+_FOR_P99 = 100  # questions; with fewer the 99th percentile of the tokens is that of one or two answers
 _KEPT_CANDIDATES = 12  # tokens of an answer whose likeliest candidates are kept: those with the largest divergence
 
 
@@ -35,37 +36,41 @@ def variant_result(
     variant: str,
     answers: Sequence[QuestionDrift],
     reference: Sequence[QuestionDrift] | None,
-    looks: str | None,
-    look_kl: float | None,
-    speed: Speed | None,
+    questions: Sequence[Question],
 ) -> VariantResult:
-    """`reference`: what the reference has of the same questions; None: this is the reference."""
-    read = [answer for answer in answers if answer.kl]
-    kls = [token.kl for answer in read for token in answer.kl]
+    """What all questions together show. `reference`: what the reference has of the same; None: this is the reference.
+
+    Questions about one picture are not independent; a mean KL has no interval (measuring/statistics.py).
+    """
+    read = [(answer, question.image) for answer, question in zip(answers, questions, strict=True) if answer.kl]
+    kls = [token.kl for answer, _ in read for token in answer.kl]
     scored = [
-        (own.score, theirs.score)
-        for own, theirs in zip(answers, answers if reference is None else reference, strict=True)
+        (own.score, theirs.score, question.image)
+        for own, theirs, question in zip(answers, answers if reference is None else reference, questions, strict=True)
         if own.score is not None and theirs.score is not None
     ]
+    pictures = [picture for _, picture in read]
+    effect = statistics.design_effect([answer.mean_kl or 0.0 for answer, _ in read], pictures) if read else 1.0
+    heavy = statistics.heavy(kl_sums([answer for answer, _ in read]))
+    tops = [token.same_top for answer, _ in read for token in answer.kl]
+    against = None
+    if scored and reference is not None:
+        own_scores, their_scores, images = zip(*scored, strict=True)
+        against = statistics.paired(their_scores, own_scores, images)
     return VariantResult(
         variant=variant,
-        mean_kl=statistics.ratio(kl_sums(read)) if read else None,
+        mean_kl=Interval(heavy.per_token) if heavy else None,
         median_kl=float(numpy.median(kls)) if kls else None,
-        p99_kl=float(numpy.quantile(kls, 0.99)) if kls else None,
-        same_top=statistics.ratio([(sum(t.same_top for t in a.kl), len(a.kl)) for a in read]) if read else None,
-        same_answer=statistics.share(sum(a.first_divergence is None for a in read), len(read)) if read else None,
-        accuracy=_accuracy([own for own, _ in scored]),
-        against=statistics.paired([theirs >= 0.5 for _, theirs in scored], [own >= 0.5 for own, _ in scored])
-        if scored and reference is not None
-        else None,
-        looks=looks,
-        look_kl=look_kl,
-        speed=speed,
+        p99_kl=float(numpy.quantile(kls, 0.99)) if len(read) >= _FOR_P99 else None,
+        same_top=statistics.proportion(sum(tops) / len(tops), len(read) / effect) if read else None,
+        same_answer=statistics.count([a.first_divergence is None for a, _ in read], effect).interval if read else None,
+        accuracy=_accuracy([own for own, _, _ in scored], [image for _, _, image in scored]),
+        against=against,
         items=tuple(answers),
     )
 
 
-def kl_sums(drifts: Sequence[QuestionDrift]) -> list[tuple[float, float]]:
+def kl_sums(drifts: Sequence[QuestionDrift]) -> list[tuple[float, int]]:
     """Of each question: the sum of its tokens' KL, and their number.
 
     A plain sum: from the cache, an old measurement comes out equal to the last bit.
@@ -73,13 +78,16 @@ def kl_sums(drifts: Sequence[QuestionDrift]) -> list[tuple[float, float]]:
     return [(sum(token.kl for token in drift.kl), len(drift.kl)) for drift in drifts]
 
 
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
+def mean_kl(drifts: Sequence[QuestionDrift]) -> float:
+    """Nats a token."""
+    heavy = statistics.heavy(kl_sums(drifts))
+    return heavy.per_token if heavy else 0.0
 
 
-def _accuracy(scores: Sequence[float]) -> Interval | None:
+def _accuracy(scores: Sequence[float], pictures: Sequence[str]) -> Interval | None:
     if not scores:
         return None
+    effect = statistics.design_effect(scores, pictures) if len(set(scores)) > 1 else 1.0
     if set(scores) <= {0.0, 1.0}:
-        return statistics.share(int(sum(scores)), len(scores))
-    return statistics.ratio([(score, 1.0) for score in scores])
+        return statistics.count([score == 1.0 for score in scores], effect).interval
+    return statistics.bounded_mean(scores, effect)

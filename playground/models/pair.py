@@ -62,6 +62,7 @@ def read_file(path: Path, header: GgufHeader, checksums: Checksums, ids: Mapping
         architecture=header.architecture,
         vocabulary_sha256=None if header.is_projector else header.vocabulary_sha256,
         shape=shape(headers),
+        made_with=tuple((header.text("quantize.questions") or "").split()),
     )
 
 

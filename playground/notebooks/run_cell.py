@@ -110,7 +110,11 @@ def card_of(run: Run) -> ShipCard | None:
     limits = wanted.limits
     command += ["--max-size", f"{limits.max_bytes}B"] if limits.max_bytes is not None else []
     command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []
-    for option, value in (("--min-speed", limits.min_tokens_per_second), ("--max-kl", limits.max_kl)):
+    for option, value in (
+        ("--min-speed", limits.min_tokens_per_second),
+        ("--max-kl", limits.max_kl),
+        ("--max-changed", limits.max_changed),
+    ):
         command += [option, f"{value:g}"] if value is not None else []
     return ship_card.card(
         measurement,

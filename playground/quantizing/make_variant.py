@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,9 +14,10 @@ import msgspec
 from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure
+from playground.measuring.gate import Gate, Verdict, gates
 from playground.measuring.measure import MeasureJob, MeasureRequest
-from playground.measuring.question_sets import QuestionSet
-from playground.measuring.results import Measurement, MeasurementPlan, Progress
+from playground.measuring.question_sets import QuestionSet, fingerprints
+from playground.measuring.results import Measurement, MeasurementPlan, Progress, Sight
 from playground.measuring.statistics import Interval
 from playground.quantizing import importance_matrix, quantizer
 from playground.quantizing.quantizer import EmbeddingCheck
@@ -52,7 +53,8 @@ class CheckedVariant(msgspec.Struct, frozen=True):
     questions: int
     kl: Interval
     looks: str | None
-    verdict: str  # "fit to ship", "doubtful", "broken"
+    verdict: str  # a gate.Verdict, or that it does not see
+    gate: Gate
     imatrix: str = ""  # the file's name
 
 
@@ -74,24 +76,26 @@ class MakeJob:
     def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
         """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again.
 
-        Half of the questions calibrate, if that is wanted; the other half judges. Raises what
-        quantizer.make and MeasureJob raise.
+        Half of the questions calibrate, if that is wanted, and the other half judges: they share no picture. Raises
+        what quantizer.make and MeasureJob raise.
         """
-        if len(questions.items) < 2:
-            raise BadInput("At least two questions are needed to check a new file.")
-        calibrating, judging = questions.halves()
+        calibrates = request.calibrate and request.imatrix is None
+        calibrating, judging = questions.parts(2) if calibrates else (None, questions)
+        if not judging.items:
+            raise BadInput("At least two questions about two pictures are needed to calibrate and check a new file.")
         file = Path(source.half(request.half).path)
         target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
         if target.exists():
             raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
         imatrix, made, checked = request.imatrix, None, None
-        calibrated = target.with_suffix(".imatrix.gguf") if request.calibrate and imatrix is None else None
+        calibrated = target.with_suffix(".imatrix.gguf") if calibrates else None
+        made_with = fingerprints(calibrating) if calibrating is not None else ()
         try:
-            if calibrated is not None:
+            if calibrated is not None and calibrating is not None:
                 imatrix = calibrated
                 _remove(imatrix)  # of a job that was killed
                 yield from self._calibrate(source, request, calibrating, imatrix)
-            made = yield from self._quantize(source, request, target, imatrix)
+            made = yield from self._quantize(source, request, target, imatrix, made_with)
             try:
                 checked = yield from self._check(source, request, made, judging)
             except Failure as error:
@@ -122,7 +126,7 @@ class MakeJob:
         yield from _in_thread(work)
 
     def _quantize(
-        self, source: Variant, request: MakeRequest, target: Path, imatrix: Path | None
+        self, source: Variant, request: MakeRequest, target: Path, imatrix: Path | None, made_with: Sequence[str]
     ) -> Generator[Progress, None, quantizer.QuantizedFile]:
         made: list[quantizer.QuantizedFile] = []
 
@@ -138,6 +142,7 @@ class MakeJob:
                     requantize=request.requantize,
                     imatrix=imatrix,
                     name=request.name,
+                    made_with=made_with,
                     on_step=lambda step: report(Progress(f"quantizing {step.tensor}", step.done, step.total)),
                     stop=self._stop,
                 )
@@ -171,6 +176,7 @@ class MakeJob:
         assert measurement is not None
         result = measurement.results[1]
         blank = is_projector and result.looks is None  # it gave no numbers for one of the other pictures
+        judged = gates(measurement.results, measurement.questions, source.id)[variant.id]
         if result.mean_kl is None or blank or any(item.error for item in result.items):
             raise EngineError(measurement.problems[-1])
         return CheckedVariant(
@@ -182,8 +188,18 @@ class MakeJob:
             questions=len(measurement.questions),
             kl=result.mean_kl,
             looks=result.looks,
-            verdict="broken" if result.looks == "blind" else quantizer.verdict(result.mean_kl.value),
+            verdict=_verdict(judged, result.looks),
+            gate=judged,
         )
+
+
+def _verdict(judged: Gate, looks: str | None) -> str:
+    """A projector is fit only if the pair sees with it, and broken if it ignores the picture."""
+    if looks == Sight.BLIND:
+        return Verdict.BROKEN
+    if looks is not None and looks != Sight.SEES and judged.verdict is Verdict.FIT:
+        return Verdict.UNKNOWN
+    return judged.verdict
 
 
 def _remove(path: Path) -> None:

@@ -16,14 +16,11 @@ from playground.comparing import prompts
 from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, BadModel, EngineError, Interrupted, NoRoom, cannot_write
-from playground.measuring.ship_card import FIT_KL
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import QUANTIZE
 from playground.support import atomic
 from playground.values.files import Half, Variant
 from playground.values.request import Image, Runtime
-
-DOUBTFUL_KL = 10 * FIT_KL  # mean KL, nats a token; a convention as FIT_KL is
 
 
 class QuantizedFile(msgspec.Struct, frozen=True):
@@ -77,6 +74,7 @@ def make(
     dry_run: bool = False,
     imatrix: Path | None = None,
     name: str = "",
+    made_with: Sequence[str] = (),
     on_step: Callable[[protocol.Step], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> QuantizedFile:
@@ -84,6 +82,7 @@ def make(
 
     `imatrix`: an importance matrix of this half (quantizing/importance_matrix.py, or llama-imatrix).
     `name`: what to call the new file's quantization where llama.cpp's name does not tell it all.
+    `made_with`: fingerprints of the questions that calibrated it or chose its types; later measurements leave them out.
     Raises NoRoom, BadInput (no such type; the source is quantized and `requantize` is not set; a matrix that is none,
     or another model's), BadModel, EngineError with llama.cpp's words, Interrupted.
     """
@@ -101,7 +100,7 @@ def make(
             tensor_types=tuple(tensor_types),
             requantize=requantize,
             dry_run=dry,
-            metadata={} if dry else _metadata(source, quantization, tensor_types, imatrix, name),
+            metadata={} if dry else _metadata(source, quantization, tensor_types, imatrix, name, made_with),
             imatrix="" if imatrix is None else str(imatrix),
         )
 
@@ -150,14 +149,23 @@ def stem(source: Path) -> str:
 
 
 def _metadata(
-    source: Path, quantization: str, tensor_types: Sequence[protocol.TensorType], imatrix: Path | None, name: str
+    source: Path,
+    quantization: str,
+    tensor_types: Sequence[protocol.TensorType],
+    imatrix: Path | None,
+    name: str,
+    made_with: Sequence[str],
 ) -> dict[str, str]:
     recipe = " ".join([quantization, *(f"{override.pattern}={override.kind}" for override in tensor_types)])
     known = {
         "quantize.source.sha256": _sha256(source),
         "quantize.recipe": recipe,
         "quantize.by": f"vlm-quant-playground, llama-cpp-python {importlib.metadata.version('llama-cpp-python')}",
-    } | ({"quantize.name": name} if name else {})
+    }
+    if name:
+        known["quantize.name"] = name
+    if made_with:
+        known["quantize.questions"] = " ".join(made_with)
     return known if imatrix is None else known | {"quantize.imatrix.sha256": _sha256(imatrix)}
 
 
@@ -207,8 +215,3 @@ def _embedded(lab: Lab, variant: Variant, image: Image, runtime: Runtime, stop: 
         if isinstance(chunk, protocol.ImageChunk)
     ]
     return numpy.concatenate(rows).astype(numpy.float64)
-
-
-def verdict(mean_kl: float) -> str:
-    """ "fit to ship", "doubtful" or "broken": by the drift on the images that were measured, no others."""
-    return "fit to ship" if mean_kl < FIT_KL else "doubtful" if mean_kl < DOUBTFUL_KL else "broken"

@@ -51,6 +51,7 @@ class Rung(msgspec.Struct, frozen=True, omit_defaults=True):
     saved: int  # bytes
     kl: float | None = None  # mean, nats a token; None: it does not run
     error: str | None = None
+    by_question: tuple[float, ...] = ()  # mean KL of each, where a newer version has measured it
 
     @property
     def price(self) -> float | None:

@@ -14,11 +14,11 @@ import msgspec
 
 from playground.comparing.lab import Lab
 from playground.errors import BadInput, Failure, NoRoom
-from playground.measuring import ship_card, statistics
+from playground.measuring import ship_card
 from playground.measuring.measure import MeasureJob, MeasureRequest
-from playground.measuring.question_sets import QuestionSet
-from playground.measuring.results import MeasurementPlan, Progress, QuestionDrift
-from playground.measuring.summaries import kl_sums
+from playground.measuring.question_sets import QuestionSet, fingerprint, fingerprints
+from playground.measuring.results import MeasurementPlan, Progress
+from playground.measuring.summaries import mean_kl
 from playground.quantizing import importance_matrix, quantizer, recipe_search, recipes
 from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
 from playground.quantizing.scan_files import ScanFiles, Workshop
@@ -65,7 +65,9 @@ class ScanJob:
         """Raises BadInput for what cannot be scanned."""
         source, scan = request.source, request.scan
         _check(request)
-        self._searched, self._aside = request.questions.halves()
+        # What calibrates, what is searched with, and what judges share no picture.
+        parts = request.questions.parts(3 if scan.calibrate else 2)
+        self._searched, self._aside, self._calibrating = parts[0], parts[1], parts[-1]
         self._request = request
         self._source = source
         self._scan = scan
@@ -103,7 +105,8 @@ class ScanJob:
         with self._results.scratch() as records:
             if self._scan.calibrate:
                 yield from self._calibrate()
-            floors = yield from measuring.record(records, None if self._budgeted or len(rungs) < len(trials) else ())
+            yield from measuring.record(records, None if self._budgeted or len(rungs) < len(trials) else ())
+            floor = yield from measuring.floor(source, records)
             for trial in trials:
                 if trial not in rungs:
                     rungs[trial] = yield from self._try(trial, records)
@@ -129,13 +132,19 @@ class ScanJob:
             scan=self._scan,
             n_searched=len(measuring.items),
             n_kept_aside=len(self._aside.items) if built else 0,
-            floor=max(floors.values(), default=0.0),
+            floor=floor,
             sensed=sensed,
             restored=self._restored(rungs) if self._scan.restore else (),
             built=built,
             problems=(*measuring.problems, *self._problems),
             elapsed_s=time.monotonic() - started,
         )
+
+    @property
+    def _made_with(self) -> tuple[str, ...]:
+        """The questions that chose the recipe's types, and those that calibrated its files."""
+        searched = (fingerprint(question, image) for question, image in self._measuring.items)
+        return (*searched, *(fingerprints(self._calibrating) if self._scan.calibrate else ()))
 
     @property
     def _budgeted(self) -> bool:
@@ -159,7 +168,7 @@ class ScanJob:
                     self._lab,
                     self._source,
                     half,
-                    self._searched,
+                    self._calibrating,
                     target,
                     runtime=self._request.runtime,
                     max_tokens=max_tokens,
@@ -185,7 +194,7 @@ class ScanJob:
             variant = files.with_half(file, half, {file: self._key(trial)})
             drifts = yield from self._measuring.read_once(variant, records, trial.title)
             files.release(variant, [half])
-            return Rung(kind, saved, _mean_kl(drifts))
+            return Rung(kind, saved, mean_kl(drifts), by_question=tuple(d.mean_kl or 0.0 for d in drifts))
         except Failure as error:
             return Rung(kind, 0, None, error.message)
         finally:
@@ -260,7 +269,7 @@ class ScanJob:
             )
             variant, commands = yield from self._make(recipe)
             self._measuring.expect(len(self._measuring.items))
-            searched_kl = _mean_kl((yield from self._measuring.read(variant, records, label="recipe", strict=True)))
+            searched_kl = mean_kl((yield from self._measuring.read(variant, records, label="recipe", strict=True)))
             if scan.max_kl is None or aim is None or searched_kl <= scan.max_kl:
                 break
             aim *= _HEADROOM * scan.max_kl / searched_kl
@@ -307,6 +316,7 @@ class ScanJob:
                     tensor_types=types.tensor_types,
                     imatrix=files.matrices.get(half),
                     name=recipe.name,
+                    made_with=self._made_with,
                     stop=self._stop,
                 )
                 self._fresh.append(target)
@@ -335,7 +345,3 @@ def _check(request: ScanRequest) -> None:
     ship_card.check(ship_card.ShipLimits(max_bytes=scan.max_bytes, max_kl=scan.max_kl))
     if len(request.questions.items) < 4:
         raise BadInput("A scan needs at least four questions: half of them are kept aside for the recipe.")
-
-
-def _mean_kl(drifts: Sequence[QuestionDrift]) -> float:
-    return statistics.ratio(kl_sums(drifts)).value

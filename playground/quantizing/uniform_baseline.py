@@ -6,11 +6,10 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from playground.errors import Failure
-from playground.measuring import statistics
 from playground.measuring.measure import MeasureJob
 from playground.measuring.results import Progress, QuestionDrift
 from playground.measuring.statistics import Interval
-from playground.measuring.summaries import kl_sums
+from playground.measuring.summaries import mean_kl
 from playground.quantizing.recipes import FileRecipe
 from playground.quantizing.scan_files import ScanFiles
 from playground.quantizing.scan_results import UniformComparison
@@ -51,9 +50,9 @@ class UniformBaseline:
                 except Failure as error:
                     self.problems.append(f"{_title(names)}: {error.message}")
                 else:
-                    kl = statistics.ratio(kl_sums(rival))
-                    comparisons.append(UniformComparison(_title(names), size, kl, _difference(rival, drifts)))
-        return statistics.ratio(kl_sums(drifts)), tuple(sorted(comparisons, key=lambda comparison: comparison.bytes))
+                    kl, closer = Interval(mean_kl(rival)), _closer(drifts, rival)
+                    comparisons.append(UniformComparison(_title(names), size, kl, closer=closer))
+        return Interval(mean_kl(drifts)), tuple(sorted(comparisons, key=lambda comparison: comparison.bytes))
 
     def _read(self, names: _Names, records: Path) -> Generator[Progress, None, tuple[int, list[QuestionDrift]]]:
         """The bytes of a uniform pair, and its drift on every question."""
@@ -101,6 +100,7 @@ def _title(names: _Names) -> str:
     return f"{model} + mmproj-{projector}" if projector else model
 
 
-def _difference(rival: Sequence[QuestionDrift], recipe: Sequence[QuestionDrift]) -> Interval:
-    """How much more the rival drifts, on the same questions."""
-    return statistics.ratio([(a - b, n) for (a, n), (b, _) in zip(kl_sums(rival), kl_sums(recipe), strict=True)])
+def _closer(recipe: Sequence[QuestionDrift], rival: Sequence[QuestionDrift]) -> tuple[int, int]:
+    """On how many questions the recipe, and on how many the rival, lies closer to the reference."""
+    pairs = [(a.mean_kl or 0.0, b.mean_kl or 0.0) for a, b in zip(recipe, rival, strict=True)]
+    return sum(a < b for a, b in pairs), sum(b < a for a, b in pairs)

@@ -90,7 +90,7 @@ class _CardLine:
     failing: str
 
 
-_COLUMNS = ("size", "KL", "accuracy", "tok/s", "first token", "memory", "looks")
+_COLUMNS = ("size", "changed", "KL", "accuracy", "tok/s", "memory", "sees")
 
 
 def _rows(card: ShipCard) -> list[_CardLine]:
@@ -100,10 +100,10 @@ def _rows(card: ShipCard) -> list[_CardLine]:
             kind=_kind(card, row),
             cells=(
                 number_format.file_size(row.bytes),
+                _changed(row),
                 measurement_view.nats(row.kl.value if row.kl else None),
                 number_format.UNKNOWN if row.accuracy is None else f"{row.accuracy.value:.1%}",
                 number_format.speed(row.tokens_per_second),
-                number_format.seconds(row.first_token_s),
                 number_format.memory(row.memory),
                 row.looks or number_format.UNKNOWN,
             ),
@@ -111,6 +111,11 @@ def _rows(card: ShipCard) -> list[_CardLine]:
         )
         for row in sorted(card.rows, key=lambda row: -row.bytes)
     ]
+
+
+def _changed(row: CardRow) -> str:
+    count = row.gate.changed if row.gate else None
+    return number_format.UNKNOWN if count is None else f"{count.hits} of {count.n}"
 
 
 def _kind(card: ShipCard, row: CardRow) -> str:
@@ -253,7 +258,7 @@ def _png(card: ShipCard) -> bytes:
 
 
 def _recommended(card: ShipCard) -> str:
-    return next((row.label for row in card.rows if row.variant == card.recommended), "none of these")
+    return next((row.label for row in card.rows if row.variant == card.recommended), "not enough evidence")
 
 
 def _wrapped(text: str, width: int) -> list[str]:

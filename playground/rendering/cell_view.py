@@ -78,15 +78,16 @@ class _CellView:
     tasks: Sequence[tuple[str, str, str]] = (  # of Plan
         ("drift", "How far answers move (KL)", "KL divergence from the reference, token by token"),
         ("accuracy", "Right or wrong", "Each variant answers, and the answer is compared with the accepted ones"),
-        ("look", "Does it use the image?", "The same questions with blank, shuffled and foreign images"),
-        ("speed", "Speed", "Some of the questions once more, timed, with the memory that both workers hold"),
+        ("look", "Does it use the image?", "Whether answers are likelier with their own picture than with others"),
+        ("speed", "Speed", "Rounds of 64 tokens in which all variants take turns, and the memory they hold"),
     )
     # Of Limits, with the unit that a person writes.
     limits: Sequence[tuple[str, str, float, str]] = (
         ("max_bytes", "size of both files ≤ MB", 1e6, "Both files together; also what a recipe may take"),
         ("max_memory", "memory ≤ MiB", 2**20, "What both workers hold"),
         ("min_tokens_per_second", "tokens/s ≥", 1, "Tokens a second"),
-        ("max_kl", "change of answers (KL) ≤", 1, "Mean, nats a token; 0.01 if nothing is given"),
+        ("max_changed", "changed answers ≤ %", 0.01, "The share that you accept; 5 if nothing is given"),
+        ("max_kl", "change of answers (KL) ≤", 1, "Mean, nats a token, by either weighting"),
     )
 
 
@@ -196,8 +197,11 @@ def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool 
     """What a run over a set of questions found."""
     blocks = []
     if shown.measurement is not None:
+        margin = shown.cell.questions.limits.max_changed if shown.cell.questions else None
         blocks.append(
-            measurement_view.html(shown.measurement, shown.variants, shown.reference, picture, printed=printed)
+            measurement_view.html(
+                shown.measurement, shown.variants, shown.reference, picture, margin=margin, printed=printed
+            )
         )
     made = card_of(shown)
     if made is not None:

@@ -13,10 +13,13 @@ import markupsafe
 import PIL.Image
 
 from playground.errors import PlaygroundError
+from playground.measuring import gate, look_test, statistics
+from playground.measuring.gate import Gate, Verdict
 from playground.measuring.results import (
     Effect,
     Measurement,
     Progress,
+    Sight,
     Speed,
     TokenCost,
     VariantResult,
@@ -24,6 +27,7 @@ from playground.measuring.results import (
     which_half,
 )
 from playground.measuring.statistics import Interval
+from playground.measuring.summaries import kl_sums
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
 
@@ -57,10 +61,8 @@ def _token_title(token: TokenCost) -> str:
 
 
 def _effect_title(effect: Effect) -> str:
-    parts = (("language model", effect.language), ("projector", effect.vision), ("interaction", effect.interaction))
-    return f"{number_format.file_size(effect.bytes)}; " + ", ".join(
-        f"{name} {v:+.2g}" for name, v in parts if v is not None
-    )
+    parts = (("language model alone", effect.language), ("projector alone", effect.vision), ("together", effect.kl))
+    return f"{number_format.file_size(effect.bytes)}; " + ", ".join(f"{name} {nats(v)}" for name, v in parts if v)
 
 
 templating.environment.filters |= {
@@ -78,17 +80,20 @@ class _ResultRow:
 _COLUMNS = (
     ("variant", ""),
     ("size", "of both files"),
-    ("KL", "mean Kullback-Leibler divergence from the reference, nats a token"),
-    ("95 %", "interval of the mean, over questions"),
+    ("changed", "answers that differ from the reference's"),
+    ("at most", "share of such questions whose answer would change, upper end of 95 %"),
+    ("verdict", "printed only when a test passes at 5 % over all variants"),
+    ("KL", "mean Kullback-Leibler divergence from the reference, nats a token: long answers count most"),
+    ("KL a question", "the same, every question counting alike"),
+    ("own floor", "mean KL of the variant against itself, computed another way"),
     ("p99", "of the tokens' KL"),
     ("same top", "share of tokens where both hold the same one likeliest"),
-    ("same answer", "share of questions"),
     ("accuracy", "mean score against the accepted answers"),
     ("against ★", "on the same questions"),
-    ("looks", "whether the answer moves when the picture does"),
-    ("tok/s", "tokens after the first one over the time they took"),
-    ("first token", "from nothing known: picture and prompt; median of some questions"),
-    ("memory", "of both workers: on the GPU if there is one that tells, else resident in host memory"),
+    ("sees", "whether answers are likelier with their own picture than with others"),
+    ("tok/s", "tokens after the first one over the time they took, median of the rounds"),
+    ("first token", "from nothing known: picture and prompt; median of the rounds"),
+    ("memory", "of both workers: on the GPU if its driver reports it, else resident in host memory"),
 )
 
 
@@ -98,11 +103,14 @@ def html(
     reference: str,
     picture: Picture,
     *,
+    margin: float | None = None,
     printed: bool = False,
 ) -> markupsafe.Markup:
+    """`margin`: the share of changed answers that a person accepts; None: gate.MARGIN."""
     by_id = {v.id: v for v in variants}
+    judged = gate.gates(measured.results, measured.questions, reference, margin)
     rows = [
-        _ResultRow(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], measured.floor))
+        _ResultRow(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], judged.get(r.variant)))
         for r in measured.results
     ]
     kept = [n for n in range(len(_COLUMNS) - 1) if n == 0 or any(row.cells[n][0] is not None for row in rows)]
@@ -121,7 +129,8 @@ def html(
         grid=_grid(measured, variants, reference),
         examples=_examples(measured, by_id, picture),
         flips=_flips(measured, by_id, reference, picture),
-        sentence=sentence(measured, variants, reference),
+        sentence=sentence(measured, variants, reference, margin),
+        rare=f"{3 / max(1, len(measured.questions)):.1%}",
         printed=printed,
     )
 
@@ -135,28 +144,35 @@ def progress(update: Progress) -> markupsafe.Markup:
     ).format(f"{share:.4f}", update.what, update.done + 1, update.total, left)
 
 
-def _cells(r: VariantResult, variant: Variant, floor: float | None) -> list[tuple[float | None, str, str]]:
-    kl = r.mean_kl.value if r.mean_kl else None
-    above = kl is None or floor is None or kl > 2 * floor
+def _cells(r: VariantResult, variant: Variant, judged: Gate | None) -> list[tuple[float | None, str, str]]:
+    """`judged`: None of the reference."""
+    heavy = statistics.heavy(kl_sums(r.items))
+    changed = judged.changed if judged else None
+    kl = heavy.per_token if heavy else None
+    share = f"{heavy.largest_share:.0%} of it comes from one question" if heavy else ""
+    unknown = (None, number_format.UNKNOWN, "")
     return [
         (variant.bytes, number_format.file_size(variant.bytes), ""),
-        (kl, nats(kl) + ("" if above else " ≈ floor"), ""),
-        (kl, _range(r.mean_kl, nats), ""),
+        (changed.share, f"{changed.hits} of {changed.n}", "") if changed else unknown,
+        (changed.at_most, f"{changed.at_most:.1%}", "") if changed else unknown,
+        (judged.evidence, judged.verdict, judged.words) if judged else unknown,
+        (kl, nats(kl) + (" = arithmetic" if r.within_arithmetic else ""), share),
+        (heavy.per_question if heavy else None, nats(heavy.per_question if heavy else None), ""),
+        (r.floor, nats(r.floor), ""),
         (r.p99_kl, nats(r.p99_kl), ""),
         _share(r.same_top, 2),
-        _share(r.same_answer, 0),
         _share(r.accuracy, 1),
         (
             r.against.difference.value if r.against else None,
             r.against.words if r.against else number_format.UNKNOWN,
-            f"{r.against.only_first} lost, {r.against.only_second} won, McNemar's p {r.against.p:.3f}"
+            f"{r.against.only_first} lost, {r.against.only_second} won; for a single look p {r.against.p:.3f}"
             if r.against
             else "",
         ),
         (
-            r.look_kl,
+            r.own_picture[0] if r.own_picture else None,
             r.looks or number_format.UNKNOWN,
-            f"without the picture the answer moves by {nats(r.look_kl)} nats a token" if r.looks else "",
+            look_test.words(r.looks, r.own_picture),
         ),
         *_speed_cells(r.speed),
     ]
@@ -166,17 +182,36 @@ def _speed_cells(speed: Speed | None) -> list[tuple[float | None, str, str]]:
     if speed is None:
         return [(None, number_format.UNKNOWN, "")] * 3
     parts = f"encode {number_format.seconds(speed.encode_s)}, prompt {number_format.seconds(speed.prompt_s)}"
+    spread = f"{speed.questions} questions"
+    if speed.slowest is not None and speed.fastest is not None:
+        spread = (
+            f"{number_format.speed(speed.slowest)} to {number_format.speed(speed.fastest)} in {speed.rounds} rounds"
+        )
+    if speed.ratio is not None:
+        low, high = speed.ratio.low or 0.0, speed.ratio.high or 0.0
+        spread += (
+            f"; {speed.ratio.value:.2f} x the reference ({low:.2f} to {high:.2f})"
+            if speed.differs
+            else f"; {low:.2f} to {high:.2f} x the reference: no difference that this shows"
+        )
     return [
-        (speed.tokens_per_second, number_format.speed(speed.tokens_per_second), f"{speed.questions} questions"),
+        (speed.tokens_per_second, number_format.speed(speed.tokens_per_second), spread),
         (speed.first_token_s, number_format.seconds(speed.first_token_s), parts),
         (speed.bytes, number_format.memory(speed.bytes), ""),
     ]
 
 
-def numbers(r: VariantResult) -> list[str]:
-    """Mean KL, its interval, same top, same answer, accuracy."""
-    shares = [_share(interval, 1)[1] for interval in (r.same_top, r.same_answer, r.accuracy)]
-    return [nats(r.mean_kl.value if r.mean_kl else None), _range(r.mean_kl, nats), *shares]
+def numbers(r: VariantResult, judged: Gate | None) -> list[str]:
+    """Changed answers, their upper end, verdict, mean KL a token and a question, same top, accuracy."""
+    changed, heavy = judged.changed if judged else None, statistics.heavy(kl_sums(r.items))
+    return [
+        f"{changed.hits} of {changed.n}" if changed else number_format.UNKNOWN,
+        f"{changed.at_most:.1%}" if changed else number_format.UNKNOWN,
+        judged.verdict if judged else number_format.UNKNOWN,
+        nats(heavy.per_token if heavy else None),
+        nats(heavy.per_question if heavy else None),
+        *(_share(interval, 1)[1] for interval in (r.same_top, r.accuracy)),
+    ]
 
 
 def _share(interval: Interval | None, digits: int) -> tuple[float | None, str, str]:
@@ -195,11 +230,11 @@ def _range(interval: Interval | None, shown: Callable[[float], str]) -> str:
 
 
 def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | None:
-    """Means and intervals on one logarithmic scale, which begins at the noise floor."""
+    """Means on one logarithmic scale, which begins at the noise floor, and how far each differs from itself."""
     means = [(r, r.mean_kl) for r in measured.results if r.mean_kl is not None]
     if not means:
         return None
-    ends = [v for _, i in means for v in (i.value, i.low, i.high, measured.floor) if v]
+    ends = [v for r, i in means for v in (i.value, r.floor, measured.floor) if v]
     low = max(1e-9, min(ends, default=1e-6))
     first, last = math.floor(math.log10(low)), max(0, math.ceil(math.log10(max(ends, default=1.0))))
     first = max(first, last - 9)
@@ -217,9 +252,8 @@ def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | 
             "label": by_id[r.variant].label,
             "y": top + step * n + 14,
             "at": x(i.value),
-            "low": x(i.low),
-            "high": x(i.high),
-            "title": f"{by_id[r.variant].label}: {nats(i.value)} ({_range(i, nats)})",
+            "own": x(r.floor),
+            "title": f"{by_id[r.variant].label}: {nats(i.value)}, against itself {nats(r.floor)}",
         }
         for n, (r, i) in enumerate(means)
     ]
@@ -318,26 +352,26 @@ def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, pic
     return flips[:_MAX_FLIPS]
 
 
-def sentence(measured: Measurement, variants: Sequence[Variant], reference: str) -> str:
-    """What came out, in one sentence, made from the numbers."""
-    by_id = {v.id: v for v in variants}
-    whole = by_id[reference].bytes
-    parts = []
-    near = {r.variant: r.mean_kl.value for r in measured.results if r.mean_kl and r.mean_kl.value < 0.01}
-    if near:
-        smallest = min(near, key=lambda id: by_id[id].bytes)
-        v = by_id[smallest]
-        parts.append(
-            f"{v.label} is the smallest with a mean KL below 0.01: {nats(near[smallest])} at {v.bytes / whole:.0%} of "
-            "the size"
-        )
-    worse = [by_id[r.variant].label for r in measured.results if r.against and r.against.words == "worse"]
-    if worse:
-        parts.append(f"worse than the reference: {', '.join(worse)}")
-    blind = [by_id[r.variant].label for r in measured.results if r.looks == "blind"]
-    if blind:
-        parts.append(f"blind: {', '.join(blind)}")
-    return "; ".join(parts) + "." if parts else ""
+def sentence(measured: Measurement, variants: Sequence[Variant], reference: str, margin: float | None = None) -> str:
+    """What the tests allow to say, the variants of each verdict together."""
+    labels = {v.id: v.label for v in variants}
+    judged = gate.gates(measured.results, measured.questions, reference, margin)
+    sentences = []
+    for verdict, words in (
+        (Verdict.FIT, "Keeps the answers"),
+        (Verdict.CHANGES, "Changes more answers than are accepted"),
+        (Verdict.BROKEN, "Changes more than half of the answers"),
+        (Verdict.UNKNOWN, "Not enough questions to tell"),
+    ):
+        names = [labels[id] for id, one in judged.items() if one.verdict is verdict]
+        sentences += [f"{words}: {', '.join(names)}"] if names else []
+    for words, ids in (
+        ("Worse than the reference", [r.variant for r in measured.results if r.against and r.against.words == "worse"]),
+        ("Ignores the picture", [r.variant for r in measured.results if r.looks == Sight.BLIND]),
+        ("Not shown to read the picture", [r.variant for r in measured.results if r.looks == Sight.REACTS]),
+    ):
+        sentences += [f"{words}: {', '.join(labels[id] for id in ids)}"] if ids else []
+    return ". ".join(sentences) + "." if sentences else ""
 
 
 def pictures(image_of: Callable[[str], Any]) -> Picture:

@@ -14,6 +14,7 @@ import nbformat
 
 from playground.comparing import summary_rows
 from playground.errors import BadInput
+from playground.measuring.gate import gates
 from playground.notebooks import file_format as file
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.library import Library
@@ -182,12 +183,19 @@ def _table(panes: Sequence[Pane], run: Run) -> str:
 def _measured(run: Run) -> str:
     assert run.measurement is not None
     labels = {v.id: v.label for v in run.variants}
-    head = "| variant | mean KL | 95 % | same top | same answer | accuracy |\n" + "|---" * 6 + "|"
+    judged = gates(run.measurement.results, run.measurement.questions, run.reference, _margin(run))
+    columns = ("variant", "changed", "at most (95 %)", "verdict", "KL a token", "KL a question", "same top", "accuracy")
+    head = f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
     lines = [
-        f"| {labels[r.variant]} | " + " | ".join(measurement_view.numbers(r)) + " |" for r in run.measurement.results
+        f"| {labels[r.variant]} | " + " | ".join(measurement_view.numbers(r, judged.get(r.variant))) + " |"
+        for r in run.measurement.results
     ]
     heading = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
     return "\n\n".join([heading, "\n".join([head, *lines])])
+
+
+def _margin(run: Run) -> float | None:
+    return run.cell.questions.limits.max_changed if run.cell.questions else None
 
 
 def _label(pane: Pane, variants: Sequence[Variant]) -> str:

@@ -79,15 +79,16 @@ def _lines(found: Sensitivity) -> list[_GroupLine]:
 
 
 def _first(found: Sensitivity) -> str:
-    """The dearest group of each half, in a sentence."""
-    parts = []
+    """The dearest group of each half, or those that the questions cannot tell apart."""
+    sentences, kind = [], found.scan.kinds[-1]
     for half in Half:
-        groups = [
-            sensed
-            for sensed in scan_results.ranked(found.sensed)
-            if sensed.group.half is half and scan_results.price(sensed)
-        ]
-        if groups:
-            kind = found.scan.kinds[-1]
-            parts.append(f"in the {half} {groups[0].group.name} ({nats(scan_results.price(groups[0]))} at {kind})")
-    return f"Quantizing costs most {' and '.join(parts)}, in nats a token for each MB saved." if parts else ""
+        dearest = scan_results.dearest([one for one in found.sensed if one.group.half is half])
+        if len(dearest) == 1:
+            price = nats(scan_results.price(dearest[0]))
+            sentences.append(
+                f"In the {half}, {dearest[0].group.name} costs most: {price} nats a token for each MB saved at {kind}."
+            )
+        elif dearest:
+            names = ", ".join(one.group.name for one in dearest)
+            sentences.append(f"In the {half}, these questions cannot tell which of {names} costs most.")
+    return " ".join(sentences)

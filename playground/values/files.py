@@ -48,6 +48,8 @@ class ModelFile:
     vocabulary_sha256: str | None = None
     shape: Shape | None = None
     mark: str = ""  # what tells it from another file of this quantization in its family (models/labels.py)
+    # Questions that this file was calibrated or searched with (question_sets.fingerprint): they cannot judge it.
+    made_with: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -26,7 +26,7 @@ TYPES = (
     "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0",
 )  # fmt: skip
 HALVES = {"Language model": Half.MODEL, "Projector (mmproj)": Half.PROJECTOR}
-_QUESTIONS = 24  # half of them calibrate or are left out, half of them judge
+_QUESTIONS = 100  # that judge a new file; as many again calibrate it, if that is wanted
 
 
 def make(
@@ -60,7 +60,7 @@ def make(
     request = msgspec.structs.replace(request, target=target)
     runtime = Runtime(n_ctx=1024)
     job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted)
-    yield from job.run(source, request, questions.first(_QUESTIONS))
+    yield from job.run(source, request, questions.first(2 * _QUESTIONS if calibrate else _QUESTIONS))
 
 
 def check_room(parts: Parts, size: int) -> None:

@@ -13,8 +13,9 @@ import msgspec
 
 from playground.comparing import prompts
 from playground.errors import BadInput, BadModel, NotAllowed
+from playground.measuring import look_test
 from playground.measuring.measure import MeasureJob, look_request
-from playground.measuring.results import Measurement
+from playground.measuring.results import Measurement, Sight
 from playground.models import check_pair, doctor
 from playground.models.check_pair import PairHeaders
 from playground.models.doctor import Finding, Hardware, Level
@@ -244,19 +245,15 @@ class ModelActions:
         )
 
     def look(self, repo: str, commit: str, model: str, projector: str) -> LookReply:
-        """Load a pair and ask with the real, a blank, a shuffled and another picture: does its answer change?"""
+        """Load a pair and ask the embedded questions: are right answers likelier with their own picture?"""
         variant = self._variant(repo, commit, model, projector)
         measuring = MeasureJob(self._parts.lab, look_request(self._parts.evaluation, variant))
         *_, last = measuring.run()
         assert isinstance(last, Measurement)
-        looks = last.results[0].looks == "looks"
-        moved = f"{last.results[0].look_kl or 0:.2g}"
-        verdict = f"It looks: without the picture its answers move by {moved} nats a token."
-        if not looks:
-            verdict = (
-                f"Blind: its answers hardly move ({moved} nats a token) when the picture goes. Use its own mmproj file."
-            )
-        return LookReply(looks=looks, verdict=verdict)
+        result = last.results[0]
+        sentence = look_test.words(result.looks, result.own_picture)
+        remedy = " Use its own mmproj file." if result.looks == Sight.BLIND else ""
+        return LookReply(looks=result.looks == Sight.SEES, verdict=sentence + remedy)
 
     def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> DiskReply:
         """Delete a file of the cache, with its other shards."""

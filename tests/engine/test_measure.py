@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -28,9 +29,10 @@ from playground.measuring.steps import Item
 from playground.models.presets import data_folder
 from playground.notebooks.library import Library
 from playground.pool.worker_spec import language_spec
+from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
-from playground.values.files import Variant
+from playground.values.files import Half, Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 from testkit import old_files, pairs
@@ -97,7 +99,11 @@ def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp
     assert kls == sorted(kls)
     assert found.floor is not None
     assert 0 < found.floor < kls[1] / 100
-    assert set(found.floors) == {"batches of 32", "flash attention on", "image encoded afresh"}
+    assert set(found.floors) == {"flash attention on, batches of 32, 1 thread"}
+    # Each variant has a floor of its own, and the coarser it is the higher; but Q8_0's drift is far above none.
+    floors = [r.floor or 0.0 for r in found.results]
+    assert floors[0] < floors[1] < floors[3] < floors[4]
+    assert [r.within_arithmetic for r in found.results[2:]] == [False, False, False]
     q2, tq2 = found.results[3], found.results[4]
     assert q2.same_answer is not None
     assert 0.5 < q2.same_answer.value < 1
@@ -118,11 +124,25 @@ def test_reference_when_measured_against_itself_then_only_the_floor_is_left(part
     result = found.results[1]
     assert result.mean_kl is not None
     assert result.mean_kl.value <= (found.floor or 0) + 1e-12
+    assert result.within_arithmetic
+    assert result.floor == found.floor
     assert result.same_answer is not None
     assert result.same_answer.value == 1
 
 
-def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts, tmp_path: Path) -> None:
+def test_drift_when_the_weights_are_the_same_in_32_bits_then_within_arithmetic(parts: Parts, tmp_path: Path) -> None:
+    """A lossless copy computes with other kernels; that is no drift."""
+    (f16,) = parts.catalog.choose(["F16"])
+    copy = tmp_path / "copy-F32.gguf"
+    quantizer.make(Path(f16.model.path), copy, "F32", parts.pool, Half.MODEL)
+    f32 = replace(parts.catalog.read_pair(copy, Path(f16.projector.path)), id="f32")
+    result = measured(parts, question_sets.embedded(FOLDER, level="hard").first(12), (f16, f32)).results[1]
+    assert result.mean_kl is not None
+    assert 0 < result.mean_kl.value < 1e-6
+    assert result.within_arithmetic
+
+
+def test_grid_when_both_halves_are_quantized_then_each_alone_and_both_together(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
     found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(8), variants)
     effects = lab.grid(found, variants, variants[0].id)
@@ -130,11 +150,10 @@ def test_grid_when_both_halves_are_quantized_then_the_parts_add_up(parts: Parts,
     for effect in effects:
         assert effect.language is not None
         assert effect.vision is not None
-        assert effect.interaction is not None
-        assert effect.language + effect.vision + effect.interaction == pytest.approx(effect.kl, abs=1e-9)
+        assert len(effect.by_question) in (0, 8)
     by_halves = {(e.model, e.projector): e for e in effects}
     assert by_halves["F16", "Q2_K"].vision == by_halves["F16", "Q2_K"].kl > by_halves["F16", "Q4_0"].kl
-    assert "at Q2_K the" in lab.which_half(effects)
+    assert lab.which_half(effects).startswith("At Q2_K")
     one_projector = msgspec.structs.replace(found, results=found.results[::3])
     assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
 
@@ -143,10 +162,43 @@ def test_projector_when_it_is_dead_then_called_blind_and_a_whole_one_is_not(part
     (f16,) = parts.catalog.choose(["F16"])
     dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
     blind = parts.catalog.open_pair(Path(f16.model.path), dead)
-    asked = question_sets.embedded(FOLDER, level="hard").first(4)
+    asked = question_sets.embedded(FOLDER, level="hard").first(24)
     found = measured(parts, asked, (f16, blind), MeasurementPlan(drift=False, look=True))
-    assert [r.looks for r in found.results] == ["looks", "blind"]
-    assert (found.results[1].look_kl or 0) < 0.001 < (found.results[0].look_kl or 0)
+    assert [r.looks for r in found.results] == ["sees", "blind"]
+    assert found.results[0].own_picture is not None
+    wins, losses = found.results[0].own_picture
+    assert wins >= 20  # an answer such as "no" may be as likely with other pictures
+    assert losses == 0
+    assert found.results[1].own_picture == (0, 0)
+
+
+@pytest.mark.parametrize("change", ["permuted", "x 0.1", "shuffled"])
+def test_projector_when_it_only_reacts_then_it_is_not_called_seeing(parts: Parts, tmp_path: Path, change: str) -> None:
+    """Other pictures move these answers by nats; their own picture fits no better."""
+    (f16,) = parts.catalog.choose(["F16"])
+    changed = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-changed-F16.gguf", change)
+    variant = parts.catalog.open_pair(Path(f16.model.path), changed)
+    asked = question_sets.embedded(FOLDER, level="hard").first(24)
+    plan = MeasurementPlan(drift=False, look=True)
+    result = measured(parts, asked, (f16, variant), plan).results[1]
+    assert result.looks == "reacts"
+    assert sum(result.own_picture or ()) > 10
+
+
+def test_pictures_when_there_are_few_then_nothing_is_said_of_sight(parts: Parts) -> None:
+    asked = question_sets.embedded(FOLDER, level="hard").first(9)
+    result = measured(parts, asked, parts.catalog.choose(["F16"]), MeasurementPlan(drift=False, look=True)).results[0]
+    assert result.looks == "too few questions"
+
+
+def test_questions_when_a_file_was_calibrated_with_them_then_left_out_and_told(parts: Parts) -> None:
+    f16, q8 = parts.catalog.choose(["F16", "Q8_0"])
+    asked = question_sets.embedded(FOLDER, level="hard").first(6)
+    used = tuple(question_sets.fingerprint(q, asked.image(q)) for q in asked.items[:2])
+    made = replace(q8, model=replace(q8.model, made_with=used))
+    found = measured(parts, asked, (f16, made))
+    assert found.questions == asked.items[2:]
+    assert "2 questions were left out: Q8_0 was calibrated or searched with them." in found.problems
 
 
 def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
@@ -307,7 +359,8 @@ def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts
     first, found = steps(["F16", "Q4_K_M"])
     assert steps(["F16", "Q4_K_M"])[0] == []
     added, more = steps(["F16", "Q4_K_M", "Q2_K"])
-    assert {step.what for step in added} == {"F16 reads its answers", "Q2_K: drift", "Q2_K: answers"}
+    itself = "Q2_K against itself: flash attention on, batches of 32, 1 thread"
+    assert {step.what for step in added} == {"F16 reads its answers", "Q2_K: drift", "Q2_K: answers", itself}
     assert more.results[1] == found.results[1]
     assert (added[-1].done + 1, added[-1].total) == (len(added), len(added))
     assert len(first) > len(added)
@@ -319,8 +372,16 @@ def test_speed_when_measured_then_afresh_each_time(parts: Parts) -> None:
         found = measured(
             parts, asked, parts.catalog.choose(["F16", "Q4_K_M"]), MeasurementPlan(drift=False, speed=True)
         )
+        reference, variant = found.results
+        assert reference.speed is not None
+        assert variant.speed is not None
+        assert reference.speed.ratio is None
+        assert variant.speed.ratio is not None
         for result in found.results:
             assert result.speed is not None
+            assert result.speed.rounds == 5
+            assert 0 < (result.speed.slowest or 0) <= (result.speed.tokens_per_second or 0)
+            assert (result.speed.tokens_per_second or 0) <= (result.speed.fastest or 0)
             assert result.speed.encode_s is not None  # the picture was encoded, though its embeddings may be kept
             assert result.speed.prompt_s is not None
             assert result.speed.first_token_s is not None
@@ -351,8 +412,14 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
     *steps, last = job.run()
     assert isinstance(last, Measurement)
     whats = [step.what for step in steps if isinstance(step, Progress)]
-    assert whats == ["F16 reads its answers"] * 4 + ["Q8_0: drift", "Q8_0: answers"] * 4
-    assert [r.mean_kl for r in last.results[:3]] == [r.mean_kl for r in run.measurement.results]
+    # What the old version did not measure: how far each variant lies from itself.
+    itself = " against itself: flash attention on, batches of 32, 1 thread"
+    assert [what for what in whats if itself not in what] == [
+        *["F16 reads its answers"] * 4, *["Q8_0: drift", "Q8_0: answers"] * 4,
+    ]  # fmt: skip
+    assert sum(itself in what for what in whats) == 4 * 4
+    means = [[r.mean_kl and r.mean_kl.value for r in found] for found in (last.results[:3], run.measurement.results)]
+    assert means[0] == means[1]
     assert last.results[3].mean_kl is not None
     results.close()
     library.close()

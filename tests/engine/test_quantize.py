@@ -108,9 +108,3 @@ def test_quantizing_when_stopped_then_ends_soon_and_leaves_nothing(parts: Parts,
     assert time.monotonic() - begun < 20
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
     quantizer.make(MODEL, tmp_path / "new.gguf", "Q8_0", parts.pool, half=Half.MODEL)  # the pool goes on
-
-
-def test_verdict_when_by_drift_then_in_words() -> None:
-    assert [quantizer.verdict(kl) for kl in (0.0, 0.009, 0.05, 0.5)] == [
-        "fit to ship", "fit to ship", "doubtful", "broken",
-    ]  # fmt: skip

@@ -13,7 +13,8 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.lab import Lab
 from playground.engine.protocol import EncodedPrompt, ImageChunk
 from playground.measuring.measure import MeasureJob, MeasureRequest
-from playground.measuring.results import Measurement
+from playground.measuring.results import QuestionDrift
+from playground.measuring.steps import Item
 from playground.models.catalog import Catalog
 from playground.models.hub.client import Hub
 from playground.models.hub.downloads import Downloads, DownloadState
@@ -24,10 +25,8 @@ from playground.notebooks.library import Library, Notebook
 from playground.pool.forecast import Forecasts
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec
-from playground.quantizing.scan_files import Workshop
-from playground.quantizing.scan_results import Scan, Sensitivity
-from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
-from playground.rendering import cell_view, reports
+from playground.quantizing import scan_results
+from playground.rendering import cell_view, reports, sensitivity_view
 from playground.support.result_cache import ResultCache
 from playground.values.answer import PaneState
 from playground.values.files import Variant
@@ -160,7 +159,7 @@ def test_export_when_old_then_it_is_imported_without_problems_and_written_again_
     assert again == (title, cells, ())
 
 
-def test_measurement_when_old_then_it_comes_from_the_cache_and_nothing_is_asked_again(
+def test_measurement_when_old_then_its_answers_and_drifts_come_from_the_cache(
     library: Library, written: Written, results: ResultCache, pool: Pool, old: Path
 ) -> None:
     run = measured_run(library, written)
@@ -171,13 +170,16 @@ def test_measurement_when_old_then_it_comes_from_the_cache_and_nothing_is_asked_
     questions = library.questions.read(asked.source)
     lab = Lab(pool, EmbeddingCache(old / "none", 2**20, written.engine), results)
     job = MeasureJob(lab, MeasureRequest(questions, run.variants, run.reference, plan, RUNTIME))
-    *steps, again = job.run()
-    assert steps == []
-    assert isinstance(again, Measurement)
-    assert again.questions == run.measurement.questions
-    assert (again.answers, again.floors) == (run.measurement.answers, run.measurement.floors)
-    assert again.results == tuple(msgspec.structs.replace(r, speed=None) for r in run.measurement.results)
-    assert [r.mean_kl is not None for r in again.results] == [False, True, True]
+    for variant, result in zip(run.variants, run.measurement.results, strict=True):
+        for question, item, answer in zip(questions.items, result.items, run.measurement.answers, strict=True):
+            asked_of = Item(question, questions.image(question))
+            if variant.id == run.reference:
+                assert job.steps.answer(variant, asked_of).text == answer
+                continue
+            drift = results.get(job.steps.drift_key(variant, asked_of), QuestionDrift)
+            assert drift is not None
+            assert (drift.kl, drift.first_divergence) == (item.kl, item.first_divergence)
+            assert job.steps.answer(variant, asked_of).text == item.text
 
 
 def of_embedded_files(variant: Variant) -> Variant:
@@ -187,24 +189,16 @@ def of_embedded_files(variant: Variant) -> Variant:
     return replace(variant, model=model, projector=projector)
 
 
-def test_scan_when_old_then_it_comes_from_the_cache_and_nothing_is_asked_again(
-    library: Library, written: Written, results: ResultCache, pool: Pool, catalog: Catalog, old: Path
-) -> None:
-    run = measured_run(library, written)
-    asked, scanned = run.cell.questions, run.sensitivity
-    assert asked is not None
+def test_scan_when_old_then_it_is_shown_and_no_group_is_called_the_dearest(library: Library, written: Written) -> None:
+    """It has no numbers of single questions, without which groups cannot be told apart."""
+    scanned = measured_run(library, written).sensitivity
     assert scanned is not None
     assert scanned.built is not None
-    source = of_embedded_files(next(v for v in run.variants if v.id == run.reference))
-    scan = Scan(restore=True, max_tokens=asked.plan.max_tokens)  # without a limit: a recipe's files are made, not kept
-    lab = Lab(pool, EmbeddingCache(old / "none", 2**20, written.engine), results)
-    workshop = Workshop(catalog.weights, catalog.read_pair, old / "made")
-    job = ScanJob(lab, workshop, ScanRequest(source, library.questions.read(asked.source), scan, RUNTIME))
-    *steps, again = job.run()
-    assert steps == []
-    assert isinstance(again, Sensitivity)
-    assert len(again.sensed) == 15
-    assert (again.sensed, again.restored, again.floor) == (scanned.sensed, scanned.restored, scanned.floor)
+    assert len(scanned.sensed) == 15
+    priced = [one for one in scanned.sensed if scan_results.price(one)]
+    assert scan_results.dearest(scanned.sensed) == scan_results.ranked(priced)
+    assert "cannot tell which of" in sensitivity_view.html(scanned)
+    assert "nats a token on the questions kept aside" in scan_results.sentence(scanned.built)
 
 
 def test_embeddings_when_old_then_they_fill_a_prompt(
