@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from rapidfuzz.distance import Levenshtein
@@ -17,6 +18,8 @@ _WORD = re.compile(
     rf"\s*(?:[^\s{_PUNCTUATION}{_ALONE}](?:[^\s{_ALONE}]*[^\s{_PUNCTUATION}{_ALONE}])?|[{_PUNCTUATION}{_ALONE}])|\s+"
 )
 _MARKS = re.compile(rf"[{_PUNCTUATION}\u3000-\u3003\uff01-\uff0f\uff1a-\uff20]*")
+
+_MAX_WORDS = 5000  # of either text; 5000 against 5000 take about 10 ms
 
 
 def first_divergence(reference: Sequence[int], answer: Sequence[int], *, ended: bool) -> int | None:
@@ -36,7 +39,8 @@ def word_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:
     """What turns the reference's words into the answer's: (kind, reference's text, answer's text).
 
     Kinds: equal, replace, insert, delete. Put together again, the texts are the reference and the answer; white space
-    belongs to the word behind it, and does not count as a difference.
+    belongs to the word behind it, and does not count as a difference. Where more than some thousand words lie between
+    the first and the last difference, they are one replacement: finding the changes is quadratic, and holds the GIL.
     """
     return list(_word_changes(reference, answer))
 
@@ -45,10 +49,26 @@ def word_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:
 def _word_changes(reference: str, answer: str) -> tuple[tuple[str, str, str], ...]:
     """Kept, since the page asks three times for each pane of each of a run's updates."""
     before, after = _WORD.findall(reference), _WORD.findall(answer)
+    old, new = [word.strip() for word in before], [word.strip() for word in after]
+    begin = _common(zip(old, new, strict=False))
+    end = min(_common(zip(reversed(old), reversed(new), strict=False)), min(len(old), len(new)) - begin)
+    if max(len(old), len(new)) - begin - end > _MAX_WORDS:
+        ends = len(before) - end, len(after) - end
+        parts = (
+            ("equal", "".join(before[:begin]), "".join(after[:begin])),
+            ("replace", "".join(before[begin : ends[0]]), "".join(after[begin : ends[1]])),
+            ("equal", "".join(before[ends[0] :]), "".join(after[ends[1] :])),
+        )
+        return tuple(part for part in parts if part[1] or part[2])
     return tuple(
         (op.tag, "".join(before[op.src_start : op.src_end]), "".join(after[op.dest_start : op.dest_end]))
-        for op in Levenshtein.opcodes([word.strip() for word in before], [word.strip() for word in after])
+        for op in Levenshtein.opcodes(old, new)
     )
+
+
+def _common(pairs: Iterable[tuple[str, str]]) -> int:
+    """How many pairs are equal before the first that are not."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def first_word(reference: str, answer: str) -> int:

@@ -7,11 +7,13 @@ import csv
 import enum
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +24,11 @@ from playground.errors import BadImage, BadInput
 from playground.values.request import Image
 
 MAX_ITEMS = 5000
+MAX_PROBLEMS = 20  # that are kept of a list
+_MAX_ROWS = 50_000  # that are looked at
+_MAX_LINE = 1_000_000  # characters
+_MAX_TEXT = 200_000  # characters of a question
+_MAX_LIST_BYTES = 2**26
 # Enough to show that at most 5 % of the answers change, among eight variants of which none changes any (134).
 DEFAULT_QUESTIONS = 150
 _MAX_IMAGE_BYTES = 50_000_000
@@ -172,59 +179,91 @@ def read_questions(path: Path) -> QuestionSet:
     A line or row has `image` and `question`, and may have `answers` (a list; in CSV separated by |) or `answer`,
     `rule`, `tolerance`, `category`. An invalid row is left out and reported. Raises BadInput if nothing can be used.
     """
+    problems: list[str] = []
+    left_out = 0
+    items: list[Question] = []
     try:
-        if path.is_dir():
-            names = {p.name: p.read_text("utf-8-sig") for p in path.iterdir() if p.suffix in (".jsonl", ".csv")}
-            images = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-        else:
-            with zipfile.ZipFile(path) as archive:
-                images = set(archive.namelist())
-                listed = [n for n in archive.namelist() if n.endswith((".jsonl", ".csv")) and "__MACOSX" not in n]
-                names = {n: archive.read(n).decode("utf-8-sig") for n in listed if archive.getinfo(n).file_size < 2**26}
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
+        with _opened_list(path) as (name, lines, images):
+            base = PurePosixPath(name).parent
+            rows = _json_lines(lines) if name.endswith(".jsonl") else _csv_rows(lines)
+            for number, row in enumerate(itertools.islice(rows, _MAX_ROWS), 1):
+                try:
+                    item = _item(row)
+                    inside = (base / item.image).as_posix()
+                    known = inside if inside in images else item.image if item.image in images else None
+                    if known is None:
+                        raise BadInput(f"there is no image {item.image[:200]}")
+                    items.append(msgspec.structs.replace(item, image=known))
+                except (BadInput, msgspec.ValidationError) as error:
+                    left_out += 1
+                    if len(problems) < MAX_PROBLEMS:
+                        problems.append(f"Question {number} was left out: {error}.")
+                if len(items) == MAX_ITEMS:
+                    problems.append(f"Only the first {MAX_ITEMS} questions were taken.")
+                    break
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, csv.Error) as error:
         raise BadInput(f"{path.name} cannot be read as a folder or zip: {error}.") from None
-    if len(names) != 1:
-        raise BadInput(
-            f"{path.name} has {len(names)} lists of questions; put one .jsonl or .csv file beside the images."
-        )
-    (name, text), problems, items = next(iter(names.items())), [], []
-    base = PurePosixPath(name).parent
-    rows = _json_lines(text) if name.endswith(".jsonl") else _csv_rows(text)
-    for number, row in enumerate(rows, 1):
-        try:
-            item = _item(row)
-            inside = (base / item.image).as_posix()
-            known = inside if inside in images else item.image if item.image in images else None
-            if known is None:
-                raise BadInput(f"there is no image {item.image}")
-            items.append(msgspec.structs.replace(item, image=known))
-        except (BadInput, msgspec.ValidationError) as error:
-            problems.append(f"Question {number} was left out: {error}.")
-        if len(items) == MAX_ITEMS:
-            problems.append(f"Only the first {MAX_ITEMS} questions were taken.")
-            break
+    if left_out > MAX_PROBLEMS:
+        problems.append(f"{left_out - MAX_PROBLEMS} more questions were left out.")
     if not items:
         raise BadInput(f"No question of {path.name} can be used. {problems[0] if problems else 'The list is empty.'}")
     return QuestionSet(path.stem, items, path, problems)
 
 
-def _json_lines(text: str) -> Iterator[object]:
-    for line in text.splitlines():
+@contextmanager
+def _opened_list(path: Path) -> Iterator[tuple[str, Iterator[str], set[str]]]:
+    """Name and lines of the only list in a folder or zip, and the names of all files beside it.
+
+    Raises BadInput, and what reading raises.
+    """
+    with ExitStack() as stack:
+        if path.is_dir():
+            images = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+            names = [name for name in images if "/" not in name and name.endswith((".jsonl", ".csv"))]
+        else:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            images = set(archive.namelist())
+            names = [n for n in images if n.endswith((".jsonl", ".csv")) and "__MACOSX" not in n]
+        if len(names) != 1:
+            raise BadInput(
+                f"{path.name} has {len(names)} lists of questions; put one .jsonl or .csv file beside the images."
+            )
+        name = names[0]
+        size = (path / name).stat().st_size if path.is_dir() else archive.getinfo(name).file_size
+        if size > _MAX_LIST_BYTES:
+            raise BadInput(f"{name} is larger than {_MAX_LIST_BYTES // 2**20} MiB.")
+        file = stack.enter_context((path / name).open("rb") if path.is_dir() else archive.open(name))
+        yield name, _lines(io.TextIOWrapper(file, "utf-8-sig")), images
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """Each line; of one that is too long an empty object, which is then left out."""
+    while line := text.readline(_MAX_LINE):
+        if len(line) < _MAX_LINE or line.endswith("\n"):
+            yield line
+            continue
+        while len(line := text.readline(_MAX_LINE)) == _MAX_LINE and not line.endswith("\n"):
+            pass
+        yield '"it is too long"\n'
+
+
+def _json_lines(lines: Iterable[str]) -> Iterator[object]:
+    for line in lines:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield str(error)
 
 
-def _csv_rows(text: str) -> Iterator[object]:
-    for row in csv.DictReader(io.StringIO(text)):
+def _csv_rows(lines: Iterable[str]) -> Iterator[object]:
+    for row in csv.DictReader(lines):
         yield {name: value for name, value in row.items() if name and value not in (None, "")}
 
 
 def _item(row: object) -> Question:
     if not isinstance(row, dict):
-        raise BadInput(f"it is not an object with an image and a question ({row})")
+        raise BadInput(f"it is not an object with an image and a question ({str(row)[:200]})")
     document = dict(row)
     answers = document.pop("answers", None) or document.pop("answer", None) or ()
     if isinstance(answers, (str, int, float)):
@@ -232,4 +271,6 @@ def _item(row: object) -> Question:
     known = {
         name: document[name] for name in ("image", "question", "rule", "tolerance", "category") if name in document
     }
+    if len(str(known.get("question", ""))) > _MAX_TEXT:
+        raise BadInput(f"its text is longer than {_MAX_TEXT:,} characters")
     return msgspec.convert(known | {"answers": answers}, Question, strict=False)

@@ -193,6 +193,8 @@ class Catalog:
         ):
             where = ", ".join(str(folder) for folder in self._allowed) or "none yet (PLAYGROUND_MODEL_DIRS)"
             raise NotAllowed(f"Files may be opened only in the folders that the operator allowed: {where}.")
+        if any(target.exists() and not target.is_file() for target in targets):  # a named pipe would wait for ever
+            raise BadModel(f"{named.name[:80]!r} is not a file.")
         return named
 
     # --- files that were quantized here -------------------------------------------------------------------------------

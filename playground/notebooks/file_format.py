@@ -20,6 +20,10 @@ VERSION = 1
 
 
 MAX_CELLS = 500
+MAX_PROBLEMS = 20  # that are kept of a file
+_MAX_RUNS = 1000  # of a cell in a file
+_MAX_ANSWER = 1_000_000  # characters of a pane
+_MANY = 1_000_000  # commas
 _MAX_NUMBER = 2**53  # beyond it a number is no measure of anything, and formatting it may fail
 
 
@@ -35,7 +39,7 @@ class _NotebookHead(msgspec.Struct):
     format: str
     version: int
     title: str = ""
-    cells: list[msgspec.Raw] = []
+    cells: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class _RawCell(msgspec.Struct):
@@ -75,10 +79,12 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
         problems.append("The file contains invalid characters (unpaired surrogates). Each is replaced by a ?.")
     try:
         head = msgspec.json.decode(text, type=_NotebookHead)
+        raw_cells, count = _elements(head.cells, MAX_CELLS)
     except msgspec.ValidationError as error:
         raise BadInput(f"This is not a notebook of this playground: {error}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        head, problem = _salvaged(text, error)
+        head, raw_cells, problem = _salvaged(text, error)
+        count = len(raw_cells)
         problems.append(problem)
     if head.format != FORMAT:
         raise BadInput(f"This is not a notebook of this playground: its format is '{head.format[:80]}'.")
@@ -88,7 +94,7 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
             f"up to {VERSION}). Update the playground, or export the notebook again as Markdown or HTML."
         )
     cells: list[WholeCell] = []
-    for number, raw in enumerate(head.cells, 1):
+    for number, raw in enumerate(raw_cells[:MAX_CELLS], 1):
         try:
             cell, remarks = _whole_cell(raw)
         except _UNREADABLE as error:
@@ -96,9 +102,42 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
         else:
             cells.append(cell)
             problems += [f"Cell {number}: {text}" for text in remarks]
-    if len(cells) > MAX_CELLS:
-        problems.append(f"Only the first {MAX_CELLS} of {len(cells)} cells were taken.")
-    return head.title[:MAX_TITLE], tuple(cells[:MAX_CELLS]), tuple(problems)
+    more = len(problems) - MAX_PROBLEMS
+    if more > 0:
+        problems[MAX_PROBLEMS:] = [f"There are {more} more problems."]
+    if count > MAX_CELLS:
+        problems.append(f"Only the first {MAX_CELLS} of {count} cells were taken.")
+    return head.title[:MAX_TITLE], tuple(cells), tuple(problems)
+
+
+def _elements(array: msgspec.Raw, limit: int) -> tuple[list[msgspec.Raw], int]:
+    """The first elements of a JSON array, and how many it has. Raises msgspec.MsgspecError if it is not an array.
+
+    An element of two bytes becomes an object of a hundred: an array of millions is never made a list.
+    """
+    raw = bytes(array)
+    if raw.count(b",") < _MANY or not raw.startswith(b"["):
+        found = msgspec.json.decode(raw, type=list[msgspec.Raw])
+        return found[:limit], len(found)
+    elements: list[msgspec.Raw] = []
+    text, at = raw.decode(), raw.index(b"[") + 1
+    decoder = json.JSONDecoder()
+    while len(elements) <= limit:
+        begin = _behind_commas(text, at)
+        if text[begin : begin + 1] in ("]", ""):
+            break
+        try:
+            _, at = decoder.raw_decode(text, begin)
+        except (ValueError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
+        elements.append(msgspec.Raw(text[begin:at].encode()))
+    return elements[:limit], len(elements)
+
+
+def _behind_commas(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \r\n\t,":
+        at += 1
+    return at
 
 
 def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
@@ -114,7 +153,9 @@ def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
         problems.append(f"its images cannot be used and were left out: {_said(error)}.")
     raw_runs: list[msgspec.Raw] = []
     try:
-        raw_runs = msgspec.json.decode(parts.runs, type=list[msgspec.Raw])
+        raw_runs, count = _elements(parts.runs, _MAX_RUNS)
+        if count > _MAX_RUNS:
+            problems.append(f"only its first {_MAX_RUNS} runs were taken.")
     except msgspec.MsgspecError as error:
         problems.append(f"its runs cannot be used and were left out: {_said(error)}.")
     runs: dict[int, Run] = {}
@@ -181,12 +222,14 @@ def checked_run(run: Run) -> Run:
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")
         if not {p.variant for p in result.update.panes} <= known:
             raise BadInput("it has a pane without a variant")
+        if any(len(p.text) > _MAX_ANSWER for p in result.update.panes):
+            raise BadInput(f"an answer is longer than {_MAX_ANSWER:,} characters")
         if any((p.first_divergence or 0) < 0 for p in result.update.panes):
             raise BadInput("it has a pane that differs before its first token")
     return run
 
 
-def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, str]:
+def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, list[msgspec.Raw], str]:
     """The cells before the place where the JSON breaks, and what to tell about it."""
     decoder = json.JSONDecoder()
     begin = text.find('"cells": [')
@@ -196,19 +239,20 @@ def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, str]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise BadInput(f"This is not a notebook of this playground, or its beginning is damaged: {error}.") from None
     at = begin + len('"cells": [')
-    while True:
-        while at < len(text) and text[at] in " \r\n\t,":
-            at += 1
+    cells: list[msgspec.Raw] = []
+    while len(cells) <= MAX_CELLS:
+        at = _behind_commas(text, at)
         try:
             _, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             break
-        salvaged.cells.append(msgspec.Raw(text[at:end].encode()))
+        cells.append(msgspec.Raw(text[at:end].encode()))
         at = end
     if text[at : at + 1] == "]":
-        return salvaged, f"The file is damaged ({error}). Cells found all the same: {len(salvaged.cells)}."
+        return salvaged, cells, f"The file is damaged ({error}). Cells found all the same: {len(cells)}."
     line = text.count("\n", 0, at) + 1
     return (
         salvaged,
-        f"The file is damaged from line {line} on ({error}). Cells read before that: {len(salvaged.cells)}.",
+        cells,
+        f"The file is damaged from line {line} on ({error}). Cells read before that: {len(cells)}.",
     )

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from playground.errors import Unavailable
+from playground.errors import BadInput, Unavailable
 from playground.measuring.question_sets import QuestionSet, read_questions
 from playground.support import atomic
 
@@ -19,6 +19,8 @@ class QuestionFiles:
 
     def keep(self, path: Path) -> str:
         """Returns the sha256. Raises BadInput if the zip is invalid, Unavailable if it cannot be written."""
+        if not path.is_file():
+            raise BadInput("Choose a zip with images and one list of questions.")
         read_questions(path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import markdown_it
 import markupsafe
 
 from playground.models.presets import Example
@@ -13,14 +12,11 @@ from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResul
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
 from playground.notebooks.run_diff import changes, settings_of
-from playground.rendering import card_view, comparison_view, measurement_view, sensitivity_view, templating
+from playground.rendering import card_view, comparison_view, markdown, measurement_view, sensitivity_view, templating
 from playground.rendering.templating import data_url
 from playground.values.answer import PaneState
 from playground.values.files import Variant
 from playground.values.request import Order
-
-# Raw HTML is shown as text, links are checked (no javascript:), and nothing is fetched from other addresses.
-_MARKDOWN = markdown_it.MarkdownIt("js-default").disable("image")
 
 FORMATS = (
     ("html", "HTML report"),
@@ -91,11 +87,6 @@ class _CellView:
     )
 
 
-def markdown(text: str) -> markupsafe.Markup:
-    """A note's HTML, without any of the author's own tags."""
-    return markupsafe.Markup(_MARKDOWN.render(text))  # noqa: S704  markdown-it escapes what is not Markdown
-
-
 def page(
     notebook: Notebook, cells: Sequence[markupsafe.Markup], listed: Sequence[ListedNotebook], *, can_edit: bool
 ) -> markupsafe.Markup:
@@ -108,7 +99,7 @@ def note(cell: Cell, number: int, *, can_edit: bool) -> markupsafe.Markup:
     text = "" if isinstance(cell, CompareCell) else cell.text
     title = text.strip().splitlines()[0][:80] if text.strip() else "empty note"
     menu = (("write", "Edit"), *_EDITS, ("delete", "Delete"))
-    shown = markdown(text) if text.strip() else markupsafe.Markup('<p class="vp-dim">An empty note.</p>')
+    shown = markdown.render(text) if text.strip() else markupsafe.Markup('<p class="vp-dim">An empty note.</p>')
     return templating.markup("cell.html", view=_CellView(cell, "note", number, title, can_edit, menu, shown))
 
 

@@ -20,6 +20,7 @@ from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCel
 from playground.notebooks.library import Library
 from playground.notebooks.run_diff import settings_of
 from playground.rendering import cell_view, measurement_view, number_format, templating
+from playground.rendering import markdown as as_html
 from playground.values.answer import Pane, PaneState
 from playground.values.files import Variant
 
@@ -52,7 +53,7 @@ def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> s
     shown: list[dict[str, Any]] = []
     for cell, runs in whole:
         if isinstance(cell, NoteCell):
-            shown.append({"markdown": cell_view.markdown(cell.text) or " "})
+            shown.append({"markdown": as_html.render(cell.text) or " "})
             continue
         newest_first = sorted(runs, key=lambda run: -run.number)
         shown.append(
@@ -108,7 +109,7 @@ def _settings(cell: CompareCell) -> str:
 
 
 def markdown(title: str, whole: Whole) -> str:
-    """Notes as they are; of each cell the questions, a table, and the answers, fenced."""
+    """Notes as they are, but for raw HTML; of each cell the questions, a table, and the answers, fenced."""
     parts = [f"# {_line(title)}"]
     for cell, runs in whole:
         if isinstance(cell, NoteCell):
@@ -116,7 +117,7 @@ def markdown(title: str, whole: Whole) -> str:
         else:
             parts.append(_asked(cell))
             parts += [_answered(run) for run in sorted(runs, key=lambda run: -run.number)]
-    return "\n\n".join(parts) + "\n"
+    return as_html.inert("\n\n".join(parts) + "\n")
 
 
 def _asked(cell: CompareCell) -> str:
@@ -219,10 +220,10 @@ def _fenced(text: str) -> str:
 def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
     """Code cells that ask a running playground again, with the outputs of the newest runs."""
     v4 = nbformat.v4
-    made: list[Any] = [v4.new_markdown_cell(f"# {_line(title)}")]
+    made: list[Any] = [v4.new_markdown_cell(as_html.inert(f"# {_line(title)}"))]
     for cell, runs in whole:
         if isinstance(cell, NoteCell):
-            made.append(v4.new_markdown_cell(cell.text))
+            made.append(v4.new_markdown_cell(as_html.inert(cell.text)))
             continue
         newest = max(runs, key=lambda run: run.number, default=None)
         outputs = []
@@ -234,7 +235,8 @@ def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
             page = f"<style>{templating.css()}</style><div>{_run(newest, library, picture_of)}</div>"
-            outputs.append(v4.new_output("display_data", data={"text/html": page, "text/markdown": _answered(newest)}))
+            shown = {"text/html": page, "text/markdown": as_html.inert(_answered(newest))}
+            outputs.append(v4.new_output("display_data", data=shown))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))
     book = v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})
     nbformat.validate(book)

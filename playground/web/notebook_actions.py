@@ -193,7 +193,7 @@ class NotebookActions:
             if all(getattr(now, name) == value for name, value in changed.items()):
                 return CellsReply(problem=self._library.problem)
             written, overtaken = self._library.write(key, replace(now, **changed), version)
-            reply = self._view.changed(key, written)
+        reply = self._view.changed(key, written)  # without the lock: showing Markdown takes time
         return replace(reply, notice=_OVERTAKEN) if overtaken else reply
 
     def settings(self, key: str, cell: str, panel: PanelValues) -> SettingsReply:

@@ -1,0 +1,131 @@
+"""Small inputs that once cost seconds or gigabytes (quadratic parsers, one message for each bad line): bounded now."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from playground.comparing.divergence import first_word, word_changes
+from playground.errors import BadInput
+from playground.measuring.question_sets import read_questions
+from playground.notebooks import file_format
+from playground.rendering import markdown
+
+SECONDS = 4.0  # on a busy machine; each once took 5 s to minutes
+HEAD = '{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells": '
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, "![" * 100_000, "[" * 100_000 + "]" * 100_000, "[a](" * 50_000, "> " * 100_000, "- " * 100_000,
+     "**a " * 50_000, "`" * 200_000, "<" * 200_000],
+    ids=["[", "![", "[ and ]", "links", "quotes", "lists", "stars", "backticks", "tags"],
+)  # fmt: skip
+@pytest.mark.parametrize("render", [markdown.render, markdown.inert])
+def test_markdown_when_made_to_be_slow_then_shown_within_seconds(render: Callable[[str], str], text: str) -> None:
+    begun = time.monotonic()
+    assert len(render(text)) > 20
+    assert time.monotonic() - begun < SECONDS
+
+
+def test_markdown_when_a_long_note_has_many_links_then_they_are_links() -> None:
+    assert str(markdown.render("See [a](https://b.c).\n\n" * 5000)).count("<a href") == 5000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# T\"'><img src=x onerror=a>", "a `b` <script>alert(1)</script>", "<div>\n<b onclick=x>\n</div>\n\nend",
+     "| a |\n|---|\n| <img src=x> |", "**<svg onload=x>**", "> <iframe\n> src=x>"],
+)  # fmt: skip
+def test_export_when_a_text_has_raw_html_then_it_is_text(text: str) -> None:
+    made = markdown.inert(text)
+    tokens = [t for token in markdown._AS_ELSEWHERE.parse(made) for t in (token, *(token.children or ()))]
+    assert not [token for token in tokens if token.type.startswith("html")]
+
+
+@pytest.mark.parametrize(
+    "text", ["a < b", "```html\n<b>\n```", "`<b>`", "<https://a.b>", "# t\n\n| a |\n|---|\n| b |\n"]
+)
+def test_export_when_a_text_has_no_live_html_then_it_stays_as_it_is(text: str) -> None:
+    assert markdown.inert(text) == text
+
+
+def test_words_when_there_are_hundreds_of_thousands_then_one_replacement_between_what_is_equal() -> None:
+    old = "same " + " ".join(str(i * 7919 % 10) for i in range(250_000)) + " end"
+    new = "same " + " ".join(str(i * 104729 % 7) for i in range(250_000)) + " end"
+    begun = time.monotonic()
+    changes = word_changes(old, new)
+    assert time.monotonic() - begun < SECONDS
+    assert [kind for kind, _, _ in changes] == ["equal", "replace", "equal"]
+    assert ("".join(c[1] for c in changes), "".join(c[2] for c in changes)) == (old, new)
+    assert first_word(old, new) > 1
+
+
+def test_words_when_a_long_text_differs_in_two_places_then_both_are_found() -> None:
+    words = [str(i) for i in range(20_000)]
+    changed = [*words[:10_000], "x", *words[10_001:10_100], "y", *words[10_101:]]
+    kinds = [kind for kind, _, _ in word_changes(" ".join(words), " ".join(changed))]
+    assert kinds == ["equal", "replace", "equal", "replace", "equal"]
+
+
+@pytest.mark.parametrize("cells", ["[" + "1," * 3_000_000 + "1]", "[" + "1," * 3_000_000], ids=["whole", "cut"])
+def test_import_when_it_has_millions_of_cells_then_a_few_are_looked_at(cells: str) -> None:
+    begun = time.monotonic()
+    _, whole, problems = file_format.from_json(HEAD + cells + "}")
+    assert time.monotonic() - begun < SECONDS
+    assert whole == ()
+    assert len(problems) <= file_format.MAX_PROBLEMS + 3
+
+
+def test_import_when_its_texts_have_a_million_commas_then_all_cells_are_there() -> None:
+    cells = [{"cell": {"type": "note", "id": str(i), "text": "a, " * 60_000}} for i in range(20)]
+    _, whole, problems = file_format.from_json(HEAD + json.dumps(cells) + "}")
+    assert (len(whole), problems) == (20, ())
+
+
+def zipped(path: Path, **files: str | bytes) -> Path:
+    with zipfile.ZipFile(path / "q.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("__", "."), data)
+    return path / "q.zip"
+
+
+GOOD = '{"image": "a.png", "question": "What?", "answer": "a"}\n'
+
+
+def test_questions_when_millions_of_lines_are_bad_then_a_few_are_told(tmp_path: Path) -> None:
+    path = zipped(tmp_path, items__jsonl=GOOD + "[1]\n" * 16_000_000, a__png=b"")
+    begun = time.monotonic()
+    found = read_questions(path)
+    assert time.monotonic() - begun < SECONDS
+    assert (len(found.items), len(found.problems)) == (1, 21)
+    assert found.problems[-1] == "49979 more questions were left out."
+
+
+def test_questions_when_there_are_many_lists_then_none_is_read(tmp_path: Path) -> None:
+    path = zipped(tmp_path, **{f"l{i}__csv": b"x" * 2**22 for i in range(24)})
+    with pytest.raises(BadInput, match="24 lists"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 999_000, '{"image": "a.png", "question": "' + "x" * 300_000 + '"}', "x" * 30_000_000],
+    ids=["nested", "a long question", "a long line"],
+)
+def test_questions_when_a_line_is_too_much_then_it_alone_is_left_out(tmp_path: Path, line: str) -> None:
+    found = read_questions(zipped(tmp_path, items__jsonl=f"{GOOD}{line}\n{GOOD}", a__png=b""))
+    assert len(found.items) == 2
+    (problem,) = found.problems
+    assert "Question 2 was left out" in problem
+    assert len(problem) < 500
+
+
+def test_questions_when_a_list_says_that_it_is_huge_then_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="larger than 64 MiB"):
+        read_questions(zipped(tmp_path, items__csv=b"x" * (2**26 + 1)))
