@@ -841,3 +841,9 @@ def test_memory_when_full_then_the_longest_unused_embeddings_leave_it(
     assert there() == ["a", "c"]
     put("d", n_tokens=200)  # larger than all the memory: it is kept alone
     assert there() == ["d"]
+
+
+def test_path_when_a_named_pipe_then_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(BadModel, match="is not a file"):
+        Catalog(tmp_path / "cache", None).open_pair(tmp_path / "x.gguf", None)
