@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from playground.cli.options import Models, Names, Projectors, choose, derived
+from playground.cli.options import Models, Names, Projectors, choose, derived, json_object, text_or_file
 from playground.comparing import comparison_request, run_settings
 from playground.comparing.compare import StopFlag, run
 from playground.comparing.divergence import first_word
 from playground.comparing.images import read_image
+from playground.errors import BadInput
 from playground.rendering import json_documents
 from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
-from playground.values.request import Comparison, Order, Remedy
-from playground.wiring import open_parts
+from playground.values.files import Variant
+from playground.values.request import Comparison, ImagePlace, Order, Remedy
+from playground.wiring import Parts, open_parts
 
 
 def variants(
@@ -37,7 +40,7 @@ def variants(
 
 def compare(
     image: Annotated[list[Path], typer.Option(help="An image file; may be repeated.")],
-    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    prompt: Annotated[str, typer.Option(help="What to ask; <image> is an image's place. May be empty.")],
     variants: Names = None,
     projector: Projectors = None,
     model: Models = None,
@@ -48,9 +51,21 @@ def compare(
     top_p: Annotated[float | None, typer.Option()] = None,
     min_p: Annotated[float | None, typer.Option()] = None,
     repeat_penalty: Annotated[float | None, typer.Option()] = None,
+    penalty_last_n: Annotated[int | None, typer.Option(help="Tokens that the penalties look back to.")] = None,
+    presence_penalty: Annotated[float | None, typer.Option()] = None,
+    frequency_penalty: Annotated[float | None, typer.Option()] = None,
+    dry_multiplier: Annotated[float | None, typer.Option(help="0: off.")] = None,
+    dry_base: Annotated[float | None, typer.Option()] = None,
+    dry_allowed_length: Annotated[int | None, typer.Option()] = None,
+    makers_sampling: Annotated[
+        bool,
+        typer.Option("--makers-sampling", help="What the makers recommend, where nothing else is given."),
+    ] = False,
     seed: Annotated[int | None, typer.Option()] = None,
     max_tokens: Annotated[int | None, typer.Option()] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
+    grammar: Annotated[str | None, typer.Option(help="GBNF text, or @FILE: the answer keeps to it.")] = None,
+    json_schema: Annotated[str | None, typer.Option(help="JSON text, or @FILE: the answer is such JSON.")] = None,
     n_ctx: Annotated[int | None, typer.Option("--ctx-size", help="Context size, tokens.")] = None,
     n_threads: Annotated[int | None, typer.Option("--threads")] = None,
     n_batch: Annotated[int | None, typer.Option("--batch-size")] = None,
@@ -60,6 +75,13 @@ def compare(
     ] = None,
     split_gpus: Annotated[bool, typer.Option("--split-gpus", help="Spread a model's layers over all GPUs.")] = False,
     chat_template: Annotated[str | None, typer.Option(help="Jinja text, or a llama.cpp template's name.")] = None,
+    template_variables: Annotated[
+        str | None, typer.Option(help="""A JSON object for the chat template: '{"enable_thinking": false}'.""")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    image_place: Annotated[
+        ImagePlace | None, typer.Option(help="Before or behind the prompt, if it does not say <image>.")
+    ] = None,
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Print each token's probability; takes one more pass."),
@@ -69,6 +91,11 @@ def compare(
     """Compare variants on an image. The exit code is 1 if a pane failed."""
     given: dict[str, Any] = {
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": repeat_penalty,
+        "penalty_last_n": penalty_last_n, "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
+        "dry_multiplier": dry_multiplier, "dry_base": dry_base, "dry_allowed_length": dry_allowed_length,
+        "grammar": text_or_file(grammar), "json_schema": text_or_file(json_schema),
+        "template_variables": json_object("--template-variables", template_variables), "system": system,
+        "image_place": image_place,
         "seed": seed, "max_tokens": max_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
@@ -78,6 +105,8 @@ def compare(
     images = tuple(read_image(path) for path in image)
     with open_parts(Settings.read(), any_folder=True) as parts:
         chosen = choose(parts, model, variants, projector)
+        if makers_sampling:
+            settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
         last: ComparisonUpdate | None = None
         for last in run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
@@ -90,6 +119,15 @@ def compare(
         _show_panes(last, comparison)
     if any(pane.state is PaneState.FAILED for pane in last.panes):
         raise typer.Exit(1)
+
+
+def _makers(parts: Parts, variants: Sequence[Variant]) -> dict[str, Any]:
+    """What the makers of the variants' family recommend. Raises BadInput if there are several, or nothing is known."""
+    families = {variant.family for variant in variants}
+    preset = next((p for p in parts.catalog.presets if {p.family} == families), None)
+    if preset is None or not preset.suggested.sampling():
+        raise BadInput("The makers' sampling is not known for these variants. A preset of one family knows it.")
+    return preset.suggested.sampling()
 
 
 def _show_progress(update: ComparisonUpdate) -> None:
@@ -108,6 +146,8 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison) -> None:
     for pane in update.panes:
         typer.echo(f"\n── {labels[pane.variant]} ── {_verdict(pane, reference)}")
         typer.echo(pane.text or pane.error or "")
+        for remark in pane.remarks:
+            typer.echo(f"   ({remark})")
         if pane.first_divergence is not None and pane.scores and reference.scores:
             position = pane.first_divergence
             for label, scores in ((labels[reference.variant], reference.scores), (labels[pane.variant], pane.scores)):

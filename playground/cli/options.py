@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -102,6 +103,30 @@ def derived(parts: Parts) -> Catalog:
     for problem in parts.catalog.problems:
         say(problem)
     return parts.catalog
+
+
+def text_or_file(given: str | None) -> str | None:
+    """The text itself, or that of the file in @FILE. Raises BadInput."""
+    if given is None or not given.startswith("@"):
+        return given
+    path = Path(given[1:])
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read: {error}.") from None
+
+
+def json_object(option: str, given: str | None) -> dict[str, Any] | None:
+    """Raises BadInput."""
+    if given is None:
+        return None
+    try:
+        value = json.loads(given)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{option} is invalid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadInput(f'{option} has to be a JSON object, such as {{"enable_thinking": false}}.')
+    return value
 
 
 def bytes_of(text: str) -> int:

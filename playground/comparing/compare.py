@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event, Thread
 
-import msgspec
-
-from playground.comparing import metrics, prompts
+from playground.comparing import answer_form, metrics, prompts
 from playground.comparing.comparison_request import check
 from playground.comparing.lab import Lab
+from playground.comparing.loops import loop_of
 from playground.comparing.panes import Panes
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
@@ -36,6 +35,11 @@ logger = logging.getLogger(__name__)
 _UPDATE_S = 0.1
 _UPDATE_S_PER_CHARACTER = 2e-6
 _HEARTBEAT_S = 0.25
+
+_THINKING = (
+    "The chat template reads enable_thinking. This run leaves it unset, as transformers does; llama.cpp's server sets "
+    "it to true. Set it as a template variable to choose."
+)
 
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
@@ -64,6 +68,7 @@ def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16
     pane. Closing the iterator stops the run.
     """
     check(comparison, max_panes)
+    answer_form.check(lab.pool, comparison.sampling)
     panes = Panes(comparison)
     ticket = lab.pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
     thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, ticket).execute, daemon=True)
@@ -194,6 +199,8 @@ class _ComparisonRun:
                 self._prompts[key] = error
         prompt = self._prompt(variant)
         self._panes.rendered(prompt.rendered)
+        if "enable_thinking" in set(prompt.template_reads) - set(self._comparison.template_variables):
+            self._panes.note(_THINKING)
         self._panes.set(
             variant.id, metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid)
         )
@@ -212,7 +219,14 @@ class _ComparisonRun:
             )
             template = comparison.chat_template or variant.chat_template
             encoded = prompts.encode(
-                lease, self._embeddings, variant.projector, messages, comparison.images, template, self._wanted(variant)
+                lease,
+                self._embeddings,
+                variant.projector,
+                messages,
+                comparison.images,
+                template,
+                self._wanted(variant),
+                comparison.template_variables,
             )
         if self._embeddings.problem:
             self._panes.note(self._embeddings.problem)
@@ -249,6 +263,8 @@ class _ComparisonRun:
             rss, gpu = self._pool.worker_bytes(lease.pid)
         numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
         read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
+        loop = loop_of(self._panes[variant.id].token_ids)
+        remarks = () if loop is None else (f"{loop} A presence penalty or the DRY sampler may prevent it.",)
         # With layers on both sides, or spread over GPUs, no single memory explains the speed.
         one_memory = len(lease.places) == 1 and runtime.n_gpu_layers in (-1, 0)
         copied = self._pool.bandwidth(lease.places[0]) if one_memory else None
@@ -260,6 +276,7 @@ class _ComparisonRun:
                 numbers, host_rss_bytes=rss, gpu_bytes=gpu, read_bytes_per_token=read, bandwidth_share=share
             ),
             finish_reason=finished.reason,
+            remarks=remarks,
         )
 
     def _score(self, variant: Variant) -> None:
@@ -288,15 +305,18 @@ class _ComparisonRun:
         return sorted(self._comparison.variants, key=lambda v: v.id != self._comparison.reference)
 
     def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
-        """The conversation as this variant knows it, with the images in front."""
+        """The conversation as this variant knows it. The images are of its first question."""
+        comparison = self._comparison
         messages = []
-        for turn in self._comparison.earlier:
+        for turn in comparison.earlier:
             answer = turn.answers.get(variant.id)
             if answer is None:
                 raise BadInput("There is no answer to the question before this one to go on from. Run the cell again.")
             messages += [protocol.ChatMessage("user", turn.prompt), protocol.ChatMessage("assistant", answer)]
-        messages.append(protocol.ChatMessage("user", self._comparison.prompt))
-        messages[0] = msgspec.structs.replace(messages[0], n_images=len(self._comparison.images))
+        messages.append(protocol.ChatMessage("user", comparison.prompt))
+        messages[0] = prompts.question(messages[0].text, len(comparison.images), comparison.image_place)
+        if comparison.system is not None:
+            messages.insert(0, protocol.ChatMessage("system", comparison.system))
         return tuple(messages)
 
     def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from playground.comparing import prompts
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, BadPrompt
 from playground.values.files import Variant
-from playground.values.request import Comparison, Image, Order, Turn
+from playground.values.request import Comparison, Image, ImagePlace, Order, Turn
 
 
 def check(comparison: Comparison, max_panes: int) -> None:
     """Raises BadInput or BadPrompt for what is invalid whatever the models are."""
-    if not comparison.prompt.strip():
+    if not comparison.prompt.strip() and (comparison.earlier or not comparison.images):
         raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
     try:
         comparison.prompt.encode()
     except UnicodeEncodeError:
         raise BadPrompt("The prompt contains an invalid character (an unpaired surrogate). Please retype it.") from None
+    prompts.question((*(turn.prompt for turn in comparison.earlier), comparison.prompt)[0], len(comparison.images))
     if not comparison.variants:
         raise BadInput("No variant is ticked. Tick at least one quantization.")
     if len(comparison.variants) > max_panes:
@@ -41,6 +43,9 @@ def comparison_of(
         runtime=settings.runtime(),
         order=settings.order or Order.IN_TURN,
         chat_template=settings.chat_template,
+        template_variables=settings.template_variables or {},
+        system=settings.system,
+        image_place=settings.image_place or ImagePlace.BEFORE,
         probabilities=settings.probabilities or False,
         earlier=tuple(earlier),
         remedies=settings.remedies or (),

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
 
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.lab import Lab
 from playground.engine import protocol
-from playground.errors import BadInput, BadModel
+from playground.errors import BadInput, BadModel, BadPrompt
 from playground.pool.handles import Lease
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import ModelFile, Variant
-from playground.values.request import Image, Runtime
+from playground.values.request import Image, ImagePlace, Runtime
+
+IMAGE_WORD = "<image>"  # in a prompt: an image goes here
+
+
+def question(prompt: str, n_images: int, place: ImagePlace = ImagePlace.BEFORE) -> protocol.ChatMessage:
+    """The message that asks `prompt` about some images.
+
+    They stand where the prompt says <image>, in their order; if it says so nowhere, before it or behind it. Without
+    images the word is text. Raises BadPrompt if it names more or fewer places than there are images.
+    """
+    pieces = prompt.split(IMAGE_WORD)
+    named = len(pieces) - 1
+    if not named or not n_images:
+        at = (len(prompt),) * n_images if place is ImagePlace.BEHIND else ()
+        return protocol.ChatMessage("user", prompt, n_images, at)
+    if named != n_images:
+        raise BadPrompt(
+            f"The prompt says {IMAGE_WORD} {named} {'time' if named == 1 else 'times'}, and there "
+            f"{'is 1 image' if n_images == 1 else f'are {n_images} images'}. Name each image once, or none."
+        )
+    places = accumulate(len(piece) for piece in pieces[:-1])
+    return protocol.ChatMessage("user", "".join(pieces), n_images, tuple(places))
 
 
 def encode(
@@ -24,6 +48,7 @@ def encode(
     images: Sequence[Image],
     template: str | None,
     stop: Callable[[], bool],
+    variables: Mapping[str, Any] | None = None,
 ) -> tuple[protocol.EncodedPrompt, bool]:
     """Have a vision worker encode what the cache does not have; without a cache, everything.
 
@@ -32,7 +57,7 @@ def encode(
 
     def send(known: dict[int, str]) -> protocol.EncodedPrompt:
         sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
-        reply = lease.request(protocol.Encode(tuple(messages), sent, template), stop=stop)
+        reply = lease.request(protocol.Encode(tuple(messages), sent, template, dict(variables or {})), stop=stop)
         return reply
 
     if embeddings is None:
@@ -53,7 +78,7 @@ def encode(
 def ask(
     lab: Lab,
     variant: Variant,
-    question: str,
+    prompt: str,
     image: Image,
     runtime: Runtime,
     stop: Callable[[], bool],
@@ -61,11 +86,11 @@ def ask(
     fresh: bool = False,
 ) -> protocol.EncodedPrompt:
     """The prompt of one question about one image, in a turn of its own. `fresh`: without the embedding cache."""
-    messages = [protocol.ChatMessage("user", question, 1)]
+    messages = [question(prompt, 1)]
     cache = None if fresh else lab.embeddings
     with lab.pool.use(vision_spec(variant.projector, variant.model, runtime), stop=stop) as lease:
-        prompt, _ = encode(lease, cache, variant.projector, messages, [image], variant.chat_template, stop)
-    return prompt
+        encoded, _ = encode(lease, cache, variant.projector, messages, [image], variant.chat_template, stop)
+    return encoded
 
 
 def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
@@ -93,22 +118,22 @@ class Rendered:
 
 
 def rendered(
-    pool: Pool, variant: Variant, templates: Sequence[str | None], question: str, *, side: int = 448
+    pool: Pool, variant: Variant, templates: Sequence[str | None], prompt: str, *, side: int = 448
 ) -> list[Rendered]:
     """A question about one square image under several templates (None: the file's), without encoding anything.
 
     Raises what loading the projector raises.
     """
-    message = protocol.ChatMessage("user", question, 1)
+    message = question(prompt, 1)
     image = Image(b"", side, side, "")  # without pixels it is planned, not encoded
     renderings = []
     with pool.lease(vision_spec(variant.projector, variant.model, Runtime())) as lease:
         for template in templates:
             name = template if template and "{" not in template else "your own" if template else "in the file"
             try:
-                prompt = lease.request(protocol.Encode((message,), (image,), template))
-                ids = tuple(chunk.token_ids for chunk in prompt.chunks if isinstance(chunk, protocol.TextChunk))
-                renderings.append(Rendered(name, prompt.rendered, ids, prompt.n_image_tokens))
+                encoded = lease.request(protocol.Encode((message,), (image,), template))
+                ids = tuple(chunk.token_ids for chunk in encoded.chunks if isinstance(chunk, protocol.TextChunk))
+                renderings.append(Rendered(name, encoded.rendered, ids, encoded.n_image_tokens))
             except (BadInput, BadModel) as error:
                 renderings.append(Rendered(name, problem=error.message))
     return renderings

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from playground.errors import BadInput
-from playground.values.request import Order, Remedy, Runtime, Sampling
+from playground.values.request import ImagePlace, Order, Remedy, Runtime, Sampling
 
 
 class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,9 +21,17 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_p: float | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
+    penalty_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | str | None = None
     n_ctx: int | None = None
     n_threads: int | None = None
     n_batch: int | None = None
@@ -30,16 +40,27 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Order | None = None
     reference: str | None = None
     chat_template: str | None = None
+    template_variables: dict[str, Any] | None = None
+    system: str | None = None
+    image_place: ImagePlace | None = None
     probabilities: bool | None = None
     projector_on_gpu: bool | None = None
     split_gpus: bool | None = None
     remedies: tuple[Remedy, ...] | None = None
 
     def sampling(self) -> Sampling:
-        return replace(Sampling(), **self._given(Sampling))
+        given = self._given(Sampling)
+        if isinstance(self.json_schema, dict):
+            given["json_schema"] = json.dumps(self.json_schema, ensure_ascii=False)
+        return replace(Sampling(), **given)
 
     def runtime(self) -> Runtime:
         return replace(Runtime(), **self._given(Runtime))
+
+    def over(self, other: Mapping[str, Any]) -> RunSettings:
+        """The same, with the settings of `other` where this has none."""
+        missing = {name: value for name, value in other.items() if getattr(self, name) is None}
+        return msgspec.structs.replace(self, **missing)
 
     def limited(self, max_tokens: int, n_ctx: int) -> RunSettings:
         """The same, with at most so many tokens in an answer and in the context."""
@@ -55,12 +76,23 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
 
 
+_MAX_TEXT = 100_000  # characters
+
+# What every template is given; a variable of these names would change the chat itself.
+_OWN_VARIABLES = {"messages", "add_generation_prompt", "media_marker", "raise_exception", "strftime_now", "namespace"}
+
 _LIMITS: dict[str, tuple[float, float]] = {
     "temperature": (0, 5),
     "top_k": (0, 1000),
     "top_p": (0, 1),
     "min_p": (0, 1),
     "repeat_penalty": (0.5, 2),
+    "penalty_last_n": (0, 8192),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "dry_multiplier": (0, 5),
+    "dry_base": (1, 4),
+    "dry_allowed_length": (1, 1000),
     "seed": (0, 2**32 - 1),
     "max_tokens": (1, 8192),
     "n_ctx": (64, 262_144),
@@ -80,14 +112,52 @@ def read_settings(document: dict[str, Any] | None) -> RunSettings:
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:  # NaN fails too
             raise BadInput(f"{name} has to be between {low} and {high}, not {value}.")
-    for name in ("stop", "reference", "chat_template"):
+    for name in ("stop", "reference", "chat_template", "system", "grammar"):
         if not _is_utf8("".join(getattr(settings, name) or "")):
             raise BadInput(f"{name} contains an invalid character (an unpaired surrogate). Please retype it.")
+    for name in ("chat_template", "system", "grammar"):
+        if len(getattr(settings, name) or "") > _MAX_TEXT:
+            raise BadInput(f"The {name} is too long: at most {_MAX_TEXT:,} characters.")
+    _check_variables(settings.template_variables or {})
+    _check_answer_form(settings)
     if len(settings.stop or ()) > 16 or sum(len(stop) for stop in settings.stop or ()) > 1000:
         raise BadInput("The stop texts are too long: at most 16 of them (stop), of 1000 characters together.")
-    if len(settings.chat_template or "") > 100_000:
-        raise BadInput("The chat_template is too long: at most 100,000 characters.")
     return settings
+
+
+def _check_variables(variables: dict[str, Any]) -> None:
+    for name in variables:
+        if not name.isidentifier() or name in _OWN_VARIABLES:
+            raise BadInput(f"A template variable cannot be called '{name[:40]}'.")
+    _json_text("template_variables", variables)
+
+
+def _check_answer_form(settings: RunSettings) -> None:
+    """What needs no llama.cpp; the worker reads the rest."""
+    schema = settings.json_schema
+    if schema is None:
+        return
+    if settings.grammar is not None:
+        raise BadInput("Give a grammar or a json_schema, not both.")
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"The json_schema is invalid JSON: {error}.") from None
+    if not isinstance(schema, dict):
+        raise BadInput('The json_schema has to be a JSON object, such as {"type": "object"}.')
+    _json_text("json_schema", schema)
+
+
+def _json_text(name: str, value: dict[str, Any]) -> None:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError):
+        raise BadInput(f"The {name} cannot be written as JSON.") from None
+    if len(text) > _MAX_TEXT:
+        raise BadInput(f"The {name} is too long: at most {_MAX_TEXT:,} characters.")
+    if not _is_utf8(text):
+        raise BadInput(f"{name} contains an invalid character (an unpaired surrogate). Please retype it.")
 
 
 def _is_utf8(text: str) -> bool:

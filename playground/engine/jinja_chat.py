@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -70,14 +71,24 @@ def sources(template: str, marker: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=16)
+def reads(template: str) -> frozenset[str]:
+    """The variables that the template reads. Raises TemplateSyntaxError."""
+    return frozenset(jinja2.meta.find_undeclared_variables(_environment().parse(template)))
+
+
+@functools.lru_cache(maxsize=16)
 def compile_template(template: str) -> jinja2.Template:
     """Kept, since compiling takes longer than all else that a second question costs. Raises TemplateSyntaxError."""
+    return _environment().from_string(template)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _fail
-    return environment.from_string(template)
+    return environment
 
 
 def _to_json(

@@ -70,7 +70,7 @@ class LanguageModel:
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
         self._context: Context | None = None
-        self._sampler = TokenSampler(self.vocabulary.n_tokens)
+        self._sampler = TokenSampler(self.vocabulary)
 
     def close(self) -> None:
         self._drop_context()

@@ -88,6 +88,7 @@ class EncodedPrompt(Message, frozen=True, tag=True):
     rendered: str
     preprocess_s: float
     encode_s: float | None  # None: no image was encoded
+    template_reads: tuple[str, ...] = ()  # the variables that the chat template reads
 
     @property
     def n_image_tokens(self) -> int:
@@ -160,6 +161,10 @@ class Quantized(Message, frozen=True, tag=True):
     notes: tuple[str, ...] = ()  # rows that a type cannot hold, what was taken instead; what the matrix lacks
 
 
+class GrammarChecked(Message, frozen=True, tag=True):
+    """llama.cpp can read it."""
+
+
 class Pong(Message, frozen=True, tag=True):
     devices: tuple[Device, ...] = ()
 
@@ -186,6 +191,7 @@ Reply = (
     | ImportanceWritten
     | Step
     | Quantized
+    | GrammarChecked
     | Pong
     | Failed
 )
@@ -350,6 +356,12 @@ class Quantize(Request[Quantized], frozen=True, tag=True):
     imatrix: str = ""  # the path of an importance matrix in GGUF form
 
 
+class CheckGrammar(Request[GrammarChecked], frozen=True, tag=True):
+    """Can llama.cpp read the grammar or the JSON schema? To any worker; it needs no model."""
+
+    sampling: Sampling
+
+
 class Ping(Request[Pong], frozen=True, tag=True):
     """Is anybody there?"""
 
@@ -371,6 +383,7 @@ AnyRequest = (
     | Quantize
     | PlanMemory
     | MeasureBandwidth
+    | CheckGrammar
     | Ping
     | Cancel
 )

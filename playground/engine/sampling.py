@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from llama_cpp import llama_cpp as C
 
+from playground.engine import grammar
+from playground.engine.vocabulary import Vocabulary
 from playground.values.request import Sampling
+
+_DRY_LAST_N = 4096  # generated tokens in which the DRY sampler looks for the repetition
+# Texts at which a repetition ends for it: llama.cpp's own (common/common.h).
+_SEQUENCE_BREAKERS = (b"\n", b":", b'"', b"*")
 
 
 class TokenSampler:
     """Owns a chain of samplers that runs in a context's compute graph: on a GPU the logits then stay on the device."""
 
-    def __init__(self, n_vocabulary: int) -> None:
-        self._n_vocabulary = n_vocabulary
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._chain: C.llama_sampler_p | None = None
         self.sampling: Sampling | None = None  # of the chain that is attached
 
     def attach(self, context: C.llama_context_p, sampling: Sampling) -> None:
-        """Sample with `sampling` from now on. Penalties and the random generator start anew."""
+        """Sample with `sampling` from now on. Penalties, the grammar and the random generator start anew.
+
+        Raises BadInput for a grammar that llama.cpp cannot read.
+        """
         if self._chain is not None and self.sampling == sampling:
             C.llama_sampler_reset(self._chain)
             return
         self.detach(context)
-        self._chain = _chain_of(sampling, self._n_vocabulary)
+        self._chain = _chain_of(sampling, self._vocabulary)
         self.sampling = sampling
         C.llama_set_sampler(context, 0, self._chain)
 
@@ -40,12 +51,30 @@ class TokenSampler:
             self._chain = self.sampling = None
 
 
-def _chain_of(sampling: Sampling, n_vocab: int) -> C.llama_sampler_p:
-    """llama.cpp's samplers in the order of its common library. The caller frees the chain."""
+def _chain_of(sampling: Sampling, vocabulary: Vocabulary) -> C.llama_sampler_p:
+    """llama.cpp's samplers in the order of its common library, the grammar first. The caller frees the chain."""
+    bound = grammar.sampler(sampling, vocabulary.handle)
     chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
     add = C.llama_sampler_chain_add
-    if sampling.repeat_penalty != 1:
-        add(chain, C.llama_sampler_init_penalties(n_vocab, 64, sampling.repeat_penalty, 0.0, 0.0))
+    if bound is not None:
+        add(chain, bound)
+    penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+    if penalties != (1, 0, 0):
+        add(chain, C.llama_sampler_init_penalties(vocabulary.n_tokens, sampling.penalty_last_n, *penalties))
+    if sampling.dry_multiplier > 0:
+        breakers = (ctypes.c_char_p * len(_SEQUENCE_BREAKERS))(*_SEQUENCE_BREAKERS)
+        add(
+            chain,
+            C.llama_sampler_init_dry(
+                vocabulary.handle,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                _DRY_LAST_N,
+                breakers,
+                len(breakers),
+            ),
+        )
     if sampling.greedy:
         add(chain, C.llama_sampler_init_greedy())
         return chain

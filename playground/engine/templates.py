@@ -115,3 +115,8 @@ def check(template: str) -> None:
         _jinja.compile(template)
     except jinja2.TemplateSyntaxError as error:
         raise BadInput(f"The chat template has an error in line {error.lineno}: {error.message}.") from error
+
+
+def reads(template: str) -> frozenset[str]:
+    """The variables that a template reads, which `check` has passed."""
+    return frozenset() if template in builtin_names() else jinja_chat.reads(template)

@@ -15,6 +15,11 @@ class Vocabulary:
         self.n_tokens: int = C.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
 
+    @property
+    def handle(self) -> C.llama_vocab_p:
+        """llama.cpp's own, for as long as its model is loaded."""
+        return self._vocab
+
     def ends_text(self, token_id: int) -> bool:
         return bool(C.llama_vocab_is_eog(self._vocab, token_id))
 

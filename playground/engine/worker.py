@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Event, Thread
 
-from playground.engine import loading, scoring  # first: llama_cpp before numpy (see there)
+from playground.engine import grammar, loading, scoring  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
 from playground.engine.ggml import devices
 from playground.engine.importance import Importance
@@ -21,9 +21,11 @@ from playground.engine.language import LanguageModel, plan
 from playground.engine.protocol import (
     AnyRequest,
     Cancel,
+    CheckGrammar,
     Encode,
     Failed,
     Generate,
+    GrammarChecked,
     Loaded,
     LoadLanguage,
     LoadVision,
@@ -159,6 +161,9 @@ class RequestServer:
                 return plan(request.load)
             case MeasureBandwidth():
                 return measure_bandwidth(request)
+            case CheckGrammar():
+                grammar.check(request.sampling)
+                return GrammarChecked()
             case Ping():
                 return Pong(devices())
             case Cancel():

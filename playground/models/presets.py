@@ -42,8 +42,15 @@ class Suggested(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     top_p: float | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     max_tokens: int | None = None
     n_ctx: int | None = None
+
+    def sampling(self) -> dict[str, float]:
+        """What concerns the choice of the next token, without what is not known."""
+        sizes = ("max_tokens", "n_ctx")
+        return {n: value for n, value in msgspec.structs.asdict(self).items() if value is not None and n not in sizes}
 
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

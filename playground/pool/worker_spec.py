@@ -84,4 +84,6 @@ def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, obs
 
 
 QUANTIZE = WorkerSpec(WorkerRole.QUANTIZE, (), file="llama_model_quantize")
+# Not QUANTIZE itself: a check must not wait for a file that is being made.
+GRAMMAR = WorkerSpec(WorkerRole.QUANTIZE, ("grammar",), file="a grammar's check")
 BANDWIDTH = WorkerSpec(WorkerRole.BANDWIDTH, (), file="copy bandwidth")

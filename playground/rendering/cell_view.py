@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from playground.rendering import card_view, comparison_view, markdown, measureme
 from playground.rendering.templating import data_url
 from playground.values.answer import PaneState
 from playground.values.files import Variant
-from playground.values.request import Order
+from playground.values.request import ImagePlace, Order
 
 FORMATS = (
     ("html", "HTML report"),
@@ -139,6 +140,8 @@ def nothing_yet(*, can_edit: bool) -> markupsafe.Markup:
 def notice(text: str) -> markupsafe.Markup:
     return markupsafe.Markup('<p class="vp-empty">{}</p>').format(text)
 
+
+_CHIP_CHARACTERS = 40
 
 LATER = markupsafe.Markup('<p class="vp-empty" data-later>…</p>')
 
@@ -272,6 +275,14 @@ def agreement(results: Sequence[RunResult], variant: str, reference: str) -> tup
     return same, of
 
 
+_VARIABLE = "A variable of the chat template"
+_OTHERS = {"enable_thinking": "llama.cpp's server passes true, transformers passes nothing"}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _CHIP_CHARACTERS else f"{text[:_CHIP_CHARACTERS]} …"
+
+
 def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     """What is set, in words; a click opens its editor."""
     chips = []
@@ -298,6 +309,15 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
         chips.append(_Chip("max", str(s.max_tokens), "Tokens of an answer at most", field="sampling"))
     if s.n_ctx:
         chips.append(_Chip("context", f"{s.n_ctx:,}", "Tokens that fit in the context", field="sampling"))
+    if s.json_schema is not None or s.grammar is not None:
+        form = "a grammar" if s.grammar is not None else "a JSON schema"
+        chips.append(_Chip("answers keep to", form, "llama.cpp's sampler allows nothing else", field="sampling"))
+    if s.system is not None:
+        chips.append(_Chip("system:", _shortened(s.system) or "empty", s.system, field="sampling"))
+    if s.image_place is ImagePlace.BEHIND:
+        chips.append(_Chip("", "image behind the prompt", "Where the image stands", field="sampling"))
+    for name, value in (s.template_variables or {}).items():
+        chips.append(_Chip(f"{name}:", _shortened(json.dumps(value)), _OTHERS.get(name, _VARIABLE), field="sampling"))
     chips.append(
         _Chip(
             "chat template:",

@@ -38,6 +38,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "error": pane.error,
         "error_code": pane.error_code,
         "finish_reason": pane.finish_reason,
+        "remarks": list(pane.remarks),
         "token_ids": list(pane.token_ids),
         "scores": [asdict(score) for score in pane.scores],
     }

@@ -95,6 +95,7 @@ class Pane:
     error: str | None = None
     log: tuple[str, ...] = ()
     note: str | None = None  # what the pane waits for, in words
+    remarks: tuple[str, ...] = ()  # what there is to know about the answer, such as a loop
     error_code: str | None = None  # of playground.errors, such as "out_of_memory"
     finish_reason: str | None = None  # "end of text", "max tokens", "stop text", "stopped", "context full"
 

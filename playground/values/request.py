@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from playground.values.files import Variant
 
@@ -18,9 +19,17 @@ class Sampling:
     top_p: float = 0.95  # 1: off
     min_p: float = 0.05  # 0: off
     repeat_penalty: float = 1.0  # 1: off
+    penalty_last_n: int = 64  # generated tokens that the penalties look back to
+    presence_penalty: float = 0.0  # 0: off
+    frequency_penalty: float = 0.0  # 0: off
+    dry_multiplier: float = 0.0  # 0: off; a penalty for a token that would go on with a repetition
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2  # tokens; a repetition up to it costs nothing
     seed: int = 1
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
+    grammar: str | None = None  # in llama.cpp's GBNF: the answer keeps to it
+    json_schema: str | None = None  # as JSON text: likewise
 
     @property
     def greedy(self) -> bool:
@@ -46,6 +55,13 @@ class Remedy(enum.StrEnum):
     CONTEXT = "smaller context"
     PROJECTOR = "projector on the CPU"
     LAYERS = "fewer GPU layers"
+
+
+class ImagePlace(enum.StrEnum):
+    """Where the images stand if the prompt does not say it with <image>."""
+
+    BEFORE = "before"  # the text
+    BEHIND = "behind"
 
 
 class Order(enum.StrEnum):
@@ -76,14 +92,17 @@ class Turn:
 class Comparison:
     """One question to several variants, with all that its run depends on."""
 
-    images: tuple[Image, ...]  # they precede the conversation's first question
-    prompt: str
+    images: tuple[Image, ...]  # they belong to the conversation's first question
+    prompt: str  # with <image> where an image goes, if not before or behind it; empty: the images alone
     variants: tuple[Variant, ...]
     reference: str  # a variant's id
     sampling: Sampling = Sampling()
     runtime: Runtime = Runtime()
     order: Order = Order.IN_TURN
     chat_template: str | None = None  # overrides the variants' own
+    template_variables: Mapping[str, Any] = field(default_factory=dict)  # such as enable_thinking
+    system: str | None = None  # None: no system message
+    image_place: ImagePlace = ImagePlace.BEFORE
     probabilities: bool = False  # decode every answer once more, for its tokens' probabilities
     earlier: tuple[Turn, ...] = ()  # each variant continues from its own answers
     remedies: tuple[Remedy, ...] = ()  # what the person allows for a variant that does not fit into memory

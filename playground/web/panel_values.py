@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,11 +11,12 @@ import msgspec
 
 from playground.comparing import run_settings
 from playground.comparing.run_settings import RunSettings
+from playground.errors import BadInput
 from playground.models.presets import Preset
 from playground.notebooks.cells import CompareCell
 from playground.rendering import number_format
 from playground.values.files import ModelFile, Variant
-from playground.values.request import Order, Runtime, Sampling
+from playground.values.request import ImagePlace, Order, Runtime, Sampling
 from playground.wiring import Parts
 
 AUTOMATIC = ""  # the reference dropdown's first choice
@@ -28,11 +30,20 @@ DEFAULTS: dict[str, Any] = {
     "stop": "",
     "probabilities": True,
     "chat_template": "",
+    "system": "",
+    "image_place": ImagePlace.BEFORE.value,
+    "template_variables": "",
+    "grammar": "",
+    "json_schema": "",
 }
 
+# Shown as text, kept as JSON objects.
+_JSON = ("template_variables", "json_schema")
+
 SETTINGS = (
-    "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads",
-    "n_gpu_layers", "split_gpus", "remedies", "stop", "probabilities", "chat_template",
+    "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+    "dry_multiplier", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads", "n_gpu_layers", "split_gpus", "remedies",
+    "stop", "probabilities", "system", "image_place", "chat_template", "template_variables", "grammar", "json_schema",
 )  # fmt: skip
 
 
@@ -129,12 +140,23 @@ def families(parts: Parts) -> list[tuple[str, str]]:
     return [(names.get(family, family), family) for family in there]
 
 
+# The settings that the makers of a model may recommend.
+MAKERS_NAMES = (
+    "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+
+
+def makers_sampling(parts: Parts, family: str) -> dict[str, float]:
+    """What a family's preset says of its makers' sampling; empty: nothing is known."""
+    preset = _preset(parts, family)
+    return preset.suggested.sampling() if preset is not None else {}
+
+
 def about(preset: Preset) -> str:
     """With the sampling that its makers recommend. It is shown, not set: greedy answers differ by the quantization
     alone."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
-    given = {name: getattr(preset.suggested, name) for name in names}
-    recommended = [f"{name.replace('_', '-')} {value:g}" for name, value in given.items() if value is not None]
+    given = preset.suggested.sampling()
+    recommended = [f"{name.replace('_', '-')} {value:g}" for name, value in given.items()]
     return f"{preset.about} Its makers recommend {', '.join(recommended)}." if recommended else preset.about
 
 
@@ -166,8 +188,17 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in known.items() if value is not None and value != DEFAULTS[name]}
     if isinstance(given.get("stop"), str):
         given["stop"] = tuple(line for line in given["stop"].splitlines() if line)
+    given |= {name: _object(name, given[name]) for name in _JSON if name in given}
     given["probabilities"] = bool(known.get("probabilities"))
     return given
+
+
+def _object(name: str, text: Any) -> Any:
+    """Raises BadInput. What is not an object is refused with the other settings."""
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"The {name} is invalid JSON: {error}.") from None
 
 
 def _whole(value: Any, default: Any) -> Any:
@@ -178,5 +209,8 @@ def _whole(value: Any, default: Any) -> Any:
 def _shown(settings: RunSettings) -> dict[str, Any]:
     shown = {name: getattr(settings, name) for name in SETTINGS}
     shown["stop"] = "\n".join(settings.stop) if settings.stop is not None else None
+    for name in _JSON:
+        if isinstance(shown[name], dict):
+            shown[name] = json.dumps(shown[name], ensure_ascii=False)
     shown["remedies"] = [remedy.value for remedy in settings.remedies] if settings.remedies is not None else None
     return {name: DEFAULTS[name] if value is None else value for name, value in shown.items()}

@@ -9,9 +9,9 @@ import gradio as gr
 from gradio.components import Component
 
 from playground.notebooks.cells import CompareCell
-from playground.values.request import Order, Remedy
+from playground.values.request import ImagePlace, Order, Remedy
 from playground.web import panel_values
-from playground.web.panel_values import AUTOMATIC, DEFAULTS, PanelView, Ticks
+from playground.web.panel_values import AUTOMATIC, DEFAULTS, MAKERS_NAMES, PanelView, Ticks
 from playground.wiring import Parts
 
 _HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the marked cell</span>\
@@ -56,6 +56,7 @@ class SettingsPanel:
             elem_id="vp-order",
         )
         with gr.Accordion("Sampling and engine", open=False, elem_id="vp-sampling"):
+            self._makers = gr.Button("Use the makers' sampling", size="sm", elem_id="vp-makers")
             self._settings = _settings_inputs()
         self.about = gr.Markdown(preset.about, elem_id="vp-about")
         self._inputs: dict[str, Component] = {
@@ -74,15 +75,26 @@ class SettingsPanel:
 
     def wire(self) -> None:
         """Every change goes to the notebook's script, in the browser."""
+        tell = _TELL.format(names=json.dumps([*self._inputs]))
         gr.on(
             [component.input for component in self._inputs.values()],  # type: ignore[attr-defined]
             None,
             [self.cell, *self._inputs.values()],
             None,
-            js=_TELL.format(names=json.dumps([*self._inputs])),
+            js=tell,
             api_visibility="private",
             show_progress="hidden",
         )
+        sampling = [self._settings[name] for name in MAKERS_NAMES]
+        self._makers.click(
+            self._makers_sampling, self._family, sampling, api_visibility="private", show_progress="hidden"
+        ).then(None, [self.cell, *self._inputs.values()], None, js=tell, api_visibility="private")
+
+    def _makers_sampling(self, family: str) -> list[Any]:
+        given = panel_values.makers_sampling(self._parts, family)
+        if not given:
+            gr.Info("The makers' sampling is not known for this model.")
+        return [given.get(name, gr.skip()) for name in MAKERS_NAMES]
 
     def shown(self, key: str, cell: CompareCell) -> dict[Component, Any]:
         """An update of all outputs: the panel of a cell of the notebook with this key."""
@@ -123,6 +135,9 @@ def _settings_inputs() -> dict[str, Component]:
         inputs["top_p"] = number("top_p", "Top-p", minimum=0, maximum=1, step=0.05)
         inputs["min_p"] = number("min_p", "Min-p", minimum=0, maximum=1, step=0.01)
         inputs["repeat_penalty"] = number("repeat_penalty", "Repeat penalty (1: off)", step=0.05)
+        inputs["presence_penalty"] = number("presence_penalty", "Presence penalty (0: off)", step=0.1)
+        inputs["frequency_penalty"] = number("frequency_penalty", "Frequency penalty (0: off)", step=0.1)
+        inputs["dry_multiplier"] = number("dry_multiplier", "DRY multiplier (0: off)", minimum=0, step=0.1)
         inputs["seed"] = number("seed", "Seed", minimum=0, precision=0)
         inputs["max_tokens"] = number("max_tokens", "Max tokens", minimum=1, precision=0)
     with gr.Row():
@@ -147,7 +162,33 @@ def _settings_inputs() -> dict[str, Component]:
             value=True,
             min_width=200,
         )
+    with gr.Row():
+        inputs["system"] = gr.Textbox(label="System message (empty: none)", lines=2, min_width=260)
+        inputs["image_place"] = gr.Radio(
+            label="Images stand",
+            choices=[("before the prompt", ImagePlace.BEFORE.value), ("behind it", ImagePlace.BEHIND.value)],
+            value=ImagePlace.BEFORE.value,
+            info="Or anywhere: write <image> in the prompt.",
+            min_width=200,
+        )
         inputs["chat_template"] = gr.Textbox(
             label="Chat template (empty: the one in the GGUF file; Jinja, or a name)", lines=2, min_width=260
+        )
+        inputs["template_variables"] = gr.Textbox(
+            label="Template variables (a JSON object)",
+            placeholder='{"enable_thinking": false}',
+            info="llama.cpp's server passes enable_thinking true, transformers passes nothing.",
+            lines=1,
+            min_width=260,
+        )
+    with gr.Row():
+        inputs["json_schema"] = gr.Textbox(
+            label="JSON schema that answers keep to",
+            placeholder='{"type": "object", "properties": {"count": {"type": "integer"}}}',
+            lines=2,
+            min_width=260,
+        )
+        inputs["grammar"] = gr.Textbox(
+            label="Or a grammar (llama.cpp's GBNF)", placeholder='root ::= "yes" | "no"', lines=2, min_width=260
         )
     return inputs

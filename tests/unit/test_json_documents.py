@@ -24,7 +24,7 @@ from playground.values.memory import (
     WorkerRole,
     WorkerState,
 )
-from playground.values.request import Order, Runtime, Sampling
+from playground.values.request import ImagePlace, Order, Runtime, Sampling
 
 # --- settings ---------------------------------------------------------------------------------------------
 
@@ -39,7 +39,8 @@ def test_settings_when_nothing_is_given_then_the_defaults(given: dict[str, Any] 
 
 def test_settings_when_all_are_given_then_each_arrives() -> None:
     sampling: dict[str, Any] = {"temperature": 0.5, "top_k": 10, "top_p": 0.9, "min_p": 0.1, "seed": 7}
-    sampling |= {"repeat_penalty": 1.1}
+    sampling |= {"repeat_penalty": 1.1, "presence_penalty": 1.5, "frequency_penalty": -0.5, "penalty_last_n": 99}
+    sampling |= {"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "grammar": 'root ::= "a"'}
     runtime: dict[str, Any] = {"n_ctx": 2048, "n_threads": 2, "n_batch": 64, "n_gpu_layers": 0}
     runtime |= {"flash_attention": False}
     rest = {"order": "race", "reference": "tiny-vlm:F16+mmproj-F16", "chat_template": "chatml", "probabilities": True}
@@ -57,23 +58,41 @@ def test_settings_when_all_are_given_then_each_arrives() -> None:
     [
         ("temperature", 0, 5), ("top_k", 0, 1000), ("top_p", 0, 1), ("min_p", 0, 1), ("repeat_penalty", 0.5, 2),
         ("seed", 0, 4294967295), ("max_tokens", 1, 8192), ("n_ctx", 64, 262144), ("n_threads", 1, 256),
-        ("n_batch", 8, 8192), ("n_gpu_layers", -1, 1000),
+        ("n_batch", 8, 8192), ("n_gpu_layers", -1, 1000), ("penalty_last_n", 0, 8192), ("presence_penalty", -2, 2),
+        ("frequency_penalty", -2, 2), ("dry_multiplier", 0, 5), ("dry_base", 1, 4), ("dry_allowed_length", 1, 1000),
     ],
 )  # fmt: skip
 def test_setting_when_at_or_beyond_its_limits_then_taken_or_refused(name: str, low: float, high: float) -> None:
     for value in (low, high):
         assert getattr(run_settings.read_settings({name: value}), name) == value
-    step = 0.001 if name in ("temperature", "top_p", "min_p", "repeat_penalty") else 1
+    is_whole = name.startswith("n_") or name in ("top_k", "seed", "max_tokens", "penalty_last_n", "dry_allowed_length")
+    step = 1 if is_whole else 0.001
     for value in (low - step, high + step):
         with pytest.raises(BadInput) as refused:
             run_settings.read_settings({name: value})
         assert str(refused.value) == f"{name} has to be between {low} and {high}, not {value}."
 
 
+def test_settings_when_an_answer_is_bound_to_a_schema_then_it_arrives_as_json_text() -> None:
+    schema = {"type": "object", "title": "größe"}
+    for given in (schema, json.dumps(schema, ensure_ascii=False)):
+        settings = run_settings.read_settings({"json_schema": given})
+        assert settings.sampling() == Sampling(json_schema='{"type": "object", "title": "größe"}')
+
+
+def test_settings_when_how_to_ask_is_given_then_it_arrives() -> None:
+    settings = run_settings.read_settings(
+        {"system": "", "image_place": "behind", "template_variables": {"enable_thinking": False}}
+    )
+    assert (settings.system, settings.image_place) == ("", ImagePlace.BEHIND)
+    assert settings.template_variables == {"enable_thinking": False}
+
+
 def test_setting_when_not_limited_then_that_is_known_here() -> None:
     """A new setting gets a limit, or a place in this list."""
     unlimited = {"stop", "flash_attention", "order", "reference", "chat_template", "probabilities"}
     unlimited |= {"projector_on_gpu", "split_gpus", "remedies"}
+    unlimited |= {"grammar", "json_schema", "system", "template_variables", "image_place"}
     assert set(run_settings.RunSettings.__struct_fields__) - set(run_settings._LIMITS) == unlimited
 
 
@@ -93,6 +112,16 @@ def test_setting_when_not_limited_then_that_is_known_here() -> None:
         ({"flash_attention": 1}, "$.flash_attention"),
         ({"order": "together"}, "$.order"),
         ({"reference": 3}, "$.reference"),
+        ({"grammar": "a", "json_schema": {}}, "Give a grammar or a json_schema, not both."),
+        ({"json_schema": "{"}, "The json_schema is invalid JSON"),
+        ({"json_schema": "[]"}, "The json_schema has to be a JSON object"),
+        ({"json_schema": {"a": "x" * 100_001}}, "The json_schema is too long"),
+        ({"system": "x" * 100_001}, "The system is too long: at most 100,000 characters."),
+        ({"template_variables": {"messages": []}}, "A template variable cannot be called 'messages'."),
+        ({"template_variables": {"no name": 1}}, "A template variable cannot be called 'no name'."),
+        ({"template_variables": [1]}, "$.template_variables"),
+        ({"template_variables": {"a": "\ud800"}}, "template_variables contains an invalid character"),
+        ({"image_place": "left"}, "$.image_place"),
         ({"stop": "END"}, "$.stop"),
         ({"stop": [None]}, "$.stop[0]"),
         ({"stop": ["x" * 1001]}, "The stop texts are too long"),

@@ -11,7 +11,7 @@ import pytest
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
 from playground.notebooks.cells import CompareCell
-from playground.values.request import Order, Remedy
+from playground.values.request import ImagePlace, Order, Remedy
 from playground.web import panel_values
 from playground.web.panel_values import PanelValues
 from playground.wiring import Parts
@@ -102,3 +102,31 @@ def test_family_when_it_was_just_chosen_then_its_own_are_ticked_whatever_the_pan
     preset = parts.catalog.presets[0]
     assert [id.split(":")[1].split("+")[0] for id in back.variants] == list(preset.ticked)
     assert back.settings.max_tokens == preset.suggested.max_tokens
+
+
+def test_panel_when_it_says_how_to_ask_then_the_cell_has_it_and_shows_it_again(parts: Parts) -> None:
+    given = {
+        "system": "Be brief.",
+        "image_place": "behind",
+        "template_variables": '{"enable_thinking": false}',
+        "json_schema": '{"type": "object"}',
+        "presence_penalty": 1.5,
+    }
+    changed = panel_values.changed(parts, CELL, sent(parts, CELL, **given))
+    assert (changed.settings.system, changed.settings.image_place) == ("Be brief.", ImagePlace.BEHIND)
+    assert changed.settings.template_variables == {"enable_thinking": False}
+    assert changed.settings.json_schema == {"type": "object"}
+    shown = panel_values.view(parts, changed).settings
+    assert {name: shown[name] for name in given} == given
+
+
+def test_panel_when_a_variable_is_no_json_then_refused_by_name(parts: Parts) -> None:
+    with pytest.raises(BadInput, match="The template_variables is invalid JSON"):
+        panel_values.changed(parts, CELL, sent(parts, CELL, template_variables="{"))
+
+
+def test_makers_sampling_when_a_preset_knows_it_then_its_numbers_and_else_none(parts: Parts) -> None:
+    sampling = panel_values.makers_sampling(parts, "qwen3-vl-2b")
+    assert sampling == {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "presence_penalty": 1.5}
+    assert set(panel_values.MAKERS_NAMES) >= set(sampling)
+    assert panel_values.makers_sampling(parts, "tiny-vlm") == {}

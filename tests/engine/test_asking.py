@@ -1,0 +1,139 @@
+"""How models are asked: system messages, places of images, template variables, samplers, bound answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from playground.comparing import compare
+from playground.errors import BadInput, BadPrompt
+from playground.values.answer import Pane, PaneState
+from playground.values.request import Image, ImagePlace, Sampling
+from playground.wiring import Parts
+from testkit.running import comparison, run
+
+WHAT = "What do you see?"
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if enable_thinking is false %}[no thinking]{% endif %}[assistant]"
+)
+SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+
+
+def rendered(parts: Parts, image: Image | tuple[Image, ...], prompt: str, **fields: Any) -> str:
+    """The prompt as it was sent under TEMPLATE."""
+    asked = comparison(image, prompt, parts.catalog.choose(["F16"]), max_tokens=1)
+    update = run(parts, replace(asked, chat_template=TEMPLATE, **fields))
+    assert update.panes[0].state is PaneState.DONE, update.panes[0].error
+    assert update.rendered_prompt is not None
+    return update.rendered_prompt
+
+
+def answer(parts: Parts, image: Image, **sampling: Any) -> Pane:
+    pane = run(parts, comparison(image, WHAT, parts.catalog.choose(["F16"]), sampling=Sampling(**sampling))).panes[0]
+    assert pane.state is PaneState.DONE, pane.error
+    return pane
+
+
+def test_prompt_when_there_is_a_system_message_then_it_comes_first(parts: Parts, scene: Image) -> None:
+    assert rendered(parts, scene, WHAT, system="Be brief.") == f"[system]Be brief.[user]<image>{WHAT}[assistant]"
+    assert rendered(parts, scene, WHAT, system="") == f"[system][user]<image>{WHAT}[assistant]"
+
+
+def test_prompt_when_the_image_has_a_place_then_it_stands_there(parts: Parts, scene: Image) -> None:
+    assert rendered(parts, scene, WHAT, image_place=ImagePlace.BEHIND) == f"[user]{WHAT}<image>[assistant]"
+    assert rendered(parts, scene, "In <image>, what?") == "[user]In <image>, what?[assistant]"
+
+
+def test_prompt_when_images_stand_between_words_then_each_has_its_place(parts: Parts, scene: Image) -> None:
+    text = rendered(parts, (scene, scene), "First <image>, then <image>: alike?")
+    assert text == "[user]First <image>, then <image>: alike?[assistant]"
+
+
+def test_prompt_when_it_is_empty_then_the_image_alone_is_asked(parts: Parts, scene: Image) -> None:
+    assert rendered(parts, scene, "") == "[user]<image>[assistant]"
+
+
+def test_template_when_a_variable_is_set_then_it_is_asked_otherwise(parts: Parts, scene: Image) -> None:
+    plain = f"[user]<image>{WHAT}"
+    assert rendered(parts, scene, WHAT) == f"{plain}[assistant]"
+    variables = {"enable_thinking": False}
+    assert rendered(parts, scene, WHAT, template_variables=variables) == f"{plain}[no thinking][assistant]"
+
+
+def test_template_when_it_reads_enable_thinking_then_the_run_says_what_others_pass(parts: Parts, scene: Image) -> None:
+    asked = replace(comparison(scene, WHAT, parts.catalog.choose(["F16"]), max_tokens=1), chat_template=TEMPLATE)
+    notes = run(parts, asked).notes
+    assert [note for note in notes if "enable_thinking" in note] != []
+    notes = run(parts, replace(asked, template_variables={"enable_thinking": True})).notes
+    assert [note for note in notes if "enable_thinking" in note] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "reason"),
+    [("<image> and <image>?", 1, "2 times, and there is 1 image"), ("<image>?", 2, "1 time, and there are 2 images")],
+)
+def test_prompt_when_it_names_other_images_than_there_are_then_refused(
+    parts: Parts, scene: Image, prompt: str, images: int, reason: str
+) -> None:
+    with pytest.raises(BadPrompt, match=reason):
+        run(parts, comparison((scene,) * images, prompt, parts.catalog.choose(["F16"])))
+
+
+def test_answer_when_bound_to_a_grammar_then_it_keeps_to_it(parts: Parts, scene: Image) -> None:
+    assert answer(parts, scene, grammar='root ::= "yes" | "no"').text in ("yes", "no")
+    hot = answer(parts, scene, grammar="root ::= [0-9] [0-9] [0-9]", temperature=2, seed=3)
+    assert re.fullmatch(r"\d{3}", hot.text)
+
+
+def test_answer_when_bound_to_a_schema_then_it_is_such_json(parts: Parts, scene: Image) -> None:
+    pane = answer(parts, scene, json_schema=json.dumps(SCHEMA), max_tokens=200)
+    assert pane.finish_reason == "end of text"
+    assert isinstance(json.loads(pane.text)["count"], int)
+    assert answer(parts, scene).text.startswith("The image shows")  # the next answer is free again
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({"grammar": "root ::= nothing"}, "Undefined rule identifier 'nothing'"),
+        ({"grammar": 'root ::= "a'}, "cannot read the grammar: .*unexpected end|cannot read the grammar"),
+        ({"grammar": 'root ::= root "a" | "b"'}, "left recursion"),
+        ({"grammar": 'other ::= "a"'}, "root"),
+        ({"json_schema": '{"type": "wrong"}'}, "JSON schema cannot be used"),
+        ({"json_schema": '{"$ref": "#/nowhere"}'}, "JSON schema cannot be used"),
+    ],
+)
+def test_answer_form_when_llama_cpp_cannot_read_it_then_refused_before_anything_is_loaded(
+    parts: Parts, scene: Image, form: dict[str, str], reason: str
+) -> None:
+    before = [worker.id for worker in parts.pool.memory().workers]
+    asked = comparison(scene, WHAT, parts.catalog.choose(["F16"]), sampling=Sampling(**form))  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=reason):
+        next(compare.run(asked, parts.lab, compare.StopFlag()))
+    assert [worker.id for worker in parts.pool.memory().workers] == before
+
+
+def test_penalties_when_set_then_repetitions_are_rarer(parts: Parts, scene: Image) -> None:
+    letters: dict[str, Any] = {"grammar": "root ::= [a-h]{40}", "max_tokens": 60, "penalty_last_n": 20}
+    plain = answer(parts, scene, **letters).text
+    assert longest_repetition(plain) > 4
+    for penalty in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"dry_multiplier": 5.0, "dry_base": 4.0}):
+        text = answer(parts, scene, **letters, **penalty).text
+        assert len(text) == len(plain) == 40
+        assert longest_repetition(text) < longest_repetition(plain), (penalty, text, plain)
+
+
+def longest_repetition(text: str) -> int:
+    """Characters of the longest part that stands in the text twice."""
+    return max(n for n in range(len(text)) if any(text.find(text[i : i + n], i + 1) >= 0 for i in range(len(text) - n)))
+
+
+def test_answer_when_it_loops_then_the_pane_says_so(parts: Parts, scene: Image) -> None:
+    looping = answer(parts, scene, grammar='root ::= "ab "{80}', max_tokens=200)
+    assert [remark for remark in looping.remarks if "ends in a loop" in remark] != []
+    assert answer(parts, scene).remarks == ()
