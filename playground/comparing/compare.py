@@ -199,7 +199,7 @@ class _ComparisonRun:
                 self._prompts[key] = error
         prompt = self._prompt(variant)
         self._panes.rendered(prompt.rendered)
-        if "enable_thinking" in set(prompt.template_reads) - set(self._comparison.template_variables):
+        if "enable_thinking" in set(prompt.template_names) - set(self._comparison.template_variables):
             self._panes.note(_THINKING)
         self._panes.set(
             variant.id, metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid)

@@ -15,7 +15,6 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -71,9 +70,10 @@ def sources(template: str, marker: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def reads(template: str) -> frozenset[str]:
-    """The variables that the template reads. Raises TemplateSyntaxError."""
-    return frozenset(jinja2.meta.find_undeclared_variables(_environment().parse(template)))
+def names(template: str) -> frozenset[str]:
+    """The names in the template: variables, filters, attributes. It is split into tokens only: Jinja's own search for
+    variables would compute its constants, in this process. Raises TemplateSyntaxError."""
+    return frozenset(text for _, kind, text in _environment().lex(template) if kind == "name")
 
 
 @functools.lru_cache(maxsize=16)

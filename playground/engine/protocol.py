@@ -88,7 +88,7 @@ class EncodedPrompt(Message, frozen=True, tag=True):
     rendered: str
     preprocess_s: float
     encode_s: float | None  # None: no image was encoded
-    template_reads: tuple[str, ...] = ()  # the variables that the chat template reads
+    template_names: tuple[str, ...] = ()  # of variables, filters and attributes in the chat template
 
     @property
     def n_image_tokens(self) -> int:

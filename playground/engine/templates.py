@@ -117,6 +117,6 @@ def check(template: str) -> None:
         raise BadInput(f"The chat template has an error in line {error.lineno}: {error.message}.") from error
 
 
-def reads(template: str) -> frozenset[str]:
-    """The variables that a template reads, which `check` has passed."""
-    return frozenset() if template in builtin_names() else jinja_chat.reads(template)
+def names(template: str) -> frozenset[str]:
+    """The names of variables, filters and attributes in a template that `check` has passed."""
+    return frozenset() if template in builtin_names() else jinja_chat.names(template)

@@ -122,7 +122,7 @@ class VisionModel:
         that the projector type needs, EngineError when llama.cpp fails.
         """
         rendered = self.render(messages, chat_template, variables)
-        reads = templates.reads(chat_template or self._template or "")
+        names = templates.names(chat_template or self._template or "")
         started = time.perf_counter()
         with watching(self._importance), _input_chunks() as chunks:
             self._tokenize(rendered, images, chunks)
@@ -152,7 +152,7 @@ class VisionModel:
             rendered=rendered.replace(self._marker, "<image>"),
             preprocess_s=preprocess_s,
             encode_s=encode_s if any(image.rgb for image in images) else None,
-            template_reads=tuple(sorted(reads)),
+            template_names=tuple(sorted(names)),
         )
 
     def _tokenize(self, text: str, images: Sequence[Image], chunks: object) -> None:

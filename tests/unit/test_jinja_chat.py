@@ -91,3 +91,13 @@ def test_template_when_it_raises_then_its_words_are_kept() -> None:
 def test_sources_when_a_template_names_the_image_then_the_workers_marker_stands_there() -> None:
     assert jinja_chat.sources("a<image>b<__media__>c", "M") == ("aMbMc", "a<image>bMc")
     assert jinja_chat.sources("plain", "M") == ("plain",)
+
+
+def test_names_when_a_template_reads_a_variable_then_it_is_among_them_and_text_is_not() -> None:
+    names = jinja_chat.names("enable_text{% if enable_thinking is false %}{{ messages[0].role | upper }}{% endif %}")
+    assert {"enable_thinking", "messages", "role", "upper"} <= names
+    assert "enable_text" not in names
+
+
+def test_names_when_a_template_computes_a_constant_then_it_is_not_computed_here() -> None:
+    assert "range" in jinja_chat.names("{{ 'a' * 10 ** 11 }}{{ range }}")
