@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from playground.comparing.embedding_cache import EmbeddingCache
-from playground.comparing.images import read_image
+from playground.comparing.image_decoder import DECODER
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
 from playground.models import check_pair
@@ -101,7 +101,7 @@ class Parts:
 
     def read_image(self, path: str | Path) -> Image:
         """An uploaded image, scaled down to what the operator allows. Raises BadImage."""
-        return read_image(path, max_pixels=self.settings.max_image_pixels)
+        return DECODER.read(path, max_pixels=self.settings.max_image_pixels)
 
     def limited(self, settings: RunSettings) -> RunSettings:
         """Of a run: in the demo mode no longer answer and no larger context than the operator allows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from pathlib import Path
@@ -15,6 +16,8 @@ from playground.values.request import Image
 
 # Every vision encoder of the day scales down further than this; above it only time and memory are spent.
 MAX_PIXELS = 12_000_000
+
+_MAX_FRAMES = 100  # that are counted in a TIFF
 
 # Of Pillow's fifty decoders these few; EPS would start Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -46,9 +49,10 @@ def read_image(source: str | Path | io.BytesIO, name: str = "", *, max_pixels: i
             width, height = opened.size
             if width * height > (PIL.Image.MAX_IMAGE_PIXELS or width * height):
                 raise PIL.Image.DecompressionBombError
-            frames: int = getattr(opened, "n_frames", 1)
+            frames = _frames(opened)
             if frames > 1:
-                notes.append(f"first of {frames} frames")
+                more = f"more than {_MAX_FRAMES}" if frames > _MAX_FRAMES else f"{frames}"
+                notes.append(f"first of {more} frames")
             # Pillow turns a TIFF itself while it loads, and finds a PNG's tag only then.
             before = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1)
             opened.draft("RGB", _fitting(opened.size, max_pixels))  # lets a JPEG be decoded at a fraction of its size
@@ -79,6 +83,19 @@ def read_image(source: str | Path | io.BytesIO, name: str = "", *, max_pixels: i
     if rgb.width * rgb.height < width * height:
         notes.append(f"scaled down from {width * height / 1e6:.1f} to {rgb.width * rgb.height / 1e6:.1f} megapixels")
     return from_rgb(rgb, "; ".join(notes) or None)
+
+
+def _frames(opened: PIL.Image.Image) -> int:
+    """How many; of a TIFF at most one more than _MAX_FRAMES, since Pillow's count is quadratic there."""
+    if opened.format != "TIFF":
+        return getattr(opened, "n_frames", 1)
+    count = 1
+    with contextlib.suppress(EOFError):
+        while count <= _MAX_FRAMES:
+            opened.seek(count)
+            count += 1
+    opened.seek(0)
+    return count
 
 
 def from_rgb(rgb: PIL.Image.Image, note: str | None = None) -> Image:

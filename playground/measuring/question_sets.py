@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from playground.comparing.image_decoder import DECODER
 from playground.comparing.images import read_image
 from playground.errors import BadImage, BadInput
 from playground.values.request import Image
@@ -77,7 +78,7 @@ class QuestionSet:
             raise BadImage(f"{item.image} cannot be read from the zip ({error}).") from None
         if len(data) > _MAX_IMAGE_BYTES:
             raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
-        return read_image(io.BytesIO(data), name=PurePosixPath(item.image).name)
+        return DECODER.read(io.BytesIO(data), name=PurePosixPath(item.image).name)
 
     def parts(self, n: int) -> tuple[QuestionSet, ...]:
         """n sets that share no picture, each with its share of every kind of question. The first ones may be larger.
@@ -237,7 +238,7 @@ def _opened_list(path: Path) -> Iterator[tuple[str, Iterator[str], set[str]]]:
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Each line; of one that is too long an empty object, which is then left out."""
+    """Each line; in place of one that is too long a text that says so, which is then left out."""
     while line := text.readline(_MAX_LINE):
         if len(line) < _MAX_LINE or line.endswith("\n"):
             yield line

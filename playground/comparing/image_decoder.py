@@ -1,0 +1,187 @@
+"""Images of people who are not trusted, decoded in child processes: two at a time, each within a time and a memory.
+
+A file of some hundred kilobytes can take gigabytes (9400 × 9400 RGBA) or minutes (thousands of progressive scans), and
+Pillow cannot be stopped. A child can: it is killed, and the next image gets a new one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import Empty, LifoQueue
+from socket import socketpair
+from threading import BoundedSemaphore
+from typing import IO
+
+import msgspec
+
+from playground.comparing.images import MAX_PIXELS, read_image
+from playground.errors import BadImage, Busy
+from playground.values.request import Image
+
+_AT_ONCE = 2
+_WAIT_S = 60.0  # for one of them to be free
+_TIME_S = 20  # of the processor's; 60 megapixels take 1.3 s
+_DEADLINE_S = 60.0  # on a busy machine
+_MEMORY_BYTES = 3 * 2**29  # of addresses; 88 megapixels with transparency take 0.9 GB
+
+
+class _Request(msgspec.Struct, frozen=True):
+    path: str  # or empty
+    data: bytes
+    name: str
+    max_pixels: int
+
+
+class _Decoded(msgspec.Struct, frozen=True):
+    width: int
+    height: int
+    sha256: str
+    note: str | None
+    error: str | None = None
+
+
+class ImageDecoder:
+    """Owns the children. Safe to use from several threads. A child starts with the first image, and stays."""
+
+    def __init__(self, at_once: int = _AT_ONCE, time_s: int = _TIME_S, memory_bytes: int = _MEMORY_BYTES) -> None:
+        self._places = BoundedSemaphore(at_once)
+        self._idle: LifoQueue[_Child] = LifoQueue()
+        self._time_s = time_s
+        self._memory_bytes = memory_bytes
+
+    def read(self, source: str | Path | io.BytesIO, name: str = "", *, max_pixels: int = MAX_PIXELS) -> Image:
+        """As `images.read_image`. Raises BadImage, and Busy if the others' images take too long."""
+        data, path = (source.getvalue(), "") if isinstance(source, io.BytesIO) else (b"", str(source))
+        name = name or Path(path).name
+        with self._child() as child:
+            return child.read(_Request(path, data, name, max_pixels))
+
+    def close(self) -> None:
+        """Ends the children that are idle."""
+        while True:
+            try:
+                self._idle.get_nowait().end()
+            except Empty:
+                return
+
+    @contextmanager
+    def _child(self) -> Iterator[_Child]:
+        if not self._places.acquire(timeout=_WAIT_S):
+            raise Busy("Other images are being read. Try again in a moment.")
+        try:
+            try:
+                child = self._idle.get_nowait()
+            except Empty:
+                child = _Child(self._time_s, self._memory_bytes)
+            try:
+                yield child
+            finally:
+                if child.alive:
+                    self._idle.put(child)
+        finally:
+            self._places.release()
+
+
+class _Child:
+    """A process that decodes one image after another, and ends with the app."""
+
+    def __init__(self, time_s: int, memory_bytes: int) -> None:
+        self._pixels = (
+            _memory_file()
+        )  # by which the child hands its pixels over: through a pipe 12 megapixels take longer
+        ours, theirs = socketpair()
+        # Nothing of the app's own environment: it may hold a token and a password.
+        path = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+        environment = {"PYTHONPATH": os.pathsep.join(path), "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "playground.comparing.image_decoder"]
+                + [str(number) for number in (theirs.fileno(), self._pixels.fileno(), time_s, memory_bytes)],
+                pass_fds=(theirs.fileno(), self._pixels.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+        self.alive = True
+
+    def read(self, request: _Request) -> Image:
+        done = False
+        try:
+            self._connection.send_bytes(msgspec.msgpack.encode(request))
+            if not self._connection.poll(_DEADLINE_S):
+                raise BadImage(f"{request.name} takes too long to read. Save it again as PNG or JPEG.")
+            reply = msgspec.msgpack.decode(self._connection.recv_bytes(), type=_Decoded)
+            self._pixels.seek(0)
+            rgb = b"" if reply.error is not None else self._pixels.read(reply.width * reply.height * 3)
+            done = True
+        except (EOFError, OSError):
+            raise BadImage(
+                f"{request.name} takes too much time or memory to read. Save it again, scaled down, as PNG or JPEG."
+            ) from None
+        finally:
+            if not done:  # also when this thread is interrupted: the reply would be taken for the next image's
+                self.end()
+        if reply.error is not None:
+            raise BadImage(reply.error)
+        return Image(rgb=rgb, width=reply.width, height=reply.height, sha256=reply.sha256, note=reply.note)
+
+    def end(self) -> None:
+        self.alive = False
+        self._connection.close()
+        self._pixels.close()
+        self._process.kill()
+        self._process.wait()
+
+
+DECODER = ImageDecoder()
+
+
+def _memory_file() -> IO[bytes]:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("pixels"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _serve(connection: Connection, pixels: IO[bytes], time_s: int, memory_bytes: int) -> None:
+    """Runs in the child until the app closes the connection."""
+    if sys.platform == "linux":  # elsewhere the limit on addresses does not hold
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    while True:
+        try:
+            request = msgspec.msgpack.decode(connection.recv_bytes(), type=_Request)
+        except EOFError:
+            return
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (1 + int(used.ru_utime + used.ru_stime) + time_s, resource.RLIM_INFINITY)
+        )
+        source = request.path or io.BytesIO(request.data)
+        try:
+            image = read_image(source, request.name, max_pixels=request.max_pixels)
+        except BadImage as error:
+            reply = _Decoded(0, 0, "", None, error.message)
+        else:
+            reply = _Decoded(image.width, image.height, image.sha256, image.note)
+            pixels.seek(0)
+            view = memoryview(image.rgb)
+            while view:
+                view = view[pixels.write(view) :]
+            del image, view
+        connection.send_bytes(msgspec.msgpack.encode(reply))
+
+
+if __name__ == "__main__":
+    _number, _pixels, _seconds, _bytes = map(int, sys.argv[1:])
+    _serve(Connection(_number), os.fdopen(_pixels, "w+b", buffering=0), _seconds, _bytes)

@@ -1,0 +1,76 @@
+"""Images decoded in a child: as in this process, within a time and a memory, and two at a time."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import PIL.Image
+import pytest
+
+from playground.comparing.image_decoder import ImageDecoder
+from playground.comparing.images import read_image
+from playground.errors import BadImage
+from testkit.running import SCENE
+
+
+@pytest.fixture
+def decoder() -> Iterator[ImageDecoder]:
+    opened = ImageDecoder(time_s=20, memory_bytes=7 * 10**8)
+    yield opened
+    opened.close()
+
+
+def encoded(image: PIL.Image.Image, kind: str, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return io.BytesIO(file.getvalue())
+
+
+def test_image_when_decoded_in_a_child_then_the_same_as_here(decoder: ImageDecoder, tmp_path: Path) -> None:
+    assert decoder.read(SCENE) == read_image(SCENE)
+    photo = encoded(PIL.Image.new("RGB", (4000, 3000), "teal"), "JPEG")
+    assert decoder.read(photo, "photo.jpg", max_pixels=1_000_000) == read_image(photo, max_pixels=1_000_000)
+    assert decoder.read(SCENE) == read_image(SCENE)
+    for broken in (tmp_path, tmp_path / "missing.png"):
+        with pytest.raises(BadImage) as in_child:
+            decoder.read(broken)
+        with pytest.raises(BadImage) as here:
+            read_image(broken)
+        assert in_child.value.message == here.value.message
+
+
+def test_image_when_it_takes_too_much_memory_then_refused_and_the_next_one_is_read(decoder: ImageDecoder) -> None:
+    bomb = encoded(PIL.Image.new("RGBA", (9400, 9400)), "PNG")
+    with pytest.raises(BadImage, match=r"bomb\.png"):
+        decoder.read(bomb, "bomb.png")
+    assert decoder.read(SCENE) == read_image(SCENE)
+
+
+def test_image_when_it_takes_too_long_then_its_child_is_killed_and_the_next_one_is_read() -> None:
+    decoder = ImageDecoder(time_s=0)
+    with pytest.raises(BadImage, match="too much time or memory"):
+        decoder.read(encoded(PIL.Image.new("RGBA", (9400, 9400), (9, 9, 9, 9)), "PNG"), "slow.png")
+    assert decoder.read(SCENE) == read_image(SCENE)
+    decoder.close()
+
+
+def test_images_when_many_come_at_once_then_all_are_read(decoder: ImageDecoder) -> None:
+    found: list[bool] = []
+    threads = [Thread(target=lambda: found.append(decoder.read(SCENE) == read_image(SCENE))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 8
+
+
+def test_tiff_when_it_has_thousands_of_pages_then_they_are_not_all_counted(tmp_path: Path) -> None:
+    pages = [PIL.Image.new("L", (1, 1))] * 1000
+    pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+    begun = time.monotonic()
+    assert read_image(tmp_path / "a.tiff").note == "first of more than 100 frames"
+    assert time.monotonic() - begun < 5
