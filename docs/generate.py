@@ -32,7 +32,7 @@ SECTIONS = {
     "downloads": "Hugging Face Hub",
     "login": "Access",
 }
-ENVIRONMENT_ONLY = ("space_id", "cuda_visible_devices")
+ENVIRONMENT_ONLY = ("space_id", "space_host", "cuda_visible_devices")
 EXAMPLE_HEAD = """\
 # Copy this file to playground.toml in the folder where you start the app, or name the copy in PLAYGROUND_CONFIG.
 # It lists every key with its default. Keys without a default value are commented out and show an example.

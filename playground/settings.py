@@ -6,7 +6,9 @@ table in docs/operate/settings.md and examples/playground.toml from the fields' 
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +28,8 @@ from pydantic_settings import (
 from playground.errors import BadSettings
 
 _PREFIX = "PLAYGROUND_"
-_SURROUNDINGS = ("space_id", "cuda_visible_devices")  # read from the environment only
+_SURROUNDINGS = ("space_id", "space_host", "cuda_visible_devices")  # read from the environment only
+_PRIVATE_NETWORKS = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7")
 
 
 class Login(StrEnum):
@@ -62,6 +65,19 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices(f"{_PREFIX}PORT", "GRADIO_SERVER_PORT"),
         examples=[7860],
         description="Port to listen on. Default: the first free port from 7860 on.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        examples=[["play.example.org"]],
+        description="Names under which a browser may reach the app, with the port if it is not the usual one; "
+        "'*' means all names. IP addresses, localhost, host and a Space's own name need no entry. Separated by ',' in "
+        "the environment.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        examples=[["127.0.0.1", "10.0.0.0/8"]],
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For names the visitor's address. "
+        "Default: none; on a Hugging Face Space the private networks. Separated by ',' in the environment.",
     )
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="text, or json with one object per line.")
 
@@ -101,7 +117,16 @@ class Settings(BaseSettings):
     max_panes: int = Field(default=16, gt=0, description="Maximum number of variants in one comparison.")
     max_waiting: int = Field(default=32, gt=0, description="Maximum number of waiting runs; further runs are refused.")
     max_waiting_per_person: int = Field(default=4, gt=0, description="Maximum number of waiting runs of one person.")
+    max_long_jobs: int = Field(
+        default=8, gt=0, description="Maximum number of measurements, scans and quantizations that run or wait."
+    )
+    max_long_jobs_per_person: int = Field(default=2, gt=0, description="Maximum number of these of one person.")
     max_upload_bytes: int = Field(default=50_000_000, gt=0, description="Maximum size of an uploaded file.")
+    max_body_bytes: int = Field(
+        default=64_000_000,
+        ge=1_000_000,
+        description="Maximum size of any other request, such as an imported notebook; at least 1,000,000.",
+    )
     max_image_pixels: int = Field(
         default=12_000_000,
         gt=0,
@@ -167,6 +192,7 @@ class Settings(BaseSettings):
 
     # --- set by the surroundings ---------------------------------------------------------------------------------
     space_id: str | None = Field(default=None, validation_alias="SPACE_ID", description="Set by Hugging Face.")
+    space_host: str | None = Field(default=None, validation_alias="SPACE_HOST", description="Set by Hugging Face.")
     cuda_visible_devices: str | None = Field(
         default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="The GPUs that the workers may use."
     )
@@ -210,10 +236,28 @@ class Settings(BaseSettings):
     def _split_folders(cls, value: object) -> object:
         return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("allowed_users", "operators", mode="before")
+    @field_validator("allowed_users", "operators", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name != "*" and not re.fullmatch(r"[\w.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", name):
+                raise ValueError(f"invalid host name {name!r}: write play.example.org, or play.example.org:8443")
+        return names
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError(f"invalid address {network!r}: write 127.0.0.1, or 10.0.0.0/8") from None
+        return networks
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -240,6 +284,11 @@ class Settings(BaseSettings):
     def may_operate(self, name: str | None) -> bool:
         """Whether a visitor, by the name under which they have logged in, may pin, unload and delete."""
         return name in self.operators if self.operators else not self.demo
+
+    @property
+    def forwarders(self) -> tuple[str, ...]:
+        """The proxies whose X-Forwarded-For counts. A Space is reached through the Hub's own proxies alone."""
+        return self.trusted_proxies or (_PRIVATE_NETWORKS if self.space_id else ())
 
     @property
     def secrets(self) -> tuple[str, ...]:

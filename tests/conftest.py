@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from playground.support import logs
 from playground.values.request import Image
 from playground.wiring import Parts, open_parts
 from testkit import pairs
-from testkit.browser import ready
+from testkit.browser import chromium, ready
 from testkit.webapp import WebApp, running
 
 # Two test processes on two cores, each with workers of two OpenMP threads that wait for each other: 33 tokens a second,
@@ -96,17 +95,17 @@ def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    found = chromium()
     if found is None:
         assert "CI" not in os.environ, "the browser tests have to run in CI, and there is no chromium"
         pytest.skip("no chromium here; install it, or set CHROMIUM to a browser's path")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
+        launched = playwright.chromium.launch(
             executable_path=found,
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
         )
-        yield chromium
-        chromium.close()
+        yield launched
+        launched.close()
 
 
 @pytest.fixture

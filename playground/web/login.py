@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import html
+import ipaddress
 import time
 from typing import Any
 
@@ -32,9 +33,33 @@ def name_of(request: gr.Request | Request | None) -> str | None:
     return next((app.tokens[token] for token in cookies if token in app.tokens), None)
 
 
-def person(request: gr.Request) -> str:
-    """Whose turn it is in the queue: a visitor who has logged in, else an open page."""
-    return name_of(request) or str(request.session_hash)
+def person(request: gr.Request | Request) -> str:
+    """Whose turn it is in the queue, and whose limits count: a visitor who has logged in, else an address.
+
+    A page's session does not count where there is an address: whoever writes a request chooses it.
+    """
+    return person_of(name_of(request), request) or str(getattr(request, "session_hash", ""))
+
+
+def person_of(name: str | None, request: gr.Request | Request) -> str:
+    """The same of a visitor whose name is known. "": nothing is known of them."""
+    return name or address_of(request)
+
+
+def address_of(request: gr.Request | Request) -> str:
+    """The client's network address; of IPv6 the first half, since the other half is the client's choice.
+
+    uvicorn has put the address there that a proxy of the setting trusted_proxies reports.
+    """
+    client = getattr(request, "client", None)
+    host = client.host if client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4 or address.ipv4_mapped:
+        return str(address.ipv4_mapped if address.version == 6 else address)
+    return str(ipaddress.ip_network(f"{address.packed[:8].hex(':', 2)}::/64"))
 
 
 def door(settings: Settings) -> dict[str, Any]:

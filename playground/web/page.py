@@ -86,12 +86,11 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(parts: Parts, deriving: Thread, metrics: RunMetrics) -> gr.Blocks:
+def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRuns) -> gr.Blocks:
     """The page on `parts`. `deriving`: the thread that makes the presets' quantized variants.
 
-    `metrics`: counts the runs.
+    `metrics`: counts the runs. `active`: is told by admission.py when a page was closed.
     """
-    active = ActiveRuns()
     view = NotebookView(parts)
     actions = NotebookActions(parts, view, active, deriving)
     runs = RunStream(parts, view, active, deriving, metrics)
@@ -140,9 +139,6 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics) -> gr.Blocks:
             person, page = login.person(request), str(request.session_hash)
             yield from map(document, runs.stream(str(event.key), str(event.cell), person, page))
 
-        def on_leave(request: gr.Request) -> None:
-            active.leave(str(request.session_hash))
-
         blocks.load(on_load, None, [settings.about], **private, concurrency_limit=None)
         notebook.choose(on_choose, None, settings.outputs, queue=False, trigger_mode="always_last", **private)
         notebook.references(
@@ -152,7 +148,6 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics) -> gr.Blocks:
         settings.wire()
         open_pair.wire(settings, changed)
         quantize.wire(settings, changed)
-        blocks.unload(on_leave)
         gr.Timer(2).tick(
             lambda: memory_strip.html(parts.monitor.newest),
             None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import sys
 import time
@@ -15,10 +16,14 @@ from unittest import mock
 with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please")):
     import gradio  # noqa: F401
 
+from starlette.middleware import Middleware
+
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
-from playground.web import assets, login, page
+from playground.web import assets, guard, login, page
+from playground.web.active_runs import ActiveRuns
+from playground.web.admission import Admission
 from playground.web.health import Health
 from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts, open_parts
@@ -35,10 +40,14 @@ def serve(settings: Settings) -> None:
         deriving.start()
         metrics = RunMetrics(parts.pool.memory)
         health = Health(parts, metrics)
-        demo = page.build(parts, deriving, metrics)
-        demo.queue(default_concurrency_limit=8, max_size=256)
+        active = ActiveRuns()
+        demo = page.build(parts, deriving, metrics, active)
+        # No event waits in Gradio's own queue: what waits there would take the seats of page loads and stops. Each kind
+        # of work is limited where it is done, and each person's events by Admission.
+        demo.queue(default_concurrency_limit=None, max_size=None)
         # Gradio looks at its queue 1000 times a second: 9 % of a core, where the models' speed is measured.
         demo._queue.sleep_when_free = 0.005
+        os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.forwarders)  # uvicorn's; Gradio has no argument for it
         Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
         Thread(target=_sweep_daily, args=(parts,), daemon=True).start()
         demo.launch(
@@ -53,7 +62,11 @@ def serve(settings: Settings) -> None:
             max_file_size=settings.max_upload_bytes,
             show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
             max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
-            app_kwargs={"routes": [*health.routes(), *login.routes(settings), *assets.routes()]},
+            app_kwargs={
+                "routes": [*health.routes(), *login.routes(settings), *assets.routes()],
+                "middleware": [Middleware(Admission, settings, active.leave)],
+                "lifespan": guard.around(guard.Rules.of(settings)),
+            },
             prevent_thread_lock=True,
             **login.door(settings),
         )

@@ -15,7 +15,7 @@ from playground.settings import LogFormat, Login, Settings
 from testkit.webapp import ROOT
 
 EXAMPLE = ROOT / "examples/playground.toml"
-SURROUNDINGS = {"space_id", "cuda_visible_devices"}
+SURROUNDINGS = {"space_id", "space_host", "cuda_visible_devices"}
 ONE_OPERATOR = {"login": "password", "users": {"anna": "x", "bert": "y"}, "operators": ("anna",)}
 
 

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AuthenticationError
 from playwright.sync_api import Browser, expect
+from starlette.requests import Request
 
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoRoom, NotAllowed
@@ -98,6 +100,30 @@ def test_page_when_nobody_has_logged_in_then_nothing_answers_but_health(demo: We
         assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
         assert ask(client, "open", {}).status_code == 401
         assert client.get("/health").status_code == client.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "heartbeat/x"), ("POST", "cancel"), ("POST", "reset"), ("GET", "openapi.json"), ("GET", "app_id"),
+        ("GET", "theme.css"), ("GET", "info"), ("GET", "queue/data?session_hash=x"), ("POST", "queue/join"),
+        ("GET", "file=/etc/passwd"), ("GET", "user"), ("GET", "token"), ("POST", "run/variants"), ("GET", "runs"),
+        ("POST", "stream/x"), ("GET", "nothing"),
+    ],
+)  # fmt: skip
+def test_api_when_nobody_has_logged_in_then_no_address_answers(demo: WebApp, method: str, path: str) -> None:
+    body = {"session_hash": "x", "event_id": "y", "fn_index": 0, "data": []} if method == "POST" else None
+    reply = httpx.request(method, f"{demo.url}/gradio_api/{path}", json=body)
+    assert reply.status_code == 401
+    assert reply.json()["detail"] == {"error": "Not authenticated", "auth_message": "Log in."}
+
+
+def test_body_when_nobody_has_logged_in_then_it_is_not_waited_for(demo: WebApp) -> None:
+    url = httpx.URL(demo.url)
+    head = f"POST /gradio_api/cancel HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as client:
+        client.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize(("name", "password"), [("anna", "wrong"), ("bert", PASSWORD), ("carl", PASSWORD), ("", "")])
@@ -292,6 +318,23 @@ def test_space_when_a_file_is_to_be_deleted_then_only_by_an_operator(space: WebA
         assert "Only the operators" in ask(client, "delete", fields, page="search").json()["error"]
     with httpx.Client(base_url=space.url, cookies=cookie("anna")) as client:
         assert "Only the operators" not in ask(client, "delete", fields, page="search").text
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_person_when_nobody_has_logged_in_then_the_address_whatever_the_session(host: str, address: str) -> None:
+    for session in ("s1", "s2"):
+        scope = {"type": "http", "headers": [], "client": (host, 50000)}
+        assert login.person(gr.Request(Request(scope), session_hash=session)) == address
+    assert login.person(gr.Request(Request(scope), username="anna", session_hash="s1")) == "anna"
 
 
 def test_person_when_logged_in_then_the_name_else_the_open_page() -> None:

@@ -1,0 +1,96 @@
+"""Asks for the login before every route but the few that need none, and keeps room for everybody in the app's queue.
+
+Gradio asks for the login in some of its routes only, and its queue has one limit for all people together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from playground.settings import Login, Settings
+from playground.web import login
+
+# What somebody needs in order to log in, and what needs no login (docs/operate/login.md).
+_OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico", "/robots.txt", "/manifest.json",
+         "/health", "/health/ready", "/metrics", "/theme.css", "/gradio_api/startup-events")  # fmt: skip
+_OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/")
+_JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
+_HEARTBEAT = "/gradio_api/heartbeat/"
+
+# Of one person. A page holds two requests open, and has an event or two in Gradio's queue.
+_MOST_OPEN_REQUESTS = 200
+_MOST_EVENTS = 64
+
+
+class Admission:
+    """ASGI middleware behind Gradio's session and before its routes. Runs in the server's event loop alone."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, on_leave: Callable[[str], None]) -> None:
+        """`on_leave`: is told the session of a page that was closed."""
+        self._app = app
+        self._needs_login = settings.login is not Login.NONE
+        self._on_leave = on_leave
+        self._open_requests: Counter[str] = Counter()  # by person
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        path = scope["path"].rstrip("/")
+        is_open = path in _OPEN or path.startswith(_OPEN_BELOW)
+        try:
+            name = None if is_open else login.name_of(request)
+        except HTTPException as error:  # the Hub's login leads a browser to the page before the door
+            await Response(status_code=error.status_code, headers=error.headers)(scope, receive, send)
+            return
+        if self._needs_login and name is None and not is_open:
+            await _refused(401, {"error": "Not authenticated", "auth_message": _message(request)})(scope, receive, send)
+            return
+        who = name or login.address_of(request)
+        refusal = self._refusal(request, path, who)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        self._open_requests[who] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open_requests[who] -= 1
+            if not self._open_requests[who]:
+                del self._open_requests[who]
+            if path.startswith(_HEARTBEAT):
+                # Not Blocks.unload: Gradio runs such an event for each page in turn, milliseconds each (bench attack).
+                self._on_leave(path.removeprefix(_HEARTBEAT))
+
+    def _refusal(self, request: Request, path: str, who: str) -> Response | None:
+        if self._open_requests[who] >= _MOST_OPEN_REQUESTS:
+            return _refused(429, f"Busy: {_MOST_OPEN_REQUESTS} of your requests are open. Close some pages.")
+        if request.method == "POST" and path.startswith(_JOINS):
+            events = _queued(request.app)
+            mine = sum(login.person_of(event.username, event.request) == who for event in events)
+            if mine >= _MOST_EVENTS:
+                return _refused(429, f"Busy: {mine} of your requests wait already. Let one of them end first.")
+        return None
+
+
+def _queued(app: Any) -> list[Any]:
+    """Gradio's events (6.31) that wait or run."""
+    return list(app.get_blocks()._queue.event_ids_to_events.values())
+
+
+def _message(request: Request) -> str | None:
+    message: str | None = request.app.get_blocks().auth_message
+    return message
+
+
+def _refused(status: int, detail: object) -> Response:
+    """As FastAPI words it, so that Gradio's clients show the text."""
+    return JSONResponse({"detail": detail}, status)
