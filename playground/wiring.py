@@ -104,7 +104,8 @@ class Parts:
         return DECODER.read(path, max_pixels=self.settings.max_image_pixels)
 
     def limited(self, settings: RunSettings) -> RunSettings:
-        """Of a run: in the demo mode no longer answer and no larger context than the operator allows."""
+        """Of a run: no more threads than cores, and in the demo mode nothing beyond what the operator allows."""
+        settings = settings.within(usable_cores())
         if not self.settings.demo:
             return settings
         return settings.limited(self.settings.demo_max_tokens, self.settings.demo_n_ctx)
@@ -123,6 +124,11 @@ class Parts:
     def evaluation(self) -> Path:
         """The folder of the embedded questions."""
         return data_folder() / "tiny-vlm/evaluation"
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

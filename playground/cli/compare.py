@@ -21,7 +21,7 @@ from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
 from playground.values.request import Comparison, ImagePlace, Order, Remedy
-from playground.wiring import Parts, open_parts
+from playground.wiring import Parts, open_parts, usable_cores
 
 
 def variants(
@@ -101,7 +101,7 @@ def compare(
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
         "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
     }  # fmt: skip
-    settings = run_settings.read_settings(given)
+    settings = run_settings.read_settings(given).within(usable_cores())
     images = tuple(read_image(path) for path in image)
     with open_parts(Settings.read(), any_folder=True) as parts:
         chosen = choose(parts, model, variants, projector)

@@ -29,6 +29,7 @@ from playground.rendering import card_view, reports, templating
 from playground.values.request import Sampling
 from playground.web import panel_values
 from playground.web.active_runs import ActiveRuns
+from playground.web.job_limits import JobLimits
 from playground.web.notebook_view import NotebookView
 from playground.web.panel_values import PanelValues
 from playground.web.replies import (
@@ -52,6 +53,9 @@ _FIRST_START_S = 60.0
 _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
 
 
+_MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
+
+
 class NotebookActions:
     """Server functions on `parts` (see `functions`); each takes the fields of one JSON object, and returns one."""
 
@@ -62,6 +66,7 @@ class NotebookActions:
         self._library: Library = parts.library
         self._runs = runs
         self._deriving = deriving
+        self._imports = JobLimits("imports", _MOST_IMPORTS, 1)
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         return [
@@ -116,10 +121,11 @@ class NotebookActions:
         self._library.share(key, shared)
         return self._view.page(key, browser, home=True)
 
-    def import_file(self, text: str, browser: str) -> PageReply:
-        self._library.check_room()
-        title, whole, problems = file.from_json(text)
-        notebook = self._library.create(browser, title, whole)
+    def import_file(self, text: str, browser: str, person: str = "") -> PageReply:
+        with self._imports.held(person):
+            self._library.check_room()
+            title, whole, problems = file.from_json(text)
+            notebook = self._library.create(browser, title, whole)
         return replace(self._view.page(notebook.id, browser, home=True), problems=tuple(problems))
 
     def export(self, key: str, format: str, cell: str | None = None) -> TextFileReply:
@@ -285,15 +291,16 @@ class NotebookActions:
             written, _ = self._library.write(key, replace(now, pictures=(*now.pictures, picture)))
         return self._view.changed(key, written)
 
-    def own_questions(self, key: str, cell: str, path: str | None = None) -> CellsReply:
+    def own_questions(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
         """Ask the questions of a zip that was just uploaded; without one, the embedded ones again."""
         source, name = "", ""
         problems: tuple[str, ...] = ()
         if path is not None:
             uploaded = _uploaded(path)
             self._library.check_room()
-            problems = read_questions(uploaded).problems
-            source, name = self._library.questions.keep(uploaded), uploaded.name
+            with self._imports.held(person):
+                problems = read_questions(uploaded).problems
+                source, name = self._library.questions.keep(uploaded), uploaded.name
         with self._library.writing():
             notebook = self._library.own(key)
             now = self._view.compare_cell(notebook, cell)

@@ -15,6 +15,7 @@ from playground.settings import Login
 from playground.web import api, assets, login, panel_values
 from playground.web.active_runs import ActiveRuns
 from playground.web.inspect_page import InspectPage
+from playground.web.job_limits import JobLimits
 from playground.web.models_page import ModelActions
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
@@ -93,7 +94,9 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRun
     """
     view = NotebookView(parts)
     actions = NotebookActions(parts, view, active, deriving)
-    runs = RunStream(parts, view, active, deriving, metrics)
+    most, of_one = parts.settings.max_long_jobs, parts.settings.max_long_jobs_per_person
+    long_jobs = JobLimits("measurements and quantizations", most, of_one)
+    runs = RunStream(parts, view, active, deriving, metrics, long_jobs)
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
@@ -106,7 +109,7 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRun
             with gr.Column(elem_id="vp-side", scale=0, min_width=250):
                 settings = SettingsPanel(parts)
                 open_pair = OpenPairPanel(parts, view)
-                quantize = QuantizePanel(parts, view, active)
+                quantize = QuantizePanel(parts, view, active, long_jobs)
             with gr.Column(elem_id="vp-main"):
                 notebook = gr.HTML(
                     html_template=_OPENING,

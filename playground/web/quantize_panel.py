@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import gradio as gr
 import msgspec
 from gradio.components import Component
 
+from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, Interrupted, PlaygroundError
 from playground.measuring.results import Progress
 from playground.notebooks.cells import CellQuestions, CompareCell
@@ -17,20 +20,25 @@ from playground.rendering import cell_view, made_view, measurement_view
 from playground.values.files import Variant
 from playground.web import demo, login, made_files
 from playground.web.active_runs import ActiveRuns
+from playground.web.job_limits import JobLimits
 from playground.web.notebook_view import NotebookView
 from playground.web.replies import document
 from playground.web.settings_panel import SettingsPanel
 from playground.web.toasts import as_toast
 from playground.wiring import Parts
 
+_WAIT_S = 0.2  # how often somebody who waits looks at their stop flag
+
 
 class QuantizePanel:
     """Owns its components. Made inside the gr.Blocks, and the column, that shows it."""
 
-    def __init__(self, parts: Parts, view: NotebookView, active: ActiveRuns) -> None:
+    def __init__(self, parts: Parts, view: NotebookView, active: ActiveRuns, long_jobs: JobLimits) -> None:
         self._parts = parts
         self._view = view
         self._active = active
+        self._long_jobs = long_jobs
+        self._turn = Lock()  # one file at a time is quantized on the page, since it takes all cores
         with gr.Accordion("Quantize here", open=False, elem_id="vp-make", visible=not parts.settings.demo):
             gr.Markdown("From the most precise files of the cell's model into a new variant, checked on images.")
             half = gr.Radio(label="Half", choices=list(made_files.HALVES), value="Projector (mmproj)")
@@ -59,24 +67,29 @@ class QuantizePanel:
             if marked is None:
                 raise as_toast(BadInput("Add a compare cell first: the new variant is ticked in it."))
             key, cell = marked
-            page = str(request.session_hash)
+            page, person = str(request.session_hash), login.person(request)
             stop = self._active.start(page, _job_of(page))
             try:
                 demo.refuse(self._parts.settings, "Nothing can be quantized")
-                mine = self._parts.of(login.person(request))
+                mine = self._parts.of(person)
                 mine.pool.check_busy()
                 source = self._source(cell)
-                yield {self._result: cell_view.notice("Waiting for its turn ...")}
                 questions = self._view.question_set(cell.questions or CellQuestions())
-                for update in made_files.make(mine, source, half, kind, exceptions, calibrate, questions, stop):
-                    if isinstance(update, Progress):
-                        yield {self._result: measurement_view.progress(update)}
-                        continue
-                    news: dict[Component, Any] = {self._result: made_view.html(update)}
-                    written = self._tick(key, cell, source, update)
-                    if written is not None:
-                        news |= {changed: document(self._view.changed(key, written)), **settings.shown(key, written)}
-                    yield news
+                with self._long_jobs.held(person):
+                    yield {self._result: cell_view.notice("Waiting for its turn ...")}
+                    with self._own_turn(stop):
+                        for update in made_files.make(mine, source, half, kind, exceptions, calibrate, questions, stop):
+                            if isinstance(update, Progress):
+                                yield {self._result: measurement_view.progress(update)}
+                                continue
+                            news: dict[Component, Any] = {self._result: made_view.html(update)}
+                            written = self._tick(key, cell, source, update)
+                            if written is not None:
+                                news |= {
+                                    changed: document(self._view.changed(key, written)),
+                                    **settings.shown(key, written),
+                                }
+                            yield news
             except Interrupted:
                 yield {self._result: cell_view.notice("Stopped. Nothing was kept.")}
             except PlaygroundError as error:
@@ -93,10 +106,21 @@ class QuantizePanel:
             on_make,
             [settings.cell, *self._inputs],
             [self._result, changed, *settings.outputs],
-            concurrency_limit=1,
+            concurrency_limit=None,
             **private,
         )
         self._stop.click(on_stop, None, None, queue=False, **private)
+
+    @contextmanager
+    def _own_turn(self, stop: StopFlag) -> Iterator[None]:
+        """Raises Interrupted while it waits."""
+        while not self._turn.acquire(timeout=_WAIT_S):
+            if stop.wanted():
+                raise Interrupted("Interrupted while it waited for its turn.")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _source(self, cell: CompareCell) -> Variant:
         there = [v for v in self._parts.catalog.variants if v.family == cell.family]

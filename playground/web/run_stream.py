@@ -18,6 +18,7 @@ from playground.rendering import cell_view, measurement_view
 from playground.values.files import Variant
 from playground.web import demo, made_files
 from playground.web.active_runs import ActiveRuns
+from playground.web.job_limits import JobLimits
 from playground.web.notebook_view import NotebookView
 from playground.web.prometheus import RunMetrics
 from playground.web.replies import RunUpdate
@@ -30,14 +31,21 @@ class RunStream:
     """Safe to use from several threads: each run has a RunRecord of its own."""
 
     def __init__(
-        self, parts: Parts, view: NotebookView, active: ActiveRuns, deriving: Thread, metrics: RunMetrics
+        self,
+        parts: Parts,
+        view: NotebookView,
+        active: ActiveRuns,
+        deriving: Thread,
+        metrics: RunMetrics,
+        long_jobs: JobLimits,
     ) -> None:
-        """`deriving`: the thread that makes the presets' quantized variants."""
+        """`deriving`: the thread that makes the presets' quantized variants. `long_jobs`: measurements are of them."""
         self._parts = parts
         self._view = view
         self._active = active
         self._deriving = deriving
         self._metrics = metrics
+        self._long_jobs = long_jobs
 
     def stream(self, key: str, cell_id: str, person: str, page: str) -> Iterator[RunUpdate]:
         """Run a cell of the notebook with this key. The last update has `ended`.
@@ -60,7 +68,7 @@ class RunStream:
                 making = cell_view.notice("Making the quantized variants of the embedded model ...")
                 yield RunUpdate(cell=cell_id, outputs=making)
                 self._deriving.join(0.5)
-            yield from self._run(record, cell_id, self._parts.of(person), stop)
+            yield from self._run(record, cell_id, person, stop)
             yield self._ended(record, cell_id)
         except Interrupted:
             record.stop()
@@ -74,8 +82,8 @@ class RunStream:
             stop.run()
             record.stop()
 
-    def _run(self, record: RunRecord, cell_id: str, mine: Parts, stop: StopFlag) -> Iterator[RunUpdate]:
-        """`mine`: the parts as the person who runs the cell uses them."""
+    def _run(self, record: RunRecord, cell_id: str, person: str, stop: StopFlag) -> Iterator[RunUpdate]:
+        mine = self._parts.of(person)
         library = self._parts.library
         notebook = library.own(record.key)
         cell = library.cell(notebook, cell_id)
@@ -86,7 +94,8 @@ class RunStream:
         last = library.newest_run(notebook, cell_id)
         run = new_run(cell, variants, self._parts.engine, self._parts.machine)
         if cell.questions is not None:
-            yield from self._measure(record, run, variants, cell.questions, mine, stop)
+            with self._long_jobs.held(person):
+                yield from self._measure(record, run, variants, cell.questions, mine, stop)
             return
         if last is not None and continues(last, run):
             run = msgspec.structs.replace(last, cell=cell)

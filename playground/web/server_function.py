@@ -21,7 +21,7 @@ def server_function(method: Callable[..., Reply | InspectReply]) -> Callable[[An
     """A function of one JSON object: its fields are checked against the method's annotations.
 
     Fields that the method does not take (every call carries key and browser) are dropped. `visitor`, where the method
-    takes it, is the name under which they have logged in, whatever the page says.
+    takes it, is the name under which they have logged in, whatever the page says; `person` is whose limits count.
     """
     hints = inspect.get_annotations(method, eval_str=True)
     parameters = inspect.signature(method).parameters.values()
@@ -30,7 +30,7 @@ def server_function(method: Callable[..., Reply | InspectReply]) -> Callable[[An
         [
             (p.name, hints[p.name]) if p.default is p.empty else (p.name, hints[p.name], p.default)
             for p in sorted(parameters, key=lambda p: p.default is not p.empty)
-            if p.name != "visitor"
+            if p.name not in ("visitor", "person")
         ],
     )
 
@@ -40,8 +40,10 @@ def server_function(method: Callable[..., Reply | InspectReply]) -> Callable[[An
         except msgspec.ValidationError as error:
             return ErrorReply(error=f"The page asked for something that it may not: {error}. Reload it.")
         try:
-            visitor = {"visitor": login.name_of(request)} if "visitor" in hints else {}
-            return method(**{name: getattr(call, name) for name in fields.__struct_fields__}, **visitor)
+            known: dict[str, str | None] = {"visitor": login.name_of(request)} if "visitor" in hints else {}
+            if "person" in hints:
+                known["person"] = login.person(request) if request is not None else ""
+            return method(**{name: getattr(call, name) for name in fields.__struct_fields__}, **known)
         except PlaygroundError as error:
             return ErrorReply(error=error.message, error_code=error.code)
         except Exception:

@@ -32,9 +32,10 @@ from playground.notebooks.cells import CellQuestions, NoteCell
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from playground.settings import Settings
+from playground.values.request import Remedy
 from playground.web import login
 from playground.web.models_page import ModelActions
-from playground.wiring import Parts, open_parts
+from playground.wiring import Parts, open_parts, usable_cores
 from testkit.notebooks import BLUE, RED, compare_cell, filled
 from testkit.running import SCENE, WHAT
 from testkit.webapp import WebApp, running
@@ -370,10 +371,42 @@ def test_door_when_no_login_is_wanted_then_there_is_none() -> None:
         (RunSettings(), RunSettings(max_tokens=100, n_ctx=2048)),
         (RunSettings(max_tokens=99, n_ctx=512, seed=3), RunSettings(max_tokens=99, n_ctx=512, seed=3)),
         (RunSettings(max_tokens=101, n_ctx=2049), RunSettings(max_tokens=100, n_ctx=2048)),
+        (
+            RunSettings(
+                max_tokens=1,
+                n_ctx=64,
+                temperature=1.0,
+                stop=("x",),
+                probabilities=True,
+                n_threads=2,
+                n_batch=8192,
+                n_gpu_layers=0,
+                flash_attention=True,
+                chat_template="{{ x }}",
+                projector_on_gpu=False,
+                split_gpus=True,
+                remedies=(Remedy.CONTEXT,),
+            ),
+            RunSettings(max_tokens=1, n_ctx=64, temperature=1.0, stop=("x",), probabilities=True),
+        ),
     ],
 )
 def test_settings_when_limited_then_only_what_is_above(given: RunSettings, expected: RunSettings) -> None:
     assert given.limited(100, 2048) == expected
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(None, None), (1, 1), (4, 4), (5, 4), (256, 4)])
+def test_threads_when_more_than_the_machine_has_cores_then_these(wanted: int | None, given: int | None) -> None:
+    assert RunSettings(n_threads=wanted, seed=3).within(4) == RunSettings(n_threads=given, seed=3)
+
+
+@pytest.mark.parametrize("demo_mode", [False, True])
+def test_cell_when_it_wants_more_threads_than_cores_then_it_runs_and_is_kept_with_these(
+    parts: Parts, demo_mode: bool
+) -> None:
+    limited = dataclasses.replace(parts, settings=Settings(demo=demo_mode))
+    cell = limited.limited_cell(compare_cell(settings=RunSettings(n_threads=256)))
+    assert cell.settings.n_threads == (None if demo_mode else usable_cores())
 
 
 @pytest.mark.parametrize(("demo_mode", "most"), [(True, 7), (False, 64)])

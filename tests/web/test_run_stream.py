@@ -20,6 +20,7 @@ from playground.notebooks.cells import CellQuestions, CompareCell, NoteCell, Run
 from playground.notebooks.file_format import WholeCell
 from playground.values.answer import PaneState
 from playground.web.active_runs import ActiveRuns
+from playground.web.job_limits import JobLimits
 from playground.web.notebook_view import NotebookView
 from playground.web.prometheus import RunMetrics
 from playground.web.replies import RunUpdate, document
@@ -59,7 +60,7 @@ def lab(parts: Parts) -> Lab:
     deriving.start()
     deriving.join()
     metrics = RunMetrics(parts.pool.memory)
-    return Lab(parts, active, RunStream(parts, NotebookView(parts), active, deriving, metrics))
+    return Lab(parts, active, RunStream(parts, NotebookView(parts), active, deriving, metrics, JobLimits("jobs", 2, 1)))
 
 
 def test_run_when_it_ends_then_the_page_has_every_answer_and_the_library_keeps_it(lab: Lab) -> None:
@@ -170,3 +171,21 @@ def test_run_stream_when_imported_then_gradio_is_not() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_measurement_when_one_of_the_person_runs_already_then_busy_and_nothing_is_kept(lab: Lab) -> None:
+    plan = MeasurementPlan(max_tokens=4)
+    asks = msgspec.structs.replace(lab.asks("x"), questions=CellQuestions(n=4, plan=plan))
+    key, (cell, other) = lab.notebook(asks, asks)
+    first = lab.runs.stream(key, cell, "anna", "page")
+    while next(first).outputs is UNSET:
+        pass
+    (_, refused) = lab.runs.stream(key, other, "anna", "invented")
+    assert str(refused.error).startswith("Busy: 1 of your jobs run or wait already.")
+    assert refused.ended
+    assert lab.newest(key, other) is None
+    first.close()  # type: ignore[attr-defined]
+    again = lab.runs.stream(key, other, "anna", "page")
+    assert next(again).error is UNSET
+    assert next(again).error is UNSET
+    again.close()  # type: ignore[attr-defined]
