@@ -32,6 +32,7 @@ from playground.pool.monitor import Monitor
 from playground.pool.pool import Pool
 from playground.pool.sensors import LocalSensors
 from playground.quantizing import quantizer
+from playground.quantizing.importance_matrix import delete_leftovers
 from playground.quantizing.scan_files import Workshop
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
@@ -141,6 +142,7 @@ def open_parts(
     `start_worker`: in place of processes on this machine.
     """
     catalog = Catalog(settings.cache_dir, None if any_folder else settings.model_dirs)
+    delete_leftovers(catalog.made)
     version = importlib.metadata.version("llama-cpp-python")
     limits = PoolLimits(
         gpu_bytes=settings.gpu_budget_bytes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from playground.comparing import prompts
 from playground.comparing.lab import Lab
@@ -55,7 +58,7 @@ def collect(
         raise BadInput(f"There are {len(answers)} answers to {len(questions.items)} questions.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="importance-", dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"importance-{os.getpid()}-", dir=target.parent) as folder:
             path = Path(folder) / target.name
             job = _CollectJob(lab, variant, questions, path, runtime or Runtime(), stop, on_item)
             match half:
@@ -163,3 +166,11 @@ class _CollectJob:
             written = lease.request(protocol.WriteImportance(str(self._path), self._set.name, adding=True))
         self._written = written
         self._readings += 1
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Deletes what a process that was killed had collected in a folder of files that are quantized here."""
+    for left in folder.rglob("importance-*"):
+        pid = left.name.split("-")[1]
+        if left.is_dir() and not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)

@@ -112,7 +112,7 @@ def make(
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if wanted > free:
-            raise NoRoom(f"{target.name} needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there.")
+            raise NoRoom(f"{target.name} needs {wanted / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there.")
         with atomic.replacing(target) as part:
             done = run_request(request(str(part), dry=False), pool, on_step=on_step, stop=stop)
             if stop():  # it cannot be asked to stop: it was killed, or was done before that

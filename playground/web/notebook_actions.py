@@ -102,6 +102,7 @@ class NotebookActions:
 
     def copy(self, key: str, browser: str) -> PageReply:
         """A notebook of one's own with all that another one shows."""
+        self._library.check_room()
         notebook, can_edit = self._library.read(key)
         whole = [WholeCell(cell, self._library.all_runs(notebook, cell.id)) for cell in self._view.cells(notebook)]
         title = f"{notebook.title} (copy)" if can_edit else notebook.title
