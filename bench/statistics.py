@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
+from scipy import stats
 
 from playground.measuring import statistics
 from playground.measuring.measure import MeasureJob, MeasureRequest
@@ -139,15 +140,8 @@ def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str],
             coverage(changed, truth, lambda v: statistics.count([x > 0 for x in v]).interval, n, draws) for n in sizes
         ]
     for lost, won in ((0.02, 0.0), (0.05, 0.01), (0.0151, 0.0)):
-
-        def flips(rng: _Rng, n: int, lost: float = lost, won: float = won) -> Sequence[float]:
-            return list(rng.choice([-1.0, 1.0, 0.0], n, p=[lost, won, 1 - lost - won]))
-
-        def difference(values: Sequence[float]) -> statistics.Interval:
-            return statistics.tango(sum(v < 0 for v in values), sum(v > 0 for v in values), len(values))
-
-        found[f"{lost:.1%} lost, {won:.0%} won", "difference (Tango)"] = [
-            coverage(flips, won - lost, difference, n, draws) for n in sizes
+        found[f"{lost:.1%} lost, {won:.0%} won", "difference (Tango), exact"] = [
+            _tangos_coverage(lost, won, n) for n in sizes
         ]
     few = max(draws // 5, 40)  # these bets take 20 ms each
     for mean, spread in ((0.8, 0.1), (0.97, 0.1)):
@@ -171,6 +165,24 @@ def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str],
         coverage(clustered, 0.1, by_picture, n, draws) for n in sizes
     ]
     return found
+
+
+def _tangos_coverage(lost: float, won: float, n: int) -> float:
+    """Summed over all counts that are not rarer than one in a million: no draws are needed."""
+    covered = 0.0
+    for a in range(n + 1):
+        of_lost = float(stats.binom.pmf(a, n, lost))
+        if of_lost < 1e-6:
+            continue
+        for b in range(n - a + 1 if won else 1):
+            both = of_lost * (float(stats.binom.pmf(b, n - a, won / (1 - lost))) if won else 1.0)
+            if both < 1e-6:
+                continue
+            interval = statistics.tango(a, b, n)
+            assert interval.low is not None
+            assert interval.high is not None
+            covered += both * (interval.low - 1e-9 <= won - lost <= interval.high + 1e-9)
+    return covered
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ import msgspec
 
 from playground.comparing.lab import Lab
 from playground.errors import BadInput, Failure, Interrupted
-from playground.measuring import look_test, speed_test, statistics
-from playground.measuring.question_sets import QuestionSet, embedded, fingerprint
+from playground.measuring import look_test, question_sets, speed_test, statistics
+from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.measuring.results import (
     Measurement,
     MeasurementPlan,
@@ -131,15 +131,9 @@ class MeasureJob:
 
     def ask(self) -> Iterator[Progress]:
         """Have the reference answer every question; fills `items`. Raises BadInput if none can be asked."""
-        made_with = {name for v in self._variants for file in (v.model, v.projector) for name in file.made_with}
-        left_out = 0
-        for question in self._set.items:
+        for question in self._judging():
             try:
                 item = Item(question, self._set.image(question))
-                if made_with and fingerprint(question, item.image) in made_with:
-                    left_out += 1
-                    self.expect(-self._per_question)
-                    continue
                 if self._is_new(self.steps.answer_key(self._reference, item)):
                     yield self.step(f"{self._reference.label} answers")
                 answer = self.steps.answer(self._reference, item)
@@ -150,13 +144,24 @@ class MeasureJob:
                 continue
             self.items.append(item)
             self._answers.append(answer)
-        if left_out:
-            makers = [v.label for v in self._variants if v.model.made_with or v.projector.made_with]
-            self.problems.append(
-                f"{left_out} questions were left out: {', '.join(makers)} was calibrated or searched with them."
-            )
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
+
+    def _judging(self) -> tuple[Question, ...]:
+        """The questions that no variant was made with. Where none is left, all of them, and that is a problem."""
+        made_with = {name for v in self._variants for file in (v.model, v.projector) for name in file.made_with}
+        if not made_with:
+            return self._set.items
+        makers = ", ".join(v.label for v in self._variants if v.model.made_with or v.projector.made_with)
+        kept = tuple(q for q in self._set.items if question_sets.fingerprint_of(self._set, q) not in made_with)
+        if not kept:
+            self.problems.append(f"All questions calibrated {makers}, or chose its types: they cannot judge it.")
+            return self._set.items
+        left_out = len(self._set.items) - len(kept)
+        if left_out:
+            self.expect(-left_out * self._per_question)
+            self.problems.append(f"{left_out} questions were left out: {makers} was calibrated or searched with them.")
+        return kept
 
     def record(self, records: Path, others: Sequence[Variant] | None) -> Iterator[Progress]:
         """Record the reference's distributions, as far as a variant of `others` (None: any) is compared with them."""

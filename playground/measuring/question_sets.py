@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import enum
 import hashlib
@@ -147,11 +146,15 @@ class QuestionSet:
 
 def fingerprints(questions: QuestionSet) -> tuple[str, ...]:
     """Of all questions whose picture can be read."""
-    known = []
-    for item in questions.items:
-        with contextlib.suppress(BadImage):
-            known.append(fingerprint(item, questions.image(item)))
-    return tuple(known)
+    return tuple(name for item in questions.items if (name := fingerprint_of(questions, item)))
+
+
+def fingerprint_of(questions: QuestionSet, item: Question) -> str:
+    """Empty where its picture cannot be read."""
+    try:
+        return fingerprint(item, questions.image(item))
+    except BadImage:
+        return ""
 
 
 def fingerprint(question: Question, image: Image) -> str:

@@ -243,7 +243,7 @@ def _speed(speed: Speed | None) -> list[str]:
 
 
 def _only_unknown(row: CardRow) -> bool:
-    return len(row.failing) == 1 and row.failing[0].startswith(_UNSHOWN)
+    return all(reason.startswith((_UNSHOWN, _SIGHT[Sight.UNKNOWN])) for reason in row.failing)
 
 
 _UNSHOWN = "not enough questions"

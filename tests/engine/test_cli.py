@@ -104,7 +104,7 @@ def test_scan_when_under_a_size_then_a_recipe_whose_files_quantize_makes_again(
     (toml,) = Path("new/folder").glob("*.toml")
     assert f"new/folder/{toml.name}, made with:" in shown
     assert shown.count("llama-quantize ") == 2
-    assert "The recipe (0.8 MB) has a mean KL of " in shown
+    assert "The recipe (0.8 MB) drifts by " in shown
     made = {path.name: path for path in toml.parent.glob("*.gguf")}
     assert len(made) == 2
 
@@ -180,13 +180,14 @@ def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
     done = call(*words, "--out", "x.png", "--out", "x.html", "--json")
     made = msgspec.json.decode(fine(done), type=ShipCard)
     assert [row.label for row in made.rows] == ["F16", "Q4_K_M"]
-    assert made.recommended == "tiny-vlm:Q4_K_M+mmproj-F16"
+    assert made.recommended is None
+    assert made.reasons[0] == "Not enough questions to recommend one (2 asked)."
     assert made.command.startswith("python -m playground card --variants F16,Q4_K_M -n 2 ")
     assert all(row.tokens_per_second and row.memory for row in made.rows)
     assert "x.png written.\nx.html written.\n" in done.err
     with PIL.Image.open("x.png") as picture:
         assert picture.format == "PNG"
-    assert "Q4_K_M is the smallest of the 2" in Path("x.html").read_text()
+    assert "Not enough questions to recommend one (2 asked)." in Path("x.html").read_text()
     shown = fine(call(*words))
     assert "→ Q4_K_M" in shown
     assert "Q4_K_M is the smallest of the 2 that keep every limit" in shown
@@ -197,8 +198,8 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
     lines = fine(call(*words)).splitlines()
     assert lines[0].startswith("new.gguf: 2.")
     assert lines[1].startswith("embeddings against the source's, 1 images: cosine 0.99")
-    assert lines[2].startswith("drift on 1 questions: mean KL 0.0")
-    assert lines[2].endswith(": fit to ship")
+    assert lines[2].startswith("1 questions: not enough questions, too few questions.")
+    assert "About 88 questions would be enough if they went on like these." in lines[2]
     shown = fine(call("quantize", MODEL, "Q2_K", "--dry-run"))
     assert shown.startswith("tiny-vlm-7M-Q2_K.gguf: would have ")
     assert os.listdir() == ["new.gguf"]
