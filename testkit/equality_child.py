@@ -10,12 +10,14 @@ import ctypes
 import json
 import random
 import sys
+from itertools import chain, repeat
 from threading import Event
+from unittest.mock import patch
 
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
-from playground.engine import loading
+from playground.engine import finite, loading
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import ChatMessage, EncodedPrompt
 from playground.engine.vision import VisionModel
@@ -134,6 +136,9 @@ def main() -> None:
     two = ask("What differs?", [image, other])
     planned = ask("Describe it please.", [Image(b"", image.width, image.height, image.sha256)])
 
+    with patch.object(finite, "check_embeddings", side_effect=chain([finite.NotFinite("once")], repeat(None))):
+        renewed = ask("Describe it please.", [image])  # by a projector that was loaded anew
+
     fresh = LanguageModel(model_path, n_gpu_layers=-1 if gpu else 0)
     expected_logits, expected = upstream(model_path, projector_path, prompt.rendered, [image], gpu=gpu)
     logits = logits_of(fresh, prompt)
@@ -168,6 +173,7 @@ def main() -> None:
                 "kept_tokens": kept_tokens,
                 "clean_tokens": clean_tokens,
                 "planned_alike": shape(planned) == shape(prompt),
+                "renewed_alike": renewed.chunks == prompt.chunks,
                 "other_image_differs": two.chunks != prompt.chunks,
             }
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 import msgspec
+import numpy
 
 from playground.engine.protocol import EncodedPrompt, ImageChunk
 from playground.support.byte_cache import BytesCache
@@ -27,6 +28,14 @@ class _Tile(msgspec.Struct, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[_Tile, ...])
+
+
+def _sound(data: bytes) -> bool:
+    """Whether it can be decoded and has neither NaN nor infinity. Workers of earlier versions did not look."""
+    try:
+        return all(numpy.isfinite(numpy.frombuffer(t.embeddings, numpy.float32)).all() for t in _decoder.decode(data))
+    except (msgspec.DecodeError, ValueError):
+        return False
 
 
 class EmbeddingCache:
@@ -58,6 +67,8 @@ class EmbeddingCache:
         chunks = (c for c in prompt.chunks if isinstance(c, ImageChunk) and c.image == image)
         tiles = tuple(_Tile(key=c.key, embeddings=c.embeddings) for c in chunks)
         data = _encoder.encode(tiles)
+        if not _sound(data):
+            return
         self._remember(key, data)
         self._disk.set(key, data)
 
@@ -91,8 +102,9 @@ class EmbeddingCache:
                 self._recent.move_to_end(key)
                 return self._recent[key]
         data = self._disk.find(key)
-        if data is not None:
-            self._remember(key, data)
+        if data is None or not _sound(data):
+            return None
+        self._remember(key, data)
         return data
 
     def _remember(self, key: str, data: bytes) -> None:

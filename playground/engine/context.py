@@ -17,7 +17,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import llama_log
+from playground.engine import finite, llama_log
 from playground.engine.importance import Importance
 from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
 from playground.errors import EngineError, Interrupted
@@ -87,7 +87,7 @@ class Context:
             n = min(size, self._n_ubatch, self.n_ctx - 1)
             self._decode(self._text_batch([token] * n, n_logits=1))
             C.llama_synchronize(self.handle)
-            self._forget()
+            self.forget()
         C.llama_set_warmup(self.handle, False)
 
     def warm_up_image(self, n_embd: int) -> None:
@@ -98,7 +98,7 @@ class Context:
             C.llama_synchronize(self.handle)
         except EngineError:
             pass  # this model needs other positions
-        self._forget()
+        self.forget()
 
     def read(self, prompt: EncodedPrompt, cancelled: Event) -> int:
         """Decode the prompt up to its last token's logits. Returns how many of its tokens were still in the cache.
@@ -119,7 +119,7 @@ class Context:
                 self._kept.append((_chunk_key(chunk), self._n_pos))
             C.llama_synchronize(self.handle)
         except BaseException:
-            self._forget()
+            self.forget()
             raise
         finally:
             C.llama_set_abort_callback(self.handle, C.ggml_abort_callback(), None)
@@ -128,21 +128,23 @@ class Context:
 
     def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
         """Decode an answer to the prompt that was read. Yields the logits that each token was chosen from, and those
-        after the last one: float32 (n_vocabulary), valid until the next. Raises Interrupted, EngineError."""
+        after the last one: float32 (n_vocabulary), finite, valid until the next. Raises Interrupted, EngineError."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         def logits(i: int) -> Any:
-            return numpy.ctypeslib.as_array(C.llama_get_logits_ith(self.handle, i), (n_vocabulary,))
+            row = numpy.ctypeslib.as_array(C.llama_get_logits_ith(self.handle, i), (n_vocabulary,))
+            finite.check_logits(row)
+            return row
 
-        yield logits(-1)
         try:
+            yield logits(-1)
             step = min(_SCORED_AT_ONCE, self._n_batch)
             for start in range(0, len(token_ids), step):
                 part = token_ids[start : start + step]
                 self._decode_tokens(part, cancelled, n_logits=len(part))
                 yield from map(logits, range(len(part)))
         except BaseException:
-            self._forget()
+            self.forget()
             raise
 
     def decode_token(self, token: int) -> None:
@@ -153,7 +155,7 @@ class Context:
         try:
             self._decode(self._batch(1))
         except EngineError:
-            self._forget()
+            self.forget()
             raise
 
     def _keep(self, prompt: EncodedPrompt) -> int:
@@ -161,7 +163,7 @@ class Context:
         if self._observed:
             # Every question is to count with its image: with the image kept, a second one on it would count as text
             # alone, and the mixture of the two would be an accident of the questions' order.
-            self._forget()
+            self.forget()
             return 0
         n = 0
         # The last chunk is always read again: its logits are wanted.
@@ -169,19 +171,20 @@ class Context:
         while n < limit and self._kept[n][0] == _chunk_key(prompt.chunks[n]):
             n += 1
         if n == 0:
-            self._forget()
+            self.forget()
             return 0
         position = self._kept[n - 1][1]
         # A sliding window may have dropped what the kept end looks back to; recurrent states cannot be cut.
         window_gone = self._n_swa > 0 and C.llama_memory_seq_pos_min(self._memory, 0) > max(0, position - self._n_swa)
         if window_gone or not C.llama_memory_seq_rm(self._memory, 0, position, -1):
-            self._forget()
+            self.forget()
             return 0
         del self._kept[n:]
         self._n_pos = position
         return n
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Empty the key-value cache: the next prompt is read whole."""
         # The values stay in their cells and are masked: overwriting 2 GB of them takes 0.2 s on a CPU.
         C.llama_memory_clear(self._memory, False)
         self._kept.clear()

@@ -17,6 +17,7 @@ from llama_cpp import llama_cpp as C
 
 from playground.engine import llama_log, loading
 from playground.engine.context import Context, ContextKey
+from playground.engine.finite import NotFinite
 from playground.engine.importance import Importance, watching
 from playground.engine.protocol import (
     Chunk,
@@ -160,7 +161,7 @@ class LanguageModel:
             reused = context.read(prompt, cancelled)
         except Interrupted:
             return Finished("stopped", context_s, None, None, None, 0, 0)
-        token = self._sampler.sample(context.handle)
+        token = self._sample(context)
         first_at = last_at = time.perf_counter()
 
         text = TextStream(sampling.stop)
@@ -195,7 +196,7 @@ class LanguageModel:
             if sampled_at - sent_at >= _SEND_INTERVAL_S:
                 send(Chunk(text="".join(pending_text), token_ids=tuple(pending_ids)))
                 pending_text, pending_ids, sent_at = [], [], sampled_at
-            token = self._sampler.sample(context.handle)
+            token = self._sample(context)
         if not text.stopped:
             pending_text.append(text.push(b"", last=True))
         send(Chunk(text="".join(pending_text), token_ids=tuple(pending_ids)))
@@ -209,6 +210,13 @@ class LanguageModel:
             reused_tokens=reused,
             progress=_progress(first_at, times),
         )
+
+    def _sample(self, context: Context) -> int:
+        try:
+            return self._sampler.sample(context.handle)
+        except NotFinite:
+            context.forget()  # its values are NaN too
+            raise
 
     def logits(
         self, prompt: EncodedPrompt, token_ids: Sequence[int], runtime: Runtime, cancelled: Event

@@ -84,8 +84,21 @@ def explain(message: str) -> EngineError | BadModel:
         return EngineError(f"{message} There was not enough memory: {_SHORT}", last_lines())
     if "is corrupted or incomplete" in text:
         return BadModel("The file is truncated or damaged. Download it again.")
-    reasons = [line for line in _lines if "error" in line.lower() or "fail" in line.lower()]
-    return EngineError(f"{message} {reasons[-1].strip() if reasons else ''}".strip(), last_lines())
+    return EngineError(f"{message} {_reason(_lines)}".strip(), last_lines())
+
+
+def _reason(lines: Iterable[str]) -> str:
+    """The newest line with an error that says more than that a file was not loaded; "" if there is none.
+
+    llama.cpp reports an error once where it happens ("... error loading model: tensor 'x' not found"), and again in
+    each caller ("failed to load model").
+    """
+    errors = [line.strip() for line in lines if re.search("error|fail", line, re.IGNORECASE)]
+    telling = [line for line in errors if not re.search(r"failed to load model$|Failed to load CLIP model from", line)]
+    if not telling:
+        return errors[-1] if errors else ""
+    # Without the path, which is in the projector's line.
+    return re.sub(r"^.*?(error loading model: |failed to load model '[^']*': )", "", telling[-1])
 
 
 def context_bytes(lines: Iterable[str], *, on_gpu: bool) -> tuple[int | None, int | None]:

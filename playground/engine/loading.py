@@ -73,17 +73,19 @@ def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.l
 
 
 def load_projector(
-    path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int, observer: Any = None
+    path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int, observer: Any = None, warm: bool = True
 ) -> M.mtmd_context_p:
     """Load a projector for `model`, with a media marker of its own.
 
-    `observer`: a ggml_backend_sched_eval_callback that is called for every graph node; the caller keeps it alive.
+    warm: let llama.cpp encode something first.
+    observer: a ggml_backend_sched_eval_callback that is called for every graph node; the caller keeps it alive.
     Raises BadPair, BadModel or EngineError with llama.cpp's reason.
     """
     params = M.mtmd_context_params_default()
     params.use_gpu = use_gpu
     params.n_threads = n_threads
     params.print_timings = False
+    params.warmup = warm
     params.media_marker = media_marker().encode()
     if observer is not None:
         params.cb_eval = observer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import grammar
+from playground.engine import finite, grammar
 from playground.engine.vocabulary import Vocabulary
 from playground.values.request import Sampling
 
@@ -41,8 +42,17 @@ class TokenSampler:
         self.close()
 
     def sample(self, context: C.llama_context_p) -> int:
-        """Choose the token that follows the last decoded one."""
+        """Choose the token that follows the last decoded one. Raises EngineError if the logits are NaN or infinite."""
+        finite.check_logits(self._logits(context), sampled=True)
         return int(C.llama_sampler_sample(self._chain, context, -1))
+
+    def _logits(self, context: C.llama_context_p) -> Any:
+        """What is chosen from, as far as the host has it: all logits, or those that the device's samplers left."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        if count := C.llama_get_sampled_logits_count_ith(context, -1):
+            return numpy.ctypeslib.as_array(C.llama_get_sampled_logits_ith(context, -1), (count,))
+        return numpy.ctypeslib.as_array(C.llama_get_logits_ith(context, -1), (self._vocabulary.n_tokens,))
 
     def close(self) -> None:
         """Free the chain. Free or detach its context before."""

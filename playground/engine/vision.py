@@ -8,6 +8,7 @@ model of the family; tests/engine/test_equality.py proves it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
-from playground.engine import llama_log, loading, templates
+from playground.engine import finite, llama_log, loading, templates
 from playground.engine.importance import Importance, watching
 from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
 from playground.engine.vocabulary import Vocabulary
@@ -28,6 +29,7 @@ from playground.values.request import Image
 
 _FLOAT_BYTES = 4
 _BLANK_SIDE = 448  # pixels
+_M_PERTURB = -6  # of malloc.h
 
 
 @contextmanager
@@ -37,6 +39,20 @@ def _input_chunks() -> Iterator[object]:
         yield chunks
     finally:
         M.mtmd_input_chunks_free(chunks)
+
+
+@contextmanager
+def _zeroed_memory() -> Iterator[None]:
+    """Host memory that is allocated in the block is zero, with glibc. Costs time for each allocation."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        yield
+        return
+    set_option(_M_PERTURB, 0xFF)  # malloc(3): allocated bytes are set to the complement
+    try:
+        yield
+    finally:
+        set_option(_M_PERTURB, 0)
 
 
 class VisionModel:
@@ -54,19 +70,20 @@ class VisionModel:
         templates.start()  # while the files load
         self._importance = importance
         self._model = loading.load_model(model, weights=False)
+        self._load_projector = functools.partial(
+            loading.load_projector,
+            projector,
+            self._model,
+            use_gpu=use_gpu,
+            n_threads=n_threads or loading.default_threads(os.path.getsize(projector)),
+            observer=importance and importance.callback,
+        )
         try:
-            self._mtmd = loading.load_projector(
-                projector,
-                self._model,
-                use_gpu=use_gpu,
-                n_threads=n_threads or loading.default_threads(os.path.getsize(projector)),
-                observer=importance and importance.callback,
-            )
+            self._mtmd = self._load_projector()
         except Exception:
             C.llama_model_free(self._model)
             raise
         self._vocabulary = Vocabulary(self._model)
-        self._marker = (M.mtmd_get_marker(self._mtmd) or b"").decode()
         self._template = loading.metadata(self._model, "tokenizer.chat_template")
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
@@ -74,6 +91,10 @@ class VisionModel:
     def close(self) -> None:
         M.mtmd_free(self._mtmd)
         C.llama_model_free(self._model)
+
+    @property
+    def _marker(self) -> str:
+        return (M.mtmd_get_marker(self._mtmd) or b"").decode()
 
     def warm_up(self) -> None:
         """Encode a blank image. On a GPU the first one takes 110-170 ms and later ones 8 (CLIP-L, H100)."""
@@ -119,8 +140,26 @@ class VisionModel:
         """Tokenize the chat and encode the images that come with pixels.
 
         Raises BadModel for a template without a place for the image, BadPair when the vocabulary lacks a token
-        that the projector type needs, EngineError when llama.cpp fails.
+        that the projector type needs, EngineError when llama.cpp fails or computes NaN.
         """
+        try:
+            return self._encode(messages, images, chat_template, variables)
+        except finite.NotFinite:
+            # The graph of Pixtral and Mistral 3 multiplies memory that nothing has set by 0, and NaN times 0 is NaN
+            # (llama.cpp tools/mtmd/models/pixtral.cpp). Every encode leaves infinities there, llama.cpp's own warm-up
+            # too. The first encode of a context whose memory is zero is sound.
+            with _zeroed_memory():
+                used, self._mtmd = self._mtmd, self._load_projector(warm=False)
+                M.mtmd_free(used)
+                return self._encode(messages, images, chat_template, variables)
+
+    def _encode(
+        self,
+        messages: Sequence[ChatMessage],
+        images: Sequence[Image],
+        chat_template: str | None,
+        variables: Mapping[str, Any] | None,
+    ) -> EncodedPrompt:
         rendered = self.render(messages, chat_template, variables)
         names = templates.names(chat_template or self._template or "")
         started = time.perf_counter()
@@ -141,6 +180,7 @@ class VisionModel:
                 encode_started = time.perf_counter()
                 embeddings = self._embeddings(chunk) if images[image].rgb else b""
                 encode_s += time.perf_counter() - encode_started
+                finite.check_embeddings(embeddings)
                 tile = self._image_chunk(chunk, image, n_past, embeddings)
                 encoded.append(tile)
                 n_past += tile.n_pos

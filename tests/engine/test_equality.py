@@ -50,5 +50,9 @@ def test_second_question_when_image_is_kept_then_same_as_without(result: dict[st
     assert result["kept_tokens"] == result["clean_tokens"]
 
 
+def test_image_when_its_embeddings_were_nan_then_encoded_anew_to_the_same_prompt(result: dict[str, Any]) -> None:
+    assert result["renewed_alike"]
+
+
 def test_prompt_when_planned_without_pixels_then_same_chunks(result: dict[str, Any]) -> None:
     assert result["planned_alike"]

@@ -751,6 +751,20 @@ def test_embeddings_when_put_then_they_fill_a_planned_prompt(
     assert cache.fill(planned, {}) == planned
 
 
+def test_embeddings_when_nan_then_neither_kept_nor_read_from_an_earlier_versions_cache(
+    tmp_path: Path, kept: EmbeddingCache
+) -> None:
+    key, planned = kept.key(PROJECTOR, picture()), prompt(tile(0, 2, None))
+    kept.put(key, prompt(tile(0, 2, 0xFF)), 0)
+    assert not kept.has(key)
+    kept._disk.set(key, embedding_cache._encoder.encode((embedding_cache._Tile("k", b"\xff" * 2 * 4 * WIDTH),)))
+    cache = reopened(tmp_path)
+    assert not cache.has(key)
+    assert cache.fill(planned, {0: key}) is None
+    cache.put(key, prompt(tile(0, 2, 7)), 0)
+    assert reopened(tmp_path).has(key)
+
+
 def test_key_when_anything_differs_then_so_does_it(tmp_path: Path, kept: EmbeddingCache) -> None:
     other = ModelFile("/m/mmproj.gguf", 1, "other", "F16", 1, "clip")
     moved = ModelFile("/elsewhere/mmproj.gguf", 1, "pp", "F16", 1, "clip")
