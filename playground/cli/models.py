@@ -34,7 +34,7 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="A language model: a file, or owner/name:file.gguf on the Hub.")],
+    model: Annotated[str, typer.Argument(help="A language model: a file, or owner/name:Q4_K_M on the Hub.")],
     projector: Annotated[str, typer.Argument(help="Its projector (mmproj), likewise.")] = "",
     n_ctx: Annotated[int, typer.Option("--ctx-size", help="Tokens.")] = 4096,
     chat_template: Annotated[str, typer.Option(help="Used in place of the file's.")] = "",
@@ -73,22 +73,26 @@ def doctor(
 
 
 def download(
-    repo: Annotated[str, typer.Argument(help="owner/name, or its address on the Hub.")],
-    quantizations: Annotated[list[str], typer.Argument(help="Of the language model: Q8_0 Q4_K_M ...")],
+    repo: Annotated[str, typer.Argument(help="owner/name, owner/name:Q4_K_M, or an address on the Hub.")],
+    quantizations: Annotated[
+        list[str] | None, typer.Argument(help="Of the language model: Q8_0 Q4_K_M ..., or files' names.")
+    ] = None,
     projector: Annotated[str, typer.Option(help="The projector's quantization. Default: F16, else BF16.")] = "",
     projector_repo: Annotated[str, typer.Option(help="Where it lies if not beside the model.")] = "",
     token: Token = "",
 ) -> None:
     """Download language models and a projector into the Hub's cache. An interrupted download is resumed."""
     with open_parts(Settings.read(), any_folder=True) as parts:
-        id, revision, _ = address.parse_repo(repo, parts.hub.endpoint)
-        listing = parts.hub.repo(id, revision, token or None)
-        other = parts.hub.repo(projector_repo, token=token or None) if projector_repo else listing
-        choice = PairChoice(
-            listing, tuple(listing.model(name) for name in quantizations), other, other.projector(projector)
-        )
+        id, revision, named = address.parse_repo(repo, parts.hub.endpoint)
+        listing = other = parts.hub.repo(id, revision, token or None)
+        if projector_repo:
+            id, revision, half = address.parse_repo(projector_repo, parts.hub.endpoint)
+            other, projector = parts.hub.repo(id, revision, token or None), projector or half or ""
+        wanted = [*([named] if named else []), *(quantizations or ())]
+        models = tuple(dict.fromkeys(listing.model(name) for name in wanted))
+        choice = PairChoice(listing, models, other, other.projector(projector))
         pairs = download_pairs(choice, parts.hub, parts.downloads, parts.catalog, token=token or None)
-        keys = {wanted.key for wanted in choice.files}
+        keys = {file.key for file in choice.files}
         _wait(parts, keys)
         failed = [d for d in parts.downloads.all() if d.error and d.wanted.key in keys]
         for download in failed:

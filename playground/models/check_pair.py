@@ -14,6 +14,7 @@ from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.hub import address
 from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteModel, RepoListing
+from playground.values.files import Half
 
 N_CTX = 4096  # tokens of context that the memory is estimated for, if nobody says otherwise
 
@@ -76,26 +77,30 @@ def from_hub(
 
 
 def from_names(hub: Hub, model: str, projector: str, token: str | None) -> PairHeaders:
-    """Each name: a path on this machine, or owner/name:file.gguf on the Hub; no `projector`: empty.
+    """Each name: a path on this machine, or owner/name:file.gguf or owner/name:Q4_K_M on the Hub.
 
+    `projector`: empty for none.
     Raises BadModel, BadInput, Offline.
     """
     return PairHeaders(
-        _header(hub, model, token),
-        _header(hub, projector, token) if projector else None,
+        _header(hub, model, Half.MODEL, token),
+        _header(hub, projector, Half.PROJECTOR, token) if projector else None,
         _bytes_of_shards(Path(model).expanduser()),
     )
 
 
-def _header(hub: Hub, name: str, token: str | None) -> GgufHeader:
+def _header(hub: Hub, name: str, half: Half, token: str | None) -> GgufHeader:
     path = Path(name).expanduser()
     if path.exists() or ":" not in name:
         return read_header(path)
     id, revision, file_name = address.parse_repo(name, hub.endpoint)
     repo = hub.repo(id, revision, token)
     file = next((file for file in repo.files if file.name == file_name), None)
+    if file is None and not (file_name or "").lower().endswith(".gguf"):  # a quantization
+        named = repo.model(file_name or "") if half is Half.MODEL else repo.projector(file_name or "")
+        file = named.files[0]
     if file is None:
-        names = ", ".join(file.name for file in repo.files if file.name.endswith(".gguf"))
+        names = ", ".join(file.name for file in repo.files if file.name.lower().endswith(".gguf"))
         raise BadInput(f"{id} has no file '{file_name}'. It has: {names[:400]}.")
     return hub.header(id, repo.commit, file, token)
 

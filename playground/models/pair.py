@@ -31,6 +31,8 @@ def read_pair(model: Path, projector: Path, checksums: Checksums, ids: Mapping[P
             f"{projector.name} is a language model, not a projector. The projector is the file that its "
             "publisher calls mmproj."
         )
+    if projector_header.is_audio_only:
+        raise BadPair(f"{projector.name} is an audio projector: it has no vision encoder. Choose an image projector.")
     if projector_header.metadata.get("clip.has_vision_encoder") is False:
         raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
     named = (model_header.text(f"general.{part}") for part in ("basename", "finetune", "size_label"))

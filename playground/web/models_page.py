@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import markupsafe
 import msgspec
@@ -21,9 +22,10 @@ from playground.models.check_pair import PairHeaders
 from playground.models.doctor import Finding, Hardware, Level
 from playground.models.download_pairs import PairChoice, download_pairs
 from playground.models.gguf import file_names
+from playground.models.gguf.header import read_start
 from playground.models.hub import address
 from playground.models.hub.downloads import Download, DownloadState
-from playground.models.hub.listing import RemoteModel, RepoListing
+from playground.models.hub.listing import RemoteModel, RepoListing, matches
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
@@ -40,6 +42,7 @@ class _FileRow:
     quantization: str
     size: str
     bits: str
+    is_shared: bool  # another file of the repository has this quantization
     shards: int
     missing: int
     there: bool
@@ -67,7 +70,9 @@ class _OnDisk:
     quantization: str
     size: str
     used: str
-    is_projector: bool
+    kind: Literal["language model", "projector", "audio projector"]
+    repo: str
+    commit: str
 
 
 class ModelActions:
@@ -80,8 +85,8 @@ class ModelActions:
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         methods = (
-            self.search, self.repo, self.check, self.download, self.downloads, self.cancel, self.resume, self.forget,
-            self.on_disk, self.use, self.inspect, self.look, self.delete,
+            self.search, self.repo, self.projectors, self.check, self.download, self.downloads, self.cancel,
+            self.resume, self.forget, self.on_disk, self.use, self.inspect, self.look, self.delete,
         )  # fmt: skip
         return [server_function(method) for method in methods]
 
@@ -104,18 +109,32 @@ class ModelActions:
         repos = self._hub.search(text.strip()[:200], token or None)
         return HtmlReply(html=templating.markup("found.html", found=repos, text=text))
 
+    def projectors(self, text: str, token: str | None = None) -> HtmlReply:
+        """Projectors of another repository, to choose from."""
+        self._may()
+        id, revision, file = address.parse_repo(text, self._hub.endpoint)
+        listing = self._hub.repo(id, revision, token or None)
+        if not listing.projectors:
+            raise BadInput(f"{id} has no projector.")
+        rows = [(id, listing.commit, self._row(listing, model)) for model in listing.projectors]
+        picked = listing.projector(file).name if file else rows[0][2].name
+        return HtmlReply(html=templating.markup("projectors.html", projectors=rows, repo=None, picked=picked))
+
     def repo(self, text: str, token: str | None = None, preset: str | None = None) -> HtmlReply:
         self._may()
         id, revision, file = address.parse_repo(text, self._hub.endpoint)
         chosen_by = self._preset(preset)
         listing = self._hub.repo(id, chosen_by.revision if chosen_by else revision, token or None)
         projectors = self._projectors(listing, chosen_by, token)
+        usual = projectors[0][1].name if projectors else ""
+        picked = [model.name for model in matches(listing.models, file)] if file else []
         return HtmlReply(
             html=templating.markup(
                 "repo.html",
                 repo=listing,
-                models=[self._row(listing, model, chosen_by, file) for model in listing.models],
+                models=[self._row(listing, model, chosen_by, picked) for model in listing.models],
                 projectors=[(repo.id, repo.commit, self._row(repo, model)) for repo, model in projectors],
+                picked=next((model.name for _, model in projectors if model.name == file), usual),
                 preset=chosen_by,
             )
         )
@@ -204,32 +223,40 @@ class ModelActions:
                     file_names.quantization(file.name) or "?",
                     number_format.file_size(file.bytes),
                     time.strftime("%d %b %Y", time.localtime(file.last_used)),
-                    file_names.is_projector(file.name),
+                    _kind(file.path, file.name, file.bytes),
+                    file.repo,
+                    file.commit,
                 )
             )
-        listed = [(*key, sorted(repos[key], key=lambda f: (not f.is_projector, f.name))) for key in sorted(repos)]
+        listed = [
+            (*key, sorted(repos[key], key=lambda f: (f.kind == "language model", f.name))) for key in sorted(repos)
+        ]
+        halves = [file for key in sorted(repos) for file in repos[key] if file.kind == "projector"]
         demo = self._parts.settings.demo
-        return DiskReply(disk=templating.markup("disk.html", repos=listed, cache=self._hub.cache, demo=demo))
+        return DiskReply(
+            disk=templating.markup("disk.html", repos=listed, halves=halves, cache=self._hub.cache, demo=demo)
+        )
 
-    def use(self, repo: str, commit: str, model: str, projector: str) -> Reply:
-        """Open a pair of the cache as a variant."""
+    def use(
+        self, repo: str, commit: str, model: str, projector: str, projector_repo: str = "", projector_commit: str = ""
+    ) -> Reply:
+        """Open a pair of the cache as a variant. The projector may be of another repository or commit."""
         self._refuse_in_demo()
-        pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
-        if pair[0] is None or pair[1] is None:
-            raise BadInput("One of the two files is not on this machine any more.")
-        before = self._parts.catalog.problems
-        self._parts.catalog.expect_pair(pair[0], pair[1])
-        paths = (str(pair[0]), str(pair[1]))
-        variant = next((v for v in self._parts.catalog.variants if (v.model.path, v.projector.path) == paths), None)
+        pair = self._paths(repo, commit, model, projector, projector_repo, projector_commit)
+        catalog = self._parts.catalog
+        read, before = catalog.read_pair(*pair), catalog.problems
+        catalog.expect_pair(*pair)
+        hashes = (read.model.sha256, read.projector.sha256)  # equal files may be listed under another path
+        variant = next((v for v in catalog.variants if (v.model.sha256, v.projector.sha256) == hashes), None)
         if variant is None:
-            raise BadModel(
-                next((p for p in self._parts.catalog.problems if p not in before), "The pair cannot be opened.")
-            )
+            raise BadModel(next((p for p in catalog.problems if p not in before), "The pair cannot be opened."))
         return Reply(notice=f"{variant.family}: {variant.label} can be ticked in the notebook now.")
 
-    def inspect(self, repo: str, commit: str, model: str, projector: str) -> HtmlReply:
+    def inspect(
+        self, repo: str, commit: str, model: str, projector: str, projector_repo: str = "", projector_commit: str = ""
+    ) -> HtmlReply:
         """The doctor's findings about two files of the cache, and a question as their chat template renders it."""
-        variant = self._variant(repo, commit, model, projector)
+        variant = self._variant(repo, commit, model, projector, projector_repo, projector_commit)
         diagnosis = check_pair.check_pair(
             lambda: check_pair.from_disk(variant.model.path, variant.projector.path), self._parts.hardware
         )
@@ -244,9 +271,11 @@ class ModelActions:
             )
         )
 
-    def look(self, repo: str, commit: str, model: str, projector: str) -> LookReply:
+    def look(
+        self, repo: str, commit: str, model: str, projector: str, projector_repo: str = "", projector_commit: str = ""
+    ) -> LookReply:
         """Load a pair and ask the embedded questions: are right answers likelier with their own picture?"""
-        variant = self._variant(repo, commit, model, projector)
+        variant = self._variant(repo, commit, model, projector, projector_repo, projector_commit)
         measuring = MeasureJob(self._parts.lab, look_request(self._parts.evaluation, variant))
         *_, last = measuring.run()
         assert isinstance(last, Measurement)
@@ -266,12 +295,21 @@ class ModelActions:
         self._parts.catalog.refresh()
         return msgspec.structs.replace(self.on_disk(), notice=f"{number_format.file_size(freed)} freed.")
 
-    def _variant(self, repo: str, commit: str, model: str, projector: str) -> Variant:
+    def _variant(self, *names: str) -> Variant:
         self._refuse_in_demo()
-        pair = (self._hub.path(repo, commit, model), self._hub.path(repo, commit, projector))
-        if pair[0] is None or pair[1] is None:
+        return self._parts.catalog.read_pair(*self._paths(*names))
+
+    def _paths(
+        self, repo: str, commit: str, model: str, projector: str, projector_repo: str, projector_commit: str
+    ) -> tuple[Path, Path]:
+        """Without a projector's repository, that of the model. Raises BadInput."""
+        if not projector:
+            raise BadInput("Choose a projector for this model first.")
+        half = self._hub.path(projector_repo or repo, projector_commit or commit, projector)
+        path = self._hub.path(repo, commit, model)
+        if path is None or half is None:
             raise BadInput("One of the two files is not on this machine any more.")
-        return self._parts.catalog.read_pair(pair[0], pair[1])
+        return path, half
 
     # --- help --------------------------------------------------------------------------------------------------------
 
@@ -308,20 +346,22 @@ class ModelActions:
         )
 
     def _row(
-        self, repo: RepoListing, model: RemoteModel, preset: Preset | None = None, picked: str | None = None
+        self, repo: RepoListing, model: RemoteModel, preset: Preset | None = None, picked: Sequence[str] = ()
     ) -> _FileRow:
         is_cached = all(self._hub.path(repo.id, repo.commit, file.name) is not None for file in model.files)
+        halves = repo.projectors if model in repo.projectors else repo.models
         part = sum(self._hub.partial_bytes(repo.id, file) for file in model.files if file.sha256)
         return _FileRow(
             name=model.name,
             quantization=model.quantization,
             size=number_format.file_size(model.bytes),
             bits=number_format.bits(8 * model.bytes / repo.n_params if repo.n_params else None),
+            is_shared=sum(other.quantization == model.quantization for other in halves) > 1,
             shards=len(model.files),
             missing=model.missing,
             there=is_cached,
             part=part / model.bytes if model.bytes else 0.0,
-            ticked=model.name == picked or (preset is not None and preset.matches(model.name)),
+            ticked=model.name in picked or (preset is not None and preset.matches(model.name)),
             left=0 if is_cached else max(0, model.bytes - part),
         )
 
@@ -347,6 +387,16 @@ def _fits(model: RemoteModel, headers: PairHeaders, hardware: Hardware) -> str:
     needed = doctor.needs(headers.model, headers.projector, n_ctx, on_gpu=on_gpu, model_bytes=model.bytes).all
     free = hardware.gpu_free if on_gpu and hardware.gpu_free is not None else hardware.host_free
     return f"{'fits' if needed <= free else 'too large'}, about {number_format.memory(needed)}"
+
+
+@lru_cache(1000)
+def _kind(path: str, name: str, bytes: int) -> Literal["language model", "projector", "audio projector"]:
+    """By the header; by the name where the file cannot be read. `bytes`: another file may come to this path."""
+    try:
+        header = read_start(path)
+    except BadModel:
+        return "projector" if file_names.is_projector(name) else "language model"
+    return "audio projector" if header.is_audio_only else "projector" if header.is_projector else "language model"
 
 
 def _progress(download: Download) -> _DownloadRow:

@@ -101,7 +101,7 @@ def remote(hub: Hub, id: str, name: str, token: str | None = None) -> tuple[str,
 # --- search ------------------------------------------------------------------------------------------------
 
 
-def test_search_when_asked_then_models_that_see_by_downloads_in_one_call(hub: Hub, served: HubServer) -> None:
+def test_search_when_asked_then_models_that_see_by_downloads(hub: Hub, served: HubServer) -> None:
     found = hub.search("vl")
     assert [(one.id, one.downloads, one.gated, one.licence) for one in found] == [
         (BIG, 500, False, "other"),
@@ -109,11 +109,18 @@ def test_search_when_asked_then_models_that_see_by_downloads_in_one_call(hub: Hu
         (TINY, 100, False, "apache-2.0"),
     ]
     assert all(one.likes == 10 for one in found)
-    (asked,) = served.seen()
-    assert asked.query["filter"] == ["gguf"]
-    assert asked.query["pipeline_tag"] == ["image-text-to-text"]
-    assert asked.query["search"] == ["vl"]
-    assert asked.token is None
+    asked = served.seen()
+    assert [one.query.get("pipeline_tag") for one in asked] == [["image-text-to-text"], None]
+    assert all(one.query["filter"] == ["gguf"] and one.query["search"] == ["vl"] for one in asked)
+    assert all(one.token is None for one in asked)
+
+
+def test_search_when_a_repository_has_another_task_or_none_then_found_after_the_others(
+    hub: Hub, served: HubServer
+) -> None:
+    assert [(one.id, one.task) for one in hub.search("text")] == [("acme/text-GGUF", "text-generation")]
+    found = hub.search("acme")
+    assert [one.task for one in found] == ["image-text-to-text"] * (len(found) - 1) + ["text-generation"]
 
 
 def test_search_when_limited_or_empty_or_strange_then(hub: Hub) -> None:
@@ -417,8 +424,8 @@ def test_operators_token_when_it_is_not_shared_then_it_is_never_sent(
     told = child(served, tmp_path, {"HF_TOKEN": TOKEN}, own_token=False)
     assert told["error"].startswith(f"NotAllowed: {GATED}: gated-Q8_0.gguf is gated: accept its licence")
     assert (told["endpoint"], told["cache"]) == (served.url, str(tmp_path / "hub"))
-    assert len(served.seen()) == 3  # search, listing, HEAD: and no telemetry
-    assert [one.token for one in served.seen()] == [None] * 3
+    assert len(served.seen()) == 4  # two searches, listing, HEAD: and no telemetry
+    assert [one.token for one in served.seen()] == [None] * 4
 
 
 def test_operators_token_when_it_is_shared_then_visitors_without_one_use_it(
@@ -649,6 +656,27 @@ SHA = "b" * 40
         ("https://huggingface.co/acme/a-GGUF/resolve/refs%2Fpr%2F1/a.gguf", ("acme/a-GGUF", "refs/pr/1", "a.gguf")),
         ("https://huggingface.co/acme/a-GGUF/discussions/3", ("acme/a-GGUF", "main", None)),
         ("https://mirror.example:8443/acme/a-GGUF/blob/main/a.gguf", ("acme/a-GGUF", "main", "a.gguf")),
+        # a quantization, and what the Hub's buttons copy
+        ("acme/a-GGUF:Q4_K_M", ("acme/a-GGUF", "main", "Q4_K_M")),
+        ("hf.co/acme/a-GGUF", ("acme/a-GGUF", "main", None)),
+        ("hf.co/acme/a-GGUF:Q4_K_M", ("acme/a-GGUF", "main", "Q4_K_M")),
+        ("huggingface.co/acme/a-GGUF/blob/main/a.gguf", ("acme/a-GGUF", "main", "a.gguf")),
+        ("https://hf.co/acme/a-GGUF:UD-Q4_K_XL", ("acme/a-GGUF", "main", "UD-Q4_K_XL")),
+        ("hf.co/acme/a-GGUF:latest", ("acme/a-GGUF", "main", None)),
+        ("hf://acme/a-GGUF/Q4/a.gguf", ("acme/a-GGUF", "main", "Q4/a.gguf")),
+        ("https://huggingface.co/acme/a-GGUF?show_file_info=a-Q8_0.gguf", ("acme/a-GGUF", "main", "a-Q8_0.gguf")),
+        ("llama-server -hf acme/a-GGUF:Q4_K_M", ("acme/a-GGUF", "main", "Q4_K_M")),
+        ("./llama.cpp/llama-cli -hf acme/a-GGUF --jinja", ("acme/a-GGUF", "main", None)),
+        ("llama-mtmd-cli --hf-repo acme/a-GGUF --hf-file a.gguf", ("acme/a-GGUF", "main", "a.gguf")),
+        ("ollama run hf.co/acme/a-GGUF:Q4_K_M", ("acme/a-GGUF", "main", "Q4_K_M")),
+        ("docker model run hf.co/acme/a-GGUF:Q4_K_M", ("acme/a-GGUF", "main", "Q4_K_M")),
+        ('vllm serve "acme/a-GGUF"', ("acme/a-GGUF", "main", None)),
+        ("hf download acme/a-GGUF a-Q8_0.gguf --local-dir .", ("acme/a-GGUF", "main", "a-Q8_0.gguf")),
+        ("git clone https://huggingface.co/acme/a-GGUF", ("acme/a-GGUF", "main", None)),
+        (
+            'llm = Llama.from_pretrained(\n\trepo_id="acme/a-GGUF",\n\tfilename="a-Q8_0.gguf",\n)',
+            ("acme/a-GGUF", "main", "a-Q8_0.gguf"),
+        ),
     ],
 )
 def test_parse_when_a_repository_is_pasted_then(pasted: str, expected: tuple[str, str, str | None]) -> None:

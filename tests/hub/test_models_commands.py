@@ -136,3 +136,14 @@ def test_doctor_when_the_repository_lacks_the_file_then_it_says_what_it_has(call
     done = call("doctor", f"{REPO}:none.gguf")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"Error: {REPO} has no file 'none.gguf'. It has: pair-F16.gguf, pair-Q8_0.gguf, ")
+
+
+def test_doctor_when_a_quantization_is_named_then_that_file(call: Call) -> None:
+    assert call("doctor", f"{REPO}:F16", f"hf.co/{REPO}:F16").code < 2
+    assert "has no language model 'Q9'" in call("doctor", f"{REPO}:Q9", f"{REPO}:F16").err
+
+
+def test_download_when_the_id_names_a_quantization_then_it_is_enough(call: Call) -> None:
+    called = call("download", f"llama-server -hf {REPO}:Q8_0")
+    assert called.code == 0, called.err
+    assert called.out.split()[0].endswith("pair-Q8_0.gguf")

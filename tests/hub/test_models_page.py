@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 from huggingface_hub.utils import close_session
 
-from playground.errors import NotAllowed
+from playground.errors import BadInput, BadPair, NotAllowed
 from playground.settings import Settings
 from playground.web.models_page import ModelActions
 from playground.wiring import open_parts
 from testkit import pairs
+from testkit.doctor_files import sketch
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 
 REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
@@ -108,3 +111,61 @@ def test_header_when_it_could_not_be_read_then_the_next_tick_tries_again(
     served.behave("mmproj-F16", times=1, body=b"GGUF, but damaged" * 100)
     assert actions.check(**ticked(served, "F16")).level == 2
     assert actions.check(**ticked(served, "F16")).level < 2
+
+
+# --- names that a person pastes, and projectors of another repository ----------------------------------------
+
+
+def test_repository_when_pasted_with_a_quantization_then_it_is_ticked(actions: ModelActions) -> None:
+    for pasted in (f"{REPO}:Q4_K_M", f"https://hf.co/{REPO}:Q4_K_M", f"llama-server -hf {REPO}:Q4_K_M"):
+        boxes = re.findall(r'value="(pair-[^"]+)"\s+checked', actions.repo(pasted).html)
+        assert boxes == ["pair-Q4_K_M.gguf"]
+
+
+def test_projectors_when_another_repository_is_named_then_its_projector_can_be_checked_with_the_model(
+    served: HubServer, actions: ModelActions
+) -> None:
+    html = actions.projectors(OTHER).html
+    assert f'data-repo="{OTHER}"' in html
+    assert f'data-commit="{served.repos[OTHER].commit}"' in html
+    with pytest.raises(BadInput, match="has no projector 'nothing'"):
+        actions.projectors(f"{REPO}:nothing")
+
+
+# --- files of the cache --------------------------------------------------------------------------------------
+
+
+def cached(tmp_path: Path, repo: str, commit: str, **files: Path) -> str:
+    """Put files into the Hub's cache, as another program would. Returns the commit's 40 digits."""
+    repository = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
+    snapshot = repository / "snapshots" / (40 * commit)
+    snapshot.mkdir(parents=True, exist_ok=True)
+    (repository / "blobs").mkdir(exist_ok=True)
+    for n, (name, source) in enumerate(files.items()):
+        blob = repository / "blobs" / f"{commit}{n:063}"
+        shutil.copyfile(source, blob)
+        (snapshot / f"{name.replace('_', '-')}.gguf").symlink_to(f"../../blobs/{blob.name}")
+    return 40 * commit
+
+
+def test_projector_when_in_another_repository_or_commit_or_of_an_odd_name_then_the_pair_opens(
+    actions: ModelActions, tmp_path: Path
+) -> None:
+    files = pairs.write_llava(tmp_path / "made", name="made")
+    audio = tmp_path / "audio.gguf"
+    entries = [("general.architecture", "clip"), ("clip.has_audio_encoder", True)]
+    sketch(audio, dict(entries), {"a": (32, 2)})
+    model = cached(tmp_path, "acme/tune", "a", tune_Q8_0=files.model)
+    odd = cached(tmp_path, "acme/tune", "b", visual_x=files.projector)
+    other = cached(tmp_path, "acme/base", "c", clip_thing=files.projector, mmproj_ears=audio)
+    html = actions.on_disk().disk
+    assert html.count("audio projector</td>") == 1
+    assert html.count(">projector</td>") == 2
+    assert re.findall(r'<option value="([^"]*)"', html) == ["", "clip-thing.gguf", "visual-x.gguf"]
+    with pytest.raises(BadInput, match="Choose a projector"):
+        actions.use("acme/tune", model, "tune-Q8-0.gguf", "")
+    for repo, commit, name in (("acme/tune", odd, "visual-x.gguf"), ("acme/base", other, "clip-thing.gguf")):
+        reply = actions.use("acme/tune", model, "tune-Q8-0.gguf", name, repo, commit)
+        assert "can be ticked" in str(reply.notice)
+    with pytest.raises(BadPair, match="is an audio projector"):
+        actions.look("acme/tune", model, "tune-Q8-0.gguf", "mmproj-ears.gguf", "acme/base", other)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
+from playground.errors import BadInput
 from playground.models.gguf import file_names
 from playground.models.hub.listing import RemoteFile, RemoteModel, RepoListing
+from playground.values.files import Half
 
 
 def repo(*files: str | tuple[str, int]) -> RepoListing:
@@ -252,3 +255,47 @@ def test_projectors_when_listed_then_f16_first_whatever_the_models_bits(files: l
 def test_repository_when_it_has_only_projectors_then_no_models() -> None:
     found = repo("llama-13b-mmproj-v1.5.Q4_1.gguf", "qwen2.5-vl-7b-mmproj-f16.gguf")
     assert (len(found.models), len(found.projectors)) == (0, 2)
+
+
+# --- the projector, where its name does not say so ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("clip-vit-large-f16.gguf", "visual-F16.gguf", "vision_encoder.gguf", "mm-projector-f16.gguf"),
+        *("projector.gguf", "mmproj/Qwen-F16.gguf", "odd.gguf"),
+    ],
+)
+def test_projector_when_its_name_is_odd_then_its_header_decides(name: str) -> None:
+    listed = repo(("a-Q8_0.gguf", 3000), ("a-Q4_K_M.gguf", 2000), (name, 1000))
+    if listed.undecided:  # else the name says mm-projector
+        assert listed.undecided[0].name == name
+        read = {file.name: Half.PROJECTOR if file.name == name else Half.MODEL for file in listed.undecided}
+        listed = msgspec.structs.replace(listed, halves=read)
+    assert [model.name for model in listed.projectors] == [name]
+    assert quantizations(listed.models) == ["Q8_0", "Q4_K_M"]
+
+
+def test_language_model_when_it_alone_is_called_vision_then_its_header_decides() -> None:
+    listed = repo("granite-vision-f16.gguf")
+    assert [file.name for file in listed.undecided] == ["granite-vision-f16.gguf"]
+    listed = msgspec.structs.replace(listed, halves={"granite-vision-f16.gguf": Half.MODEL})
+    assert (len(listed.models), len(listed.projectors)) == (1, 0)
+
+
+def test_undecided_when_a_repository_is_large_then_few_headers_are_read() -> None:
+    assert len(repo(*(f"a{n}-Q8_0.gguf" for n in range(50))).undecided) == 8
+    assert repo("a-Q8_0.gguf", "mmproj-F16.gguf").undecided == ()
+
+
+# --- one of several ----------------------------------------------------------------------------------------
+
+
+def test_model_when_two_files_have_one_quantization_then_neither_is_taken_silently() -> None:
+    listed = repo("LFM-Q4_0.gguf", "LFM-QAD-Q4_0.gguf", "mmproj-2B-F16.gguf", "mmproj-8B-F16.gguf", "b-UD-Q4_K_XL.gguf")
+    assert listed.model("LFM-QAD-Q4_0.gguf").name == "LFM-QAD-Q4_0.gguf"
+    assert listed.model("q4_k_xl").name == "b-UD-Q4_K_XL.gguf"
+    for choose in (lambda: listed.model("Q4_0"), listed.projector):
+        with pytest.raises(BadInput, match=r"2 files are called .*Give the name of one"):
+            choose()

@@ -14,8 +14,13 @@ QUANTIZATION = re.compile(
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 # Files that many repositories hold beside a model: calibration data, and drafters for speculative decoding.
 _OTHER = re.compile(r"^(?:imatrix|mtp-|eagle3-|dflash-|dspark-|\._)|[-._]imatrix\b", re.IGNORECASE)
+_MMPROJ = re.compile(r"mm[-_]?proj", re.IGNORECASE)
 # Few projectors are called "vision" at the end; elsewhere it is a part of a language model's name (granite-vision-3.2).
-_PROJECTOR = re.compile(r"mmproj|(?:^|[-._])vision(?:[-._](?:B?F16|F32|Q8_0))?\.gguf$", re.IGNORECASE)
+_PROJECTOR = re.compile(
+    r"mm[-_]?proj|(?:^|[-._])(?:vision(?:[-_]?(?:encoder|tower))?|visual|projector)(?:[-._](?:B?F16|F32|Q8_0))?\.gguf$"
+    r"|^clip[-._]",
+    re.IGNORECASE,
+)
 
 
 def quantization(name: str) -> str | None:
@@ -59,3 +64,8 @@ def is_other(name: str) -> bool:
 def is_projector(name: str) -> bool:
     """By the name alone; the header's architecture decides."""
     return _PROJECTOR.search(PurePosixPath(name).name) is not None
+
+
+def is_mmproj(name: str) -> bool:
+    """Whether the name leaves no doubt that it is a projector."""
+    return _MMPROJ.search(PurePosixPath(name).name) is not None

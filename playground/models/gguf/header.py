@@ -88,6 +88,11 @@ class GgufHeader:
     def is_projector(self) -> bool:
         return self.architecture == "clip"
 
+    @property
+    def is_audio_only(self) -> bool:
+        sees, hears = (self.metadata.get(f"clip.has_{kind}_encoder") is True for kind in ("vision", "audio"))
+        return self.is_projector and hears and not sees
+
     @cached_property
     def n_params(self) -> int:
         return sum(tensor.n_elements for tensor in self.tensors)
@@ -126,13 +131,31 @@ def read_remote(file: BinaryIO, size: int, name: str) -> GgufHeader:
     return header
 
 
+def read_start(path: str | Path) -> GgufHeader:
+    """A file's header up to the vocabulary, in a millisecond; whether the file is whole is not checked.
+
+    Raises BadModel.
+    """
+    return _read(path, whole=False)
+
+
 def read_header(path: str | Path) -> GgufHeader:
     """Read and check a file's header. Raises BadModel with what is wrong with the file."""
+    header = _read(path, whole=True)
+    if header.missing_bytes:
+        raise BadModel(
+            f"{os.path.basename(path)} is cut short: {header.missing_bytes:,} bytes of its tensors are missing. "
+            "Download it again."
+        )
+    return header
+
+
+def _read(path: str | Path, *, whole: bool) -> GgufHeader:
     name = os.path.basename(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            header = _Reader(file, size, str(path)).header()
+            return _Reader(file, size, str(path), whole=whole).header()
     except FileNotFoundError:
         raise BadModel(f"{name} does not exist.") from None
     except IsADirectoryError:
@@ -143,11 +166,6 @@ def read_header(path: str | Path) -> GgufHeader:
         raise BadModel(f"{name[:80]} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     except BadModel as error:
         raise BadModel(f"{name}: {error}") from None
-    if header.missing_bytes:
-        raise BadModel(
-            f"{name} is cut short: {header.missing_bytes:,} bytes of its tensors are missing. Download it again."
-        )
-    return header
 
 
 class _Reader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Condition
 from typing import Any
@@ -20,11 +21,12 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
-from playground.errors import BadInput
+from playground.errors import BadInput, PlaygroundError
 from playground.models.gguf.header import GgufHeader, read_remote
 from playground.models.hub import address, transfer
 from playground.models.hub.listing import RemoteFile, RepoListing
 from playground.models.hub.refusals import translated, understood
+from playground.values.files import Half
 
 _KEPT_LISTINGS = 64
 _KEPT_HEADER_ENTRIES = 400_000  # keys and tensors of all headers together, some 300 bytes each; a header has hundreds
@@ -37,6 +39,7 @@ class FoundRepo(msgspec.Struct, frozen=True):
     likes: int | None
     gated: bool
     licence: str | None
+    task: str | None  # the Hub's tag, such as image-text-to-text
 
 
 class CachedFile(msgspec.Struct, frozen=True):
@@ -85,18 +88,28 @@ class Hub:
     # --- the Hub ------------------------------------------------------------------------------------------------------
 
     def search(self, text: str, token: str | None = None, limit: int = 20) -> tuple[FoundRepo, ...]:
-        """Repositories with GGUF files of models that read images. Raises Offline, BadInput."""
+        """Repositories with GGUF files, those that are known to read images first. Raises Offline, BadInput.
+
+        Many repositories of such models are tagged as something else, or not at all: a search by words covers all
+        repositories with GGUF files.
+        """
+        found = self._search(text, token, limit, {"pipeline_tag": "image-text-to-text"})
+        others = self._search(text, token, limit, {}) if text else ()
+        known = {repo.id for repo in found}
+        return found + tuple(repo for repo in others if repo.id not in known)
+
+    def _search(self, text: str, token: str | None, limit: int, tags: dict[str, str]) -> tuple[FoundRepo, ...]:
         with translated("the search"), understood():
             # Not HfApi.list_models: it waits for ever, and retries for minutes where the Hub asks to wait.
             reply = get_session().get(
                 f"{self.endpoint}/api/models",
                 params={
                     "filter": "gguf",
-                    "pipeline_tag": "image-text-to-text",
+                    **tags,
                     **({"search": text} if text else {}),
                     "sort": "downloads",
                     "limit": limit,
-                    "expand": ["downloads", "likes", "gated", "tags"],
+                    "expand": ["downloads", "likes", "gated", "tags", "pipeline_tag"],
                 },
                 headers=build_hf_headers(token=self._token(token)),
                 timeout=constants.HF_HUB_ETAG_TIMEOUT,
@@ -110,12 +123,16 @@ class Hub:
                     repo.get("likes"),
                     bool(repo.get("gated")),
                     _licence(repo.get("tags") or []),
+                    repo.get("pipeline_tag"),
                 )
                 for repo in repos
             )
 
     def repo(self, id: str, revision: str = "main", token: str | None = None) -> RepoListing:
-        """What a repository holds, in one request. Raises Offline, BadInput, NotAllowed for a gated one."""
+        """What a repository holds, in one request if its files' names say which one is the projector.
+
+        Raises Offline, BadInput, NotAllowed for a gated one.
+        """
         access = self._token(token)
         if address.COMMIT.fullmatch(revision):
             return self._listing_of_commit(id, revision, access)
@@ -232,7 +249,7 @@ class Hub:
             )
             gguf: dict[str, Any] = dict(info.gguf or {})
             base = getattr(info.card_data, "base_model", None) if info.card_data else None
-            return RepoListing(
+            listing = RepoListing(
                 id=info.id,
                 commit=str(info.sha),
                 files=tuple(
@@ -247,6 +264,18 @@ class Hub:
                 n_params=gguf.get("total"),
                 chat_template=gguf.get("chat_template"),
             )
+        files = () if listing.gated and access is False else listing.undecided
+        with ThreadPoolExecutor(max(1, len(files))) as threads:
+            halves = threads.map(lambda file: self._half(listing.id, listing.commit, access, file), files)
+            read = {file.name: half for file, half in zip(files, halves, strict=True) if half is not None}
+        return msgspec.structs.replace(listing, halves=read)
+
+    def _half(self, repo: str, commit: str, access: str | bool, file: RemoteFile) -> Half | None:
+        """By the header; None if it cannot be read now."""
+        try:
+            return self._header_of_commit(repo, commit, access, file).half
+        except PlaygroundError:
+            return None
 
     def _read_header(self, repo: str, commit: str, access: str | bool, file: RemoteFile) -> GgufHeader:
         what = f"{repo}: {file.name}"

@@ -8,6 +8,9 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.models.gguf import file_names
+from playground.values.files import Half
+
+_MAX_UNDECIDED = 8
 
 
 class RemoteFile(msgspec.Struct, frozen=True):
@@ -40,11 +43,12 @@ class RepoListing(msgspec.Struct, frozen=True):
     architecture: str | None = None
     n_params: int | None = None
     chat_template: str | None = None
+    halves: dict[str, Half] = {}  # of the files whose headers were read, by name
 
     @property
     def models(self) -> tuple[RemoteModel, ...]:
         """The largest first."""
-        projectors = _projectors(self.files)
+        projectors = self._projector_names
         return _models(file for file in self.files if file.name not in projectors)
 
     def model(self, name: str) -> RemoteModel:
@@ -55,31 +59,55 @@ class RepoListing(msgspec.Struct, frozen=True):
         """Likewise; without a name the usual one."""
         projectors = self.projectors
         if projectors and not name:
-            return projectors[0]
+            name = projectors[0].quantization
         return _named(projectors, name, f"{self.id} has no projector" + (f" '{name}'" if name else ""))
 
     @property
     def projectors(self) -> tuple[RemoteModel, ...]:
         """The usual one first: F16 or BF16, whatever the language model's bits are."""
         order = {"F16": 0, "BF16": 1, "F32": 2, "Q8_0": 3}
-        projectors = _projectors(self.files)
+        projectors = self._projector_names
         models = _models(file for file in self.files if file.name in projectors)
         return tuple(sorted(models, key=lambda model: (order.get(model.quantization, 4), -model.bytes)))
 
+    @property
+    def undecided(self) -> tuple[RemoteFile, ...]:
+        """Files whose headers decide which one is the projector; () where a name says so. The likeliest first."""
+        entries = _models(self.files)
+        if any(file_names.is_mmproj(model.name) for model in entries):
+            return ()
+        likely = sorted(entries, key=lambda m: (not file_names.is_projector(m.name.replace("/", "-")), m.bytes))
+        return tuple(model.files[0] for model in likely[:_MAX_UNDECIDED])
+
+    @property
+    def _projector_names(self) -> set[str]:
+        """By the headers that were read, else by name. Beside an mmproj, "vision" is a part of the model's own name."""
+        names = {file.name for file in self.files if file_names.is_projector(file.name)}
+        names = {name for name in names if file_names.is_mmproj(name)} or names
+        read = {name for name, half in self.halves.items() if half is Half.PROJECTOR}
+        return {name for name in names if name not in self.halves} | read
+
+
+def matches(models: Sequence[RemoteModel], name: str) -> list[RemoteModel]:
+    """By name, or by quantization; llama.cpp takes Q4_K_XL for UD-Q4_K_XL too."""
+    wanted = name.upper()
+    ways = (
+        [model for model in models if model.name == name],
+        [model for model in models if model.quantization.upper() == wanted],
+        [model for model in models if model.quantization.upper().removeprefix("UD-") == wanted],
+    )
+    return next((way for way in ways if way), [])
+
 
 def _named(models: Sequence[RemoteModel], name: str, problem: str) -> RemoteModel:
-    by_name = next((model for model in models if model.name == name), None)
-    by_quantization = next((model for model in models if model.quantization.upper() == name.upper()), None)
-    if model := by_name or by_quantization:
-        return model
+    matching = matches(models, name)
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = ", ".join(model.name for model in matching)
+        raise BadInput(f"{len(matching)} files are called {name}: {names[:400]}. Give the name of one.")
     choices = ", ".join(dict.fromkeys(model.quantization for model in models)) or "none"
     raise BadInput(f"{problem}. It has: {choices}.")
-
-
-def _projectors(files: Iterable[RemoteFile]) -> set[str]:
-    """By name. Beside one that is called mmproj, "vision" is a part of the model's own name."""
-    names = {file.name for file in files if file_names.is_projector(file.name)}
-    return {name for name in names if "mmproj" in name.lower()} or names
 
 
 def _models(files: Iterable[RemoteFile]) -> tuple[RemoteModel, ...]:

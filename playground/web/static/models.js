@@ -76,6 +76,12 @@ export function start({element, server}) {
   const actions = {
     repo: button => open(button.dataset.repo),
     preset: button => open(button.dataset.repo, button.dataset.preset),
+    projectors: async () => {
+      const text = $("[data-projector-repo]").value.trim();
+      if (!text) return;
+      $("[data-other-projectors]").innerHTML = (await call("projectors", {text, token: token()})).html;
+      check();
+    },
     "close-repo": () => region("repo").replaceChildren(),
     download: async () => {
       await call("download", {...chosen(), preset: $(".vp-repo").dataset.preset ?? null});
@@ -110,7 +116,10 @@ export function start({element, server}) {
     const {repo, commit} = row.closest("[data-repo]").dataset;
     return {repo, commit, model: row.dataset.file};
   };
-  const pair = row => ({...place(row), projector: $("[data-half]", row).value});
+  const pair = row => {
+    const half = $("[data-half]", row), {repo, commit} = half.selectedOptions?.[0]?.dataset ?? {};
+    return {...place(row), projector: half.value, projector_repo: repo ?? "", projector_commit: commit ?? ""};
+  };
 
   root.addEventListener("click", event => {
     const button = event.target.closest("[data-do]");
@@ -120,7 +129,8 @@ export function start({element, server}) {
   root.addEventListener("submit", async event => {
     event.preventDefault();
     const text = event.target.text.value.trim();
-    if (/^https?:|^[\w.-]+\/[\w.-]+(:.+)?$/.test(text)) return open(text);
+    // An address, an id, or a command that has one of them among its words.
+    if (/^https?:|^hf:|^(hf|huggingface)\.co\/|^[\w.-]+\/[\w.-]+(:.+)?$|^\S+\s.*\w\/\w/.test(text)) return open(text);
     const reply = await call("search", {text, token: token()}).catch(() => null);
     if (reply) region("found").innerHTML = reply.html;
   });
