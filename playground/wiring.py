@@ -35,6 +35,7 @@ from playground.quantizing import quantizer
 from playground.quantizing.importance_matrix import delete_leftovers
 from playground.quantizing.scan_files import Workshop
 from playground.settings import Settings
+from playground.support import cgroup
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
 from playground.values.request import Image
@@ -188,4 +189,4 @@ def _machine(gpus: str) -> str:
             processor = next(
                 (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), processor
             )
-    return ", ".join(part for part in (gpus, processor, f"{os.cpu_count()} cores") if part)
+    return ", ".join(part for part in (gpus, processor, f"{cgroup.usable_processors()} cores") if part)

@@ -11,12 +11,12 @@ import os
 from typing import Any
 
 import llama_cpp
-import psutil
 from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
 from playground.engine import llama_log
 from playground.errors import BadPair
+from playground.support import cgroup
 
 GPU_OFFLOAD: bool = bool(C.llama_supports_gpu_offload())
 
@@ -41,9 +41,8 @@ def default_threads(model_bytes: int) -> int:
 
 
 def physical_cores() -> int:
-    """The number of physical cores that this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
+    """The number of physical cores that this process may use, also by its container's limits."""
+    return cgroup.usable_cores()
 
 
 def flash_attention(wanted: bool | None, on_gpu: bool) -> int:

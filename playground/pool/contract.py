@@ -17,8 +17,12 @@ from playground.values.memory import GpuMemory, WorkerState
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
+    """In a container with a limit: what the limit leaves."""
+
     total_bytes: int
     available_bytes: int
+    limit_bytes: int | None = None  # of the container; None: no limit
+    processors: float | None = None  # the container's quota of processor time; None: no quota
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ def memory_report(
         budgets=by_place,
         queue=queue.queued(),
         alarms=watch.alarms,
+        container_bytes=host.limit_bytes,
+        container_processors=host.processors,
     )
 
 

@@ -12,6 +12,7 @@ import psutil
 import pynvml
 
 from playground.pool.contract import HostMemory, ProcessMemory
+from playground.support import cgroup
 from playground.values.memory import GpuMemory
 
 
@@ -65,8 +66,11 @@ class LocalSensors:
         return by_pid
 
     def host(self) -> HostMemory:
-        memory = psutil.virtual_memory()
-        return HostMemory(memory.total, memory.available)
+        memory, limit = psutil.virtual_memory(), cgroup.memory_limit()
+        if limit is None or limit.limit_bytes >= memory.total:
+            return HostMemory(memory.total, memory.available, processors=cgroup.cpu_quota())
+        available = min(memory.available, limit.free_bytes)
+        return HostMemory(limit.limit_bytes, available, limit.limit_bytes, cgroup.cpu_quota())
 
     def process(self, pid: int) -> ProcessMemory:
         try:

@@ -137,6 +137,8 @@ class MemoryReport:
     budgets: Mapping[str, int]  # by place: the bytes that all workers there may take together
     queue: tuple[QueuedRun, ...]  # the running ones first, then in the order in which they are likely to come
     alarms: tuple[str, ...] = ()  # memory that was not freed, the newest last
+    container_bytes: int | None = None  # the limit of the container's memory; None: no limit
+    container_processors: float | None = None  # its quota of processor time
 
     @property
     def budget_bytes(self) -> int:

@@ -90,7 +90,7 @@ class InspectPage:
                 handles = [handle_row(worker, self._colours) for worker in now.workers]
                 shared = {
                     "alarms": templating.markup("alarms.html", alarms=now.alarms[::-1]),
-                    "places": templating.markup("places.html", places=places),
+                    "places": templating.markup("places.html", places=places, report=now),
                 }
                 for allowed in (True, False):
                     shared[f"handles {allowed}"] = templating.markup("handles.html", handles=handles, may=allowed)

@@ -130,7 +130,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("playground.errors", ()),
     ("playground.support", ("playground.support.", "playground.errors")),
     (PROTOCOL, ("playground.values.",)),
-    ("playground.engine", ("playground.engine.", "playground.support.atomic", *VALUES)),
+    ("playground.engine", ("playground.engine.", "playground.support.atomic", "playground.support.cgroup", *VALUES)),
     *((room, (f"{room}.", *above)) for room, above in STACK),
     ("playground", ()),
 ]

@@ -99,3 +99,14 @@ def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_littl
         shown.look(OPERATOR)
     assert time.process_time() - started < 0.02
     assert len(json.dumps(reply)) < 60_000
+
+
+def test_page_when_the_app_runs_in_a_container_then_its_limits_are_shown() -> None:
+    def shown(**limits: Any) -> str:
+        return " ".join(page(HandMade((replace(report(), **limits),))).look(ME)["places"].split())
+
+    assert "The container limits" not in shown()
+    both = shown(container_bytes=4 * GIB, container_processors=1.5)
+    assert "The container limits this app to 4.0 GiB of memory and 1.5 processors." in both
+    assert "The container limits this app to 1.5 processors." in shown(container_processors=1.5)
+    assert "The container limits this app to 4.0 GiB of memory." in shown(container_bytes=4 * GIB)
