@@ -189,8 +189,9 @@ def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
         assert picture.format == "PNG"
     assert "Not enough questions to recommend one (2 asked)." in Path("x.html").read_text()
     shown = fine(call(*words))
-    assert "→ Q4_K_M" in shown
-    assert "Q4_K_M is the smallest of the 2 that keep every limit" in shown
+    assert "→ " not in shown
+    assert "Not enough questions to recommend one (2 asked)." in shown
+    assert "About 88 questions without a change would show 5%" in shown
 
 
 def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> None:
