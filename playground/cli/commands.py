@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import compare, measure, models, quantize, serve
+from playground.cli import compare, measure, models, quantize, score, serve
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -38,6 +38,7 @@ for _command in (
     measure.grid,
     measure.accuracy,
     measure.card,
+    score.score,
     quantize.quantize,
     quantize.sensitivity,
     models.doctor,

@@ -43,6 +43,12 @@ class Rule(enum.StrEnum):
     ANLS = "anls"
     IOU = "iou"
     CHOICE = "choice"
+    RELAXED = "relaxed"
+    VQA = "vqa"
+    OCRBENCH = "ocrbench"
+    YES_NO = "yes_no"
+    IOU_AT_HALF = "iou_at_half"
+    JSON = "json"
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,6 +58,13 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     rule: Rule = Rule.EXACT
     tolerance: float = 0.0  # of a number, as a share of the accepted one
     category: str = ""
+    options: tuple[str, ...] = ()  # the texts of a choice, A first
+    image_size: tuple[float, float] | None = None  # of an accepted box in pixels: width, height of that image
+    box_scale: tuple[float, float] | None = None  # what an answer's box has for the whole width and height
+    y_first: bool | None = None  # an answer's box is written y before x; None: by the answer's form
+
+
+_KEYS = tuple(name for name in Question.__struct_fields__ if name != "answers")
 
 
 class QuestionSet:
@@ -181,7 +194,8 @@ def read_questions(path: Path) -> QuestionSet:
     """A folder or a zip with images and one items.jsonl or items.csv.
 
     A line or row has `image` and `question`, and may have `answers` (a list; in CSV separated by |) or `answer`,
-    `rule`, `tolerance`, `category`. An invalid row is left out and reported. Raises BadInput if nothing can be used.
+    the other fields of Question; `options` are written as `answers` are. An invalid row is left out and reported.
+    Raises BadInput if nothing can be used.
     """
     problems: list[str] = []
     left_out = 0
@@ -272,9 +286,9 @@ def _item(row: object) -> Question:
     answers = document.pop("answers", None) or document.pop("answer", None) or ()
     if isinstance(answers, (str, int, float)):
         answers = str(answers).split("|") if "answers" in row else [str(answers)]
-    known = {
-        name: document[name] for name in ("image", "question", "rule", "tolerance", "category") if name in document
-    }
+    if isinstance(document.get("options"), str):
+        document["options"] = document["options"].split("|")
+    known = {name: document[name] for name in _KEYS if name in document}
     if len(str(known.get("question", ""))) > _MAX_TEXT:
         raise BadInput(f"its text is longer than {_MAX_TEXT:,} characters")
     return msgspec.convert(known | {"answers": answers}, Question, strict=False)
