@@ -160,8 +160,9 @@ def recommend(
         return None, _nothing(rivals, limits, questions, seconds_a_question)
     best = passing[0]
     equals = [row.label for row in passing[1:] if row.bytes == best.bytes and not _differ(best, row)]
+    which = "the only one that passes" if len(passing) == 1 else f"the smallest of the {len(passing)} that pass"
     reasons = [
-        f"{best.label} is the smallest of the {len(passing)} that pass: {best.bytes / 1e6:.1f} MB, "
+        f"{best.label} is {which}: {best.bytes / 1e6:.1f} MB, "
         f"{best.bytes / whole.bytes:.0%} of the reference pair's size."
     ]
     if equals:

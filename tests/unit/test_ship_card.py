@@ -91,8 +91,9 @@ def test_recommendation_when_under_limits_then_the_smallest_that_keeps_them(
     else:
         n = sum(not row.failing for row in found.rows[1:])
         size = VARIANTS[recommended].bytes
+        which = "the only one that passes" if n == 1 else f"the smallest of the {n} that pass"
         assert found.reasons[0] == (
-            f"{recommended} is the smallest of the {n} that pass: {size / 1e6:.1f} MB, "
+            f"{recommended} is {which}: {size / 1e6:.1f} MB, "
             f"{size / VARIANTS['F16'].bytes:.0%} of the reference pair's size."
         )
         smaller = [row for row in found.rows if row.bytes < size]
