@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     idle_unload_s: float = Field(
         default=1800, ge=0, description="The app unloads a model that was idle for this many seconds; 0 means never."
     )
+    worker_silence_s: float = Field(
+        default=30,
+        ge=5,
+        description="The app ends a busy worker that gave no sign of life for this many seconds: it answered no "
+        "heartbeat and used no processor time.",
+    )
     embedding_cache_bytes: int = Field(default=2 * 2**30, gt=0, description="Disk space for image embeddings.")
     made_bytes: int = Field(
         default=100 * 10**9, ge=0, description="Disk space for files quantized on the page; 0 turns quantizing off."

@@ -151,6 +151,7 @@ def open_parts(
         waiting=settings.max_waiting,
         waiting_per_person=settings.max_waiting_per_person,
         idle_s=settings.idle_unload_s,
+        worker_silence_s=settings.worker_silence_s,
     )
     learned = settings.cache_dir / "forecasts"
     sensors = LocalSensors(settings.cuda_visible_devices)

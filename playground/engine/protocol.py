@@ -169,6 +169,10 @@ class Pong(Message, frozen=True, tag=True):
     devices: tuple[Device, ...] = ()
 
 
+class Alive(Message, frozen=True, tag=True):
+    """Answers a Heartbeat while a request is served. It is not the request's reply."""
+
+
 class Failed(Message, frozen=True, tag=True):
     """The request failed, the worker lives on. `kind` is a class of playground.errors."""
 
@@ -193,6 +197,7 @@ Reply = (
     | Quantized
     | GrammarChecked
     | Pong
+    | Alive
     | Failed
 )
 
@@ -366,6 +371,10 @@ class Ping(Request[Pong], frozen=True, tag=True):
     """Is anybody there?"""
 
 
+class Heartbeat(Message, frozen=True, tag=True):
+    """Asks for a sign of life: the thread that reads the pipe answers with Alive, whatever is being computed."""
+
+
 class Cancel(Message, frozen=True, tag=True):
     """Finish what is being done early. The final reply of the running request still comes."""
 
@@ -385,6 +394,7 @@ AnyRequest = (
     | MeasureBandwidth
     | CheckGrammar
     | Ping
+    | Heartbeat
     | Cancel
 )
 

@@ -1,7 +1,7 @@
 """A worker: the process that owns llama.cpp objects. `python -m playground.engine.worker FD`.
 
-The main thread serves one request at a time. A second thread reads the pipe, so that Cancel gets through while
-llama.cpp computes, and so that the worker ends at once when the app does (EOF), however that came about.
+The main thread serves one request at a time. A second thread reads the pipe, so that Cancel and Heartbeat get through
+while llama.cpp computes, and so that the worker ends at once when the app does (EOF), however that came about.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from playground.engine import grammar, loading, scoring  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
@@ -19,6 +19,7 @@ from playground.engine.ggml import devices
 from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel, plan
 from playground.engine.protocol import (
+    Alive,
     AnyRequest,
     Cancel,
     CheckGrammar,
@@ -26,6 +27,7 @@ from playground.engine.protocol import (
     Failed,
     Generate,
     GrammarChecked,
+    Heartbeat,
     Loaded,
     LoadLanguage,
     LoadVision,
@@ -58,6 +60,7 @@ class RequestServer:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sending = Lock()
         self._cancelled = Event()
         self._vision: VisionModel | None = None
         self._language: LanguageModel | None = None
@@ -83,6 +86,8 @@ class RequestServer:
                 request = receive_request(self._connection)
                 if isinstance(request, Cancel):
                     self._cancelled.set()
+                elif isinstance(request, Heartbeat):
+                    self._send(Alive())
                 else:
                     # Cleared here, not where the request is served: a Cancel that follows must not be lost.
                     self._cancelled.clear()
@@ -92,7 +97,8 @@ class RequestServer:
 
     def _send(self, reply: Reply) -> None:
         try:
-            send(self._connection, reply)
+            with self._sending:
+                send(self._connection, reply)
         except OSError:
             os._exit(0)
 
@@ -166,8 +172,8 @@ class RequestServer:
                 return GrammarChecked()
             case Ping():
                 return Pong(devices())
-            case Cancel():
-                raise AssertionError("_read keeps every Cancel")
+            case Cancel() | Heartbeat():
+                raise AssertionError("_read answers these")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ class PoolLimits:
     waiting: int = 32
     waiting_per_person: int = 4
     idle_s: float = 0.0  # unload a model that nobody has used for this long; 0: never
+    worker_silence_s: float = 30.0  # kill a busy worker that gives no sign of life for this long
 
 
 class Budgets:

@@ -77,7 +77,7 @@ class Worker(Protocol):
         """starting -> ready. Blocks until the first message, 120 s at most. Raises WorkerDied."""
 
     def ping(self) -> protocol.Pong | None:
-        """Blocks until a ready worker answers. None: its process has ended."""
+        """Blocks until a ready worker answers, 2 s at most. None: it did not, and its process has ended."""
 
     def request(
         self,
@@ -89,7 +89,8 @@ class Worker(Protocol):
     ) -> protocol.R:
         """ready -> busy -> ready. Blocks until the final reply; the callbacks run in this thread.
 
-        When `stop` returns True the worker is asked to end early; 60 s later it is killed.
+        When `stop` returns True the worker is asked to end early; 2 s later it is killed, and Interrupted is raised.
+        A worker that gives no sign of life is killed after the time that the operator set.
         Raises the error that the worker reports, and WorkerDied.
         """
 

@@ -47,7 +47,7 @@ class Leases:
         while True:
             handle, victims = self._acquire(spec, options, stop)
             try:
-                load_s = self._loader.make_ready(handle, victims)
+                load_s = self._loader.make_ready(handle, victims, stop)
                 break
             except Misjudged:
                 self._release(handle)

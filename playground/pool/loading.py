@@ -12,7 +12,7 @@ from playground.pool.budgets import Budgets, growth
 from playground.pool.contract import Worker, WorkerFactory
 from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts
-from playground.pool.handles import Handle, Handles
+from playground.pool.handles import Handle, Handles, Stop
 from playground.pool.memory_watch import MemoryWatch
 from playground.pool.turn_order import Places
 
@@ -47,11 +47,11 @@ class Loader:
         self._devices = devices
         self._watch = watch
 
-    def make_ready(self, handle: Handle, victims: list[Handle]) -> float | None:
+    def make_ready(self, handle: Handle, victims: list[Handle], stop: Stop) -> float | None:
         """Load the model of a leased handle unless it is loaded, and unload `victims`.
 
         Returns the seconds from the start of the process to a loaded model, warm-up included; None if it was loaded.
-        Raises WorkerDied, Interrupted when the app closes, Misjudged, and what loading raises.
+        Raises WorkerDied, Interrupted by `stop` or when the app closes, Misjudged, and what loading raises.
         """
         started = time.monotonic()
         try:
@@ -60,7 +60,7 @@ class Loader:
                 self._devices.update(pong)
                 self.unload(victims)
                 return None
-            self._load(handle, victims)
+            self._load(handle, victims, stop)
         except BaseException:
             if handle.worker is not None:
                 handle.worker.stop()
@@ -83,7 +83,7 @@ class Loader:
             finally:
                 self._handles.end_leaving(victims)
 
-    def _load(self, handle: Handle, victims: list[Handle]) -> None:
+    def _load(self, handle: Handle, victims: list[Handle], stop: Stop) -> None:
         grown: list[int | None] = []
         with self._watch.growth(handle.places, grown):
             handle.worker = worker = self._start_worker(f"{handle.spec.role} {handle.spec.file}", handle.places)
@@ -97,7 +97,7 @@ class Loader:
         self._await_leaving(handle.places)
         with self._watch.growth(handle.places, grown):
             if handle.spec.load is not None:
-                worker.request(handle.spec.load)
+                worker.request(handle.spec.load, stop=stop)
         known = [n for n in grown if n is not None]
         is_measured = self._watch.is_hidden(handle) and len(known) == len(grown)
         handle.difference = sum(known) if is_measured else None

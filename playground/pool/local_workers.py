@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from playground.pool.process import WorkerProcess
+from playground.pool.process import SILENCE_S, WorkerProcess
 from playground.pool.turn_order import Places
 from playground.values.memory import HOST, GpuMemory
 
@@ -16,11 +16,12 @@ _KEEPS_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESH
 class LocalWorkers:
     """A WorkerFactory (contract.py)."""
 
-    def __init__(self, gpus: Sequence[GpuMemory]) -> None:
+    def __init__(self, gpus: Sequence[GpuMemory], silence_s: float = SILENCE_S) -> None:
+        self._silence_s = silence_s
         self._uuids = {gpu.place: gpu.uuid for gpu in gpus}
 
     def __call__(self, name: str, places: Places) -> WorkerProcess:
-        return WorkerProcess(name, self.environment(places))
+        return WorkerProcess(name, self.environment(places), silence_s=self._silence_s)
 
     def environment(self, places: Places) -> dict[str, str]:
         """A worker sees its own GPUs alone. A worker on the host sees none, so it takes no memory of a GPU."""

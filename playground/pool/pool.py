@@ -72,7 +72,8 @@ class Pool:
         learned = Forecasts(forecasts, {gpu.place: gpu.name for gpu in gpus} | {HOST: host}, engine)
         budgets = Budgets(limits, gpus, sensors.host(), handles, learned)
         watch = MemoryWatch(sensors, learned, handles.changed)
-        loader = Loader(start_worker or LocalWorkers(gpus), handles, budgets, learned, devices, watch)
+        start_worker = start_worker or LocalWorkers(gpus, limits.worker_silence_s)
+        loader = Loader(start_worker, handles, budgets, learned, devices, watch)
         leases = Leases(limits, handles, budgets, learned, watch, loader)
 
         def held() -> HeldPlaces:

@@ -3,12 +3,13 @@
     starting -> ready <-> busy -> stopping -> stopped        any -> failed (its last stderr lines kept)
 
 A worker is a child process with its own process group, a pipe for messages, and stderr that is read to the end. A
-worker that breaks the protocol is killed, and the pool starts another.
+worker that breaks the protocol, gives no sign of life, or does not hear Cancel is killed, and the pool starts another.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import signal
@@ -23,33 +24,47 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import IO
 
+import psutil
+
 import playground
 from playground import errors
 from playground.engine import protocol
-from playground.errors import EngineError, PlaygroundError, WorkerDied
+from playground.errors import EngineError, Interrupted, PlaygroundError, WorkerDied
+from playground.pool.pipe import Pipe
 from playground.values.memory import WorkerState
 
 logger = logging.getLogger(__name__)
 
 _START_DEADLINE_S = 120.0  # importing llama.cpp takes 0.5 s; initialising CUDA on a busy machine can take long
 _POLL_S = 0.05  # how often a waiting request looks at its stop flag
-_CANCEL_GRACE_S = 60.0  # an image that is being encoded cannot be interrupted, only killed
+_CANCEL_GRACE_S = 2.0  # an image that is being encoded and a file that is being loaded do not hear Cancel
 _STOP_GRACE_S = 2.0
+_PING_S = 2.0  # an idle worker answers within a millisecond
+_HEARTBEAT_S = 1.0
+SILENCE_S = 30.0
+_LINE_BYTES = 8192  # of stderr; a longer line is cut
+
+# A worker runs strangers' code and needs none of these.
+_SECRETS = re.compile(r"^PLAYGROUND_|TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 
 
 class WorkerProcess:
     """A Worker (contract.py): owns a child process and its pipe."""
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
-        """`environment`: variables that differ from the app's own."""
+    def __init__(
+        self, name: str, environment: Mapping[str, str] | None = None, *, silence_s: float = SILENCE_S
+    ) -> None:
+        """environment: variables that differ from the app's own. silence_s: a busy worker that answers no heartbeat
+        and uses no processor time for that long is killed."""
         self.name = name
+        self._silence_s = silence_s
         self.state = WorkerState.STARTING
         self._stop_lock = Lock()
         self._tail: deque[str] = deque(maxlen=60)
         ours, theirs = socket.socketpair()
         package_parent = str(Path(playground.__file__).parent.parent)
         whole = (
-            os.environ
+            {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
             | {
                 "GGML_NO_BACKTRACE": "1",  # else ggml starts gdb when it aborts
                 "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
@@ -65,10 +80,8 @@ class WorkerProcess:
                 stderr=subprocess.PIPE,
                 env=whole,
                 start_new_session=True,
-                text=True,
-                errors="replace",
             )
-        self._connection: Connection = Connection(ours.detach())
+        self._pipe = Pipe(Connection(ours.detach()))
         assert self._process.stderr is not None
         Thread(target=self._read_log, args=(self._process.stderr,), daemon=True).start()
 
@@ -82,11 +95,13 @@ class WorkerProcess:
 
     def wait_ready(self) -> protocol.Ready:
         """Wait for the worker's first message. Raises WorkerDied."""
+        watch = _SilenceWatch(self._pipe, self.pid, self._silence_s)
+        deadline = time.monotonic() + _START_DEADLINE_S
         try:
-            if not self._connection.poll(_START_DEADLINE_S):
-                self.stop()
-                raise WorkerDied(f"The worker did not start within {_START_DEADLINE_S:.0f} s.", self.log)
-            ready = protocol.receive_reply(self._connection)
+            while (ready := self._pipe.receive(_POLL_S)) is None:
+                if time.monotonic() > deadline or watch.is_over():
+                    self.kill()
+                    raise WorkerDied("The worker did not start in time.", self.log)
         except (EOFError, OSError):
             raise self._died() from None
         assert isinstance(ready, protocol.Ready)
@@ -94,9 +109,9 @@ class WorkerProcess:
         return ready
 
     def ping(self) -> protocol.Pong | None:
-        """None if the process has ended: one that was just killed can look alive for milliseconds."""
+        """None if the process has ended, or does not answer within 2 s: then it is killed."""
         try:
-            return self.request(protocol.Ping())
+            return self.request(protocol.Ping(), deadline_s=_PING_S)
         except WorkerDied:
             return None
 
@@ -107,24 +122,36 @@ class WorkerProcess:
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
+        deadline_s: float = math.inf,
     ) -> protocol.R:
-        """Send a request and wait for its final reply. When `stop` returns True, the worker is asked to end early.
+        """Send a request and wait for its final reply. When `stop` returns True, the worker is asked to end early, and
+        killed 2 s later.
 
-        Raises the error that the worker reports, and WorkerDied.
+        Raises the error that the worker reports, WorkerDied, and Interrupted for a worker that was killed after `stop`.
         """
         self.state = WorkerState.BUSY
+        watch = _SilenceWatch(self._pipe, self.pid, self._silence_s)
+        deadline = time.monotonic() + deadline_s
         cancelled_at: float | None = None
         try:
-            protocol.send(self._connection, request)
+            self._pipe.send(request)
             while True:
                 if cancelled_at is None and stop():
-                    protocol.send(self._connection, protocol.Cancel())
+                    self._pipe.send(protocol.Cancel())
                     cancelled_at = time.monotonic()
                 elif cancelled_at is not None and time.monotonic() - cancelled_at > _CANCEL_GRACE_S:
-                    raise WorkerDied("The worker did not stop when asked and was killed.", self.log)
-                if not self._connection.poll(_POLL_S):
+                    raise Interrupted("Stopped. The model did not stop when asked, so it was unloaded.")
+                if watch.is_over():
+                    raise WorkerDied(
+                        f"The worker gave no sign of life for {self._silence_s:.0f} s and was killed. Run again to "
+                        "start it anew.",
+                        self.log,
+                    )
+                if time.monotonic() > deadline:
+                    raise WorkerDied(f"The worker did not answer within {deadline_s:.0f} s and was killed.", self.log)
+                reply = self._pipe.receive(_POLL_S)
+                if reply is None:
                     continue
-                reply = protocol.receive_reply(self._connection)
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)
                 elif isinstance(reply, protocol.Step):
@@ -134,7 +161,7 @@ class WorkerProcess:
         except (EOFError, OSError):
             raise self._died() from None
         except BaseException:
-            self.stop()  # its replies to this request would be taken for those to the next one
+            self.kill()  # its replies to this request would be taken for those to the next one
             raise
         self.state = WorkerState.READY
         if isinstance(reply, protocol.Failed):
@@ -148,9 +175,7 @@ class WorkerProcess:
             if self.state in (WorkerState.STOPPED, WorkerState.FAILED):
                 return
             self.state = WorkerState.STOPPING
-            # EOF ends a healthy worker at once. The pipe is shut down, not closed: another thread may wait on it.
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as pipe:
-                pipe.shutdown(socket.SHUT_RDWR)
+            self._pipe.close()  # EOF ends a healthy worker at once
             for kill in (None, signal.SIGTERM, signal.SIGKILL):
                 if kill is not None:
                     self._signal(kill)
@@ -160,6 +185,12 @@ class WorkerProcess:
                 except subprocess.TimeoutExpired:
                     continue
             self.state = WorkerState.STOPPED
+
+    def kill(self) -> None:
+        """End a worker that may not react. Returns when its process has ended, within milliseconds."""
+        if self._process.poll() is None:
+            self._signal(signal.SIGKILL)
+        self.stop()
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -190,10 +221,47 @@ class WorkerProcess:
         error: PlaygroundError = kind(reply.message)
         return error
 
-    def _read_log(self, stderr: IO[str]) -> None:
-        for line in stderr:
-            self._tail.append(line.rstrip("\n"))
-            logger.debug("%s: %s", self.name, line.rstrip("\n"))
+    def _read_log(self, stderr: IO[bytes]) -> None:
+        while raw := stderr.readline(_LINE_BYTES):
+            line = raw.decode(errors="replace").rstrip("\n")
+            self._tail.append(line)
+            logger.debug("%s: %s", self.name, line)
+
+
+class _SilenceWatch:
+    """Whether a busy worker has given no sign of life for too long.
+
+    A sign of life is a message, or processor time that its process used: honest work may hold Python's lock, or take
+    minutes within one call of llama.cpp. A process that was stopped gives neither.
+    """
+
+    def __init__(self, pipe: Pipe, pid: int, silence_s: float) -> None:
+        self._pipe = pipe
+        self._pid = pid
+        self._silence_s = silence_s
+        self._alive_at = self._asked_at = time.monotonic()
+        self._used_s: float | None = None
+
+    def is_over(self) -> bool:
+        """Asks for a heartbeat when nothing was heard for a second."""
+        now = time.monotonic()
+        self._alive_at = max(self._alive_at, self._pipe.heard_at)
+        if now - max(self._alive_at, self._asked_at) > _HEARTBEAT_S:
+            self._asked_at = now
+            self._pipe.send(protocol.Heartbeat())
+            before, self._used_s = self._used_s, _processor_s(self._pid)
+            if before is not None and self._used_s is not None and self._used_s > before:
+                self._alive_at = now
+        return now - self._alive_at > self._silence_s
+
+
+def _processor_s(pid: int) -> float | None:
+    """None: the process has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(times.user + times.system)
 
 
 def _last_words(code: int, log: tuple[str, ...]) -> str:

@@ -187,14 +187,14 @@ def _environment_uses(path: Path) -> list[str]:
 
 
 # The package sets two defaults for libraries, and the server an option of uvicorn; a worker's process gets what its
-# parent has, and two things more.
+# parent has without the secrets, and two things more.
 ENVIRONMENT = {
     "playground/__init__.py": [
         "os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')",
         "os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')",
     ],
     "playground/web/server.py": ["os.environ"],
-    "playground/pool/process.py": ["os.environ", "os.environ.get('PYTHONPATH')"],
+    "playground/pool/process.py": ["os.environ.items()", "os.environ.get('PYTHONPATH')"],
 }
 
 
