@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -105,6 +104,10 @@ class Parts:
         """An uploaded image, scaled down to what the operator allows. Raises BadImage."""
         return DECODER.read(path, max_pixels=self.settings.max_image_pixels)
 
+    def read_pages(self, path: str | Path) -> tuple[Image, ...]:
+        """The same; of a document the first pages. Raises BadImage."""
+        return DECODER.read_pages(path, max_pixels=self.settings.max_image_pixels)
+
     def limited(self, settings: RunSettings) -> RunSettings:
         """Of a run: no more threads than cores, and in the demo mode nothing beyond what the operator allows."""
         settings = settings.within(usable_cores())
@@ -129,8 +132,8 @@ class Parts:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads of a worker can run at once."""
+    return cgroup.usable_processors()
 
 
 @contextmanager

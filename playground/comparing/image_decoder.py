@@ -23,7 +23,7 @@ from typing import IO
 
 import msgspec
 
-from playground.comparing.images import MAX_PIXELS, read_image
+from playground.comparing.images import MAX_PAGES, MAX_PIXELS, read_page
 from playground.errors import BadImage, Busy
 from playground.values.request import Image
 
@@ -39,6 +39,7 @@ class _Request(msgspec.Struct, frozen=True):
     data: bytes
     name: str
     max_pixels: int
+    page: int
 
 
 class _Decoded(msgspec.Struct, frozen=True):
@@ -46,6 +47,7 @@ class _Decoded(msgspec.Struct, frozen=True):
     height: int
     sha256: str
     note: str | None
+    pages: int = 1
     error: str | None = None
 
 
@@ -60,10 +62,18 @@ class ImageDecoder:
 
     def read(self, source: str | Path | io.BytesIO, name: str = "", *, max_pixels: int = MAX_PIXELS) -> Image:
         """As `images.read_image`. Raises BadImage, and Busy if the others' images take too long."""
+        return self._read(source, name, 0, max_pixels)[0]
+
+    def read_pages(self, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Image, ...]:
+        """As `images.read_pages`. Raises as `read`."""
+        first, pages = self._read(path, "", 0, max_pixels)
+        return (first, *(self._read(path, "", page, max_pixels)[0] for page in range(1, min(pages, MAX_PAGES))))
+
+    def _read(self, source: str | Path | io.BytesIO, name: str, page: int, max_pixels: int) -> tuple[Image, int]:
         data, path = (source.getvalue(), "") if isinstance(source, io.BytesIO) else (b"", str(source))
         name = name or Path(path).name
         with self._child() as child:
-            return child.read(_Request(path, data, name, max_pixels))
+            return child.read(_Request(path, data, name, max_pixels, page))
 
     def close(self) -> None:
         """Ends the children that are idle."""
@@ -116,7 +126,7 @@ class _Child:
         self._connection = Connection(ours.detach())
         self.alive = True
 
-    def read(self, request: _Request) -> Image:
+    def read(self, request: _Request) -> tuple[Image, int]:
         done = False
         try:
             self._connection.send_bytes(msgspec.msgpack.encode(request))
@@ -135,7 +145,8 @@ class _Child:
                 self.end()
         if reply.error is not None:
             raise BadImage(reply.error)
-        return Image(rgb=rgb, width=reply.width, height=reply.height, sha256=reply.sha256, note=reply.note)
+        image = Image(rgb=rgb, width=reply.width, height=reply.height, sha256=reply.sha256, note=reply.note)
+        return image, reply.pages
 
     def end(self) -> None:
         self.alive = False
@@ -169,11 +180,11 @@ def _serve(connection: Connection, pixels: IO[bytes], time_s: int, memory_bytes:
         )
         source = request.path or io.BytesIO(request.data)
         try:
-            image = read_image(source, request.name, max_pixels=request.max_pixels)
+            image, pages = read_page(source, request.name, request.page, max_pixels=request.max_pixels)
         except BadImage as error:
-            reply = _Decoded(0, 0, "", None, error.message)
+            reply = _Decoded(0, 0, "", None, error=error.message)
         else:
-            reply = _Decoded(image.width, image.height, image.sha256, image.note)
+            reply = _Decoded(image.width, image.height, image.sha256, image.note, pages)
             pixels.seek(0)
             view = memoryview(image.rgb)
             while view:

@@ -284,12 +284,15 @@ class NotebookActions:
     def _add_picture(self, key: str, cell: str, path: Path) -> CellsReply:
         notebook = self._library.own(key)
         self._library.check_room()
-        picture = self._library.pictures.keep(self._parts.read_image(path), path.name)
+        images = self._parts.read_pages(path)
+        read = [self._library.pictures.keep(image, path.name) for image in images]
         with self._library.writing():
             now = self._view.compare_cell(notebook, cell)
-            if picture.sha256 in {p.sha256 for p in now.pictures}:
+            present = {p.sha256 for p in now.pictures}
+            new = tuple({p.sha256: p for p in read if p.sha256 not in present}.values())
+            if not new:
                 return CellsReply(notice=f"{path.name} is in this cell already.")
-            written, _ = self._library.write(key, replace(now, pictures=(*now.pictures, picture)))
+            written, _ = self._library.write(key, replace(now, pictures=(*now.pictures, *new)))
         return self._view.changed(key, written)
 
     def own_questions(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
+import PIL.ImageCms
+import pillow_heif
 import pytest
 
-from playground.comparing.images import MAX_PIXELS, read_image
+from playground.comparing.images import MAX_PIXELS, read_image, read_pages
 from playground.errors import BadImage
 
 # A picture whose quarters differ, so that every turn and every mirroring of it shows.
@@ -68,7 +71,7 @@ def _cut(file_format: str) -> bytes:
     return data.getvalue()[: len(data.getvalue()) // 2]
 
 
-NOT_ONE = "is not an image that can be read here. Use PNG, JPEG, WebP, GIF, BMP or TIFF."
+NOT_ONE = "is not an image that can be read here. Use PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC or PDF."
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ NOT_ONE = "is not an image that can be read here. Use PNG, JPEG, WebP, GIF, BMP 
         (b"hello", NOT_ONE),
         (b"\x89PNG\r\n\x1a\n", NOT_ONE),
         (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', NOT_ONE),
-        (b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n%%EOF\n", NOT_ONE),
+        (b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n%%EOF\n", "is cut short or damaged"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", NOT_ONE),
         (png(0, 10, 8, 2, b""), NOT_ONE),
         (_cut("PNG"), "is cut short or damaged"),
@@ -142,7 +145,7 @@ def test_format_when_not_one_that_is_named_then_refused(tmp_path: Path) -> None:
     image = quarters()
     for file_format in ("DDS", "JPEG2000", "PCX", "SGI", "TGA", "ICNS", "PPM"):
         path = save(tmp_path / "picture.png", image.resize((32, 32)), file_format)
-        with pytest.raises(BadImage, match="Use PNG, JPEG, WebP, GIF, BMP or TIFF"):
+        with pytest.raises(BadImage, match="Use PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC or PDF"):
             read_image(path)
 
 
@@ -428,3 +431,68 @@ def test_size_when_60_megapixels_then_turned_and_scaled_down_with_a_note(tmp_pat
     assert 0.99 * MAX_PIXELS < image.width * image.height <= MAX_PIXELS
     assert re.fullmatch(r"turned upright; scaled down from 60(\.0)? to 12\.0 megapixels", image.note or "")
     assert tuple(image.rgb[:3]) == pytest.approx(QUARTERS[2], abs=4)
+
+
+# --- phones, documents and profiles ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "HEIF"])
+def test_photo_when_of_a_phones_format_then_read(tmp_path: Path, file_format: str) -> None:
+    pillow_heif.register_heif_opener()
+    path = save(tmp_path / "photo.heic", PIL.Image.new("RGB", (64, 48), (200, 30, 30)), file_format)
+    image = read_image(path)
+    assert (image.width, image.height, image.note) == (64, 48, None)
+    assert np.abs(np.frombuffer(image.rgb[:3], np.uint8).astype(int) - (200, 30, 30)).max() < 12
+
+
+def test_pdf_when_it_has_pages_then_each_is_a_picture_up_to_eight(tmp_path: Path) -> None:
+    pages = [PIL.Image.new("RGB", (100, 50), (n, 0, 0)) for n in range(10)]
+    pages[0].save(tmp_path / "two.pdf", save_all=True, append_images=pages[1:2], resolution=72)
+    read = read_pages(tmp_path / "two.pdf")
+    assert [image.note for image in read] == [f"page {n} of 2, drawn at 144 dpi" for n in (1, 2)]
+    assert (read[0].width, read[0].height) == (200, 100)
+    pages[0].save(tmp_path / "ten.pdf", save_all=True, append_images=pages[1:], resolution=72)
+    assert len(read_pages(tmp_path / "ten.pdf", max_pixels=5000)) == 8
+    assert read_image(tmp_path / "ten.pdf", max_pixels=5000).width == 100
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.7 nothing")
+    with pytest.raises(BadImage, match=r"bad\.pdf is cut short or damaged"):
+        read_image(tmp_path / "bad.pdf")
+
+
+def test_tiff_when_it_has_pages_then_each_is_a_picture_and_an_animation_is_one(tmp_path: Path) -> None:
+    pages = [PIL.Image.new("RGB", (20 + n, 10), (90 * n, 0, 0)) for n in range(3)]
+    pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+    frames = [page.resize((20, 10)) for page in pages]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    read = read_pages(tmp_path / "a.tiff")
+    assert [(image.width, image.note) for image in read] == [
+        (20, "first of 3 frames"),
+        (21, "page 2 of 3"),
+        (22, "page 3 of 3"),
+    ]
+    (animation,) = read_pages(tmp_path / "a.webp")
+    assert animation.note == "first of 3 frames"
+
+
+def test_profile_when_it_is_another_than_srgb_then_the_colours_are_converted(tmp_path: Path) -> None:
+    srgb = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    # The same with red and blue exchanged, under another name.
+    odd = srgb.replace("sRGB".encode("utf-16-be"), "odd!".encode("utf-16-be"))
+    odd = odd.replace(b"rXYZ", b"____", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"____", b"bXYZ", 1)
+    plain = read_image(save(tmp_path / "plain.png", quarters(), "PNG"))
+    for name, profile in (("same", srgb), ("broken", b"no profile")):
+        image = read_image(save(tmp_path / f"{name}.png", quarters(), "PNG", icc_profile=profile))
+        assert (image.sha256, image.note) == (plain.sha256, None)
+    for mode in ("RGB", "RGBA"):
+        red = PIL.Image.new("RGB", (4, 4), (255, 0, 0)).convert(mode)
+        image = read_image(save(tmp_path / f"{mode}.png", red, "PNG", icc_profile=odd))
+        assert image.note == "colours converted from odd! built-in to sRGB"
+        assert image.rgb[0] < 10
+        assert image.rgb[2] > 245
+
+
+def test_alpha_when_a_white_drawing_is_on_transparent_then_the_note_says_that_it_cannot_be_seen(tmp_path: Path) -> None:
+    logo = PIL.Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    logo.paste((255, 255, 255, 255), (2, 2, 6, 6))
+    image = read_image(save(tmp_path / "logo.png", logo, "PNG"))
+    assert image.note == "transparency laid on white, on which its white drawing cannot be seen"

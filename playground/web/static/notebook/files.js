@@ -8,7 +8,7 @@ const MAX_IMPORT_BYTES = 128e6;
 const notUploaded = (file, error) =>
   toast(`${file.name} could not be uploaded: ${error.message ?? error}`, {bad: true});
 
-export const imagesOf = files => [...(files ?? [])].filter(file => file.type.startsWith("image/"));
+export const imagesOf = files => [...(files ?? [])].filter(file => file.type.startsWith("image/") || /\.(pdf|heic|heif|avif)$/i.test(file.name));
 
 export async function addPictures(id, files) {
   for (const file of files) {
