@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|page|notebook|lab|hub|load|templates|statistics|all] [--size 168m] [--gpu] [--tools DIR]`
+`python -m bench [engine|pair|encoder|page|notebook|lab|hub|load|templates|statistics|all] [--size 168m] [--gpu]`
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-_WHAT = ("engine", "pair", "page", "notebook", "lab", "hub", "load", "templates", "statistics", "all")
+_WHAT = ("engine", "pair", "encoder", "page", "notebook", "lab", "hub", "load", "templates", "statistics", "all")
 
 
 def main() -> None:
@@ -68,6 +68,10 @@ def main() -> None:
             from bench import pair  # noqa: PLC0415
 
             found |= show("pair", pair.measure(Path(temporary)))
+        if given.what in ("encoder", "all"):
+            from bench import encoder  # noqa: PLC0415
+
+            found |= show("encoder", encoder.measure(Path(temporary)))
         if given.what in ("page", "all"):
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 

@@ -1,0 +1,49 @@
+"""The forecast of a vision worker's memory against its peak, for a small and a large image. `python -m bench encoder`
+
+The goal is a quotient between 0.9 and 1.1. The random pairs are small: most of a worker is its process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from playground.comparing import compare, comparison_request
+from playground.comparing.images import from_rgb
+from playground.comparing.run_settings import RunSettings
+from playground.settings import Settings
+from playground.values.memory import WorkerRole
+from playground.wiring import open_parts
+from testkit import pairs
+
+KINDS = ("qwen2vl", "qwen3vl", "idefics3")  # dynamic resolution, or tiles
+SIZES = ((64, 64), (4000, 3000))
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """forecast / peak; peak in MB."""
+    return {
+        f"{kind}_{width}x{height}_{name}": value
+        for kind in KINDS
+        for width, height in SIZES
+        for name, value in _one(folder / f"{kind}-{width}", kind, width, height).items()
+    }
+
+
+def _one(folder: Path, kind: str, width: int, height: int) -> dict[str, float]:
+    """In a cache of its own: a worker that was measured once would be forecast by its peak."""
+    files = pairs.write_pair(kind, folder)
+    noise = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
+        variant = parts.catalog.open_pair(files.model, files.projector)
+        wanted = comparison_request.comparison_of(
+            [from_rgb(PIL.Image.fromarray(noise))], "What is this?", [variant], RunSettings(max_tokens=1, n_ctx=20_000)
+        )
+        *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
+        assert last.panes[0].error is None, last.panes[0].error
+        worker = next(w for w in parts.pool.memory().workers if w.role is WorkerRole.VISION)
+    assert worker.peak_bytes
+    assert worker.forecast_bytes
+    return {"forecast_of_peak": worker.forecast_bytes / worker.peak_bytes, "peak_mb": worker.peak_bytes / 1e6}
