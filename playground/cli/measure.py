@@ -173,6 +173,8 @@ def accuracy(
         row = f"{v.label:28} {r.accuracy.value:9.1%} {range_of(r.accuracy, '.1%'):>17}"
         if r.against is not None:
             row += f" {r.against.only_first:5} {r.against.only_second:4} {r.against.p:7.3f}  {r.against.words}"
+        if r.truncated:
+            row += f"  {r.truncated} of {len(r.items)} answers cut off: raise --max-tokens"
         typer.echo(row)
 
 

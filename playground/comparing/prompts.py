@@ -95,6 +95,14 @@ def ask(
 
 def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
     """Have a language worker answer: the text and its token ids. Raises what the worker raises."""
+    text, ids, _ = answer_and_reason(lease, request, stop)
+    return text, ids
+
+
+def answer_and_reason(
+    lease: Lease, request: protocol.Generate, stop: Callable[[], bool]
+) -> tuple[str, tuple[int, ...], str]:
+    """The same, and why the answer ended."""
     text: list[str] = []
     ids: list[int] = []
 
@@ -102,8 +110,8 @@ def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -
         text.append(chunk.text)
         ids.extend(chunk.token_ids)
 
-    lease.request(request, on_chunk=on_chunk, stop=stop)
-    return "".join(text), tuple(ids)
+    finished = lease.request(request, on_chunk=on_chunk, stop=stop)
+    return "".join(text), tuple(ids), finished.reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class MeasureJob:
             yield from self.ask()
             if plan.drift:
                 yield from self.record(records, others)
-            drifts = {base.id: [self._own_answer(item, text.text) for item, text in self._answered()]}
+            drifts = {base.id: [self._scored(QuestionDrift(), item, answer) for item, answer in self._answered()]}
             floors: dict[str, float] = {}
             if plan.drift:
                 floors[base.id] = yield from self.floor(base, records)
@@ -224,8 +224,7 @@ class MeasureJob:
                 if self._plan.accuracy:
                     if self._is_new(self.steps.answer_key(variant, item)):
                         yield self.step(f"{label}: answers")
-                    text = self.steps.answer(variant, item).text
-                    drift = msgspec.structs.replace(drift, text=text, score=score(item.question, text))
+                    drift = self._scored(drift, item, self.steps.answer(variant, item))
             except Failure as error:
                 if strict:
                     raise
@@ -263,8 +262,10 @@ class MeasureJob:
     def _answered(self) -> list[tuple[Item, RecordedAnswer]]:
         return list(zip(self.items, self._answers, strict=True))
 
-    def _own_answer(self, item: Item, text: str) -> QuestionDrift:
-        return QuestionDrift(text=text, score=score(item.question, text) if self._plan.accuracy else None)
+    def _scored(self, drift: QuestionDrift, item: Item, answer: RecordedAnswer) -> QuestionDrift:
+        points = score(item.question, answer.text) if self._plan.accuracy else None
+        truncated = points is not None and self.steps.truncated(answer)
+        return msgspec.structs.replace(drift, text=answer.text, score=points, truncated=truncated)
 
     def _look(self) -> Generator[Progress, None, dict[str, list[float]]]:
         """Of each variant: by how much its own picture makes each answer likelier, nats an answer."""

@@ -28,6 +28,7 @@ class RecordedAnswer(msgspec.Struct, frozen=True):
 
     text: str
     token_ids: tuple[int, ...]
+    finish_reason: str | None = None  # None: recorded by an older version
 
 
 class Speed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +82,7 @@ class QuestionDrift(msgspec.Struct, frozen=True, omit_defaults=True):
     first_divergence: int | None = None  # index of the first token where it would have said another
     text: str | None = None  # its own answer
     score: float | None = None
+    truncated: bool = False  # its own answer was cut off by the limit of tokens or the context
     error: str | None = None
 
     @property
@@ -98,6 +100,7 @@ class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
     same_top: Interval | None = None  # share of tokens
     same_answer: Interval | None = None  # share of items
     accuracy: Interval | None = None  # mean score
+    truncated: int = 0  # of the scored answers
     against: Paired | None = None  # the reference
     looks: str | None = None  # a Sight; None: not asked
     look_kl: float | None = None  # of an older version: how far the answers moved without the picture

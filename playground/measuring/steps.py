@@ -84,7 +84,13 @@ class Steps:
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
         with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
             request = protocol.Generate(prompt, self.sampling, self.runtime)
-            return RecordedAnswer(*prompts.answer(lease, request, self.stop))
+            return RecordedAnswer(*prompts.answer_and_reason(lease, request, self.stop))
+
+    def truncated(self, answer: RecordedAnswer) -> bool:
+        """Whether the answer was cut off, by the limit of tokens or because the context was full."""
+        if answer.finish_reason is None:
+            return len(answer.token_ids) >= self.sampling.max_tokens
+        return answer.finish_reason in ("max tokens", "context full")
 
     def drift(
         self, variant: Variant, item: Item, ids: tuple[int, ...], record: Path, own: Path | None = None

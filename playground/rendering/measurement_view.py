@@ -15,6 +15,7 @@ import PIL.Image
 from playground.errors import PlaygroundError
 from playground.measuring import gate, look_test, statistics
 from playground.measuring.gate import Gate, Verdict
+from playground.measuring.question_sets import Question
 from playground.measuring.results import (
     Effect,
     Measurement,
@@ -26,6 +27,7 @@ from playground.measuring.results import (
     grid,
     which_half,
 )
+from playground.measuring.scoring_rules import scored_text
 from playground.measuring.statistics import Interval
 from playground.measuring.summaries import kl_sums
 from playground.rendering import number_format, templating
@@ -161,7 +163,7 @@ def _cells(r: VariantResult, variant: Variant, judged: Gate | None) -> list[tupl
         (r.floor, nats(r.floor), ""),
         (r.p99_kl, nats(r.p99_kl), ""),
         _share(r.same_top, 2),
-        _share(r.accuracy, 1),
+        _accuracy(r),
         (
             r.against.difference.value if r.against else None,
             r.against.words if r.against else number_format.UNKNOWN,
@@ -218,6 +220,11 @@ def _share(interval: Interval | None, digits: int) -> tuple[float | None, str, s
     if interval is None or math.isnan(interval.value):
         return None, number_format.UNKNOWN, ""
     return interval.value, f"{interval.value:.{digits}%}", _range(interval, lambda v: f"{v:.{digits}%}")
+
+
+def _accuracy(r: VariantResult) -> tuple[float | None, str, str]:
+    value, shown, interval = _share(r.accuracy, 1)
+    return value, shown, f"{interval}; {r.truncated} answers cut off" if r.truncated else interval
 
 
 def _range(interval: Interval | None, shown: Callable[[float], str]) -> str:
@@ -328,6 +335,12 @@ def _moved(result: VariantResult, k: int) -> str:
     return f"KL {nats(drift.mean_kl)}, {answer}"
 
 
+def _scored_part(item: Question, text: str | None) -> str:
+    """What was scored of an answer, if that is not all of it."""
+    scored = scored_text(item.rule, text or "")
+    return scored if scored != (text or "").strip() else ""
+
+
 def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, picture: Picture) -> list[dict[str, Any]]:
     base = next((r for r in measured.results if r.variant == reference), None)
     if base is None:
@@ -345,6 +358,8 @@ def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, pic
                     "accepted": " | ".join(item.answers),
                     "reference": wanted.text,
                     "answer": answer.text,
+                    "scored": _scored_part(item, answer.text),
+                    "truncated": answer.truncated,
                     "won": answer.score >= 0.5,
                     "url": picture(item.image) if len(flips) < _MAX_FLIPS else None,
                 }

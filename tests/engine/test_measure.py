@@ -24,8 +24,8 @@ from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import Question, QuestionSet, Rule
-from playground.measuring.results import Measurement, MeasurementPlan, Progress
-from playground.measuring.steps import Item
+from playground.measuring.results import Measurement, MeasurementPlan, Progress, RecordedAnswer
+from playground.measuring.steps import Item, Steps
 from playground.models.presets import data_folder
 from playground.notebooks.library import Library
 from playground.pool.worker_spec import language_spec
@@ -244,6 +244,20 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
     assert any("broken.png" in problem for problem in found.problems)
     assert found.results[0].accuracy is not None
     assert found.results[0].accuracy.value == 1
+
+
+def test_answers_when_cut_off_by_the_limit_then_counted_apart(parts: Parts) -> None:
+    """A record of an older version has no reason; then its length says it."""
+    items = question_sets.embedded(FOLDER, level="hard").first(12)
+    variants = parts.catalog.choose(["F16", "Q8_0"])
+    long, short = (measured(parts, items, variants, MeasurementPlan(accuracy=True, max_tokens=n)) for n in (64, 1))
+    assert [result.truncated for result in long.results] == [0, 0]
+    for result in short.results:
+        assert 0 < result.truncated <= 12
+        assert result.truncated == sum(item.truncated for item in result.items)
+    steps = Steps(parts.lab, variants[0], RUNTIME, 2, lambda: False)
+    reasons = [RecordedAnswer("ab", (1, 2)), RecordedAnswer("a", (1,)), RecordedAnswer("ab", (1, 2), "end of text")]
+    assert [steps.truncated(answer) for answer in reasons] == [True, False, False]
 
 
 def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path: Path) -> None:
