@@ -212,7 +212,7 @@ def _nothing(
     if not open_:
         near = min(rivals, key=lambda row: (len(row.failing), row.bytes))
         return (f"None passes. Nearest: {near.label}, but {'; '.join(near.failing)}.",)
-    near = min(open_, key=lambda row: row.bytes)
+    near = min(open_, key=lambda row: (_changes_more(row), row.bytes))
     assert near.gate is not None
     margin = near.gate.margin
     sentences = [f"Not enough questions to recommend one ({questions} asked)."]
@@ -227,6 +227,11 @@ def _nothing(
         took = _duration(needed * seconds_a_question) if seconds_a_question else ""
         sentences.append(f"About {needed} questions without a change would show {margin:.0%}{took}.")
     return tuple(sentences)
+
+
+def _changes_more(row: CardRow) -> bool:
+    """Whether it changed more of the answers than are accepted: more questions would hardly help it."""
+    return row.gate is not None and row.gate.changed is not None and row.gate.changed.share > row.gate.margin
 
 
 def _speed(speed: Speed | None) -> list[str]:

@@ -59,8 +59,13 @@ def write(kind: str, card: ShipCard) -> bytes:
     return _WRITERS[kind](card)
 
 
+def verdict(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
+    """What is recommended and why; `printed`: without the buttons that write files."""
+    return templating.markup("card-verdict.html", card=card, kinds=list(_WRITERS), printed=printed)
+
+
 def section(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
-    """What a cell shows of it; `printed`: without the buttons that write files."""
+    """The plots, the table and the files; `printed`: unfolded."""
     return templating.markup(
         "card.html",
         card=card,
@@ -68,14 +73,13 @@ def section(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
         speeds=_speeds(card),
         rows=_rows(card),
         columns=_COLUMNS,
-        kinds=list(_WRITERS),
         printed=printed,
     )
 
 
 def _html(card: ShipCard) -> bytes:
-    shown = section(card, printed=True)
-    return str(templating.markup("card-page.html", card=card, section=shown, css=templating.css())).encode()
+    blocks = (verdict(card, printed=True), section(card, printed=True))
+    return str(templating.markup("card-page.html", card=card, blocks=blocks, css=templating.css())).encode()
 
 
 def _json(card: ShipCard) -> bytes:

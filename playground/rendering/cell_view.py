@@ -132,9 +132,12 @@ def compare(
     return templating.markup("cell.html", view=view)
 
 
-def nothing_yet(*, can_edit: bool) -> markupsafe.Markup:
-    text = "Press ▶ (Ctrl+Enter): the answers stream here side by side." if can_edit else "This cell has not been run."
-    return notice(text)
+def nothing_yet(cell: Cell, *, can_edit: bool) -> markupsafe.Markup:
+    if not can_edit:
+        return notice("This cell has not been run.")
+    measures = isinstance(cell, CompareCell) and cell.questions is not None
+    what = "every variant is measured" if measures else "the answers stream here side by side"
+    return notice(f"Press ▶ (Ctrl+Enter): {what}.")
 
 
 def notice(text: str) -> markupsafe.Markup:
@@ -188,8 +191,10 @@ def run(
 
 
 def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool = False) -> list[markupsafe.Markup]:
-    """What a run over a set of questions found."""
-    blocks = []
+    """What a run over a set of questions found: which one to ship, then what that rests on."""
+    blocks, made = [], card_of(shown)
+    if made is not None:
+        blocks.append(card_view.verdict(made, printed=printed))
     if shown.measurement is not None:
         margin = shown.cell.questions.limits.max_changed if shown.cell.questions else None
         blocks.append(
@@ -197,7 +202,6 @@ def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool 
                 shown.measurement, shown.variants, shown.reference, picture, margin=margin, printed=printed
             )
         )
-    made = card_of(shown)
     if made is not None:
         blocks.append(card_view.section(made, printed=printed))
     if shown.sensitivity is not None:

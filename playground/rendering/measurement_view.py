@@ -152,6 +152,8 @@ def _cells(r: VariantResult, variant: Variant, judged: Gate | None) -> list[tupl
     changed = judged.changed if judged else None
     kl = heavy.per_token if heavy else None
     share = f"{heavy.largest_share:.0%} of it comes from one question" if heavy else ""
+    if r.within_arithmetic:
+        share += "; computing the same thing another way changes as much"
     unknown = (None, number_format.UNKNOWN, "")
     return [
         (variant.bytes, number_format.file_size(variant.bytes), ""),
@@ -245,7 +247,8 @@ def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | 
     low = max(1e-9, min(ends, default=1e-6))
     first, last = math.floor(math.log10(low)), max(0, math.ceil(math.log10(max(ends, default=1.0))))
     first = max(first, last - 9)
-    left, right, top, step = 190, 740, 8, 22
+    left = max(60, 20 + round(6.2 * max(len(by_id[r.variant].label) for r, _ in means)))  # room for the names
+    right, top, step = left + 550, 8, 22
     bottom = top + step * len(means) + 6
 
     def x(value: float | None) -> float | None:
@@ -266,7 +269,7 @@ def _plot(measured: Measurement, by_id: dict[str, Variant]) -> dict[str, Any] | 
     ]
     ticks = [{"at": x(10.0**n), "text": f"{10.0**n:g}"} for n in range(first, last + 1)]
     return {
-        "width": 760,
+        "width": right + 20,
         "height": bottom + 22,
         "left": left,
         "top": top,

@@ -61,7 +61,7 @@ class NotebookView:
             if isinstance(cell, CompareCell):
                 filled += 1
                 if not self._library.runs(notebook, cell.id):
-                    outputs = cell_view.nothing_yet(can_edit=can_edit)
+                    outputs = cell_view.nothing_yet(cell, can_edit=can_edit)
                 else:
                     at_once = filled <= _FILLED_AT_ONCE
                     outputs = self.outputs(notebook, cell.id, can_edit) if at_once else cell_view.LATER
@@ -99,7 +99,7 @@ class NotebookView:
         cell = self._library.cell(notebook, id)
         runs = self._library.runs(notebook, id)
         if isinstance(cell, NoteCell) or not runs:
-            return cell_view.nothing_yet(can_edit=can_edit)
+            return cell_view.nothing_yet(cell, can_edit=can_edit)
         newest = max(info.number for info in runs)
         shown = self._library.run(notebook, id, number or newest)
         if shown is None:

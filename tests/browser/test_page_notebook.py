@@ -882,6 +882,17 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     expect(mine.locator("progress")).to_be_visible(timeout=20_000)
     expect(mine.locator(".vp-measured .vp-table").first).to_contain_text("Q2_K", timeout=60_000)
     expect(mine.locator(".vp-outputs")).to_contain_text("noise floor")
+    expect(mine.locator(".vp-reasons li").first).to_contain_text("None passes. Nearest: ")
+    table = mine.locator(".vp-measured .vp-table").first
+    expect(table.locator("thead th")).to_have_text(
+        ["variant", "size", "changed", "at most", "verdict", "KL", "KL a question", "own floor", "same top", "accuracy",
+         "against ★"]
+    )  # fmt: skip
+    changed = table.locator("tbody tr", has_text=re.compile(r"^\s*Q2_K\s*8\.7")).locator("td")
+    expect(changed.nth(1)).to_have_text("1 of 4")
+    expect(changed.nth(2)).to_have_text("75.1%")
+    expect(changed.nth(3)).to_have_text("not enough questions")
+    expect(mine.locator(".vp-sum")).to_contain_text("Not enough questions to tell: ")
     expect(mine.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"])
     expect(mine.locator(".vp-dot")).to_have_count(3)
     mine.get_by_text("questions that moved most").click()

@@ -22,8 +22,12 @@ def test_html_when_opened_offline_and_without_scripts_then_shows_the_recommended
     shown.goto(path.as_uri())
     expect(shown.locator(".vp-row-ship th")).to_have_text("→ Q4")
     expect(shown.locator(".vp-row-ship")).to_contain_text("kept")
-    expect(shown.locator("tbody tr").last).to_contain_text("KL 0.5 is above 0.01")
-    expect(shown.locator(".vp-reasons li").first).to_contain_text("Q4 is the smallest of the 4 that keep every limit")
+    expect(shown.locator("tbody tr").last).to_contain_text(
+        "60 of 150 answers changed, at least 32.1% would (95 %); 5% are accepted"
+    )
+    expect(shown.locator(".vp-reasons li").first).to_have_text(
+        "Q4 is the smallest of the 3 that pass: 5.0 MB, 31% of the reference pair's size."
+    )
     expect(shown.locator("svg .vp-recommended text")).to_have_text("Q4")
     expect(shown.locator("svg").first.locator("circle")).to_have_count(5)
     expect(shown.get_by_text("python -m playground card")).to_be_visible()  # printed, it is unfolded
