@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|encoder|page|notebook|lab|hub|load|templates|statistics|all] [--size 168m] [--gpu]`
+`python -m bench [engine|pair|encoder|page|notebook|lab|hub|load|templates|statistics|attack|all] [--size 168m]`
 """
 
 from __future__ import annotations
@@ -13,7 +13,20 @@ import platform
 import tempfile
 from pathlib import Path
 
-_WHAT = ("engine", "pair", "encoder", "page", "notebook", "lab", "hub", "load", "templates", "statistics", "all")
+_WHAT = (
+    "engine",
+    "pair",
+    "encoder",
+    "page",
+    "notebook",
+    "lab",
+    "hub",
+    "load",
+    "templates",
+    "statistics",
+    "attack",
+    "all",
+)
 
 
 def main() -> None:
@@ -30,6 +43,8 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
+    parser.add_argument("--only", help="of `attack`: one input by name")
     given = parser.parse_args()
     if given.what == "templates" and given.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
@@ -100,6 +115,10 @@ def main() -> None:
             from bench import load  # noqa: PLC0415
 
             found |= show("load", load.measure(Path(temporary), given.minutes))
+        if given.what == "attack":  # 15 minutes, and on loopback alone
+            from bench import attack  # noqa: PLC0415
+
+            found |= attack.measure(Path(temporary), given.seconds, given.only)
     print(json.dumps(found))
 
 

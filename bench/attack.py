@@ -1,0 +1,336 @@
+"""What one client can do to another visitor: each costly input is sent every second, on loopback alone.
+
+`python -m bench attack [--seconds 60] [--only NAME]`. The app runs without a login; the attacker and the visitor have
+different loopback addresses, so they are two people to the app. Goals: the visitor's page opens within 2 s, a run
+begins within 3 s, tokens per second fall by at most 20 %, memory grows by at most 1 GB, and the process answers within
+0.25 s.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import socket
+import statistics
+import struct
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+import psutil
+from PIL import Image
+
+from playground.models.presets import data_folder
+from testkit.webapp import WebApp, running
+
+GOALS = {"page_s": 2.0, "run_s": 3.0, "speed_drop": 0.2, "memory_mb": 1000.0, "freeze_s": 0.25}
+_VISITOR, _ATTACKER = "127.0.0.2", "127.0.0.3"
+_VARIANT = "tiny-vlm:F16+mmproj-F16"
+_CONNECTIONS = 800  # below a process's usual limit of 1024 file descriptors
+_TIMEOUT_S = 60.0
+
+
+@dataclass
+class _Seen:
+    """What the visitor met. Written by one thread each, read when they have ended."""
+
+    page_s: list[float] = field(default_factory=list)
+    run_s: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    answers_s: list[float] = field(default_factory=list)  # of /health
+    memory: list[int] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+class _Person:
+    """A client of the app, from an address of its own."""
+
+    def __init__(self, app: WebApp, address: str) -> None:
+        transport = httpx.HTTPTransport(local_address=address, limits=httpx.Limits(max_connections=None))
+        self.client = httpx.Client(base_url=app.url, transport=transport, timeout=_TIMEOUT_S)
+        self.config = self.client.get("/config").json()
+        self.notebook = self.ask("open")
+        self.key = self.notebook["key"]
+        self.cell = self.ask("add", key=self.key, kind="compare")["order"][-1]
+
+    def ask(self, function: str, **fields: Any) -> dict[str, Any]:
+        """Call a function of the notebook's script."""
+        parts = self.config["components"]
+        id = next(part["id"] for part in parts if "open" in (part["props"].get("server_fns") or ()))
+        given = {"browser": self.notebook["browser"], **fields} if hasattr(self, "notebook") else fields
+        body = {"session_hash": "x", "component_id": id, "fn_name": function, "data": given}
+        reply = self.client.post("/gradio_api/component_server", json=body)
+        found: dict[str, Any] = reply.json()
+        return found
+
+    def upload(self, name: str, content: bytes) -> str:
+        reply = self.client.post("/gradio_api/upload", files={"files": (name, content)})
+        (path,) = reply.raise_for_status().json()
+        return str(path)
+
+    def join(self, button: str, data: list[Any], session: str, event: dict[str, Any] | None = None) -> int:
+        """Press a button, or run a cell ("run"). Returns the status."""
+        named = [part["id"] for part in self.config["components"] if part["props"].get("value") == button]
+        targets = [(found["id"], *target) for found in self.config["dependencies"] for target in found["targets"]]
+        index = next(index for index, id, name in targets if (name == "run" if event else id in named))
+        body = {"data": data, "fn_index": index, "session_hash": session, "event_data": event}
+        return self.client.post("/gradio_api/queue/join", json=body).status_code
+
+    def compare(self, settings: dict[str, Any]) -> tuple[float, float | None]:
+        """Seconds until a run begins, and its tokens per second."""
+        image = {"path": self.upload("scene.png", _scene()), "meta": {"_type": "gradio.FileData"}}
+        data = [image, "Describe the image.", [_VARIANT], settings]
+        begun, run_s, last = time.monotonic(), None, None
+        id = self.client.post("/gradio_api/call/compare", json={"data": data}).raise_for_status().json()["event_id"]
+        with self.client.stream("GET", f"/gradio_api/call/compare/{id}") as stream:
+            for line in stream.iter_lines():
+                if line == "event: error":
+                    raise RuntimeError("the run was refused")
+                if line.startswith("data: [{"):
+                    (last,) = json.loads(line.removeprefix("data: "))
+                    if run_s is None and last["panes"][0]["state"] != "queued":
+                        run_s = time.monotonic() - begun
+        if last is None or run_s is None:
+            raise RuntimeError("the run did not begin")
+        return run_s, last["panes"][0]["metrics"]["decode_tok_per_s"]
+
+    def close(self) -> None:
+        self.client.close()
+
+
+Input = Callable[[_Person, WebApp], object]
+
+
+def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, float]:
+    """Prints a table. Returns its numbers by input; what is unknown is left out."""
+    with running(folder / "cache", folder / "first.log") as app:  # the first start makes the quantized variants
+        while httpx.get(f"{app.url}/health/ready").status_code != 200:
+            time.sleep(0.5)
+    for build in (lambda: [_zip(kind) for kind in ("lines", "lists", "deep")], _png, _tiff):
+        build()  # not while it is measured
+    columns = ["page_s", "run_s", "speed_drop", "memory_mb", "freeze_s"]
+    print(f"{'input':22}" + "".join(f"{name:>12}" for name in columns) + "  errors of the visitor")
+    numbers: dict[str, float] = {}
+    for name in [only] if only else INPUTS:
+        with running(folder / "cache", folder / f"{name}.log") as app:
+            row, errors = _attacked(app, INPUTS[name], seconds)
+        shown = "".join(f"{row[key]:11.3g}{'!' if row[key] > GOALS[key] else ' '}" if key in row else f"{'-':>12}"
+                        for key in columns)  # fmt: skip
+        print(f"{name:22}{shown}  {dict(errors.most_common(2)) or ''}", flush=True)
+        numbers |= {f"{name}_{key}": value for key, value in row.items()}
+    return numbers
+
+
+def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, float], Counter[str]]:
+    visitor, attacker = _Person(app, _VISITOR), _Person(app, _ATTACKER)
+    for _ in range(3):
+        visitor.compare({"max_tokens": 64})
+    over, seen = Event(), _Seen()
+    watchers = [Thread(target=watch, args=(app, visitor, over, seen)) for watch in (_visit, _look)]
+    for thread in watchers:
+        thread.start()
+    time.sleep(max(5.0, seconds / 6))  # the same without the attack
+    calm, idle = statistics.median(seen.speeds), max(seen.memory)
+    for values in (seen.page_s, seen.run_s, seen.speeds, seen.answers_s, seen.memory):
+        values.clear()
+    strikers: list[Thread] = []
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        striker = Thread(target=_strike, args=(attack, attacker, app), daemon=True)
+        striker.start()
+        strikers.append(striker)
+        time.sleep(1.0)
+    over.set()
+    for thread in watchers:
+        thread.join(2 * _TIMEOUT_S)
+    row = {name: max(values) for name, values in (("page_s", seen.page_s), ("run_s", seen.run_s)) if values}
+    if seen.speeds:
+        row["speed_drop"] = max(0.0, 1 - statistics.median(seen.speeds) / calm)
+    if seen.memory:
+        row["memory_mb"] = (max(seen.memory) - idle) / 1e6
+    if seen.answers_s:
+        row["freeze_s"] = max(seen.answers_s)
+    visitor.close()
+    attacker.close()
+    return row, seen.errors
+
+
+def _strike(attack: Input, attacker: _Person, app: WebApp) -> None:
+    with suppress(Exception):  # a refusal is what is hoped for
+        attack(attacker, app)
+
+
+def _visit(app: WebApp, visitor: _Person, over: Event, seen: _Seen) -> None:
+    while not over.is_set():
+        try:
+            begun = time.monotonic()
+            visitor.client.get("/").raise_for_status()
+            visitor.ask("open", key=visitor.key)["page"]
+            seen.page_s.append(time.monotonic() - begun)
+            run_s, speed = visitor.compare({"max_tokens": 64})
+            seen.run_s.append(run_s)
+            if speed is not None:
+                seen.speeds.append(speed)
+        except Exception as error:  # whatever the visitor meets is what is counted here
+            seen.errors[f"{type(error).__name__}: {str(error)[:60]}"] += 1
+        over.wait(0.5)
+
+
+def _look(app: WebApp, visitor: _Person, over: Event, seen: _Seen) -> None:
+    process = psutil.Process(app.pid)
+    with httpx.Client(base_url=app.url, timeout=_TIMEOUT_S) as client:
+        while not over.is_set():
+            begun = time.monotonic()
+            with suppress(httpx.HTTPError, psutil.Error):
+                client.get("/health")
+                seen.memory.append(process.memory_info().rss)
+            seen.answers_s.append(time.monotonic() - begun)
+            over.wait(0.1)
+
+
+# --- the inputs --------------------------------------------------------------------------------------------------
+
+
+def _calm(attacker: _Person, app: WebApp) -> None:
+    """Nothing: what the bench itself costs."""
+
+
+def _full_queue(attacker: _Person, app: WebApp) -> None:
+    for n in range(257):
+        data = [f"{attacker.key}/{attacker.cell}", "Projector (mmproj)", "Q4_0", "", True]
+        attacker.join("Quantize", data, f"q{n}")
+
+
+def _brackets(attacker: _Person, app: WebApp) -> None:
+    note = attacker.ask("add", key=attacker.key, kind="note")["order"][-1]
+    attacker.ask("write", key=attacker.key, cell=note, text="[" * 60_000)
+
+
+def _many_cells(attacker: _Person, app: WebApp) -> None:
+    cells = "1," * 5_000_000 + "1"
+    attacker.ask("import_file", text='{"format":"vlm-quant-playground/notebook","version":1,"cells":[' + cells + "]}")
+
+
+def _questions(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def _own_questions(attacker: _Person, content: bytes) -> None:
+    cell = attacker.ask("add", key=attacker.key, kind="measure")["order"][-1]
+    attacker.ask("own_questions", key=attacker.key, cell=cell, path=attacker.upload("q.zip", content))
+
+
+def _bad_lines(attacker: _Person, app: WebApp) -> None:
+    _own_questions(attacker, _zip("lines"))
+
+
+def _many_lists(attacker: _Person, app: WebApp) -> None:
+    _own_questions(attacker, _zip("lists"))
+
+
+def _deep_line(attacker: _Person, app: WebApp) -> None:
+    _own_questions(attacker, _zip("deep"))
+
+
+@functools.cache
+def _zip(kind: str) -> bytes:
+    if kind == "lists":
+        return _questions({f"l{n}.csv": b"x" * (2**26 - 1) for n in range(6)})
+    return _questions({"items.jsonl": b"[1]\n" * 4_000_000 if kind == "lines" else b"[" * 1_000_000})
+
+
+def _big_picture(attacker: _Person, app: WebApp) -> None:
+    attacker.ask("add_picture", key=attacker.key, cell=attacker.cell, path=attacker.upload("big.png", _png()))
+
+
+@functools.cache
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGBA", (9400, 9400)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _many_pages(attacker: _Person, app: WebApp) -> None:
+    attacker.ask("add_picture", key=attacker.key, cell=attacker.cell, path=attacker.upload("pages.tif", _tiff()))
+
+
+@functools.cache
+def _tiff() -> bytes:
+    """10,000 pages of one pixel each."""
+    pages = []
+    for n in range(10_000):
+        tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1)]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        size = 2 + len(entries) + 4
+        after = 0 if n == 9_999 else 10 + (n + 1) * size
+        pages.append(struct.pack("<H", len(tags)) + entries + struct.pack("<I", after))
+    return struct.pack("<2sHI", b"II", 42, 10) + b"\0\0" + b"".join(pages)
+
+
+def _many_threads(attacker: _Person, app: WebApp) -> None:
+    attacker.compare({"n_threads": 256, "max_tokens": 256})
+
+
+def _many_sessions(attacker: _Person, app: WebApp) -> None:
+    for n in range(40):
+        attacker.join("", [], f"s{n}", {"key": attacker.key, "cell": attacker.cell})
+
+
+def _closed_heartbeats(attacker: _Person, app: WebApp) -> None:
+    url = httpx.URL(app.url)
+    connections = []
+    for n in range(_CONNECTIONS):
+        connection = socket.create_connection((url.host, url.port or 80), source_address=(_ATTACKER, 0))
+        connection.sendall(f"GET /gradio_api/heartbeat/h{n} HTTP/1.1\r\nHost: {url.host}\r\n\r\n".encode())
+        connections.append(connection)
+    for connection in connections:
+        connection.close()
+
+
+def _large_body(attacker: _Person, app: WebApp) -> None:
+    content = b'{"session_hash":"' + b"x" * 150_000_000 + b'"}'
+    attacker.client.post("/gradio_api/cancel", content=content, headers={"Content-Type": "application/json"})
+
+
+def _copies(attacker: _Person, app: WebApp) -> None:
+    for _ in range(5):
+        attacker.ask("copy", key=attacker.key)
+
+
+def _uploads(attacker: _Person, app: WebApp) -> None:
+    attacker.upload("large.bin", b"x" * 49_000_000)
+
+
+def _scene() -> bytes:
+    return (data_folder() / "tiny-vlm/evaluation/hard-62.png").read_bytes()
+
+
+INPUTS: dict[str, Input] = {
+    "calm": _calm,
+    "full_queue": _full_queue,
+    "brackets": _brackets,
+    "many_cells": _many_cells,
+    "bad_lines": _bad_lines,
+    "many_lists": _many_lists,
+    "deep_line": _deep_line,
+    "big_picture": _big_picture,
+    "many_pages": _many_pages,
+    "many_threads": _many_threads,
+    "many_sessions": _many_sessions,
+    "closed_heartbeats": _closed_heartbeats,
+    "large_body": _large_body,
+    "copies": _copies,
+    "uploads": _uploads,
+}
