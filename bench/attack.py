@@ -55,7 +55,10 @@ class _Person:
 
     def __init__(self, app: WebApp, address: str) -> None:
         transport = httpx.HTTPTransport(local_address=address, limits=httpx.Limits(max_connections=None))
-        self.client = httpx.Client(base_url=app.url, transport=transport, timeout=_TIMEOUT_S)
+        self.replies: Counter[str] = Counter()  # what the app answered
+        self.client = httpx.Client(
+            base_url=app.url, transport=transport, timeout=_TIMEOUT_S, event_hooks={"response": [self._count]}
+        )
         self.config = self.client.get("/config").json()
         self.notebook = self.ask("open")
         self.key = self.notebook["key"]
@@ -69,7 +72,12 @@ class _Person:
         body = {"session_hash": "x", "component_id": id, "fn_name": function, "data": given}
         reply = self.client.post("/gradio_api/component_server", json=body)
         found: dict[str, Any] = reply.json()
+        if "error" in found:
+            self.replies[str(found["error"])[:50]] += 1
         return found
+
+    def _count(self, reply: httpx.Response) -> None:
+        self.replies[str(reply.status_code)] += 1
 
     def upload(self, name: str, content: bytes) -> str:
         reply = self.client.post("/gradio_api/upload", files={"files": (name, content)})
@@ -117,19 +125,21 @@ def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, 
     for build in (lambda: [_zip(kind) for kind in ("lines", "lists", "deep")], _png, _tiff):
         build()  # not while it is measured
     columns = ["page_s", "run_s", "speed_drop", "memory_mb", "freeze_s"]
-    print(f"{'input':22}" + "".join(f"{name:>12}" for name in columns) + "  errors of the visitor")
+    print(
+        f"{'input':22}" + "".join(f"{name:>12}" for name in columns) + "  what the attacker and the visitor were told"
+    )
     numbers: dict[str, float] = {}
     for name in [only] if only else INPUTS:
         with running(folder / "cache", folder / f"{name}.log") as app:
-            row, errors = _attacked(app, INPUTS[name], seconds)
+            row, replies, errors = _attacked(app, INPUTS[name], seconds)
         shown = "".join(f"{row[key]:11.3g}{'!' if row[key] > GOALS[key] else ' '}" if key in row else f"{'-':>12}"
                         for key in columns)  # fmt: skip
-        print(f"{name:22}{shown}  {dict(errors.most_common(2)) or ''}", flush=True)
+        print(f"{name:22}{shown}  {dict(replies.most_common(4))} {dict(errors.most_common(2)) or ''}", flush=True)
         numbers |= {f"{name}_{key}": value for key, value in row.items()}
     return numbers
 
 
-def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, float], Counter[str]]:
+def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, float], Counter[str], Counter[str]]:
     visitor, attacker = _Person(app, _VISITOR), _Person(app, _ATTACKER)
     for _ in range(3):
         visitor.compare({"max_tokens": 64})
@@ -141,6 +151,7 @@ def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, flo
     calm, idle = statistics.median(seen.speeds), max(seen.memory)
     for values in (seen.page_s, seen.run_s, seen.speeds, seen.answers_s, seen.memory):
         values.clear()
+    attacker.replies.clear()
     strikers: list[Thread] = []
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -160,7 +171,7 @@ def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, flo
         row["freeze_s"] = max(seen.answers_s)
     visitor.close()
     attacker.close()
-    return row, seen.errors
+    return row, attacker.replies, seen.errors
 
 
 def _strike(attack: Input, attacker: _Person, app: WebApp) -> None:

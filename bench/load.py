@@ -3,6 +3,7 @@ while somebody kills workers at random. `python -m bench load [--minutes 5]`"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -44,7 +45,8 @@ class _Tally:
 def measure(folder: Path, minutes: float) -> dict[str, float]:
     with running(folder / "cache", folder / "first.log"):
         pass  # the first start makes the quantized variants
-    with running(folder / "cache", folder / "log.txt") as app:
+    users = {"PLAYGROUND_LOGIN": "password", "PLAYGROUND_USERS": json.dumps({f"p{n}": "x" for n in range(PEOPLE)})}
+    with running(folder / "cache", folder / "log.txt", more=users) as app:  # without names they would be one person
         calm = _people(app, minutes * 60, kill=False)
         calm |= {f"killer_{key}": value for key, value in _people(app, minutes * 60, kill=True).items()}
         calm["app_alive"] = float(httpx.get(f"{app.url}/health", timeout=10).status_code == 200)
@@ -53,7 +55,7 @@ def measure(folder: Path, minutes: float) -> dict[str, float]:
 
 def _people(app: WebApp, seconds: float, *, kill: bool) -> dict[str, float]:
     tally, over = _Tally(), Event()
-    clients = [Client(app.url, verbose=False) for _ in range(PEOPLE)]
+    clients = [Client(app.url, auth=(f"p{n}", "x"), verbose=False) for n in range(PEOPLE)]
     threads = [Thread(target=_person, args=(n, client, tally, over)) for n, client in enumerate(clients)]
     killer = Thread(target=_kill, args=(app, over))
     for thread in threads:

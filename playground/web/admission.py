@@ -5,9 +5,9 @@ Gradio asks for the login in some of its routes only, and its queue has one limi
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,10 +23,14 @@ _OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico
 _OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/")
 _JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
 _HEARTBEAT = "/gradio_api/heartbeat/"
+_now = time.monotonic
 
-# Of one person. A page holds two requests open, and has an event or two in Gradio's queue.
+# Of one person. A page holds two requests open, and begins an event every two seconds, or a few with a click. An event
+# costs the server milliseconds, even one that is refused.
 _MOST_OPEN_REQUESTS = 200
-_MOST_EVENTS = 64
+_MOST_EVENTS = 100
+_EVENTS_PER_S = 10.0
+_MOST_PEOPLE = 1000  # who are remembered before those are forgotten who have been quiet
 
 
 class Admission:
@@ -38,6 +42,7 @@ class Admission:
         self._needs_login = settings.login is not Login.NONE
         self._on_leave = on_leave
         self._open_requests: Counter[str] = Counter()  # by person
+        self._events: dict[str, tuple[float, float]] = {}  # by person: events that still count, and when
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,16 +79,18 @@ class Admission:
         if self._open_requests[who] >= _MOST_OPEN_REQUESTS:
             return _refused(429, f"Busy: {_MOST_OPEN_REQUESTS} of your requests are open. Close some pages.")
         if request.method == "POST" and path.startswith(_JOINS):
-            events = _queued(request.app)
-            mine = sum(login.person_of(event.username, event.request) == who for event in events)
-            if mine >= _MOST_EVENTS:
-                return _refused(429, f"Busy: {mine} of your requests wait already. Let one of them end first.")
+            now = _now()
+            recent = self._recent(who, now)
+            if recent >= _MOST_EVENTS:
+                return _refused(429, "Busy: you sent too many requests at once. Try again in some seconds.")
+            self._events[who] = recent + 1, now
+            if len(self._events) > _MOST_PEOPLE:
+                self._events = {other: events for other, events in self._events.items() if self._recent(other, now)}
         return None
 
-
-def _queued(app: Any) -> list[Any]:
-    """Gradio's events (6.31) that wait or run."""
-    return list(app.get_blocks()._queue.event_ids_to_events.values())
+    def _recent(self, who: str, now: float) -> float:
+        events, at = self._events.get(who, (0.0, now))
+        return max(0.0, events - (now - at) * _EVENTS_PER_S)
 
 
 def _message(request: Request) -> str | None:

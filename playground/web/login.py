@@ -38,12 +38,7 @@ def person(request: gr.Request | Request) -> str:
 
     A page's session does not count where there is an address: whoever writes a request chooses it.
     """
-    return person_of(name_of(request), request) or str(getattr(request, "session_hash", ""))
-
-
-def person_of(name: str | None, request: gr.Request | Request) -> str:
-    """The same of a visitor whose name is known. "": nothing is known of them."""
-    return name or address_of(request)
+    return name_of(request) or address_of(request) or str(getattr(request, "session_hash", ""))
 
 
 def address_of(request: gr.Request | Request) -> str:

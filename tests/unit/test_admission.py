@@ -1,0 +1,57 @@
+"""What one person may ask of the app at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from playground.settings import Settings
+from playground.web import admission
+from playground.web.admission import Admission
+
+JOIN = "/gradio_api/queue/join"
+
+
+@pytest.fixture
+def left() -> list[str]:
+    """The sessions of pages that were closed."""
+    return []
+
+
+@pytest.fixture
+def client_at(left: list[str]) -> Callable[[str], TestClient]:
+    """A client with this address."""
+
+    async def answer(request: Request) -> Response:
+        return PlainTextResponse("done")
+
+    routes = [Route("/{path:path}", answer, methods=["GET", "POST"])]
+    app = Starlette(routes=routes, middleware=[Middleware(Admission, Settings(), left.append)])
+    vars(app).update(auth_dependency=None, cookie_id="c", tokens={})  # as Gradio's app has them
+    return lambda address: TestClient(app, client=(address, 50000))
+
+
+def test_events_when_one_person_sends_very_many_then_refused_and_others_go_on(
+    client_at: Callable[[str], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(admission, "_now", lambda: now)
+    attacker, visitor = client_at("192.0.2.1"), client_at("192.0.2.2")
+    statuses = [attacker.post(JOIN, json={"session_hash": f"invented{n}"}).status_code for n in range(120)]
+    assert statuses == [200] * 100 + [429] * 20
+    assert attacker.get("/").status_code == visitor.post(JOIN, json={}).status_code == 200
+    now += 1.0
+    statuses = [attacker.post(JOIN, json={}).status_code for _ in range(12)]
+    assert statuses == [200] * 10 + [429] * 2
+
+
+def test_heartbeat_when_it_ends_then_the_page_was_left(client_at: Callable[[str], TestClient], left: list[str]) -> None:
+    client_at("192.0.2.1").get("/gradio_api/heartbeat/s1")
+    assert left == ["s1"]
