@@ -134,7 +134,7 @@ def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, 
             row, replies, errors = _attacked(app, INPUTS[name], seconds)
         shown = "".join(f"{row[key]:11.3g}{'!' if row[key] > GOALS[key] else ' '}" if key in row else f"{'-':>12}"
                         for key in columns)  # fmt: skip
-        print(f"{name:22}{shown}  {dict(replies.most_common(4))} {dict(errors.most_common(2)) or ''}", flush=True)
+        print(f"{name:22}{shown}  {dict(replies.most_common(4))} {dict(errors.most_common(2))}", flush=True)
         numbers |= {f"{name}_{key}": value for key, value in row.items()}
     return numbers
 

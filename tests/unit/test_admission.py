@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -34,6 +37,9 @@ def client_at(left: list[str]) -> Callable[[str], TestClient]:
 
     routes = [Route("/{path:path}", answer, methods=["GET", "POST"])]
     app = Starlette(routes=routes, middleware=[Middleware(Admission, Settings(), left.append)])
+    session = SimpleNamespace(is_closed=False)
+    holder = SimpleNamespace(session_data={"s1": session})
+    vars(app).update(state_holder=holder, stop_event=asyncio.Event())
     vars(app).update(auth_dependency=None, cookie_id="c", tokens={})  # as Gradio's app has them
     return lambda address: TestClient(app, client=(address, 50000))
 
@@ -52,6 +58,35 @@ def test_events_when_one_person_sends_very_many_then_refused_and_others_go_on(
     assert statuses == [200] * 10 + [429] * 2
 
 
-def test_heartbeat_when_it_ends_then_the_page_was_left(client_at: Callable[[str], TestClient], left: list[str]) -> None:
-    client_at("192.0.2.1").get("/gradio_api/heartbeat/s1")
+def test_heartbeat_when_its_connection_closes_then_the_page_was_left(
+    client_at: Callable[[str], TestClient], left: list[str]
+) -> None:
+    app: Any = client_at("192.0.2.1").app
+    sent: list[dict[str, Any]] = []
+    closes = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await closes.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def page() -> None:
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": "/gradio_api/heartbeat/s1",
+            "headers": [],
+            "client": None,
+        }
+        open_page = asyncio.ensure_future(app(scope, receive, send))
+        await asyncio.sleep(0.05)
+        assert left == []
+        closes.set()
+        await open_page
+
+    asyncio.run(page())
     assert left == ["s1"]
+    assert sent[1]["body"] == b"data: ALIVE\n\n"
+    assert app.state_holder.session_data["s1"].is_closed
