@@ -27,7 +27,7 @@ def comparison(
     variants: tuple[Variant, ...],
     *,
     max_tokens: int = 128,
-    n_ctx: int = 1024,
+    n_ctx: int | None = 1024,
     order: Order = Order.IN_TURN,
     sampling: Sampling | None = None,
 ) -> Comparison:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from playground.cli.options import Models, Names, Projectors, choose, derived, json_object, text_or_file
+from playground.cli.options import ContextSize, Models, Names, Projectors, choose, derived, json_object, text_or_file
 from playground.comparing import comparison_request, run_settings
 from playground.comparing.compare import StopFlag, run
 from playground.comparing.divergence import first_word
@@ -66,7 +66,7 @@ def compare(
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
     grammar: Annotated[str | None, typer.Option(help="GBNF text, or @FILE: the answer keeps to it.")] = None,
     json_schema: Annotated[str | None, typer.Option(help="JSON text, or @FILE: the answer is such JSON.")] = None,
-    n_ctx: Annotated[int | None, typer.Option("--ctx-size", help="Context size, tokens.")] = None,
+    n_ctx: ContextSize = None,
     n_threads: Annotated[int | None, typer.Option("--threads")] = None,
     n_batch: Annotated[int | None, typer.Option("--batch-size")] = None,
     n_gpu_layers: Annotated[int | None, typer.Option("--n-gpu-layers", help="-1: all.")] = None,

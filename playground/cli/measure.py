@@ -55,7 +55,7 @@ class _Options:
     level: str
     n: int
     max_tokens: int
-    n_ctx: int
+    n_ctx: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def drift(
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
-    n_ctx: ContextSize = 1024,
+    n_ctx: ContextSize = None,
     look: Look = False,
     as_json: AsJson = False,
 ) -> None:
@@ -84,6 +84,7 @@ def drift(
     measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=max_tokens))
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
+        _fail_if_left_out(measured.measurement)
         return
     _print_floor(measured.measurement)
     typer.echo(
@@ -112,6 +113,7 @@ def drift(
     )
     if any(gates[v.id].changed is None for v in measured.variants if v.id != measured.reference):
         raise typer.Exit(1)
+    _fail_if_left_out(measured.measurement)
 
 
 def _floor(value: float | None) -> str:
@@ -126,7 +128,7 @@ def grid(
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
-    n_ctx: ContextSize = 1024,
+    n_ctx: ContextSize = None,
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
@@ -138,6 +140,7 @@ def grid(
         raise BadInput("A grid needs at least two language models and two projectors.")
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
+        _fail_if_left_out(measured.measurement)
         return
     _print_floor(measured.measurement)
     columns = list(dict.fromkeys(e.projector for e in effects))
@@ -146,6 +149,7 @@ def grid(
         cells = {e.projector: e.kl for e in effects if e.model == name}
         typer.echo(f"{name:24}" + "".join(f"{cells[p]:14.5f}" if p in cells else f"{'–':>14}" for p in columns))
     typer.echo(results.which_half(effects))
+    _fail_if_left_out(measured.measurement)
 
 
 def accuracy(
@@ -156,7 +160,7 @@ def accuracy(
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
-    n_ctx: ContextSize = 1024,
+    n_ctx: ContextSize = None,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
@@ -164,6 +168,7 @@ def accuracy(
     measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=max_tokens))
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
+        _fail_if_left_out(measured.measurement)
         return
     typer.echo(f"{'variant':28} {'accuracy':>9} {'95 %':>17} {'lost':>5} {'won':>4} {'p':>7}")
     for v, r in zip(measured.variants, measured.measurement.results, strict=True):
@@ -176,6 +181,7 @@ def accuracy(
         if r.truncated:
             row += f"  {r.truncated} of {len(r.items)} answers cut off: raise --max-tokens"
         typer.echo(row)
+    _fail_if_left_out(measured.measurement)
 
 
 def card(
@@ -186,7 +192,7 @@ def card(
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
-    n_ctx: ContextSize = 1024,
+    n_ctx: ContextSize = None,
     max_size: Annotated[str, typer.Option(help="Size of both files: 5MB, 1.2GB.")] = "",
     max_memory: Annotated[str, typer.Option(help="Memory that both workers hold: 6GB.")] = "",
     min_speed: Annotated[float | None, typer.Option(help="Tokens per second.")] = None,
@@ -237,6 +243,7 @@ def card(
         typer.echo(msgspec.json.encode(made).decode())
     else:
         _print_card(made)
+    _fail_if_left_out(measured.measurement)
 
 
 def _print_card(made: ship.ShipCard) -> None:
@@ -274,6 +281,16 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
     return _Measured(measurement, variants, reference, engine, machine)
 
 
+def _fail_if_left_out(measurement: results.Measurement) -> None:
+    """The numbers are then of fewer questions than were wanted. Raises typer.Exit with status 1."""
+    if measurement.left_out:
+        asked = len(measurement.questions) + measurement.left_out
+        say(f"left out: {measurement.left_out} of {asked} questions could not be asked; the reasons stand above.")
+        raise typer.Exit(1)
+
+
 def _print_floor(measurement: results.Measurement) -> None:
     floors = ", ".join(f"{name} {kl:.1e}" for name, kl in measurement.floors.items())
-    typer.echo(f"{len(measurement.questions)} questions. The reference against itself, nats a token: {floors}")
+    left_out = f" ({measurement.left_out} left out)" if measurement.left_out else ""
+    n = len(measurement.questions)
+    typer.echo(f"{n} questions{left_out}. The reference against itself, nats a token: {floors}")

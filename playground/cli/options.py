@@ -40,7 +40,9 @@ Questions = Annotated[
 Level = Annotated[str, typer.Option(help="Of the embedded set: easy, hard, or both (empty).")]
 Count = Annotated[int, typer.Option("-n", help="Questions, taken evenly from the set.")]
 MaxTokens = Annotated[int, typer.Option(help="Length of an answer, at most.")]
-ContextSize = Annotated[int, typer.Option("--ctx-size", help="Context size, tokens.")]
+ContextSize = Annotated[
+    int | None, typer.Option("--ctx-size", help="Context size, tokens. Default: what each question needs.")
+]
 Look = Annotated[
     bool,
     typer.Option("--look", help="Also ask with blank, shuffled and other images."),

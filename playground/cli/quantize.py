@@ -69,7 +69,7 @@ def quantize(
         target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
         if partner is not None and not dry_run:
             pair = parts.catalog.read_pair(*((partner, source) if half is Half.PROJECTOR else (source, partner)))
-            making = MakeJob(parts.lab, parts.workshop, Runtime(n_ctx=1024))
+            making = MakeJob(parts.lab, parts.workshop, Runtime())
             order = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
             checked = followed(
                 making.run(pair, order, questions_of(parts, questions, "hard", 2 * n if calibrate else n)),
@@ -136,7 +136,7 @@ def sensitivity(
     level: Level = "hard",
     n: Count = 24,
     max_tokens: MaxTokens = 64,
-    n_ctx: ContextSize = 1024,
+    n_ctx: ContextSize = None,
     as_json: AsJson = False,
 ) -> None:
     """Which tensors need their bits, and the best recipe under a budget."""

@@ -143,7 +143,7 @@ class _ComparisonRun:
         fitting = self._slot.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed)
         changes = []
         if fitting.n_ctx != wanted.n_ctx:
-            changes.append(f"with a context of {fitting.n_ctx} tokens")
+            changes.append(f"with a context of {fitting.context} tokens")
         if fitting.projector_on_gpu != wanted.projector_on_gpu:
             changes.append("with its projector on the CPU")
         if fitting.n_gpu_layers != wanted.n_gpu_layers:
@@ -152,6 +152,19 @@ class _ComparisonRun:
             what = " and ".join(changes)
             self._panes.note(f"Not enough memory: {variant.label} runs {what}, so its speed is not comparable.")
         return fitting
+
+    def _language(self, variant: Variant) -> WorkerSpec:
+        """The worker of the language model, with a context that holds the question, unless its size was chosen.
+
+        Where the usual size does not fit into memory, it is just as large as the question needs.
+        """
+        runtime = self._runtimes[variant.id]
+        tokens = self._prompt(variant).n_tokens + self._comparison.sampling.max_tokens
+        spec = language_spec(variant.model, runtime.sized(tokens))
+        if runtime.n_ctx is None and not self._slot.fits([spec]):
+            runtime = self._runtimes[variant.id] = replace(runtime, n_ctx=tokens)
+            spec = language_spec(variant.model, runtime)
+        return spec
 
     def _load_all(self, variants: Sequence[Variant]) -> None:
         """On a GPU, load what is not loaded yet side by side, before anything is measured.
@@ -236,8 +249,8 @@ class _ComparisonRun:
         comparison = self._comparison
         prompt = self._prompt(variant)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
+        spec = self._language(variant)
         runtime = self._runtimes[variant.id]
-        spec = language_spec(variant.model, runtime)
         with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
             sizes = replace(
                 self._panes[variant.id].metrics,
@@ -288,7 +301,7 @@ class _ComparisonRun:
         scores: tuple[TokenScore, ...] = ()
         try:
             runtime = self._runtimes[variant.id]
-            with self._slot.lease(language_spec(variant.model, runtime), stop=self._wanted(variant)) as lease:
+            with self._slot.lease(self._language(variant), stop=self._wanted(variant)) as lease:
                 request = protocol.Score(prompt, self._panes[variant.id].token_ids, runtime)
                 scored = lease.request(request, stop=self._wanted(variant))
             scores = scored.scores

@@ -69,10 +69,10 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def limited(self, max_tokens: int, n_ctx: int) -> RunSettings:
         """The same for a stranger: with at most so many tokens in an answer and in the context, and with the defaults
-        of all that costs the machine (threads, batches, layers, a template of one's own)."""
-        now = {"max_tokens": self.sampling().max_tokens, "n_ctx": self.runtime().n_ctx}
+        of all that costs the machine (threads, batches, layers, a template or a grammar of one's own)."""
+        now = {"max_tokens": self.sampling().max_tokens, "n_ctx": self.n_ctx}
         most = {"max_tokens": max_tokens, "n_ctx": n_ctx}
-        reduced = {name: most[name] for name in most if now[name] > most[name]}
+        reduced = {name: most[name] for name, value in now.items() if value is None or value > most[name]}
         return msgspec.structs.replace(self, **dict.fromkeys(_MACHINE_SETTINGS), **reduced)
 
     def _given(self, kind: type) -> dict[str, Any]:
@@ -90,7 +90,7 @@ _OWN_VARIABLES = {"messages", "add_generation_prompt", "media_marker", "raise_ex
 
 _MACHINE_SETTINGS = (
     "n_threads", "n_batch", "n_gpu_layers", "flash_attention", "chat_template", "projector_on_gpu", "split_gpus",
-    "remedies",
+    "remedies", "grammar", "json_schema",
 )  # fmt: skip
 
 _LIMITS: dict[str, tuple[float, float]] = {

@@ -83,13 +83,13 @@ class LanguageModel:
             self._context = None
         self._sampler.close()
 
-    def prepare(self, runtime: Runtime, prompt: EncodedPrompt | None = None) -> float | None:
-        """Make the context for `runtime` (and for `prompt`'s images) and warm it up, if there is none yet.
+    def prepare(self, runtime: Runtime, prompt: EncodedPrompt | None = None, n_answer: int = 0) -> float | None:
+        """Make the context for `runtime` (and for a prompt with an answer) and warm it up, if there is none yet.
 
         Returns the seconds that it took; None if there was nothing to do. Raises EngineError.
         """
         started = time.perf_counter()
-        context = self.make_context(runtime, prompt)
+        context = self.make_context(runtime, prompt, n_answer)
         if context is None:
             return None
         # On a CPU a short prompt touches all weights. On a GPU kernels are loaded by the first use of a shape: with
@@ -103,9 +103,14 @@ class LanguageModel:
             context.warm_up(token, (2, 1))
         return time.perf_counter() - started
 
-    def make_context(self, runtime: Runtime, prompt: EncodedPrompt | None = None) -> Context | None:
+    def make_context(self, runtime: Runtime, prompt: EncodedPrompt | None = None, n_answer: int = 0) -> Context | None:
         """Make the context that `prepare` warms up; None if a fitting one exists. Raises EngineError."""
-        n_ctx = min(runtime.n_ctx, self.n_ctx_train) if self.n_ctx_train > 0 else runtime.n_ctx
+        current = self._context.key if self._context else None
+        n_ctx = runtime.sized(prompt.n_tokens + n_answer if prompt else 0).context
+        if runtime.n_ctx is None and current:  # it only grows: the smaller one would have to be made, and read again
+            n_ctx = max(n_ctx, current.n_ctx)
+        if self.n_ctx_train > 0:
+            n_ctx = min(n_ctx, self.n_ctx_train)
         n_batch = min(runtime.n_batch, n_ctx)
         # While an image is decoded without a causal mask, all of it has to be in one micro-batch.
         images = prompt.chunks if prompt else ()
@@ -119,7 +124,6 @@ class LanguageModel:
             n_threads=runtime.n_threads or loading.default_threads(C.llama_model_size(self._model)),
             flash_attention=loading.flash_attention(runtime.flash_attention, self.on_gpu),
         )
-        current = self._context.key if self._context else None
         if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
             return None
         self._drop_context()
@@ -145,10 +149,10 @@ class LanguageModel:
             raise BadPair(
                 f"The projector writes {prompt.n_embd} values per image token, this language model reads {self.n_embd}."
             )
-        context_s = self.prepare(runtime, prompt)
+        context_s = self.prepare(runtime, prompt, sampling.max_tokens)
         context = self._context
         assert context is not None
-        n_prompt = prompt.n_text_tokens + prompt.n_image_tokens
+        n_prompt = prompt.n_tokens
         if n_prompt >= context.n_ctx:
             raise BadPrompt(
                 f"The prompt has {n_prompt} tokens ({prompt.n_image_tokens} of them from images), the context holds "
@@ -222,7 +226,7 @@ class LanguageModel:
         self, prompt: EncodedPrompt, token_ids: Sequence[int], runtime: Runtime, cancelled: Event
     ) -> Iterator[Any]:
         """Read a prompt and an answer to it; the logits that each token was chosen from, and those behind the last."""
-        self.prepare(runtime, prompt)
+        self.prepare(runtime, prompt, len(token_ids))
         context = self._context
         assert context is not None
         # With a sampler in the graph the logits stay on the device.
@@ -237,7 +241,7 @@ class LanguageModel:
                 self._sampler.attach(context.handle, sampling)
 
     def _remedy(self, n_prompt: int, runtime: Runtime) -> str:
-        if self.n_ctx_train > n_prompt >= runtime.n_ctx:
+        if runtime.n_ctx is not None and self.n_ctx_train > n_prompt >= runtime.n_ctx:
             return f"Raise the context size above {n_prompt}, or shorten the prompt."
         return f"This model was trained for {self.n_ctx_train}: shorten the prompt or use a smaller image."
 

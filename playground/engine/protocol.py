@@ -91,6 +91,10 @@ class EncodedPrompt(Message, frozen=True, tag=True):
     template_names: tuple[str, ...] = ()  # of variables, filters and attributes in the chat template
 
     @property
+    def n_tokens(self) -> int:
+        return self.n_image_tokens + self.n_text_tokens
+
+    @property
     def n_image_tokens(self) -> int:
         return sum(c.n_tokens for c in self.chunks if isinstance(c, ImageChunk))
 

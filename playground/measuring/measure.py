@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from playground.comparing.lab import Lab
+from playground.comparing.loops import loop_of
 from playground.errors import BadInput, Failure, Interrupted
 from playground.measuring import look_test, question_sets, speed_test, statistics
 from playground.measuring.question_sets import Question, QuestionSet, embedded
@@ -74,6 +75,7 @@ class MeasureJob:
         self.problems: list[str] = list(request.questions.problems)
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
+        self.left_out = 0  # questions that could not be asked
         self._started = time.monotonic()
         self._done = self._total = 0
         self._per_question = 3  # steps; of a scan those of `expect_baseline`
@@ -117,6 +119,7 @@ class MeasureJob:
             floors={self.steps.other_way.name: floors[base.id]} if floors else {},
             problems=tuple(self.problems),
             elapsed_s=time.monotonic() - self._started,
+            left_out=self.left_out,
         )
 
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---
@@ -141,9 +144,11 @@ class MeasureJob:
                     raise BadInput("the reference's answer to it is empty")
             except Failure as error:
                 self.problems.append(f"{question.image}, {question.question[:40]!r}: {error.message}")
+                self.left_out += 1
                 continue
             self.items.append(item)
             self._answers.append(answer)
+        self._report_loops(self._reference, self._answers)
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
 
@@ -212,7 +217,7 @@ class MeasureJob:
         An error with a question stands with it and in `problems`; `strict`: it is raised.
         """
         label = label or variant.label
-        drifts = []
+        drifts, answers = [], []
         for k, (item, answer) in enumerate(self._answered()):
             drift = QuestionDrift()
             try:
@@ -224,14 +229,21 @@ class MeasureJob:
                 if self._plan.accuracy:
                     if self._is_new(self.steps.answer_key(variant, item)):
                         yield self.step(f"{label}: answers")
-                    drift = self._scored(drift, item, self.steps.answer(variant, item))
+                    answers.append(self.steps.answer(variant, item))
+                    drift = self._scored(drift, item, answers[-1])
             except Failure as error:
                 if strict:
                     raise
                 drift = QuestionDrift(error=error.message)
                 self.problems.append(f"{label}, {item.question.question[:40]}: {error.message}")
             drifts.append(drift)
+        self._report_loops(variant, answers)
         return drifts
+
+    def _report_loops(self, variant: Variant, answers: Sequence[RecordedAnswer]) -> None:
+        loops = sum(loop_of(answer.token_ids) is not None for answer in answers)
+        if loops:
+            self.problems.append(f"{variant.label}: {loops} of {len(answers)} answers end in a loop.")
 
     def read_once(self, variant: Variant, records: Path, label: str) -> Generator[Progress, None, list[QuestionDrift]]:
         """The drift of a variant whose files are deleted afterwards: nothing of it is cached, and errors are raised."""

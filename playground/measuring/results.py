@@ -121,6 +121,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     floors: dict[str, float] = {}
     problems: tuple[str, ...] = ()
     elapsed_s: float = 0.0
+    left_out: int = 0  # questions that could not be asked; `problems` says why
 
 
 class Progress(msgspec.Struct, frozen=True):

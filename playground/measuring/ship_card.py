@@ -125,8 +125,8 @@ def set_title(own: str, level: str) -> str:
     return own or f"embedded questions, {level or 'easy and hard'}"
 
 
-def settings_line(max_tokens: int, n_ctx: int) -> str:
-    return f"greedy, {max_tokens} tokens at most, context {n_ctx}"
+def settings_line(max_tokens: int, n_ctx: int | None) -> str:
+    return f"greedy, {max_tokens} tokens at most, context {n_ctx or 'as needed'}"
 
 
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:

@@ -53,13 +53,13 @@ def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
         sizes.append(gpu if pool.on_gpu else rss)
 
     vision = vision_spec(variant.projector, variant.model, steps.runtime)
-    language = language_spec(variant.model, steps.runtime)
+    language = language_spec(variant.model, steps.runtime)  # sized when the prompt is known
     with pool.turn([vision, language], stop=stop) as slot:
         with slot.lease(vision, stop=stop) as lease:
             template = variant.chat_template
             prompt, _ = prompts.encode(lease, None, variant.projector, messages, [item.image], template, stop)
             weigh(lease)
-        with slot.lease(language, stop=stop) as lease:
+        with slot.lease(steps.language(variant, prompt, _TOKENS), stop=stop) as lease:
             sampling = Sampling(max_tokens=_TOKENS)
             request = protocol.Generate(_unseen(prompt), sampling, steps.runtime, ignore_end=True)
             finished = lease.request(request, stop=stop)

@@ -19,7 +19,7 @@ from playground.errors import BadInput
 from playground.measuring.question_sets import Question
 from playground.measuring.results import QuestionDrift, RecordedAnswer
 from playground.measuring.summaries import question_drift
-from playground.pool.worker_spec import language_spec
+from playground.pool.worker_spec import WorkerSpec, language_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
 from playground.values.request import Image, Runtime, Sampling
@@ -72,6 +72,10 @@ class Steps:
         question = item.question.question
         return prompts.ask(self.lab, variant, question, item.image, self.runtime, self.stop, fresh=fresh)
 
+    def language(self, variant: Variant, prompt: protocol.EncodedPrompt, n_answer: int) -> WorkerSpec:
+        """The worker that reads a prompt and so many tokens of an answer."""
+        return language_spec(variant.model, self.runtime.sized(prompt.n_tokens + n_answer))
+
     def answer(self, variant: Variant, item: Item) -> RecordedAnswer:
         """The variant's own greedy answer."""
         key = self.answer_key(variant, item)
@@ -82,7 +86,7 @@ class Steps:
         return answer
 
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
-        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+        with self.lab.pool.use(self.language(variant, prompt, self.sampling.max_tokens), stop=self.stop) as lease:
             request = protocol.Generate(prompt, self.sampling, self.runtime)
             return RecordedAnswer(*prompts.answer_and_reason(lease, request, self.stop))
 
@@ -136,13 +140,13 @@ class Steps:
 
     def log_probability(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...]) -> float:
         """Of a whole answer, in nats."""
-        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+        with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
             reply = lease.request(protocol.Score(prompt, ids, self.runtime), stop=self.stop)
         return math.fsum(math.log(max(score.probability or 0.0, 1e-300)) for score in reply.scores[: len(ids)])
 
     def record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
         """Write the variant's distributions over an answer to `path`. Returns the size of the vocabulary."""
-        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+        with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
             reply = lease.request(protocol.Record(prompt, ids, self.runtime, str(path), self._dtype), stop=self.stop)
         return reply.n_vocabulary
 
@@ -156,7 +160,7 @@ class Steps:
         own: Path | None = None,
     ) -> tuple[TokenDrift, ...]:
         """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given."""
-        with self.lab.pool.use(language_spec(variant.model, self.runtime), stop=self.stop) as lease:
+        with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
             request = protocol.Measure(
                 prompt, ids, runtime or self.runtime, str(record), self._dtype, str(own) if own else ""
             )

@@ -106,7 +106,8 @@ def card_of(run: Run) -> ShipCard | None:
     runtime, tokens = run.cell.settings.runtime(), wanted.plan.max_tokens
     command = ["python", "-m", "playground", "card", "--variants", ",".join(v.id for v in run.variants)]
     command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
-    command += ["-n", str(wanted.n), "--max-tokens", str(tokens), "--ctx-size", str(runtime.n_ctx)]
+    command += ["-n", str(wanted.n), "--max-tokens", str(tokens)]
+    command += ["--ctx-size", str(runtime.n_ctx)] if runtime.n_ctx is not None else []
     limits = wanted.limits
     command += ["--max-size", f"{limits.max_bytes}B"] if limits.max_bytes is not None else []
     command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []

@@ -162,7 +162,7 @@ def _language(shape: Shape, runtime: Runtime, planned: protocol.MemoryPlan | Non
     cache = planned.kv_cache_bytes if planned else None
     compute = planned.compute_bytes if planned else None
     if cache is None:
-        cache = (shape.kv_bytes_per_token or 0) * runtime.n_ctx
+        cache = (shape.kv_bytes_per_token or 0) * runtime.context
     if compute is None:  # a batch's activations and logits, float32
         compute = 4 * runtime.n_batch * ((shape.n_vocabulary or 0) + 4 * (shape.n_embd or 0) + 2 * (shape.n_ff or 0))
     return MemoryParts(shape.layer_bytes + shape.other_bytes, cache, compute)
@@ -178,8 +178,8 @@ def remedied(runtime: Runtime, allowed: Sequence[Remedy], n_layers: int) -> Sequ
     """Ways to take less GPU memory, the mildest first. Each remedy is applied on top of those before it."""
     ways = []
     if Remedy.CONTEXT in allowed:
-        while runtime.n_ctx // 2 >= _MIN_CONTEXT:
-            runtime = replace(runtime, n_ctx=runtime.n_ctx // 2)
+        while runtime.context // 2 >= _MIN_CONTEXT:
+            runtime = replace(runtime, n_ctx=runtime.context // 2)
             ways.append(runtime)
     if Remedy.PROJECTOR in allowed and runtime.projector_on_gpu:
         runtime = replace(runtime, projector_on_gpu=False)

@@ -43,7 +43,7 @@ class WorkerSpec:
     @property
     def context(self) -> tuple[object, ...]:
         """What a language worker's memory depends on beside its file."""
-        return (self.runtime.n_ctx, self.runtime.n_batch, self.runtime.flash_attention)
+        return (self.runtime.context, self.runtime.n_batch, self.runtime.flash_attention)
 
     @property
     def splits(self) -> bool:

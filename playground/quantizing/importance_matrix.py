@@ -121,7 +121,7 @@ class _CollectJob:
         def answer(place: int, item: Question) -> None:
             prompt = self._prompt(item)
             request = protocol.Generate(prompt, Sampling(max_tokens=max_tokens), self._runtime)
-            usual = language_spec(self._variant.model, self._runtime)
+            usual = language_spec(self._variant.model, self._runtime.sized(prompt.n_tokens + max_tokens))
             with self._pool.use(usual, stop=self._stop) as lease:
                 _, known[place] = prompts.answer(lease, request, self._stop)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from playground.comparing.lab import Lab
 from playground.engine import protocol
-from playground.errors import BadInput, EngineError, Failure
+from playground.errors import BadInput, EngineError, Failure, Unavailable
 from playground.measuring.gate import Gate, Verdict, gates
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet, fingerprints
@@ -74,7 +74,8 @@ class MakeJob:
         self._stop = stop
 
     def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
-        """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again.
+        """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again; one that
+        could not be checked is kept.
 
         Half of the questions calibrate, if that is wanted, and the other half judges: they share no picture. Raises
         what quantizer.make and MeasureJob raise.
@@ -87,7 +88,7 @@ class MakeJob:
         target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
         if target.exists():
             raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-        imatrix, made, checked = request.imatrix, None, None
+        imatrix, made, checked, kept = request.imatrix, None, None, False
         calibrated = target.with_suffix(".imatrix.gguf") if calibrates else None
         made_with = fingerprints(calibrating) if calibrating is not None else ()
         try:
@@ -98,10 +99,13 @@ class MakeJob:
             made = yield from self._quantize(source, request, target, imatrix, made_with)
             try:
                 checked = yield from self._check(source, request, made, judging)
+            except (BadInput, Unavailable) as error:  # of the questions, or of this machine now; not of the file
+                kept = True
+                raise type(error)(f"{target.name} was made, but could not be checked: {error.message}") from None
             except Failure as error:
                 raise EngineError(f"{target.name} cannot be used and was deleted: {error.message}") from None
         finally:
-            if checked is None:  # also where a page was closed: what nobody has checked, nobody may find
+            if checked is None and not kept:  # also where a page was closed, or the job was stopped
                 if made is not None:
                     _remove(target)
                 if calibrated is not None:

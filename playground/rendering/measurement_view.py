@@ -120,6 +120,7 @@ def html(
     return templating.markup(
         "measured.html",
         questions=len(measured.questions),
+        left_out=measured.left_out,
         floor=measured.floor,
         floors=list(measured.floors.items()),
         problems=measured.problems[:_MAX_PROBLEMS],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.values.files import Variant
@@ -36,17 +36,38 @@ class Sampling:
         return self.temperature <= 0
 
 
+# Tokens of a context whose size was not chosen: LLaVA's 576 of an image, an answer, and some further questions.
+SMALLEST_CONTEXT = 2048
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """How llama.cpp runs a model; None lets the engine choose (docs/decisions/0004-defaults-by-measurement.md)."""
 
-    n_ctx: int = 4096  # tokens; a longer prompt is an error that says so
+    n_ctx: int | None = None  # tokens; None: as many as the question needs
     n_threads: int | None = None
     n_batch: int = 512  # tokens per llama_decode call while the prompt is read
     n_gpu_layers: int = -1  # -1: all of them, 0: none
     flash_attention: bool | None = None
     projector_on_gpu: bool = True  # with n_gpu_layers 0 it is on the host anyway
     split_gpus: bool = False  # llama.cpp spreads the language model's layers over all GPUs
+
+    @property
+    def context(self) -> int:
+        """The size of the context that is made, as far as it is known before a question is."""
+        return self.n_ctx or SMALLEST_CONTEXT
+
+    def sized(self, tokens: int) -> Runtime:
+        """With a context that holds so many tokens, unless its size was chosen.
+
+        In powers of two: a context that has to be made anew forgets the image that it has read.
+        """
+        if self.n_ctx is not None:
+            return self
+        size = SMALLEST_CONTEXT
+        while size < tokens:
+            size *= 2
+        return replace(self, n_ctx=size)
 
 
 class Remedy(enum.StrEnum):

@@ -58,7 +58,7 @@ def make(
     if target.exists():
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     request = msgspec.structs.replace(request, target=target)
-    runtime = Runtime(n_ctx=1024)
+    runtime = Runtime()
     job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted)
     yield from job.run(source, request, questions.first(2 * _QUESTIONS if calibrate else _QUESTIONS))
 

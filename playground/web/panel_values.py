@@ -25,6 +25,7 @@ _MOST_PRECISE = ("most precise", AUTOMATIC)
 # What the panel shows for a setting that a cell does not have.
 DEFAULTS: dict[str, Any] = {
     **{f.name: f.default for f in (*fields(Sampling), *fields(Runtime))},
+    "n_ctx": 0,
     "n_threads": 0,
     "remedies": [],
     "stop": "",
@@ -112,9 +113,8 @@ def changed(parts: Parts, cell: CompareCell, panel: PanelValues) -> CompareCell:
     if panel.family != cell.family:
         variants = _usual(parts, there)
         preset = _preset(parts, panel.family)
-        if preset is not None:
-            sizes = {"n_ctx": preset.suggested.n_ctx, "max_tokens": preset.suggested.max_tokens}
-            given |= {name: value for name, value in sizes.items() if value is not None}
+        if preset is not None and preset.suggested.max_tokens is not None:
+            given["max_tokens"] = preset.suggested.max_tokens
     elif panel.models and not {v.model.sha256 for v in there} & set(panel.models):
         # The family was just chosen, and the panel does not show its files yet: these are ticks of the one before.
         variants = [v for v in there if v.id in cell.variants]

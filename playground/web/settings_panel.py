@@ -141,7 +141,7 @@ def _settings_inputs() -> dict[str, Component]:
         inputs["seed"] = number("seed", "Seed", minimum=0, precision=0)
         inputs["max_tokens"] = number("max_tokens", "Max tokens", minimum=1, precision=0)
     with gr.Row():
-        inputs["n_ctx"] = number("n_ctx", "Context size", minimum=64, precision=0)
+        inputs["n_ctx"] = number("n_ctx", "Context size (0: as needed)", minimum=0, precision=0)
         inputs["n_batch"] = number("n_batch", "Batch size", minimum=8, precision=0)
         inputs["n_threads"] = number("n_threads", "Threads (0: automatic)", minimum=0, precision=0)
         inputs["n_gpu_layers"] = number("n_gpu_layers", "GPU layers (-1: all)", minimum=-1, precision=0)

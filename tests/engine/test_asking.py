@@ -12,8 +12,9 @@ import pytest
 from playground.comparing import compare
 from playground.errors import BadInput, BadPrompt
 from playground.values.answer import Pane, PaneState
-from playground.values.request import Image, ImagePlace, Sampling
+from playground.values.request import Image, ImagePlace, Runtime, Sampling
 from playground.wiring import Parts
+from testkit import pairs
 from testkit.running import comparison, run
 
 WHAT = "What do you see?"
@@ -71,6 +72,32 @@ def test_template_when_it_reads_enable_thinking_then_the_run_says_what_others_pa
     assert [note for note in notes if "enable_thinking" in note] != []
     notes = run(parts, replace(asked, template_variables={"enable_thinking": True})).notes
     assert [note for note in notes if "enable_thinking" in note] == []
+
+
+@pytest.mark.parametrize("n_tokens", [1500, 2500, 5000])
+def test_context_when_none_is_chosen_then_as_large_as_the_question_needs(
+    parts: Parts, scene: Image, tiny: dict[str, pairs.PairFiles], n_tokens: int
+) -> None:
+    variant = parts.catalog.open_pair(tiny["mlp"].model, tiny["mlp"].projector)
+    asked = comparison(scene, "a " * n_tokens, (variant,), n_ctx=None, max_tokens=4)
+    pane = run(parts, asked).panes[0]
+    assert pane.state is PaneState.DONE, pane.error
+    assert pane.metrics.prompt_tokens is not None
+    assert pane.metrics.prompt_tokens > n_tokens
+    assert pane.metrics.generated_tokens == 4
+    refused = run(parts, replace(asked, runtime=Runtime(n_ctx=1024))).panes[0]
+    assert refused.state is PaneState.FAILED
+    assert "the context holds 1024" in str(refused.error)
+
+
+def test_context_when_the_next_question_needs_less_then_the_larger_one_stays(
+    parts: Parts, scene: Image, tiny: dict[str, pairs.PairFiles]
+) -> None:
+    variant = parts.catalog.open_pair(tiny["mlp"].model, tiny["mlp"].projector)
+    larger = run(parts, comparison(scene, "a " * 3000, (variant,), n_ctx=None, max_tokens=4)).panes[0]
+    again = run(parts, comparison(scene, "b", (variant,), n_ctx=None, max_tokens=4)).panes[0]
+    assert larger.metrics.load_s is not None
+    assert again.metrics.load_s is None
 
 
 @pytest.mark.parametrize(

@@ -248,3 +248,19 @@ def test_size_when_it_is_none_then_said(text: str) -> None:
     with pytest.raises(BadInput, match=r"Invalid size .*; write 5MB") as refused:
         options.bytes_of(text)
     assert len(str(refused.value)) < 100
+
+
+def test_drift_when_a_question_cannot_be_asked_then_the_table_and_the_exit_code_say_so(
+    call: Call, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((FOLDER / "evaluation/hard-62.png").read_bytes())
+    rows = [{"image": "a.png", "question": text, "answer": "x"} for text in ("What do you see?", "a " * 3000)]
+    (folder / "items.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    options = ("drift", "--variants", "F16,Q2_K", "--items", folder, "--max-tokens", "8")
+    drift = call(*options)
+    assert drift.code == 1
+    assert "1 questions (1 left out)" in drift.out
+    assert "1 of 2 questions could not be asked" in drift.err
+    assert "this model was trained for" in drift.err.lower()

@@ -24,7 +24,7 @@ from playground.pool.handles import Lease
 from playground.pool.pool import Pool
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.memory import WorkerRole
-from playground.values.request import Image, Order, Sampling
+from playground.values.request import Image, Order, Sampling, Turn
 from playground.wiring import Parts
 from testkit import pairs
 from testkit.fake_machine import GIB, FakeMachine
@@ -310,7 +310,11 @@ def test_prompt_when_longer_than_the_context_then_says_how_many_tokens_of_how_ma
 @pytest.mark.parametrize("prompt", ["", "   \n"])
 def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, scene: Image, prompt: str) -> None:
     with pytest.raises(BadPrompt, match="The prompt is empty"):
-        run(parts, comparison(scene, prompt, parts.catalog.choose(["F16"])))
+        run(parts, comparison((), prompt, parts.catalog.choose(["F16"])))
+    follow_up = comparison(scene, prompt, parts.catalog.choose(["F16"]))  # the image was of the first question
+    follow_up = replace(follow_up, earlier=(Turn(WHAT, {"tiny-vlm:F16+mmproj-F16": "A ring."}),))
+    with pytest.raises(BadPrompt, match="The prompt is empty"):
+        run(parts, follow_up)
     assert parts.pool.memory().workers == ()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy
 import pytest
 from gguf import GGUFReader, GGUFWriter
@@ -168,6 +169,22 @@ def test_projector_when_it_gives_no_numbers_then_never_a_file(parts: Parts, tmp_
     with pytest.raises(PlaygroundError, match=r"cannot be used and was deleted: .*NaN|could not quantize"):
         checked(parts, damaged, target, MakeRequest(Half.PROJECTOR, "Q8_0"))
     assert list(target.parent.iterdir()) == []
+
+
+def test_making_when_the_check_could_not_be_done_then_the_file_is_kept(
+    parts: Parts, source: Variant, tmp_path: Path
+) -> None:
+    target = tmp_path / "made" / "new-Q4_0.gguf"
+    endless = [msgspec.structs.replace(item, question="a " * 3000) for item in ASKED.items]  # fits into no context
+    with pytest.raises(BadInput, match=r"new-Q4_0.gguf was made, but could not be checked: .*the context holds"):
+        checked(
+            parts,
+            source,
+            target,
+            MakeRequest(Half.MODEL, "Q4_0"),
+            QuestionSet("endless", endless, FOLDER / "evaluation"),
+        )
+    assert [path.name for path in target.parent.iterdir()] == ["new-Q4_0.gguf"]
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
     found = measured(parts, asked, variants, MeasurementPlan(accuracy=True))
     assert len(found.questions) == 2
     assert any("broken.png" in problem for problem in found.problems)
+    assert found.left_out == 1  # of those that are in the list; the others are problems of the list
     assert found.results[0].accuracy is not None
     assert found.results[0].accuracy.value == 1
 
@@ -342,7 +343,7 @@ def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path
 def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
     variants = parts.catalog.choose(["F16", "Q2_K"])
     asked = question_sets.embedded(FOLDER, level="hard").first(20)
-    runtime = Runtime(n_ctx=1024)
+    runtime = Runtime()
     run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), runtime))
     *steps, last = run.run()
     assert isinstance(last, Measurement)
