@@ -95,7 +95,7 @@ def test_chart_when_a_handles_memory_is_unknown_then_it_is_said_and_never_zero()
     drawn = charted(report(worker("a", None), gpus=(gpu(used=GIB),)))
     assert drawn.layers[0].name == "other processes, and handles whose memory is hidden"
     assert drawn.layers[1].now is None
-    assert "<b>a.gguf</b> unknown" in templating.markup("places.html", places=[drawn])
+    assert "<b>a.gguf</b> unknown" in templating.markup("places.html", places=[drawn], report=report())
 
 
 @pytest.mark.parametrize(("mib", "zoomed"), [(100, True), (4000, False), (0, False)])
