@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoNotebook, NotAllowed
-from playground.measuring.question_sets import read_questions
+from playground.measuring.question_sets import DEFAULT_QUESTIONS, read_questions
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture
@@ -220,7 +220,7 @@ class NotebookActions:
             near = one if isinstance(one, CompareCell) and (near is None or id == after) else near
         fresh: Cell = NoteCell("") if kind == "note" else self._blank(near)
         if kind == "measure" and isinstance(fresh, CompareCell):
-            fresh = replace(fresh, questions=CellQuestions())
+            fresh = replace(fresh, questions=CellQuestions(n=DEFAULT_QUESTIONS))
         return self._view.added(key, self._library.add(key, fresh, after))
 
     def duplicate(self, key: str, cell: str) -> CellsReply:

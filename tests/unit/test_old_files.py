@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from playground.comparing.embedding_cache import EmbeddingCache
+from playground.comparing.image_decoder import DECODER
 from playground.comparing.images import read_image
 from playground.comparing.lab import Lab
 from playground.engine.protocol import EncodedPrompt, ImageChunk
-from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import QuestionDrift
 from playground.measuring.steps import Item
@@ -170,7 +170,7 @@ def test_measurement_when_old_then_its_answers_and_drifts_come_from_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A zip's pictures are otherwise decoded in a process of their own.
-    monkeypatch.setattr(question_sets.DECODER, "read", lambda source, name="": read_image(source, name))
+    monkeypatch.setattr(DECODER, "read", lambda source, name="": read_image(source, name))
     run = measured_run(library, written)
     assert run.measurement is not None
     asked = run.cell.questions
