@@ -123,6 +123,23 @@ def test_page_when_the_server_refuses_a_setting_then_the_cell_is_not_run(page: P
     expect(cell(page).locator(".vp-n")).to_have_text("[1]")
 
 
+def test_page_when_answers_are_bound_to_a_schema_then_they_keep_to_it_and_the_cell_says_so(page: Page) -> None:
+    tick_only(page, "F16")
+    page.get_by_role("button", name="Sampling and engine").click()
+    page.get_by_role("button", name="Use the makers' sampling").click()
+    expect(page.get_by_text("The makers' sampling is not known for this model.")).to_be_visible()
+    schema = '{"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}'
+    page.get_by_label("JSON schema that answers keep to").fill(schema)
+    page.get_by_label("Template variables").fill('{"enable_thinking": false}')
+    expect(page.locator(".vp-active .vp-chips")).to_contain_text("a JSON schema")
+    expect(page.locator(".vp-active .vp-chips")).to_contain_text("enable_thinking: false")
+    run(page)
+    expect(pane(page, "F16").locator(".vp-text")).to_contain_text('"count"', timeout=60_000)
+    page.get_by_label("JSON schema that answers keep to").fill('{"type": "wrong"}')
+    run(page)
+    expect(page.get_by_text("The JSON schema cannot be used")).to_be_visible(timeout=30_000)
+
+
 def test_page_when_a_column_of_the_table_is_clicked_then_sorted_by_it(page: Page) -> None:
     tick_only(page, "F16", "Q8_0", "Q2_K")
     run(page)

@@ -6,7 +6,7 @@ import {addPictures, addQuestions, imagesOf, importFile} from "./files.js";
 import {onKey} from "./keyboard.js";
 import {$, $$, article, cellOf, page} from "./page.js";
 import {onUpdate} from "./running.js";
-import {choose, closePanel, onPanelValues} from "./settings.js";
+import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
 import {keepDrafts, send, tellSaved, write} from "./texts.js";
@@ -34,6 +34,7 @@ export function start({element, trigger, server, upload, watch, props}) {
     closePanel(event);
   });
   document.addEventListener("keydown", onKey);
+  document.addEventListener("input", reportText);
   document.addEventListener("vp-settings", event => onPanelValues(event.detail)); // web/settings_panel.py
   document.addEventListener("vp-changed", event => apply(event.detail)); // web/page.py
   window.addEventListener("pagehide", keepDrafts);

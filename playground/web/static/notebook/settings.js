@@ -31,6 +31,11 @@ export function onPanelValues({cell, values}) {
   timer = setTimeout(() => unsent.ids.forEach(other => flush(other).catch(() => {})), typing ? PAUSE_MS : 0);
 }
 
+// Gradio 6.31 reports a text field's change only at a key press: what is pasted, deleted or composed would be lost.
+export function reportText({target}) {
+  if (target.matches?.("#vp-sampling textarea")) target.dispatchEvent(new KeyboardEvent("keypress", {bubbles: true}));
+}
+
 // Resolves when the server has the cell's settings; rejects if it does not take them.
 export const flush = id => unsent.flush(id);
 
