@@ -207,7 +207,7 @@ def test_command_when_model_and_projector_are_given_then_that_pair_runs(
     ("arguments", "message"),
     [
         (["--image", "nope.png", "--prompt", "x"], "nope.png does not exist"),
-        (["--image", str(SCENE), "--prompt", ""], "The prompt is empty"),
+        (["--image", str(SCENE), "--prompt", "x", "--max-tokens", "0"], "max_tokens has to be between 1 and 8192"),
         (["--image", str(SCENE), "--prompt", "x", "--variants", "Q9"], "There is no variant called 'Q9'"),
         (["--image", str(SCENE), "--prompt", "x", "--model", "a.gguf"], "Give both halves of a pair"),
         (["--image", str(SCENE), "--prompt", "x", "--temperature", "-1"], "temperature has to be between 0 and 5"),

@@ -124,7 +124,9 @@ def test_run_when_it_is_stopped_on_the_way_then_the_last_update_says_so(lab: Lab
 
 def test_run_when_the_cell_cannot_be_run_then_an_update_says_why_and_nothing_is_kept(lab: Lab) -> None:
     key, (note, empty, unknown) = lab.notebook(
-        NoteCell("n", "text"), lab.asks(""), lab.asks("What?", variants=("tiny-vlm:Q9+mmproj-F16",))
+        NoteCell("n", "text"),
+        msgspec.structs.replace(lab.asks(""), pictures=()),
+        lab.asks("What?", variants=("tiny-vlm:Q9+mmproj-F16",)),
     )
     for cell, reason in ((note, "note"), (empty, "prompt"), (unknown, "Not on this machine: tiny-vlm:Q9+mmproj-F16")):
         *_, last = lab.runs.stream(key, cell, "anna", "page")
