@@ -17,9 +17,9 @@ from typing import Any
 
 from playground.comparing.divergence import first_divergence
 from playground.comparing.images import read_image
-from playground.engine import loading
+from playground.engine import loading, scoring
 from playground.engine.language import LanguageModel
-from playground.engine.protocol import ChatMessage, EncodedPrompt, TextChunk
+from playground.engine.protocol import ChatMessage, EncodedPrompt, Score, TextChunk
 from playground.engine.vision import VisionModel
 from playground.errors import PlaygroundError
 from playground.values.request import Runtime, Sampling
@@ -59,7 +59,7 @@ def compare(items: Path, images: Path, model: Path, projector: Path) -> Agreemen
         text = prompt.chunks[-1]
         equal_prompts += isinstance(text, TextChunk) and list(text.token_ids) == item["torch_prompt"]
         tokens, expected_tokens = _answer(language, prompt), item["torch_tokens"]
-        first = language.score(prompt, (), RUNTIME, cancelled=Event())[0]
+        first = scoring.score(language, Score(prompt, (), RUNTIME), cancelled=Event())[0]
         likeliest = {c.token_id: math.log(c.probability) for c in first.candidates}
         differences += [abs(likeliest[i] - expected) for i, expected in item["torch_top"] if i in likeliest]
         parts_at = first_divergence(expected_tokens, tokens, ended=True)

@@ -106,7 +106,7 @@ def test_page_when_a_setting_arrives_two_seconds_late_then_a_run_begun_at_once_u
     page.get_by_label("Seed").fill("48151623")
     run(page)
     expect(cell(page).locator(".vp-pane.vp-done")).to_have_count(1, timeout=30_000)
-    cell(page).get_by_text("record", exact=True).click()
+    cell(page).get_by_text("run details", exact=True).click()
     expect(cell(page).locator(".vp-record")).to_contain_text("48151623")
     expect(cell(page).locator(".vp-runline")).to_have_attribute("data-stale", "false")
 
@@ -328,7 +328,7 @@ def test_page_when_scrolled_then_the_top_and_the_settings_stay(page: Page) -> No
 
 def test_page_when_nothing_is_ticked_or_asked_then_says_what_to_do(page: Page) -> None:
     picture = cell(page).locator(".vp-pictures figure")
-    drop = picture.get_by_role("button")
+    drop = picture.get_by_role("button", name="Remove")
     expect(drop).to_have_css("opacity", "0")
     picture.hover()
     expect(drop).to_have_css("opacity", "1")  # a picture that cannot be removed joins every later question

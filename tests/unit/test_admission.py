@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_heartbeat_when_its_connection_closes_then_the_page_was_left(
         closes.set()
         await open_page
 
-    asyncio.run(page())
+    # In a thread of its own: browser tests in the same process leave a running loop in theirs.
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, page()).result()
     assert left == ["s1"]
     assert sent[1]["body"] == b"data: ALIVE\n\n"
     assert app.state_holder.session_data["s1"].is_closed

@@ -65,8 +65,8 @@ def test_metrics_when_a_comparison_has_run_then_it_is_counted(app: WebApp) -> No
     client = Client(app.url, verbose=False)
     before = measured(app)
     *_, last = client.submit(handle_file(SCENE), WHAT, IDS, {"max_tokens": 7}, api_name="/compare")
-    with pytest.raises(AppError, match="prompt is empty"):
-        client.predict(handle_file(SCENE), " ", IDS, {}, api_name="/compare")
+    with pytest.raises(AppError, match="says <image> 2 times, and there is 1 image"):
+        client.predict(handle_file(SCENE), "<image> or <image>?", IDS, {}, api_name="/compare")
     client.predict(handle_file(SCENE), WHAT, IDS[:1], {"chat_template": "{% if"}, api_name="/compare")
     client.close()
     after = measured(app)
