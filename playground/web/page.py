@@ -53,9 +53,7 @@ _CHANGED = """watch('value', () => props.value && document.dispatchEvent(
 
 def head() -> str:
     # The pages have links of their own. gr.Navbar(visible=False) has no effect (6.31), and our CSS does not reach it.
-    # Gradio clips its container with overflow:hidden, which makes it the one that scrolls: nothing in it sticks.
-    styles = ".nav-holder { display:none !important } .gradio-container { overflow:clip !important }"
-    return f"<style>{styles}</style>{assets.preload()}"
+    return f"<style>.nav-holder {{ display:none !important }}</style>{assets.preload()}"
 
 
 def theme() -> gr.themes.Base:

@@ -320,12 +320,6 @@ def test_page_when_the_image_is_damaged_then_says_so_and_keeps_the_answers(page:
     expect(pane(page, "F16")).to_contain_text("RVJWPBX")
 
 
-def test_page_when_scrolled_then_the_top_and_the_settings_stay(page: Page) -> None:
-    page.mouse.wheel(0, 1500)
-    expect(page.locator("#vp-top")).to_be_in_viewport()
-    expect(page.locator("#vp-side")).to_be_in_viewport(ratio=0.5)
-
-
 def test_page_when_nothing_is_ticked_or_asked_then_says_what_to_do(page: Page) -> None:
     picture = cell(page).locator(".vp-pictures figure")
     drop = picture.get_by_role("button", name="Remove")
