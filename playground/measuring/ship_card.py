@@ -238,14 +238,14 @@ def _speed(speed: Speed | None) -> list[str]:
     """A ratio only where every round is on one side of 1."""
     if speed is None or speed.tokens_per_second is None:
         return []
-    said = f"Speed: {speed.tokens_per_second:,.0f} tok/s"
+    sentence = f"Speed: {speed.tokens_per_second:,.0f} tok/s"
     if speed.slowest is not None and speed.fastest is not None:
-        said += f" ({speed.slowest:,.0f} to {speed.fastest:,.0f} over {speed.rounds} rounds)"
+        sentence += f" ({speed.slowest:,.0f} to {speed.fastest:,.0f} over {speed.rounds} rounds)"
     if speed.ratio is not None and speed.differs:
-        said += f", {speed.ratio.value:.2f} x the reference ({speed.ratio.low:.2f} to {speed.ratio.high:.2f})"
+        sentence += f", {speed.ratio.value:.2f} x the reference ({speed.ratio.low:.2f} to {speed.ratio.high:.2f})"
     elif speed.ratio is not None:
-        said += ": no difference from the reference that this shows"
-    return [f"{said}."]
+        sentence += ": no difference from the reference that this shows"
+    return [f"{sentence}."]
 
 
 def _only_unknown(row: CardRow) -> bool:

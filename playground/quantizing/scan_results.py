@@ -127,15 +127,15 @@ def sentence(built: BuiltRecipe) -> str:
     rivals = smaller or built.uniform[:1]
     best = min(rivals, key=lambda one: one.kl.value)
     which = "The best uniform pair that is no larger" if smaller else "No uniform pair is as small; the next"
-    told = f"{own}. {which}, {best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}"
+    comparison = f"{own}. {which}, {best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}"
     if best.closer is None:
-        return f"{told}."
+        return f"{comparison}."
     wins, losses = best.closer
     counts = f"the recipe lies closer to the reference on {wins} of {wins + losses} questions"
     # The best of several rivals is the one to beat, so each test has its share of the error.
     level = statistics.ALPHA / (2 * len(rivals))
     if statistics.sign_test(wins, losses) <= level:
-        return f"{told}: {counts}, so it wins."
+        return f"{comparison}: {counts}, so it wins."
     if statistics.sign_test(losses, wins) <= level:
-        return f"{told}: {counts}, so it does not win."
-    return f"{told}: {counts}, no difference that these questions can show."
+        return f"{comparison}: {counts}, so it does not win."
+    return f"{comparison}: {counts}, no difference that these questions can show."
