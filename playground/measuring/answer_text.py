@@ -7,20 +7,8 @@ from __future__ import annotations
 
 import re
 
-# How the families mark their reasoning: opening and closing. A closing mark alone ends a reasoning that the chat
-# template opened; an opening mark alone means that the answer was cut off before the reasoning ended.
-_REASONING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-)
+from playground.values.reasoning import split
+
 # What families put round the answer itself. The last one counts.
 _ANSWER = re.compile(
     r"<answer>(?P<answer>(?:(?!</?answer>).)*)(?:</answer>|\Z)"
@@ -28,7 +16,6 @@ _ANSWER = re.compile(
     r"|\\boxed\{(?:\\text\{)?(?P<boxed>[^{}]*)\}",
     re.DOTALL,
 )
-_HARMONY = re.compile(r"<\|start\|>assistant|<\|channel\|>(?:final|commentary)<\|message\|>")
 _SPECIAL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]"
     r"|\[UNUSED_TOKEN_\d+\]|<0x[0-9A-F]{2}>"
@@ -47,7 +34,7 @@ _EMPHASIS = (
 
 def answer_text(answer: str, *, marks: bool = False) -> str:
     """The part of an answer that is scored. `marks`: keep emphasis, which may be part of what was read."""
-    text = _without_reasoning(answer)
+    text = split(answer).answer
     framed = list(_ANSWER.finditer(text))
     if framed:
         text = framed[-1][str(framed[-1].lastgroup)]
@@ -57,17 +44,3 @@ def answer_text(answer: str, *, marks: bool = False) -> str:
         for emphasis in _EMPHASIS:
             text = emphasis.sub(r"\1", text)
     return text.strip()
-
-
-def _without_reasoning(text: str) -> str:
-    for opening, closing in _REASONING:
-        kept, rest = [], text
-        while (start := rest.find(opening)) >= 0:
-            kept.append(rest[:start])
-            _, found, rest = rest[start + len(opening) :].partition(closing)
-            if not found:  # cut off
-                rest = ""
-        text = "".join((*kept, rest))
-        if closing != "<|end|>":
-            text = text.rpartition(closing)[2]
-    return _HARMONY.sub("", text)
