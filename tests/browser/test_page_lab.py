@@ -115,7 +115,7 @@ def test_scan_when_run_with_a_limit_then_a_ranking_and_a_recipe_that_can_be_tick
     expect(mine.locator("pre").first).to_contain_text('name = "few in 0.8 MB"')
     expect(mine.locator("pre").nth(1)).to_contain_text("llama-quantize --")
     names = {path.name for path in (cache / "made").glob("*few*-recipe-*.gguf")}
-    assert {name for name in names if name in mine.locator(".vp-sensitivity").inner_text()} == names
+    assert {name for name in names if name in mine.locator(".vp-sensitivity").text_content()} == names
     nothing_left(cache)
 
     new = page.locator("#vp-models, #vp-projectors").get_by_label("few in 0.8 MB")
