@@ -128,6 +128,11 @@ class Settings(BaseSettings):
     )
     max_long_jobs_per_person: int = Field(default=2, gt=0, description="Maximum number of these of one person.")
     max_upload_bytes: int = Field(default=50_000_000, gt=0, description="Maximum size of an uploaded file.")
+    uploads_bytes: int = Field(
+        default=4_000_000_000,
+        ge=10_000_000,
+        description="Disk space for the files that people upload, until the app has read them; one person gets half.",
+    )
     max_body_bytes: int = Field(
         default=64_000_000,
         ge=1_000_000,
@@ -152,7 +157,8 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         examples=[10_000_000_000],
-        description="Disk space for all notebooks and pictures; beyond it the app refuses pictures. Default: no limit.",
+        description="Disk space for all notebooks and pictures; beyond it the app refuses pictures and new notebooks. "
+        "Default: no limit.",
     )
 
     # --- the Hub -------------------------------------------------------------------------------------------------

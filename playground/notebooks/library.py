@@ -249,7 +249,7 @@ class Library:
         return unnamed
 
     def check_room(self) -> None:
-        """Call it before a picture or a file with pictures is taken. Raises NoRoom."""
+        """Call it before a notebook is made, or a picture or a file is taken. Raises NoRoom."""
         self._retention.check_room()
 
     def writing(self) -> AbstractContextManager[object]:

@@ -20,8 +20,8 @@ _JUMP_DAYS = 7
 _FRESH_S = 86400  # a file that no notebook names yet may be on its way into one
 
 FULL = (
-    "There is no room for more pictures: the notebooks have reached the operator's limit (notebooks_bytes). "
-    "Delete a notebook that you no longer need."
+    "There is no room for more pictures and notebooks: the notebooks have reached the operator's limit "
+    "(notebooks_bytes). Delete a notebook that you no longer need."
 )
 
 
@@ -96,7 +96,7 @@ class Retention:
             self.full = sum(map(_size, paths)) > self._limit_bytes
 
     def check_room(self) -> None:
-        """Call it before a picture or a file with pictures is taken. Raises NoRoom."""
+        """Call it before a notebook is made, or a picture or a file is taken. Raises NoRoom."""
         self.measure()
         if self.full:
             raise NoRoom(FULL)

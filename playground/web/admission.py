@@ -13,17 +13,20 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playground.errors import Busy
 from playground.settings import Login, Settings
 from playground.web import login
+from playground.web.uploads import Uploads
 
 # What somebody needs in order to log in, and what needs no login (docs/operate/login.md).
 _OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico", "/robots.txt", "/manifest.json",
          "/health", "/health/ready", "/metrics", "/theme.css", "/gradio_api/startup-events")  # fmt: skip
 _OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/")
 _JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
+_UPLOAD = "/gradio_api/upload"
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _BEAT_S = 15.0
 _now = time.monotonic
@@ -39,10 +42,11 @@ _MOST_PEOPLE = 1000  # who are remembered before those are forgotten who have be
 class Admission:
     """ASGI middleware behind Gradio's session and before its routes. Runs in the server's event loop alone."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, on_leave: Callable[[str], None]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, uploads: Uploads, on_leave: Callable[[str], None]) -> None:
         """`on_leave`: is told the session of a page that was closed."""
         self._app = app
         self._needs_login = settings.login is not Login.NONE
+        self._uploads = uploads
         self._on_leave = on_leave
         self._open_requests: Counter[str] = Counter()  # by person
         self._events: dict[str, tuple[float, float]] = {}  # by person: events that still count, and when
@@ -71,12 +75,29 @@ class Admission:
         try:
             if request.method == "GET" and path.startswith(_HEARTBEAT):
                 await self._until_left(request.app, path.removeprefix(_HEARTBEAT), receive, send)
+            elif request.method == "POST" and path == _UPLOAD:
+                await self._upload(request, who, receive, send)
             else:
                 await self._app(scope, receive, send)
         finally:
             self._open_requests[who] -= 1
             if not self._open_requests[who]:
                 del self._open_requests[who]
+
+    async def _upload(self, request: Request, who: str, receive: Receive, send: Send) -> None:
+        size = request.headers.get("content-length", "")
+        if not size.isdecimal():
+            await PlainTextResponse("An upload needs a Content-Length.", 411)(request.scope, receive, send)
+            return
+        try:
+            upload = await asyncio.to_thread(self._uploads.begin, who, int(size))
+        except Busy as error:  # as text: Gradio's script shows it as it is
+            await PlainTextResponse(error.message, 429)(request.scope, receive, send)
+            return
+        try:
+            await self._app(request.scope, receive, send)
+        finally:
+            self._uploads.end(upload)
 
     async def _until_left(self, app: Any, session: str, receive: Receive, send: Send) -> None:
         """In place of Gradio's heartbeat and its event Blocks.unload, which take milliseconds for each page that comes
@@ -99,7 +120,7 @@ class Admission:
     def _refusal(self, request: Request, path: str, who: str) -> Response | None:
         if self._open_requests[who] >= _MOST_OPEN_REQUESTS:
             return _refused(429, f"Busy: {_MOST_OPEN_REQUESTS} of your requests are open. Close some pages.")
-        if request.method == "POST" and path.startswith(_JOINS):
+        if request.method == "POST" and path.startswith((*_JOINS, _UPLOAD)):
             now = _now()
             recent = self._recent(who, now)
             if recent >= _MOST_EVENTS:

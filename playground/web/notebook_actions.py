@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput, NoNotebook, NotAllowed
+from playground.errors import BadInput, NoNotebook, NoRoom, NotAllowed
 from playground.measuring.question_sets import DEFAULT_QUESTIONS, read_questions
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
@@ -88,15 +88,21 @@ class NotebookActions:
         if key is None:
             if listed:
                 return self._view.page(listed[0].id, browser, home=True)
+            try:
+                self._library.check_room()
+            except NoRoom as error:
+                page = templating.markup("missing.html", title="No room", text=error.message, home=False)
+                return PageReply(page=page, key=None, browser=browser, can_edit=False)
             first = self._library.create(browser, "My first comparison", self._first_cells())
             return self._view.page(first.id, browser, home=True)
         try:
             return self._view.page(key, browser, home=key in {entry.id for entry in listed})
         except NoNotebook:
-            page = templating.markup("missing.html")
+            page = templating.markup("missing.html", title="404", text="There is no notebook here.", home=True)
             return PageReply(page=page, key=None, browser=browser, can_edit=False)
 
     def create(self, browser: str) -> PageReply:
+        self._library.check_room()
         notebook = self._library.create(browser, "Untitled notebook", [WholeCell(self._blank())])
         return self._view.page(notebook.id, browser, home=True)
 

@@ -26,6 +26,7 @@ from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
 from playground.web.prometheus import RunMetrics
+from playground.web.uploads import Uploads, upload_folder
 from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
@@ -38,6 +39,9 @@ def serve(settings: Settings) -> None:
     with open_parts(settings) as parts:
         deriving = Thread(target=parts.catalog.derive, args=(parts.quantize, logging.info), daemon=True)
         deriving.start()
+        folder = upload_folder(settings.cache_dir)
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio has no argument for it
+        uploads = Uploads(folder, settings.uploads_bytes)
         metrics = RunMetrics(parts.pool.memory)
         health = Health(parts, metrics)
         active = ActiveRuns()
@@ -49,7 +53,7 @@ def serve(settings: Settings) -> None:
         demo._queue.sleep_when_free = 0.005
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.forwarders)  # uvicorn's; Gradio has no argument for it
         Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
-        Thread(target=_sweep_daily, args=(parts,), daemon=True).start()
+        Thread(target=_sweep_daily, args=(parts, uploads), daemon=True).start()
         demo.launch(
             server_name=settings.host,
             server_port=settings.port,
@@ -64,7 +68,7 @@ def serve(settings: Settings) -> None:
             max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
             app_kwargs={
                 "routes": [*health.routes(), *login.routes(settings), *assets.routes()],
-                "middleware": [Middleware(Admission, settings, active.leave)],
+                "middleware": [Middleware(Admission, settings, uploads, active.leave)],
                 "lifespan": guard.around(guard.Rules.of(settings)),
             },
             prevent_thread_lock=True,
@@ -86,9 +90,10 @@ def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
     measured_bandwidth.measure_missing(parts.pool)
 
 
-def _sweep_daily(parts: Parts) -> None:
+def _sweep_daily(parts: Parts, uploads: Uploads) -> None:
     while True:
         try:
+            uploads.sweep(_DAY_S)  # also what was cut off, of which Gradio does not know
             parts.library.sweep(parts.settings.retention_days)
         except Exception:  # the next day tries again
             logging.exception("sweeping notebooks")

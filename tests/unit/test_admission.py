@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 from playground.settings import Settings
 from playground.web import admission
 from playground.web.admission import Admission
+from playground.web.uploads import Uploads
 
 JOIN = "/gradio_api/queue/join"
 
@@ -30,14 +32,15 @@ def left() -> list[str]:
 
 
 @pytest.fixture
-def client_at(left: list[str]) -> Callable[[str], TestClient]:
+def client_at(left: list[str], tmp_path: Path) -> Callable[[str], TestClient]:
     """A client with this address."""
 
     async def answer(request: Request) -> Response:
-        return PlainTextResponse("done")
+        return PlainTextResponse(f"{len(await request.body())} bytes")
 
+    uploads = Uploads(tmp_path, 10_000_000)
     routes = [Route("/{path:path}", answer, methods=["GET", "POST"])]
-    app = Starlette(routes=routes, middleware=[Middleware(Admission, Settings(), left.append)])
+    app = Starlette(routes=routes, middleware=[Middleware(Admission, Settings(), uploads, left.append)])
     session = SimpleNamespace(is_closed=False)
     holder = SimpleNamespace(session_data={"s1": session})
     vars(app).update(state_holder=holder, stop_event=asyncio.Event())
@@ -57,6 +60,18 @@ def test_events_when_one_person_sends_very_many_then_refused_and_others_go_on(
     now += 1.0
     statuses = [attacker.post(JOIN, json={}).status_code for _ in range(12)]
     assert statuses == [200] * 10 + [429] * 2
+
+
+def test_upload_when_one_person_uploads_too_much_then_refused_in_words_and_others_go_on(
+    client_at: Callable[[str], TestClient],
+) -> None:
+    attacker, visitor = client_at("192.0.2.1"), client_at("192.0.2.2")
+    replies = [attacker.post("/gradio_api/upload", content=b"x" * 2_000_000) for _ in range(3)]
+    assert [reply.status_code for reply in replies] == [200, 200, 429]
+    assert replies[0].text == "2000000 bytes"
+    assert replies[-1].text.startswith("Busy: one person can upload 5 MB")
+    assert visitor.post("/gradio_api/upload", content=b"x" * 2_000_000).status_code == 200
+    assert visitor.post("/gradio_api/upload", content=iter([b"x"])).status_code == 411
 
 
 def test_heartbeat_when_its_connection_closes_then_the_page_was_left(

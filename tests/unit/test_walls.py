@@ -186,14 +186,14 @@ def _environment_uses(path: Path) -> list[str]:
     return uses
 
 
-# The package sets two defaults for libraries, and the server an option of uvicorn; a worker's process gets what its
-# parent has without the secrets, and two things more.
+# The package sets two defaults for libraries, and the server an option of uvicorn and one of Gradio; a worker's
+# process gets what its parent has without the secrets, and two things more.
 ENVIRONMENT = {
     "playground/__init__.py": [
         "os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')",
         "os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')",
     ],
-    "playground/web/server.py": ["os.environ"],
+    "playground/web/server.py": ["os.environ", "os.environ"],
     "playground/pool/process.py": ["os.environ.items()", "os.environ.get('PYTHONPATH')"],
 }
 
