@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|encoder|page|notebook|lab|hub|load|templates|statistics|attack|all] [--size 168m]`
+`python -m bench [engine|pair|encoder|page|notebook|lab|hub|load|templates|projectors|statistics|attack|all]`
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _WHAT = (
     "hub",
     "load",
     "templates",
+    "projectors",
     "statistics",
     "attack",
     "all",
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("--tools", type=Path, default=Path(f"build/llama.cpp-{version}/bin"))
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
-    parser.add_argument("--source", type=Path, help="of `templates`: a folder of llama.cpp's source")
+    parser.add_argument("--source", type=Path, help="of `templates`, `projectors`: llama.cpp's source")
+    parser.add_argument("--pairs", type=Path, help="of `projectors`: a folder of converted pairs")
     parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
@@ -66,6 +68,11 @@ def main() -> None:
         from bench import templates  # noqa: PLC0415  needs neither llama.cpp nor a model
 
         print(json.dumps(found | show("templates", templates.measure(given.source, given.peer))))
+        return
+    if given.what == "projectors":
+        from bench import projectors  # noqa: PLC0415
+
+        print(json.dumps(found | show("projectors", projectors.measure(given.source, given.pairs))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         from bench import engine  # noqa: PLC0415  after the arguments were read: it takes a second

@@ -108,13 +108,19 @@ def projector(
     name: str = "mmproj-F16.gguf",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     n_params: int = 0,
+    also_shapes: Mapping[str, tuple[int, ...]] | None = None,
     also: Mapping[str, object] | None = None,
     types: Mapping[str, GGMLQuantizationType] | None = None,
 ) -> GgufHeader:
-    """Of a known type, unless `shapes` say otherwise, the one tensor that tells its width; and n_params besides."""
+    """Of a known type: the tensors that llama.cpp needs, and the one that tells its width unless `shapes` are given.
+
+    And n_params besides.
+    """
+    told, axis = PROJECTOR_TYPES[kind].width
+    needed = {name: (8,) for name in PROJECTOR_TYPES[kind].tensors if name != told}
     if shapes is None:
-        told, axis = PROJECTOR_TYPES[kind].width
         shapes = {told: (width,) if told.endswith(".bias") else (width, 1024) if axis == 0 else (1024, width)}
+    shapes = needed | dict(shapes) | dict(also_shapes or {})
     if n_params:
         shapes = dict(shapes) | {"v.everything_else.weight": (1024, n_params // 1024)}
     clip = {"general.architecture": "clip", "clip.has_vision_encoder": True, "clip.projector_type": kind}

@@ -13,10 +13,12 @@ from enum import IntEnum
 import msgspec
 from gguf.constants import MODEL_ARCH_NAMES
 
+from playground.models import family_signs
+from playground.models.family_signs import projector_type
 from playground.models.gguf import file_names
 from playground.models.gguf.header import GgufHeader
 from playground.models.gguf.model_shape import kv_bytes_per_token
-from playground.models.projector_types import PROJECTOR_TYPES, ProjectorType
+from playground.models.projector_types import AUDIO_TYPES, PROJECTOR_TYPES, SPELLINGS, ProjectorType
 
 _PRECISE = ("F16", "BF16", "F32")
 # gguf's list of architectures lags behind llama.cpp's; those that read images matter here.
@@ -25,20 +27,45 @@ _ARCHITECTURES = {
     *(arch for kind in PROJECTOR_TYPES.values() for arch in kind.architectures),
 }
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)B", re.IGNORECASE)
+_MAX_LAYERS = 1000  # of an encoder; a stranger's header may claim billions
 _SHORT = 100  # characters of a text from a file; a stranger may have written megabytes
 # Beside weights and key-value cache, of the two workers: Python and llama.cpp, compute buffers, and on a GPU two
 # contexts of CUDA of half a GiB (measured on an H100).
 _HOST_OVERHEAD, _GPU_OVERHEAD = 500 * 2**20, 1400 * 2**20
 
+_VICUNA = ("USER:", "ASSISTANT:")  # a template may write the first one as `role.upper() + ': '`
+_CHATML = (
+    "qwen2", "qwen3", "qwen3moe", "qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "lfm2", "lfm2moe",
+    "internlm2", "llama",
+)  # fmt: skip
+
 # GGUF files of the LLaVA family often have no chat template, or another model's. Each row: a pattern for the model's
 # name, llama.cpp's built-in template that is right for it, and texts of which a right template has one.
 _LLAVA_TEMPLATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"nano.?llava|obsidian", "chatml", ("<|im_start|>",)),
-    (r"bakllava", "vicuna", ("USER:",)),
-    (r"moondream", "vicuna", ("USER:", "Question:")),
+    (r"bakllava", "vicuna", _VICUNA),
+    (r"moondream", "vicuna", (*_VICUNA, "Question:")),
     (r"llava.*mistral|mistral.*llava", "llama2", ("[INST]",)),
     (r"yi.?34b|1\.6.?34b|nous.?hermes", "chatml", ("<|im_start|>",)),
-    (r"llava.{0,2}1\.[56]|llava.*vicuna|sharegpt4v", "vicuna", ("USER:",)),
+    (r"llava.{0,2}1\.[56]|llava.*vicuna|sharegpt4v", "vicuna", _VICUNA),
+)
+# Which built-in template of llama.cpp a family's models are asked with, where a file has none. The first row that fits
+# the architecture and has its token (if it names one) in the vocabulary counts.
+_FAMILY_TEMPLATES: tuple[tuple[tuple[str, ...], str | None, str], ...] = (
+    (("gemma3", "gemma3n"), None, "gemma"),
+    (("llama4",), None, "llama4"),
+    (("mistral3",), None, "mistral-v7-tekken"),
+    (("hunyuan_vl",), None, "hunyuan-vl"),
+    (("hunyuan-dense",), None, "hunyuan-dense"),
+    (("exaone4",), None, "exaone4"),
+    (("deepseek2-ocr",), None, "deepseek-ocr"),
+    (("deepseek2", "glm-dsa"), "<|media_end|>", "kimi-k2"),
+    (("glm4", "glm4moe"), None, "chatglm4"),
+    (("gpt-oss",), None, "gpt-oss"),
+    (("llama",), "<fake_token_around_image>", "smolvlm"),
+    (("llama",), "[IMG_END]", "mistral-v7"),
+    (("llama",), "<image_placeholder>", "deepseek"),
+    (_CHATML, "<|im_start|>", "chatml"),
 )
 
 
@@ -168,10 +195,6 @@ def _engine(model: GgufHeader) -> Iterable[Finding]:
 # --- do they belong together -----------------------------------------------------------------------------------------
 
 
-def projector_type(projector: GgufHeader) -> str | None:
-    return projector.text("clip.projector_type") or projector.text("clip.vision.projector_type")
-
-
 def width_of(projector: GgufHeader) -> int | None:
     """How many values the projector writes for an image token, by its tensors' shapes; None if these do not say."""
     name = projector_type(projector)
@@ -207,15 +230,22 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
             "It is damaged, or older than the present format. Look for a newer mmproj file.",
         )  # fmt: skip
         return
+    if name in AUDIO_TYPES:
+        yield Finding(
+            Level.BROKEN, "audio", f"The projector's type '{name}' is for audio.",
+            "Choose the mmproj file for images; a repository may have one of each.",
+        )  # fmt: skip
+        return
     if kind is None:
         yield Finding(
             Level.DOUBTFUL, "projector-type", f"The projector's type '{name[:_SHORT]}' is not on this app's list.",
             "If it does not load, a newer llama-cpp-python may support it.",
         )  # fmt: skip
-    elif writes is None and projector.complete:
+    elif projector.complete and (lacking := _lacking_tensors(projector, kind, writes)):
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         yield Finding(
             Level.BROKEN, "projector-tensor",
-            f"The projector lacks the tensor {kind.width[0]}, without which llama.cpp cannot run the type '{name}'.",
+            f"The projector lacks the tensor {lacking[0]}{more}, without which llama.cpp cannot run the type '{name}'.",
             "It is damaged, or older than the present format. Look for a newer mmproj file.",
         )  # fmt: skip
         return
@@ -227,8 +257,7 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
         )  # fmt: skip
         return
     if kind is not None:
-        missing = [token for token in kind.needed if token not in model.special_tokens] if model.complete else []
-        if missing:
+        if missing := _lacking_tokens(model, kind.needed):
             yield Finding(
                 Level.BROKEN, "tokens",
                 f"The projector needs tokens that the language model's vocabulary lacks: {', '.join(missing)}.",
@@ -245,8 +274,7 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
                 "Run the look test: if the answers do not change with the picture, the pair is blind.",
             )  # fmt: skip
             return
-        around = [token for token in kind.around if token not in model.special_tokens] if model.complete else []
-        if around:
+        if around := _lacking_tokens(model, kind.around):
             yield Finding(
                 Level.DOUBTFUL, "around",
                 f"The vocabulary lacks the tokens that mark the beginning and end of an image: {', '.join(around)}.",
@@ -257,6 +285,11 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
             Level.DOUBTFUL, "width-unknown", "The headers do not say whether the sizes of the two files match.",
             "Load the pair to find out, then run the look test.",
         )  # fmt: skip
+    elif contradiction := family_signs.contradiction(model, projector):
+        yield Finding(
+            Level.DOUBTFUL, "sign", f"The sizes match ({writes} values), but {contradiction}.",
+            "Equal sizes prove nothing. Run the look test, or use the mmproj file of the model's own repository.",
+        )  # fmt: skip
     elif _related(model, projector) is False:
         yield Finding(
             Level.DOUBTFUL, "lineage",
@@ -264,6 +297,29 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
             f"{_lineage(projector)}.",
             "Equal sizes prove nothing. Run the look test, or use the mmproj file of the model's own repository.",
         )  # fmt: skip
+
+
+def _lacking_tensors(projector: GgufHeader, kind: ProjectorType, width: int | None) -> list[str]:
+    """Those that llama.cpp refuses to do without: the type's own, and of the encoder's layers."""
+    names = {tensor.name for tensor in projector.tensors}
+    lacking = [kind.width[0]] if width is None else []
+    lacking += [name for name in kind.tensors if name not in names and name not in lacking]
+    layers = projector.integer("clip.vision.block_count") or 0
+    if projector_type(projector) == "gemma3nv":  # a convolutional encoder
+        return lacking
+    for layer in range(min(layers, _MAX_LAYERS)):
+        of_layer = f"v.blk.{layer}"
+        needed = ["attn_out"] if f"{of_layer}.ffn_gate_exps.weight" in names else ["attn_out", "ffn_up", "ffn_down"]
+        lacking += [name for part in needed if (name := f"{of_layer}.{part}.weight") not in names]
+    return lacking
+
+
+def _lacking_tokens(model: GgufHeader, tokens: tuple[str, ...]) -> list[str]:
+    """As a person would write them; () where the vocabulary was not read."""
+    if not model.complete:
+        return []
+    absent = (token for token in tokens if model.special_tokens.isdisjoint(SPELLINGS.get(token, (token,))))
+    return [token.replace("\n", "\\n") for token in absent]
 
 
 def _lineage(header: GgufHeader) -> str:
@@ -278,7 +334,13 @@ def _related(model: GgufHeader, projector: GgufHeader) -> bool | None:
     ours, theirs = _origins(model), _origins(projector)[:1]
     if not ours or not theirs:
         return None
-    return any(name in theirs[0] or theirs[0] in name for name in ours) and _alike(model, projector)
+    return any(_within(name, theirs[0]) or _within(theirs[0], name) for name in ours) and _alike(model, projector)
+
+
+def _within(part: str, name: str) -> bool:
+    """Whether a name holds another one's words; gemma3 and gemma-3 are the same."""
+    words = re.findall(r"[a-z]+|\d+", part)
+    return re.search("-" + "-?".join(words) + "-", name) is not None
 
 
 def _origins(header: GgufHeader) -> list[str]:
@@ -307,6 +369,15 @@ def _text(header: GgufHeader, key: str) -> str:
 # --- the template ----------------------------------------------------------------------------------------------------
 
 
+def _family_template(model: GgufHeader) -> str | None:
+    rows = (
+        name
+        for architectures, token, name in _FAMILY_TEMPLATES
+        if model.architecture in architectures and (token is None or token in model.special_tokens)
+    )
+    return next(rows, None)
+
+
 def _template(model: GgufHeader, chosen: str | None) -> Iterable[Finding]:
     if chosen or not model.complete:
         return
@@ -314,11 +385,14 @@ def _template(model: GgufHeader, chosen: str | None) -> Iterable[Finding]:
     names = " ".join((_text(model, "general.name"), _text(model, "general.basename"), _name(model))).lower()
     right = next(((name, has) for pattern, name, has in _LLAVA_TEMPLATES if re.search(pattern, names)), None)
     if not text:
+        by_name = right[0] if right else None
+        choice = by_name or _family_template(model)
+        evidence = "name" if by_name else "architecture"
         yield Finding(
             Level.BROKEN, "template-missing", "The language model's file has no chat template.",
-            f"Choose '{right[0]}' as the chat template; the model's name suggests it." if right else
+            f"Choose '{choice}' as the chat template; the model's {evidence} suggests it." if choice else
             "Choose a chat template; the model's card says which one.",
-            chat_template=right[0] if right else None,
+            chat_template=choice,
         )  # fmt: skip
     elif right and text != right[0] and not any(has in text for has in right[1]):
         yield Finding(

@@ -7,6 +7,7 @@ import io
 import random
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gguf import GGMLQuantizationType
 from playground.errors import BadModel
 from playground.models.doctor import Finding, Hardware, Level, diagnose, embedding_width, needs, width_of, worst
 from playground.models.gguf.header import GgufHeader, read_header, read_remote
-from playground.models.projector_types import PROJECTOR_TYPES, SPECIAL_TOKENS
+from playground.models.projector_types import AUDIO_TYPES, PROJECTOR_TYPES
 from testkit import pairs
 from testkit.doctor_files import (
     BROKEN,
@@ -130,30 +131,34 @@ def test_table_when_held_against_the_installed_engine_then_it_knows_every_name()
     mtmd, llama = ((next(folder.glob(f"*{name}.*"))).read_bytes() for name in ("mtmd", "llama"))
     architectures = {arch for kind in PROJECTOR_TYPES.values() for arch in kind.architectures}
     assert {name for name in PROJECTOR_TYPES if name.encode() + b"\0" not in mtmd} == set()
-    assert {token for token in SPECIAL_TOKENS if token.encode() + b"\0" not in mtmd} == set()
+    tokens = {token for kind in PROJECTOR_TYPES.values() for token in (*kind.around, *kind.needed)}
+    assert {token for token in tokens if token.encode() + b"\0" not in mtmd} == set()
     assert {arch for arch in architectures if arch.encode() + b"\0" not in llama} == set()
 
 
 def test_table_when_held_against_the_converters_types_then_every_one_that_sees_is_there() -> None:
     known = {value for key, value in vars(gguf_package.VisionProjectorType).items() if key.isupper()}
-    deaf = {
-        "gemma3na", "gemma4a", "glma", "lfm2a", "meralion", "musicflamingo", "qwen2a", "qwen3a", "ultravox", "voxtral",
-        "granite_speech",
-    }  # fmt: skip
-    assert known - deaf - set(PROJECTOR_TYPES) <= {"hunyuanocr"}  # which became hunyuanvl
-    assert known & deaf & set(PROJECTOR_TYPES) == set()
+    assert known - AUDIO_TYPES - set(PROJECTOR_TYPES) <= {"hunyuanocr"}  # which became hunyuanvl
+    assert AUDIO_TYPES & set(PROJECTOR_TYPES) == set()
 
 
 # --- width ------------------------------------------------------------------------------------------------------------
+
+
+# What the vocabulary of a family's own language model has besides the tokens around an image.
+SIGN_TOKENS_OF = {"janus_pro": ("<image_placeholder>",), "qwen2.5o": ("<|AUDIO|>",)}
 
 
 @pytest.mark.parametrize("kind", PROJECTOR_TYPES)
 def test_projector_when_of_any_known_type_then_its_width_and_its_tokens_are_checked(tmp_path: Path, kind: str) -> None:
     known = PROJECTOR_TYPES[kind]
     half = projector(tmp_path, kind, 1280)
-    tokens = (*known.around, *known.needed)
+    tokens = (*known.around, *known.needed, *SIGN_TOKENS_OF.get(kind, ()))
     for architecture in known.architectures:
-        assert diagnose(language(tmp_path, architecture, 1280, tokens=tokens), half) == ()
+        merges = kind == "pixtral" and architecture.startswith("mistral")
+        signed = projector(tmp_path, kind, 1280, also_shapes={"mm.patch_merger.weight": (8,)}) if merges else half
+        ranked = {".attention.q_lora_rank": 1536} if kind == "kimik25" else {}
+        assert diagnose(language(tmp_path, architecture, 1280, tokens=tokens, also=ranked), signed) == ()
     architecture = known.architectures[0]
     found = the(diagnose(language(tmp_path, architecture, 1024, tokens=tokens), half), "width", BROKEN)
     assert "writes 1280 values for an image token, the model reads 1024." in found.text
@@ -162,7 +167,8 @@ def test_projector_when_of_any_known_type_then_its_width_and_its_tokens_are_chec
         for token in group:
             others = tuple(other for other in tokens if other != token)
             found = the(diagnose(language(tmp_path, architecture, 1280, tokens=others), half), code, level)
-            assert found.text.endswith(f": {token}.")
+            shown = token.replace("\n", "\\n")
+            assert found.text.endswith(f": {shown}.")
     lacking = projector(tmp_path, kind, shapes={"v.patch_embd.weight": (14, 14, 3, 1024)})
     found = the(diagnose(language(tmp_path, architecture, 1280, tokens=tokens), lacking), "projector-tensor", BROKEN)
     assert known.width[0] in found.text
@@ -236,6 +242,35 @@ def test_granite_vision_when_read_then_every_stream_counts_on_both_sides(tmp_pat
     assert "writes 20480 values" in the(diagnose(plain, half), "width", BROKEN).text
 
 
+@pytest.mark.parametrize("kind", [kind for kind, known in PROJECTOR_TYPES.items() if known.tensors])
+def test_projector_when_it_lacks_a_tensor_of_its_type_then_broken(tmp_path: Path, kind: str) -> None:
+    known = PROJECTOR_TYPES[kind]
+    model = language(tmp_path, known.architectures[0], 1280, tokens=(*known.around, *known.needed))
+    half = projector(tmp_path, kind, 1280)
+    for name in known.tensors:
+        without = replace(half, tensors=tuple(tensor for tensor in half.tensors if tensor.name != name))
+        assert f"lacks the tensor {name}, without" in the(diagnose(model, without), "projector-tensor", BROKEN).text
+
+
+def test_projector_when_a_layer_of_its_encoder_lacks_a_tensor_then_broken(tmp_path: Path) -> None:
+    parts = ("attn_out", "ffn_up", "ffn_down")
+    layers = {f"v.blk.{layer}.{part}.weight": (64, 64) for layer in range(3) for part in parts}
+    count = {"clip.vision.block_count": 3}
+    assert diagnose(language(tmp_path), projector(tmp_path, also=count, also_shapes=layers)) == ()
+    short = {name: shape for name, shape in layers.items() if not name.startswith("v.blk.2.")}
+    found = the(
+        diagnose(language(tmp_path), projector(tmp_path, also=count, also_shapes=short)), "projector-tensor", BROKEN
+    )
+    assert "lacks the tensor v.blk.2.attn_out.weight and 2 more, without" in found.text
+
+
+@pytest.mark.parametrize("kind", sorted(AUDIO_TYPES))
+def test_projector_when_its_type_is_for_audio_then_broken(tmp_path: Path, kind: str) -> None:
+    clip = {"general.architecture": "clip", "clip.has_vision_encoder": True, "clip.projector_type": kind}
+    found = the(diagnose(language(tmp_path), sketch(tmp_path / "mmproj.gguf", clip, {"a": (8,)})), "audio", BROKEN)
+    assert found.text == f"The projector's type '{kind}' is for audio."
+
+
 # --- family and tokens ------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +286,46 @@ def test_pair_when_of_equal_width_and_two_families_then_unproven_and_the_look_te
     assert diagnose(nameless, gemma)[0].text.startswith(
         "The sizes cannot be compared, and this combination is untested"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "own", "foreign"),
+    [
+        ("pixtral", "mistral3", {"merger": True}, {"merger": False}),
+        ("pixtral", "llama", {"pre": "pixtral", "merger": False}, {"pre": "pixtral", "merger": True}),
+        ("idefics3", "llama", {"pre": "smollm", "scale": 4}, {"pre": "smollm", "scale": 2}),
+        ("idefics3", "llama", {"pre": "llama-bpe", "scale": 2}, {"pre": "llama-bpe", "scale": 4}),
+        ("qwen2vl_merger", "qwen2vl", {}, {"token": "<|AUDIO|>"}),
+        ("qwen2vl_merger", "qwen2vl", {}, {"token": "<tool_call>"}),
+        ("qwen2.5vl_merger", "qwen2vl", {"token": "<tool_call>"}, {"token": "<|AUDIO|>"}),
+        ("qwen3vl_merger", "qwen35", {}, {"token": "<slice>"}),
+        ("mlp", "llama", {}, {"token": "<image_placeholder>"}),
+        ("mlp", "qwen2", {"token": "<|vision_start|>"}, {"token": "<|endofimg|>"}),
+        ("kimivl", "deepseek2", {}, {"rank": 1536}),
+        ("gemma4v", "gemma4", {"per_layer": 0}, {"per_layer": 256}),
+    ],
+)  # fmt: skip
+def test_pair_when_the_headers_show_two_families_of_one_type_then_doubted(
+    tmp_path: Path, kind: str, architecture: str, own: dict[str, Any], foreign: dict[str, Any]
+) -> None:
+    known = PROJECTOR_TYPES[kind]
+
+    def findings(of: dict[str, Any]) -> tuple[Finding, ...]:
+        said: dict[str, object] = {"tokenizer.ggml.pre": of.get("pre", "default")}
+        said |= {".attention.q_lora_rank": of["rank"]} if "rank" in of else {}
+        said |= {".embedding_length_per_layer_input": of["per_layer"]} if "per_layer" in of else {}
+        tokens = (*known.around, *known.needed, *([of["token"]] if "token" in of else []))
+        merger = {"mm.patch_merger.weight": (8,)} if of.get("merger") else {}
+        scale: dict[str, object] = {"clip.vision.projector.scale_factor": of["scale"]} if "scale" in of else {}
+        return diagnose(
+            language(tmp_path, architecture, 1280, tokens=tokens, also=said),
+            projector(tmp_path, kind, 1280, also=scale, also_shapes=merger),
+        )
+
+    assert findings(own) == ()
+    found = the(findings(foreign), "sign", DOUBTFUL)
+    assert found.text.startswith("The sizes match (1280 values), but ")
+    assert found.remedy.startswith(f"Equal sizes prove nothing. {LOOK}")
 
 
 def test_vocabulary_when_long_then_its_special_tokens_are_found_at_its_end(tmp_path: Path) -> None:
@@ -301,6 +376,7 @@ def converted(repo: str, n_params: int, base: str | None = None, **said: str) ->
 
 
 B, M = 10**9, 10**6
+GEMMA = ("gemma3", "gemma3", 2560, 3880 * M, 420 * M)
 # architecture, projector type, width, parameters of the language model and of the projector, and how they are named
 TOGETHER: dict[str, tuple[str, str, int, int, int, dict[str, object], dict[str, object]]] = {
     "bartowski, gemma 3": (
@@ -364,6 +440,9 @@ TOGETHER: dict[str, tuple[str, str, int, int, int, dict[str, object], dict[str, 
     "openbmb: model": (
         "qwen2", "resampler", 3584, 7616 * M, 480 * M, {"general.name": "Model", "general.size_label": "7.6B"}, {},
     ),
+    "gemma3 and gemma-3": (
+        *GEMMA, {"general.basename": "gemma3", "general.size_label": "4B"}, {"general.basename": "gemma-3"},
+    ),
     "the first LLaVA": (
         "llama", "mlp", 4096, 6738 * M, 312 * M,
         {"general.name": "LLaMA v2"},
@@ -389,7 +468,6 @@ def test_names_when_of_one_model_then_not_doubted(tmp_path: Path, row: Any) -> N
     assert named(tmp_path, row) == ()
 
 
-GEMMA = ("gemma3", "gemma3", 2560, 3880 * M, 420 * M)
 QWEN2 = ("qwen2vl", "qwen2vl_merger", 3584, 7616 * M, 676 * M)
 
 
@@ -480,6 +558,36 @@ def test_llava_when_its_file_has_no_template_then_the_right_one_is_named(tmp_pat
     assert templated(tmp_path, name, None, chat_template=right) == ()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "token", "right"),
+    [
+        ("gemma3", None, "gemma"),
+        ("llama4", None, "llama4"),
+        ("mistral3", None, "mistral-v7-tekken"),
+        ("hunyuan_vl", None, "hunyuan-vl"),
+        ("exaone4", None, "exaone4"),
+        ("deepseek2", "<|media_end|>", "kimi-k2"),
+        ("glm4moe", None, "chatglm4"),
+        ("llama", "<fake_token_around_image>", "smolvlm"),
+        ("llama", "[IMG_END]", "mistral-v7"),
+        ("qwen2vl", "<|im_start|>", "chatml"),
+        ("llama", None, None),
+        ("paddleocr", None, None),
+    ],
+)
+def test_template_when_missing_then_the_familys_built_in_one_is_named(
+    tmp_path: Path, architecture: str, token: str | None, right: str | None
+) -> None:
+    model = language(tmp_path, architecture, template=None, tokens=() if token is None else (token,))
+    found = next(finding for finding in diagnose(model, projector(tmp_path)) if finding.code == "template-missing")
+    assert found.chat_template == right
+    assert found.remedy == (
+        f"Choose '{right}' as the chat template; the model's architecture suggests it."
+        if right
+        else "Choose a chat template; the model's card says which one."
+    )
+
+
 @pytest.mark.parametrize(("name", "right"), LEGACY.items())
 def test_llava_when_its_file_has_anothers_template_then_the_right_one_is_named(
     tmp_path: Path, name: str, right: str
@@ -502,6 +610,7 @@ def test_llava_when_its_file_has_anothers_template_then_the_right_one_is_named(
         ("moondream2.gguf", "{% for m in messages %}Question: {{ m.content }}\n\nAnswer:{% endfor %}", {}),
         ("BakLLaVA-1-Mistral-7B.gguf", VICUNA, {}),
         ("ggml-model-q4_k.gguf", VICUNA, {"general.name": "llava-v1.5-7b"}),
+        ("llava-1.5-7b.gguf", "{{ m.role.upper() + ': ' + m.content }}{{ 'ASSISTANT:' }}", {}),
         # LLaVA by name, and not by what it was trained with.
         ("llava-llama-3-8b-v1_1-int4.gguf", LLAMA3, {}),
         ("llama-joycaption-beta-one-hf-llava-Q4_K_M.gguf", LLAMA3, {"general.name": "Llama Joycaption Beta Hf Llava"}),
