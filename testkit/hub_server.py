@@ -80,18 +80,21 @@ class HubRepo:
     pipeline_tag: str = "image-text-to-text"
     downloads: int = 100
     likes: int = 10
+    dataset: bool = False  # else a model repository
+    configs: list[dict[str, Any]] | None = None  # of a dataset's card
+    changed: int = 0  # how often something was committed since
 
     @cached_property
     def files(self) -> dict[str, HubFile]:
-        """By name. Files that are not GGUF are kept by git."""
+        """By name. Files that are neither GGUF nor parquet are kept by git."""
         return {
-            name: one if isinstance(one, HubFile) else HubFile(one, lfs=name.lower().endswith(".gguf"))
+            name: one if isinstance(one, HubFile) else HubFile(one, lfs=name.lower().endswith((".gguf", ".parquet")))
             for name, one in self.contents.items()
         }
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(self.id.encode()).hexdigest()
+        return hashlib.sha1(f"{self.id}{self.changed or ''}".encode()).hexdigest()
 
     @property
     def tags(self) -> list[str]:
@@ -107,7 +110,9 @@ class HubRepo:
                 if file.lfs:
                     one["lfs"] = {"size": size, "sha256": file.listed_sha256 or file.sha256, "pointerSize": 135}
             siblings.append(one)
-        card = {"license": self.licence} | ({"base_model": self.base_model} if self.base_model else {})
+        card: dict[str, Any] = {"license": self.licence}
+        card |= {"base_model": self.base_model} if self.base_model else {}
+        card |= {"configs": self.configs} if self.configs else {}
         return {
             "_id": "0" * 24,
             "id": self.id,
@@ -186,7 +191,7 @@ class Behaviour:
 
 class HubServer:
     def __init__(self, repos: Iterable[HubRepo], port: int = 0) -> None:
-        self.repos = {repo.id: repo for repo in repos}
+        self.repos = {f"datasets/{repo.id}" if repo.dataset else repo.id: repo for repo in repos}
         self.tokens = {TOKEN}
         self.xet = False  # whether files are offered through Xet too, which nothing here answers
         self.requests: list[Seen] = []
@@ -282,7 +287,7 @@ class HubServer:
         found = [
             repo
             for repo in self.repos.values()
-            if not repo.private and text in repo.id.lower() and wanted <= {*repo.tags}
+            if not repo.private and not repo.dataset and text in repo.id.lower() and wanted <= {*repo.tags}
         ]
         if query.get("sort") == ["downloads"]:
             found.sort(key=lambda repo: -repo.downloads)
@@ -365,17 +370,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, path: str) -> None:
         if path == "/api/models":
             return self._json(self.server_hub.search(self._seen.query))
-        parts = [unquote(part) for part in path.removeprefix("/api/models/").split("/")]
-        repo = self._repo("/".join(parts[:2]))
+        parts = [unquote(part) for part in path.removeprefix("/api/").split("/")]
+        kind, *parts = parts
+        prefix = "datasets/" if kind == "datasets" else ""
+        repo = self._repo(prefix + "/".join(parts[:2]))
         if repo is None or (len(parts) > 2 and not self._known(repo, parts[3])):
             return None
         return self._json(repo.info(blobs="blobs" in self._seen.query))
 
     def _resolve(self, path: str) -> None:
-        parts = [unquote(part) for part in path.strip("/").split("/")]
+        prefix = "datasets/" if path.startswith("/datasets/") else ""
+        parts = [unquote(part) for part in path.removeprefix("/datasets").strip("/").split("/")]
         if len(parts) < 5 or parts[2] != "resolve":
             return self._error(404, "EntryNotFound", "Entry not found")
-        repo, name = self._repo("/".join(parts[:2])), "/".join(parts[4:])
+        repo, name = self._repo(prefix + "/".join(parts[:2])), "/".join(parts[4:])
         if repo is None or not self._known(repo, parts[3]):
             return None
         commit = {"X-Repo-Commit": repo.commit}
@@ -399,7 +407,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Size": str(file.size),
                 "X-Linked-Etag": f'"{file.sha256}"',
                 "ETag": f'"{file.sha256}"',
-                "Location": f"{self.server_hub.cdn}/{repo.id}/{repo.commit}/{quote(name)}?Signature=s",
+                "Location": f"{self.server_hub.cdn}/{prefix}{repo.id}/{repo.commit}/{quote(name)}?Signature=s",
             },
         )
 
@@ -423,8 +431,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _large(self, path: str) -> None:
         if self._seen.token:
             return self._answer(400, b"Only one auth mechanism allowed")
-        parts = [unquote(part) for part in path.split("/")]
-        file = self.server_hub.repos["/".join(parts[2:4])].files["/".join(parts[5:])]
+        prefix = "datasets/" if path.startswith("/cdn/datasets/") else ""
+        parts = [unquote(part) for part in path.removeprefix("/cdn/").removeprefix(prefix).split("/")]
+        file = self.server_hub.repos[prefix + "/".join(parts[:2])].files["/".join(parts[3:])]
         if self._how.endless:
             return self._garbage()
         if self._how.body is not None:

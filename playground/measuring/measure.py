@@ -120,6 +120,7 @@ class MeasureJob:
             problems=tuple(self.problems),
             elapsed_s=time.monotonic() - self._started,
             left_out=self.left_out,
+            sample=self._set.sample,
         )
 
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---

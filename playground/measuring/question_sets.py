@@ -11,7 +11,7 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -67,13 +67,42 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
 _KEYS = tuple(name for name in Question.__struct_fields__ if name != "answers")
 
 
+class SampleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which rows of a dataset repository a set of questions consists of: enough to draw them again."""
+
+    suite: str
+    repo: str
+    commit: str
+    split: str
+    seed: int
+    rows: tuple[int, ...]  # places in the split, in the order of the questions
+    of: int  # rows of the split
+    configuration: str = ""
+    licence: str = ""
+    left_out: int = 0  # rows that could not be used
+
+    @property
+    def words(self) -> str:
+        """One phrase that names it."""
+        return f"{self.suite}, {len(self.rows)} of {self.of} rows, seed {self.seed}, commit {self.commit[:12]}"
+
+
 class QuestionSet:
     """Questions and where their images are. `problems`: what was left out, and why."""
 
-    def __init__(self, name: str, items: Iterable[Question], source: Path, problems: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        items: Iterable[Question],
+        source: Path,
+        problems: Iterable[str] = (),
+        sample: SampleRecord | None = None,
+    ) -> None:
+        """`sample`: where they come from, if that is a dataset repository."""
         self.name = name
         self.items = tuple(items)
         self.problems = tuple(problems)
+        self.sample = sample
         self._source = source
 
     def image(self, item: Question) -> Image:
@@ -109,10 +138,8 @@ class QuestionSet:
             held[part].update(kinds)
             part_of[picture] = part
         return tuple(
-            QuestionSet(
-                self.name,
-                [item for item in self.items if part_of[self.picture(item)] == part],
-                self._source,
+            self._subset(
+                [k for k, item in enumerate(self.items) if part_of[self.picture(item)] == part],
                 self.problems if part == 0 else (),
             )
             for part in range(n)
@@ -132,7 +159,13 @@ class QuestionSet:
                     places.remove(k)
                     uses[self.items[k].image] += 1
                     chosen.append(k)
-        return QuestionSet(self.name, [self.items[k] for k in sorted(chosen)], self._source, self.problems)
+        return self._subset(sorted(chosen), self.problems)
+
+    def _subset(self, places: Sequence[int], problems: Iterable[str]) -> QuestionSet:
+        sample = self.sample
+        if sample is not None:
+            sample = msgspec.structs.replace(sample, rows=tuple(sample.rows[k] for k in places))
+        return QuestionSet(self.name, [self.items[k] for k in places], self._source, problems, sample)
 
     def picture(self, item: Question) -> str:
         """What tells its picture from others: the same file under two names is one picture."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from playground.measuring import statistics
-from playground.measuring.question_sets import Question
+from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
 
@@ -122,6 +122,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     problems: tuple[str, ...] = ()
     elapsed_s: float = 0.0
     left_out: int = 0  # questions that could not be asked; `problems` says why
+    sample: SampleRecord | None = None  # where the questions come from, if that is a dataset of the Hub
 
 
 class Progress(msgspec.Struct, frozen=True):

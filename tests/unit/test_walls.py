@@ -60,6 +60,7 @@ def test_files_when_looked_for_then_they_are_found() -> None:
             "huggingface_hub",
             [f"playground/models/hub/{name}.py" for name in ("address", "client", "refusals", "transfer")],
         ),
+        ("pyarrow", ["playground/models/hub/datasets.py"]),
         ("diskcache", ["playground/support/byte_cache.py"]),
         ("prometheus_client", ["playground/web/prometheus.py", "playground/web/health.py"]),
         ("training", ["training/"]),  # it makes the embedded pair; the app only has its files

@@ -24,6 +24,13 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_s
 from playground.errors import BadInput, PlaygroundError
 from playground.models.gguf.header import GgufHeader, read_remote
 from playground.models.hub import address, transfer
+from playground.models.hub.datasets import (
+    CONVERTED,
+    DatasetListing,
+    ParquetTable,
+    check_pyarrow,
+    read_configurations,
+)
 from playground.models.hub.listing import RemoteFile, RepoListing
 from playground.models.hub.refusals import translated, understood
 from playground.values.files import Half
@@ -144,6 +151,48 @@ class Hub:
     def header(self, repo: str, commit: str, file: RemoteFile, token: str | None = None) -> GgufHeader:
         """A file's GGUF header, by ranges: a language model's up to its vocabulary. Raises as `repo`, and BadModel."""
         return self._header_of_commit(repo, commit, self._token(token), file)
+
+    def dataset(
+        self,
+        id: str,
+        configuration: str = "",
+        split: str = "",
+        revision: str = "main",
+        token: str | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ParquetTable:
+        """A split of a dataset repository; empty: the usual one. A dataset in another form is read as the Hub's own
+        conversion. Raises Offline, BadInput, NotAllowed for a gated one, BadModel."""
+        check_pyarrow()
+        access = self._token(token)
+        listing = self._list_dataset(id, revision, access)
+        if not listing.parquet_names and revision == "main":
+            listing = self._list_dataset(id, CONVERTED, access)
+        name, files = listing.split(configuration, split)
+
+        def opened(file: RemoteFile) -> transfer.RemoteBytes:
+            url = hf.hf_hub_url(id, file.name, repo_type="dataset", revision=listing.commit)
+            return transfer.RemoteBytes(f"datasets/{id}: {file.name}", url, access, file.bytes, stop)
+
+        return ParquetTable(listing, name, files, opened)
+
+    def _list_dataset(self, id: str, revision: str, access: str | bool) -> DatasetListing:
+        with translated(f"datasets/{id}"), understood():
+            info = self._api.dataset_info(
+                id, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=access
+            )
+            return DatasetListing(
+                id=info.id,
+                commit=str(info.sha),
+                files=tuple(
+                    RemoteFile(s.rfilename, int(s.size or 0), s.lfs.sha256 if s.lfs else None)
+                    for s in info.siblings or ()
+                    if address.is_inside(s.rfilename)
+                ),
+                licence=_licence(info.tags or []),
+                gated=bool(info.gated),
+                configurations=read_configurations(getattr(info.card_data, "configs", None)),
+            )
 
     def fetch(
         self,

@@ -18,7 +18,7 @@ from huggingface_hub.utils import WeakFileLock, get_session
 from playground.errors import BadModel, Interrupted, NoRoom, Offline, Unavailable
 from playground.models.hub.address import located
 from playground.models.hub.listing import RemoteFile
-from playground.models.hub.refusals import is_network, refused
+from playground.models.hub.refusals import is_network, refused, translated
 
 _FIRST_BYTES = 64 * 2**10  # of a header: all keys before the vocabulary, or most of a projector's
 _MAX_HEADER_BYTES = 4 * 2**20  # 40 times what projectors have; the worst takes a second
@@ -224,3 +224,78 @@ class _Ranges(io.RawIOBase):
         if len(self._data) <= start:
             raise BadModel("the server sent nothing. Try again.")
         self._data = self._data[:end]
+
+
+class RemoteBytes(io.RawIOBase):
+    """A remote file for a reader that seeks: each read is one request, whose rest is requested again if it breaks."""
+
+    def __init__(self, what: str, url: str, token: str | bool, size: int, stop: Callable[[], bool]) -> None:
+        """`what` names the file in errors."""
+        super().__init__()
+        self._what = what
+        self._url = url
+        self._token = token
+        self._size = size
+        self._stop = stop
+        self._position = 0
+        self._located: tuple[str, dict[str, str]] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer, or reads to the end of the file. Raises Interrupted, Offline, NotAllowed, BadModel."""
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        with translated(self._what):
+            self._fill(memoryview(buffer)[:wanted])
+        self._position += wanted
+        return wanted
+
+    def _fill(self, buffer: memoryview) -> None:
+        wanted, got, failures = len(buffer), 0, 0
+        while got < wanted:
+            before, broken = got, None
+            try:
+                for block in self._blocks(self._position + got, self._position + wanted):
+                    if self._stop():
+                        raise Interrupted("Stopped.")
+                    block = block[: wanted - got]
+                    buffer[got : got + len(block)] = block
+                    got += len(block)
+            except Exception as error:
+                if not is_network(error):
+                    raise
+                broken = error
+            failures = 0 if got > before else failures + 1
+            if got < wanted and failures > _TRIES:
+                raise broken or Offline(f"{self._what}: the server ended the download early. Try again.")
+
+    def _blocks(self, start: int, end: int) -> Iterator[bytes]:
+        """Of one request. The address of a file's bytes expires: it is asked for again where it is refused."""
+        fresh = self._located is None
+        location, headers = self._located = self._located or located(self._url, self._token)
+        with get_session().stream(
+            "GET",
+            location,
+            headers={**headers, "Range": f"bytes={start}-{end - 1}"},
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        ) as reply:
+            if reply.status_code in (400, 401, 403) and not fresh:
+                self._located = None
+                return
+            if reply.status_code >= 400:
+                raise refused(reply.status_code, self._what)
+            if reply.status_code != 206:
+                raise BadModel(f"{self._what}: the server does not send parts of files.")
+            yield from reply.iter_raw()
