@@ -166,7 +166,7 @@ def open_parts(
     engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
     result_cache = ResultCache(settings.cache_dir / "measured", engine)
-    library = Library(settings.cache_dir / "notebooks", settings.notebooks_bytes)
+    library = Library(settings.cache_dir / "notebooks", settings.notebooks_bytes, DECODER.read)
     shares = settings.space_id is None if settings.share_token is None else settings.share_token
     hub = Hub(own_token=shares)
     downloads = Downloads(hub, settings.cache_dir / "downloads.json", catalog.arrived)

@@ -14,7 +14,7 @@ from playground.cli.options import ContextSize, Models, Names, Projectors, choos
 from playground.comparing import comparison_request, run_settings
 from playground.comparing.compare import StopFlag, run
 from playground.comparing.divergence import first_word
-from playground.comparing.images import read_pages
+from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput
 from playground.rendering import json_documents
 from playground.settings import Settings
@@ -102,7 +102,7 @@ def compare(
         "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
     }  # fmt: skip
     settings = run_settings.read_settings(given).within(usable_cores())
-    images = tuple(page for path in image for page in read_pages(path))
+    images = tuple(page for path in image for page in DECODER.read_pages(path))
     with open_parts(Settings.read(), any_folder=True) as parts:
         chosen = choose(parts, model, variants, projector)
         if makers_sampling:

@@ -178,8 +178,9 @@ def _frames(opened: PIL.Image.Image) -> int:
 
 def from_rgb(rgb: PIL.Image.Image, note: str | None = None) -> Image:
     pixels = rgb.tobytes()
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + pixels).hexdigest()
-    return Image(rgb=pixels, width=rgb.width, height=rgb.height, sha256=digest, note=note)
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
+    digest.update(pixels)
+    return Image(rgb=pixels, width=rgb.width, height=rgb.height, sha256=digest.hexdigest(), note=note)
 
 
 def _fitting(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:

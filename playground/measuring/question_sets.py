@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from playground.comparing.image_decoder import DECODER
-from playground.comparing.images import read_image
 from playground.errors import BadImage, BadInput
 from playground.values.request import Image
 
@@ -111,7 +110,7 @@ class QuestionSet:
             path = (self._source / item.image).resolve()
             if not path.is_relative_to(self._source.resolve()):
                 raise BadImage(f"{item.image} lies outside the set's folder.")
-            return read_image(path)
+            return DECODER.read(path)
         try:
             with zipfile.ZipFile(self._source) as archive, archive.open(item.image) as file:
                 data = file.read(_MAX_IMAGE_BYTES + 1)

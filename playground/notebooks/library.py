@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from threading import RLock
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
+from playground.comparing.images import read_image
 from playground.errors import BadInput, NoNotebook, NotAllowed, Unreadable
 from playground.notebooks.cells import (
     MAX_TITLE,
@@ -33,7 +35,8 @@ from playground.notebooks.cells import (
 )
 from playground.notebooks.entries import Entries
 from playground.notebooks.file_format import MAX_CELLS, WholeCell
-from playground.notebooks.pictures import Pictures
+from playground.notebooks.own_files import OwnFiles
+from playground.notebooks.pictures import Decode, Pictures
 from playground.notebooks.question_files import QuestionFiles
 from playground.notebooks.retention import FULL, Retention, delete_files
 
@@ -41,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 MAX_NOTEBOOKS = 200  # of one browser
 _MAX_UNDO = 20
+_SHA256 = re.compile(rb'"([0-9a-f]{64})"')
+
+_KINDS = ("cell", "runs", "run", "foreign")  # of the entries that a notebook has several of
 
 AnyCell = TypeVar("AnyCell", bound=NoteCell | CompareCell)
 
@@ -72,10 +78,10 @@ class Library:
     What the disk refuses is kept in memory and tried again with the next write; `problem` says so meanwhile.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
-        """`limit_bytes`: beyond it `check_room` refuses."""
+    def __init__(self, folder: Path, limit_bytes: int | None = None, decode: Decode = read_image) -> None:
+        """`limit_bytes`: beyond it `check_room` refuses. `decode`: reads the pictures of an imported file."""
         self._entries = Entries(folder)
-        self.pictures = Pictures(folder / "pictures")
+        self.pictures = Pictures(folder / "pictures", decode)
         self.questions = QuestionFiles(folder / "questions")
         self._retention = Retention(self._entries, folder, limit_bytes)
         self._live: set[tuple[str, int]] = set()  # runs of this process, by cell and number
@@ -121,28 +127,57 @@ class Library:
                 listed.append(ListedNotebook(notebook.id, notebook.title))
         return token, tuple(listed)
 
-    def create(self, browser: str, title: str, cells: Sequence[WholeCell] = ()) -> Notebook:
-        """A new notebook in a browser's list, with new ids for its cells. Raises BadInput if there are too many."""
+    def create(
+        self,
+        browser: str,
+        title: str,
+        cells: Sequence[WholeCell] = (),
+        may_show: Callable[[str], bool] = lambda sha256: True,
+    ) -> Notebook:
+        """A new notebook in a browser's list, with new ids for its cells. Raises BadInput if there are too many.
+
+        `may_show`: which pictures and question zips the notebook may show, beside those that `cells` hold.
+        """
+        if len(self.browser(browser)[1]) >= MAX_NOTEBOOKS:
+            raise BadInput(f"There are {MAX_NOTEBOOKS} notebooks already. Delete one that is not needed any more.")
+        notebook = Notebook(secrets.token_urlsafe(16), title[:MAX_TITLE] or "Untitled notebook")
+        files = self.files(notebook)
+        # Without the lock: nobody knows the notebook yet.
+        held = {sha256 for whole in cells[:MAX_CELLS] for sha256, png in whole.images.items()
+                if self.pictures.keep_imported(sha256, png)}  # fmt: skip
+        ids = []
+        for whole in cells[:MAX_CELLS]:
+            cell = msgspec.structs.replace(whole.cell, id=_cell_id(), version=1)
+            ids.append(cell.id)
+            for sha256 in _named(cell, whole.runs) - held:
+                held.add(sha256)
+                if not may_show(sha256):
+                    files.refuse(sha256)
+            self._put_cell(notebook.id, cell)
+            self._mark(notebook.id, cell, whole.runs)
+            self._put_runs(notebook.id, cell.id, whole.runs)
+        notebook = msgspec.structs.replace(notebook, cells=tuple(ids))
         with self._lock:
-            listed = [entry.id for entry in self.browser(browser)[1]]
-            if len(listed) >= MAX_NOTEBOOKS:
-                raise BadInput(f"There are {MAX_NOTEBOOKS} notebooks already. Delete one that is not needed any more.")
-            notebook = Notebook(secrets.token_urlsafe(16), title[:MAX_TITLE] or "Untitled notebook")
-            ids = []
-            for whole in cells[:MAX_CELLS]:
-                for sha256, png in whole.images.items():
-                    self.pictures.keep_imported(sha256, png)
-                cell = msgspec.structs.replace(whole.cell, id=_cell_id(), version=1)
-                ids.append(cell.id)
-                self._put_cell(notebook.id, cell)
-                for run in whole.runs:
-                    self._put_run(notebook.id, cell.id, run)
-                self._mark(notebook.id, cell, whole.runs)
-            notebook = msgspec.structs.replace(notebook, cells=tuple(ids))
             self._put(f"notebook/{notebook.id}", msgspec.json.encode(notebook))
             self._retention.touch(notebook.id)
+            listed = [entry.id for entry in self.browser(browser)[1]]
             self._put(f"browser/{browser}", msgspec.json.encode([notebook.id, *listed]))
         return notebook
+
+    def files(self, notebook: Notebook) -> OwnFiles:
+        """The pictures and question sets of a notebook."""
+        return OwnFiles(self._entries, self.pictures, self.questions, notebook.id)
+
+    def named_by(self, browser: str) -> set[str]:
+        """The sha256 of all pictures and question zips that the cells of a browser's notebooks may show."""
+        named = set()
+        for listed in self.browser(browser)[1]:
+            notebook = self._notebook(listed.id)
+            for cell in notebook.cells if notebook is not None else ():
+                text = self._entries.get(f"cell/{listed.id}/{cell}") or b""
+                named |= {sha256.decode() for sha256 in _SHA256.findall(text)}
+            named -= {key.rpartition("/")[2] for key in self._entries.keys(f"foreign/{listed.id}/")}
+        return named
 
     def opened(self, browser: str, id: str) -> None:
         """Moves a notebook to the front of its browser's list."""
@@ -191,22 +226,34 @@ class Library:
 
     def remove(self, key: str) -> None:
         """Deletes a notebook with its cells, runs and the pictures that no other notebook has."""
+        self._names_of(self.own(key).id)  # what cannot be read now is not deleted
         with self._lock:
             notebook = self.own(key)
-            names = [name for kind in ("cell", "runs", "run") for name in self._entries.keys(f"{kind}/{notebook.id}/")]
-            marks = self._entries.keys("picture/")
-            own = {mark.split("/")[1] for mark in marks if mark.endswith(f"/{notebook.id}")}
-            own -= {mark.split("/")[1] for mark in marks if not mark.endswith(f"/{notebook.id}")}
-            self.share(key, False)  # from here on nothing is read any more
-            for name in names:
-                self._entries.delete(name)
-            self._entries.delete(f"notebook/{notebook.id}")
+            self.share(key, False)
+            self._put(f"removed/{notebook.id}", b"")  # should the app end before all is deleted
+            self._entries.delete(f"notebook/{notebook.id}")  # from here on nothing is read any more
             self._retention.forget(notebook.id)
-            for mark in marks:
-                if mark.endswith(f"/{notebook.id}"):
-                    self._entries.delete(mark)
-            for sha256 in own if self._entries.damaged is None else ():  # else another notebook's mark may be lost
-                self.pictures.delete(sha256)
+        with suppress(Unreadable):  # the next sweep goes on
+            self._delete_rest(notebook.id)
+
+    def _names_of(self, id: str) -> tuple[list[str], list[str]]:
+        """The entries of a notebook, and those that mark its pictures."""
+        marks = [key for key in self._entries.keys("picture/") if key.endswith(f"/{id}")]
+        return [name for kind in _KINDS for name in self._entries.keys(f"{kind}/{id}/")], marks
+
+    def _delete_rest(self, id: str) -> None:
+        """Without the lock: a large notebook has thousands of entries."""
+        names, marks = self._names_of(id)
+        for name in names:
+            self._entries.delete(name)
+        for mark in marks:
+            sha256 = mark.split("/")[1]
+            with self._lock:
+                self._entries.delete(mark)
+                # Where a damaged database was set aside, another notebook's mark may be lost.
+                if self._entries.damaged is None and not self._entries.keys(f"picture/{sha256}/"):
+                    self.pictures.delete(sha256)
+        self._entries.delete(f"removed/{id}")
 
     def sweep(self, days: int | None, today: datetime.date | None = None) -> int:
         """Deletes what nobody uses any more: notebooks that were not used for `days` (None: no notebook), empty lists
@@ -224,6 +271,8 @@ class Library:
             marks = self._entries.keys("picture/")
             unnamed = self._unnamed_questions()
             # All that is needed was read; a disk that fails from here on ends the sweep before its next step.
+            for key in self._entries.keys("removed/"):
+                self._delete_rest(key.removeprefix("removed/"))
             swept = set()
             for id in self._retention.unused(ids, days, today):
                 with suppress(NoNotebook):  # one that cannot be read is kept
@@ -293,8 +342,7 @@ class Library:
             at = notebook.cells.index(after) + 1 if after in notebook.cells else len(notebook.cells)
             self._put_cell(notebook.id, cell)
             self._mark(notebook.id, cell, runs)
-            for run in runs:
-                self._put_run(notebook.id, cell.id, run)
+            self._put_runs(notebook.id, cell.id, runs)
             self._change(notebook, cells=(*notebook.cells[:at], cell.id, *notebook.cells[at:]))
             return cell
 
@@ -406,6 +454,14 @@ class Library:
     def _put_cell(self, notebook: str, cell: Cell) -> None:
         self._put(f"cell/{notebook}/{cell.id}", msgspec.json.encode(cell))
 
+    def _put_runs(self, notebook: str, cell: str, runs: Sequence[Run]) -> None:
+        """All runs of a new cell: their list is written once, not with each of them."""
+        for run in runs:
+            self._put(f"run/{notebook}/{cell}/{run.number}", msgspec.json.encode(run))
+        if runs:
+            infos = [RunInfo(run.number, run.started, run.state) for run in runs]
+            self._put(f"runs/{notebook}/{cell}", msgspec.json.encode(infos))
+
     def _put_run(self, notebook: str, cell: str, run: Run) -> None:
         raw = self._entries.get(f"runs/{notebook}/{cell}")
         known = {i.number: i for i in msgspec.json.decode(raw, type=tuple[RunInfo, ...])} if raw else {}
@@ -424,6 +480,13 @@ class Library:
     def _put(self, key: str, value: bytes) -> None:
         if self._entries.put(key, value):
             self.pictures.retry()
+
+
+def _named(cell: Cell, runs: Sequence[Run]) -> set[str]:
+    """The sha256 of the pictures and of the question zips that a cell and its runs name."""
+    asked = [cell.questions if isinstance(cell, CompareCell) else None, *(run.cell.questions for run in runs)]
+    sources = {questions.source for questions in asked if questions is not None and questions.source}
+    return sources | {picture.sha256 for picture in pictures_of(cell, runs)}
 
 
 def _cell_id() -> str:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 from pathlib import Path
+from typing import Protocol
 
 import PIL.Image
 
@@ -19,14 +20,22 @@ from playground.values.request import Image
 logger = logging.getLogger(__name__)
 
 _THUMBNAIL_PIXELS = 512  # the longer side, for a pane of 170 CSS pixels on a dense screen
+_MAX_STORED_PIXELS = 2 * MAX_PIXELS  # as many as the operator may allow
 _SMALL_FILE = 48 * 1024  # bytes; below it the picture is its own thumbnail
+
+
+class Decode(Protocol):
+    def __call__(self, source: io.BytesIO, *, max_pixels: int) -> Image:
+        """Raises BadImage, and Busy where it has to wait for too long."""
 
 
 class Pictures:
     """Owns the folder of picture files. A file that the disk refuses is kept in memory; `retry` tries it again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, decode: Decode) -> None:
+        """`decode`: reads a stranger's file, as images.read_image does."""
         self.folder = folder
+        self._decode = decode
         self._unsaved: dict[str, bytes] = {}  # by file name
 
     @property
@@ -43,17 +52,16 @@ class Pictures:
             self._write(f"{image.sha256}.png", png.getvalue())
         return picture
 
-    def keep_imported(self, sha256: str, png: str) -> None:
-        """Keeps a picture of an imported file, in base64, if its pixels have this sha256. Otherwise its cell shows that
-        the picture is lost."""
-        if self.png(sha256) is not None:
-            return
+    def keep_imported(self, sha256: str, png: str) -> bool:
+        """Keeps a picture of an imported file, in base64, if its pixels have this sha256. Returns whether they
+        have; otherwise its cell shows that the picture is lost."""
         try:
-            image = from_rgb(_decoded(base64.b64decode(png, validate=True)))
+            image = self._decode(io.BytesIO(base64.b64decode(png, validate=True)), max_pixels=_MAX_STORED_PIXELS)
         except (ValueError, BadImage):
-            return
+            return False
         if image.sha256 == sha256:
             self.keep(image, "")
+        return image.sha256 == sha256
 
     def png(self, sha256: str) -> bytes | None:
         """A picture's file; None if it is lost."""
@@ -128,7 +136,7 @@ def _decoded(png: bytes) -> PIL.Image.Image:
     """Raises BadImage for what is damaged, or larger than any image that is kept here."""
     try:
         with PIL.Image.open(io.BytesIO(png), formats=("PNG",)) as opened:
-            if opened.width * opened.height > 2 * MAX_PIXELS:
+            if opened.width * opened.height > _MAX_STORED_PIXELS:
                 raise BadImage("it is too large")
             return opened.convert("RGB")
     except Exception as error:  # Pillow raises a dozen kinds on damaged files

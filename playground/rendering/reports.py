@@ -17,7 +17,7 @@ from playground.errors import BadInput
 from playground.measuring.gate import gates
 from playground.notebooks import file_format as file
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
-from playground.notebooks.library import Library
+from playground.notebooks.own_files import OwnFiles
 from playground.notebooks.run_diff import settings_of
 from playground.rendering import cell_view, measurement_view, number_format, templating
 from playground.rendering import markdown as as_html
@@ -30,13 +30,13 @@ PictureOf = Callable[[CellQuestions | None], measurement_view.Picture]
 Whole = Sequence[tuple[Cell, Sequence[Run]]]
 
 
-def write(kind: str, title: str, whole: Whole, library: Library, picture_of: PictureOf) -> dict[str, str]:
+def write(kind: str, title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> dict[str, str]:
     """Name, MIME type and text of a file. Raises BadInput for an unknown kind."""
     writers: dict[str, tuple[str, Callable[[], str]]] = {
-        "html": ("text/html", lambda: html(title, whole, library, picture_of)),
-        "json": ("application/json", lambda: file.to_json(title, whole, library.pictures.png)),
+        "html": ("text/html", lambda: html(title, whole, files, picture_of)),
+        "json": ("application/json", lambda: file.to_json(title, whole, files.png)),
         "md": ("text/markdown", lambda: markdown(title, whole)),
-        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, library, picture_of)),
+        "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, files, picture_of)),
     }
     if kind not in writers:
         raise BadInput(f"Unknown export '{kind[:20]}'. Known: {', '.join(writers)}.")
@@ -48,7 +48,7 @@ def write(kind: str, title: str, whole: Whole, library: Library, picture_of: Pic
 # --- HTML ------------------------------------------------------------------------------------------------------------
 
 
-def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
+def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> str:
     """One page that needs nothing else: opens offline, light and dark, and prints."""
     shown: list[dict[str, Any]] = []
     for cell, runs in whole:
@@ -60,9 +60,9 @@ def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> s
             {
                 "markdown": "",
                 "prompts": cell.prompts,
-                "pictures": [(p, _picture_url(p, library)) for p in cell.pictures],
+                "pictures": [(p, _picture_url(p, files)) for p in cell.pictures],
                 "settings": _settings(cell),
-                "runs": [{"number": run.number, "html": _run(run, library, picture_of)} for run in newest_first],
+                "runs": [{"number": run.number, "html": _run(run, files, picture_of)} for run in newest_first],
             }
         )
     written = datetime.datetime.now().astimezone()
@@ -73,8 +73,8 @@ def html(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> s
     )
 
 
-def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup:
-    blocks = [cell_view.block(run, i, library.pictures.thumbnail, printed=True) for i in range(len(run.results))]
+def _run(run: Run, files: OwnFiles, picture_of: PictureOf) -> markupsafe.Markup:
+    blocks = [cell_view.block(run, i, files.thumbnail, printed=True) for i in range(len(run.results))]
     blocks += cell_view.measurement(run, picture_of(run.cell.questions), printed=True)
     return templating.markup(
         "run.html",
@@ -91,11 +91,11 @@ def _run(run: Run, library: Library, picture_of: PictureOf) -> markupsafe.Markup
     )
 
 
-def _picture_url(picture: Picture, library: Library) -> str | None:
-    png = library.pictures.png(picture.sha256)
+def _picture_url(picture: Picture, files: OwnFiles) -> str | None:
+    png = files.png(picture.sha256)
     if png is not None and len(png) <= _FULL_PICTURE:
         return templating.data_url(("image/png", png))
-    return templating.data_url(library.pictures.thumbnail(picture.sha256))
+    return templating.data_url(files.thumbnail(picture.sha256))
 
 
 def _settings(cell: CompareCell) -> str:
@@ -217,7 +217,7 @@ def _fenced(text: str) -> str:
 # --- Jupyter ---------------------------------------------------------------------------------------------------------
 
 
-def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -> str:
+def jupyter(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> str:
     """Code cells that ask a running playground again, with the outputs of the newest runs."""
     v4 = nbformat.v4
     made: list[Any] = [v4.new_markdown_cell(as_html.inert(f"# {_line(title)}"))]
@@ -228,13 +228,13 @@ def jupyter(title: str, whole: Whole, library: Library, picture_of: PictureOf) -
         newest = max(runs, key=lambda run: run.number, default=None)
         outputs = []
         for picture in cell.pictures:
-            kind, data = library.pictures.thumbnail(picture.sha256) or ("", b"")
+            kind, data = files.thumbnail(picture.sha256) or ("", b"")
             if data:
                 url = templating.data_url((kind, data))
                 shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
-            page = f"<style>{templating.css()}</style><div>{_run(newest, library, picture_of)}</div>"
+            page = f"<style>{templating.css()}</style><div>{_run(newest, files, picture_of)}</div>"
             shown = {"text/html": page, "text/markdown": as_html.inert(_answered(newest))}
             outputs.append(v4.new_output("display_data", data=shown))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))

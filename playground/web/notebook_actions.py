@@ -7,6 +7,7 @@ Every call carries a key: a notebook's id, which may change it, or its share key
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -112,7 +113,8 @@ class NotebookActions:
         notebook, can_edit = self._library.read(key)
         whole = [WholeCell(cell, self._library.all_runs(notebook, cell.id)) for cell in self._view.cells(notebook)]
         title = f"{notebook.title} (copy)" if can_edit else notebook.title
-        return self._view.page(self._library.create(browser, title, whole).id, browser, home=True)
+        copied = self._library.create(browser, title, whole, self._library.files(notebook).may_show)
+        return self._view.page(copied.id, browser, home=True)
 
     def remove(self, key: str, browser: str) -> PageReply:
         for cell in self._library.own(key).cells:
@@ -132,7 +134,8 @@ class NotebookActions:
         with self._imports.held(person):
             self._library.check_room()
             title, whole, problems = file.from_json(text)
-            notebook = self._library.create(browser, title, whole)
+            own = functools.cache(lambda: self._library.named_by(browser))
+            notebook = self._library.create(browser, title, whole, lambda sha256: sha256 in own())
         return replace(self._view.page(notebook.id, browser, home=True), problems=tuple(problems))
 
     def export(self, key: str, format: str, cell: str | None = None) -> TextFileReply:
@@ -140,7 +143,9 @@ class NotebookActions:
         notebook, _ = self._library.read(key)
         chosen = [self._library.cell(notebook, cell)] if cell else self._view.cells(notebook)
         whole = [(one, self._library.all_runs(notebook, one.id)) for one in chosen]
-        written = reports.write(format, notebook.title, whole, self._library, self._view.picture_of)
+        files = self._library.files(notebook)
+        pictures = functools.partial(self._view.picture_of, notebook)
+        written = reports.write(format, notebook.title, whole, files, pictures)
         return TextFileReply(name=written["name"], mime=written["mime"], text=written["text"])
 
     def card(self, key: str, cell: str, format: str, run: int | None = None) -> BinaryFileReply:
@@ -282,7 +287,7 @@ class NotebookActions:
         """A picture of a cell in full."""
         notebook, _ = self._library.read(key)
         now = self._view.compare_cell(notebook, cell)
-        png = self._library.pictures.png(sha256) if sha256 in {p.sha256 for p in now.pictures} else None
+        png = self._library.files(notebook).png(sha256) if sha256 in {p.sha256 for p in now.pictures} else None
         if png is None:
             raise BadInput("This image is gone.")
         return PictureReply(url=templating.data_url(("image/png", png)))
@@ -292,11 +297,12 @@ class NotebookActions:
         self._library.check_room()
         images = self._parts.read_pages(path)
         read = [self._library.pictures.keep(image, path.name) for image in images]
+        accepted = [picture for picture in read if self._library.files(notebook).accept(picture.sha256)]
         with self._library.writing():
             now = self._view.compare_cell(notebook, cell)
             present = {p.sha256 for p in now.pictures}
             new = tuple({p.sha256: p for p in read if p.sha256 not in present}.values())
-            if not new:
+            if not new and not accepted:
                 return CellsReply(notice=f"{path.name} is in this cell already.")
             written, _ = self._library.write(key, replace(now, pictures=(*now.pictures, *new)))
         return self._view.changed(key, written)
@@ -318,6 +324,7 @@ class NotebookActions:
                 raise BadInput("This cell has a question of its own.")
             asked = replace(now.questions, source=source, name=name[:200])
             written, _ = self._library.write(key, replace(now, questions=asked))
+            self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), problems=problems[:10])
 
     # --- what the cells are made of ----------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class NotebookView:
             cell,
             number,
             self._variants(),
-            self._library.pictures.thumbnail,
+            self._library.files(notebook).thumbnail,
             can_edit=can_edit,
             runs=len(self._library.runs(notebook, cell.id)),
             examples=examples,
@@ -105,9 +105,9 @@ class NotebookView:
         if shown is None:
             return cell_view.notice("This run cannot be read. Run the cell again.")
         other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
-        picture = self.picture_of(shown.cell.questions)
+        picture = self.picture_of(notebook, shown.cell.questions)
         return cell_view.run(
-            shown, runs, cell, self._library.pictures.thumbnail, picture, can_edit=can_edit, beside=other
+            shown, runs, cell, self._library.files(notebook).thumbnail, picture, can_edit=can_edit, beside=other
         )
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
@@ -116,8 +116,8 @@ class NotebookView:
         id = run.cell.id
         now = self.compare_cell(notebook, id) if id in notebook.cells else run.cell
         infos = self._library.runs(notebook, id)
-        picture = self.picture_of(run.cell.questions)
-        return cell_view.run(run, infos, now, self._library.pictures.thumbnail, picture, can_edit=True)
+        picture = self.picture_of(notebook, run.cell.questions)
+        return cell_view.run(run, infos, now, self._library.files(notebook).thumbnail, picture, can_edit=True)
 
     def _pictures(self, source: str, there: bool) -> measurement_view.Picture:
         # A name in an imported notebook is anybody's text: QuestionSet keeps it inside its folder or zip.
@@ -162,18 +162,19 @@ class NotebookView:
         presets = self._parts.catalog.presets
         return next((p for p in presets if p.family == family and p.examples), presets[0])
 
-    def question_set(self, asked: CellQuestions) -> QuestionSet:
+    def question_set(self, notebook: Notebook, asked: CellQuestions) -> QuestionSet:
         """Raises BadInput if it is not on this machine."""
         if not asked.source:
             return embedded(self._parts.evaluation, level=asked.level)
-        if not self._library.questions.has(asked.source):
+        files = self._library.files(notebook)
+        if not files.has_questions(asked.source):
             raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
-        return self._library.questions.read(asked.source)
+        return files.questions(asked.source)
 
-    def picture_of(self, asked: CellQuestions | None) -> measurement_view.Picture:
+    def picture_of(self, notebook: Notebook, asked: CellQuestions | None) -> measurement_view.Picture:
         """How to show the images of a set of questions."""
         source = asked.source if asked else ""
-        return self._pictures_of(source, self._library.questions.has(source))
+        return self._pictures_of(source, self._library.files(notebook).has_questions(source))
 
 
 @functools.cache

@@ -74,7 +74,7 @@ class QuantizePanel:
                 mine = self._parts.of(person)
                 mine.pool.check_busy()
                 source = self._source(cell)
-                questions = self._view.question_set(cell.questions or CellQuestions())
+                questions = self._view.question_set(self._parts.library.own(key), cell.questions or CellQuestions())
                 with self._long_jobs.held(person):
                     yield {self._result: cell_view.notice("Waiting for its turn ...")}
                     with self._own_turn(stop):

@@ -102,7 +102,7 @@ class RunStream:
         updates = run_cell(
             run,
             variants,
-            library.pictures.image,
+            library.files(notebook).image,
             mine.lab,
             stop,
             max_panes=self._parts.settings.max_panes,
@@ -113,6 +113,7 @@ class RunStream:
     def _compare(self, record: RunRecord, updates: Iterator[Run]) -> Iterator[RunUpdate]:
         run = record.begin(next(updates))  # raises what can be said without loading anything
         yield self._whole(record, run)
+        files = self._parts.library.files(self._parts.library.own(record.key))
         ended_panes = _ended_panes(run)
         for update in updates:
             n_results = len(run.results)
@@ -124,7 +125,7 @@ class RunStream:
                 yield self._whole(record, run)
             elif run.state is RunState.RUNNING:
                 at = len(run.results) - 1
-                html = cell_view.block(run, at, self._parts.library.pictures.thumbnail)
+                html = cell_view.block(run, at, files.thumbnail)
                 yield RunUpdate(cell=run.cell.id, block=f"{run.number}.{at}", html=html)
         record.save()
 
@@ -144,7 +145,7 @@ class RunStream:
             demo.refuse(self._parts.settings, "Which tensors matter is not looked for here")
             if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
                 made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
-        question_set = self._view.question_set(questions)
+        question_set = self._view.question_set(self._parts.library.own(record.key), questions)
         updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, stop)
         shown_at = 0.0
         for update in self._metrics.measured(updates):

@@ -285,6 +285,25 @@ def imported(library: Library, sha256: str, data: bytes | str) -> None:
     library.create("me", "T", [WholeCell(compare_cell(pictures=(picture(RED),)), (), {sha256: text})])
 
 
+def test_notebook_when_the_app_ends_while_it_is_removed_then_the_next_sweep_goes_on(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = open_library()
+    other = notes(library, "kept")
+    notebook, _, _ = filled(library)
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "_delete_rest", lambda self, id: None)
+        library.remove(notebook.id)
+    with pytest.raises(NoNotebook):
+        library.read(notebook.id)
+    assert library.pictures.png(RED.sha256) is not None
+    library = open_library()
+    library.sweep(None)
+    assert library.pictures.png(RED.sha256) is None
+    assert [key for key in library._entries.keys("") if notebook.id in key] == []
+    assert texts(library, other) == ["kept"]
+
+
 def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Library, tmp_path: Path) -> None:
     broken = bytearray(png(RED))
     broken[37:41] = b"\xe9\x01\x02\x03"  # Pillow raises SyntaxError here

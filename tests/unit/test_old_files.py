@@ -125,7 +125,7 @@ def test_notebook_when_old_then_its_cells_runs_and_pictures_are_there(library: L
 def test_runs_when_old_then_they_are_shown_and_exported(library: Library, written: Written, kind: str) -> None:
     notebook = library.own(written.notebook)
     whole = [(cell, library.all_runs(notebook, cell.id)) for cell in compare_cells(library, notebook)]
-    text = reports.write(kind, "Old", whole, library, lambda questions: lambda name: None)["text"]
+    text = reports.write(kind, "Old", whole, library.files(notebook), lambda questions: lambda name: None)["text"]
     older = () if kind == "ipynb" else ("llama.cpp could not load gone.gguf",)  # it has the newest runs alone
     for words in ("three objects", "Q4_K_M", "describe describe", *older):
         assert words in text

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from playground.errors import NoRoom, NotAllowed
+from playground.errors import BadImage, BadInput, NoRoom, NotAllowed
+from playground.notebooks.cells import CellQuestions, CompareCell
+from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from playground.web.active_runs import ActiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.wiring import Parts
+from testkit.running import SCENE
 
 ActionsOf = Callable[[Parts], NotebookActions]
 
@@ -64,3 +69,94 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     actions.delete(key, deleted)
     assert stops[deleted].wanted()
     assert not stops[kept].wanted()
+
+
+def without_images(text: str) -> str:
+    """An exported notebook that names its pictures, and holds none."""
+    head, *lines = text.splitlines()
+    assert '"images"' in text
+    return "\n".join([head, *(re.sub(r',?"images":\{[^}]*\}', "", line) for line in lines)])
+
+
+def test_picture_when_an_imported_file_only_names_it_then_no_way_shows_it(parts: Parts, actions_of: ActionsOf) -> None:
+    actions, library = actions_of(parts), parts.library
+    anna = actions.open()
+    key = str(anna.key)
+    asked = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
+    named = without_images(actions.export(key, "json", asked).text)
+
+    ben = actions.import_file(named, "a browser of ben's")
+    stolen = str(ben.key)
+    (cell,) = library.own(stolen).cells
+    written = library.cell(library.own(stolen), cell)
+    assert isinstance(written, CompareCell)
+    (picture,) = written.pictures
+    actions.write(stolen, cell, collapsed=True)
+    actions.duplicate(stolen, cell)
+    copied = actions.copy(stolen, ben.browser)
+    for notebook in (library.own(stolen), library.own(str(copied.key))):
+        files = library.files(notebook)
+        assert files.png(picture.sha256) is None
+        assert files.thumbnail(picture.sha256) is None
+        with pytest.raises(BadImage, match="was not in the imported file"):
+            files.image(picture)
+        assert "data:image" not in actions.export(notebook.id, "html").text
+        assert '"images"' not in actions.export(notebook.id, "json").text
+    with pytest.raises(BadInput, match="image is gone"):
+        actions.picture(stolen, cell, picture.sha256)
+
+    actions._add_picture(
+        stolen, library.own(stolen).cells[1], SCENE.with_name("hard-61.png")
+    )  # another picture changes nothing
+    assert library.files(library.own(stolen)).png(picture.sha256) is None
+    again = actions.import_file(named, anna.browser)  # her own: one of her notebooks has it
+    assert library.files(library.own(str(again.key))).png(picture.sha256) is not None
+
+
+def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions, library = actions_of(parts), parts.library
+    opened = actions.open()
+    key = str(opened.key)
+    asked = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
+    whole = actions.export(key, "json", asked).text
+    with_image = actions.import_file(whole, "another browser")
+    stranger = actions.import_file(without_images(whole), "a third browser")
+    sha256 = library.files(library.own(key))
+    (cell,) = library.own(str(stranger.key)).cells
+    written = library.cell(library.own(str(stranger.key)), cell)
+    assert isinstance(written, CompareCell)
+    (picture,) = written.pictures
+    assert library.files(library.own(str(with_image.key))).png(picture.sha256) == sha256.png(picture.sha256)
+    png = sha256.png(picture.sha256)
+    assert png is not None
+    path = library.pictures.folder / "again.png"
+    path.write_bytes(png)
+    actions._add_picture(str(stranger.key), cell, path)
+    assert library.files(library.own(str(stranger.key))).png(picture.sha256) == png
+    path.write_bytes(b"garbage")
+    forged = re.sub(r'("images":\{"[0-9a-f]{64}":")[^"]*', r"\1AAAA", whole)
+    third = actions.import_file(forged, "a fourth browser")
+    assert library.files(library.own(str(third.key))).png(picture.sha256) is None
+
+
+def test_questions_when_an_imported_file_only_names_their_zip_then_they_are_not_there(
+    parts: Parts, actions_of: ActionsOf, tmp_path: Path
+) -> None:
+    path = tmp_path / "q.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(SCENE, "a.png")
+        archive.writestr("items.jsonl", '{"image": "a.png", "question": "What?", "answer": "a"}\n')
+    actions, library = actions_of(parts), parts.library
+    source = library.questions.keep(path)
+    cell = CompareCell("c", questions=CellQuestions(source=source, name="q.zip"))
+    anna = library.create("anna", "Mine", [WholeCell(cell)])
+    assert library.files(anna).has_questions(source)
+    exported = actions.export(anna.id, "json").text
+    stolen = library.own(str(actions.import_file(exported, "ben").key))
+    assert not library.files(stolen).has_questions(source)
+    with pytest.raises(BadInput, match="not on this machine"):
+        NotebookView(parts).question_set(stolen, CellQuestions(source=source))
+    own = library.own(str(actions.import_file(exported, "anna").key))
+    assert library.files(own).has_questions(source)
