@@ -13,7 +13,7 @@ import typer
 from playground.cli.options import ContextSize, Models, Names, Projectors, choose, derived, json_object, text_or_file
 from playground.comparing import comparison_request, run_settings
 from playground.comparing.compare import StopFlag, run
-from playground.comparing.divergence import first_word
+from playground.comparing.divergence import first_word, same_answer
 from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput
 from playground.rendering import json_documents
@@ -63,6 +63,9 @@ def compare(
     ] = False,
     seed: Annotated[int | None, typer.Option()] = None,
     max_tokens: Annotated[int | None, typer.Option()] = None,
+    reasoning_tokens: Annotated[
+        int | None, typer.Option(help="Close the reasoning after so many tokens; the answer begins. 0: none.")
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
     grammar: Annotated[str | None, typer.Option(help="GBNF text, or @FILE: the answer keeps to it.")] = None,
     json_schema: Annotated[str | None, typer.Option(help="JSON text, or @FILE: the answer is such JSON.")] = None,
@@ -96,7 +99,8 @@ def compare(
         "grammar": text_or_file(grammar), "json_schema": text_or_file(json_schema),
         "template_variables": json_object("--template-variables", template_variables), "system": system,
         "image_place": image_place,
-        "seed": seed, "max_tokens": max_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
+        "seed": seed, "max_tokens": max_tokens,
+        "reasoning_tokens": reasoning_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
         "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
@@ -145,6 +149,9 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison) -> None:
         typer.echo(f"({note})")
     for pane in update.panes:
         typer.echo(f"\n── {labels[pane.variant]} ── {_verdict(pane, reference)}")
+        if pane.reasoning:
+            tokens = pane.metrics.reasoning_tokens
+            typer.echo(f"(reasoning{'' if tokens is None else f', {tokens} tokens'}: {pane.reasoning})\n")
         typer.echo(pane.text or pane.error or "")
         for remark in pane.remarks:
             typer.echo(f"   ({remark})")
@@ -165,6 +172,8 @@ def _verdict(pane: Pane, reference: Pane) -> str:
         return "of another family: not compared with the reference"
     if pane.first_divergence is None:
         return "same as the reference" if reference.state is PaneState.DONE else "no reference to compare with"
+    if same_answer(reference, pane):
+        return f"same answer as the reference, other reasoning (token {pane.first_divergence})"
     return f"differs from word {first_word(reference.text, pane.text)} (token {pane.first_divergence})"
 
 

@@ -25,6 +25,7 @@ from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole
+from playground.values.reasoning import Written
 from playground.values.request import Comparison, Order, Runtime
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ _THINKING = (
     "The chat template reads enable_thinking. This run leaves it unset, as transformers does; llama.cpp's server sets "
     "it to true. Set it as a template variable to choose."
 )
+
+_STILL_REASONING = "The model was still reasoning when it ended: there is no answer."
+_LIMIT_REASONING = "Raise max_tokens, or limit the reasoning with reasoning_tokens."
 
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
@@ -263,10 +267,17 @@ class _ComparisonRun:
 
             def on_chunk(chunk: protocol.Chunk) -> None:
                 pane = self._panes[variant.id]
-                written = {"text": pane.text + chunk.text, "token_ids": pane.token_ids + chunk.token_ids}
+                written = Written(pane.reasoning, pane.text).then(chunk.written)
+                fields: dict[str, object] = {
+                    "reasoning": written.reasoning,
+                    "text": written.answer,
+                    "token_ids": pane.token_ids + chunk.token_ids,
+                }
+                if chunk.controls:
+                    fields["controls"] = tuple(dict.fromkeys(pane.controls + chunk.controls))
                 if pane.state is not PaneState.WRITING:
-                    written["state"] = PaneState.WRITING
-                self._panes.set(variant.id, **written)
+                    fields["state"] = PaneState.WRITING
+                self._panes.set(variant.id, **fields)
 
             finished = lease.request(
                 protocol.Generate(prompt, comparison.sampling, runtime),
@@ -276,8 +287,12 @@ class _ComparisonRun:
             rss, gpu = self._pool.worker_bytes(lease.pid)
         numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
         read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
-        loop = loop_of(self._panes[variant.id].token_ids)
-        remarks = () if loop is None else (f"{loop} A presence penalty or the DRY sampler may prevent it.",)
+        remarks = []
+        if loop := loop_of(self._panes[variant.id].token_ids):
+            remarks.append(f"{loop} A presence penalty or the DRY sampler may prevent it.")
+        if finished.in_reasoning:
+            is_cut_off = finished.reason == "max tokens"
+            remarks.append(f"{_STILL_REASONING} {_LIMIT_REASONING}" if is_cut_off else _STILL_REASONING)
         # With layers on both sides, or spread over GPUs, no single memory explains the speed.
         one_memory = len(lease.places) == 1 and runtime.n_gpu_layers in (-1, 0)
         copied = self._pool.bandwidth(lease.places[0]) if one_memory else None
@@ -289,7 +304,8 @@ class _ComparisonRun:
                 numbers, host_rss_bytes=rss, gpu_bytes=gpu, read_bytes_per_token=read, bandwidth_share=share
             ),
             finish_reason=finished.reason,
-            remarks=remarks,
+            remarks=tuple(remarks),
+            raw=finished.raw,
         )
 
     def _score(self, variant: Variant) -> None:

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 from rapidfuzz.distance import Levenshtein
 
+from playground.values.answer import Pane
+
 # Chinese and Japanese (their punctuation too), Thai, Lao, Burmese and Khmer write no spaces: each character is a word.
 _ALONE = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
@@ -33,6 +35,12 @@ def first_divergence(reference: Sequence[int], answer: Sequence[int], *, ended: 
     if len(answer) > len(reference) or (ended and len(answer) < len(reference)):
         return min(len(answer), len(reference))
     return None
+
+
+def same_answer(reference: Pane, pane: Pane) -> bool:
+    """Whether two answers that are done are the same. Their reasoning may differ."""
+    reasoned = bool(reference.reasoning or pane.reasoning) and bool(pane.text)
+    return pane.first_divergence is None or (reasoned and pane.text == reference.text)
 
 
 def word_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:

@@ -47,6 +47,8 @@ def of_generation(metrics: Metrics, finished: Finished) -> Metrics:
         generated_tokens=finished.generated_tokens,
         short_run=finished.generated_tokens < SHORT_RUN_TOKENS,
         progress=finished.progress or None,
+        reasoning_tokens=finished.reasoning_tokens or None,
+        reasoning_s=finished.reasoning_s,
     )
 
 

@@ -51,7 +51,7 @@ class Panes:
     @property
     def characters(self) -> int:
         with self._lock:
-            return sum(len(pane.text) for pane in self._panes.values())
+            return sum(len(pane.text) + len(pane.reasoning) for pane in self._panes.values())
 
     def place(self, place: int) -> None:
         with self._lock:

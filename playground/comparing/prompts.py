@@ -15,6 +15,7 @@ from playground.pool.handles import Lease
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import ModelFile, Variant
+from playground.values.reasoning import Written
 from playground.values.request import Image, ImagePlace, Runtime
 
 IMAGE_WORD = "<image>"  # in a prompt: an image goes here
@@ -94,7 +95,7 @@ def ask(
 
 
 def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
-    """Have a language worker answer: the text and its token ids. Raises what the worker raises."""
+    """Have a language worker answer: the text without its reasoning, all token ids. Raises what the worker raises."""
     text, ids, _ = answer_and_reason(lease, request, stop)
     return text, ids
 
@@ -103,15 +104,16 @@ def answer_and_reason(
     lease: Lease, request: protocol.Generate, stop: Callable[[], bool]
 ) -> tuple[str, tuple[int, ...], str]:
     """The same, and why the answer ended."""
-    text: list[str] = []
+    written = Written()
     ids: list[int] = []
 
     def on_chunk(chunk: protocol.Chunk) -> None:
-        text.append(chunk.text)
+        nonlocal written
+        written = written.then(chunk.written)
         ids.extend(chunk.token_ids)
 
     finished = lease.request(request, on_chunk=on_chunk, stop=stop)
-    return "".join(text), tuple(ids), finished.reason
+    return written.answer, tuple(ids), finished.reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dry_allowed_length: int | None = None
     seed: int | None = None
     max_tokens: int | None = None
+    reasoning_tokens: int | None = None
     stop: tuple[str, ...] | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | str | None = None
@@ -107,6 +108,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "dry_allowed_length": (1, 1000),
     "seed": (0, 2**32 - 1),
     "max_tokens": (1, 8192),
+    "reasoning_tokens": (0, 8192),
     "n_ctx": (64, 262_144),
     "n_threads": (1, 256),
     "n_batch": (8, 8192),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from playground.comparing.divergence import same_answer
 from playground.values.answer import Metrics, Pane, PaneState
 from playground.values.files import Variant
 
@@ -19,7 +20,7 @@ class SummaryRow:
     bits_per_weight: float | None  # of the language model
     metrics: Metrics
     same_prefix: float | None  # of the reference's tokens, how many stand at the answer's beginning
-    same: bool | None  # the answer is the reference's
+    same: bool | None  # the answer is the reference's, whatever the reasoning was
 
     @property
     def memory_bytes(self) -> int | None:
@@ -43,7 +44,7 @@ def _row(pane: Pane, variant: Variant, reference: Pane | None) -> SummaryRow:
         and pane.state is reference.state is PaneState.DONE
         and reference.token_ids
     ):
-        same = pane.first_divergence is None
+        same = same_answer(reference, pane)
         prefix = 1.0 if pane.first_divergence is None else pane.first_divergence / len(reference.token_ids)
     return SummaryRow(
         label=variant.label,

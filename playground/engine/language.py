@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Event
@@ -16,6 +17,7 @@ from typing import Any
 from llama_cpp import llama_cpp as C
 
 from playground.engine import llama_log, loading
+from playground.engine.answer_stream import AnswerStream
 from playground.engine.context import Context, ContextKey
 from playground.engine.finite import NotFinite
 from playground.engine.importance import Importance, watching
@@ -28,9 +30,9 @@ from playground.engine.protocol import (
     MemoryPlan,
 )
 from playground.engine.sampling import TokenSampler
-from playground.engine.text_stream import TextStream
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadPair, BadPrompt, Interrupted
+from playground.values.reasoning import opened_by
 from playground.values.request import Runtime, Sampling
 
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
@@ -165,25 +167,24 @@ class LanguageModel:
             reused = context.read(prompt, cancelled)
         except Interrupted:
             return Finished("stopped", context_s, None, None, None, 0, 0)
-        token = self._sample(context)
-        first_at = last_at = time.perf_counter()
+        budget = None if sampling.bound or ignore_end else sampling.reasoning_tokens
+        opened = None if sampling.bound else opened_by(prompt.rendered)
+        answer = AnswerStream(self.vocabulary, sampling.stop, opened)
+        forced = deque(answer.due(budget))
+        token = self._next(context, forced)
+        first_at = last_at = reasoned_at = time.perf_counter()
 
-        text = TextStream(sampling.stop)
-        pending_text: list[str] = []
-        pending_ids: list[int] = []
         sent_at = 0.0
-        generated = 0
         times: list[float] = []
         while True:
             if self.vocabulary.ends_text(token) and not ignore_end:
                 reason = "end of text"
                 break
-            generated += 1
             last_at = sampled_at = time.perf_counter()
             times.append(sampled_at)
-            if generated >= sampling.max_tokens:
+            if len(times) >= sampling.max_tokens:
                 reason = "max tokens"
-            elif n_prompt + generated >= context.n_ctx:
+            elif n_prompt + len(times) >= context.n_ctx:
                 reason = "context full"
             elif cancelled.is_set():
                 reason = "stopped"
@@ -191,29 +192,43 @@ class LanguageModel:
                 reason = ""
                 context.decode_token(token)
             # On a GPU llama_decode returns at once: this is done while it computes.
-            pending_ids.append(token)
-            pending_text.append(text.push(self.vocabulary.piece(token)))
-            if text.stopped:
+            reasoning_tokens = answer.reasoning_tokens
+            answer.push(token)
+            if answer.reasoning_tokens > reasoning_tokens:
+                reasoned_at = sampled_at
+            if answer.stopped:
                 reason = "stop text"
             if reason:
                 break
             if sampled_at - sent_at >= _SEND_INTERVAL_S:
-                send(Chunk(text="".join(pending_text), token_ids=tuple(pending_ids)))
-                pending_text, pending_ids, sent_at = [], [], sampled_at
-            token = self._sample(context)
-        if not text.stopped:
-            pending_text.append(text.push(b"", last=True))
-        send(Chunk(text="".join(pending_text), token_ids=tuple(pending_ids)))
+                send(answer.take())
+                sent_at = sampled_at
+            if not forced:
+                forced.extend(answer.due(budget))
+            token = self._next(context, forced)
+        send(answer.end())
         return Finished(
             reason=reason,
             context_s=context_s,
             prompt_s=context.read_s,
             first_token_s=first_at - received,
-            decode_s=last_at - first_at if generated > 1 else None,
-            generated_tokens=generated,
+            decode_s=last_at - first_at if len(times) > 1 else None,
+            generated_tokens=len(times),
             reused_tokens=reused,
             progress=_progress(first_at, times),
+            reasoning_tokens=answer.reasoning_tokens,
+            reasoning_s=reasoned_at - first_at if answer.reasoning_tokens else None,
+            in_reasoning=answer.in_reasoning,
+            raw=answer.raw,
         )
+
+    def _next(self, context: Context, forced: deque[int]) -> int:
+        """The next token: one that has to come, or else a sampled one."""
+        if not forced:
+            return self._sample(context)
+        token = forced.popleft()
+        self._sampler.accept(token)
+        return token
 
     def _sample(self, context: Context) -> int:
         try:

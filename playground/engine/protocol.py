@@ -13,6 +13,7 @@ import msgspec
 
 from playground.values.answer import TokenDrift, TokenScore
 from playground.values.files import Half
+from playground.values.reasoning import Written
 from playground.values.request import Image, Runtime, Sampling
 
 
@@ -104,10 +105,17 @@ class EncodedPrompt(Message, frozen=True, tag=True):
 
 
 class Chunk(Message, frozen=True, tag=True):
-    """A piece of the answer; several tokens if they come faster than a person can see."""
+    """A piece of what is written; several tokens if they come faster than a person can see."""
 
-    text: str
-    token_ids: tuple[int, ...]
+    text: str  # of the answer, with the control tokens that are part of it
+    token_ids: tuple[int, ...]  # of all that was written
+    reasoning: str = ""
+    all_reasoned: bool = False  # the text of all chunks before this one was reasoning
+    controls: tuple[str, ...] = ()  # the different control tokens in its text
+
+    @property
+    def written(self) -> Written:
+        return Written(self.reasoning, self.text, self.all_reasoned)
 
 
 class Finished(Message, frozen=True, tag=True):
@@ -122,6 +130,10 @@ class Finished(Message, frozen=True, tag=True):
     reused_tokens: int
     # (seconds behind the first token, tokens behind it by then), at most 40 steps.
     progress: tuple[tuple[float, int], ...] = ()
+    reasoning_tokens: int = 0  # with the marks around the reasoning
+    reasoning_s: float | None = None  # from the first token to the reasoning's last; None: there is none
+    in_reasoning: bool = False  # the end came before the reasoning's
+    raw: str | None = None  # with all control tokens and the reasoning's marks; None if the answer is all of it
 
 
 class Scored(Message, frozen=True, tag=True):

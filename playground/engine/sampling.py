@@ -46,6 +46,10 @@ class TokenSampler:
         finite.check_logits(self._logits(context), sampled=True)
         return int(C.llama_sampler_sample(self._chain, context, -1))
 
+    def accept(self, token_id: int) -> None:
+        """Count a token that was not sampled, as the penalties count those that were."""
+        C.llama_sampler_accept(self._chain, token_id)
+
     def _logits(self, context: C.llama_context_p) -> Any:
         """What is chosen from, as far as the host has it: all logits, or those that the device's samplers left."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)

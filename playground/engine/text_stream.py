@@ -15,6 +15,11 @@ class TextStream:
         self._held = ""
         self.stopped = False
 
+    @property
+    def within_character(self) -> bool:
+        """The last bytes are the beginning of a character."""
+        return bool(self._decoder.getstate()[0])
+
     def push(self, piece: bytes, *, last: bool = False) -> str:
         """Returns the text that is now certain. Sets `stopped` once a stop text is complete."""
         text = self._held + self._decoder.decode(piece, final=last)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import re
 
 from llama_cpp import llama_cpp as C
+
+# The attributes of tokens that llama.cpp hides unless they are asked for.
+_CONTROL = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
+# Control tokens that chat templates put around turns. llama.cpp counts most of those that end one as end of text.
+_TURN = re.compile(
+    r"<\|?/?(?:im_start|im_end|im_user|im_assistant|im_system|im_middle|start_of_turn|end_of_turn|turn|eot_id|eom_id"
+    r"|start_header_id|end_header_id|begin_of_text|user|assistant|system|observation|endoftext)\|?>|\[/?INST\]"
+)
 
 
 class Vocabulary:
@@ -47,21 +56,40 @@ class Vocabulary:
         bos = int(C.llama_vocab_bos(self._vocab))
         return bos if bos >= 0 else 0
 
-    def token_ids(self, text: str) -> tuple[int, ...]:
-        """Of a text that stands in the middle of others: no special tokens are added, and none is read from it."""
+    def token_ids(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        """Of a text that stands in the middle of others: no special tokens are added.
+
+        special: control tokens are read from it.
+        """
         data = text.encode()
         ids = (C.llama_token * (len(data) + 1))()
-        n = C.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
+        n = C.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, special)
         return tuple(ids[: max(n, 0)])
 
+    def is_control(self, token_id: int) -> bool:
+        """Whether it stands for something that is not text, such as a box or a location."""
+        return bool(C.llama_vocab_get_attr(self._vocab, token_id) & _CONTROL)
+
     def piece(self, token_id: int) -> bytes:
-        """The bytes that a token adds to the text; empty for a control token."""
+        """The bytes that a token adds to the answer; empty for the control tokens that end a text or frame a turn."""
         known = self._pieces.get(token_id)
         if known is None:
-            buffer = ctypes.create_string_buffer(64)
-            length = C.llama_token_to_piece(self._vocab, token_id, buffer, len(buffer), 0, False)
-            if length < 0:
-                buffer = ctypes.create_string_buffer(-length)
-                length = C.llama_token_to_piece(self._vocab, token_id, buffer, len(buffer), 0, False)
-            known = self._pieces[token_id] = buffer.raw[:length]
+            known = self._pieces[token_id] = b"" if self._frames(token_id) else self.text_bytes(token_id)
         return known
+
+    def text_bytes(self, token_id: int) -> bytes:
+        """The bytes of any token, control tokens included."""
+        buffer = ctypes.create_string_buffer(64)
+        length = C.llama_token_to_piece(self._vocab, token_id, buffer, len(buffer), 0, True)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = C.llama_token_to_piece(self._vocab, token_id, buffer, len(buffer), 0, True)
+        return buffer.raw[:length]
+
+    def _frames(self, token_id: int) -> bool:
+        if not self.is_control(token_id):
+            return False
+        ends = (C.llama_vocab_bos, C.llama_vocab_eos, C.llama_vocab_eot, C.llama_vocab_sep, C.llama_vocab_pad)
+        if self.ends_text(token_id) or token_id in [token(self._vocab) for token in ends]:
+            return True
+        return _TURN.fullmatch(self.special_text(token_id)) is not None

@@ -63,7 +63,7 @@ class Steps:
         return _files(self._reference)
 
     def answer_key(self, variant: Variant, item: Item) -> str:
-        return self.key("said", variant, item)
+        return self.key("answer", variant, item)
 
     def drift_key(self, variant: Variant, item: Item) -> str:
         return self.key("drift", variant, item, self.reference_key)

@@ -222,7 +222,11 @@ def checked_run(run: Run) -> Run:
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")
         if not {p.variant for p in result.update.panes} <= known:
             raise BadInput("it has a pane without a variant")
-        if any(len(p.text) > _MAX_ANSWER for p in result.update.panes):
+        if any(
+            len(text) > _MAX_ANSWER
+            for p in result.update.panes
+            for text in (p.text, p.reasoning, p.raw or "", "".join(p.controls))
+        ):
             raise BadInput(f"an answer is longer than {_MAX_ANSWER:,} characters")
         if any((p.first_divergence or 0) < 0 for p in result.update.panes):
             raise BadInput("it has a pane that differs before its first token")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import markupsafe
 
 from playground.comparing import summary_rows as lab
-from playground.comparing.divergence import first_word, word_changes
+from playground.comparing.divergence import first_word, same_answer, word_changes
 from playground.rendering import number_format, plots
 from playground.rendering.templating import markup
 from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
@@ -144,7 +144,7 @@ def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: st
     failed = [labels[p.variant] for p in update.panes if p.state is PaneState.FAILED]
     stopped = [labels[p.variant] for p in update.panes if p.state is PaneState.STOPPED]
     if wanted is not None and wanted.state is PaneState.DONE and others:
-        same = [p for p in others if p.state is PaneState.DONE and p.first_divergence is None]
+        same = [p for p in others if p.state is PaneState.DONE and same_answer(wanted, p)]
         if same:
             sizes = {v.id: v.bytes for v in variants}
             smallest = min(same, key=lambda p: sizes[p.variant])
@@ -155,7 +155,7 @@ def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: st
                 + (f", the smallest at {share:.0%} of its size" if len(same) > 1 else f" at {share:.0%} of its size")
             )
         for pane in others:
-            if pane.state is PaneState.DONE and pane.first_divergence is not None:
+            if pane.state is PaneState.DONE and not same_answer(wanted, pane):
                 parts.append(f"{labels[pane.variant]} differs from word {first_word(wanted.text, pane.text)}")
     if stopped:
         parts.append(f"{', '.join(stopped)} stopped")
@@ -186,11 +186,12 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
     agrees, verdict, changes = None, "", None
     if is_reference:
         verdict = "★ reference"
+    elif both_done and reference is not None and same_answer(reference, pane):
+        agrees = True
+        verdict = "= same" if pane.first_divergence is None else "= same answer, other reasoning"
     elif pane.first_divergence is not None and reference is not None:
         agrees = False
         verdict = f"≠ from word {first_word(reference.text, pane.text)}" if both_done else "≠ differs"
-    elif both_done:
-        agrees, verdict = True, "= same"
     if both_done and not is_reference and not agrees and reference is not None:
         changes = word_changes(reference.text, pane.text)
         # An answer that shares little is easier to read without what it replaces.
@@ -214,7 +215,11 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:
     """The changes, their text cut where its tokens end."""
     scores = [score for score in pane.scores if score.text]
-    begins = [0, *itertools.accumulate(len(score.text) for score in scores)]
+    # With reasoning the answer's tokens are the last ones.
+    skipped = "".join(score.text for score in scores).rfind(pane.text) if pane.metrics.reasoning_tokens else 0
+    if skipped < 0:
+        skipped, scores = 0, []
+    begins = list(itertools.accumulate((len(score.text) for score in scores), initial=-skipped))
     runs, start = [], 0
     for kind, before, after in changes:
         end = start + len(after)

@@ -142,7 +142,7 @@ def _answered(run: Run) -> str:
             parts.append(f"**{_line(run.cell.prompts[result.turn])}**")
         parts.append(_table(result.update.panes, run))
         parts += [
-            f"**{_label(pane, run.variants)}**\n\n{_fenced(pane.text or pane.error or '')}"
+            f"**{_label(pane, run.variants)}**\n\n{_reasoning(pane)}{_fenced(pane.text or pane.error or '')}"
             for pane in result.update.panes
         ]
     if run.measurement is not None:
@@ -152,6 +152,10 @@ def _answered(run: Run) -> str:
         for v in run.variants
     ]
     return "\n\n".join([*parts, "\n".join(files)])
+
+
+def _reasoning(pane: Pane) -> str:
+    return f"Reasoning:\n\n{_fenced(pane.reasoning)}\n\n" if pane.reasoning else ""
 
 
 def _table(panes: Sequence[Pane], run: Run) -> str:

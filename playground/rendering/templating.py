@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import base64
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import jinja2
 import markupsafe
 
 from playground.rendering import number_format
+
+# Names of control tokens. A notebook may come from anybody, so the time has to be linear in the text.
+_CONTROL = re.compile(r"(<[^<>]{1,80}>|\[[^\[\]]{1,80}\])")
+
+
+def chips(text: str, controls: Collection[str]) -> markupsafe.Markup:
+    """A text, escaped, in which each of these control tokens is a chip. It is still part of what is copied."""
+    if not controls:
+        return markupsafe.escape(text)
+    chip = markupsafe.Markup('<code class="vp-token">{}</code>')
+    known = frozenset(controls)
+    pieces = (chip.format(piece) if piece in known else piece for piece in _CONTROL.split(text))
+    return markupsafe.Markup("").join(pieces)
+
 
 environment = jinja2.Environment(
     loader=jinja2.PackageLoader("playground.rendering", "templates"),
@@ -26,6 +42,7 @@ environment.filters |= {
     "probability": number_format.probability,
     "when": number_format.when,
     "share": number_format.share,
+    "chips": chips,
     "plain": lambda number: f"{number:.10g}",
 }
 

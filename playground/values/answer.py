@@ -19,7 +19,7 @@ class Candidate:
 class TokenScore:
     """A model's probabilities at one position of an answer. One more entry, without a token, follows the last token."""
 
-    text: str  # of the token; the texts of an answer's tokens join to the answer
+    text: str  # of the token; the texts of all tokens join to what was written
     probability: float | None  # of the token, 0 to 1
     candidates: tuple[Candidate, ...]  # the most likely ones, the likeliest first
 
@@ -75,6 +75,8 @@ class Metrics:
     gpu_bytes: int | None = None
     # Tokens per second over time: (seconds, tokens) after the first token, at most 40 steps.
     progress: tuple[tuple[float, int], ...] | None = None
+    reasoning_tokens: int | None = None
+    reasoning_s: float | None = None
     read_bytes_per_token: int | None = None
     bandwidth_share: float | None = None
 
@@ -85,8 +87,8 @@ class Pane:
 
     variant: str
     state: PaneState = PaneState.QUEUED
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
+    text: str = ""  # of the answer, with the control tokens that are part of it
+    token_ids: tuple[int, ...] = ()  # of all that was written
     scores: tuple[TokenScore, ...] = ()  # one for each token and one more; empty if not asked for
     metrics: Metrics = Metrics()
     # Index of the first generated token that differs from the reference's; None while they agree.
@@ -98,6 +100,9 @@ class Pane:
     remarks: tuple[str, ...] = ()  # what there is to know about the answer, such as a loop
     error_code: str | None = None  # of playground.errors, such as "out_of_memory"
     finish_reason: str | None = None  # "end of text", "max tokens", "stop text", "stopped", "context full"
+    reasoning: str = ""  # what was written before the answer, without the marks around it
+    controls: tuple[str, ...] = ()  # the different control tokens in the text
+    raw: str | None = None  # all that was written, with every control token; None if the text is all of it
 
 
 @dataclass(frozen=True, slots=True)

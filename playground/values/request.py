@@ -27,6 +27,7 @@ class Sampling:
     dry_allowed_length: int = 2  # tokens; a repetition up to it costs nothing
     seed: int = 1
     max_tokens: int = 128
+    reasoning_tokens: int | None = None  # after so many the reasoning is closed and the answer begins; None: no limit
     stop: tuple[str, ...] = ()
     grammar: str | None = None  # in llama.cpp's GBNF: the answer keeps to it
     json_schema: str | None = None  # as JSON text: likewise
@@ -34,6 +35,11 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         return self.temperature <= 0
+
+    @property
+    def bound(self) -> bool:
+        """A grammar holds from the first token on: there is no reasoning before the answer."""
+        return self.grammar is not None or self.json_schema is not None
 
 
 # Tokens of a context whose size was not chosen: LLaVA's 576 of an image, an answer, and some further questions.

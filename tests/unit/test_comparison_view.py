@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playground.rendering import comparison_view, number_format
-from playground.values.answer import Candidate, ComparisonUpdate, Pane, PaneState, TokenScore
+from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import ModelFile, Variant
 
 FILE = ModelFile(path="/m/a.gguf", bytes=10, sha256="0", quantization="F16", n_params=10, architecture="llama")
@@ -122,3 +123,33 @@ def test_text_when_cut_into_any_tokens_then_shown_whole(before: str, after: str,
 @pytest.mark.parametrize(("value", "expected"), [(None, "–"), (1.0, "100.0%"), (0.123, "12.3%"), (0.0004, "< 0.1%")])
 def test_probability_when_shown_then_one_digit(value: float | None, expected: str) -> None:
     assert number_format.probability(value) == expected
+
+
+def reasoned(variant: Variant, reasoning: str, text: str, parts_at: int | None = None) -> Pane:
+    pane = done(variant, text, scored((f"<think>{reasoning}</think>", 0.9), ("\n", 0.9), ("a", 0.5), (" red", 0.4)))
+    metrics = Metrics(reasoning_tokens=7, reasoning_s=0.25)
+    return replace(pane, reasoning=reasoning, first_divergence=parts_at, metrics=metrics)
+
+
+def test_pane_when_the_answer_was_reasoned_then_that_is_folded_and_only_the_answer_is_compared() -> None:
+    panes = (reasoned(F16, "Is it <b>?", "a red"), reasoned(Q2, "It is.", "a red", 3))
+    html = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
+    found = Texts(html)
+    assert found.texts == ["a red"] * 2
+    assert found.titles == [("50.0%", "a"), ("40.0%", " red")] * 2
+    assert "7 tokens · 250 ms" in " ".join(html.split())
+    assert "Is it &lt;b&gt;?" in html
+    assert "= same answer, other reasoning" in html
+    assert "Q2_K answers exactly like F16" in html
+    other = (panes[0], reasoned(Q2, "It is.", "a blue", 3))
+    html = str(comparison_view.panes(ComparisonUpdate(other, done=True), (F16, Q2), "F16"))
+    assert "≠ from word 2" in html
+
+
+def test_pane_when_the_answer_has_control_tokens_then_they_are_chips_in_its_text() -> None:
+    text = "<doctag><loc_1>a <b>\n</doctag>"
+    pane = replace(done(F16, text), controls=("<doctag>", "</doctag>", "<loc_1>"))
+    html = str(comparison_view.panes(ComparisonUpdate((pane,), done=True), (F16,), "F16"))
+    assert Texts(html).texts == [text]
+    assert html.count('<code class="vp-token">') == 3
+    assert '<code class="vp-token">&lt;loc_1&gt;</code>a &lt;b&gt;' in html

@@ -1,0 +1,86 @@
+"""Reasoning told from the answer, its budget, and the control tokens of an answer: with llama.cpp's own tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.values.answer import Pane, PaneState
+from playground.values.files import Variant
+from playground.values.request import Image, Sampling
+from playground.wiring import Parts
+from testkit import pairs
+from testkit.running import comparison, run
+
+# The random pair knows no reasoning and never ends: under this template it begins inside of one.
+OPENS = "{% for m in messages %}{{ m.content }}{% endfor %} A:<think>\n"
+
+
+@pytest.fixture
+def noise(parts: Parts, tmp_path: Path) -> Variant:
+    files = pairs.write_pair("mlp", tmp_path)
+    return parts.catalog.open_pair(files.model, files.projector)
+
+
+def answer(parts: Parts, image: Image, variant: Variant, template: str | None = OPENS, **sampling: Any) -> Pane:
+    asked = comparison(image, "Go on.", (variant,), sampling=Sampling(**sampling))
+    pane = run(parts, replace(asked, chat_template=template, probabilities=True)).panes[0]
+    assert pane.state is PaneState.DONE, pane.error
+    return pane
+
+
+@pytest.mark.parametrize("budget", [0, 1, 5])
+def test_reasoning_when_its_budget_is_used_up_then_it_is_closed_and_the_answer_begins(
+    parts: Parts, scene: Image, noise: Variant, budget: int
+) -> None:
+    free = answer(parts, scene, noise, max_tokens=24)
+    pane = answer(parts, scene, noise, max_tokens=24, reasoning_tokens=budget)
+    assert pane.token_ids[:budget] == free.token_ids[:budget]
+    assert free.reasoning.startswith(pane.reasoning)
+    assert bool(pane.reasoning) == (budget > 0)
+    assert pane.text != ""
+    assert "think>" not in pane.text + pane.reasoning
+    assert "</think>" in str(pane.raw)
+    assert pane.remarks == ()
+    n = pane.metrics.reasoning_tokens or 0  # with those of the mark, which this vocabulary spells
+    assert budget < n <= budget + len("</think>")
+    assert "".join(score.text for score in pane.scores[n:]).strip() == pane.text.strip()
+    assert 0 <= (pane.metrics.reasoning_s or -1) <= (pane.metrics.decode_s or 0)
+
+
+def test_answer_when_it_never_left_its_reasoning_then_it_says_so(parts: Parts, scene: Image, noise: Variant) -> None:
+    pane = answer(parts, scene, noise, max_tokens=4)
+    assert (pane.text, pane.finish_reason, pane.metrics.reasoning_tokens) == ("", "max tokens", 4)
+    assert pane.reasoning == str(pane.raw).strip()
+    assert len(pane.remarks) == 1
+    assert "still reasoning" in pane.remarks[0]
+    assert "reasoning_tokens" in pane.remarks[0]
+
+
+def test_answer_when_it_has_no_reasoning_then_a_budget_changes_nothing(parts: Parts, scene: Image) -> None:
+    (f16,) = parts.catalog.choose(["F16"])
+    free = answer(parts, scene, f16, None, max_tokens=8)
+    pane = answer(parts, scene, f16, None, max_tokens=8, reasoning_tokens=0)
+    assert (free.reasoning, free.controls, free.raw, free.metrics.reasoning_tokens) == ("", (), None, None)
+    assert (pane.text, pane.token_ids) == (free.text, free.token_ids)
+
+
+def test_answer_when_a_grammar_binds_it_then_it_begins_at_once(parts: Parts, scene: Image, noise: Variant) -> None:
+    pane = answer(parts, scene, noise, grammar='root ::= "yes"', reasoning_tokens=0)
+    assert (pane.text, pane.reasoning) == ("yes", "")
+
+
+def test_answer_when_it_has_control_tokens_then_they_are_part_of_its_text(
+    parts: Parts, scene: Image, noise: Variant, tmp_path: Path
+) -> None:
+    plain = answer(parts, scene, noise, None, max_tokens=12)
+    token, piece = plain.token_ids[0], plain.scores[0].text
+    assert plain.controls == ()
+    model = pairs.set_control(Path(noise.model.path), tmp_path / "control-F16.gguf", token)
+    pane = answer(parts, scene, parts.catalog.open_pair(model, Path(noise.projector.path)), None, max_tokens=12)
+    assert (pane.token_ids, pane.text) == (plain.token_ids, plain.text)
+    assert pane.controls == (piece,) != ("",)
+    assert "".join(score.text for score in pane.scores) == pane.text
