@@ -1,6 +1,6 @@
 """Prints a table, then one JSON line.
 
-`python -m bench [engine|pair|encoder|page|notebook|lab|hub|load|templates|projectors|statistics|attack|all]`
+`python -m bench WHAT [--size 168m]`; `--help` lists what there is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _WHAT = (
     "projectors",
     "statistics",
     "attack",
+    "app",
     "all",
 )
 
@@ -126,6 +127,10 @@ def main() -> None:
             from bench import attack  # noqa: PLC0415
 
             found |= attack.measure(Path(temporary), given.seconds, given.only)
+        if given.what == "app":
+            from bench import app  # noqa: PLC0415
+
+            found |= show("app", app.measure(given.folder or Path(temporary), given.size, gpu=given.gpu))
     print(json.dumps(found))
 
 

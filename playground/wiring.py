@@ -69,8 +69,8 @@ class Parts:
 
     def open_preloaded(self) -> None:
         """Presets whose files are in the Hub's cache already are among the variants."""
-        for found in preloaded(read_presets(), self.hub.cached()):
-            self.catalog.expect_pair(found.model, found.projector, found.preset.chat_template, found.preset.family)
+        for pair in preloaded(read_presets(), self.hub.cached()):
+            self.catalog.expect_pair(pair.model, pair.projector, pair.preset.chat_template, pair.preset.family)
 
     @property
     def workshop(self) -> Workshop:

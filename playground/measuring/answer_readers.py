@@ -81,8 +81,8 @@ def read_number(text: str, *, year: bool = False) -> Number | None:
     """The number that a text gives: of several the result that it announces, else one with a currency or a percent
     sign, else the first. `year`: a year is asked for; otherwise "in 2023" only dates the number."""
     text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
-    found = [(match.start(), match, _numeral(match)) for match in _NUMBER.finditer(text)]
-    numerals = [(start, match, number) for start, match, number in found if number is not None]
+    matches = [(match.start(), match, _numeral(match)) for match in _NUMBER.finditer(text)]
+    numerals = [(start, match, number) for start, match, number in matches if number is not None]
     dated = [entry for entry in numerals if year or not _is_date(text, entry[1], entry[2])]
     words = [(match.start(), Number(float(_word_value(match)))) for match in _WORD.finditer(text.casefold())]
     results = [number for start, _, number in dated if _announced(text[max(0, start - 60) : start])]
@@ -161,37 +161,37 @@ def read_choice(text: str, options: Sequence[str] = (), *, letters: str = "") ->
     """The letter that an answer chooses; None if it chooses none, or several. `options`: their texts, in order."""
     text = unicodedata.normalize("NFKC", text).strip()
     allowed = letters or ("".join(chr(ord("A") + k) for k in range(len(options))) if options else _LETTERS)
-    one = f"[{allowed}]"
-    close = rf"(?![\w'’])(?!\)?\s*(?:and|or|&|/|,)\s*\(?{one}(?!\w))"  # "A and B" chooses none
+    letter_class = f"[{allowed}]"
+    close = rf"(?![\w'’])(?!\)?\s*(?:and|or|&|/|,)\s*\(?{letter_class}(?!\w))"  # "A and B" chooses none
     if match := re.fullmatch(rf"[\W_]*([{allowed}{allowed.lower()}])[\W_]*", text):
         return match[1].upper()
     whole = plain(text)
     by_text = [letter for letter, option in zip(allowed, options, strict=False) if plain(option) == whole and whole]
     if len(by_text) == 1:
         return by_text[0]
-    announced = re.findall(rf"(?i:{_ANNOUNCED}){_OPEN}({one}){close}", text)
+    announced = re.findall(rf"(?i:{_ANNOUNCED}){_OPEN}({letter_class}){close}", text)
     announced_small = re.findall(
         rf"(?i:{_ANNOUNCED})\s*(?:\(([{allowed.lower()}])\)|([{allowed.lower()}])(?:[).]|\s*$))", text
     )
     firm = re.findall(
-        rf"\(?({one})\)?\s+is\s+(?:clearly\s+|therefore\s+)?(?:the\s+)?(?:correct|right|best|answer)\b", text
+        rf"\(?({letter_class})\)?\s+is\s+(?:clearly\s+|therefore\s+)?(?:the\s+)?(?:correct|right|best|answer)\b", text
     )
-    strong = re.findall(rf"(?i:\banswer\b[^.\n]{{0,12}}?(?:\bis\b|[:=])){_OPEN}({one}){close}", text)
+    strong = re.findall(rf"(?i:\banswer\b[^.\n]{{0,12}}?(?:\bis\b|[:=])){_OPEN}({letter_class}){close}", text)
     for hits in (strong, firm, announced, [a or b for a, b in announced_small]):
         if hits:
             return str(hits[-1]).upper()
-    if start := re.match(rf"[\W_]*({one})(?:[).:,\]]|\s*[-–—](?=\s)|\s*\n|$)(?!\w)", text):
+    if start := re.match(rf"[\W_]*({letter_class})(?:[).:,\]]|\s*[-–—](?=\s)|\s*\n|$)(?!\w)", text):
         begun = start[1]
     elif small := re.match(rf"[\W_]*([{allowed.lower()}])[).\]:](?=\s|$)", text):
         begun = small[1].upper()
     else:
         begun = ""
-    marked = re.findall(rf"(?<!\w)(?:\(({one})\)|\[({one})\]|({one})[).:](?=\s|$))", text)
+    marked = re.findall(rf"(?<!\w)(?:\(({letter_class})\)|\[({letter_class})\]|({letter_class})[).:](?=\s|$))", text)
     letters_marked = ["".join(groups) for groups in marked]
-    joined = re.search(rf"(?<!\w)({one})\)?\s*(?:and|or|&|/|,)\s*\(?({one})[\W_]*$", text)
+    joined = re.search(rf"(?<!\w)({letter_class})\)?\s*(?:and|or|&|/|,)\s*\(?({letter_class})[\W_]*$", text)
     if joined and joined[1] != joined[2]:
         return None
-    ended = re.search(rf"(?<![\w'’])\(?({one})[\W_]*$", text)
+    ended = re.search(rf"(?<![\w'’])\(?({letter_class})[\W_]*$", text)
     if begun and not (ended and ended[1] != begun and not _lists_options(letters_marked)):
         return begun
     if ended:
@@ -208,7 +208,7 @@ def read_choice(text: str, options: Sequence[str] = (), *, letters: str = "") ->
         return longest[0][0]
     if letters_marked:
         return letters_marked[-1] if not _lists_options(letters_marked) else None
-    letters_alone = set(re.findall(rf"(?<![\w'’])({one})(?![\w'’])", _ARTICLE.sub("", text)))
+    letters_alone = set(re.findall(rf"(?<![\w'’])({letter_class})(?![\w'’])", _ARTICLE.sub("", text)))
     return str(letters_alone.pop()) if len(letters_alone) == 1 else None
 
 
@@ -222,8 +222,8 @@ def read_yes_no(text: str) -> str | None:
     words = re.findall(r"\w+", text.casefold())
     if words and words[0] in ("yes", "no"):
         return str(words[0])
-    found = {"yes", "no"} & set(words)
-    return next(iter(found)) if len(found) == 1 else None
+    named = {"yes", "no"} & set(words)
+    return next(iter(named)) if len(named) == 1 else None
 
 
 # ── boxes ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -117,8 +117,8 @@ def _elements(array: msgspec.Raw, limit: int) -> tuple[list[msgspec.Raw], int]:
     """
     raw = bytes(array)
     if raw.count(b",") < _MANY or not raw.startswith(b"["):
-        found = msgspec.json.decode(raw, type=list[msgspec.Raw])
-        return found[:limit], len(found)
+        decoded = msgspec.json.decode(raw, type=list[msgspec.Raw])
+        return decoded[:limit], len(decoded)
     elements: list[msgspec.Raw] = []
     text, at = raw.decode(), raw.index(b"[") + 1
     decoder = json.JSONDecoder()

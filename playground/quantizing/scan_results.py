@@ -73,15 +73,15 @@ class Sensitivity(msgspec.Struct, frozen=True):
     elapsed_s: float = 0.0
 
 
-def price(one: GroupSensitivity) -> float | None:
+def price(group: GroupSensitivity) -> float | None:
     """Nats a token for each megabyte saved, at the smallest type that runs."""
-    prices = [rung.price for rung in one.rungs if rung.price is not None]
+    prices = [rung.price for rung in group.rungs if rung.price is not None]
     return prices[-1] if prices else None
 
 
 def ranked(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
     """The dearest group first."""
-    return sorted(sensed, key=lambda one: -(price(one) or 0.0))
+    return sorted(sensed, key=lambda group: -(price(group) or 0.0))
 
 
 def dearest(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
@@ -90,20 +90,20 @@ def dearest(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
     By a sign test of the price on each question at 5 % over all rivals (Holm). Without numbers of single questions
     (measurements of older versions) none can be told apart.
     """
-    priced = ranked([one for one in sensed if price(one)])
+    priced = ranked([group for group in sensed if price(group)])
     if not priced:
         return []
     first, *rest = priced
-    p_values = [statistics.sign_test(*_dearer(first, one)) for one in rest]
+    p_values = [statistics.sign_test(*_dearer(first, group)) for group in rest]
     told_apart = statistics.holm([1 / p if p else math.inf for p in p_values])
-    return [first, *(one for one, apart in zip(rest, told_apart, strict=True) if not apart)]
+    return [first, *(group for group, apart in zip(rest, told_apart, strict=True) if not apart)]
 
 
 def _dearer(a: GroupSensitivity, b: GroupSensitivity) -> tuple[int, int]:
     """On how many questions a megabyte costs more in a, and on how many in b."""
     prices = []
-    for one in (a, b):
-        rung = next(rung for rung in reversed(one.rungs) if rung.price is not None)
+    for group in (a, b):
+        rung = next(rung for rung in reversed(group.rungs) if rung.price is not None)
         prices.append([kl / rung.saved for kl in rung.by_question])
     pairs = list(zip(*prices, strict=False))
     return sum(x > y for x, y in pairs), sum(y > x for x, y in pairs)
@@ -111,7 +111,7 @@ def _dearer(a: GroupSensitivity, b: GroupSensitivity) -> tuple[int, int]:
 
 def compared(built: BuiltRecipe) -> list[tuple[str, Interval, int]]:
     """The recipe and the uniform pairs by size: name, KL, bytes."""
-    rows = [("recipe", built.kl, built.bytes), *((one.name, one.kl, one.bytes) for one in built.uniform)]
+    rows = [("recipe", built.kl, built.bytes), *((pair.name, pair.kl, pair.bytes) for pair in built.uniform)]
     return sorted(rows, key=lambda row: row[2])
 
 
@@ -121,11 +121,11 @@ def sentence(built: BuiltRecipe) -> str:
         f"The recipe ({built.bytes / 1e6:.1f} MB) drifts by {built.kl.value:.4g} nats a token on the questions kept "
         "aside; rare questions can dominate a mean, so that is no bound"
     )
-    smaller = [one for one in built.uniform if one.bytes <= built.bytes]
+    smaller = [pair for pair in built.uniform if pair.bytes <= built.bytes]
     if not built.uniform:
         return f"{own}."
     rivals = smaller or built.uniform[:1]
-    best = min(rivals, key=lambda one: one.kl.value)
+    best = min(rivals, key=lambda pair: pair.kl.value)
     which = "The best uniform pair that is no larger" if smaller else "No uniform pair is as small; the next"
     comparison = f"{own}. {which}, {best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}"
     if best.closer is None:

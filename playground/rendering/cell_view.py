@@ -212,9 +212,9 @@ def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool 
 def changed_since(shown: Run, cell: CompareCell) -> bool:
     """Whether a cell asks something else than its run did; a question more is answered by the same run."""
     then = shown.cell
-    asked = then.prompts, then.pictures, then.settings, then.variants, then.gallery, then.questions
+    ran_with = then.prompts, then.pictures, then.settings, then.variants, then.gallery, then.questions
     prompts = cell.prompts[: len(then.prompts)]
-    return asked != (prompts, cell.pictures, cell.settings, cell.variants, cell.gallery, cell.questions)
+    return ran_with != (prompts, cell.pictures, cell.settings, cell.variants, cell.gallery, cell.questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +304,8 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     if s.order is Order.RACE:
         chips.append(_Chip("", "race", "All variants at once: the speeds are shared", field="order"))
     if len(cell.pictures) > 1:
-        asked = "one question each" if cell.gallery else "one question"
-        images = f"{len(cell.pictures)} images, {asked}"
+        scope = "one question each" if cell.gallery else "one question"
+        images = f"{len(cell.pictures)} images, {scope}"
         chips.append(_Chip("", images, "Click to change", do="gallery", field="off" if cell.gallery else "on"))
     sampling = f"temperature {s.temperature:g}" if s.temperature else "greedy"
     chips.append(_Chip("", sampling, "How the next token is chosen", field="sampling"))

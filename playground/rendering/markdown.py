@@ -40,16 +40,16 @@ def inert(text: str) -> str:
         if _is_costly(text):
             break
         lines = text.split("\n")
-        found = False
+        changed = False
         for token in _AS_ELSEWHERE.parse(text):
             both = (token, *(token.children or ()))
             tags = [tag.content for tag in both if tag.type in ("html_block", "html_inline")]
             parts = {part for tag in tags for part in tag.split("\n") if "<" in part}
             for number in range(*token.map) if parts and token.map else ():
-                found = True
+                changed = True
                 for part in parts:
                     lines[number] = lines[number].replace(part, part.replace("<", "&lt;"))
-        if not found:
+        if not changed:
             return text
         text = "\n".join(lines)
     return text.replace("<", "&lt;")

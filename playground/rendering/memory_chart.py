@@ -94,20 +94,20 @@ def chart(
     gpu = _gpu(now, place)
     total, used = _memory(now, place)
 
-    ours: dict[str, list[int]] = {}
+    held_by: dict[str, list[int]] = {}
     last: dict[str, WorkerMemory] = {}
     for at, report in enumerate(seen):
         for worker in report.workers:
             held = worker.held_at(place)
             if held:
-                ours.setdefault(worker.id, [0] * len(seen))[at] = held
+                held_by.setdefault(worker.id, [0] * len(seen))[at] = held
             if held is None or held:
                 last[worker.id] = worker
     order = sorted(last, key=lambda id: (colours[id], id))
     sums = [0] * len(seen)
     tops: dict[str, list[int]] = {}
     for id in order:
-        sums = tops[id] = [a + b for a, b in zip(sums, ours.get(id, itertools.repeat(0)), strict=False)]
+        sums = tops[id] = [a + b for a, b in zip(sums, held_by.get(id, itertools.repeat(0)), strict=False)]
 
     largest = max(sums)
     zoomed = 0 < largest < _TINY * total
@@ -119,14 +119,14 @@ def chart(
     def ys(levels: Sequence[int]) -> list[int]:
         return [round(plots.BOX * (1 - min(level, end) / end)) for level in levels]
 
-    there = {worker.id: worker for worker in now.workers}
+    present = {worker.id: worker for worker in now.workers}
     layers = [
         Layer(
             name=last[id].file,
             colour=colours[id],
-            now=there[id].held_at(place) if id in there else 0,
-            gone=id not in there,
-            parts=_parts(there[id], place) if id in there else "",
+            now=present[id].held_at(place) if id in present else 0,
+            gone=id not in present,
+            parts=_parts(present[id], place) if id in present else "",
             path=plots.area(xs, ys(tops[id])),
         )
         for id in order

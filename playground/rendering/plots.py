@@ -28,7 +28,7 @@ class Tick:
 class Drift:
     percent: int | None  # of the scale of colours; None: not compared
     short: str = ""
-    told: str = ""
+    sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def scatter(
     ]
     marks = []
     for (point, speed), (x, y) in zip(known, places, strict=True):
-        values = (number_format.file_size(point.bytes), number_format.speed(speed), point.drift.told)
+        values = (number_format.file_size(point.bytes), number_format.speed(speed), point.drift.sentence)
         # On the left where it would leave the plot, or run into the mark of a neighbour.
         near = x > LEFT + 110 and any(0 < other - x < 110 and abs(up - y) < 14 for other, up in places)
         marks.append(
@@ -184,7 +184,7 @@ class Line:
     answering: tuple[Phase, ...]
     answer_s: float | None
     rates: str  # path of the tokens per second over time, on one scale for all variants
-    rates_told: str
+    rates_range: str
     bandwidth: str
     bound: bool  # reading memory is what takes the time
 
@@ -229,7 +229,7 @@ def ledger(rows: Sequence[SummaryRow]) -> tuple[Line, ...]:
             )
             if len(steps) > 1
             else "",
-            rates_told=_range_of([rate for _, rate in steps]),
+            rates_range=_range_of([rate for _, rate in steps]),
             bandwidth=bandwidth(row.metrics),
             bound=(row.metrics.bandwidth_share or 0.0) >= _BOUND,
         )

@@ -78,17 +78,17 @@ def _lines(found: Sensitivity) -> list[_GroupLine]:
     return lines
 
 
-def _first(found: Sensitivity) -> str:
+def _first(sensitivity: Sensitivity) -> str:
     """The dearest group of each half, or those that the questions cannot tell apart."""
-    sentences, kind = [], found.scan.kinds[-1]
+    sentences, kind = [], sensitivity.scan.kinds[-1]
     for half in Half:
-        dearest = scan_results.dearest([one for one in found.sensed if one.group.half is half])
+        dearest = scan_results.dearest([group for group in sensitivity.sensed if group.group.half is half])
         if len(dearest) == 1:
             price = nats(scan_results.price(dearest[0]))
             sentences.append(
                 f"In the {half}, {dearest[0].group.name} costs most: {price} nats a token for each MB saved at {kind}."
             )
         elif dearest:
-            names = ", ".join(one.group.name for one in dearest)
+            names = ", ".join(group.group.name for group in dearest)
             sentences.append(f"In the {half}, these questions cannot tell which of {names} costs most.")
     return " ".join(sentences)

@@ -53,8 +53,8 @@ class Health:
             variant = next(v for v in parts.catalog.variants if v.family == preset.family and v.reference)
             example = preset.examples[0]
             image = read_image(data_folder() / example.image)
-            asked = comparison_request.comparison_of([image], example.prompt, [variant], _QUESTION)
-            *_, last = compare.run(asked, parts.lab, compare.StopFlag())
+            comparison = comparison_request.comparison_of([image], example.prompt, [variant], _QUESTION)
+            *_, last = compare.run(comparison, parts.lab, compare.StopFlag())
         except PlaygroundError as error:
             return error.message
         except Exception as error:  # whatever it is, the app is not ready, and says so

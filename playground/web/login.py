@@ -27,8 +27,8 @@ def name_of(request: gr.Request | Request | None) -> str | None:
     # What gr.HTML's server functions get (6.31): the web server's own request.
     app = request.app
     if app.auth_dependency is not None:
-        found: str | None = app.auth_dependency(request)
-        return found
+        name: str | None = app.auth_dependency(request)
+        return name
     cookies = (request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure"))
     return next((app.tokens[token] for token in cookies if token in app.tokens), None)
 
@@ -70,15 +70,15 @@ def routes(settings: Settings) -> list[BaseRoute]:
     """The page before the door, where there is a Hugging Face login."""
 
     def enter(request: Request) -> Response:
-        found = _account(request)
-        told = f"<p>{_PLEASE}</p>"
+        account = _account(request)
+        message = f"<p>{_PLEASE}</p>"
         link = "Log in with Hugging Face"
         href = f"/login/huggingface?{html.escape(request.url.query)}"
-        if found is not None:
-            name = html.escape(str(found.get("preferred_username")))
-            told = f"<p>{name} is not among those whom the operator lets in. Ask them, or use another account.</p>"
+        if account is not None:
+            name = html.escape(str(account.get("preferred_username")))
+            message = f"<p>{name} is not among those whom the operator lets in. Ask them, or use another account.</p>"
             link, href = "Log out", f"/logout?_target_url={_ENTER}"
-        return HTMLResponse(_PAGE.format(told=told, link=link, href=href))
+        return HTMLResponse(_PAGE.format(message=message, link=link, href=href))
 
     return [Route(_ENTER, enter)] if settings.login is Login.HUGGINGFACE else []
 
@@ -87,7 +87,7 @@ _PLEASE = "Log in with your Hugging Face account to use this playground."
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">\
 <meta name="viewport" content="width=device-width"><title>VLM Quant Playground</title>\
 <body style="font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem">\
-<h1>VLM Quant Playground</h1>{told}<p><a href="{href}">{link}</a></p></body></html>"""
+<h1>VLM Quant Playground</h1>{message}<p><a href="{href}">{link}</a></p></body></html>"""
 
 
 def _is_right(settings: Settings, name: str, password: str) -> bool:
@@ -99,10 +99,10 @@ def _is_right(settings: Settings, name: str, password: str) -> bool:
 
 def _let_in(settings: Settings, request: Request) -> str | None:
     """The user's name. A browser that may not in is led to the page before the door."""
-    found = _account(request)
-    if found is not None:
-        organisations = {str(one.get("preferred_username")) for one in found.get("orgs") or ()}
-        name = str(found["preferred_username"])
+    account = _account(request)
+    if account is not None:
+        organisations = {str(organisation.get("preferred_username")) for organisation in account.get("orgs") or ()}
+        name = str(account["preferred_username"])
         if not settings.allowed_users or {name, *organisations} & set(settings.allowed_users):
             return name
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
@@ -111,9 +111,9 @@ def _let_in(settings: Settings, request: Request) -> str | None:
 
 
 def _account(request: Request) -> dict[str, Any] | None:
-    """What Hugging Face told of a visitor, from the signed cookie that gr.LoginButton's routes set."""
-    told = request.session.get("oauth_info") or {}
-    if (told.get("expires_at") or 0) < time.time():
+    """What Hugging Face says of a visitor, from the signed cookie that gr.LoginButton's routes set."""
+    login = request.session.get("oauth_info") or {}
+    if (login.get("expires_at") or 0) < time.time():
         return None
-    found: dict[str, Any] | None = told.get("userinfo")
-    return found
+    account: dict[str, Any] | None = login.get("userinfo")
+    return account

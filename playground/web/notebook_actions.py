@@ -142,7 +142,7 @@ class NotebookActions:
         """Name, MIME type and text of a file with a notebook, or with one cell of it."""
         notebook, _ = self._library.read(key)
         chosen = [self._library.cell(notebook, cell)] if cell else self._view.cells(notebook)
-        whole = [(one, self._library.all_runs(notebook, one.id)) for one in chosen]
+        whole = [(c, self._library.all_runs(notebook, c.id)) for c in chosen]
         files = self._library.files(notebook)
         pictures = functools.partial(self._view.picture_of, notebook)
         written = reports.write(format, notebook.title, whole, files, pictures)
@@ -227,8 +227,8 @@ class NotebookActions:
         near = None
         notebook = self._library.own(key)
         for id in notebook.cells:
-            one = self._library.cell(notebook, id)
-            near = one if isinstance(one, CompareCell) and (near is None or id == after) else near
+            cell = self._library.cell(notebook, id)
+            near = cell if isinstance(cell, CompareCell) and (near is None or id == after) else near
         fresh: Cell = NoteCell("") if kind == "note" else self._blank(near)
         if kind == "measure" and isinstance(fresh, CompareCell):
             fresh = replace(fresh, questions=CellQuestions(n=DEFAULT_QUESTIONS))
@@ -322,8 +322,8 @@ class NotebookActions:
             now = self._view.compare_cell(notebook, cell)
             if now.questions is None:
                 raise BadInput("This cell has a question of its own.")
-            asked = replace(now.questions, source=source, name=name[:200])
-            written, _ = self._library.write(key, replace(now, questions=asked))
+            questions = replace(now.questions, source=source, name=name[:200])
+            written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), problems=problems[:10])
 
@@ -340,13 +340,13 @@ class NotebookActions:
     def _first_cells(self) -> list[WholeCell]:
         """What a first visitor finds. The variants may still be in the making."""
         preset = self._view.preset("")
-        found: list[WholeCell] = []
+        cells: list[WholeCell] = []
         for example in preset.cells:
             path = data_folder() / example.image
             picture: Picture = self._library.pictures.keep(read_image(path), path.name)
             variants = tuple(f"{preset.family}:{m}+mmproj-{p}" for m in example.models for p in example.projectors)
-            found.append(WholeCell(NoteCell("", example.note.strip())))
-            found.append(
+            cells.append(WholeCell(NoteCell("", example.note.strip())))
+            cells.append(
                 WholeCell(
                     CompareCell(
                         "",
@@ -358,7 +358,7 @@ class NotebookActions:
                     )
                 )
             )
-        return found
+        return cells
 
 
 def _settings(preset: Preset) -> RunSettings:

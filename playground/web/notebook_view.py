@@ -119,10 +119,10 @@ class NotebookView:
         picture = self.picture_of(notebook, run.cell.questions)
         return cell_view.run(run, infos, now, self._library.files(notebook).thumbnail, picture, can_edit=True)
 
-    def _pictures(self, source: str, there: bool) -> measurement_view.Picture:
+    def _pictures(self, source: str, is_here: bool) -> measurement_view.Picture:
         # A name in an imported notebook is anybody's text: QuestionSet keeps it inside its folder or zip.
-        found = self._library.questions.read(source) if there else None
-        questions = found or QuestionSet("embedded", (), self._parts.evaluation)
+        kept = self._library.questions.read(source) if is_here else None
+        questions = kept or QuestionSet("embedded", (), self._parts.evaluation)
         return measurement_view.pictures(lambda name: questions.image(Question(name, "")))
 
     # --- what cells name ---------------------------------------------------------------------------------------
@@ -146,13 +146,13 @@ class NotebookView:
 
     def variants_of(self, cell: CompareCell) -> tuple[Variant, ...]:
         """Raises BadInput if one is not on this machine."""
-        there = self._variants()
-        lost = [id for id in cell.variants if id not in there]
-        if lost:
+        present = self._variants()
+        missing = [id for id in cell.variants if id not in present]
+        if missing:
             raise BadInput(
-                f"Not on this machine: {', '.join(lost)}. Open or download them, or tick others at the side."
+                f"Not on this machine: {', '.join(missing)}. Open or download them, or tick others at the side."
             )
-        return tuple(there[id] for id in cell.variants)
+        return tuple(present[id] for id in cell.variants)
 
     def _variants(self) -> Mapping[str, Variant]:
         return {v.id: v for v in self._parts.catalog.variants}

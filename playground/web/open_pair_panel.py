@@ -1,4 +1,4 @@
-"""Opens a pair of GGUF files of this machine, for the marked cell."""
+"""Opens a pair of GGUF files of this machine, for the selected cell."""
 
 from __future__ import annotations
 

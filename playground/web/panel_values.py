@@ -136,8 +136,8 @@ def references_of(variants: Sequence[Variant]) -> list[tuple[str, str]]:
 
 def families(parts: Parts) -> list[tuple[str, str]]:
     names = {p.family: p.name for p in parts.catalog.presets}
-    there = dict.fromkeys(v.family for v in parts.catalog.variants)
-    return [(names.get(family, family), family) for family in there]
+    present = dict.fromkeys(v.family for v in parts.catalog.variants)
+    return [(names.get(family, family), family) for family in present]
 
 
 # The settings that the makers of a model may recommend.

@@ -1,4 +1,4 @@
-"""Quantizes one half of the marked cell's reference into a new file, which is checked on images as it is made."""
+"""Quantizes one half of the selected cell's reference into a new file, which is checked on images as it is made."""
 
 from __future__ import annotations
 

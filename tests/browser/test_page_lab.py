@@ -45,7 +45,7 @@ def page(browser: Browser, app: WebApp) -> Iterator[Page]:
 
 
 def open_few(page: Page, few: pairs.PairFiles) -> None:
-    """For the marked cell."""
+    """For the selected cell."""
     page.get_by_role("button", name="Open files on this machine").click()
     for label, path in (("Language model file", few.model), ("Projector file (mmproj)", few.projector)):
         page.get_by_label(label).fill(str(path))

@@ -100,10 +100,10 @@ class Hub:
         Many repositories of such models are tagged as something else, or not at all: a search by words covers all
         repositories with GGUF files.
         """
-        found = self._search(text, token, limit, {"pipeline_tag": "image-text-to-text"})
+        vision = self._search(text, token, limit, {"pipeline_tag": "image-text-to-text"})
         others = self._search(text, token, limit, {}) if text else ()
-        known = {repo.id for repo in found}
-        return found + tuple(repo for repo in others if repo.id not in known)
+        known = {repo.id for repo in vision}
+        return vision + tuple(repo for repo in others if repo.id not in known)
 
     def _search(self, text: str, token: str | None, limit: int, tags: dict[str, str]) -> tuple[FoundRepo, ...]:
         with translated("the search"), understood():
