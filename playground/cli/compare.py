@@ -10,16 +10,29 @@ from typing import Annotated, Any
 
 import typer
 
-from playground.cli.options import ContextSize, Models, Names, Projectors, choose, derived, json_object, text_or_file
-from playground.comparing import comparison_request, run_settings
+from playground.cli.options import (
+    ContextSize,
+    ImageTokens,
+    KvTypes,
+    Models,
+    Names,
+    Projectors,
+    axes_of,
+    choose,
+    derived,
+    json_object,
+    text_or_file,
+)
+from playground.comparing import axes, comparison_request, run_settings
 from playground.comparing.compare import StopFlag, run
 from playground.comparing.divergence import first_word, same_answer
 from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput
-from playground.rendering import json_documents
+from playground.rendering import json_documents, number_format
 from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
+from playground.values.overrides import CacheType
 from playground.values.request import Comparison, ImagePlace, Order, Remedy
 from playground.wiring import Parts, open_parts, usable_cores
 
@@ -76,6 +89,14 @@ def compare(
     allow: Annotated[
         list[Remedy] | None, typer.Option(help="What the app may change if GPU memory is short; may be repeated.")
     ] = None,
+    cache_type_k: Annotated[CacheType | None, typer.Option(help="Of the KV cache's keys.")] = None,
+    cache_type_v: Annotated[
+        CacheType | None, typer.Option(help="Of its values; a quantized type needs flash attention.")
+    ] = None,
+    image_min_tokens: Annotated[int | None, typer.Option(help="Of an image, where the encoder resizes images.")] = None,
+    image_max_tokens: Annotated[int | None, typer.Option()] = None,
+    kv_type: KvTypes = None,
+    image_tokens: ImageTokens = None,
     split_gpus: Annotated[bool, typer.Option("--split-gpus", help="Spread a model's layers over all GPUs.")] = False,
     chat_template: Annotated[str | None, typer.Option(help="Jinja text, or a llama.cpp template's name.")] = None,
     template_variables: Annotated[
@@ -92,6 +113,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of panes.")] = False,
 ) -> None:
     """Compare variants on an image. The exit code is 1 if a pane failed."""
+    spread = axes_of(kv_type, image_tokens)
     given: dict[str, Any] = {
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "penalty_last_n": penalty_last_n, "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
@@ -104,11 +126,13 @@ def compare(
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
         "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
+        "cache_type_k": cache_type_k, "cache_type_v": cache_type_v, "image_min_tokens": image_min_tokens,
+        "image_max_tokens": image_max_tokens, "kv_types": spread.kv_types, "image_tokens": spread.image_tokens,
     }  # fmt: skip
     settings = run_settings.read_settings(given).within(usable_cores())
     images = tuple(page for path in image for page in DECODER.read_pages(path))
     with open_parts(Settings.read(), any_folder=True) as parts:
-        chosen = choose(parts, model, variants, projector)
+        chosen = axes.spread(choose(parts, model, variants, projector), settings)
         if makers_sampling:
             settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
@@ -182,7 +206,9 @@ def _numbers(pane: Pane) -> str:
     numbers = [
         f"load {m.load_s:.2f} s" if m.load_s is not None else "loaded",
         "image cached" if m.encode_cached else f"image {m.encode_s:.3f} s" if m.encode_s is not None else "",
-        f"prompt {m.text_tokens} + {m.image_tokens} image tokens" if m.prompt_tokens is not None else "",
+        f"prompt {m.text_tokens} + {m.image_tokens} image tokens{number_format.image_seen(m)}"
+        if m.prompt_tokens is not None
+        else "",
         f"first token {m.ttft_s * 1000:.0f} ms" if m.ttft_s is not None else "",
         f"{m.decode_tok_per_s:.1f} tok/s" if m.decode_tok_per_s is not None else "",
         "(short)" if m.short_run else "",

@@ -15,6 +15,8 @@ from playground.cli.options import (
     AsJson,
     ContextSize,
     Count,
+    ImageTokens,
+    KvTypes,
     Level,
     Look,
     MaxTokens,
@@ -22,6 +24,7 @@ from playground.cli.options import (
     Names,
     Projectors,
     Questions,
+    axes_of,
     bytes_of,
     choose,
     followed,
@@ -29,7 +32,7 @@ from playground.cli.options import (
     range_of,
     say,
 )
-from playground.comparing import comparison_request
+from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
 from playground.measuring import gate, results, statistics
 from playground.measuring import ship_card as ship
@@ -41,6 +44,7 @@ from playground.values.files import Variant
 from playground.values.request import Runtime
 from playground.wiring import open_parts
 
+_ENCODE = f"{'encode':>10}"
 _GRID_PROJECTORS = "F16,Q8_0,Q4_0,Q2_K"
 
 
@@ -56,6 +60,8 @@ class _Options:
     n: int
     max_tokens: int
     n_ctx: int | None
+    kv_types: list[str] | None
+    image_tokens: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +82,28 @@ def drift(
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = None,
+    kv_type: KvTypes = None,
+    image_tokens: ImageTokens = None,
     look: Look = False,
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx)
+    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
     measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=max_tokens))
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
         _fail_if_left_out(measured.measurement)
         return
     _print_floor(measured.measurement)
+    timed = any(r.speed is not None for r in measured.measurement.results)
     typer.echo(
-        f"{'variant':28} {'changed':>9} {'at most':>8} {'KL/token':>9} {'/question':>9} {'own floor':>9}  verdict"
+        f"{'variant':28} {'changed':>9} {'at most':>8} {'KL/token':>9} {'/question':>9} {'own floor':>9}"
+        f"{_ENCODE if timed else ''}  verdict"
     )
     gates = gate.gates(measured.measurement.results, measured.measurement.questions, measured.reference)
     for v, r in zip(measured.variants, measured.measurement.results, strict=True):
         if v.id == measured.reference:
-            typer.echo(f"{v.label:28} {'reference':>9}{'':38} {_floor(r.floor)}  {r.looks or ''}".rstrip())
+            typer.echo(f"{v.label:28} {'reference':>9}{'':38} {_floor(r.floor)}{_encode(r)}  {r.looks or ''}".rstrip())
             continue
         judged, sums = gates[v.id], statistics.heavy(kl_sums(r.items))
         if judged.changed is None or sums is None:
@@ -104,7 +114,7 @@ def drift(
         counts = f"{judged.changed.hits} of {judged.changed.n}"
         typer.echo(
             f"{v.label:28} {counts:>9} {judged.changed.at_most:8.1%} {sums.per_token:9.2g} {sums.per_question:9.2g} "
-            f"{_floor(r.floor)}  {judged.verdict}{within}{f', {r.looks}' if r.looks else ''}"
+            f"{_floor(r.floor)}{_encode(r)}  {judged.verdict}{within}{f', {r.looks}' if r.looks else ''}"
         )
     typer.echo(
         f"changed: answers that differ from the reference's; at most: the share that would, in all questions of this "
@@ -120,6 +130,13 @@ def _floor(value: float | None) -> str:
     return f"{'–':>9}" if value is None else f"{value:9.2g}"
 
 
+def _encode(result: results.VariantResult) -> str:
+    """Where speeds were measured: of an axis of image tokens."""
+    if result.speed is None:
+        return ""
+    return f"{'–':>10}" if result.speed.encode_s is None else f"{result.speed.encode_s * 1000:7.0f} ms"
+
+
 def grid(
     variants: Names = None,
     projector: Projectors = None,
@@ -129,11 +146,13 @@ def grid(
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = None,
+    kv_type: KvTypes = None,
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
     halves = projector or (None if model else [_GRID_PROJECTORS])
-    options = _Options(variants, halves, model, questions, level, n, max_tokens, n_ctx)
+    options = _Options(variants, halves, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
     measured = _measure(options, results.MeasurementPlan(max_tokens=max_tokens))
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
@@ -161,10 +180,12 @@ def accuracy(
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = None,
+    kv_type: KvTypes = None,
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx)
+    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
     measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=max_tokens))
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
@@ -193,6 +214,8 @@ def card(
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: MaxTokens = 64,
     n_ctx: ContextSize = None,
+    kv_type: KvTypes = None,
+    image_tokens: ImageTokens = None,
     max_size: Annotated[str, typer.Option(help="Size of both files: 5MB, 1.2GB.")] = "",
     max_memory: Annotated[str, typer.Option(help="Memory that both workers hold: 6GB.")] = "",
     min_speed: Annotated[float | None, typer.Option(help="Tokens per second.")] = None,
@@ -208,7 +231,7 @@ def card(
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
     from playground.rendering import card_view  # noqa: PLC0415  the other commands need no Gradio
 
-    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx)
+    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
     limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_memory=bytes_of(max_memory) if max_memory else None,
@@ -270,7 +293,8 @@ def _print_card(made: ship.ShipCard) -> None:
 
 def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
     with open_parts(Settings.read(), any_folder=True) as parts:
-        variants = choose(parts, options.model, options.variants, options.projector)
+        settings = axes_of(options.kv_types, options.image_tokens)
+        variants = axes.spread(choose(parts, options.model, options.variants, options.projector), settings)
         reference = comparison_request.reference_of(variants)
         questions = questions_of(parts, options.questions, options.level, options.n)
         request = MeasureRequest(questions, variants, reference, plan, Runtime(n_ctx=options.n_ctx))

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from playground.comparing import run_settings
+from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
 from playground.measuring import question_sets, results
 from playground.measuring.statistics import Interval
@@ -39,6 +41,14 @@ Questions = Annotated[
 ]
 Level = Annotated[str, typer.Option(help="Of the embedded set: easy, hard, or both (empty).")]
 Count = Annotated[int, typer.Option("-n", help="Questions, taken evenly from the set.")]
+KvTypes = Annotated[
+    list[str] | None,
+    typer.Option("--kv-type", help="Types of the KV cache, one variant each: f16,q8_0,q4_0. Repeatable."),
+]
+ImageTokens = Annotated[
+    list[str] | None,
+    typer.Option("--image-tokens", help="Tokens of each image, one variant each: 256,1024. Repeatable."),
+]
 MaxTokens = Annotated[int, typer.Option(help="Length of an answer, at most.")]
 ContextSize = Annotated[
     int | None, typer.Option("--ctx-size", help="Context size, tokens. Default: what each question needs.")
@@ -48,6 +58,16 @@ Look = Annotated[
     typer.Option("--look", help="Also ask with blank, shuffled and other images."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+def axes_of(kv_types: Sequence[str] | None, image_tokens: Sequence[str] | None) -> RunSettings:
+    """Raises BadInput."""
+    try:
+        tokens = [int(value) for value in listed(image_tokens)]
+    except ValueError:
+        raise BadInput("--image-tokens has to be whole numbers, such as 256,1024.") from None
+    kinds = [value.lower() for value in listed(kv_types)]
+    return run_settings.read_settings({"kv_types": kinds or None, "image_tokens": tokens or None})
 
 
 def questions_of(parts: Parts, own: Path | None, level: str, n: int) -> question_sets.QuestionSet:

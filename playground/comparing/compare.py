@@ -44,6 +44,10 @@ _THINKING = (
 
 _STILL_REASONING = "The model was still reasoning when it ended: there is no answer."
 _LIMIT_REASONING = "Raise max_tokens, or limit the reasoning with reasoning_tokens."
+_NEEDS_FLASH_ATTENTION = (
+    "Quantized values of the key-value cache need flash attention, so it is on. Without them it is off on a CPU, where "
+    "it is slower."
+)
 
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
@@ -74,7 +78,9 @@ def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16
     check(comparison, max_panes)
     answer_form.check(lab.pool, comparison.sampling)
     panes = Panes(comparison)
-    ticket = lab.pool.line_up([spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime)])
+    ticket = lab.pool.line_up(
+        [spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime.of(variant))]
+    )
     thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, ticket).execute, daemon=True)
     thread.start()
     try:
@@ -142,7 +148,7 @@ class _ComparisonRun:
 
     def _fitting(self, variant: Variant) -> Runtime:
         """The requested runtime, or if that does not fit into memory, the changes to it that the person allows."""
-        wanted = self._comparison.runtime
+        wanted = self._comparison.runtime.of(variant)
         allowed = self._comparison.remedies
         fitting = self._slot.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed)
         changes = []
@@ -219,7 +225,9 @@ class _ComparisonRun:
         if "enable_thinking" in set(prompt.template_names) - set(self._comparison.template_variables):
             self._panes.note(_THINKING)
         self._panes.set(
-            variant.id, metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid)
+            variant.id,
+            metrics=metrics.of_prompt(self._panes[variant.id].metrics, prompt, cached=cached, paid=paid),
+            remarks=self._remarks(variant, prompt),
         )
 
     def _encode_prompt(self, variant: Variant) -> tuple[protocol.EncodedPrompt, bool]:
@@ -238,11 +246,12 @@ class _ComparisonRun:
             encoded = prompts.encode(
                 lease,
                 self._embeddings,
-                variant.projector,
+                variant,
+                self._runtimes[variant.id],
                 messages,
                 comparison.images,
-                template,
                 self._wanted(variant),
+                template,
                 comparison.template_variables,
             )
         if self._embeddings.problem:
@@ -286,8 +295,10 @@ class _ComparisonRun:
             )
             rss, gpu = self._pool.worker_bytes(lease.pid)
         numbers = metrics.of_generation(self._panes[variant.id].metrics, finished)
-        read = metrics.read_bytes_per_token(variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens)
-        remarks = []
+        read = metrics.read_bytes_per_token(
+            variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens, runtime.cache_share
+        )
+        remarks = [*self._panes[variant.id].remarks]
         if loop := loop_of(self._panes[variant.id].token_ids):
             remarks.append(f"{loop} A presence penalty or the DRY sampler may prevent it.")
         if finished.in_reasoning:
@@ -348,10 +359,20 @@ class _ComparisonRun:
             messages.insert(0, protocol.ChatMessage("system", comparison.system))
         return tuple(messages)
 
+    def _remarks(self, variant: Variant, prompt: protocol.EncodedPrompt) -> tuple[str, ...]:
+        """What there is to know about how this variant was asked."""
+        remarks = prompt.warnings
+        runtime = self._runtimes[variant.id]
+        if runtime.needs_flash_attention and not runtime.flash_attention and not self._pool.on_gpu:
+            remarks += (_NEEDS_FLASH_ATTENTION,)
+        return remarks
+
     def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:
         """Variants with equal keys share one encoded prompt."""
         answers = [turn.answers.get(variant.id) for turn in self._comparison.earlier]
-        return (variant.projector.sha256, str(variant.model.vocabulary_sha256), variant.chat_template or "", *answers)
+        tokens = str(self._comparison.runtime.of(variant).image_tokens)
+        vocabulary = str(variant.model.vocabulary_sha256)
+        return (variant.projector.sha256, tokens, vocabulary, variant.chat_template or "", *answers)
 
     def _prompt(self, variant: Variant) -> protocol.EncodedPrompt:
         """The encoded prompt. Raises the error that stopped it from being encoded."""

@@ -16,7 +16,7 @@ import numpy
 from playground.engine.protocol import EncodedPrompt, ImageChunk
 from playground.support.byte_cache import BytesCache
 from playground.values.files import ModelFile
-from playground.values.request import Image
+from playground.values.request import ANY, Image, ImageTokens
 
 _MEMORY_BYTES = 256 * 2**20
 
@@ -56,8 +56,10 @@ class EmbeddingCache:
     def close(self) -> None:
         self._disk.close()
 
-    def key(self, projector: ModelFile, image: Image) -> str:
-        return hashlib.sha256(f"{self._engine}:{projector.sha256}:{image.sha256}".encode()).hexdigest()
+    def key(self, projector: ModelFile, image: Image, tokens: ImageTokens = ANY) -> str:
+        # Without a budget as earlier versions wrote it: what they kept is found.
+        budget = "" if tokens == ANY else f":{tokens[0]}-{tokens[1]}"
+        return hashlib.sha256(f"{self._engine}:{projector.sha256}:{image.sha256}{budget}".encode()).hexdigest()
 
     def has(self, key: str) -> bool:
         return self._get(key) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from playground.engine.protocol import EncodedPrompt, Finished
+from playground.engine.protocol import EncodedPrompt, Finished, ImageChunk
 from playground.values.answer import Metrics
 from playground.values.files import Shape
 
@@ -27,6 +27,8 @@ def of_prompt(metrics: Metrics, prompt: EncodedPrompt, *, cached: bool, paid: bo
         encode_s=prompt.encode_s if paid and not cached else None,
         encode_cached=(cached or not paid) if prompt.n_image_tokens else None,
         image_tokens=prompt.n_image_tokens,
+        image_pixels=tuple(c.pixels for c in prompt.chunks if isinstance(c, ImageChunk) and c.pixels) or None,
+        image_tiles=prompt.n_image_tiles,
         text_tokens=prompt.n_text_tokens,
         prompt_tokens=prompt.n_image_tokens + prompt.n_text_tokens,
     )
@@ -52,11 +54,17 @@ def of_generation(metrics: Metrics, finished: Finished) -> Metrics:
     )
 
 
-def read_bytes_per_token(shape: Shape | None, prompt_tokens: int | None, generated_tokens: int | None) -> int | None:
-    """Weights, and the key-value cache as deep as it is on average while the answer is written."""
+def read_bytes_per_token(
+    shape: Shape | None, prompt_tokens: int | None, generated_tokens: int | None, cache_share: float = 1.0
+) -> int | None:
+    """Weights, and the key-value cache as deep as it is on average while the answer is written.
+
+    cache_share: as Runtime has it.
+    """
     if shape is None or shape.kv_bytes_per_token is None or prompt_tokens is None or generated_tokens is None:
         return None
-    return round(shape.read_bytes + shape.kv_bytes_per_token * (prompt_tokens + generated_tokens / 2))
+    cache = shape.kv_bytes_per_token * cache_share
+    return round(shape.read_bytes + cache * (prompt_tokens + generated_tokens / 2))
 
 
 def bandwidth_share(

@@ -14,7 +14,7 @@ from playground.errors import BadInput, BadModel, BadPrompt
 from playground.pool.handles import Lease
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
-from playground.values.files import ModelFile, Variant
+from playground.values.files import Variant
 from playground.values.reasoning import Written
 from playground.values.request import Image, ImagePlace, Runtime
 
@@ -44,11 +44,12 @@ def question(prompt: str, n_images: int, place: ImagePlace = ImagePlace.BEFORE) 
 def encode(
     lease: Lease,
     embeddings: EmbeddingCache | None,
-    projector: ModelFile,
+    variant: Variant,
+    runtime: Runtime,
     messages: Sequence[protocol.ChatMessage],
     images: Sequence[Image],
-    template: str | None,
     stop: Callable[[], bool],
+    template: str | None,
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[protocol.EncodedPrompt, bool]:
     """Have a vision worker encode what the cache does not have; without a cache, everything.
@@ -63,7 +64,7 @@ def encode(
 
     if embeddings is None:
         return send({}), False
-    keys = {i: embeddings.key(projector, image) for i, image in enumerate(images)}
+    keys = {i: embeddings.key(variant.projector, image, runtime.image_tokens) for i, image in enumerate(images)}
     known = {i: key for i, key in keys.items() if embeddings.has(key)}
     prompt = send(known)
     filled = embeddings.fill(prompt, known)
@@ -88,9 +89,10 @@ def ask(
 ) -> protocol.EncodedPrompt:
     """The prompt of one question about one image, in a turn of its own. `fresh`: without the embedding cache."""
     messages = [question(prompt, 1)]
+    runtime = runtime.of(variant)
     cache = None if fresh else lab.embeddings
     with lab.pool.use(vision_spec(variant.projector, variant.model, runtime), stop=stop) as lease:
-        encoded, _ = encode(lease, cache, variant.projector, messages, [image], variant.chat_template, stop)
+        encoded, _ = encode(lease, cache, variant, runtime, messages, [image], stop, variant.chat_template)
     return encoded
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from playground.errors import BadInput
+from playground.values.overrides import CacheType
 from playground.values.request import ImagePlace, Order, Remedy, Runtime, Sampling
 
 
@@ -38,6 +39,12 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_batch: int | None = None
     n_gpu_layers: int | None = None
     flash_attention: bool | None = None
+    cache_type_k: CacheType | None = None
+    cache_type_v: CacheType | None = None
+    image_min_tokens: int | None = None
+    image_max_tokens: int | None = None
+    kv_types: tuple[CacheType, ...] | None = None  # each of them makes a variant of each pair (comparing/axes.py)
+    image_tokens: tuple[int, ...] | None = None  # likewise
     order: Order | None = None
     reference: str | None = None
     chat_template: str | None = None
@@ -91,8 +98,11 @@ _OWN_VARIABLES = {"messages", "add_generation_prompt", "media_marker", "raise_ex
 
 _MACHINE_SETTINGS = (
     "n_threads", "n_batch", "n_gpu_layers", "flash_attention", "chat_template", "projector_on_gpu", "split_gpus",
-    "remedies", "grammar", "json_schema",
+    "remedies", "grammar", "json_schema", "image_min_tokens", "image_max_tokens", "image_tokens",
 )  # fmt: skip
+
+MAX_IMAGE_TOKENS = 16_384  # the most that an encoder of this llama.cpp takes
+_MAX_AXIS = 9  # values
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "temperature": (0, 5),
@@ -113,6 +123,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "n_threads": (1, 256),
     "n_batch": (8, 8192),
     "n_gpu_layers": (-1, 1000),
+    "image_min_tokens": (1, MAX_IMAGE_TOKENS),
+    "image_max_tokens": (1, MAX_IMAGE_TOKENS),
 }
 
 
@@ -134,9 +146,29 @@ def read_settings(document: dict[str, Any] | None) -> RunSettings:
             raise BadInput(f"The {name} is too long: at most {_MAX_TEXT:,} characters.")
     _check_variables(settings.template_variables or {})
     _check_answer_form(settings)
+    _check_axes(settings)
     if len(settings.stop or ()) > 16 or sum(len(stop) for stop in settings.stop or ()) > 1000:
         raise BadInput("The stop texts are too long: at most 16 of them (stop), of 1000 characters together.")
     return settings
+
+
+def _check_axes(settings: RunSettings) -> None:
+    low, high = settings.image_min_tokens, settings.image_max_tokens
+    if low is not None and high is not None and low > high:
+        raise BadInput(f"image_min_tokens ({low}) is more than image_max_tokens ({high}).")
+    for name in ("kv_types", "image_tokens"):
+        values = getattr(settings, name) or ()
+        if len(values) > _MAX_AXIS:
+            raise BadInput(f"{name} has {len(values)} values; at most {_MAX_AXIS} can be compared.")
+    for tokens in settings.image_tokens or ():
+        if not 1 <= tokens <= MAX_IMAGE_TOKENS:
+            raise BadInput(f"image_tokens has to be between 1 and {MAX_IMAGE_TOKENS}, not {tokens}.")
+    values_of = (settings.cache_type_v, *(settings.kv_types or ()))
+    if settings.flash_attention is False and any(kind is not None and kind.quantized for kind in values_of):
+        raise BadInput(
+            "Quantized values of the key-value cache need flash attention. Leave flash_attention out, or choose f16 "
+            "values."
+        )
 
 
 def _check_variables(variables: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ class ContextKey:
     n_ubatch: int  # as many tokens fit at once: the stretch of an image
     n_threads: int
     flash_attention: int
+    type_k: int  # a ggml_type
+    type_v: int
 
 
 class Context:
@@ -51,6 +53,7 @@ class Context:
         params.n_outputs_max = min(_SCORED_AT_ONCE, key.n_ubatch)
         params.n_threads = params.n_threads_batch = key.n_threads
         params.flash_attn_type = key.flash_attention
+        params.type_k, params.type_v = key.type_k, key.type_v
         if importance is not None:
             params.cb_eval = importance.callback
         self._observed = importance is not None

@@ -124,7 +124,9 @@ class LanguageModel:
             n_batch=n_batch,
             n_ubatch=max(n_batch, min(max(widest, on_gpu), n_ctx)),
             n_threads=runtime.n_threads or loading.default_threads(C.llama_model_size(self._model)),
-            flash_attention=loading.flash_attention(runtime.flash_attention, self.on_gpu),
+            flash_attention=loading.flash_attention(runtime, self.on_gpu),
+            type_k=loading.cache_type(runtime.cache_type_k),
+            type_v=loading.cache_type(runtime.cache_type_v),
         )
         if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
             return None

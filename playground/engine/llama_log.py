@@ -12,6 +12,7 @@ from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
 from playground.errors import BadModel, BadPair, EngineError
+from playground.values.request import ImageTokens
 
 # ggml's log levels (ggml.h; the table in llama_cpp/_logger.py is out of date). CONTINUE extends the last line.
 _DEBUG, _INFO, _CONTINUE = 1, 2, 5
@@ -110,6 +111,29 @@ def context_bytes(lines: Iterable[str], *, on_gpu: bool) -> tuple[int | None, in
     buffers = re.findall(r"(\S+) +compute buffer size = +([\d.]+) MiB", text)
     compute = [mib for name, mib in buffers if on_gpu is not (name == "CPU" or name.endswith("_Host"))]
     return _mib(caches), _mib(compute)
+
+
+def image_warnings(pieces: Iterable[str]) -> tuple[str, ...]:
+    """What llama.cpp logged about the quality of an encoder's images, or their tokens, while it loaded a projector."""
+    lines = "".join(pieces).splitlines()
+    telling = [line for line in lines if re.search(r"image tokens|-image-min-tokens|degraded quality", line)]
+    return tuple(re.sub(r"^\w+: ", "llama.cpp: ", line).strip() for line in telling)
+
+
+def ignores_budget(pieces: Iterable[str], image_tokens: ImageTokens) -> bool:
+    """Whether an encoder has none of the limits that it was given: it does not resize images, or by its own limits."""
+    text = "".join(pieces)
+    side = token_side([text]) or 0
+    limits = {int(pixels) for pixels in re.findall(r"image_m(?:in|ax)_pixels: +(\d+)", text)}
+    given = {tokens * side**2 for tokens in image_tokens if tokens is not None}
+    return bool(given) and not given & limits
+
+
+def token_side(pieces: Iterable[str]) -> int | None:
+    """Pixels of the square that becomes one image token, as logged while a projector was loaded. None: not logged."""
+    text = "".join(pieces)
+    patch, merge = (re.search(rf"\b{name}: +(\d+)", text) for name in ("patch_size", "n_merge"))
+    return int(patch[1]) * int(merge[1]) if patch and merge else None
 
 
 def _mib(sizes: list[str]) -> int | None:

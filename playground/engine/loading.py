@@ -17,6 +17,8 @@ from llama_cpp import mtmd_cpp as M
 from playground.engine import llama_log
 from playground.errors import BadPair
 from playground.support import cgroup
+from playground.values.overrides import CacheType
+from playground.values.request import ANY, ImageTokens, Runtime
 
 GPU_OFFLOAD: bool = bool(C.llama_supports_gpu_offload())
 
@@ -45,12 +47,20 @@ def physical_cores() -> int:
     return cgroup.usable_cores()
 
 
-def flash_attention(wanted: bool | None, on_gpu: bool) -> int:
+def flash_attention(runtime: Runtime, on_gpu: bool) -> int:
     """The llama_flash_attn_type. By default (None) it is off on the CPU, where it costs a quarter of the decode speed
-    (bench/README.md)."""
+    (bench/README.md), unless the cache's values are quantized, which need it."""
+    wanted = runtime.flash_attention
+    if wanted is None and runtime.needs_flash_attention:
+        wanted = True
     if wanted is None:
         return int(C.LLAMA_FLASH_ATTN_TYPE_AUTO if on_gpu else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
     return int(C.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else C.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+
+
+def cache_type(kind: CacheType | None) -> int:
+    """The ggml_type."""
+    return int(getattr(C, f"GGML_TYPE_{(kind or CacheType.F16).upper()}"))
 
 
 def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.llama_model_p:
@@ -72,10 +82,18 @@ def load_model(path: str, *, n_gpu_layers: int = 0, weights: bool = True) -> C.l
 
 
 def load_projector(
-    path: str, model: C.llama_model_p, *, use_gpu: bool, n_threads: int, observer: Any = None, warm: bool = True
+    path: str,
+    model: C.llama_model_p,
+    *,
+    use_gpu: bool,
+    n_threads: int,
+    image_tokens: ImageTokens = ANY,
+    observer: Any = None,
+    warm: bool = True,
 ) -> M.mtmd_context_p:
     """Load a projector for `model`, with a media marker of its own.
 
+    image_tokens: the least and the most of an image, for an encoder that resizes images. None: as the file says.
     warm: let llama.cpp encode something first.
     observer: a ggml_backend_sched_eval_callback that is called for every graph node; the caller keeps it alive.
     Raises BadPair, BadModel or EngineError with llama.cpp's reason.
@@ -86,6 +104,7 @@ def load_projector(
     params.print_timings = False
     params.warmup = warm
     params.media_marker = media_marker().encode()
+    params.image_min_tokens, params.image_max_tokens = (tokens or -1 for tokens in image_tokens)
     if observer is not None:
         params.cb_eval = observer
     llama_log.clear()

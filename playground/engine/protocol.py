@@ -70,6 +70,7 @@ class ImageChunk(Message, frozen=True, tag=True):
 
     embeddings: n_tokens x n_embd_inp float32, empty if the image came without pixels.
     positions: with M-RoPE, 4 x n_tokens int32 in the order t, y, x, z; else empty.
+    pixels: width and height that the encoder saw. None: mtmd tells the grid of tokens with M-RoPE only.
     """
 
     image: int  # which of the images
@@ -79,6 +80,7 @@ class ImageChunk(Message, frozen=True, tag=True):
     non_causal: bool
     positions: bytes
     embeddings: bytes
+    pixels: tuple[int, int] | None = None
 
 
 class EncodedPrompt(Message, frozen=True, tag=True):
@@ -90,6 +92,7 @@ class EncodedPrompt(Message, frozen=True, tag=True):
     preprocess_s: float
     encode_s: float | None  # None: no image was encoded
     template_names: tuple[str, ...] = ()  # of variables, filters and attributes in the chat template
+    warnings: tuple[str, ...] = ()  # what llama.cpp says about the encoder's images when it loads the projector
 
     @property
     def n_tokens(self) -> int:
@@ -98,6 +101,12 @@ class EncodedPrompt(Message, frozen=True, tag=True):
     @property
     def n_image_tokens(self) -> int:
         return sum(c.n_tokens for c in self.chunks if isinstance(c, ImageChunk))
+
+    @property
+    def n_image_tiles(self) -> int | None:
+        """None: each image is whole."""
+        images = [c.image for c in self.chunks if isinstance(c, ImageChunk)]
+        return len(images) if len(images) > len(set(images)) else None
 
     @property
     def n_text_tokens(self) -> int:
@@ -243,6 +252,8 @@ class LoadVision(Request[Loaded], frozen=True, tag=True):
     use_gpu: bool
     n_threads: int | None
     observe: bool = False
+    image_min_tokens: int | None = None  # of an image, where the encoder resizes images; None: as the file says
+    image_max_tokens: int | None = None
 
 
 class LoadLanguage(Request[Loaded], frozen=True, tag=True):

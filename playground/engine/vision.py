@@ -25,11 +25,14 @@ from playground.engine.importance import Importance, watching
 from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadModel, BadPair, BadPrompt, EngineError
-from playground.values.request import Image
+from playground.values.request import ANY, Image, ImageTokens
 
 _FLOAT_BYTES = 4
 _BLANK_SIDE = 448  # pixels
 _M_PERTURB = -6  # of malloc.h
+
+
+_IGNORED = "This encoder does not read the limits of image tokens: they change nothing."
 
 
 @contextmanager
@@ -65,6 +68,7 @@ class VisionModel:
         *,
         use_gpu: bool,
         n_threads: int | None,
+        image_tokens: ImageTokens = ANY,
         importance: Importance | None = None,
     ) -> None:
         templates.start()  # while the files load
@@ -76,13 +80,20 @@ class VisionModel:
             self._model,
             use_gpu=use_gpu,
             n_threads=n_threads or loading.default_threads(os.path.getsize(projector)),
+            image_tokens=image_tokens,
             observer=importance and importance.callback,
         )
+        lines: list[str] = []
         try:
-            self._mtmd = self._load_projector()
+            with llama_log.listening(lines.append):
+                self._mtmd = self._load_projector()
         except Exception:
             C.llama_model_free(self._model)
             raise
+        self._warnings = llama_log.image_warnings(lines)
+        if llama_log.ignores_budget(lines, image_tokens):
+            self._warnings += (_IGNORED,)
+        self._token_side = llama_log.token_side(lines)
         self._vocabulary = Vocabulary(self._model)
         self._template = loading.metadata(self._model, "tokenizer.chat_template")
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
@@ -193,6 +204,7 @@ class VisionModel:
             preprocess_s=preprocess_s,
             encode_s=encode_s if any(image.rgb for image in images) else None,
             template_names=tuple(sorted(names)),
+            warnings=self._warnings,
         )
 
     def _tokenize(self, text: str, images: Sequence[Image], chunks: object) -> None:
@@ -251,7 +263,15 @@ class VisionModel:
             non_causal=bool(M.mtmd_decode_use_non_causal(self._mtmd, chunk)),
             positions=self._positions(chunk, n_tokens, n_past),
             embeddings=embeddings,
+            pixels=self._pixels(chunk),
         )
+
+    def _pixels(self, chunk: object) -> tuple[int, int] | None:
+        if self._token_side is None or not M.mtmd_decode_use_mrope(self._mtmd):
+            return None
+        tokens = M.mtmd_input_chunk_get_tokens_image(chunk)
+        grid = M.mtmd_image_tokens_get_nx(tokens), M.mtmd_image_tokens_get_ny(tokens)
+        return int(grid[0]) * self._token_side, int(grid[1]) * self._token_side
 
     def _positions(self, chunk: object, n_tokens: int, n_past: int) -> bytes:
         """4 x n_tokens int32 in the order t, y, x, z for M-RoPE; empty otherwise."""

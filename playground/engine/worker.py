@@ -126,6 +126,7 @@ class RequestServer:
                     request.model,
                     use_gpu=request.use_gpu,
                     n_threads=request.n_threads,
+                    image_tokens=(request.image_min_tokens, request.image_max_tokens),
                     importance=self._importance,
                 )
                 loaded = time.perf_counter()

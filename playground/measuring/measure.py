@@ -69,6 +69,8 @@ class MeasureJob:
         check(self._variants, self._reference, request.questions)
         self._set = request.questions
         self._plan = request.plan
+        if len({v.overrides and v.overrides.image_tokens for v in self._variants}) > 1:
+            self._plan = msgspec.structs.replace(request.plan, speed=True)  # the encode time belongs beside the drift
         self._stop = stop
         self._results = lab.results
         self.steps = Steps(lab, self._reference, request.runtime, request.plan.max_tokens, stop)
@@ -116,7 +118,7 @@ class MeasureJob:
             answers=tuple(answer.text for answer in self._answers),
             results=tuple(_judged(results)),
             floor=floors.get(base.id),
-            floors={self.steps.other_way.name: floors[base.id]} if floors else {},
+            floors={self.steps.other_way(base).name: floors[base.id]} if floors else {},
             problems=tuple(self.problems),
             elapsed_s=time.monotonic() - self._started,
             left_out=self.left_out,
@@ -200,7 +202,7 @@ class MeasureJob:
             own = _record_of(variant, records, k)
             try:
                 if self._is_new(self.steps.own_drift_key(variant, item)):
-                    yield self.step(f"{variant.label} against itself: {self.steps.other_way.name}")
+                    yield self.step(f"{variant.label} against itself: {self.steps.other_way(variant).name}")
                 total += self.steps.own_drift(variant, item, answer.token_ids, own)
                 tokens += len(answer.token_ids) + 1
             except Failure:

@@ -11,6 +11,7 @@ from playground.measuring import statistics
 from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
+from playground.values.overrides import Overrides
 
 
 class MeasurementPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,7 +150,11 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
     """Every variant by its two halves; empty unless there are several of either."""
     by_id = {v.id: v for v in variants}
     base = by_id[reference]
-    halves = {id: (v.model.sha256, v.projector.sha256) for id, v in by_id.items()}
+    labels = {id: v.overrides or Overrides() for id, v in by_id.items()}
+    halves = {
+        id: (v.model.sha256 + labels[id].model_label, v.projector.sha256 + labels[id].projector_label)
+        for id, v in by_id.items()
+    }
     kl = {halves[reference]: 0.0}
     questions: dict[tuple[str, str], tuple[float, ...]] = {}
     for result in measured.results:
@@ -163,10 +168,11 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
         total = kl.get(halves[v.id])
         if total is None:
             continue
-        language = kl.get((v.model.sha256, base.projector.sha256))
-        vision = kl.get((base.model.sha256, v.projector.sha256))
+        model, projector = halves[v.id]
+        language, vision = kl.get((model, halves[base.id][1])), kl.get((halves[base.id][0], projector))
         seen = questions.get(halves[v.id], ())
-        effects.append(Effect(v.model.label, v.projector.label, v.bytes, total, language, vision, seen))
+        rows = v.model.label + labels[v.id].model_label, v.projector.label + labels[v.id].projector_label
+        effects.append(Effect(*rows, v.bytes, total, language, vision, seen))
     return tuple(effects)
 
 

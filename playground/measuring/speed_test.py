@@ -52,16 +52,17 @@ def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
         rss, gpu = pool.worker_bytes(lease.pid)
         sizes.append(gpu if pool.on_gpu else rss)
 
-    vision = vision_spec(variant.projector, variant.model, steps.runtime)
-    language = language_spec(variant.model, steps.runtime)  # sized when the prompt is known
+    runtime = steps.runtime_of(variant)
+    vision = vision_spec(variant.projector, variant.model, runtime)
+    language = language_spec(variant.model, runtime)  # sized when the prompt is known
     with pool.turn([vision, language], stop=stop) as slot:
         with slot.lease(vision, stop=stop) as lease:
             template = variant.chat_template
-            prompt, _ = prompts.encode(lease, None, variant.projector, messages, [item.image], template, stop)
+            prompt, _ = prompts.encode(lease, None, variant, runtime, messages, [item.image], stop, template)
             weigh(lease)
         with slot.lease(steps.language(variant, prompt, _TOKENS), stop=stop) as lease:
             sampling = Sampling(max_tokens=_TOKENS)
-            request = protocol.Generate(_unseen(prompt), sampling, steps.runtime, ignore_end=True)
+            request = protocol.Generate(_unseen(prompt), sampling, runtime, ignore_end=True)
             finished = lease.request(request, stop=stop)
             weigh(lease)
     known = [size for size in sizes if size is not None]

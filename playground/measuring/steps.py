@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from playground.comparing import prompts
 from playground.comparing.lab import Lab
 from playground.engine import protocol
@@ -55,12 +57,17 @@ class Steps:
         self._dtype = "float32"
 
     def key(self, what: str, variant: Variant, item: Item, *more: Any) -> str:
-        settings = (self.runtime, self.sampling.max_tokens)
+        settings = (settings_key(self.runtime_of(variant)), self.sampling.max_tokens)
         return self.lab.results.key(what, _files(variant), item.question.question, item.image.sha256, settings, *more)
 
+    def runtime_of(self, variant: Variant) -> Runtime:
+        return self.runtime.of(variant)
+
     @property
-    def reference_key(self) -> tuple[str, str, str | None]:
-        return _files(self._reference)
+    def reference_key(self) -> tuple[Any, ...]:
+        files = _files(self._reference)
+        own = () if self._reference.overrides is None else (settings_key(self.runtime_of(self._reference)),)
+        return (*files, *own)
 
     def answer_key(self, variant: Variant, item: Item) -> str:
         return self.key("answer", variant, item)
@@ -74,7 +81,7 @@ class Steps:
 
     def language(self, variant: Variant, prompt: protocol.EncodedPrompt, n_answer: int) -> WorkerSpec:
         """The worker that reads a prompt and so many tokens of an answer."""
-        return language_spec(variant.model, self.runtime.sized(prompt.n_tokens + n_answer))
+        return language_spec(variant.model, self.runtime_of(variant).sized(prompt.n_tokens + n_answer))
 
     def answer(self, variant: Variant, item: Item) -> RecordedAnswer:
         """The variant's own greedy answer."""
@@ -87,7 +94,7 @@ class Steps:
 
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
         with self.lab.pool.use(self.language(variant, prompt, self.sampling.max_tokens), stop=self.stop) as lease:
-            request = protocol.Generate(prompt, self.sampling, self.runtime)
+            request = protocol.Generate(prompt, self.sampling, self.runtime_of(variant))
             return RecordedAnswer(*prompts.answer_and_reason(lease, request, self.stop))
 
     def truncated(self, answer: RecordedAnswer) -> bool:
@@ -111,7 +118,7 @@ class Steps:
         return drift
 
     def own_drift_key(self, variant: Variant, item: Item) -> str:
-        return self.key("own drift", variant, item, self.reference_key, self.other_way.name)
+        return self.key("own drift", variant, item, self.reference_key, self.other_way(variant).name)
 
     def own_drift(self, variant: Variant, item: Item, ids: tuple[int, ...], own: Path) -> float:
         """How far the variant lies from itself, computed another way: nats of the whole answer.
@@ -124,7 +131,8 @@ class Steps:
             prompt = self.prompt(variant, item)
             if not own.exists():
                 self.record(variant, prompt, ids, own)
-            total = math.fsum(drift.kl for drift in self.read(variant, prompt, ids, own, self.other_way.runtime))
+            drifts = self.read(variant, prompt, ids, own, self.other_way(variant).runtime)
+            total = math.fsum(drift.kl for drift in drifts)
             self.lab.results.put(key, total)
         return total
 
@@ -141,13 +149,14 @@ class Steps:
     def log_probability(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...]) -> float:
         """Of a whole answer, in nats."""
         with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            reply = lease.request(protocol.Score(prompt, ids, self.runtime), stop=self.stop)
+            reply = lease.request(protocol.Score(prompt, ids, self.runtime_of(variant)), stop=self.stop)
         return math.fsum(math.log(max(score.probability or 0.0, 1e-300)) for score in reply.scores[: len(ids)])
 
     def record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
         """Write the variant's distributions over an answer to `path`. Returns the size of the vocabulary."""
         with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            reply = lease.request(protocol.Record(prompt, ids, self.runtime, str(path), self._dtype), stop=self.stop)
+            request = protocol.Record(prompt, ids, self.runtime_of(variant), str(path), self._dtype)
+            reply = lease.request(request, stop=self.stop)
         return reply.n_vocabulary
 
     def read(
@@ -162,7 +171,7 @@ class Steps:
         """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given."""
         with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
             request = protocol.Measure(
-                prompt, ids, runtime or self.runtime, str(record), self._dtype, str(own) if own else ""
+                prompt, ids, runtime or self.runtime_of(variant), str(record), self._dtype, str(own) if own else ""
             )
             reply = lease.request(request, stop=self.stop)
         return reply.drifts
@@ -185,17 +194,30 @@ class Steps:
         """Nats a token that rounding the records alone may take or give (docs/metrics.md)."""
         return 1e-7 if self._dtype == "float32" else 5e-6
 
-    @property
-    def other_way(self) -> Condition:
-        """Another way to compute the same: the attention that was not chosen, other batches, other threads."""
-        batch = 32 if self.runtime.n_batch > 32 else 64
-        given = self.runtime.flash_attention
-        attention = not (self.lab.pool.on_gpu if given is None else given)  # the opposite of llama.cpp's own choice
-        threads = 1 if self.runtime.n_threads != 1 else 2
+    def other_way(self, variant: Variant) -> Condition:
+        """Another way to compute the same: the attention that was not chosen, other batches, other threads.
+
+        Quantized values of the key-value cache need flash attention: it stays on.
+        """
+        runtime = self.runtime_of(variant)
+        batch = 32 if runtime.n_batch > 32 else 64
+        given = runtime.flash_attention
+        # The opposite of llama.cpp's own choice.
+        attention = runtime.needs_flash_attention or not (self.lab.pool.on_gpu if given is None else given)
+        threads = 1 if runtime.n_threads != 1 else 2
         return Condition(
             f"flash attention {'on' if attention else 'off'}, batches of {batch}, {threads} thread{'s'[: threads - 1]}",
-            replace(self.runtime, n_batch=batch, flash_attention=attention, n_threads=threads),
+            replace(runtime, n_batch=batch, flash_attention=attention, n_threads=threads),
         )
+
+
+_LATER = ("cache_type_k", "cache_type_v", "image_min_tokens", "image_max_tokens")
+
+
+def settings_key(runtime: Runtime) -> msgspec.Raw:
+    """For the result cache. What later versions added is left out where it is not set, so old results are found."""
+    given = msgspec.to_builtins(runtime)
+    return msgspec.Raw(msgspec.json.encode({k: v for k, v in given.items() if k not in _LATER or v is not None}))
 
 
 def _files(variant: Variant) -> tuple[str, str, str | None]:

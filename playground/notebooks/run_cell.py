@@ -77,7 +77,8 @@ def measure_cell(
     runtime, chosen = run.cell.settings.runtime(), questions.first(wanted.n)
     scanning = None
     if wanted.sensitivity:  # raises what is invalid before minutes are spent on the measurement
-        source = next(v for v in variants if v.id == run.reference)
+        reference = next(v for v in variants if v.id == run.reference)
+        source = replace(reference, id=reference.pair_id, overrides=None)  # the files alone are scanned
         limits = wanted.limits
         scan = Scan(restore=True, max_tokens=wanted.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
         scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime), stop.wanted)
@@ -104,10 +105,20 @@ def card_of(run: Run) -> ShipCard | None:
     if wanted is None or measurement is None or all(r.mean_kl is None for r in measurement.results):
         return None
     runtime, tokens = run.cell.settings.runtime(), wanted.plan.max_tokens
-    command = ["python", "-m", "playground", "card", "--variants", ",".join(v.id for v in run.variants)]
+    command = [
+        "python",
+        "-m",
+        "playground",
+        "card",
+        "--variants",
+        ",".join(dict.fromkeys(v.pair_id for v in run.variants)),
+    ]
     command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
     command += ["-n", str(wanted.n), "--max-tokens", str(tokens)]
     command += ["--ctx-size", str(runtime.n_ctx)] if runtime.n_ctx is not None else []
+    given = run.cell.settings
+    for option, chosen in (("--kv-type", given.kv_types), ("--image-tokens", given.image_tokens)):
+        command += [option, ",".join(map(str, chosen))] if chosen else []
     limits = wanted.limits
     command += ["--max-size", f"{limits.max_bytes}B"] if limits.max_bytes is not None else []
     command += ["--max-memory", f"{limits.max_memory}B"] if limits.max_memory is not None else []

@@ -162,7 +162,7 @@ def _language(shape: Shape, runtime: Runtime, planned: protocol.MemoryPlan | Non
     cache = planned.kv_cache_bytes if planned else None
     compute = planned.compute_bytes if planned else None
     if cache is None:
-        cache = (shape.kv_bytes_per_token or 0) * runtime.context
+        cache = round((shape.kv_bytes_per_token or 0) * runtime.context * runtime.cache_share)
     if compute is None:  # a batch's activations and logits, float32
         compute = 4 * runtime.n_batch * ((shape.n_vocabulary or 0) + 4 * (shape.n_embd or 0) + 2 * (shape.n_ff or 0))
     return MemoryParts(shape.layer_bytes + shape.other_bytes, cache, compute)

@@ -8,7 +8,8 @@ from pathlib import Path
 from playground.engine import protocol
 from playground.values.files import ModelFile, Shape
 from playground.values.memory import WorkerRole
-from playground.values.request import Runtime
+from playground.values.overrides import CacheType
+from playground.values.request import ANY, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,11 @@ class WorkerSpec:
     @property
     def context(self) -> tuple[object, ...]:
         """What a language worker's memory depends on beside its file."""
-        return (self.runtime.context, self.runtime.n_batch, self.runtime.flash_attention)
+        types = (self.runtime.cache_type_k, self.runtime.cache_type_v)
+        # Without the usual types, as earlier versions wrote it: what they learned of a file is found by it.
+        usual = types in ((None, None), (CacheType.F16, CacheType.F16))
+        chosen = () if usual else types
+        return (self.runtime.context, self.runtime.n_batch, self.runtime.flash_attention, *chosen)
 
     @property
     def splits(self) -> bool:
@@ -72,10 +77,12 @@ def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, obs
     """observe: a worker of its own that collects for an importance matrix (protocol.LoadVision)."""
     use_gpu = runtime.n_gpu_layers != 0 and runtime.projector_on_gpu
     vocabulary = model.vocabulary_sha256 or model.sha256
+    tokens = runtime.image_tokens
+    budget = () if tokens == ANY else tuple(map(str, tokens))
     return WorkerSpec(
         role=WorkerRole.VISION,
-        key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *_observes(observe)),
-        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe),
+        key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *budget, *_observes(observe)),
+        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe, *tokens),
         file=Path(projector.path).name,
         bytes=projector.bytes,
         shape=projector.shape,

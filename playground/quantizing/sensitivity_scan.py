@@ -18,6 +18,7 @@ from playground.measuring import ship_card
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet, fingerprint, fingerprints
 from playground.measuring.results import MeasurementPlan, Progress
+from playground.measuring.steps import settings_key
 from playground.measuring.summaries import mean_kl
 from playground.quantizing import importance_matrix, quantizer, recipe_search, recipes
 from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
@@ -213,7 +214,7 @@ class ScanJob:
             self._problems.append(f"{titles[0]}{more}: {error}")
 
     def _key(self, trial: _Trial) -> str:
-        settings = (self._request.runtime, self._scan.max_tokens, self._scan.calibrate)
+        settings = (settings_key(self._request.runtime), self._scan.max_tokens, self._scan.calibrate)
         patterns = [group.pattern for group in trial.groups]
         which = (trial.half is Half.PROJECTOR, patterns, trial.kind)
         return self._results.key("rung", self._pair_key(), *which, self._questions_key(), settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import markupsafe
 
+from playground.comparing.run_settings import RunSettings
 from playground.models.presets import Example
 from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
@@ -283,6 +284,19 @@ _VARIABLE = "A variable of the chat template"
 _OTHERS = {"enable_thinking": "llama.cpp's server passes true, transformers passes nothing"}
 
 
+def _budgets(settings: RunSettings) -> list[tuple[str, Sequence[object], str]]:
+    """Of the key-value cache and of the image tokens: a chip's label, values and title."""
+    keys, values = settings.cache_type_k, settings.cache_type_v
+    least, most = settings.image_min_tokens, settings.image_max_tokens
+    limits = [f"{word} {n:,}" for word, n in (("at least", least), ("at most", most)) if n is not None]
+    return [
+        ("KV cache:", [f"{k} {kind.upper()}" for k, kind in (("keys", keys), ("values", values)) if kind], "Its types"),
+        ("KV cache:", [kind.upper() for kind in settings.kv_types or ()], "Each variant with each of these types"),
+        ("image tokens:", limits, "To how many tokens the encoder resizes an image"),
+        ("image tokens:", settings.image_tokens or (), "Each variant with each of these numbers"),
+    ]
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _CHIP_CHARACTERS else f"{text[:_CHIP_CHARACTERS]} …"
 
@@ -313,6 +327,9 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
         chips.append(_Chip("max", str(s.max_tokens), "Tokens of an answer at most", field="sampling"))
     if s.n_ctx:
         chips.append(_Chip("context", f"{s.n_ctx:,}", "Tokens that fit in the context", field="sampling"))
+    for label, values, title in _budgets(s):
+        if values:
+            chips.append(_Chip(label, ", ".join(map(str, values)), title, field="sampling"))
     if s.json_schema is not None or s.grammar is not None:
         form = "a grammar" if s.grammar is not None else "a JSON schema"
         chips.append(_Chip("answers keep to", form, "llama.cpp's sampler allows nothing else", field="sampling"))

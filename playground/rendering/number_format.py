@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 
+from playground.values.answer import Metrics
+
 UNKNOWN = "–"
 
 
@@ -58,3 +60,10 @@ def when(started: str) -> str:
     except ValueError:
         return UNKNOWN
     return f"{at.day} {at:%b %Y %H:%M}"
+
+
+def image_seen(metrics: Metrics) -> str:
+    """What the encoder saw of the images, behind their tokens: the size after it resized them, or its tiles."""
+    if metrics.image_pixels:
+        return f" ({', '.join(f'{width} × {height}' for width, height in metrics.image_pixels)} pixels)"
+    return f" ({metrics.image_tiles} tiles)" if metrics.image_tiles is not None else ""

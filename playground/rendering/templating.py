@@ -41,6 +41,7 @@ environment.filters |= {
     "bits": number_format.bits,
     "probability": number_format.probability,
     "when": number_format.when,
+    "image_seen": number_format.image_seen,
     "share": number_format.share,
     "chips": chips,
     "plain": lambda number: f"{number:.10g}",

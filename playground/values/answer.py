@@ -61,6 +61,8 @@ class Metrics:
     prompt_s: float | None = None
     prompt_tokens: int | None = None
     image_tokens: int | None = None
+    image_pixels: tuple[tuple[int, int], ...] | None = None  # width and height that the encoder saw, as far as known
+    image_tiles: int | None = None  # that the encoder cut the images into; None: into none
     text_tokens: int | None = None
     reused_tokens: int | None = None
     ttft_s: float | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from playground.values.overrides import Overrides
+
 
 class Half(StrEnum):
     """One of the two files of a pair. The value is its name in a sentence."""
@@ -72,9 +74,15 @@ class Variant:
     projector: ModelFile
     reference: bool = False
     chat_template: str | None = None  # Jinja text or the name of a llama.cpp built-in; None: the one in the file
+    overrides: Overrides | None = None  # what tells it from another variant of the same files (comparing/axes.py)
 
     def half(self, half: Half) -> ModelFile:
         return self.projector if half is Half.PROJECTOR else self.model
+
+    @property
+    def pair_id(self) -> str:
+        """The id of the same files without overrides."""
+        return self.id.removesuffix(self.overrides.label) if self.overrides is not None else self.id
 
     @property
     def bytes(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.values.files import Variant
+from playground.values.overrides import CacheType
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Sampling:
 SMALLEST_CONTEXT = 2048
 
 
+ImageTokens = tuple[int | None, int | None]  # of an image, the least and the most
+ANY: ImageTokens = (None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """How llama.cpp runs a model; None lets the engine choose (docs/decisions/0004-defaults-by-measurement.md)."""
@@ -57,11 +62,44 @@ class Runtime:
     flash_attention: bool | None = None
     projector_on_gpu: bool = True  # with n_gpu_layers 0 it is on the host anyway
     split_gpus: bool = False  # llama.cpp spreads the language model's layers over all GPUs
+    cache_type_k: CacheType | None = None  # of the key-value cache; None: F16
+    cache_type_v: CacheType | None = None  # a quantized one needs flash attention
+    image_min_tokens: int | None = None  # of an image, where the encoder resizes images; None: as the model's file says
+    image_max_tokens: int | None = None
 
     @property
     def context(self) -> int:
         """The size of the context that is made, as far as it is known before a question is."""
         return self.n_ctx or SMALLEST_CONTEXT
+
+    @property
+    def image_tokens(self) -> ImageTokens:
+        return self.image_min_tokens, self.image_max_tokens
+
+    @property
+    def cache_share(self) -> float:
+        """Bytes of the key-value cache, as a share of one of 16 bits."""
+        types = (self.cache_type_k or CacheType.F16, self.cache_type_v or CacheType.F16)
+        return sum(kind.bits for kind in types) / 32
+
+    @property
+    def needs_flash_attention(self) -> bool:
+        return self.cache_type_v is not None and self.cache_type_v.quantized
+
+    def of(self, variant: Variant) -> Runtime:
+        """With what the variant has in place of these settings."""
+        given = variant.overrides
+        if given is None:
+            return self
+        tokens = given.image_tokens
+        return replace(
+            self,
+            cache_type_k=given.cache_type or self.cache_type_k,
+            cache_type_v=given.cache_type or self.cache_type_v,
+            image_min_tokens=self.image_min_tokens if tokens is None else tokens,
+            image_max_tokens=self.image_max_tokens if tokens is None else tokens,
+            flash_attention=self.flash_attention if given.flash_attention is None else given.flash_attention,
+        )
 
     def sized(self, tokens: int) -> Runtime:
         """With a context that holds so many tokens, unless its size was chosen.

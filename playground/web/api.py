@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
+from playground.comparing import axes, comparison_request, run_settings
 from playground.comparing import compare as lab
-from playground.comparing import comparison_request, run_settings
 from playground.errors import BadInput, PlaygroundError
 from playground.rendering import json_documents
 from playground.web import login
@@ -43,7 +43,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
             given = parts.limited(run_settings.read_settings(settings))
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
-            chosen = parts.catalog.choose(variants)
+            chosen = axes.spread(parts.catalog.choose(variants), given)
             comparison = comparison_request.comparison_of(
                 [parts.read_image(image)] if image else [], prompt, chosen, given
             )

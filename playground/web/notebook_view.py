@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import markupsafe
 import msgspec
 
+from playground.comparing import axes
 from playground.errors import BadInput, PlaygroundError
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.models.presets import Example, Preset, data_folder
@@ -145,14 +146,14 @@ class NotebookView:
             return None
 
     def variants_of(self, cell: CompareCell) -> tuple[Variant, ...]:
-        """Raises BadInput if one is not on this machine."""
+        """With each value of its axes. Raises BadInput if one is not on this machine."""
         present = self._variants()
         missing = [id for id in cell.variants if id not in present]
         if missing:
             raise BadInput(
                 f"Not on this machine: {', '.join(missing)}. Open or download them, or tick others at the side."
             )
-        return tuple(present[id] for id in cell.variants)
+        return axes.spread([present[id] for id in cell.variants], cell.settings)
 
     def _variants(self) -> Mapping[str, Variant]:
         return {v.id: v for v in self._parts.catalog.variants}

@@ -16,6 +16,7 @@ from playground.models.presets import Preset
 from playground.notebooks.cells import CompareCell
 from playground.rendering import number_format
 from playground.values.files import ModelFile, Variant
+from playground.values.overrides import CacheType
 from playground.values.request import ImagePlace, Order, Runtime, Sampling
 from playground.wiring import Parts
 
@@ -27,6 +28,12 @@ DEFAULTS: dict[str, Any] = {
     **{f.name: f.default for f in (*fields(Sampling), *fields(Runtime))},
     "n_ctx": 0,
     "n_threads": 0,
+    "cache_type_k": CacheType.F16.value,
+    "cache_type_v": CacheType.F16.value,
+    "image_min_tokens": 0,
+    "image_max_tokens": 0,
+    "kv_types": [],
+    "image_tokens": "",
     "remedies": [],
     "stop": "",
     "probabilities": True,
@@ -44,7 +51,8 @@ _JSON = ("template_variables", "json_schema")
 SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
     "dry_multiplier", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads", "n_gpu_layers", "split_gpus", "remedies",
-    "stop", "probabilities", "system", "image_place", "chat_template", "template_variables", "grammar", "json_schema",
+    "cache_type_k", "cache_type_v", "kv_types", "image_min_tokens", "image_max_tokens", "image_tokens", "stop",
+    "probabilities", "system", "image_place", "chat_template", "template_variables", "grammar", "json_schema",
 )  # fmt: skip
 
 
@@ -188,6 +196,8 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in known.items() if value is not None and value != DEFAULTS[name]}
     if isinstance(given.get("stop"), str):
         given["stop"] = tuple(line for line in given["stop"].splitlines() if line)
+    if "image_tokens" in given:
+        given["image_tokens"] = _numbers(given["image_tokens"])
     given |= {name: _object(name, given[name]) for name in _JSON if name in given}
     given["probabilities"] = bool(known.get("probabilities"))
     return given
@@ -201,6 +211,14 @@ def _object(name: str, text: Any) -> Any:
         raise BadInput(f"The {name} is invalid JSON: {error}.") from None
 
 
+def _numbers(text: Any) -> Any:
+    """Raises BadInput. What is no text is refused with the other settings."""
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split()) or None if isinstance(text, str) else text
+    except ValueError:
+        raise BadInput("The image tokens have to be whole numbers, such as 256, 1024.") from None
+
+
 def _whole(value: Any, default: Any) -> Any:
     """A field for whole numbers takes 7.5 as well."""
     return round(value) if isinstance(value, float) and isinstance(default, int) and abs(value) < 2**63 else value
@@ -212,5 +230,7 @@ def _shown(settings: RunSettings) -> dict[str, Any]:
     for name in _JSON:
         if isinstance(shown[name], dict):
             shown[name] = json.dumps(shown[name], ensure_ascii=False)
+    shown["image_tokens"] = ", ".join(map(str, settings.image_tokens)) if settings.image_tokens is not None else None
+    shown["kv_types"] = [kind.value for kind in settings.kv_types] if settings.kv_types is not None else None
     shown["remedies"] = [remedy.value for remedy in settings.remedies] if settings.remedies is not None else None
     return {name: DEFAULTS[name] if value is None else value for name, value in shown.items()}

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from playground.notebooks.cells import CompareCell
+from playground.values.overrides import CacheType
 from playground.values.request import ImagePlace, Order, Remedy
 from playground.web import panel_values
 from playground.web.panel_values import AUTOMATIC, DEFAULTS, MAKERS_NAMES, PanelView, Ticks
@@ -152,6 +153,35 @@ def _settings_inputs() -> dict[str, Component]:
             label="If GPU memory is short, allow",
             choices=[remedy.value for remedy in Remedy],
             value=[],
+            min_width=260,
+        )
+    types = [(kind.upper(), kind.value) for kind in CacheType]
+    with gr.Row():
+        for half, label in (("k", "KV cache: keys"), ("v", "KV cache: values")):
+            name = f"cache_type_{half}"
+            inputs[name] = gr.Dropdown(
+                label=label, choices=types, value=DEFAULTS[name], filterable=False, min_width=110
+            )
+        inputs["kv_types"] = gr.Dropdown(
+            label="Compare KV-cache types",
+            choices=types,
+            value=[],
+            multiselect=True,
+            info="Each variant with each type. Quantized values need flash attention.",
+            min_width=260,
+        )
+    with gr.Row():
+        inputs["image_min_tokens"] = number(
+            "image_min_tokens", "Image tokens, least (0: the model's)", minimum=0, precision=0
+        )
+        inputs["image_max_tokens"] = number(
+            "image_max_tokens", "Image tokens, most (0: the model's)", minimum=0, precision=0
+        )
+        inputs["image_tokens"] = gr.Textbox(
+            label="Compare image tokens",
+            placeholder="256, 1024",
+            info="Each variant with each number. The encoder resizes each image to about so many tokens.",
+            lines=1,
             min_width=260,
         )
     with gr.Row():

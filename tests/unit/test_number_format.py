@@ -44,7 +44,7 @@ def test_prompt_when_this_pane_encoded_it_then_it_says_what_that_took() -> None:
     found = metrics.of_prompt(Metrics(load_s=3.0), encoded(), cached=False, paid=True)
     assert found == Metrics(
         load_s=3.0, preprocess_s=0.01, encode_s=1.5, encode_cached=False, image_tokens=200, text_tokens=4,
-        prompt_tokens=204,
+        prompt_tokens=204, image_tiles=2,
     )  # fmt: skip
 
 
@@ -296,3 +296,16 @@ def test_speed_when_shown_then_with_its_unit(value: float | None, expected: str)
 @pytest.mark.parametrize(("value", "expected"), [(None, "–"), (4.849, "4.8 bpw"), (16.0, "16.0 bpw")])
 def test_bits_when_shown_then_one_digit(value: float | None, expected: str) -> None:
     assert number_format.bits(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Metrics(image_tokens=1), ""),
+        (Metrics(image_tokens=512, image_pixels=((896, 448),)), " (896 × 448 pixels)"),
+        (Metrics(image_tokens=8, image_pixels=((56, 56), (28, 56))), " (56 × 56, 28 × 56 pixels)"),
+        (Metrics(image_tokens=1088, image_tiles=17), " (17 tiles)"),
+    ],
+)
+def test_image_when_the_encoder_resized_or_cut_it_then_that_is_said(found: Metrics, expected: str) -> None:
+    assert number_format.image_seen(found) == expected
