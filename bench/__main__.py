@@ -24,6 +24,7 @@ _WHAT = (
     "load",
     "templates",
     "projectors",
+    "conformance",
     "statistics",
     "attack",
     "app",
@@ -42,7 +43,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
     parser.add_argument("--source", type=Path, help="of `templates`, `projectors`: llama.cpp's source")
-    parser.add_argument("--pairs", type=Path, help="of `projectors`: a folder of converted pairs")
+    parser.add_argument("--pairs", type=Path, help="of `projectors`, `conformance`: a folder of pairs")
+    parser.add_argument("--mtmd-cli", type=Path, help="of `conformance`: the program llama-mtmd-cli")
+    parser.add_argument("--make", action="store_true", help="of `conformance`: quantize either half, measure the drift")
     parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
@@ -51,6 +54,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "templates" and given.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
+    if given.what == "conformance" and given.pairs is None:
+        parser.error("conformance needs --pairs, a folder of pairs")
     found: dict[str, object] = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -123,6 +128,13 @@ def main() -> None:
             from bench import load  # noqa: PLC0415
 
             found |= show("load", load.measure(Path(temporary), given.minutes))
+        if given.what == "conformance":
+            from bench import conformance  # noqa: PLC0415
+
+            found |= show(
+                "conformance",
+                conformance.measure(Path(temporary), given.pairs, given.mtmd_cli, make=given.make),
+            )
         if given.what == "attack":  # 15 minutes, and on loopback alone
             from bench import attack  # noqa: PLC0415
 

@@ -6,14 +6,14 @@ import ctypes
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llama_cpp import llama_cpp as C
 
 from playground.engine import importance, llama_log, loading
-from playground.engine.protocol import Quantize, Quantized, Step
+from playground.engine.protocol import Quantize, Quantized, Step, TensorType
 from playground.errors import BadInput, EngineError
 from playground.values.files import Half
 
@@ -21,6 +21,10 @@ _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
 _LACKING = re.compile(r"did not find weights for +(\S+)")
 _SIZE = re.compile(r"quant size += +([\d.]+) MiB")
 _NAMED = 12  # tensors that a note lists by name
+# Projectors that llama.cpp reads with this matrix transposed, which it cannot do with a quantized one.
+_TRANSPOSED = {"gemma3": "mm.input_projection.weight", "gemma3nv": "mm.input_projection.weight"}
+_LEFT_ALONE = re.compile(r"\.position_embd|\.patch_embd|\.patch_merger|_norm\.weight")  # by the quantizer too
+_CONVOLUTION = re.compile(r"conv(?!_pw)")  # conv_pw is a matrix
 _TEXT_BYTES = 128  # length of a text in llama_model_kv_override, with its terminating zero
 
 
@@ -42,14 +46,15 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
     params.pure = request.half is Half.PROJECTOR
     params.allow_requantize = request.requantize
     params.dry_run = request.dry_run
-    if request.tensor_types:
-        params.tt_overrides = _tensor_types(request)
+    kept = _kept(Path(request.source)) if request.half is Half.PROJECTOR else ()
+    if request.tensor_types or kept:
+        params.tt_overrides = _tensor_types((*kept, *request.tensor_types))
     if request.metadata:
         params.kv_overrides = _metadata(request.metadata)
     if request.imatrix:
         means = importance.read(Path(request.imatrix))  # has to live as long as the array that points into it
         params.imatrix = _imatrix(means)
-    notes: list[str] = []
+    notes: list[str] = [f"kept as in the source: {_listed([_name(one) for one in kept])}"] if kept else []
     size: list[int] = []
     lacking: list[str] = []
     converted = 0
@@ -82,8 +87,7 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
             "matrix of another model, or of the other half."
         )
     if without:
-        more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
-        notes.append(f"quantized without the matrix, which lacks them: {', '.join(without[:_NAMED])}{more}")
+        notes.append(f"quantized without the matrix, which lacks them: {_listed(without)}")
     return Quantized(time.perf_counter() - started, size[-1] if size else None, tuple(dict.fromkeys(notes)))
 
 
@@ -96,13 +100,53 @@ def _imatrix(means: dict[str, Any]) -> Any:
     return entries
 
 
-def _tensor_types(request: Quantize) -> Any:
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _kept(projector: Path) -> tuple[TensorType, ...]:
+    """The tensors that llama.cpp's converter would not quantize, and its quantizer would: each with the type it has.
+
+    Those are kernels of convolutions, for which the quantizer counts too few rows (0.3.36); matrices that are
+    transposed; and what the converter keeps at F32 in a file of F16 or BF16.
+    """
+    import gguf  # noqa: PLC0415  it imports numpy, which a worker that answers need not wait for
+
+    reader = gguf.GGUFReader(projector)
+    fields = (reader.get_field(key) for key in ("clip.projector_type", "clip.vision.projector_type"))
+    kind = next((str(field.contents()) for field in fields if field is not None), "")
+    matrices = [
+        tensor
+        for tensor in reader.tensors
+        if len(tensor.shape) > 1 and tensor.name.endswith("weight") and not _LEFT_ALONE.search(tensor.name)
+    ]
+    sizes: dict[gguf.GGMLQuantizationType, int] = {}
+    for tensor in matrices:
+        sizes[tensor.tensor_type] = sizes.get(tensor.tensor_type, 0) + int(tensor.n_elements)
+    exact = gguf.GGMLQuantizationType.F32
+    mixed = max(sizes, key=lambda name: sizes[name], default=exact) is not exact
+    return tuple(
+        TensorType(f"^{re.escape(tensor.name)}$", tensor.tensor_type.name)
+        for tensor in matrices
+        if len(tensor.shape) > 3
+        or _CONVOLUTION.search(tensor.name)
+        or tensor.name == _TRANSPOSED.get(kind)
+        or (mixed and tensor.tensor_type is exact)
+    )
+
+
+def _name(override: TensorType) -> str:
+    return re.sub(r"[\^$\\]", "", override.pattern)
+
+
+def _tensor_types(overrides: Sequence[TensorType]) -> Any:
     """An array that ends with an empty entry. Raises BadInput for an unknown type."""
     import gguf  # noqa: PLC0415  it imports numpy, which a worker that answers need not wait for
 
     types = {kind.name.lower(): int(kind) for kind in gguf.GGMLQuantizationType}
-    entries = (C.llama_model_tensor_override * (len(request.tensor_types) + 1))()
-    for i, override in enumerate(request.tensor_types):
+    entries = (C.llama_model_tensor_override * (len(overrides) + 1))()
+    for i, override in enumerate(overrides):
         if override.kind.lower() not in types:
             raise BadInput(f"ggml has no type called '{override.kind}'. It has: {', '.join(types)}.")
         entries[i].pattern, entries[i].type = override.pattern.encode(), types[override.kind.lower()]

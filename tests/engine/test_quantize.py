@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy
 import pytest
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 
 from playground.comparing.images import read_image
 from playground.engine.protocol import Step, TensorType
@@ -15,7 +16,7 @@ from playground.models.presets import data_folder
 from playground.quantizing import quantizer
 from playground.values.files import Half
 from playground.wiring import Parts
-from testkit.pairs import changed_projector
+from testkit.pairs import changed_projector, write_pair
 
 FOLDER = data_folder() / "tiny-vlm"
 MODEL, PROJECTOR = FOLDER / "tiny-vlm-7M-F16.gguf", FOLDER / "mmproj-tiny-vlm-7M-F16.gguf"
@@ -57,6 +58,48 @@ def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_no
     assert all(len(c.patches) == 2 and len(c.patches[0]) == 144 for c in checks)
     itself = quantizer.check_projector(parts.lab, source, source, IMAGES)
     assert (itself.cosine_min, itself.relative_error) == (pytest.approx(1), 0)
+
+
+@pytest.mark.parametrize("quantization", ["Q8_0", "Q4_0", "Q4_K_M"])
+def test_gemma_3s_projector_when_quantized_then_the_transposed_matrix_stays_and_it_sees(
+    parts: Parts, tmp_path: Path, quantization: str
+) -> None:
+    files, target = write_pair("gemma3", tmp_path), tmp_path / "mmproj-new.gguf"
+    made = quantizer.make(files.projector, target, quantization, parts.pool, half=Half.PROJECTOR)
+    types = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
+    assert types["mm.input_projection.weight"] == "F16"
+    assert types["v.blk.0.attn_q.weight"] not in ("F16", "F32")
+    assert "kept as in the source: mm.input_projection.weight" in made.notes
+    source, new = (parts.catalog.open_pair(files.model, half) for half in (files.projector, target))
+    assert quantizer.check_projector(parts.lab, source, new, IMAGES[:1]).cosine_min > 0.9
+
+
+def test_projector_when_it_has_convolutions_and_exact_matrices_then_they_keep_their_types(
+    parts: Parts, tmp_path: Path
+) -> None:
+    """Gemma 4's audio encoder: llama.cpp's quantizer aborts on a kernel of four dimensions."""
+    writer = GGUFWriter(source := tmp_path / "mmproj-F16.gguf", "clip")
+    writer.add_string("clip.projector_type", "gemma4v")
+    half, exact = numpy.float16, numpy.float32
+    for name, shape, kind in (
+        ("a.conv1d.0.weight", (32, 128, 3, 64), half),
+        ("a.input_projection.weight", (128, 1024), exact),
+        ("a.blk.0.conv_pw1.weight", (256, 128), half),
+        ("v.blk.0.attn_q.weight", (1024, 1024), half),
+    ):
+        writer.add_tensor(name, numpy.ones(shape, kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    made = quantizer.make(source, tmp_path / "new.gguf", "Q4_0", parts.pool, half=Half.PROJECTOR)
+    assert made.path is not None
+    assert {t.name: t.tensor_type.name for t in GGUFReader(made.path).tensors} == {
+        "a.conv1d.0.weight": "F16",
+        "a.input_projection.weight": "F32",
+        "a.blk.0.conv_pw1.weight": "Q4_0",
+        "v.blk.0.attn_q.weight": "Q4_0",
+    }
 
 
 def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts: Parts, tmp_path: Path) -> None:

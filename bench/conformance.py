@@ -1,0 +1,193 @@
+"""Pairs that llama.cpp's converter wrote, in the split engine and in llama-mtmd-cli. `python -m bench conformance`
+
+`--pairs`: a folder of NAME/NAME-F16.gguf and NAME/mmproj-NAME-F16.gguf. `--mtmd-cli`: that program, of the llama.cpp
+that the installed llama-cpp-python holds (bench/tools.sh builds it). Each pair answers greedily about five pictures,
+about two pictures at once, and a follow-up question; both sides have flash attention on and no warm-up. With `--make`
+either half is also quantized, and its drift from F16 measured on the embedded pair's questions.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+from gguf import GGUFReader, TokenType
+
+from playground.comparing import compare, comparison_request
+from playground.comparing.images import read_image
+from playground.comparing.run_settings import RunSettings
+from playground.errors import Failure
+from playground.measuring import question_sets
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import Measurement, MeasurementPlan
+from playground.models import doctor, family_signs
+from playground.models.gguf.header import read_header
+from playground.models.presets import data_folder
+from playground.quantizing import quantizer
+from playground.settings import Settings
+from playground.values.answer import ComparisonUpdate
+from playground.values.files import Half, Variant
+from playground.values.request import Runtime, Turn
+from playground.wiring import Parts, open_parts
+
+PROMPT, FOLLOW_UP = "What is this?", "And what else?"
+N_TOKENS = 16
+N_CTX = 16_384
+QUANTIZATIONS = ("Q8_0", "Q4_0", "Q4_K_M")
+QUESTIONS = 2
+SETTINGS = RunSettings(max_tokens=N_TOKENS, n_ctx=N_CTX, temperature=0.0, flash_attention=True, n_threads=1)
+_MARKER = "<__media__>"
+_TIMEOUT_S = 300
+
+
+class Answers(NamedTuple):
+    question: str
+    ours: str
+    theirs: str
+
+
+def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> dict[str, float]:
+    pictures = _pictures(folder)
+    equal = asked = fine = quantized = wanted = 0
+    print("| pair | language model, projector | doctor | equal | projector Q8_0, Q4_0, Q4_K_M | language model |")
+    print("| -- | -- | -- | -- | -- | -- |")
+    names = sorted(path.name for path in pairs.iterdir() if (path / f"{path.name}-F16.gguf").exists())
+    for name in names:
+        model, projector = pairs / name / f"{name}-F16.gguf", pairs / name / f"mmproj-{name}-F16.gguf"
+        headers = read_header(model), read_header(projector)
+        level = doctor.worst(doctor.diagnose(*headers))
+        answers: list[Answers] = []
+        drifts: dict[Half, list[float | None]] = {Half.PROJECTOR: [], Half.MODEL: []}
+        with open_parts(Settings(cache_dir=folder / f"cache-{name}"), any_folder=True) as parts:
+            variant = parts.catalog.open_pair(model, projector)
+            if mtmd_cli is not None:
+                answers = list(_answers(parts, variant, pictures, mtmd_cli, model, projector))
+            if make:
+                drifts = {half: list(_drifts(parts, variant, half, folder / name)) for half in drifts}
+        for answer in answers:
+            if answer.ours != answer.theirs:
+                print(f"  {name}, {answer.question}: {answer.ours!r}, llama-mtmd-cli {answer.theirs!r}", flush=True)
+        same = sum(answer.ours == answer.theirs for answer in answers)
+        equal, asked, fine = equal + same, asked + len(answers), fine + (level is doctor.Level.FINE)
+        every = [drift for half in drifts.values() for drift in half]
+        quantized, wanted = quantized + sum(drift is not None for drift in every), wanted + len(every)
+        kinds = f"{headers[0].architecture}, {family_signs.projector_type(headers[1])}"
+        columns = (name, kinds, level.name.lower(), f"{same} of {len(answers)}", *map(_listed, drifts.values()))
+        print(f"| {' | '.join(columns)} |", flush=True)
+    return {
+        "pairs": len(names),
+        "fine by the doctor": fine,
+        "answers": asked,
+        "equal to llama-mtmd-cli": equal,
+        "quantized halves": wanted,
+        "that load and give numbers": quantized,
+    }
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    noise = np.random.default_rng(1).integers(0, 256, (448, 448, 3), np.uint8)
+    page = PIL.Image.new("RGB", (1000, 1400), "white")
+    draw = PIL.ImageDraw.Draw(page)
+    for line in range(60):
+        draw.text((60, 40 + 22 * line), f"{line + 1:2}. The quick brown fox jumps over the lazy dog. " * 2, "black")
+    images = {
+        "448x448": PIL.Image.fromarray(noise),
+        "1600x300": PIL.Image.fromarray(noise).resize((1600, 300)),
+        "1x1": PIL.Image.new("RGB", (1, 1), "red"),
+        "12000x3": PIL.Image.fromarray(noise[:3]).resize((12_000, 3)),
+        "page": page,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.png" for name in images}
+    for name, image in images.items():
+        image.save(paths[name])
+    return paths
+
+
+def _answers(
+    parts: Parts, variant: Variant, pictures: dict[str, Path], mtmd_cli: Path, model: Path, projector: Path
+) -> Iterator[Answers]:
+    program = [mtmd_cli, "-m", model, "--mmproj", projector, "-c", N_CTX, "-b", 512, "-ub", 512, "-n", N_TOKENS]
+    program += ["--temp", 0, "-fa", "on", "-t", 1, "--no-warmup", "--no-mmproj-offload"]
+    control = _control_tokens(model)
+    first = None
+    for name, path in pictures.items():
+        update = _asked(parts, variant, [path], PROMPT)
+        first = first or update
+        yield Answers(name, _text(update), _mtmd(program, [path], update, control))
+    two = [pictures["448x448"], pictures["1600x300"]]
+    update = _asked(parts, variant, two, PROMPT)
+    yield Answers("two pictures", _text(update), _mtmd(program, two, update, control))
+    assert first is not None
+    earlier = (Turn(PROMPT, {variant.id: first.panes[0].text}),)
+    update = _asked(parts, variant, two[:1], FOLLOW_UP, earlier)
+    yield Answers("follow-up", _text(update), _mtmd(program, two[:1], update, control))
+
+
+def _asked(
+    parts: Parts, variant: Variant, paths: list[Path], prompt: str, earlier: tuple[Turn, ...] = ()
+) -> ComparisonUpdate:
+    images = [read_image(path) for path in paths]
+    wanted = comparison_request.comparison_of(images, prompt, [variant], SETTINGS, earlier)
+    *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
+    return last
+
+
+def _text(update: ComparisonUpdate) -> str:
+    pane = update.panes[0]
+    if pane.error:
+        print(f"  {pane.error}", flush=True)
+    return "refused" if pane.error else pane.text.strip()
+
+
+def _control_tokens(model: Path) -> re.Pattern[str]:
+    """llama-mtmd-cli prints them, the app does not."""
+    fields = GGUFReader(model).fields
+    tokens, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    control = (text for text, kind in zip(tokens, types, strict=True) if kind == TokenType.CONTROL)
+    return re.compile("|".join(re.escape(text) for text in control) or "$^")
+
+
+def _mtmd(program: list[object], paths: list[Path], update: ComparisonUpdate, control: re.Pattern[str]) -> str:
+    """What llama-mtmd-cli answers to the prompt that the app rendered, or to the question where it rendered none."""
+    command = [*program, *(part for path in paths for part in ("--image", path))]
+    if update.rendered_prompt:
+        rendered = update.rendered_prompt.replace("<image>", _MARKER)
+        command += ["-p", rendered, "--jinja", "--chat-template", "{{ messages[-1].content }}"]
+    else:
+        command += ["-p", PROMPT, "--jinja"]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+    )
+    return "refused" if done.returncode else control.sub("", done.stdout.decode(errors="replace")).strip()
+
+
+def _drifts(parts: Parts, source: Variant, half: Half, folder: Path) -> Iterator[float | None]:
+    """Of each quantization, in nats for each token; None where it does not load."""
+    questions = question_sets.embedded(data_folder() / "tiny-vlm", level="easy").first(QUESTIONS)
+    for quantization in QUANTIZATIONS:
+        target = folder / f"{half.name.lower()}-{quantization}.gguf"
+        try:
+            quantizer.make(Path(source.half(half).path), target, quantization, parts.pool, half=half)
+            files = (source.model.path, target) if half is Half.PROJECTOR else (target, source.projector.path)
+            variants = (source, parts.catalog.open_pair(*files))
+            request = MeasureRequest(questions, variants, source.id, MeasurementPlan(max_tokens=N_TOKENS), Runtime())
+            *_, last = MeasureJob(parts.lab, request).run()
+            assert isinstance(last, Measurement)
+            drift = last.results[1].mean_kl
+            yield None if drift is None else drift.value
+        except Failure as error:
+            print(f"  {target.name}: {error.message}", flush=True)
+            yield None
+        finally:
+            target.unlink(missing_ok=True)
+
+
+def _listed(drifts: list[float | None]) -> str:
+    return ", ".join("failed" if drift is None else f"{drift:.3f}" for drift in drifts) or "not made"
