@@ -126,6 +126,11 @@ class Parts:
         return msgspec.structs.replace(cell, settings=self.limited(cell.settings), questions=questions)
 
     @property
+    def samples(self) -> Path:
+        """The folder of the questions that were drawn from datasets of the Hub."""
+        return self.settings.cache_dir / "samples"
+
+    @property
     def evaluation(self) -> Path:
         """The folder of the embedded questions."""
         return data_folder() / "tiny-vlm/evaluation"

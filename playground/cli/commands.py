@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import compare, measure, models, quantize, score, serve
+from playground.cli import compare, measure, models, quantize, score, serve, suites
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -39,6 +39,7 @@ for _command in (
     measure.accuracy,
     measure.card,
     score.score,
+    suites.suites,
     quantize.quantize,
     quantize.sensitivity,
     models.doctor,

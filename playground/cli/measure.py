@@ -19,11 +19,13 @@ from playground.cli.options import (
     KvTypes,
     Level,
     Look,
-    MaxTokens,
     Models,
     Names,
     Projectors,
     Questions,
+    Seed,
+    SuiteMaxTokens,
+    SuiteName,
     axes_of,
     bytes_of,
     choose,
@@ -31,6 +33,7 @@ from playground.cli.options import (
     questions_of,
     range_of,
     say,
+    tokens_of,
 )
 from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
@@ -62,6 +65,8 @@ class _Options:
     n_ctx: int | None
     kv_types: list[str] | None
     image_tokens: list[str] | None
+    suite: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,9 @@ def drift(
     questions: Questions = None,
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
-    max_tokens: MaxTokens = 64,
+    suite: SuiteName = "",
+    seed: Seed = 0,
+    max_tokens: SuiteMaxTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -88,8 +95,11 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
-    measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=max_tokens))
+    tokens = tokens_of(max_tokens, suite)
+    options = _Options(
+        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed
+    )
+    measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=tokens))
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
         _fail_if_left_out(measured.measurement)
@@ -144,7 +154,9 @@ def grid(
     questions: Questions = None,
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
-    max_tokens: MaxTokens = 64,
+    suite: SuiteName = "",
+    seed: Seed = 0,
+    max_tokens: SuiteMaxTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -152,8 +164,9 @@ def grid(
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
     halves = projector or (None if model else [_GRID_PROJECTORS])
-    options = _Options(variants, halves, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
-    measured = _measure(options, results.MeasurementPlan(max_tokens=max_tokens))
+    tokens = tokens_of(max_tokens, suite)
+    options = _Options(variants, halves, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed)
+    measured = _measure(options, results.MeasurementPlan(max_tokens=tokens))
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -178,15 +191,20 @@ def accuracy(
     questions: Questions = None,
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
-    max_tokens: MaxTokens = 64,
+    suite: SuiteName = "",
+    seed: Seed = 0,
+    max_tokens: SuiteMaxTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
-    measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=max_tokens))
+    tokens = tokens_of(max_tokens, suite)
+    options = _Options(
+        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed
+    )
+    measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=tokens))
     if as_json:
         typer.echo(msgspec.json.encode(measured.measurement).decode())
         _fail_if_left_out(measured.measurement)
@@ -212,7 +230,9 @@ def card(
     questions: Questions = None,
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
-    max_tokens: MaxTokens = 64,
+    suite: SuiteName = "",
+    seed: Seed = 0,
+    max_tokens: SuiteMaxTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -231,7 +251,10 @@ def card(
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
     from playground.rendering import card_view  # noqa: PLC0415  the other commands need no Gradio
 
-    options = _Options(variants, projector, model, questions, level, n, max_tokens, n_ctx, kv_type, image_tokens)
+    tokens = tokens_of(max_tokens, suite)
+    options = _Options(
+        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed
+    )
     limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_memory=bytes_of(max_memory) if max_memory else None,
@@ -244,7 +267,8 @@ def card(
         card_view.check_kind(path.suffix.removeprefix("."))
         if not path.parent.is_dir():
             raise BadInput(f"There is no folder {path.parent} to write {path.name} in.")
-    measured = _measure(options, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=max_tokens))
+    measured = _measure(options, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=tokens))
+    sample = measured.measurement.sample
     made = ship.card(
         measured.measurement,
         measured.variants,
@@ -252,8 +276,8 @@ def card(
         limits,
         engine=measured.engine,
         machine=measured.machine,
-        set_name=ship.set_title(questions.name if questions else "", level),
-        settings=ship.settings_line(max_tokens, n_ctx),
+        set_name=sample.words if sample else ship.set_title(questions.name if questions else "", level),
+        settings=ship.settings_line(tokens, n_ctx),
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
@@ -296,7 +320,7 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
         settings = axes_of(options.kv_types, options.image_tokens)
         variants = axes.spread(choose(parts, options.model, options.variants, options.projector), settings)
         reference = comparison_request.reference_of(variants)
-        questions = questions_of(parts, options.questions, options.level, options.n)
+        questions = questions_of(parts, options.questions, options.level, options.n, options.suite, options.seed)
         request = MeasureRequest(questions, variants, reference, plan, Runtime(n_ctx=options.n_ctx))
         measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine

@@ -15,7 +15,7 @@ import typer
 from playground.comparing import run_settings
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
-from playground.measuring import question_sets, results
+from playground.measuring import question_sets, results, suite_source
 from playground.measuring.statistics import Interval
 from playground.models.catalog import Catalog
 from playground.quantizing import scan_results
@@ -23,7 +23,8 @@ from playground.quantizing.make_variant import CheckedVariant
 from playground.values.files import Variant
 from playground.wiring import Parts
 
-_Result = TypeVar("_Result", results.Measurement, scan_results.Sensitivity, CheckedVariant)
+_Result = TypeVar("_Result", results.Measurement, scan_results.Sensitivity, CheckedVariant, question_sets.QuestionSet)
+DEFAULT_MAX_TOKENS = 64
 
 # Each of these three may be repeated, and each value may be several, separated by commas (`listed`).
 Names = Annotated[
@@ -50,6 +51,17 @@ ImageTokens = Annotated[
     typer.Option("--image-tokens", help="Tokens of each image, one variant each: 256,1024. Repeatable."),
 ]
 MaxTokens = Annotated[int, typer.Option(help="Length of an answer, at most.")]
+SuiteMaxTokens = Annotated[
+    int | None, typer.Option(help="Length of an answer, at most. Default: what the suite says, else 64.")
+]
+SuiteName = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        help="Questions of a dataset on the Hub: a suite (chartqa), a suite's .toml, or owner/name[:config][:split].",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Which sample of the suite.")]
 ContextSize = Annotated[
     int | None, typer.Option("--ctx-size", help="Context size, tokens. Default: what each question needs.")
 ]
@@ -70,11 +82,32 @@ def axes_of(kv_types: Sequence[str] | None, image_tokens: Sequence[str] | None) 
     return run_settings.read_settings({"kv_types": kinds or None, "image_tokens": tokens or None})
 
 
-def questions_of(parts: Parts, own: Path | None, level: str, n: int) -> question_sets.QuestionSet:
+def questions_of(
+    parts: Parts, own: Path | None, level: str, n: int, suite: str = "", seed: int = 0
+) -> question_sets.QuestionSet:
+    """`suite`: in place of the person's own and the embedded questions. Shows what n questions can say."""
+    if suite:
+        if own:
+            raise BadInput("Give --suite or --items, not both.")
+        sample = followed(
+            suite_source.draw(parts.hub, suite_source.SuiteChoice(suite, n, seed), parts.samples),
+            question_sets.QuestionSet,
+        )
+        if sample.sample is not None:
+            say(f"{sample.sample.words}. {suite_source.what_it_shows(len(sample.items))}")
+        return sample
     if not 0 < n <= question_sets.MAX_ITEMS:
         raise BadInput(f"-n has to be between 1 and {question_sets.MAX_ITEMS}.")
     questions = question_sets.read_questions(own) if own else question_sets.embedded(parts.evaluation, level=level)
     return questions.first(n)
+
+
+def tokens_of(max_tokens: int | None, suite: str) -> int:
+    """The limit of an answer: the person's own, else the suite's. Raises BadInput."""
+    if max_tokens is not None:
+        return max_tokens
+    known = suite_source.known_suite(suite) if suite else None
+    return known.max_tokens if known else DEFAULT_MAX_TOKENS
 
 
 def followed(updates: Iterator[results.Progress | _Result], kind: type[_Result]) -> _Result:

@@ -349,3 +349,64 @@ def _worded(pair: Paired, *, decided: bool) -> Paired:
 
 def _points(share: float) -> str:
     return f"{100 * abs(share):.1f} points"
+
+
+# --- before a measurement ---------------------------------------------------------------------------------------------
+
+DISCORDANT = (
+    0.06  # share of questions that one of two variants alone has right: what 4 bits do to a model; a convention
+)
+_POWER = 0.8
+
+
+def detectable_difference(n: int, discordant: float = DISCORDANT) -> float | None:
+    """The smallest difference of two accuracies that n questions show in 80 % of cases, by the test of `paired`.
+
+    `discordant`: the share of questions that one variant alone has right. None: no difference within it would show.
+    """
+    pairs = round(n * discordant)
+    least = next((k for k in range(pairs // 2, pairs + 1) if _evidence_of(k, pairs - k) >= 2 / ALPHA), None)
+    if least is None:
+        return None
+    share = float(special.betaincinv(least, pairs - least + 1, _POWER))  # P(at least so many of `pairs`) is the power
+    return discordant * (2 * share - 1)
+
+
+def questions_for_difference(difference: float, discordant: float = DISCORDANT) -> int | None:
+    """How many questions show such a difference in 80 % of cases; None: more than 100,000."""
+    low, high = 0, 100_000
+    discordant = max(discordant, difference)
+
+    def shows(n: int) -> bool:
+        shown = detectable_difference(n, discordant)
+        return shown is not None and shown <= difference
+
+    if not shows(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shows(middle) else (middle, high)
+    return high
+
+
+def _evidence_of(losses: int, wins: int) -> float:
+    return e_value([1.0] * losses + [-1.0] * wins)
+
+
+def not_worse(differences: Sequence[float], margin: float, effect: float = 1.0) -> float:
+    """The e-value against "the mean difference (-1 to 1) is `margin` below 0 or lower"."""
+    return e_value([(difference + margin) / (1 - margin) for difference in differences], effect)
+
+
+def times_as_many(evidence: Callable[[float], float], wanted: float) -> float | None:
+    """How many times as many questions bring the wanted evidence if they go on like these; None: 1000 times do not.
+
+    `evidence`: the e-value at a design effect, of which a fraction stands for so many times the questions.
+    """
+    low, high = 1.0, 1000.0
+    if evidence(1 / high) < wanted:
+        return None
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if evidence(1 / middle) >= wanted else (middle, high)
+    return high

@@ -279,9 +279,15 @@ def read_sample(folder: Path, n: int) -> QuestionSet | None:
     return QuestionSet(suite.name, questions, folder, problems, record)
 
 
-def newest_sample(folder: Path, suite: Suite, seed: int, n: int) -> QuestionSet | None:
-    """A complete sample of any commit, for when the Hub cannot be reached; the one that was drawn last."""
-    pattern = sample_folder(Path(), suite, "*", seed).name
+def newest_sample(folder: Path, suite: Suite | str, seed: int, n: int) -> QuestionSet | None:
+    """A complete sample of any commit, for when the Hub cannot be reached; the one that was drawn last.
+
+    `suite`: or the repository of one that was guessed.
+    """
+    if isinstance(suite, str):
+        pattern = f"{suite.replace('/', '--')}-*-{seed}"
+    else:
+        pattern = sample_folder(Path(), suite, "*", seed).name
     folders = sorted(folder.glob(pattern), key=lambda path: -path.stat().st_mtime)
     return next((questions for path in folders if (questions := read_sample(path, n)) is not None), None)
 

@@ -152,3 +152,47 @@ def test_card_when_drawn_at_random_from_the_embedded_questions_then_it_never_rec
         assert (n, passed, taken) == (n, 0.0, 0.0)
     passed, _ = simulated.decisions(150, 60)["Q8_0"]
     assert passed >= 0.9
+
+
+def test_difference_when_it_is_as_large_as_shown_then_the_test_finds_it_in_four_of_five() -> None:
+    """Against a simulation of the test itself."""
+    draw = numpy.random.default_rng(5)
+    n, discordant = 1200, 0.06
+    shown = statistics.detectable_difference(n, discordant)
+    assert shown is not None
+    found = 0
+    for _ in range(500):
+        lost, won = draw.multinomial(n, [(discordant + shown) / 2, (discordant - shown) / 2, 1 - discordant])[:2]
+        found += statistics.e_value([1.0] * lost + [-1.0] * won) >= 2 / statistics.ALPHA
+    assert 0.73 <= found / 500 <= 0.87
+
+
+def test_difference_when_questions_are_few_then_none_is_shown() -> None:
+    assert statistics.detectable_difference(100) is None
+    assert statistics.questions_for_difference(0.001) is None
+    assert (statistics.questions_for_difference(0.3) or 1000) < 100
+    needed = statistics.questions_for_difference(0.02)
+    assert needed is not None
+    assert 2000 < needed < 3000
+    assert (
+        (statistics.detectable_difference(needed) or 1) <= 0.02 < (statistics.detectable_difference(needed - 60) or 1)
+    )
+
+
+def test_not_worse_when_nothing_is_lost_then_enough_questions_show_it() -> None:
+    assert statistics.not_worse([0.0] * 200, 0.05) >= 20
+    assert statistics.not_worse([0.0] * 40, 0.05) < 20
+    assert statistics.not_worse([-1.0] * 20 + [0.0] * 180, 0.05) < 1
+
+
+def test_more_questions_when_evidence_grows_then_the_factor_is_found() -> None:
+    few = [0.0] * 40
+
+    def evidence(effect: float) -> float:
+        return statistics.not_worse(few, 0.05, effect)
+
+    times = statistics.times_as_many(evidence, 20)
+    assert times is not None
+    n = round(40 * times)
+    assert statistics.not_worse([0.0] * (n + 1), 0.05) >= 20 > statistics.not_worse([0.0] * (n - 2), 0.05)
+    assert statistics.times_as_many(lambda effect: 0.5, 20) is None

@@ -62,12 +62,12 @@ def output(program: Path, *arguments: str, folder: Path, cache: Path) -> str:
 def test_wheel_when_built_then_it_has_every_file_of_the_package(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "playground", "presets"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "-z", "playground", "presets", "suites"], cwd=ROOT, capture_output=True, text=True
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
     tracked = [name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
-    wanted = {f"playground/{name}" if name.startswith("presets/") else name for name in tracked}
+    wanted = {f"playground/{name}" if name.startswith(("presets/", "suites/")) else name for name in tracked}
     assert len(wanted) > 200
     assert sorted(wanted - packed) == []
 
