@@ -32,6 +32,7 @@ SECTIONS = {
     "downloads": "Hugging Face Hub",
     "login": "Access",
 }
+TABLES = ("users", "api_keys")
 ENVIRONMENT_ONLY = ("space_id", "space_host", "cuda_visible_devices")
 EXAMPLE_HEAD = """\
 # Copy this file to playground.toml in the folder where you start the app, or name the copy in PLAYGROUND_CONFIG.
@@ -89,10 +90,10 @@ def settings_table() -> str:
 
 
 def example_settings() -> str:
-    """Every key with its default, or commented out with an example. `users` is a TOML table, so it comes last."""
+    """Every key with its default, or commented out with an example. TOML tables come last."""
     lines = [EXAMPLE_HEAD.rstrip()]
     for name, field in Settings.model_fields.items():
-        if name in ENVIRONMENT_ONLY or name == "users":
+        if name in ENVIRONMENT_ONLY or name in TABLES:
             continue
         if name in SECTIONS:
             lines += ["", f"# --- {SECTIONS[name]}"]
@@ -100,9 +101,10 @@ def example_settings() -> str:
         lines.append(
             f"{name} = {_toml(field.default)}" if _has_value(field) else f"# {name} = {_toml(_example(field))}"
         )
-    users = Settings.model_fields["users"]
-    lines += ["", f"# {users.description}", "[users]"]
-    lines += [f"# {name} = {_toml(password)}" for name, password in _example(users).items()]
+    for table in TABLES:
+        field = Settings.model_fields[table]
+        lines += ["", *textwrap.wrap(str(field.description), 116, initial_indent="# ", subsequent_indent="# ")]
+        lines += [f"[{table}]", *(f"# {name} = {_toml(secret)}" for name, secret in _example(field).items())]
     return "\n".join(lines) + "\n"
 
 

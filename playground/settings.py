@@ -28,6 +28,7 @@ from pydantic_settings import (
 from playground.errors import BadSettings
 
 _PREFIX = "PLAYGROUND_"
+_SHORTEST_KEY = 16  # characters
 _SURROUNDINGS = ("space_id", "space_host", "cuda_visible_devices")  # read from the environment only
 _PRIVATE_NETWORKS = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7")
 
@@ -138,6 +139,17 @@ class Settings(BaseSettings):
         ge=1_000_000,
         description="Maximum size of any other request, such as an imported notebook; at least 1,000,000.",
     )
+    max_api_body_bytes: int = Field(
+        default=64_000_000,
+        ge=1_000_000,
+        description="Maximum size of a request to /v1, with its images; at least 1,000,000.",
+    )
+    max_api_requests: int = Field(
+        default=64,
+        gt=0,
+        description="Maximum number of requests to /v1 that one key, or one person, may have open; further ones are "
+        "refused.",
+    )
     max_image_pixels: int = Field(
         default=12_000_000,
         gt=0,
@@ -194,6 +206,16 @@ class Settings(BaseSettings):
         description="Users who may pin and unload models and delete files; empty means everybody, and nobody in demo "
         "mode. Separated by ',' in the environment.",
     )
+    api_keys: dict[str, SecretStr] = Field(
+        default={},
+        examples=[{"anna": "16 characters or more"}],
+        description="Names with their keys for /v1 and /gradio_api/mcp. Each name has its own share of the queue. "
+        "Without a login, programs on this machine need no key. A JSON object in the environment.",
+    )
+    api_remote_images: bool = Field(
+        default=False,
+        description="Whether /v1 fetches images from http and https addresses on the public internet.",
+    )
     demo: bool = Field(
         default=False,
         description="Demo mode: visitors run the available models only, and cannot download, open, quantize or delete "
@@ -219,8 +241,9 @@ class Settings(BaseSettings):
         except tomllib.TOMLDecodeError as error:
             raise BadSettings(f"{_file()} is not valid TOML: {error}.") from None
         except SettingsError as error:
+            name = "API_KEYS" if '"api_keys"' in str(error) else "USERS"
             raise BadSettings(
-                f'{_PREFIX}USERS must be a JSON object such as {{"name": "password"}} ({error}).'
+                f'{_PREFIX}{name} must be a JSON object such as {{"name": "password"}} ({error}).'
             ) from None
         except OSError as error:
             raise BadSettings(f"{_file()} cannot be read: {error.strerror}.") from None
@@ -281,6 +304,8 @@ class Settings(BaseSettings):
             raise ValueError("password and users exclude each other: set one of the two.")
         if not all(secret.get_secret_value() for secret in (*self.users.values(), self.password or SecretStr("-"))):
             raise ValueError("A password is empty.")
+        if any(len(key.get_secret_value()) < _SHORTEST_KEY for key in self.api_keys.values()):
+            raise ValueError(f"A key in api_keys is too short: it needs at least {_SHORTEST_KEY} characters.")
         on_space = os.environ.get("SYSTEM") == "spaces" and "OAUTH_CLIENT_ID" in os.environ
         if self.login is Login.HUGGINGFACE and not on_space:
             raise ValueError(
@@ -304,8 +329,8 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The passwords, which must not be logged."""
-        kept = [*self.users.values(), *([self.password] if self.password else [])]
+        """The passwords and keys, which must not be logged."""
+        kept = [*self.users.values(), *self.api_keys.values(), *([self.password] if self.password else [])]
         return tuple(secret.get_secret_value() for secret in kept)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
@@ -100,9 +101,9 @@ class Parts:
             return ""
         return f"The doctor: {diagnosis.findings[0].text} {diagnosis.findings[0].remedy}"
 
-    def read_image(self, path: str | Path) -> Image:
+    def read_image(self, source: str | Path | BytesIO, name: str = "") -> Image:
         """An uploaded image, scaled down to what the operator allows. Raises BadImage."""
-        return DECODER.read(path, max_pixels=self.settings.max_image_pixels)
+        return DECODER.read(source, name, max_pixels=self.settings.max_image_pixels)
 
     def read_pages(self, path: str | Path) -> tuple[Image, ...]:
         """The same; of a document the first pages. Raises BadImage."""

@@ -85,7 +85,7 @@ def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16
     thread.start()
     try:
         yield panes.update()
-        while thread.is_alive():
+        while not panes.ended.is_set():
             if panes.changed.wait(_HEARTBEAT_S):
                 panes.urgent.wait(_UPDATE_S + _UPDATE_S_PER_CHARACTER * panes.characters)  # more may come in a moment
             panes.urgent.clear()
@@ -120,6 +120,12 @@ class _ComparisonRun:
         self._runtimes: dict[str, Runtime] = {}  # by variant: what fits into memory
 
     def execute(self) -> None:
+        try:
+            self._execute()
+        finally:
+            self._panes.end()
+
+    def _execute(self) -> None:
         variants = self._in_order()
         try:
             with self._pool.turn(self._ticket, stop=self._stop.wanted, on_place=self._panes.place) as self._slot:
@@ -329,7 +335,8 @@ class _ComparisonRun:
         try:
             runtime = self._runtimes[variant.id]
             with self._slot.lease(self._language(variant), stop=self._wanted(variant)) as lease:
-                request = protocol.Score(prompt, self._panes[variant.id].token_ids, runtime)
+                ids, n = self._panes[variant.id].token_ids, self._comparison.n_candidates
+                request = protocol.Score(prompt, ids, runtime, n)
                 scored = lease.request(request, stop=self._wanted(variant))
             scores = scored.scores
         except Interrupted:
@@ -347,6 +354,11 @@ class _ComparisonRun:
     def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
         """The conversation as this variant knows it. The images are of its first question."""
         comparison = self._comparison
+        if comparison.conversation:
+            return tuple(
+                protocol.ChatMessage(message.role, message.text, len(message.places), message.places)
+                for message in comparison.conversation
+            )
         messages = []
         for turn in comparison.earlier:
             answer = turn.answers.get(variant.id)

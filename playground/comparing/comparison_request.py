@@ -13,12 +13,18 @@ from playground.values.request import Comparison, Image, ImagePlace, Order, Turn
 
 def check(comparison: Comparison, max_panes: int) -> None:
     """Raises BadInput or BadPrompt for what is invalid whatever the models are."""
-    if not comparison.prompt.strip() and (comparison.earlier or not comparison.images):
-        raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
+    texts = [message.text for message in comparison.conversation] or [comparison.prompt]
     try:
-        comparison.prompt.encode()
+        "".join(texts).encode()
     except UnicodeEncodeError:
         raise BadPrompt("The prompt contains an invalid character (an unpaired surrogate). Please retype it.") from None
+    if comparison.conversation:
+        last = comparison.conversation[-1]
+        is_empty = not last.text.strip() and not last.places
+    else:
+        is_empty = not comparison.prompt.strip() and bool(comparison.earlier or not comparison.images)
+    if is_empty:
+        raise BadPrompt("The prompt is empty. Write what you want to know about the image.")
     prompts.question((*(turn.prompt for turn in comparison.earlier), comparison.prompt)[0], len(comparison.images))
     if not comparison.variants:
         raise BadInput("No variant is ticked. Tick at least one quantization.")

@@ -20,6 +20,7 @@ class Panes:
     def __init__(self, comparison: Comparison) -> None:
         self.changed = Event()
         self.urgent = Event()  # a first token, or an end: to be shown at once
+        self.ended = Event()  # nothing will change any more
         self._lock = Lock()
         self._reference = comparison.reference
         reference = next((v for v in comparison.variants if v.id == comparison.reference), None)
@@ -47,6 +48,11 @@ class Panes:
         self.changed.set()
         if fields.get("state") in _URGENT:
             self.urgent.set()
+
+    def end(self) -> None:
+        self.ended.set()
+        self.urgent.set()
+        self.changed.set()
 
     @property
     def characters(self) -> int:

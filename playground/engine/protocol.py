@@ -322,6 +322,7 @@ class Score(Request[Scored], frozen=True, tag=True):
     prompt: EncodedPrompt
     token_ids: tuple[int, ...]
     runtime: Runtime
+    n_candidates: int = 5  # the most likely tokens that are reported at each position
 
 
 class Tokenize(Request[Tokenized], frozen=True, tag=True):

@@ -30,7 +30,8 @@ def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[To
         _logits(model, request, cancelled),
         strict=True,
     )
-    return tuple(_token_score(vocabulary, text, token, logits) for text, token, logits in rows)
+    n = request.n_candidates
+    return tuple(_token_score(vocabulary, text, token, logits, n) for text, token, logits in rows)
 
 
 def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
@@ -96,16 +97,16 @@ def _texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
     yield ""
 
 
-def _token_score(vocabulary: Vocabulary, text: str, token: int | None, logits: Any) -> TokenScore:
+def _token_score(vocabulary: Vocabulary, text: str, token: int | None, logits: Any, n: int) -> TokenScore:
     likely = _log_probabilities(logits)
     probability = None if token is None else math.exp(likely[token])
-    return TokenScore(text=text, probability=probability, candidates=_likeliest(vocabulary, likely))
+    return TokenScore(text=text, probability=probability, candidates=_likeliest(vocabulary, likely, n))
 
 
-def _likeliest(vocabulary: Vocabulary, log_probabilities: Any) -> tuple[Candidate, ...]:
+def _likeliest(vocabulary: Vocabulary, log_probabilities: Any, n: int = _N_CANDIDATES) -> tuple[Candidate, ...]:
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-    n = min(_N_CANDIDATES, len(log_probabilities))
+    n = min(n, len(log_probabilities))
     likeliest = sorted(
         numpy.argpartition(log_probabilities, -n)[-n:].tolist(), key=lambda i: (-log_probabilities[i], i)
     )

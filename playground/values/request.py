@@ -154,6 +154,15 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationMessage:
+    """One message of a conversation whose images stand anywhere."""
+
+    role: str  # as the chat template knows it: system, user, assistant
+    text: str
+    places: tuple[int, ...] = ()  # an offset in the text for each of its images, ascending
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One question to several variants, with all that its run depends on."""
 
@@ -168,6 +177,9 @@ class Comparison:
     template_variables: Mapping[str, Any] = field(default_factory=dict)  # such as enable_thinking
     system: str | None = None  # None: no system message
     image_place: ImagePlace = ImagePlace.BEFORE
+    # In place of prompt, earlier, system and image_place: all messages, with the places of `images` in their order.
+    conversation: tuple[ConversationMessage, ...] = ()
     probabilities: bool = False  # decode every answer once more, for its tokens' probabilities
+    n_candidates: int = 5  # the most likely tokens that the probabilities name at each position
     earlier: tuple[Turn, ...] = ()  # each variant continues from its own answers
     remedies: tuple[Remedy, ...] = ()  # what the person allows for a variant that does not fit into memory

@@ -24,7 +24,8 @@ from playground.web.uploads import Uploads
 # What somebody needs in order to log in, and what needs no login (docs/operate/login.md).
 _OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico", "/robots.txt", "/manifest.json",
          "/health", "/health/ready", "/metrics", "/theme.css", "/gradio_api/startup-events")  # fmt: skip
-_OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/")
+_OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/",
+               "/v1/")  # asks for a key itself (openai_api.person)  # fmt: skip
 _JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
 _UPLOAD = "/gradio_api/upload"
 _HEARTBEAT = "/gradio_api/heartbeat/"

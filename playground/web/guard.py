@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playground.settings import Settings
+from playground.web.openai_reply import error_document
 
 _UNSPECIFIED = ("0.0.0.0", "::", "")  # noqa: S104  compared with, not listened on
 _LOOPBACK = "localhost"  # 127.0.0.1 and ::1 are addresses, which are always accepted
@@ -25,6 +26,7 @@ _ANY = "*"
 _HUB = "https://huggingface.co"
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _UPLOAD = "/gradio_api/upload"
+_API = "/v1/"
 _LOGIN = "/login"
 _LOGIN_BYTES = 65_536
 _UPLOADED_FILES = 16  # as many as a cell has pictures
@@ -40,6 +42,7 @@ class Rules:
     in_hubs_frame: bool
     max_body_bytes: int
     max_upload_bytes: int
+    max_api_body_bytes: int
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
@@ -51,6 +54,7 @@ class Rules:
             in_hubs_frame=settings.space_id is not None,
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes * _UPLOADED_FILES + _MULTIPART_BYTES,
+            max_api_body_bytes=settings.max_api_body_bytes,
         )
 
     def refusal(self, method: str, path: str, headers: Headers) -> Response | None:
@@ -71,6 +75,8 @@ class Rules:
     def most_bytes(self, path: str) -> int:
         if path == _LOGIN:
             return _LOGIN_BYTES
+        if path.startswith(_API):
+            return self.max_api_body_bytes
         return self.max_upload_bytes if path == _UPLOAD else self.max_body_bytes
 
     def _knows(self, name: str) -> bool:
@@ -129,6 +135,8 @@ class Guard:
             body = _Body(receive, send, self._rules, most=self._rules.most_bytes(path))
             refusal = await body.serve(self._app, scope)
         if refusal is not None:
+            if path.startswith(_API):
+                refusal = _in_openais_form(refusal)
             await refusal(scope, receive, send)
 
 
@@ -192,6 +200,11 @@ def around(rules: Rules) -> Any:
 
 def _refused(status: int, why: str) -> Response:
     return PlainTextResponse(why, status, headers={"Connection": "close"})
+
+
+def _in_openais_form(refusal: Response) -> Response:
+    document = error_document(bytes(refusal.body).decode(), refusal.status_code)
+    return JSONResponse(document, refusal.status_code, headers={"Connection": "close"})
 
 
 def _name(host: str) -> str:

@@ -25,6 +25,7 @@ from playground.web import assets, guard, login, page
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
+from playground.web.openai_api import OpenAiApi
 from playground.web.prometheus import RunMetrics
 from playground.web.uploads import Uploads, upload_folder
 from playground.wiring import Parts, open_parts
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
         metrics = RunMetrics(parts.pool.memory)
         health = Health(parts, metrics)
         active = ActiveRuns()
+        openai_api = OpenAiApi(parts, deriving, metrics)
         demo = page.build(parts, deriving, metrics, active)
         # No event waits in Gradio's own queue: what waits there would take the seats of page loads and stops. Each kind
         # of work is limited where it is done, and each person's events by Admission.
@@ -67,7 +69,7 @@ def serve(settings: Settings) -> None:
             show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
             max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
             app_kwargs={
-                "routes": [*health.routes(), *login.routes(settings), *assets.routes()],
+                "routes": [*health.routes(), *login.routes(settings), *assets.routes(), *openai_api.routes()],
                 "middleware": [Middleware(Admission, settings, uploads, active.leave)],
                 "lifespan": guard.around(guard.Rules.of(settings)),
             },

@@ -194,3 +194,12 @@ def test_forwarders_when_none_is_named_then_only_a_space_has_some() -> None:
     assert Settings().forwarders == ()
     assert "10.0.0.0/8" in Settings(space_id="acme/play").forwarders
     assert Settings(space_id="acme/play", trusted_proxies=("10.1.2.3",)).forwarders == ("10.1.2.3",)
+
+
+def test_api_when_a_request_is_refused_then_openais_form_and_its_own_limit() -> None:
+    api = client(Settings(max_body_bytes=1_000_000, max_api_body_bytes=2_000_000))
+    assert api.post("/v1/chat/completions", headers=JSON, content=b" " * 1_500_000).status_code == 200
+    assert api.post("/other", headers=JSON, content=b" " * 1_500_000).status_code == 413
+    refused = api.post("/v1/chat/completions", headers=JSON, content=b" " * 2_000_001)
+    assert refused.status_code == 413
+    assert "at most 2,000,000 bytes" in refused.json()["error"]["message"]

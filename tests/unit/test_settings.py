@@ -50,7 +50,7 @@ def test_example_when_its_comments_are_taken_away_then_it_loads() -> None:
     write(text.replace('password = "..."', "").replace('"none"', '"password"'))
     settings = Settings.read()
     assert (settings.retention_days, settings.gpu_budget_bytes, settings.port) == (90, 20_000_000_000, 7860)
-    assert settings.secrets == ("...",)
+    assert settings.secrets == ("...", "16 characters or more")
 
 
 def test_settings_when_in_file_and_environment_then_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,434 @@
+"""The OpenAI-compatible API: /v1/models and /v1/chat/completions (docs/use/harnesses.md).
+
+Every variant is a model. A request is one comparison of one variant, so it waits, runs and is counted like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from io import BytesIO
+from threading import Thread
+from typing import Any
+
+from gradio.processing_utils import async_ssrf_protected_get
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from playground.comparing import compare, comparison_request
+from playground.comparing.compare import StopFlag
+from playground.errors import BadImage, BadInput, Busy, NotAllowed, PlaygroundError
+from playground.settings import Login, Settings
+from playground.values.answer import ComparisonUpdate, Pane, PaneState
+from playground.values.files import Variant
+from playground.values.request import Image
+from playground.web import login, openai_reply
+from playground.web.openai_reply import ApiError
+from playground.web.openai_request import ChatRequest, data_of, read_chat
+from playground.web.prometheus import RunMetrics
+from playground.wiring import Parts
+
+logger = logging.getLogger(__name__)
+
+PATH = "/v1"
+_HELD_BYTES = 512_000_000  # of all bodies together that are read or wait
+_IMAGES_AT_MOST = 16  # times the largest image, in pixels: of all images of one request
+_SILENCE_S = 10.0  # between two signs of life in a stream
+_RETRY_S = 0.1
+_FETCH_S = 20.0
+_LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
+
+
+class RequestLine:
+    """Where each person's requests wait before the queue, so that many of them leave room there for everybody else.
+
+    Lives in the server's event loop alone.
+    """
+
+    def __init__(self, at_once: int, most: int) -> None:
+        """`at_once`: requests of one person that run, or wait in the queue. `most`: of one person, open."""
+        self._at_once = at_once
+        self._most = most
+        self._open: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+
+    @asynccontextmanager
+    async def turn(self, who: str) -> AsyncIterator[None]:
+        """First come, first served. Raises Busy."""
+        if self._open[who] >= self._most:
+            raise Busy(f"Busy: {self._most} of your requests are open. Wait for one of them to end.")
+        self._open[who] += 1
+        semaphore = self._turns.setdefault(who, asyncio.Semaphore(self._at_once))
+        try:
+            async with semaphore:
+                yield
+        finally:
+            self._open[who] -= 1
+            if not self._open[who]:
+                del self._open[who], self._turns[who]
+
+
+class OpenAiApi:
+    """The routes. `deriving`, `metrics`: as for page.build."""
+
+    def __init__(self, parts: Parts, deriving: Thread, metrics: RunMetrics) -> None:
+        self._parts = parts
+        self._deriving = deriving
+        self._metrics = metrics
+        # One runs on each place, and one waits behind them.
+        places = max(1, len(parts.pool.devices.gpu_places))
+        self._line = RequestLine(places + 1, parts.settings.max_api_requests)
+        self._held_bytes = 0
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route(f"{PATH}/models", self._answered(self._models)),
+            Route(f"{PATH}/models/{{model:path}}", self._answered(self._model)),
+            Route(f"{PATH}/chat/completions", self._answered(self._chat), methods=["POST"]),
+            Route(f"{PATH}/{{rest:path}}", self._answered(self._unknown), methods=["GET", "POST", "PUT", "DELETE"]),
+        ]
+
+    def _answered(self, answer: Callable[[Request, str], Any]) -> Callable[[Request], Any]:
+        """An endpoint whose errors have OpenAI's form."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                response: Response = await answer(request, person(request, self._parts.settings))
+            except PlaygroundError as error:
+                refusal = ApiError.of(error)
+                retry = {"Retry-After": "1"} if refusal.status in (429, 503) else None
+                return JSONResponse(refusal.document, refusal.status, headers=retry)
+            except ClientDisconnect:
+                return Response(status_code=_LEFT)
+            except Exception:
+                logger.exception("a request to %s", request.url.path)
+                message = "Unexpected error. The app's log has more."
+                return JSONResponse(openai_reply.error_document(message, 500), 500)
+            return response
+
+        return endpoint
+
+    async def _variants(self) -> tuple[Variant, ...]:
+        if self._deriving.is_alive():
+            await run_in_threadpool(self._deriving.join)
+        return self._parts.catalog.variants
+
+    async def _models(self, request: Request, who: str) -> Response:
+        models = [openai_reply.model_document(variant) for variant in await self._variants()]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def _model(self, request: Request, who: str) -> Response:
+        variant = openai_reply.variant_named(await self._variants(), request.path_params["model"])
+        return JSONResponse(openai_reply.model_document(variant))
+
+    async def _unknown(self, request: Request, who: str) -> Response:
+        path = request.url.path[:100]
+        raise ApiError(f"{request.method} {path} does not exist. Use {PATH}/chat/completions.", "not_found", 404)
+
+    async def _chat(self, request: Request, who: str) -> Response:
+        body = await self._body(request)
+        try:
+            chat = await run_in_threadpool(read_chat, body)
+            if chat.settings.json_schema is not None and self._parts.settings.demo:
+                raise NotAllowed("The operator has turned off response_format (demo mode).")
+            variant = openai_reply.variant_named(await self._variants(), chat.model)
+            completion = _Completion(chat, variant)
+            if chat.stream:
+                return await self._streamed(request, who, completion, len(body))
+            await _unless_gone(request, self._complete(who, completion))
+            return JSONResponse(completion.document())
+        finally:
+            self._held_bytes -= len(body)
+
+    async def _body(self, request: Request) -> bytes:
+        """Counted in `_held_bytes`, which the caller takes back. Raises Busy when too many large ones wait."""
+        body = await request.body()
+        if self._held_bytes + len(body) > _HELD_BYTES:
+            raise Busy("Busy: too many large requests wait. Try again in some seconds.")
+        self._held_bytes += len(body)
+        return body
+
+    async def _streamed(self, request: Request, who: str, completion: _Completion, held: int) -> Response:
+        """Begins with the first token, or when there was none for some seconds: an earlier error has its own status."""
+        events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        completion.emit = events.put_nowait
+        self._held_bytes += held  # until the stream ends
+        work = asyncio.ensure_future(_unless_gone(request, self._complete(who, completion)))
+
+        def ended(work: asyncio.Future[None]) -> None:
+            self._held_bytes -= held
+            events.put_nowait(None)
+
+        work.add_done_callback(ended)
+
+        async def body(first: bytes | None) -> AsyncIterator[bytes]:
+            try:
+                event = first
+                while event is not None:
+                    yield event
+                    event = await _next(events)
+                if error := work.exception():
+                    if not isinstance(error, PlaygroundError):
+                        raise error
+                    yield openai_reply.event(ApiError.of(error).document)
+                else:
+                    yield completion.last_event()
+                    yield openai_reply.event("[DONE]")
+            finally:
+                work.cancel()
+
+        try:
+            first = await _next(events)
+        except BaseException:
+            work.cancel()
+            raise
+        if first is None and work.exception():
+            await work  # raises
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(body(first), media_type="text/event-stream", headers=headers)
+
+    async def _complete(self, who: str, completion: _Completion) -> None:
+        """Run all choices. Raises PlaygroundError."""
+        chat = completion.chat
+        async with self._line.turn(who):
+            images = await self._images(chat.images)
+            for index in range(chat.n):
+                async for update in self._updates(who, completion, images, index):
+                    completion.take(index, update)
+                completion.check(index)
+
+    async def _updates(
+        self, who: str, completion: _Completion, images: list[Image], index: int
+    ) -> AsyncIterator[ComparisonUpdate]:
+        """The comparison of one choice, in a thread of its own. It is stopped when the caller ends."""
+        chat, mine = completion.chat, self._parts.of(who)
+        given = self._parts.limited(chat.settings)
+        asked = comparison_request.comparison_of(images, "", [completion.variant], given)
+        asked = replace(
+            asked,
+            conversation=chat.conversation,
+            sampling=replace(asked.sampling, seed=(asked.sampling.seed + index) % 2**32),
+            probabilities=chat.top_logprobs is not None,
+            n_candidates=max(1, chat.top_logprobs or 0),
+        )
+        stop = StopFlag()
+        news: asyncio.Queue[ComparisonUpdate | Exception | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def updates() -> Iterator[ComparisonUpdate]:
+            _wait_for_room(mine, stop)
+            yield from self._metrics.compared(compare.run(asked, mine.lab, stop))
+
+        def tell(update: ComparisonUpdate | Exception | None) -> None:
+            try:
+                loop.call_soon_threadsafe(news.put_nowait, update)
+            except RuntimeError:  # the server has ended
+                stop.run()
+
+        def follow() -> None:
+            end: Exception | None = None
+            try:
+                for update in updates():
+                    tell(update)
+            except Exception as error:
+                end = error
+            tell(end)
+
+        Thread(target=follow, daemon=True).start()
+        try:
+            while (update := await news.get()) is not None:
+                if isinstance(update, Exception):
+                    raise update
+                yield update
+        finally:
+            stop.run()
+
+    async def _images(self, urls: tuple[str, ...]) -> list[Image]:
+        """Raises BadImage, and BadInput if they are too large together or may not be fetched."""
+        images: list[Image] = []
+        most = _IMAGES_AT_MOST * self._parts.settings.max_image_pixels
+        for number, url in enumerate(urls, 1):
+            name = f"image {number}"
+            data = data_of(url, name)
+            if data is None:
+                data = await self._fetched(url, name)
+            images.append(await run_in_threadpool(self._parts.read_image, BytesIO(data), name))
+            pixels = sum(image.width * image.height for image in images)
+            if pixels > most:
+                raise BadInput(f"The images have more than {most // 10**6} megapixels together. Scale them down.")
+        return images
+
+    async def _fetched(self, url: str, name: str) -> bytes:
+        if url.partition(":")[0].lower() not in ("http", "https"):
+            raise BadImage(f"The address of {name} is not supported. Send a data URL.")
+        if not self._parts.settings.api_remote_images:
+            raise NotAllowed(f"This server does not fetch images ({name}). Send a data URL, or ask the operator.")
+        try:
+            response = await asyncio.wait_for(async_ssrf_protected_get(url), _FETCH_S)
+            response.raise_for_status()
+        except Exception as error:  # safehttpx raises ValueError for a private address, httpx its own
+            raise BadImage(f"{name} cannot be fetched ({type(error).__name__}). Send a data URL.") from None
+        if len(response.content) > self._parts.settings.max_upload_bytes:
+            raise BadImage(f"{name} is larger than {self._parts.settings.max_upload_bytes:,} bytes.")
+        return response.content
+
+
+class _Completion:
+    """One request's answers as they are written. `emit` takes the events of a stream."""
+
+    def __init__(self, chat: ChatRequest, variant: Variant) -> None:
+        self.chat = chat
+        self.variant = variant
+        self.emit: Callable[[bytes], None] = lambda event: None
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._panes: dict[int, Pane] = {}
+
+    def take(self, index: int, update: ComparisonUpdate) -> None:
+        """The newest of a choice. Sends what is new."""
+        (pane,) = update.panes
+        before, self._panes[index] = self._panes.get(index), pane
+        if before is None:
+            before = Pane(pane.variant)
+        if not before.token_ids and (pane.token_ids or pane.state.ended):
+            self._send(index, {"role": "assistant", "content": ""})
+        texts = {
+            "content": _added(before.text, pane.text),
+            "reasoning_content": _added(before.reasoning, pane.reasoning),
+        }
+        if any(texts.values()):
+            self._send(index, {name: text for name, text in texts.items() if text})
+
+    def check(self, index: int) -> None:
+        """After the last update of a choice. Raises ApiError if it failed."""
+        pane = self._panes[index]
+        if pane.state is PaneState.FAILED:
+            raise ApiError(pane.error or "The model failed.", pane.error_code or "error")
+        more = {"logprobs": self._logprobs(pane)} if self.chat.top_logprobs is not None else {}
+        self._send(index, {}, finish_reason=openai_reply.finish_reason(pane), **more)
+
+    def document(self) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index,
+                "message": self._message(index),
+                "logprobs": self._logprobs(pane) if self.chat.top_logprobs is not None else None,
+                "finish_reason": openai_reply.finish_reason(pane),
+            }
+            for index, pane in self._panes.items()
+        ]
+        return self._head("chat.completion") | {"choices": choices} | self._numbers()
+
+    def last_event(self) -> bytes:
+        """What follows the answers in a stream: the usage, where it is wanted."""
+        if not self.chat.stream_usage:
+            return b""
+        return openai_reply.event(self._head("chat.completion.chunk") | {"choices": []} | self._numbers())
+
+    def _message(self, index: int) -> dict[str, Any]:
+        pane = self._panes[index]
+        reasoning = {"reasoning_content": pane.reasoning} if pane.reasoning else {}
+        return {"role": "assistant", "content": pane.text, "refusal": None} | reasoning
+
+    def _logprobs(self, pane: Pane) -> dict[str, Any]:
+        return openai_reply.logprobs(pane.scores, self.chat.top_logprobs or 0)
+
+    def _numbers(self) -> dict[str, Any]:
+        panes = list(self._panes.values())
+        return {"usage": openai_reply.usage(panes), "timings": openai_reply.timings(panes[-1])}
+
+    def _send(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> None:
+        if self.chat.stream:
+            choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **more}
+            self.emit(openai_reply.event(self._head("chat.completion.chunk") | {"choices": [choice]}))
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self.variant.id,
+            "system_fingerprint": openai_reply.fingerprint(self.variant),
+        }
+
+
+def person(request: Request, settings: Settings) -> str:
+    """Whose turn and limits count: the name of a key, of a login, or the address of a program on this machine.
+
+    Raises ApiError for everybody else.
+    """
+    key = request.headers.get("authorization", "").partition("Bearer ")[2].strip()
+    for name, secret in settings.api_keys.items():
+        if hmac.compare_digest(secret.get_secret_value().encode(), key.encode()):
+            return f"key {name}"
+    try:
+        visitor = login.name_of(request)
+    except HTTPException:  # the Hub's login would lead a browser to its page
+        visitor = None
+    if visitor is not None:
+        return visitor
+    if settings.login is Login.NONE and _is_on_this_machine(request):
+        return login.address_of(request)
+    raise ApiError("Send a key in the header Authorization: Bearer KEY. The operator sets api_keys.", "no_key", 401)
+
+
+def _is_on_this_machine(request: Request) -> bool:
+    """A proxy that is not trusted hides the visitor behind its own address."""
+    if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+        return False
+    try:
+        address = ipaddress.ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _wait_for_room(mine: Parts, stop: StopFlag) -> None:
+    """The same person may have filled their share of the queue from the page."""
+    while not stop.wanted():
+        try:
+            mine.pool.check_busy()
+            return
+        except Busy:
+            time.sleep(_RETRY_S)
+
+
+def _added(before: str, now: str) -> str:
+    """What is new in a text. It begins anew if what looked like the answer was reasoning."""
+    return now[len(before) :] if now.startswith(before) else now
+
+
+async def _next(events: asyncio.Queue[bytes | None]) -> bytes | None:
+    try:
+        return await asyncio.wait_for(events.get(), _SILENCE_S)
+    except TimeoutError:
+        return b": waiting\n\n"  # a comment: clients and proxies see that the connection lives
+
+
+async def _unless_gone(request: Request, work: Any) -> None:
+    """Cancels `work` when the client closes the connection. Raises ClientDisconnect, and what `work` raises."""
+    running, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise ClientDisconnect
+        await running
+    finally:
+        running.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

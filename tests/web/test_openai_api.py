@@ -1,0 +1,376 @@
+"""/v1 through OpenAI's own client, unmodified, over HTTP; the models are real."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from playground.settings import Login, Settings
+from playground.values.files import Variant
+from playground.values.memory import WorkerState
+from playground.web import guard, openai_api
+from playground.web.admission import Admission
+from playground.web.openai_api import OpenAiApi
+from playground.web.prometheus import RunMetrics
+from playground.web.uploads import Uploads
+from playground.wiring import Parts, open_parts
+from testkit import pairs
+from testkit.running import SCENE, WHAT, comparison, run
+
+F16, Q2 = "tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16"
+KEY = "a key of sixteen characters"
+SCENE_URL = "data:image/png;base64," + base64.b64encode(SCENE.read_bytes()).decode()
+PICTURE = {"type": "image_url", "image_url": {"url": SCENE_URL, "detail": "high"}}
+ASKED: list[Any] = [{"role": "user", "content": [PICTURE, {"type": "text", "text": WHAT}]}]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The API of `parts` on a port of this machine, behind the app's guard and admission."""
+
+    parts: Parts
+    url: str
+    endless: Variant
+    metrics: RunMetrics
+
+    def client(self, key: str = "unused", **options: Any) -> Any:  # its types know other models only
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **options)
+
+    def post(self, content: bytes, **headers: str) -> httpx.Response:
+        headers = {"Content-Type": "application/json"} | headers
+        return httpx.post(f"{self.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
+
+
+@contextmanager
+def serving(parts: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
+    derived = Thread()  # nothing is left to be made
+    metrics = RunMetrics(parts.pool.memory)
+    uploads = Uploads(parts.settings.cache_dir, 1_000_000)
+    app = Starlette(
+        routes=OpenAiApi(parts, derived, metrics).routes(),
+        middleware=[Middleware(Admission, parts.settings, uploads, lambda session: None)],
+        lifespan=guard.around(guard.Rules.of(parts.settings)),
+    )
+    vars(app).update(auth_dependency=None, cookie_id="c", tokens={}, stop_event=asyncio.Event())  # as Gradio's app
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        variant = parts.catalog.open_pair(endless.model, endless.projector)
+        yield Served(parts, f"http://127.0.0.1:{port}", variant, metrics)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def opened(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "derived").symlink_to(derived / "derived")
+    with open_parts(Settings(cache_dir=folder, max_api_requests=40), any_folder=True) as parts:
+        yield parts
+
+
+@pytest.fixture(scope="module")
+def served(opened: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
+    with serving(opened, endless) as api:
+        yield api
+
+
+@pytest.fixture
+def keyed(opened: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
+    """The same models for people who log in, and programs with a key."""
+    settings = opened.settings.model_copy(
+        update={"login": Login.PASSWORD, "password": SecretStr("x"), "api_keys": {"ci": SecretStr(KEY)}}
+    )
+    with serving(replace(opened, settings=settings), endless) as api:
+        yield api
+
+
+def until(condition: Callable[[], bool], within_s: float = 30) -> float:
+    """The seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within_s
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def ask(served: Served, model: str = F16, **options: Any) -> Any:
+    return served.client().chat.completions.create(**({"model": model, "messages": ASKED, "max_tokens": 64} | options))
+
+
+def test_models_when_listed_then_every_variant_and_each_by_its_id(served: Served) -> None:
+    client = served.client()
+    ids = [model.id for model in client.models.list()]
+    assert ids == [variant.id for variant in served.parts.catalog.variants]
+    assert client.models.retrieve(Q2).owned_by == "tiny-vlm"
+    with pytest.raises(openai.NotFoundError, match="There is no model 'gone'"):
+        client.models.retrieve("gone")
+
+
+@pytest.mark.parametrize("model", [F16, Q2])
+def test_chat_when_asked_then_the_answer_of_a_comparison(served: Served, model: str) -> None:
+    variant = next(v for v in served.parts.catalog.variants if v.id == model)
+    image = served.parts.read_image(SCENE)
+    (pane,) = run(served.parts, comparison(image, WHAT, (variant,), max_tokens=64, n_ctx=None)).panes
+    answer = ask(served, model)
+    (choice,) = answer.choices
+    assert (choice.message.content, choice.message.role, choice.finish_reason) == (pane.text, "assistant", "stop")
+    assert answer.model == model
+    assert answer.usage.completion_tokens == len(pane.token_ids)
+    assert answer.usage.prompt_tokens == pane.metrics.prompt_tokens
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 0
+    assert answer.system_fingerprint.split("-")[0] == variant.model.sha256[:12]
+
+
+def test_chat_when_streamed_then_the_pieces_join_to_the_answer(served: Served) -> None:
+    chunks = list(
+        served.client().chat.completions.create(
+            model=F16, messages=ASKED, max_tokens=64, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    *answering, last = chunks
+    assert answering[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in answering)
+    assert text == ask(served).choices[0].message.content
+    assert [chunk.choices[0].finish_reason for chunk in answering][-1] == "stop"
+    assert (last.choices, last.usage.completion_tokens) == ([], ask(served).usage.completion_tokens)
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_logprobs_when_wanted_then_the_likeliest_tokens_of_each_place(served: Served) -> None:
+    answer = ask(served, max_tokens=5, logprobs=True, top_logprobs=7)
+    content = answer.choices[0].logprobs.content
+    assert len(content) == answer.usage.completion_tokens == 5
+    assert "".join(token.token for token in content) == answer.choices[0].message.content
+    assert all(len(token.top_logprobs) == 7 for token in content)
+    assert all(token.top_logprobs[0].logprob == token.logprob for token in content)  # greedy
+    *_, last = served.client().chat.completions.create(
+        model=F16, messages=ASKED, max_tokens=5, logprobs=True, top_logprobs=7, stream=True
+    )
+    assert [token.token for token in last.choices[0].logprobs.content] == [token.token for token in content]
+
+
+def test_choices_when_several_are_wanted_then_each_has_a_seed_of_its_own(served: Served) -> None:
+    options = {"n": 3, "temperature": 5, "top_p": 1, "seed": 7, "max_tokens": 8, "extra_body": {"top_k": 0, "min_p": 0}}
+    answer = ask(served, served.endless.id, **options)
+    texts = [choice.message.content for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert answer.usage.completion_tokens == 24
+    assert [choice.message.content for choice in ask(served, served.endless.id, **options).choices] == texts
+    pieces = ["", "", ""]
+    for chunk in served.client().chat.completions.create(
+        model=served.endless.id, messages=ASKED, stream=True, **options
+    ):
+        pieces[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert pieces == texts
+
+
+def test_response_format_when_a_schema_is_given_then_the_answer_keeps_to_it(served: Served) -> None:
+    schema = {"type": "object", "properties": {"red": {"type": "boolean"}}, "required": ["red"]}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert set(json.loads(ask(served, response_format=form).choices[0].message.content)) == {"red"}
+    content = ask(served, response_format={"type": "json_object"}).choices[0].message.content
+    assert isinstance(json.loads(content), dict)
+
+
+def test_images_when_they_stand_between_texts_then_the_prompt_has_them_there(served: Served) -> None:
+    def tokens(*content: dict[str, Any]) -> int:
+        messages = [{"role": "user", "content": list(content)}]
+        return ask(served, served.endless.id, messages=messages, max_tokens=1).usage.prompt_tokens
+
+    text = {"type": "text", "text": "one two"}
+    one, two = tokens(PICTURE, text), tokens(PICTURE, text, PICTURE, text)
+    assert two > 1.5 * one
+    assert tokens(text, PICTURE, text, PICTURE) == two
+
+
+def test_conversation_when_it_has_turns_then_each_is_in_the_prompt(served: Served) -> None:
+    def tokens(*more: dict[str, Any]) -> int:
+        return ask(served, served.endless.id, messages=[*more, *ASKED], max_tokens=1).usage.prompt_tokens
+
+    turns = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "Good morning to you."}]
+    assert tokens({"role": "system", "content": "Be short."}, *turns) > tokens(*turns) > tokens()
+
+
+def test_max_tokens_when_more_than_is_accepted_then_clamped_and_not_refused(served: Served) -> None:
+    """VLMEvalKit sends 32768 by default."""
+    assert ask(served, max_tokens=32768).choices[0].finish_reason == "stop"
+    answer = ask(served, served.endless.id, max_tokens=3, extra_body={"max_completion_tokens": 4})
+    assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("length", 4)
+
+
+def test_stop_when_the_text_comes_then_the_answer_ends_before_it(served: Served) -> None:
+    whole = ask(served).choices[0].message.content
+    answer = ask(served, stop=[" text", "never"])
+    assert answer.choices[0].message.content == whole.partition(" text")[0]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGFsbG8="}}], "image 1 is not an image"),
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,%"}}], "data URL of image 1 is invalid"),
+        ([PICTURE, {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "image 2 is not supported"),
+        ([{"type": "text", "text": " "}], "The prompt is empty"),
+    ],
+)  # fmt: skip
+def test_chat_when_the_content_is_bad_then_400_in_words(served: Served, content: list[Any], message: str) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match=message) as caught:
+            ask(served, messages=[{"role": "user", "content": content}], stream=stream)
+        assert caught.value.type == "invalid_request_error"
+
+
+def test_images_when_they_are_too_large_together_then_400(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_api, "_IMAGES_AT_MOST", 0)
+    with pytest.raises(openai.BadRequestError, match="megapixels together"):
+        ask(served)
+
+
+def test_demo_when_a_request_asks_for_more_than_the_operator_allows_then_clamped_or_refused(
+    opened: Parts, endless: pairs.PairFiles
+) -> None:
+    demo = {"demo": True, "demo_max_tokens": 5, "demo_n_ctx": 256}
+    with serving(replace(opened, settings=opened.settings.model_copy(update=demo)), endless) as served:
+        assert ask(served).usage.completion_tokens == 5
+        with pytest.raises(openai.PermissionDeniedError, match="turned off response_format"):
+            ask(served, response_format={"type": "json_object"})
+        with pytest.raises(openai.BadRequestError, match=r"The prompt has \d+ tokens"):
+            ask(served, messages=[{"role": "user", "content": [PICTURE, PICTURE]}])
+
+
+def test_remote_image_when_the_operator_does_not_allow_it_then_403(served: Served) -> None:
+    remote = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]}]
+    with pytest.raises(openai.PermissionDeniedError, match="does not fetch images"):
+        ask(served, messages=remote)
+
+
+def test_remote_image_when_its_address_is_private_then_it_is_not_fetched(
+    opened: Parts, endless: pairs.PairFiles
+) -> None:
+    parts = replace(opened, settings=opened.settings.model_copy(update={"api_remote_images": True}))
+    with serving(parts, endless) as served:
+        own = [{"type": "image_url", "image_url": {"url": f"{served.url}/v1/models"}}]
+        with pytest.raises(openai.BadRequestError, match="image 1 cannot be fetched"):
+            ask(served, messages=[{"role": "user", "content": own}])
+
+
+def test_bodies_when_they_cannot_be_used_then_errors_in_openais_form(served: Served) -> None:
+    replies = {
+        400: served.post(b"{"),
+        404: served.post(json.dumps({"model": "gone", "messages": ASKED}).encode()),
+        413: served.post(b" " * 64_000_001),
+        415: served.post(b"{}", **{"Content-Type": "text/plain"}),
+        403: served.post(b"{}", Origin="https://elsewhere.example"),
+    }
+    for status, reply in replies.items():
+        assert reply.status_code == status
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert "64,000,000 bytes" in replies[413].json()["error"]["message"]
+    assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["code"] == "not_found"
+
+
+def test_client_when_it_leaves_in_the_middle_then_its_slot_is_free_in_half_a_second(served: Served) -> None:
+    pool = served.parts.pool
+    ask(served, served.endless.id, max_tokens=1)  # loaded, with a context for the answer below
+    url = f"{served.url}/v1/chat/completions"
+    for stream in (True, False):
+        body = {"model": served.endless.id, "messages": ASKED, "max_tokens": 1500, "stream": stream}
+        if stream:
+            with httpx.stream("POST", url, json=body, timeout=60) as reply:
+                pieces = reply.iter_bytes()
+                assert b"assistant" in next(pieces)
+                assert pool.memory().queue
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, json=body, timeout=1.0)
+        assert until(lambda: not pool.memory().queue, 3) < 0.5
+        assert WorkerState.BUSY not in {worker.state for worker in pool.memory().workers}
+
+
+def test_requests_when_32_come_at_once_then_each_is_answered_and_others_find_room(served: Served) -> None:
+    pool = served.parts.pool
+    waiting: list[int] = []
+    ended = Event()
+
+    def look() -> None:
+        while not ended.wait(0.01):
+            waiting.append(len(pool.memory().queue))
+            pool.of("somebody else").check_busy()
+
+    with ThreadPoolExecutor(33) as threads, served.client() as client:
+        watch = threads.submit(look)
+        create = partial(client.chat.completions.create, messages=ASKED, max_tokens=4)
+        answers = list(threads.map(lambda model: create(model=model), [F16, Q2] * 16))
+        ended.set()
+        watch.result()
+    assert [answer.model for answer in answers] == [F16, Q2] * 16
+    assert len({answer.choices[0].message.content for answer in answers}) <= 2
+    assert max(waiting) == 2  # one runs, one waits
+
+
+def test_requests_when_beyond_the_operators_limit_then_429(opened: Parts, endless: pairs.PairFiles) -> None:
+    settings = opened.settings.model_copy(update={"max_api_requests": 1})
+    with serving(replace(opened, settings=settings), endless) as strict:
+        body = {"model": strict.endless.id, "messages": ASKED, "max_tokens": 1500, "stream": True}
+        with httpx.stream("POST", f"{strict.url}/v1/chat/completions", json=body, timeout=60) as reply:
+            pieces = reply.iter_bytes()
+            assert b"assistant" in next(pieces)
+            with pytest.raises(openai.RateLimitError, match="1 of your requests are open") as caught:
+                ask(strict)
+        assert caught.value.response.headers["retry-after"] == "1"
+
+
+def test_run_when_it_ends_then_the_metrics_count_it(served: Served) -> None:
+    def ended(outcome: str) -> float:
+        lines = served.metrics.text().decode().splitlines()
+        wanted = f'playground_runs_ended_total{{kind="compare",outcome="{outcome}"}} '
+        return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
+
+    before = ended("done")
+    ask(served, max_tokens=2)
+    until(lambda: ended("done") == before + 1)
+
+
+def test_keys_when_a_login_is_needed_then_only_a_key_opens(keyed: Served) -> None:
+    with pytest.raises(openai.AuthenticationError, match="Send a key"):
+        keyed.client("a wrong key, as long as it").models.list()
+    assert httpx.get(f"{keyed.url}/v1/models").status_code == 401
+    assert F16 in [model.id for model in keyed.client(KEY).models.list()]
+    client = keyed.client(KEY)
+    stream = client.chat.completions.create(model=keyed.endless.id, messages=ASKED, max_tokens=1500, stream=True)
+    next(iter(stream))
+    assert [run.who for run in keyed.parts.pool.memory().queue] == ["key ci"]
+    stream.close()
+
+
+def test_key_when_a_request_comes_from_elsewhere_then_it_is_needed(served: Served) -> None:
+    assert httpx.get(f"{served.url}/v1/models").status_code == 200
+    through_a_proxy = httpx.get(f"{served.url}/v1/models", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert through_a_proxy.status_code == 401
