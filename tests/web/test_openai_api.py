@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -109,13 +111,11 @@ def keyed(opened: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
         yield api
 
 
-def until(condition: Callable[[], bool], within_s: float = 30) -> float:
-    """The seconds that it took."""
-    began = time.monotonic()
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() - began < within_s
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def ask(served: Served, model: str = F16, **options: Any) -> Any:
@@ -296,22 +296,24 @@ def test_bodies_when_they_cannot_be_used_then_errors_in_openais_form(served: Ser
     assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["code"] == "not_found"
 
 
-def test_client_when_it_leaves_in_the_middle_then_its_slot_is_free_in_half_a_second(served: Served) -> None:
-    pool = served.parts.pool
-    ask(served, served.endless.id, max_tokens=1)  # loaded, with a context for the answer below
-    url = f"{served.url}/v1/chat/completions"
-    for stream in (True, False):
-        body = {"model": served.endless.id, "messages": ASKED, "max_tokens": 1500, "stream": stream}
-        if stream:
-            with httpx.stream("POST", url, json=body, timeout=60) as reply:
-                pieces = reply.iter_bytes()
-                assert b"assistant" in next(pieces)
-                assert pool.memory().queue
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(url, json=body, timeout=1.0)
-        assert until(lambda: not pool.memory().queue, 3) < 0.5
-        assert WorkerState.BUSY not in {worker.state for worker in pool.memory().workers}
+def ended_runs(served: Served, outcome: str) -> float:
+    lines = served.metrics.text().decode().splitlines()
+    wanted = f'playground_runs_ended_total{{kind="compare",outcome="{outcome}"}} '
+    return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_when_it_leaves_in_the_middle_then_its_run_is_stopped(served: Served, stream: bool) -> None:
+    """bench api says how soon."""
+    body = json.dumps({"model": served.endless.id, "messages": ASKED, "max_tokens": 8192, "stream": stream}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    address = urlsplit(served.url)
+    before = ended_runs(served, "stopped")
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: WorkerState.BUSY in {worker.state for worker in served.parts.pool.memory().workers})
+    until(lambda: ended_runs(served, "stopped") == before + 1)
+    until(lambda: not served.parts.pool.memory().queue)
 
 
 def test_requests_when_32_come_at_once_then_each_is_answered_and_others_find_room(served: Served) -> None:
@@ -348,14 +350,9 @@ def test_requests_when_beyond_the_operators_limit_then_429(opened: Parts, endles
 
 
 def test_run_when_it_ends_then_the_metrics_count_it(served: Served) -> None:
-    def ended(outcome: str) -> float:
-        lines = served.metrics.text().decode().splitlines()
-        wanted = f'playground_runs_ended_total{{kind="compare",outcome="{outcome}"}} '
-        return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
-
-    before = ended("done")
+    before = ended_runs(served, "done")
     ask(served, max_tokens=2)
-    until(lambda: ended("done") == before + 1)
+    until(lambda: ended_runs(served, "done") == before + 1)
 
 
 def test_keys_when_a_login_is_needed_then_only_a_key_opens(keyed: Served) -> None:
