@@ -9,6 +9,7 @@ either half is also quantized, and its drift from F16 measured on the embedded p
 from __future__ import annotations
 
 import re
+import string
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,9 +93,9 @@ def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> 
 
 def _pictures(folder: Path) -> dict[str, Path]:
     noise = np.random.default_rng(1).integers(0, 256, (448, 448, 3), np.uint8)
-    page = PIL.Image.new("RGB", (1000, 1400), "white")
+    page = PIL.Image.new("RGB", (840, 1120), "white")
     draw = PIL.ImageDraw.Draw(page)
-    for line in range(60):
+    for line in range(48):
         draw.text((60, 40 + 22 * line), f"{line + 1:2}. The quick brown fox jumps over the lazy dog. " * 2, "black")
     images = {
         "448x448": PIL.Image.fromarray(noise),
@@ -143,7 +144,7 @@ def _text(update: ComparisonUpdate) -> str:
     pane = update.panes[0]
     if pane.error:
         print(f"  {pane.error}", flush=True)
-    return "refused" if pane.error else pane.text.strip()
+    return "refused" if pane.error else _whole(pane.text)
 
 
 def _control_tokens(model: Path) -> re.Pattern[str]:
@@ -165,17 +166,23 @@ def _mtmd(program: list[object], paths: list[Path], update: ComparisonUpdate, co
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
     )
-    return "refused" if done.returncode else control.sub("", done.stdout.decode(errors="replace")).strip()
+    return "refused" if done.returncode else _whole(control.sub("", done.stdout.decode(errors="replace")))
+
+
+def _whole(text: str) -> str:
+    """Without the part of a character with which an answer of so many tokens may end."""
+    return text.strip(f"\ufffd{string.whitespace}")
 
 
 def _drifts(parts: Parts, source: Variant, half: Half, folder: Path) -> Iterator[float | None]:
     """Of each quantization, in nats for each token; None where it does not load."""
-    questions = question_sets.embedded(data_folder() / "tiny-vlm", level="easy").first(QUESTIONS)
+    questions = question_sets.embedded(data_folder() / "tiny-vlm/evaluation", level="easy").first(QUESTIONS)
     for quantization in QUANTIZATIONS:
         target = folder / f"{half.name.lower()}-{quantization}.gguf"
         try:
             quantizer.make(Path(source.half(half).path), target, quantization, parts.pool, half=half)
-            files = (source.model.path, target) if half is Half.PROJECTOR else (target, source.projector.path)
+            model, projector = Path(source.model.path), Path(source.projector.path)
+            files = (model, target) if half is Half.PROJECTOR else (target, projector)
             variants = (source, parts.catalog.open_pair(*files))
             request = MeasureRequest(questions, variants, source.id, MeasurementPlan(max_tokens=N_TOKENS), Runtime())
             *_, last = MeasureJob(parts.lab, request).run()
