@@ -58,7 +58,7 @@ def measure(folder: Path, size: str, *, gpu: bool) -> dict[str, float]:
                 place = worker["forecast"]["parts"].get(worker["place"]) or {}
                 found[f"{worker['file']}, forecast over peak"] = sum(place.values()) / worker["peak_bytes"]
         held = sum(worker["bytes"] or 0 for worker in report["workers"])
-        if gpu:
+        if _used(gpu) > used_before:
             found["all workers over NVML's difference of the card"] = held / (_used(gpu) - used_before)
         found |= _killed(client, image, ids[_FAMILIES[0]], settings)
         found["app alive after the kill"] = float(httpx.get(f"{app.url}/health", timeout=10).status_code == 200)
@@ -128,6 +128,9 @@ def _compare(
         handle_file(str(image)), engine.PROMPT, list(variants), dict(settings), api_name="/compare"
     )
     panes: Sequence[dict[str, Any]] = document["panes"]
+    for pane in panes:
+        if pane["error"]:
+            print(f"  {pane['variant']}: {pane['error'][:160]}")
     return panes
 
 
@@ -149,9 +152,6 @@ def _killed(client: Client, image: Path, variants: Sequence[str], settings: Mapp
     thread.start()
     panes = _compare(client, image, variants, {**settings, "max_tokens": 400})
     thread.join()
-    for pane in panes:
-        if pane["error"]:
-            print(f"  said: {pane['error'][:160]}")
     again = _compare(client, image, variants, settings)
     return {
         "killed a worker in mid-answer": float(killed.is_set()),
