@@ -20,6 +20,7 @@ _WHAT = (
     "page",
     "notebook",
     "lab",
+    "batch",
     "hub",
     "load",
     "templates",
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
     parser.add_argument("--only", help="of `attack`: one input by name")
+    parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")
     given = parser.parse_args()
     if given.what == "templates" and given.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
@@ -120,6 +122,14 @@ def main() -> None:
                 from bench import lab  # noqa: PLC0415
 
                 found |= show("lab", lab.measure(Path(temporary), given.tools))
+        if given.what in ("batch", "all"):
+            from bench import batch  # noqa: PLC0415
+
+            ready = engine.prepare(
+                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+            )
+            n, tokens, n_variants = (100, 60, 5) if given.gpu else (16, 32, 2)
+            found |= show("batch", batch.measure(ready, given.questions or n, tokens, n_variants))
         if given.what in ("hub", "all"):
             from bench import hub  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ from typing import Any
 import app
 from playground import wiring
 from playground.engine import protocol
+from playground.pool.contract import Dialogue
 from playground.pool.turn_order import Places
 from playground.values.memory import WorkerState
 from playground.web import server
@@ -47,6 +48,7 @@ class PacedWorker:
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
+        dialogue: Dialogue | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Any:
         match request:

@@ -11,8 +11,9 @@ from playground.support.result_cache import ResultCache
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """Outlives the jobs that use it. All three are safe to use from several threads."""
+    """Outlives the jobs that use it. They are safe to use from several threads."""
 
     pool: Pool
     embeddings: EmbeddingCache
     results: ResultCache
+    sequences: int | None = None  # questions of a measurement that one model answers at once at most; None: 16

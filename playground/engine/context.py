@@ -19,7 +19,7 @@ from llama_cpp import llama_cpp as C
 
 from playground.engine import finite, llama_log
 from playground.engine.importance import Importance
-from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
+from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk, n_tokens
 from playground.errors import EngineError, Interrupted
 
 # Tokens whose logits are on the host at once; 32 x 150,000 logits are 19 MB.
@@ -39,6 +39,11 @@ class ContextKey:
     flash_attention: int
     type_k: int  # a ggml_type
     type_v: int
+    n_sequences: int = 1  # that are answered at once; n_ctx is the size of all of them together
+
+
+class ContextFull(EngineError):
+    """No cells are left in the key-value cache; nothing of the batch was decoded."""
 
 
 class Context:
@@ -51,6 +56,12 @@ class Context:
         # By default there is room for logits of all tokens of a batch: 300 MB with a vocabulary of 150,000, and as much
         # again with a sampler.
         params.n_outputs_max = min(_SCORED_AT_ONCE, key.n_ubatch)
+        if key.n_sequences > 1:
+            # Sequence 0 holds what the others share: with one cache for all, sharing copies nothing.
+            params.n_seq_max = 1 + key.n_sequences
+            params.kv_unified = True
+            params.n_outputs_max = min(max(_SCORED_AT_ONCE, key.n_sequences), key.n_ubatch)
+            params.n_outputs_max_per_seq = 1  # with a sampler
         params.n_threads = params.n_threads_batch = key.n_threads
         params.flash_attn_type = key.flash_attention
         params.type_k, params.type_v = key.type_k, key.type_v
@@ -109,14 +120,20 @@ class Context:
         Sets read_s, the seconds until the logits are there. Raises Interrupted when cancelled, EngineError.
         """
         started = time.perf_counter()
-        kept = self._keep(prompt)
+        kept = self._keep(prompt.chunks[:-1])  # the last chunk is always read again: its logits are wanted
+        self._read_chunks(prompt.chunks[kept:], cancelled, logits=True)
+        self.read_s = time.perf_counter() - started
+        return sum(n_tokens(chunk) for chunk in prompt.chunks[:kept])
+
+    def _read_chunks(self, chunks: Sequence[TextChunk | ImageChunk], cancelled: Event, *, logits: bool) -> None:
+        """Decode chunks behind those in the cache. `logits`: of the last token."""
         # Between tokens the caller looks at `cancelled`; within a prompt batch ggml asks (CPU only).
         abort = C.ggml_abort_callback(lambda _data: cancelled.is_set())
         C.llama_set_abort_callback(self.handle, abort, None)
         try:
-            for i, chunk in enumerate(prompt.chunks[kept:], start=kept):
+            for i, chunk in enumerate(chunks, start=1):
                 if isinstance(chunk, TextChunk):
-                    self._read_text(chunk, cancelled, logits=i == len(prompt.chunks) - 1)
+                    self._read_text(chunk, cancelled, logits=logits and i == len(chunks))
                 else:
                     self._read_image(chunk, cancelled)
                 self._kept.append((_chunk_key(chunk), self._n_pos))
@@ -126,8 +143,6 @@ class Context:
             raise
         finally:
             C.llama_set_abort_callback(self.handle, C.ggml_abort_callback(), None)
-        self.read_s = time.perf_counter() - started
-        return sum(_n_tokens(chunk) for chunk in prompt.chunks[:kept])
 
     def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
         """Decode an answer to the prompt that was read. Yields the logits that each token was chosen from, and those
@@ -161,17 +176,16 @@ class Context:
             self.forget()
             raise
 
-    def _keep(self, prompt: EncodedPrompt) -> int:
-        """Cut the key-value cache back to the chunks that `prompt` begins with. Returns their number."""
+    def _keep(self, chunks: Sequence[TextChunk | ImageChunk]) -> int:
+        """Cut the key-value cache back to the first of `chunks` that it holds. Returns their number."""
         if self._observed:
             # Every question is to count with its image: with the image kept, a second one on it would count as text
             # alone, and the mixture of the two would be an accident of the questions' order.
             self.forget()
             return 0
         n = 0
-        # The last chunk is always read again: its logits are wanted.
-        limit = min(len(self._kept), len(prompt.chunks) - 1)
-        while n < limit and self._kept[n][0] == _chunk_key(prompt.chunks[n]):
+        limit = min(len(self._kept), len(chunks))
+        while n < limit and self._kept[n][0] == _chunk_key(chunks[n]):
             n += 1
         if n == 0:
             self.forget()
@@ -254,9 +268,13 @@ class Context:
         code = C.llama_decode(self.handle, batch)
         if cancelled is not None and cancelled.is_set():
             raise Interrupted("Interrupted while the prompt was read.")
+        self._check(code)
+
+    def _check(self, code: int) -> None:
         if code:
             reason = {1: "the context is full", 2: "it was aborted"}.get(code, f"code {code}")
-            raise EngineError(f"llama.cpp could not continue decoding: {reason}.", llama_log.last_lines())
+            kind = ContextFull if code == 1 else EngineError
+            raise kind(f"llama.cpp could not continue decoding: {reason}.", llama_log.last_lines())
 
 
 def _fill(target: ctypes.Array[ctypes.c_int32], values: array[int], start: int = 0) -> None:
@@ -266,7 +284,3 @@ def _fill(target: ctypes.Array[ctypes.c_int32], values: array[int], start: int =
 
 def _chunk_key(chunk: TextChunk | ImageChunk) -> object:
     return chunk.token_ids if isinstance(chunk, TextChunk) else (chunk.key, chunk.positions)
-
-
-def _n_tokens(chunk: TextChunk | ImageChunk) -> int:
-    return len(chunk.token_ids) if isinstance(chunk, TextChunk) else chunk.n_tokens

@@ -25,18 +25,18 @@ from playground.engine.protocol import (
     Chunk,
     EncodedPrompt,
     Finished,
-    ImageChunk,
     LoadLanguage,
     MemoryPlan,
 )
 from playground.engine.sampling import TokenSampler
+from playground.engine.sequences import SequenceContext
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadPair, BadPrompt, Interrupted
 from playground.values.reasoning import opened_by
 from playground.values.request import Runtime, Sampling
 
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
-_SEND_INTERVAL_S = 0.05
+SEND_INTERVAL_S = 0.05
 
 _PROGRESS_STEPS = 40
 
@@ -54,7 +54,7 @@ def plan(load: LoadLanguage) -> MemoryPlan:
     lines: list[str] = []
     try:
         with llama_log.listening(lines.append):
-            model.make_context(load.runtime)
+            model.make_context(load.runtime, sequences=load.sequences)
         return MemoryPlan(*llama_log.context_bytes(lines, on_gpu=model.on_gpu))
     finally:
         model.close()
@@ -74,6 +74,7 @@ class LanguageModel:
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
         self._context: Context | None = None
         self._sampler = TokenSampler(self.vocabulary)
+        self.samplers: tuple[TokenSampler, ...] = ()  # of a batch's sequences
 
     def close(self) -> None:
         self._drop_context()
@@ -83,40 +84,66 @@ class LanguageModel:
         if self._context is not None:
             self._context.close()
             self._context = None
-        self._sampler.close()
+        for sampler in (self._sampler, *self.samplers):
+            sampler.close()
 
-    def prepare(self, runtime: Runtime, prompt: EncodedPrompt | None = None, n_answer: int = 0) -> float | None:
+    def prepare(
+        self,
+        runtime: Runtime,
+        prompt: EncodedPrompt | None = None,
+        n_answer: int = 0,
+        *,
+        sequences: int = 1,
+        widest: int = 0,
+    ) -> float | None:
         """Make the context for `runtime` (and for a prompt with an answer) and warm it up, if there is none yet.
 
+        sequences: that share it. widest: tokens of the largest image that is decoded without a causal mask.
         Returns the seconds that it took; None if there was nothing to do. Raises EngineError.
         """
         started = time.perf_counter()
-        context = self.make_context(runtime, prompt, n_answer)
+        context = self.make_context(runtime, prompt, n_answer, sequences=sequences, widest=widest)
         if context is None:
             return None
         # On a CPU a short prompt touches all weights. On a GPU kernels are loaded by the first use of a shape: with
         # these the first prompt takes 46 ms in place of 143, at 0.2-0.3 s of the load (3 B F16, H100).
         token = self.vocabulary.any_token()
         if self.on_gpu:
-            self._sampler.attach(context.handle, Sampling())
+            if sequences == 1:
+                self._sampler.attach(context.handle, Sampling())
             context.warm_up(token, (context.key.n_ubatch, 48, 16, 3, 1))
             context.warm_up_image(self.n_embd)
         else:
             context.warm_up(token, (2, 1))
         return time.perf_counter() - started
 
-    def make_context(self, runtime: Runtime, prompt: EncodedPrompt | None = None, n_answer: int = 0) -> Context | None:
+    def batch_context(self, runtime: Runtime, sequences: int, widest: int) -> SequenceContext:
+        """The context of a batch; it is made and warmed up unless there is one of this size. Raises EngineError."""
+        self.prepare(runtime, sequences=sequences, widest=widest)
+        assert isinstance(self._context, SequenceContext)
+        return self._context
+
+    def make_context(
+        self,
+        runtime: Runtime,
+        prompt: EncodedPrompt | None = None,
+        n_answer: int = 0,
+        *,
+        sequences: int = 1,
+        widest: int = 0,
+    ) -> Context | None:
         """Make the context that `prepare` warms up; None if a fitting one exists. Raises EngineError."""
         current = self._context.key if self._context else None
         n_ctx = runtime.sized(prompt.n_tokens + n_answer if prompt else 0).context
-        if runtime.n_ctx is None and current:  # it only grows: the smaller one would have to be made, and read again
-            n_ctx = max(n_ctx, current.n_ctx)
-        if self.n_ctx_train > 0:
+        if runtime.n_ctx is None and current and current.n_sequences == sequences == 1:
+            n_ctx = max(n_ctx, current.n_ctx)  # it only grows: the smaller one would have to be made, and read again
+        if sequences > 1:  # n_ctx is that of all of them
+            n_ctx = max(n_ctx, current.n_ctx) if current and current.n_sequences == sequences else n_ctx
+        elif self.n_ctx_train > 0:
             n_ctx = min(n_ctx, self.n_ctx_train)
         n_batch = min(runtime.n_batch, n_ctx)
         # While an image is decoded without a causal mask, all of it has to be in one micro-batch.
-        images = prompt.chunks if prompt else ()
-        widest = max((c.n_tokens for c in images if isinstance(c, ImageChunk) and c.non_causal), default=0)
+        widest = prompt.widest if prompt else widest
         # From the start, not when an image comes: so the forecast holds, and no prompt waits for another context.
         on_gpu = min(_IMAGE_BATCHES * n_batch, _IMAGE_TOKENS) if self.on_gpu else 0
         wanted = ContextKey(
@@ -127,12 +154,24 @@ class LanguageModel:
             flash_attention=loading.flash_attention(runtime, self.on_gpu),
             type_k=loading.cache_type(runtime.cache_type_k),
             type_v=loading.cache_type(runtime.cache_type_v),
+            n_sequences=sequences,
         )
         if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
             return None
         self._drop_context()
-        self._context = Context(self._model, wanted, self._importance)
+        if sequences > 1:
+            self._context = SequenceContext(self._model, wanted, self._importance)
+            self.samplers = tuple(TokenSampler(self.vocabulary, sequence) for sequence in range(1, 1 + sequences))
+        else:
+            self._context = Context(self._model, wanted, self._importance)
         return self._context
+
+    def check_width(self, prompt: EncodedPrompt) -> None:
+        """Raises BadPair for embeddings of another width."""
+        if prompt.n_embd != self.n_embd:
+            raise BadPair(
+                f"The projector writes {prompt.n_embd} values per image token, this language model reads {self.n_embd}."
+            )
 
     def generate(
         self,
@@ -149,10 +188,7 @@ class LanguageModel:
         Raises BadPair for embeddings of another width, BadPrompt when the prompt does not fit the context,
         EngineError when llama.cpp fails. A cancelled answer is finished, not an error.
         """
-        if prompt.n_embd != self.n_embd:
-            raise BadPair(
-                f"The projector writes {prompt.n_embd} values per image token, this language model reads {self.n_embd}."
-            )
+        self.check_width(prompt)
         context_s = self.prepare(runtime, prompt, sampling.max_tokens)
         context = self._context
         assert context is not None
@@ -202,7 +238,7 @@ class LanguageModel:
                 reason = "stop text"
             if reason:
                 break
-            if sampled_at - sent_at >= _SEND_INTERVAL_S:
+            if sampled_at - sent_at >= SEND_INTERVAL_S:
                 send(answer.take())
                 sent_at = sampled_at
             if not forced:

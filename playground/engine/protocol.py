@@ -83,6 +83,10 @@ class ImageChunk(Message, frozen=True, tag=True):
     pixels: tuple[int, int] | None = None
 
 
+def n_tokens(chunk: TextChunk | ImageChunk) -> int:
+    return len(chunk.token_ids) if isinstance(chunk, TextChunk) else chunk.n_tokens
+
+
 class EncodedPrompt(Message, frozen=True, tag=True):
     """A prompt ready for any language model of the family: all that a generation needs."""
 
@@ -107,6 +111,17 @@ class EncodedPrompt(Message, frozen=True, tag=True):
         """None: each image is whole."""
         images = [c.image for c in self.chunks if isinstance(c, ImageChunk)]
         return len(images) if len(images) > len(set(images)) else None
+
+    @property
+    def prefix(self) -> tuple[TextChunk | ImageChunk, ...]:
+        """The chunks up to the last image, which prompts about one picture share."""
+        n = 1 + max((i for i, chunk in enumerate(self.chunks) if isinstance(chunk, ImageChunk)), default=-1)
+        return self.chunks[:n]
+
+    @property
+    def widest(self) -> int:
+        """Tokens of the largest image that is decoded without a causal mask: all of it goes into one micro-batch."""
+        return max((c.n_tokens for c in self.chunks if isinstance(c, ImageChunk) and c.non_causal), default=0)
 
     @property
     def n_text_tokens(self) -> int:
@@ -167,6 +182,37 @@ class Measured(Message, frozen=True, tag=True):
     seconds: float
 
 
+class Failed(Message, frozen=True, tag=True):
+    """The request failed, the worker lives on. `kind` is a class of playground.errors."""
+
+    kind: str
+    message: str
+
+
+class SequenceChunk(Message, frozen=True, tag=True):
+    """A piece of one sequence's answer."""
+
+    id: int
+    chunk: Chunk
+
+
+class SequenceEnded(Message, frozen=True, tag=True):
+    """The end of one sequence of a batch. It has no times: the others of the batch share them."""
+
+    id: int
+    reason: str  # as of Finished; empty if it failed
+    generated_tokens: int = 0
+    reused_tokens: int = 0
+    failed: Failed | None = None
+
+
+class BatchEnded(Message, frozen=True, tag=True):
+    """Every sequence that joined has ended."""
+
+    steps: int  # calls of llama_decode
+    seconds: float
+
+
 class ImportanceWritten(Message, frozen=True, tag=True):
     tensors: int
     rows: int  # the most that one tensor met: tokens, patches
@@ -198,13 +244,6 @@ class Alive(Message, frozen=True, tag=True):
     """Answers a Heartbeat while a request is served. It is not the request's reply."""
 
 
-class Failed(Message, frozen=True, tag=True):
-    """The request failed, the worker lives on. `kind` is a class of playground.errors."""
-
-    kind: str
-    message: str
-
-
 Reply = (
     Ready
     | Loaded
@@ -217,6 +256,9 @@ Reply = (
     | Recorded
     | Tokenized
     | Measured
+    | SequenceChunk
+    | SequenceEnded
+    | BatchEnded
     | ImportanceWritten
     | Step
     | Quantized
@@ -266,6 +308,7 @@ class LoadLanguage(Request[Loaded], frozen=True, tag=True):
     model: str
     runtime: Runtime
     observe: bool = False
+    sequences: int = 1  # of the context that is warmed up; runtime.n_ctx is the size of all together
 
 
 class PlanMemory(Request[MemoryPlan], frozen=True, tag=True):
@@ -314,6 +357,39 @@ class Generate(Request[Finished], frozen=True, tag=True):
     sampling: Sampling
     runtime: Runtime
     ignore_end: bool = False  # write on behind the end of the answer, up to max_tokens: for a measurement of speed
+
+
+class OpenBatch(Request[BatchEnded], frozen=True, tag=True):
+    """Answer many prompts at once. To a language worker.
+
+    The parent then sends Join for each prompt, and CloseBatch behind the last one; Leave and Cancel may come at any
+    moment. The worker sends SequenceChunks and one SequenceEnded for each Join. At most `sequences` prompts are in the
+    batch at a time; the others wait in the worker. runtime.n_ctx: the tokens that all of them may hold together.
+    limit: the tokens of a prompt with its answer.
+    """
+
+    runtime: Runtime
+    sequences: int
+    limit: int
+    widest: int = 0  # tokens of the largest image that is decoded without a causal mask
+
+
+class Join(Message, frozen=True, tag=True):
+    """One more prompt for the batch. An image chunk without embeddings is one that the Join before this one had."""
+
+    id: int
+    prompt: EncodedPrompt
+    sampling: Sampling
+
+
+class Leave(Message, frozen=True, tag=True):
+    """End one sequence: it is answered with SequenceEnded, reason "stopped"."""
+
+    id: int
+
+
+class CloseBatch(Message, frozen=True, tag=True):
+    """No Join will follow."""
 
 
 class Score(Request[Scored], frozen=True, tag=True):
@@ -412,6 +488,10 @@ AnyRequest = (
     | LoadLanguage
     | Encode
     | Generate
+    | OpenBatch
+    | Join
+    | Leave
+    | CloseBatch
     | Score
     | Tokenize
     | Record

@@ -19,8 +19,9 @@ _SEQUENCE_BREAKERS = (b"\n", b":", b'"', b"*")
 class TokenSampler:
     """Owns a chain of samplers that runs in a context's compute graph: on a GPU the logits then stay on the device."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, sequence: int = 0) -> None:
         self._vocabulary = vocabulary
+        self._sequence = sequence
         self._chain: C.llama_sampler_p | None = None
         self.sampling: Sampling | None = None  # of the chain that is attached
 
@@ -35,28 +36,31 @@ class TokenSampler:
         self.detach(context)
         self._chain = _chain_of(sampling, self._vocabulary)
         self.sampling = sampling
-        C.llama_set_sampler(context, 0, self._chain)
+        C.llama_set_sampler(context, self._sequence, self._chain)
 
     def detach(self, context: C.llama_context_p) -> None:
-        C.llama_set_sampler(context, 0, None)
+        C.llama_set_sampler(context, self._sequence, None)
         self.close()
 
-    def sample(self, context: C.llama_context_p) -> int:
-        """Choose the token that follows the last decoded one. Raises EngineError if the logits are NaN or infinite."""
-        finite.check_logits(self._logits(context), sampled=True)
-        return int(C.llama_sampler_sample(self._chain, context, -1))
+    def sample(self, context: C.llama_context_p, i: int = -1) -> int:
+        """Choose the token that follows the i-th token of the last batch; by default the last one of those with logits.
+
+        Raises EngineError if the logits are NaN or infinite.
+        """
+        finite.check_logits(self._logits(context, i), sampled=True)
+        return int(C.llama_sampler_sample(self._chain, context, i))
 
     def accept(self, token_id: int) -> None:
         """Count a token that was not sampled, as the penalties count those that were."""
         C.llama_sampler_accept(self._chain, token_id)
 
-    def _logits(self, context: C.llama_context_p) -> Any:
+    def _logits(self, context: C.llama_context_p, i: int) -> Any:
         """What is chosen from, as far as the host has it: all logits, or those that the device's samplers left."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-        if count := C.llama_get_sampled_logits_count_ith(context, -1):
-            return numpy.ctypeslib.as_array(C.llama_get_sampled_logits_ith(context, -1), (count,))
-        return numpy.ctypeslib.as_array(C.llama_get_logits_ith(context, -1), (self._vocabulary.n_tokens,))
+        if count := C.llama_get_sampled_logits_count_ith(context, i):
+            return numpy.ctypeslib.as_array(C.llama_get_sampled_logits_ith(context, i), (count,))
+        return numpy.ctypeslib.as_array(C.llama_get_logits_ith(context, i), (self._vocabulary.n_tokens,))
 
     def close(self) -> None:
         """Free the chain. Free or detach its context before."""

@@ -15,6 +15,7 @@ from threading import Event, Lock, Thread
 
 from playground.engine import grammar, loading, scoring  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
+from playground.engine.batch import Batch
 from playground.engine.ggml import devices
 from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel, plan
@@ -23,17 +24,21 @@ from playground.engine.protocol import (
     AnyRequest,
     Cancel,
     CheckGrammar,
+    CloseBatch,
     Encode,
     Failed,
     Generate,
     GrammarChecked,
     Heartbeat,
+    Join,
+    Leave,
     Loaded,
     LoadLanguage,
     LoadVision,
     Measure,
     MeasureBandwidth,
     Measured,
+    OpenBatch,
     Ping,
     PlanMemory,
     Pong,
@@ -62,6 +67,7 @@ class RequestServer:
         self._connection = connection
         self._sending = Lock()
         self._cancelled = Event()
+        self._joining: SimpleQueue[Join | Leave | CloseBatch] = SimpleQueue()  # of the newest batch
         self._vision: VisionModel | None = None
         self._language: LanguageModel | None = None
         self._importance: Importance | None = None
@@ -86,11 +92,15 @@ class RequestServer:
                 request = receive_request(self._connection)
                 if isinstance(request, Cancel):
                     self._cancelled.set()
+                    self._joining.put(CloseBatch())  # wakes a batch that waits for its next prompt
+                elif isinstance(request, Join | Leave | CloseBatch):
+                    self._joining.put(request)
                 elif isinstance(request, Heartbeat):
                     self._send(Alive())
                 else:
                     # Cleared here, not where the request is served: a Cancel that follows must not be lost.
                     self._cancelled.clear()
+                    self._joining = SimpleQueue()
                     requests.put(request)
         except (EOFError, OSError):
             os._exit(0)
@@ -116,7 +126,7 @@ class RequestServer:
                     request.model, n_gpu_layers=request.runtime.n_gpu_layers, importance=self._importance
                 )
                 loaded = time.perf_counter()
-                self._language.prepare(request.runtime)
+                self._language.prepare(request.runtime, sequences=request.sequences)
                 return Loaded(loaded - started, time.perf_counter() - loaded, self._language.n_ctx_train)
             case LoadVision():
                 started = time.perf_counter()
@@ -147,6 +157,8 @@ class RequestServer:
                     cancelled=self._cancelled,
                     send=self._send,
                 )
+            case OpenBatch():
+                return Batch(self._language_model, request, self._joining, self._cancelled, self._send).run()
             case Score():
                 return Scored(scoring.score(self._language_model, request, cancelled=self._cancelled))
             case Tokenize():
@@ -173,7 +185,7 @@ class RequestServer:
                 return GrammarChecked()
             case Ping():
                 return Pong(devices())
-            case Cancel() | Heartbeat():
+            case Cancel() | Heartbeat() | Join() | Leave() | CloseBatch():
                 raise AssertionError("_read answers these")
 
 

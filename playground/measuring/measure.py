@@ -39,6 +39,9 @@ from playground.values.request import Runtime
 _ARITHMETIC = 3
 
 
+_GROUP = 4  # as many times the questions of a batch go through the batch in one turn
+
+
 _DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
 
@@ -119,7 +122,7 @@ class MeasureJob:
             results=tuple(_judged(results)),
             floor=floors.get(base.id),
             floors={self.steps.other_way(base).name: floors[base.id]} if floors else {},
-            problems=tuple(self.problems),
+            problems=(*self.problems, *self.steps.notes),
             elapsed_s=time.monotonic() - self._started,
             left_out=self.left_out,
             sample=self._set.sample,
@@ -137,23 +140,52 @@ class MeasureJob:
 
     def ask(self) -> Iterator[Progress]:
         """Have the reference answer every question; fills `items`. Raises BadInput if none can be asked."""
+        items = []
         for question in self._judging():
             try:
-                item = Item(question, self._set.image(question))
-                if self._is_new(self.steps.answer_key(self._reference, item)):
-                    yield self.step(f"{self._reference.label} answers")
-                answer = self.steps.answer(self._reference, item)
-                if not answer.token_ids:
-                    raise BadInput("the reference's answer to it is empty")
+                items.append(Item(question, self._set.image(question)))
             except Failure as error:
-                self.problems.append(f"{question.image}, {question.question[:40]!r}: {error.message}")
-                self.left_out += 1
-                continue
-            self.items.append(item)
-            self._answers.append(answer)
+                self._leave_out(question, error)
+        answers = yield from self._answer_all(self._reference, items, f"{self._reference.label} answers")
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(answer, RecordedAnswer) and answer.token_ids:
+                self.items.append(item)
+                self._answers.append(answer)
+            else:
+                empty = BadInput("the reference's answer to it is empty")
+                self._leave_out(item.question, answer if isinstance(answer, Failure) else empty)
         self._report_loops(self._reference, self._answers)
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
+
+    def _leave_out(self, question: Question, error: Failure) -> None:
+        self.problems.append(f"{question.image}, {question.question[:40]!r}: {error.message}")
+        self.left_out += 1
+
+    def _answer_all(
+        self, variant: Variant, items: Sequence[Item], what: str
+    ) -> Generator[Progress, None, list[RecordedAnswer | Failure]]:
+        """A variant's own answers, or why there is none. Questions about one picture follow each other: each batch
+        reads it once."""
+        first: dict[str, int] = {}
+        for k, item in enumerate(items):
+            first.setdefault(item.image.sha256, k)
+        answers: dict[int, RecordedAnswer | Failure] = {}
+        new = []
+        for k in sorted(range(len(items)), key=lambda k: first[items[k].image.sha256]):
+            if self._is_new(self.steps.answer_key(variant, items[k])):
+                new.append(k)
+            else:
+                answers[k] = self.steps.answer(variant, items[k])
+        at_once = self.steps.at_once([items[k] for k in new])
+        size = _GROUP * at_once
+        for start in range(0, len(new), size):
+            group = new[start : start + size]
+            yield self.step(what)
+            answers |= zip(group, self.steps.answers(variant, [items[k] for k in group], at_once), strict=True)
+            for _ in group[1:]:
+                yield self.step(what)
+        return [answers[k] for k in range(len(items))]
 
     def _judging(self) -> tuple[Question, ...]:
         """The questions that no variant was made with. Where none is left, all of them, and that is a problem."""
@@ -220,7 +252,7 @@ class MeasureJob:
         An error with a question stands with it and in `problems`; `strict`: it is raised.
         """
         label = label or variant.label
-        drifts, answers = [], []
+        drifts = []
         for k, (item, answer) in enumerate(self._answered()):
             drift = QuestionDrift()
             try:
@@ -229,19 +261,28 @@ class MeasureJob:
                         yield self.step(f"{label}: drift")
                     record, own = (_record_of(v, records, k) for v in (self._reference, variant))
                     drift = self.steps.drift(variant, item, answer.token_ids, record, None if strict else own)
-                if self._plan.accuracy:
-                    if self._is_new(self.steps.answer_key(variant, item)):
-                        yield self.step(f"{label}: answers")
-                    answers.append(self.steps.answer(variant, item))
-                    drift = self._scored(drift, item, answers[-1])
             except Failure as error:
                 if strict:
                     raise
-                drift = QuestionDrift(error=error.message)
-                self.problems.append(f"{label}, {item.question.question[:40]}: {error.message}")
+                drift = self._failed(label, item, error)
             drifts.append(drift)
-        self._report_loops(variant, answers)
+        if self._plan.accuracy:
+            sound = [k for k, drift in enumerate(drifts) if drift.error is None]
+            self.expect(len(sound) - len(drifts))
+            answers = yield from self._answer_all(variant, [self.items[k] for k in sound], f"{label}: answers")
+            for k, own_answer in zip(sound, answers, strict=True):
+                if isinstance(own_answer, RecordedAnswer):
+                    drifts[k] = self._scored(drifts[k], self.items[k], own_answer)
+                elif strict:
+                    raise own_answer
+                else:
+                    drifts[k] = self._failed(label, self.items[k], own_answer)
+            self._report_loops(variant, [answer for answer in answers if isinstance(answer, RecordedAnswer)])
         return drifts
+
+    def _failed(self, label: str, item: Item, error: Failure) -> QuestionDrift:
+        self.problems.append(f"{label}, {item.question.question[:40]}: {error.message}")
+        return QuestionDrift(error=error.message)
 
     def _report_loops(self, variant: Variant, answers: Sequence[RecordedAnswer]) -> None:
         loops = sum(loop_of(answer.token_ids) is not None for answer in answers)

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from playground.comparing import prompts
+from playground.comparing import batch, prompts
+from playground.comparing.batch import BatchAnswer
 from playground.comparing.lab import Lab
 from playground.engine import protocol
-from playground.errors import BadInput
+from playground.errors import BadInput, EngineError, Failure, Interrupted, OutOfMemory, PlaygroundError
 from playground.measuring.question_sets import Question
 from playground.measuring.results import QuestionDrift, RecordedAnswer
 from playground.measuring.summaries import question_drift
@@ -25,6 +26,9 @@ from playground.pool.worker_spec import WorkerSpec, language_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
 from playground.values.request import Image, Runtime, Sampling
+
+# Questions that one model answers at once at most (bench/README.md).
+_SEQUENCES = 16
 
 # Of one answer's record. Up to it records are float32; beyond it float16, whose rounding shows in the noise floor.
 _EXACT_BYTES = 10 * 2**20
@@ -55,6 +59,8 @@ class Steps:
         self.stop = stop
         self._reference = reference
         self._dtype = "float32"
+        self.sequences = lab.sequences or _SEQUENCES
+        self.notes: list[str] = []  # for the person: what was done otherwise than wanted
 
     def key(self, what: str, variant: Variant, item: Item, *more: Any) -> str:
         settings = (settings_key(self.runtime_of(variant)), self.sampling.max_tokens)
@@ -95,7 +101,103 @@ class Steps:
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
         with self.lab.pool.use(self.language(variant, prompt, self.sampling.max_tokens), stop=self.stop) as lease:
             request = protocol.Generate(prompt, self.sampling, self.runtime_of(variant))
-            return RecordedAnswer(*prompts.answer_and_reason(lease, request, self.stop))
+            text, ids, reason = prompts.answer_and_reason(lease, request, self.stop)
+        if reason == "stopped":
+            raise Interrupted("Stopped.")
+        return RecordedAnswer(text, ids, reason)
+
+    def answers(self, variant: Variant, items: Sequence[Item], at_once: int) -> list[RecordedAnswer | Failure]:
+        """The variant's own greedy answers, up to `at_once` together; each is cached as soon as it has ended.
+
+        Where memory is short fewer are asked at once, in the end one by one. Raises Interrupted.
+        """
+        answers: dict[int, RecordedAnswer | Failure] = {}
+        asked: dict[int, protocol.EncodedPrompt] = {}
+        for k, item in enumerate(items):
+            try:
+                asked[k] = self.prompt(variant, item)
+            except Failure as error:
+                answers[k] = error
+
+        def keep(k: int, answer: BatchAnswer | PlaygroundError) -> None:
+            if isinstance(answer, Failure):
+                answers[k] = answer
+            elif isinstance(answer, BatchAnswer) and answer.reason != "stopped":
+                answers[k] = RecordedAnswer(*answer)
+                self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
+
+        for group in self._together(items):
+            while len(left := [k for k in group if k in asked and k not in answers]) > 1:
+                sequences = min(at_once, self.sequences)
+                if sequences < 2:
+                    break
+                try:
+                    self._ask_at_once(variant, {k: asked[k] for k in left}, sequences, keep)
+                except (EngineError, OutOfMemory) as error:
+                    self._ask_fewer(f"{variant.label}: {error.message}", sequences // 2)
+        for k in [k for k in asked if k not in answers]:
+            try:
+                answers[k] = self.write(variant, asked[k])
+                self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
+            except Failure as error:
+                answers[k] = error
+        return [answers[k] for k in range(len(items))]
+
+    def at_once(self, items: Sequence[Item]) -> int:
+        """How many of these questions one model answers at once at most."""
+        return min(self.sequences, max(map(len, self._together(items)), default=1))
+
+    def _together(self, items: Sequence[Item]) -> list[list[int]]:
+        """The places of questions that may be in one batch. On a CPU they are about one picture.
+
+        There, attention to the pictures of all sequences costs more than a batch saves (bench/README.md).
+        """
+        if self.lab.pool.on_gpu:
+            return [list(range(len(items)))]
+        groups: dict[str, list[int]] = {}
+        for k, item in enumerate(items):
+            groups.setdefault(item.image.sha256, []).append(k)
+        return list(groups.values())
+
+    def _ask_fewer(self, reason: str, sequences: int) -> None:
+        self.sequences = max(1, sequences)
+        self.notes.append(f"{reason} From then on at most {self.sequences} of its questions were asked at once.")
+
+    def _ask_at_once(
+        self,
+        variant: Variant,
+        asked: Mapping[int, protocol.EncodedPrompt],
+        sequences: int,
+        keep: Callable[[int, BatchAnswer | PlaygroundError], None],
+    ) -> None:
+        places, encoded, runtime = tuple(asked), tuple(asked.values()), self.runtime_of(variant)
+
+        def spec() -> WorkerSpec:
+            size = batch.cells(encoded, self.sampling.max_tokens, sequences)
+            return language_spec(variant.model, replace(runtime, n_ctx=size), sequences=sequences)
+
+        with self.lab.pool.turn([spec()], stop=self.stop) as slot:
+            if not slot.fits([spec()]):
+                while sequences > 1 and not slot.fits([spec()]):
+                    sequences //= 2
+                self._ask_fewer(f"{variant.label}: memory is short.", sequences)
+                if sequences == 1:
+                    return
+            wanted = spec()
+            limit = runtime.n_ctx or wanted.runtime.context
+            with slot.lease(wanted, stop=self.stop) as lease:
+                batch.answer_all(
+                    lease,
+                    encoded,
+                    self.sampling,
+                    wanted.runtime,
+                    sequences,
+                    limit,
+                    lambda i, answer: keep(places[i], answer),
+                    self.stop,
+                )
+        if self.stop():
+            raise Interrupted("Stopped.")
 
     def truncated(self, answer: RecordedAnswer) -> bool:
         """Whether the answer was cut off, by the limit of tokens or because the context was full."""

@@ -6,7 +6,7 @@ them for this machine. testkit/fake_machine.py implements them for a simulated m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +53,15 @@ class Sensors(Protocol):
     def process(self, pid: int) -> ProcessMemory: ...
 
 
+class Dialogue(Protocol):
+    """What the parent and a worker say while a request of many parts is served. Called in the thread of `request`."""
+
+    def to_send(self) -> Sequence[protocol.Message]:
+        """What the worker gets now. Asked after every reply, and 20 times a second."""
+
+    def received(self, reply: protocol.SequenceChunk | protocol.SequenceEnded) -> None: ...
+
+
 class Worker(Protocol):
     """Holds one model at most and answers one request at a time.
 
@@ -85,6 +94,7 @@ class Worker(Protocol):
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
+        dialogue: Dialogue | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> protocol.R:
         """ready -> busy -> ready. Blocks until the final reply; the callbacks run in this thread.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Condition
 
 from playground.engine import protocol
-from playground.pool.contract import Worker
+from playground.pool.contract import Dialogue, Worker
 from playground.pool.placement import Resident
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
@@ -64,11 +64,12 @@ class Lease:
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
+        dialogue: Dialogue | None = None,
         stop: Stop = never,
     ) -> protocol.R:
         """See contract.Worker.request."""
         assert self.handle.worker is not None
-        return self.handle.worker.request(request, on_chunk=on_chunk, on_step=on_step, stop=stop)
+        return self.handle.worker.request(request, on_chunk=on_chunk, on_step=on_step, dialogue=dialogue, stop=stop)
 
     @property
     def pid(self) -> int:

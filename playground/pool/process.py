@@ -30,6 +30,7 @@ import playground
 from playground import errors
 from playground.engine import protocol
 from playground.errors import EngineError, Interrupted, PlaygroundError, WorkerDied
+from playground.pool.contract import Dialogue
 from playground.pool.pipe import Pipe
 from playground.values.memory import WorkerState
 
@@ -121,6 +122,7 @@ class WorkerProcess:
         *,
         on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
         on_step: Callable[[protocol.Step], None] = lambda step: None,
+        dialogue: Dialogue | None = None,
         stop: Callable[[], bool] = lambda: False,
         deadline_s: float = math.inf,
     ) -> protocol.R:
@@ -149,11 +151,17 @@ class WorkerProcess:
                     )
                 if time.monotonic() > deadline:
                     raise WorkerDied(f"The worker did not answer within {deadline_s:.0f} s and was killed.", self.log)
+                if dialogue is not None:
+                    for message in dialogue.to_send():
+                        self._pipe.send(message)
                 reply = self._pipe.receive(_POLL_S)
                 if reply is None:
                     continue
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)
+                elif isinstance(reply, protocol.SequenceChunk | protocol.SequenceEnded):
+                    if dialogue is not None:
+                        dialogue.received(reply)
                 elif isinstance(reply, protocol.Step):
                     on_step(reply)
                 else:
@@ -215,17 +223,21 @@ class WorkerProcess:
         return WorkerDied(_last_words(code, self.log), self.log)
 
     def _as_error(self, reply: protocol.Failed) -> PlaygroundError:
-        kind = getattr(errors, reply.kind, EngineError)
-        if issubclass(kind, EngineError):
-            return EngineError(reply.message, self.log[-20:])
-        error: PlaygroundError = kind(reply.message)
-        return error
+        error = as_error(reply)
+        return EngineError(error.message, self.log[-20:]) if isinstance(error, EngineError) else error
 
     def _read_log(self, stderr: IO[bytes]) -> None:
         while raw := stderr.readline(_LINE_BYTES):
             line = raw.decode(errors="replace").rstrip("\n")
             self._tail.append(line)
             logger.debug("%s: %s", self.name, line)
+
+
+def as_error(reply: protocol.Failed) -> PlaygroundError:
+    """The error that a worker reports."""
+    kind = getattr(errors, reply.kind, EngineError)
+    error: PlaygroundError = kind(reply.message)
+    return error
 
 
 class _SilenceWatch:

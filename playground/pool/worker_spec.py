@@ -26,6 +26,7 @@ class WorkerSpec:
     bytes: int = field(default=0, compare=False)
     shape: Shape | None = field(default=None, compare=False)
     runtime: Runtime = field(default=Runtime(), compare=False)
+    sequences: int = field(default=1, compare=False)  # that share a language worker's context
 
     @property
     def wants_gpu(self) -> bool:
@@ -48,7 +49,8 @@ class WorkerSpec:
         # Without the usual types, as earlier versions wrote it: what they learned of a file is found by it.
         usual = types in ((None, None), (CacheType.F16, CacheType.F16))
         chosen = () if usual else types
-        return (self.runtime.context, self.runtime.n_batch, self.runtime.flash_attention, *chosen)
+        sequences = () if self.sequences == 1 else (self.sequences,)
+        return (self.runtime.context, self.runtime.n_batch, self.runtime.flash_attention, *chosen, *sequences)
 
     @property
     def splits(self) -> bool:
@@ -60,16 +62,20 @@ def _observes(observe: bool) -> tuple[str, ...]:
     return ("observes",) if observe else ()
 
 
-def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
-    """observe: a worker of its own that collects for an importance matrix (protocol.LoadLanguage)."""
+def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False, sequences: int = 1) -> WorkerSpec:
+    """observe: a worker of its own that collects for an importance matrix (protocol.LoadLanguage).
+
+    sequences: that it answers at once, in a context of runtime.n_ctx.
+    """
     return WorkerSpec(
         role=WorkerRole.LANGUAGE,
         key=(model.sha256, str(runtime.n_gpu_layers), str(runtime.split_gpus), *_observes(observe)),
-        load=protocol.LoadLanguage(model.path, runtime, observe),
+        load=protocol.LoadLanguage(model.path, runtime, observe, sequences),
         file=Path(model.path).name,
         bytes=model.bytes,
         shape=model.shape,
         runtime=runtime,
+        sequences=sequences,
     )
 
 

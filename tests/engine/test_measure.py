@@ -430,7 +430,7 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
     # What the old version did not measure: how far each variant lies from itself.
     itself = " against itself: flash attention on, batches of 32, 1 thread"
     assert [what for what in whats if itself not in what] == [
-        *["F16 reads its answers"] * 4, *["Q8_0: drift", "Q8_0: answers"] * 4,
+        *["F16 reads its answers"] * 4, *["Q8_0: drift"] * 4, *["Q8_0: answers"] * 4,
     ]  # fmt: skip
     assert sum(itself in what for what in whats) == 4 * 4
     means = [[r.mean_kl and r.mean_kl.value for r in found] for found in (last.results[:3], run.measurement.results)]

@@ -54,6 +54,14 @@ def test_forecast_when_on_a_gpu_then_weights_without_embeddings_and_cache_by_con
     assert forecast.parts[HOST].weights == 0
 
 
+def test_forecast_when_many_sequences_share_the_context_then_it_has_a_plan_of_its_own() -> None:
+    many = language_spec(model(), RUNTIME, sequences=16)
+    forecasts = Forecasts(None, DEVICES)
+    forecasts.planned(many, (GPU,), protocol.MemoryPlan(123, 4))
+    assert forecasts.of(many, (GPU,)).parts[GPU].kv_cache == 123
+    assert forecasts.of(spec(), (GPU,)).parts[GPU].kv_cache == 1000 * (MIB // 10)
+
+
 def test_forecast_when_on_the_host_then_the_embeddings_count_too() -> None:
     parts = Forecasts(None, DEVICES).of(spec(replace(RUNTIME, n_gpu_layers=0)), (HOST,)).parts
     assert set(parts) == {HOST}

@@ -8,7 +8,7 @@ import pytest
 
 from playground.engine import protocol
 
-REQUESTS = set(get_args(protocol.AnyRequest)) - {protocol.Cancel, protocol.Heartbeat}
+REQUESTS = {kind for kind in get_args(protocol.AnyRequest) if issubclass(kind, protocol.Request)}
 
 
 @pytest.mark.parametrize("kind", sorted(REQUESTS, key=str))
@@ -16,5 +16,5 @@ def test_request_when_of_any_kind_then_its_reply_is_one_that_ends_it(
     kind: type[protocol.Request[protocol.Message]],
 ) -> None:
     assert kind.reply_type() in set(get_args(protocol.Reply)) - {
-        protocol.Ready, protocol.Chunk, protocol.Step, protocol.Failed
+        protocol.Ready, protocol.Chunk, protocol.Step, protocol.Failed, protocol.SequenceChunk, protocol.SequenceEnded
     }  # fmt: skip

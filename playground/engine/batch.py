@@ -1,0 +1,283 @@
+"""Continuous batching: prompts join and leave one batch, and each step decodes a token of every answer.
+
+Each sequence has its own sampler and its own end. What goes wrong with one prompt ends this sequence alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Event
+
+import msgspec
+
+from playground.engine.answer_stream import AnswerStream
+from playground.engine.context import ContextFull
+from playground.engine.finite import NotFinite
+from playground.engine.language import SEND_INTERVAL_S, LanguageModel
+from playground.engine.protocol import (
+    BatchEnded,
+    CloseBatch,
+    EncodedPrompt,
+    Failed,
+    ImageChunk,
+    Join,
+    Leave,
+    OpenBatch,
+    Reply,
+    SequenceChunk,
+    SequenceEnded,
+)
+from playground.engine.sampling import TokenSampler
+from playground.engine.sequences import Row
+from playground.errors import BadPair, BadPrompt, EngineError, Interrupted, PlaygroundError
+from playground.values.reasoning import opened_by
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """A prompt in the batch. `pending`: tokens that are to be decoded, of the prompt or the newest of the answer."""
+
+    join: Join
+    number: int  # of the context's sequence
+    sampler: TokenSampler
+    answer: AnswerStream
+    pending: tuple[int, ...]
+    position: int  # of the first pending token
+    reused: int
+    generated: int = 0
+    forced: deque[int] = field(default_factory=deque)  # tokens that have to come next
+    sent_at: float = 0.0
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of reasoning; None: no limit."""
+        return None if self.join.sampling.bound else self.join.sampling.reasoning_tokens
+
+
+class Batch:
+    """One OpenBatch, from its first Join to its end."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        request: OpenBatch,
+        inbox: SimpleQueue[Join | Leave | CloseBatch],
+        cancelled: Event,
+        send: Callable[[Reply], None],
+    ) -> None:
+        """Raises EngineError if there is not enough memory for so many sequences."""
+        self._model = model
+        self._limit = request.limit
+        self._context = model.batch_context(request.runtime, request.sequences, request.widest)
+        self._inbox = inbox
+        self._cancelled = cancelled
+        self._send = send
+        self._free = list(range(request.sequences, 0, -1))
+        self._waiting: deque[Join] = deque()
+        self._running: list[_Sequence] = []
+        self._open = True
+        self._steps = 0
+        # Of the newest Join: the one after it may leave out what it has.
+        self._embeddings: dict[str, bytes] = {}
+
+    def run(self) -> BatchEnded:
+        """Answer until CloseBatch has come and every sequence has ended, or until Cancel. Raises EngineError."""
+        started = time.perf_counter()
+        try:
+            while self._listen():
+                self._admit()
+                if self._running:
+                    self._step()
+        except BaseException:
+            self._context.clear()
+            raise
+        return BatchEnded(self._steps, time.perf_counter() - started)
+
+    def _listen(self) -> bool:
+        """Take in what has come; block while there is nothing to do. False: everything has ended."""
+        idle = not (self._running or self._waiting)
+        try:
+            while True:
+                message = self._inbox.get(block=idle and self._open)
+                idle = False
+                match message:
+                    case Join():
+                        self._waiting.append(msgspec.structs.replace(message, prompt=self._filled(message.prompt)))
+                    case Leave():
+                        self._leave(message.id)
+                    case CloseBatch():
+                        self._open = False
+                if self._cancelled.is_set():
+                    break
+        except Empty:
+            pass
+        if self._cancelled.is_set():
+            self._stop_all()
+        return self._open or bool(self._running or self._waiting)
+
+    def _filled(self, prompt: EncodedPrompt) -> EncodedPrompt:
+        """With the embeddings that the Join before had."""
+        known, self._embeddings = self._embeddings, {}
+        chunks = []
+        for chunk in prompt.chunks:
+            if isinstance(chunk, ImageChunk):
+                if not chunk.embeddings:
+                    chunk = msgspec.structs.replace(chunk, embeddings=known.get(chunk.key, b""))
+                self._embeddings[chunk.key] = chunk.embeddings
+            chunks.append(chunk)
+        return msgspec.structs.replace(prompt, chunks=tuple(chunks))
+
+    def _leave(self, id: int) -> None:
+        for join in self._waiting:
+            if join.id == id:
+                self._waiting.remove(join)
+                self._send(SequenceEnded(id, "stopped"))
+                return
+        for sequence in self._running:
+            if sequence.join.id == id:
+                self._end(sequence, "stopped")
+                return
+
+    def _stop_all(self) -> None:
+        self._open = False
+        for id in [join.id for join in self._waiting] + [sequence.join.id for sequence in self._running]:
+            self._leave(id)
+
+    def _admit(self) -> None:
+        """Let prompts join that wait, as long as there is room."""
+        while self._waiting and self._free and not self._cancelled.is_set():
+            join = self._waiting.popleft()
+            number = self._free[-1]
+            sampler = self._model.samplers[number - 1]
+            try:
+                self._check(join.prompt)
+                sampler.attach(self._context.handle, join.sampling)
+                pending, position, reused = self._context.begin(number, join.prompt, self._cancelled)
+            except Interrupted:
+                self._send(SequenceEnded(join.id, "stopped"))
+            except ContextFull as error:
+                self._context.end(number)
+                if not self._running:
+                    self._fail(join.id, error)
+                    continue
+                self._waiting.appendleft(join)  # when another one has ended
+                return
+            except (BadPair, BadPrompt) as error:
+                self._fail(join.id, error)
+            except EngineError:
+                raise
+            except PlaygroundError as error:  # a grammar that llama.cpp cannot read
+                self._fail(join.id, error)
+            else:
+                self._free.pop()
+                sampling = join.sampling
+                opened = None if sampling.bound else opened_by(join.prompt.rendered)
+                answer = AnswerStream(self._model.vocabulary, sampling.stop, opened)
+                sequence = _Sequence(join, number, sampler, answer, pending, position, reused)
+                sequence.forced.extend(answer.due(sequence.budget))
+                self._running.append(sequence)
+
+    def _check(self, prompt: EncodedPrompt) -> None:
+        self._model.check_width(prompt)
+        if prompt.n_tokens >= self._limit:
+            raise BadPrompt(
+                f"The prompt has {prompt.n_tokens} tokens ({prompt.n_image_tokens} of them from images), the context "
+                f"holds {self._limit}. Raise the context size, or shorten the prompt."
+            )
+        if prompt.widest > self._context.key.n_ubatch:
+            raise BadPrompt(f"The image has {prompt.widest} tokens; the batch was opened for smaller ones.")
+        if len(prompt.prefix) == len(prompt.chunks):
+            raise BadPrompt("The prompt has no text behind its image.")
+        if any(isinstance(chunk, ImageChunk) and not chunk.embeddings for chunk in prompt.chunks):
+            raise BadPrompt("The prompt's image came without its embeddings.")
+
+    def _step(self) -> None:
+        """Decode one batch: the newest token of each answer, and prompts as far as there is room."""
+        rows: list[Row] = []
+        parts: list[tuple[_Sequence, int]] = []
+        room = self._context.key.n_batch
+        for sequence in sorted(self._running, key=lambda running: running.generated == 0):  # answers first
+            n = min(len(sequence.pending), room - len(rows))
+            if n == 0:
+                break
+            last = n == len(sequence.pending)
+            rows += [
+                Row(token, sequence.position + i, sequence.number, last and i == n - 1)
+                for i, token in enumerate(sequence.pending[:n])
+            ]
+            parts.append((sequence, len(rows) - 1))
+            sequence.pending = sequence.pending[n:]
+            sequence.position += n
+        try:
+            self._context.decode(rows)
+        except ContextFull as error:
+            self._make_room(rows, error)
+            return
+        self._steps += 1
+        for sequence, row in parts:
+            if not sequence.pending:
+                self._sample(sequence, row)
+
+    def _make_room(self, rows: list[Row], error: ContextFull) -> None:
+        """Nothing was decoded: put the tokens back, and let the newest sequence wait and begin anew."""
+        for sequence in self._running:
+            own = [row for row in rows if row.sequence == sequence.number]
+            sequence.pending = (*(row.token for row in own), *sequence.pending)
+            sequence.position -= len(own)
+        newest = next((s for s in reversed(self._running) if not s.generated), self._running[-1])
+        if len(self._running) == 1:
+            self._release(newest)
+            self._fail(newest.join.id, error)
+        elif newest.generated:  # what was sent cannot be taken back
+            self._end(newest, "context full")
+        else:
+            self._release(newest)
+            self._waiting.appendleft(newest.join)
+
+    def _sample(self, sequence: _Sequence, row: int) -> None:
+        try:
+            if sequence.forced:
+                sequence.sampler.accept(token := sequence.forced.popleft())
+            else:
+                token = sequence.sampler.sample(self._context.handle, row)
+        except NotFinite as error:
+            self._context.forget()  # its values may be NaN too
+            self._release(sequence)
+            self._fail(sequence.join.id, error)
+            return
+        if self._model.vocabulary.ends_text(token):
+            self._end(sequence, "end of text")
+            return
+        sequence.generated += 1
+        sequence.pending = (token,)
+        sequence.answer.push(token)
+        if sequence.answer.stopped:
+            self._end(sequence, "stop text")
+        elif sequence.generated >= sequence.join.sampling.max_tokens:
+            self._end(sequence, "max tokens")
+        elif sequence.join.prompt.n_tokens + sequence.generated >= self._limit:
+            self._end(sequence, "context full")
+        else:
+            now = time.perf_counter()
+            if now - sequence.sent_at >= SEND_INTERVAL_S:
+                self._send(SequenceChunk(sequence.join.id, sequence.answer.take()))
+                sequence.sent_at = now
+            if not sequence.forced:
+                sequence.forced.extend(sequence.answer.due(sequence.budget))
+
+    def _end(self, sequence: _Sequence, reason: str) -> None:
+        self._release(sequence)
+        self._send(SequenceChunk(sequence.join.id, sequence.answer.end()))
+        self._send(SequenceEnded(sequence.join.id, reason, sequence.generated, sequence.reused))
+
+    def _release(self, sequence: _Sequence) -> None:
+        self._running.remove(sequence)
+        self._context.end(sequence.number)
+        self._free.append(sequence.number)
+
+    def _fail(self, id: int, error: PlaygroundError) -> None:
+        self._send(SequenceEnded(id, "", failed=Failed(kind=type(error).__name__, message=str(error))))

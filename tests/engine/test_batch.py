@@ -1,0 +1,196 @@
+"""Many prompts at once in one language worker, with the real engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from playground.comparing import batch
+from playground.comparing.batch import BatchAnswer
+from playground.engine import protocol
+from playground.errors import BadPrompt, Failure, Interrupted, PlaygroundError
+from playground.measuring import question_sets
+from playground.measuring.results import RecordedAnswer
+from playground.measuring.steps import Item, Steps
+from playground.models.presets import data_folder
+from playground.pool.worker_spec import language_spec
+from playground.values.files import Variant
+from playground.values.memory import WorkerRole
+from playground.values.request import Runtime, Sampling
+from playground.wiring import Parts
+from testkit import pairs
+
+FOLDER = data_folder() / "tiny-vlm/evaluation"
+MAX_TOKENS = 24
+
+
+def steps_of(parts: Parts, variant: Variant, sequences: int, runtime: Runtime | None = None) -> Steps:
+    lab = replace(parts.lab, sequences=sequences)
+    return Steps(lab, variant, runtime or Runtime(), MAX_TOKENS, lambda: False)
+
+
+def items_of(n: int, level: str = "hard") -> list[Item]:
+    questions = question_sets.embedded(FOLDER, level=level).first(n)
+    return [Item(question, questions.image(question)) for question in questions.items]
+
+
+def texts(answers: Sequence[RecordedAnswer | Failure]) -> list[str]:
+    assert all(isinstance(answer, RecordedAnswer) for answer in answers), answers
+    return [answer.text for answer in answers if isinstance(answer, RecordedAnswer)]
+
+
+def at_once(parts: Parts, variant: Variant, prompts: Sequence[protocol.EncodedPrompt], sequences: int) -> list[str]:
+    """The answers of one batch, whatever their pictures are. Each comes once."""
+    answers: dict[int, str] = {}
+
+    def on_answer(place: int, answer: BatchAnswer | PlaygroundError) -> None:
+        assert isinstance(answer, BatchAnswer), answer
+        assert place not in answers
+        answers[place] = answer.text
+
+    size = batch.cells(prompts, MAX_TOKENS, sequences)
+    runtime = Runtime(n_ctx=size)
+    with parts.pool.lease(language_spec(variant.model, runtime, sequences=sequences)) as lease:
+        sampling = Sampling(max_tokens=MAX_TOKENS)
+        batch.answer_all(lease, prompts, sampling, runtime, sequences, size, on_answer, lambda: False)
+    return [answers[k] for k in range(len(prompts))]
+
+
+def about_one_picture(n: int) -> list[Item]:
+    picture = items_of(1)[0].image
+    return [item._replace(image=picture) for item in items_of(n)]
+
+
+@pytest.mark.parametrize("quantization", ["F16", "Q4_K_M"])
+def test_answers_when_asked_at_once_then_those_of_one_at_a_time(parts: Parts, quantization: str) -> None:
+    (variant,) = parts.catalog.choose([quantization], ["F16"])
+    steps = steps_of(parts, variant, 8)
+    prompts = [steps.prompt(variant, item) for item in items_of(60)]
+    alone = [steps.write(variant, prompt).text for prompt in prompts]
+    together = at_once(parts, variant, prompts, 8)
+    assert sum(a != b for a, b in zip(together, alone, strict=True)) <= 1  # a near tie
+
+
+@pytest.mark.parametrize("kind", pairs.KINDS)
+def test_answers_when_of_any_kind_of_model_then_those_of_one_at_a_time(
+    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str
+) -> None:
+    """Tiles, M-RoPE, images without a causal mask, a sliding window. Random weights have no near ties."""
+    variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
+    items = [items_of(3)[k // 2] for k in range(5)]
+    items = [i._replace(question=question_sets.Question("", f"What is {k}?")) for k, i in enumerate(items)]
+    steps = steps_of(parts, variant, 3)
+    prompts = [steps.prompt(variant, item) for item in items]
+    alone = [steps.write(variant, prompt).text for prompt in prompts]
+    assert at_once(parts, variant, prompts, 3) == alone
+
+
+def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(parts: Parts) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    steps = steps_of(parts, variant, 16)
+    items = [*about_one_picture(3), *items_of(5)]
+    assert steps.at_once(items) == 4  # the first picture is also that of one other question
+    assert steps.at_once(items_of(5)) == 1
+    assert len(texts(steps.answers(variant, items, 4))) == 8
+    assert steps.notes == []
+
+
+def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and_none_twice(parts: Parts) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    items = about_one_picture(12)
+    lab = replace(parts.lab, sequences=4)
+    killed: list[int] = []
+
+    def stop() -> bool:
+        done = sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
+        if 0 < done < len(items) and not killed:
+            (pid,) = (w.pid for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE)
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+        return False
+
+    steps = Steps(lab, variant, Runtime(), MAX_TOKENS, stop)
+    answers = texts(steps.answers(variant, items, 4))
+    assert killed
+    assert len(answers) == len(items)
+    assert steps.sequences == 2
+    assert "SIGKILL" in steps.notes[0]
+    assert "at most 2 of its questions" in steps.notes[0]
+    assert answers == [steps.write(variant, steps.prompt(variant, item)).text for item in items]
+
+
+def test_answers_when_one_prompt_does_not_fit_then_it_fails_alone(parts: Parts) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    items = about_one_picture(4)
+    items[2] = items[2]._replace(question=question_sets.Question("", "red " * 600))
+    steps = steps_of(parts, variant, 4, Runtime(n_ctx=512))
+    answers = steps.answers(variant, items, 4)
+    assert [type(answer) for answer in answers] == [RecordedAnswer, RecordedAnswer, BadPrompt, RecordedAnswer]
+    assert "the context holds 512" in str(answers[2])
+
+
+def test_answers_when_stopped_then_what_is_done_is_kept(parts: Parts) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    items = about_one_picture(12)
+    lab = replace(parts.lab, sequences=2)
+
+    def done() -> int:
+        return sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
+
+    steps = Steps(lab, variant, Runtime(), MAX_TOKENS, lambda: done() > 0)
+    with pytest.raises(Interrupted):
+        steps.answers(variant, items, 2)
+    assert 0 < done() < len(items)
+
+
+def test_sequence_when_it_leaves_then_the_others_go_on(parts: Parts, endless: pairs.PairFiles) -> None:
+    variant = parts.catalog.open_pair(endless.model, endless.projector)
+    prompt = steps_of(parts, variant, 2).prompt(variant, items_of(1)[0])
+    runtime = Runtime(n_ctx=batch.cells([prompt], 2000, 1) * 2)
+
+    class Leaving:
+        def __init__(self) -> None:
+            self.outbox: list[protocol.Message] = [
+                protocol.Join(id, prompt, Sampling(max_tokens=n)) for id, n in ((0, 2000), (1, 20), (2, 2000))
+            ]
+            self.ended: list[tuple[int, str]] = []
+
+        def to_send(self) -> Sequence[protocol.Message]:
+            messages, self.outbox = self.outbox, []
+            return messages
+
+        def received(self, reply: protocol.SequenceChunk | protocol.SequenceEnded) -> None:
+            if isinstance(reply, protocol.SequenceEnded):
+                self.ended.append((reply.id, reply.reason))
+                if reply.id == 1:  # what runs, and what may still wait, can leave
+                    self.outbox += [protocol.Leave(2), protocol.Leave(0), protocol.CloseBatch()]
+
+    leaving = Leaving()
+    with parts.pool.lease(language_spec(variant.model, runtime, sequences=2)) as lease:
+        lease.request(protocol.OpenBatch(runtime, 2, runtime.context), dialogue=leaving)
+    assert leaving.ended == [(1, "max tokens"), (2, "stopped"), (0, "stopped")]
+
+
+def test_answer_when_its_picture_was_sent_with_the_prompt_before_then_not_again(parts: Parts) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    first, second = items_of(2)
+    steps = steps_of(parts, variant, 2)
+    prompts = [steps.prompt(variant, item) for item in (first, first, second, first)]
+    answers = at_once(parts, variant, prompts, 2)
+    assert len({answers[k] for k in (0, 1, 3)}) == 1
+
+
+def test_cells_when_prompts_share_a_picture_then_it_counts_once() -> None:
+    def prompt(picture: str, n_text: int) -> protocol.EncodedPrompt:
+        image = protocol.ImageChunk(0, picture, 500, 500, False, b"", b"")
+        chunks = (protocol.TextChunk((1,) * 3), image, protocol.TextChunk((1,) * n_text))
+        return protocol.EncodedPrompt(chunks, 1, "", 0.0, None)
+
+    one = [prompt("a", 20)] * 16
+    assert batch.cells(one, 64, 16) == 2048  # 503 + 16 * 85, in steps of 256
+    assert batch.cells(one, 64, 1) == 768
+    assert batch.cells([*one, prompt("b", 20)], 64, 2) == 1280  # both pictures
