@@ -19,7 +19,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -29,6 +29,9 @@ import psutil
 from PIL import Image
 
 from playground.models.presets import data_folder
+from playground.notebooks.cells import Picture
+from playground.notebooks.file_format import to_json
+from testkit.notebooks import F16, Q2, compare_cell, pane, result, run_of
 from testkit.webapp import WebApp, running
 
 GOALS = {"page_s": 2.0, "run_s": 3.0, "speed_drop": 0.2, "memory_mb": 1000.0, "freeze_s": 0.25}
@@ -122,7 +125,7 @@ def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, 
     with running(folder / "cache", folder / "first.log") as app:  # the first start makes the quantized variants
         while httpx.get(f"{app.url}/health/ready").status_code != 200:
             time.sleep(0.5)
-    for build in (lambda: [_zip(kind) for kind in ("lines", "lists", "deep")], _png, _tiff):
+    for build in (lambda: [_zip(kind) for kind in ("lines", "lists", "deep")], _png, _tiff, _jpeg):
         build()  # not while it is measured
     columns = ["page_s", "run_s", "speed_drop", "memory_mb", "freeze_s"]
     print(
@@ -226,8 +229,40 @@ def _brackets(attacker: _Person, app: WebApp) -> None:
 
 
 def _many_cells(attacker: _Person, app: WebApp) -> None:
-    cells = "1," * 5_000_000 + "1"
-    attacker.ask("import_file", text='{"format":"vlm-quant-playground/notebook","version":1,"cells":[' + cells + "]}")
+    _import(attacker, _HEAD + b"1," * 5_000_000 + b"1]}")
+
+
+_HEAD = b'{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells":['
+
+
+def _import(attacker: _Person, notebook: bytes) -> None:
+    attacker.ask("import_file", path=attacker.upload("notebook.json", notebook))
+
+
+def _long_words(attacker: _Person, app: WebApp) -> None:
+    _import(attacker, _notebook(1, 1, " ".join(str(n * 7919 % 10) for n in range(250_000))))
+
+
+def _many_runs(attacker: _Person, app: WebApp) -> None:
+    """Each is written to the disk, and deleted again."""
+    key = attacker.ask("import_file", path=attacker.upload("runs.json", _notebook(500, 30, "word " * 50)))["key"]
+    attacker.ask("remove", key=key)
+
+
+@functools.cache
+def _notebook(cells: int, runs: int, text: str) -> bytes:
+    """With answers that begin alike and go on differently."""
+    cell = compare_cell(pictures=())
+    panes = (pane(F16, f"a {text}"), pane(Q2, f"a b {text[::-1]}", first_divergence=1))
+    answers = result(*(replace(pane, token_ids=(1, 2), scores=()) for pane in panes))
+    made = tuple(run_of(cell, answers, number=number) for number in range(1, runs + 1))
+    return to_json("t", [(cell, made)] * cells, lambda sha256: None).encode()
+
+
+def _foreign_pictures(attacker: _Person, app: WebApp) -> None:
+    """Cells that name pictures without holding them: each is looked for among the attacker's notebooks."""
+    pictures = tuple(Picture(f"{n:064x}", 9, 9, "a.png") for n in range(16))
+    _import(attacker, to_json("t", [(compare_cell(pictures=pictures), ())] * 500, lambda sha256: None).encode())
 
 
 def _questions(files: dict[str, bytes]) -> bytes:
@@ -271,6 +306,20 @@ def _png() -> bytes:
     out = io.BytesIO()
     Image.new("RGBA", (9400, 9400)).save(out, "PNG")
     return out.getvalue()
+
+
+def _slow_jpeg(attacker: _Person, app: WebApp) -> None:
+    attacker.ask("add_picture", key=attacker.key, cell=attacker.cell, path=attacker.upload("slow.jpg", _jpeg()))
+
+
+@functools.cache
+def _jpeg() -> bytes:
+    """64 megapixels whose coefficients are refined 5000 times, by nothing."""
+    out = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    scan = data.rindex(b"\xff\xda")
+    return data[:-2] + data[scan:-2] * 5000 + data[-2:]
 
 
 def _many_pages(attacker: _Person, app: WebApp) -> None:
@@ -333,10 +382,14 @@ INPUTS: dict[str, Input] = {
     "full_queue": _full_queue,
     "brackets": _brackets,
     "many_cells": _many_cells,
+    "long_words": _long_words,
+    "many_runs": _many_runs,
+    "foreign_pictures": _foreign_pictures,
     "bad_lines": _bad_lines,
     "many_lists": _many_lists,
     "deep_line": _deep_line,
     "big_picture": _big_picture,
+    "slow_jpeg": _slow_jpeg,
     "many_pages": _many_pages,
     "many_threads": _many_threads,
     "many_sessions": _many_sessions,

@@ -128,16 +128,16 @@ class Settings(BaseSettings):
         default=8, gt=0, description="Maximum number of measurements, scans and quantizations that run or wait."
     )
     max_long_jobs_per_person: int = Field(default=2, gt=0, description="Maximum number of these of one person.")
-    max_upload_bytes: int = Field(default=50_000_000, gt=0, description="Maximum size of an uploaded file.")
+    max_upload_bytes: int = Field(default=64_000_000, gt=0, description="Maximum size of an uploaded file.")
     uploads_bytes: int = Field(
         default=4_000_000_000,
         ge=10_000_000,
         description="Disk space for the files that people upload, until the app has read them; one person gets half.",
     )
     max_body_bytes: int = Field(
-        default=64_000_000,
+        default=8_000_000,
         ge=1_000_000,
-        description="Maximum size of any other request, such as an imported notebook; at least 1,000,000.",
+        description="Maximum size of any other request, such as a changed text; at least 1,000,000.",
     )
     max_api_body_bytes: int = Field(
         default=64_000_000,

@@ -17,6 +17,7 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.image_decoder import DECODER
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
+from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.models import check_pair
 from playground.models.catalog import Catalog
 from playground.models.doctor import Hardware, Level
@@ -101,13 +102,13 @@ class Parts:
             return ""
         return f"The doctor: {diagnosis.findings[0].text} {diagnosis.findings[0].remedy}"
 
-    def read_image(self, source: str | Path | BytesIO, name: str = "") -> Image:
-        """An uploaded image, scaled down to what the operator allows. Raises BadImage."""
-        return DECODER.read(source, name, max_pixels=self.settings.max_image_pixels)
+    def read_image(self, source: str | Path | BytesIO, name: str = "", who: str = "") -> Image:
+        """An image that `who` uploaded, scaled down to what the operator allows. Raises BadImage and Busy."""
+        return DECODER.read(source, name, max_pixels=self.settings.max_image_pixels, who=who)
 
-    def read_pages(self, path: str | Path) -> tuple[Image, ...]:
-        """The same; of a document the first pages. Raises BadImage."""
-        return DECODER.read_pages(path, max_pixels=self.settings.max_image_pixels)
+    def read_pages(self, path: str | Path, who: str = "") -> tuple[Image, ...]:
+        """The same; of a document the first pages. Raises BadImage and Busy."""
+        return DECODER.read_pages(path, max_pixels=self.settings.max_image_pixels, who=who)
 
     def limited(self, settings: RunSettings) -> RunSettings:
         """Of a run: no more threads than cores, and in the demo mode nothing beyond what the operator allows."""
@@ -117,12 +118,14 @@ class Parts:
         return settings.limited(self.settings.demo_max_tokens, self.settings.demo_n_ctx)
 
     def limited_cell(self, cell: CompareCell) -> CompareCell:
-        """The same for a cell, and for the answers of its measurement."""
+        """The same for a cell, and for the questions and answers of its measurement."""
         questions = cell.questions
         if self.settings.demo and questions is not None:
             most = min(questions.plan.max_tokens, self.settings.demo_max_tokens)
             questions = msgspec.structs.replace(
-                questions, plan=msgspec.structs.replace(questions.plan, max_tokens=most)
+                questions,
+                n=min(questions.n, DEFAULT_QUESTIONS),
+                plan=msgspec.structs.replace(questions.plan, max_tokens=most),
             )
         return msgspec.structs.replace(cell, settings=self.limited(cell.settings), questions=questions)
 

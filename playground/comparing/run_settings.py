@@ -77,11 +77,12 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def limited(self, max_tokens: int, n_ctx: int) -> RunSettings:
         """The same for a stranger: with at most so many tokens in an answer and in the context, and with the defaults
-        of all that costs the machine (threads, batches, layers, a template or a grammar of one's own)."""
+        of all that costs the machine. A setting that is not known to be free keeps its default too."""
         now = {"max_tokens": self.sampling().max_tokens, "n_ctx": self.n_ctx}
         most = {"max_tokens": max_tokens, "n_ctx": n_ctx}
         reduced = {name: most[name] for name, value in now.items() if value is None or value > most[name]}
-        return msgspec.structs.replace(self, **dict.fromkeys(_MACHINE_SETTINGS), **reduced)
+        free = {name: getattr(self, name) for name in _FREE_SETTINGS}
+        return RunSettings(**{**free, "max_tokens": self.max_tokens, "n_ctx": self.n_ctx, **reduced})
 
     def _given(self, kind: type) -> dict[str, Any]:
         return {
@@ -96,9 +97,20 @@ _MAX_TEXT = 100_000  # characters
 # What every template is given; a variable of these names would change the chat itself.
 _OWN_VARIABLES = {"messages", "add_generation_prompt", "media_marker", "raise_exception", "strftime_now", "namespace"}
 
+# Of a stranger in the demo mode: what costs the machine, or the others, more than tokens do. A race loads all variants
+# at once; a grammar and a template of one's own are programs.
 _MACHINE_SETTINGS = (
     "n_threads", "n_batch", "n_gpu_layers", "flash_attention", "chat_template", "projector_on_gpu", "split_gpus",
-    "remedies", "grammar", "json_schema", "image_min_tokens", "image_max_tokens", "image_tokens",
+    "remedies", "grammar", "json_schema", "order", "image_min_tokens", "image_max_tokens", "image_tokens",
+    "cache_type_k", "cache_type_v", "kv_types",
+)  # fmt: skip
+
+# What costs next to nothing: numbers of the sampler, texts that count against the context, and variables, with which
+# the model's own template is rendered in 1 s at most.
+_FREE_SETTINGS = (
+    "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "penalty_last_n", "presence_penalty",
+    "frequency_penalty", "dry_multiplier", "dry_base", "dry_allowed_length", "seed", "stop", "reference",
+    "template_variables", "system", "image_place", "probabilities", "reasoning_tokens",
 )  # fmt: skip
 
 MAX_IMAGE_TOKENS = 16_384  # the most that an encoder of this llama.cpp takes

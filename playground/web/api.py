@@ -44,10 +44,10 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
             chosen = axes.spread(parts.catalog.choose(variants), given)
-            comparison = comparison_request.comparison_of(
-                [parts.read_image(image)] if image else [], prompt, chosen, given
-            )
-            mine = parts.of(login.person(request))
+            person = login.person(request)
+            images = [parts.read_image(image, who=person)] if image else []
+            comparison = comparison_request.comparison_of(images, prompt, chosen, given)
+            mine = parts.of(person)
             updates = lab.run(comparison, mine.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
             for update in measures.compared(updates):
                 yield json_documents.of_update(update)

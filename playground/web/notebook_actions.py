@@ -130,9 +130,13 @@ class NotebookActions:
         self._library.share(key, shared)
         return self._view.page(key, browser, home=True)
 
-    def import_file(self, text: str, browser: str, person: str = "") -> PageReply:
+    def import_file(
+        self, browser: str, text: str | None = None, path: str | None = None, person: str = ""
+    ) -> PageReply:
+        """A notebook of a file that was just uploaded, or of its text."""
         with self._imports.held(person):
             self._library.check_room()
+            text = _uploaded(path).read_text("utf-8-sig", errors="replace") if path is not None else text or ""
             title, whole, problems = file.from_json(text)
             own = functools.cache(lambda: self._library.named_by(browser))
             notebook = self._library.create(browser, title, whole, lambda sha256: sha256 in own())
@@ -266,9 +270,9 @@ class NotebookActions:
 
     # --- pictures ----------------------------------------------------------------------------------------------
 
-    def add_picture(self, key: str, cell: str, path: str) -> CellsReply:
+    def add_picture(self, key: str, cell: str, path: str, person: str = "") -> CellsReply:
         """Take an image that this browser has just uploaded."""
-        return self._add_picture(key, cell, _uploaded(path))
+        return self._add_picture(key, cell, _uploaded(path), person)
 
     def example(self, key: str, cell: str, index: int) -> CellsReply:
         """A preset's example image, and its prompt where there is none yet."""
@@ -292,10 +296,10 @@ class NotebookActions:
             raise BadInput("This image is gone.")
         return PictureReply(url=templating.data_url(("image/png", png)))
 
-    def _add_picture(self, key: str, cell: str, path: Path) -> CellsReply:
+    def _add_picture(self, key: str, cell: str, path: Path, person: str = "") -> CellsReply:
         notebook = self._library.own(key)
         self._library.check_room()
-        images = self._parts.read_pages(path)
+        images = self._parts.read_pages(path, person)
         read = [self._library.pictures.keep(image, path.name) for image in images]
         accepted = [picture for picture in read if self._library.files(notebook).accept(picture.sha256)]
         with self._library.writing():

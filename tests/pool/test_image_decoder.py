@@ -13,7 +13,7 @@ import pytest
 
 from playground.comparing.image_decoder import ImageDecoder
 from playground.comparing.images import read_image
-from playground.errors import BadImage
+from playground.errors import BadImage, Busy
 from testkit.running import SCENE
 
 
@@ -66,6 +66,24 @@ def test_images_when_many_come_at_once_then_all_are_read(decoder: ImageDecoder) 
     for thread in threads:
         thread.join()
     assert found == [True] * 8
+
+
+def test_images_when_one_person_has_many_then_another_persons_is_read_at_once(decoder: ImageDecoder) -> None:
+    read: list[str] = []
+    threads = [Thread(target=lambda: read.append(decoder.read(SCENE, who="anna").sha256)) for _ in range(7)]
+    with decoder._turn("anna"):
+        for thread in threads:
+            thread.start()
+        while len(decoder._turns["anna"]) < 8:
+            time.sleep(0.01)
+        with pytest.raises(Busy, match="8 of your images"):
+            decoder.read(SCENE, who="anna")
+        assert decoder.read(SCENE, who="ben") == read_image(SCENE)
+        assert read == []
+    for thread in threads:
+        thread.join()
+    assert len(read) == 7
+    assert decoder._turns == {}
 
 
 def test_tiff_when_it_has_thousands_of_pages_then_they_are_not_all_counted(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_notebooks_when_there_is_no_room_then_no_way_makes_another_one(
     for make in (
         lambda: actions.create(opened.browser),
         lambda: actions.copy(str(opened.key), opened.browser),
-        lambda: actions.import_file(exported, opened.browser),
+        lambda: actions.import_file(opened.browser, exported),
     ):
         with pytest.raises(NoRoom, match="notebooks_bytes"):
             make()
@@ -85,7 +85,7 @@ def test_picture_when_an_imported_file_only_names_it_then_no_way_shows_it(parts:
     asked = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
     named = without_images(actions.export(key, "json", asked).text)
 
-    ben = actions.import_file(named, "a browser of ben's")
+    ben = actions.import_file("a browser of ben's", named)
     stolen = str(ben.key)
     (cell,) = library.own(stolen).cells
     written = library.cell(library.own(stolen), cell)
@@ -109,7 +109,7 @@ def test_picture_when_an_imported_file_only_names_it_then_no_way_shows_it(parts:
         stolen, library.own(stolen).cells[1], SCENE.with_name("hard-61.png")
     )  # another picture changes nothing
     assert library.files(library.own(stolen)).png(picture.sha256) is None
-    again = actions.import_file(named, anna.browser)  # her own: one of her notebooks has it
+    again = actions.import_file(anna.browser, named)  # her own: one of her notebooks has it
     assert library.files(library.own(str(again.key))).png(picture.sha256) is not None
 
 
@@ -121,8 +121,8 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     key = str(opened.key)
     asked = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
     whole = actions.export(key, "json", asked).text
-    with_image = actions.import_file(whole, "another browser")
-    stranger = actions.import_file(without_images(whole), "a third browser")
+    with_image = actions.import_file("another browser", whole)
+    stranger = actions.import_file("a third browser", without_images(whole))
     sha256 = library.files(library.own(key))
     (cell,) = library.own(str(stranger.key)).cells
     written = library.cell(library.own(str(stranger.key)), cell)
@@ -137,7 +137,7 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     assert library.files(library.own(str(stranger.key))).png(picture.sha256) == png
     path.write_bytes(b"garbage")
     forged = re.sub(r'("images":\{"[0-9a-f]{64}":")[^"]*', r"\1AAAA", whole)
-    third = actions.import_file(forged, "a fourth browser")
+    third = actions.import_file("a fourth browser", forged)
     assert library.files(library.own(str(third.key))).png(picture.sha256) is None
 
 
@@ -154,9 +154,9 @@ def test_questions_when_an_imported_file_only_names_their_zip_then_they_are_not_
     anna = library.create("anna", "Mine", [WholeCell(cell)])
     assert library.files(anna).has_questions(source)
     exported = actions.export(anna.id, "json").text
-    stolen = library.own(str(actions.import_file(exported, "ben").key))
+    stolen = library.own(str(actions.import_file("ben", exported).key))
     assert not library.files(stolen).has_questions(source)
     with pytest.raises(BadInput, match="not on this machine"):
         NotebookView(parts).question_set(stolen, CellQuestions(source=source))
-    own = library.own(str(actions.import_file(exported, "anna").key))
+    own = library.own(str(actions.import_file("anna", exported).key))
     assert library.files(own).has_questions(source)

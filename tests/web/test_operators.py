@@ -27,6 +27,7 @@ from starlette.requests import Request
 
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoRoom, NotAllowed
+from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.measuring.results import MeasurementPlan
 from playground.notebooks.cells import CellQuestions, NoteCell
 from playground.notebooks.file_format import WholeCell
@@ -414,9 +415,10 @@ def test_measurement_when_in_the_demo_mode_then_its_answers_are_limited(
     parts: Parts, demo_mode: bool, most: int
 ) -> None:
     limited = dataclasses.replace(parts, settings=Settings(demo=demo_mode, demo_max_tokens=7))
-    cell = limited.limited_cell(compare_cell(questions=CellQuestions(plan=MeasurementPlan(max_tokens=64))))
+    cell = limited.limited_cell(compare_cell(questions=CellQuestions(n=5000, plan=MeasurementPlan(max_tokens=64))))
     assert cell.questions is not None
     assert cell.questions.plan.max_tokens == most
+    assert cell.questions.n == (DEFAULT_QUESTIONS if demo_mode else 5000)
 
 
 def test_image_when_larger_than_the_operator_allows_then_scaled_down(parts: Parts, derived: Path) -> None:

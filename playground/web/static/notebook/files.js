@@ -4,7 +4,6 @@ import {$, article, page} from "./page.js";
 import {sendAll, turns} from "./texts.js";
 import {toast} from "./toasts.js";
 
-const MAX_IMPORT_BYTES = 128e6;
 const notUploaded = (file, error) =>
   toast(`${file.name} could not be uploaded: ${error.message ?? error}`, {bad: true});
 
@@ -30,12 +29,10 @@ export async function addQuestions(id, file) {
 
 export async function importFile(file) {
   if (!file) return;
-  if (file.size > MAX_IMPORT_BYTES) {
-    toast(`${file.name} is too large to import (over 128 MB).`, {bad: true});
-    return;
-  }
   await sendAll();
-  try { await call("import_file", {text: await file.text()}); } catch { /* the person was told */ }
+  let path;
+  try { ({path} = await page.upload(file)); } catch (error) { notUploaded(file, error); return; }
+  try { await call("import_file", {path}); } catch { /* the person was told */ }
 }
 
 export async function download(cell, format) {
