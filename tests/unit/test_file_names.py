@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from playground.errors import BadInput
+from playground.errors import BadInput, BadModel
 from playground.models.gguf import file_names
+from playground.models.gguf.header import read_header
 from playground.models.hub.listing import RemoteFile, RemoteModel, RepoListing
 from playground.values.files import Half
 
@@ -299,3 +301,33 @@ def test_model_when_two_files_have_one_quantization_then_neither_is_taken_silent
     for choose in (lambda: listed.model("Q4_0"), listed.projector):
         with pytest.raises(BadInput, match=r"2 files are called .*Give the name of one"):
             choose()
+
+
+# --- cut files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("M.i1-Q6_K.gguf.part1of2", "M.i1-Q6_K.gguf"),
+        ("M.Q6_K.gguf-split-b", "M.Q6_K.gguf"),
+        ("m.q8_0.GGUF.PART2OF3", "m.q8_0.GGUF"),
+        ("M-00001-of-00002.gguf", None),
+        ("M.gguf", None),
+        ("M.gguf.sha256", None),
+    ],
+)
+def test_name_when_it_is_a_part_of_a_cut_file_then_the_file_is_named(name: str, whole: str | None) -> None:
+    assert file_names.part_of(name) == whole
+
+
+def test_repository_when_a_file_is_cut_then_it_is_no_model_and_named_for_what_it_is(tmp_path: Path) -> None:
+    listed = repo("M.Q4_K_M.gguf", "M.Q6_K.gguf.part1of2", "M.Q6_K.gguf.part2of2")
+    assert quantizations(listed.models) == ["Q4_K_M"]
+    assert listed.cut_files == {"M.Q6_K.gguf": 2}
+    for name in ("Q6_K", "M.Q6_K.gguf"):
+        with pytest.raises(BadInput, match=r"has M\.Q6_K\.gguf only in 2 parts\. Download all parts and join them"):
+            listed.model(name)
+    (tmp_path / "M.Q6_K.gguf.part1of2").write_bytes(b"GGUF")
+    with pytest.raises(BadModel, match=r"is a part of M\.Q6_K\.gguf, which was cut into several files"):
+        read_header(tmp_path / "M.Q6_K.gguf.part1of2")

@@ -12,6 +12,8 @@ QUANTIZATION = re.compile(
     re.IGNORECASE,
 )
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+# A file that was cut into parts by bytes, as in older uploads; llama.cpp's shards are files of their own.
+_PART = re.compile(r"(?P<whole>.+\.gguf)[-.](?:part\d+of\d+|split-?[a-z]+|part-?[a-z0-9]+)", re.IGNORECASE)
 # Files that many repositories hold beside a model: calibration data, and drafters for speculative decoding.
 _OTHER = re.compile(r"^(?:imatrix|mtp-|eagle3-|dflash-|dspark-|\._)|[-._]imatrix\b", re.IGNORECASE)
 _MMPROJ = re.compile(r"mm[-_]?proj", re.IGNORECASE)
@@ -49,6 +51,12 @@ def shards(name: str) -> tuple[str, ...]:
 def first_shard(name: str) -> str:
     parts = shard(name)
     return name if parts is None else _numbered(name, parts[0], 1)
+
+
+def part_of(name: str) -> str | None:
+    """The name of the file that a part (name.gguf.part1of2, name.gguf-split-a) belongs to; None if it is no part."""
+    match = _PART.fullmatch(name)
+    return match["whole"] if match else None
 
 
 def _numbered(name: str, base: str, number: int) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from playground.errors import BadModel
+from playground.models.gguf import file_names
 from playground.models.gguf.tensor_types import FILE_TYPES, REMOVED, TENSOR_TYPES, GgmlType
 from playground.models.projector_types import SPECIAL_TOKENS
 from playground.values.files import Half
@@ -27,6 +28,8 @@ _MAX_TEXTS = 2**21  # in one array; Gemma 3 has 514,906 merges
 _PIECE = 2**20
 _MAX_KEY_BYTES = 65_535
 _KEPT_ARRAY = 256  # elements; longer arrays (the vocabulary) are only hashed
+
+JOIN = "Download all parts and join them in order (cat on Linux and macOS, copy /b on Windows)."
 
 _SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
@@ -152,6 +155,8 @@ def read_header(path: str | Path) -> GgufHeader:
 
 def _read(path: str | Path, *, whole: bool) -> GgufHeader:
     name = os.path.basename(path)
+    if cut := file_names.part_of(name):
+        raise BadModel(f"{name} is a part of {cut}, which was cut into several files. {JOIN}")
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

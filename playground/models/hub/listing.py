@@ -8,6 +8,7 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.models.gguf import file_names
+from playground.models.gguf.header import JOIN
 from playground.values.files import Half
 
 _MAX_UNDECIDED = 8
@@ -53,6 +54,10 @@ class RepoListing(msgspec.Struct, frozen=True):
 
     def model(self, name: str) -> RemoteModel:
         """A language model by its file's name or its quantization. Raises BadInput naming what can be chosen."""
+        for whole, parts in self.cut_files.items():
+            wanted = name.upper() in (whole.upper(), (file_names.quantization(whole) or "").upper())
+            if wanted and not matches(self.models, name):
+                raise BadInput(f"{self.id} has {whole} only in {parts} parts. {JOIN}")
         return _named(self.models, name, f"{self.id} has no language model '{name}'")
 
     def projector(self, name: str = "") -> RemoteModel:
@@ -69,6 +74,12 @@ class RepoListing(msgspec.Struct, frozen=True):
         projectors = self._projector_names
         models = _models(file for file in self.files if file.name in projectors)
         return tuple(sorted(models, key=lambda model: (order.get(model.quantization, 4), -model.bytes)))
+
+    @property
+    def cut_files(self) -> dict[str, int]:
+        """The files that were cut into parts, and how many parts each has; llama.cpp cannot open them."""
+        wholes = [whole for file in self.files if (whole := file_names.part_of(file.name))]
+        return {whole: wholes.count(whole) for whole in sorted(set(wholes))}
 
     @property
     def undecided(self) -> tuple[RemoteFile, ...]:
