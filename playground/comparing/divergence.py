@@ -16,10 +16,12 @@ _ALONE = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 )
 _PUNCTUATION = r",.;:!?()\[\]{}\"'`*"
+_TAG = r"<[^<>\s]{1,80}>"  # a control token or an HTML tag: a word of its own, also within others
 _WORD = re.compile(
-    rf"\s*(?:[^\s{_PUNCTUATION}{_ALONE}](?:[^\s{_ALONE}]*[^\s{_PUNCTUATION}{_ALONE}])?|[{_PUNCTUATION}{_ALONE}])|\s+"
+    rf"\s*(?:{_TAG}|(?:(?!{_TAG})[^\s{_PUNCTUATION}{_ALONE}])"
+    rf"(?:(?:(?!{_TAG})[^\s{_ALONE}])*(?!{_TAG})[^\s{_PUNCTUATION}{_ALONE}])?|[{_PUNCTUATION}{_ALONE}])|\s+"
 )
-_MARKS = re.compile(rf"[{_PUNCTUATION}\u3000-\u3003\uff01-\uff0f\uff1a-\uff20]*")
+_MARKS = re.compile(rf"{_TAG}|[{_PUNCTUATION}\u3000-\u3003\uff01-\uff0f\uff1a-\uff20]*")
 
 _MAX_WORDS = 10_000  # of either text, more than the longest answer has (8192 tokens); 5000 take about 10 ms
 
@@ -80,6 +82,6 @@ def _common(pairs: Iterable[tuple[str, str]]) -> int:
 
 
 def first_word(reference: str, answer: str) -> int:
-    """Number, from 1, of the first word that differs. Punctuation is not counted."""
+    """Number, from 1, of the first word that differs. Punctuation and tags are not counted."""
     kind, same, _ = next(iter(word_changes(reference, answer)), ("replace", "", ""))
     return 1 + (sum(not _MARKS.fullmatch(word.strip()) for word in _WORD.findall(same)) if kind == "equal" else 0)

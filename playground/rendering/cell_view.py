@@ -325,6 +325,8 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     chips.append(_Chip("", sampling, "How the next token is chosen", field="sampling"))
     if s.max_tokens:
         chips.append(_Chip("max", str(s.max_tokens), "Tokens of an answer at most", field="sampling"))
+    if s.reasoning_tokens is not None:
+        chips.append(_Chip("reasoning", str(s.reasoning_tokens), "Tokens of the reasoning at most", field="sampling"))
     if s.n_ctx:
         chips.append(_Chip("context", f"{s.n_ctx:,}", "Tokens that fit in the context", field="sampling"))
     for label, values, title in _budgets(s):

@@ -11,7 +11,7 @@ import markupsafe
 
 from playground.comparing import summary_rows as lab
 from playground.comparing.divergence import first_word, same_answer, word_changes
-from playground.rendering import number_format, plots
+from playground.rendering import answer_markup, number_format, plots
 from playground.rendering.templating import markup
 from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import Variant
@@ -68,6 +68,7 @@ class _PaneView:
     runs: list[_TextSpan]
     parting: _Parting | None
     phases: list[_PhaseShare]
+    rendered: markupsafe.Markup | None  # the answer, where it has markup
 
 
 def panes(
@@ -209,7 +210,8 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
         parting = _Parting(at, [(variants[p.variant].label, p.scores[at]) for p in (reference, pane)])
     runs = _runs(pane, changes or [("equal", "", pane.text)])
     icon = _ICONS[pane.state]
-    return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases)
+    rendered = answer_markup.rendered(pane.text) if pane.state.ended else None
+    return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases, rendered)
 
 
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "image_max_tokens": 0,
     "kv_types": [],
     "image_tokens": "",
+    "reasoning_tokens": -1,
     "remedies": [],
     "stop": "",
     "probabilities": True,
@@ -50,9 +51,10 @@ _JSON = ("template_variables", "json_schema")
 
 SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
-    "dry_multiplier", "seed", "max_tokens", "n_ctx", "n_batch", "n_threads", "n_gpu_layers", "split_gpus", "remedies",
-    "cache_type_k", "cache_type_v", "kv_types", "image_min_tokens", "image_max_tokens", "image_tokens", "stop",
-    "probabilities", "system", "image_place", "chat_template", "template_variables", "grammar", "json_schema",
+    "dry_multiplier", "seed", "max_tokens", "reasoning_tokens", "n_ctx", "n_batch", "n_threads", "n_gpu_layers",
+    "split_gpus", "remedies", "cache_type_k", "cache_type_v", "kv_types", "image_min_tokens", "image_max_tokens",
+    "image_tokens", "stop", "probabilities", "system", "image_place", "chat_template", "template_variables", "grammar",
+    "json_schema",
 )  # fmt: skip
 
 

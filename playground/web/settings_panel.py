@@ -141,6 +141,9 @@ def _settings_inputs() -> dict[str, Component]:
         inputs["dry_multiplier"] = number("dry_multiplier", "DRY multiplier (0: off)", minimum=0, step=0.1)
         inputs["seed"] = number("seed", "Seed", minimum=0, precision=0)
         inputs["max_tokens"] = number("max_tokens", "Max tokens", minimum=1, precision=0)
+        inputs["reasoning_tokens"] = number(
+            "reasoning_tokens", "Reasoning tokens (-1: no limit)", minimum=-1, precision=0
+        )
     with gr.Row():
         inputs["n_ctx"] = number("n_ctx", "Context size (0: as needed)", minimum=0, precision=0)
         inputs["n_batch"] = number("n_batch", "Batch size", minimum=8, precision=0)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from playground.comparing.divergence import first_word, word_changes
 from playground.rendering import comparison_view, number_format
 from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import ModelFile, Variant
@@ -153,3 +154,14 @@ def test_pane_when_the_answer_has_control_tokens_then_they_are_chips_in_its_text
     assert Texts(html).texts == [text]
     assert html.count('<code class="vp-token">') == 3
     assert '<code class="vp-token">&lt;loc_1&gt;</code>a &lt;b&gt;' in html
+
+
+def test_verdict_when_answers_are_control_tokens_and_words_then_the_words_are_told_apart() -> None:
+    before, after = (f"<doctag><loc_1>Report <fcel>1,{n}<nl></doctag>" for n in (410, 470))
+    assert word_changes(before, after) == [
+        ("equal", "<doctag><loc_1>Report <fcel>", "<doctag><loc_1>Report <fcel>"),
+        ("replace", "1,410", "1,470"),
+        ("equal", "<nl></doctag>", "<nl></doctag>"),
+    ]
+    assert first_word(before, after) == 2  # the tags are not counted
+    assert word_changes("if a < b", "if a < c")[0] == ("equal", "if a <", "if a <")

@@ -111,11 +111,13 @@ def test_panel_when_it_says_how_to_ask_then_the_cell_has_it_and_shows_it_again(p
         "template_variables": '{"enable_thinking": false}',
         "json_schema": '{"type": "object"}',
         "presence_penalty": 1.5,
+        "reasoning_tokens": 0,
     }
     changed = panel_values.changed(parts, CELL, sent(parts, CELL, **given))
     assert (changed.settings.system, changed.settings.image_place) == ("Be brief.", ImagePlace.BEHIND)
     assert changed.settings.template_variables == {"enable_thinking": False}
     assert changed.settings.json_schema == {"type": "object"}
+    assert changed.settings.reasoning_tokens == 0
     shown = panel_values.view(parts, changed).settings
     assert {name: shown[name] for name in given} == given
 
