@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, expect, sync_playwright
 
 from playground.comparing.images import read_image
 from playground.models.presets import data_folder
@@ -29,6 +29,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")  # a busy core fails no test
+expect.set_options(timeout=20_000)  # ms; Playwright's 5 s are too short for a page that shares a busy core
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ _STOP_GRACE_S = 2.0
 _PING_S = 2.0  # an idle worker answers within a millisecond
 _HEARTBEAT_S = 1.0
 SILENCE_S = 30.0
+_LAST_LINES_S = 2.0  # for what a process that has ended wrote last; a child of it may hold stderr open
 _LINE_BYTES = 8192  # of stderr; a longer line is cut
 
 # A worker runs strangers' code and needs none of these.
@@ -84,7 +85,8 @@ class WorkerProcess:
             )
         self._pipe = Pipe(Connection(ours.detach()))
         assert self._process.stderr is not None
-        Thread(target=self._read_log, args=(self._process.stderr,), daemon=True).start()
+        self._log_reader = Thread(target=self._read_log, args=(self._process.stderr,), daemon=True)
+        self._log_reader.start()
 
     @property
     def pid(self) -> int:
@@ -219,7 +221,7 @@ class WorkerProcess:
             code = self._process.wait()
         if self.state is not WorkerState.STOPPING:
             self.state = WorkerState.FAILED
-        time.sleep(0.05)  # its last lines are on their way through the pipe
+        self._log_reader.join(_LAST_LINES_S)  # its last lines are on their way through the pipe
         return WorkerDied(_last_words(code, self.log), self.log)
 
     def _as_error(self, reply: protocol.Failed) -> PlaygroundError:

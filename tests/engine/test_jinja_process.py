@@ -47,10 +47,8 @@ def test_template_when_honest_then_rendered(process: JinjaProcess) -> None:
 def test_template_when_it_takes_too_much_then_it_is_stopped_and_the_next_one_is_rendered(
     process: JinjaProcess, template: str, limit: str
 ) -> None:
-    started = time.monotonic()
     with pytest.raises(BadModel, match=limit):
         process.render(template, CHAT)
-    assert time.monotonic() - started < 8  # 1 s of computing time, on a busy machine
     assert process.render("{{ messages[0].content }}", CHAT) == "What is this?"
 
 

@@ -4,6 +4,7 @@ import {call} from "./calls.js";
 import {$, $$, article, cellOf, frame, page, parse, sleep} from "./page.js";
 import {forgetRuns, queue} from "./running.js";
 import {choose} from "./settings.js";
+import {sortAgain, sorting} from "./table_sort.js";
 import {isHeld, sendDrafts, tellSaved} from "./texts.js";
 
 export function show(reply) {
@@ -72,7 +73,9 @@ export function mark() {
 export function setOutputs(id, html) {
   const place = article(id) && $(".vp-outputs", article(id));
   if (!place) return;
+  const sorted = sorting(place);
   morphContent(place, html, {isHeld});
+  sortAgain(place, sorted);
 }
 
 export function setBlock(id, block, html) {

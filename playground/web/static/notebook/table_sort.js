@@ -7,8 +7,27 @@ export const compare = (a, b, direction) =>
   (a === "") - (b === "") || direction * (number(a) - number(b)) || 0;
 
 export function sortBy(button) {
-  const head = button.closest("th"), body = head.closest("table").tBodies[0], column = Number(button.dataset.sort);
-  const direction = head.ariaSort === "ascending" ? -1 : 1;
+  const head = button.closest("th");
+  sort(head, head.ariaSort === "ascending" ? -1 : 1);
+}
+
+// How the tables within are sorted, to be handed to `sortAgain` once they have been written anew.
+export const sorting = within => [...within.querySelectorAll("table")].map(table => {
+  const head = table.querySelector("th[aria-sort=ascending], th[aria-sort=descending]");
+  return head && [head.cellIndex, head.ariaSort === "ascending" ? 1 : -1];
+});
+
+export function sortAgain(within, sorted) {
+  const tables = within.querySelectorAll("table");
+  sorted.forEach((order, at) => {
+    const head = order && tables[at]?.tHead?.rows[0].cells[order[0]];
+    if (head?.querySelector("[data-sort]")) sort(head, order[1]);
+  });
+}
+
+function sort(head, direction) {
+  const table = head.closest("table"), body = table.tBodies[0];
+  const column = Number(head.querySelector("[data-sort]").dataset.sort);
   for (const other of head.parentElement.children) other.ariaSort = "none";
   head.ariaSort = direction > 0 ? "ascending" : "descending";
   const value = row => row.children[column].dataset.value;
