@@ -23,6 +23,7 @@ _WHAT = (
     "batch",
     "hub",
     "load",
+    "api",
     "templates",
     "projectors",
     "conformance",
@@ -145,6 +146,10 @@ def main() -> None:
                 "conformance",
                 conformance.measure(Path(temporary), given.pairs, given.mtmd_cli, make=given.make),
             )
+        if given.what in ("api", "all"):
+            from bench import api  # noqa: PLC0415
+
+            found |= show("api", api.measure(Path(temporary)))
         if given.what == "attack":  # 15 minutes, and on loopback alone
             from bench import attack  # noqa: PLC0415
 

@@ -209,12 +209,17 @@ class Settings(BaseSettings):
     api_keys: dict[str, SecretStr] = Field(
         default={},
         examples=[{"anna": "16 characters or more"}],
-        description="Names with their keys for /v1 and /gradio_api/mcp. Each name has its own share of the queue. "
-        "Without a login, programs on this machine need no key. A JSON object in the environment.",
+        description="Names with their keys for /v1. Each name has its own share of the queue. Without a login, "
+        "programs on this machine need no key. A JSON object in the environment.",
     )
     api_remote_images: bool = Field(
         default=False,
         description="Whether /v1 fetches images from http and https addresses on the public internet.",
+    )
+    mcp: bool = Field(
+        default=False,
+        description="Whether the app is an MCP server, at /gradio_api/mcp. Needs the extra mcp, and no login: all who "
+        "use it share one place in the queue.",
     )
     demo: bool = Field(
         default=False,
@@ -306,6 +311,8 @@ class Settings(BaseSettings):
             raise ValueError("A password is empty.")
         if any(len(key.get_secret_value()) < _SHORTEST_KEY for key in self.api_keys.values()):
             raise ValueError(f"A key in api_keys is too short: it needs at least {_SHORTEST_KEY} characters.")
+        if self.mcp and self.login is not Login.NONE:
+            raise ValueError("mcp needs login = none: Gradio's MCP server cannot log in.")
         on_space = os.environ.get("SYSTEM") == "spaces" and "OAUTH_CLIENT_ID" in os.environ
         if self.login is Login.HUGGINGFACE and not on_space:
             raise ValueError(

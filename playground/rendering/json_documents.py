@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
+from playground.measuring.results import Measurement, Progress
 from playground.values.answer import ComparisonUpdate, Pane
 from playground.values.files import Variant
 from playground.values.memory import MemoryReport
@@ -55,6 +58,22 @@ def of_update(update: ComparisonUpdate) -> dict[str, Any]:
         "notes": list(update.notes),
         "elapsed_s": update.elapsed_s,
         "rendered_prompt": update.rendered_prompt,
+    }
+
+
+def of_news(news: Progress | Measurement) -> dict[str, Any]:
+    """Of a running measurement. The single questions are left out. None: not measured."""
+    if isinstance(news, Progress):
+        return {"done": False, "what": news.what, "step": news.done, "steps": news.total}
+    return {
+        "done": True,
+        "questions": len(news.questions),
+        "variants": [
+            {name: value for name, value in msgspec.to_builtins(result).items() if name != "items"}
+            for result in news.results
+        ],
+        "problems": list(news.problems),
+        "elapsed_s": news.elapsed_s,
     }
 
 

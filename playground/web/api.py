@@ -1,4 +1,7 @@
-"""The public endpoints, for gradio_client and curl: /variants, /compare, /memory."""
+"""The public endpoints, for gradio_client, curl and MCP: /variants, /compare, /memory, /doctor, /measure.
+
+Gradio makes an MCP tool of each. Its arguments' types come from the annotations here, their meaning from "Args".
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,24 @@ from gradio.events import api
 from playground.comparing import axes, comparison_request, run_settings
 from playground.comparing import compare as lab
 from playground.errors import BadInput, PlaygroundError
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.question_sets import embedded
+from playground.measuring.results import MeasurementPlan
+from playground.models import check_pair
 from playground.rendering import json_documents
 from playground.web import login
+from playground.web.job_limits import JobLimits
 from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 
+_MOST_QUESTIONS = 420  # there are as many
 
-def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
-    """Add the endpoints to the gr.Blocks that is being built. `deriving`, `measures`: as for page.build."""
+
+def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLimits) -> None:
+    """Add the endpoints to the gr.Blocks that is being built. `deriving`, `measures`: as for page.build.
+
+    `long_jobs`: counts the measurements.
+    """
 
     def variants() -> list[dict[str, Any]]:
         """The variants that are there; bytes and sha256 are the language model's."""
@@ -37,7 +50,14 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
         settings: dict[str, Any] | None,
         request: gr.Request,
     ) -> Iterator[dict[str, Any]]:
-        """Run a comparison; every document has all panes, the last one has done = true."""
+        """Ask some variants about an image, side by side. Every document has all panes, the last one has done = true.
+
+        Args:
+            image: the picture; null for a question without one.
+            prompt: the question.
+            variants: ids of variants, as the tool variants lists them.
+            settings: such as {"max_tokens": 64}; docs/use/api.md lists them.
+        """
         deriving.join()
         try:
             given = parts.limited(run_settings.read_settings(settings))
@@ -54,13 +74,76 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics) -> None:
         except PlaygroundError as error:
             raise gr.Error(error.message, title=error.code, print_exception=False) from error
 
+    def doctor(variant: str) -> dict[str, Any]:
+        """Check by a variant's headers, and this machine's memory, whether it will work.
+
+        Args:
+            variant: the id of a variant, as the tool variants lists it.
+        """
+        deriving.join()
+        try:
+            (chosen,) = parts.catalog.choose([variant])[:1]
+            diagnosis = check_pair.check_pair(
+                lambda: check_pair.from_disk(chosen.model.path, chosen.projector.path),
+                parts.hardware,
+                chat_template=chosen.chat_template,
+            )
+        except PlaygroundError as error:
+            raise gr.Error(error.message, title=error.code, print_exception=False) from error
+        return {
+            "variant": chosen.id,
+            "level": diagnosis.level.name.lower(),
+            "findings": [
+                {"level": finding.level.name.lower(), "text": finding.text, "remedy": finding.remedy}
+                for finding in diagnosis.findings
+            ],
+        }
+
+    def measure(
+        request: gr.Request, variants: list[str], questions: int = 20, max_tokens: int = 32
+    ) -> Iterator[dict[str, Any]]:
+        """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
+
+        Args:
+            variants: ids of at least two variants; the most precise one is the reference.
+            questions: how many of the embedded questions are asked.
+            max_tokens: the maximum length of an answer.
+        """
+        deriving.join()
+        person = login.person(request)
+        try:
+            if not 1 <= questions <= _MOST_QUESTIONS:
+                raise BadInput(f"questions has to be between 1 and {_MOST_QUESTIONS}, not {questions}.")
+            most = parts.limited(run_settings.read_settings({"max_tokens": max_tokens})).sampling().max_tokens
+            chosen = parts.catalog.choose(variants)
+            asked = MeasureRequest(
+                embedded(parts.evaluation).first(questions),
+                chosen,
+                comparison_request.reference_of(chosen),
+                MeasurementPlan(accuracy=True, max_tokens=most),
+            )
+            mine, stop = parts.of(person), lab.StopFlag()
+            with long_jobs.held(person):
+                try:
+                    for news in measures.measured(MeasureJob(mine.lab, asked, stop.wanted).run()):
+                        yield json_documents.of_news(news)
+                finally:
+                    stop.run()
+        except PlaygroundError as error:
+            raise gr.Error(error.message, title=error.code, print_exception=False) from error
+
     api(variants, api_name="variants", concurrency_limit=None)
+    api(doctor, api_name="doctor", concurrency_limit=None)
+    api(measure, api_name="measure", concurrency_limit=None)
     api(memory, api_name="memory", concurrency_limit=None)
     # Not gr.api: a component checks that the file is one that the client uploaded, and not one of the server's own.
     image = gr.File(label="image", visible=False, type="filepath")
     prompt = gr.Textbox(label="prompt", visible=False)
     ids = gr.JSON(label="variants", visible=False)
     settings = gr.JSON(label="settings", visible=False)
+    # gr.JSON states no type, and MCP clients need one. A subclass would make Gradio write a .pyi file beside this one.
+    vars(ids)["api_info"] = lambda: {"type": "array", "items": {"type": "string"}}
+    vars(settings)["api_info"] = lambda: {"type": "object"}
     result = gr.JSON(label="result", visible=False)
     gr.Button(visible=False).click(
         compare, [image, prompt, ids, settings], [result], api_name="compare", concurrency_limit=None

@@ -158,7 +158,7 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRun
             concurrency_limit=None,
             **private,
         )
-        api.build(parts, deriving, metrics)
+        api.build(parts, deriving, metrics, long_jobs)
     with blocks.route("Models", "/models", show_in_navbar=False):
         model_actions = ModelActions(parts)
         _region_page("models", model_actions.page(), model_actions.functions(), "vp-hub")

@@ -64,6 +64,7 @@ def serve(settings: Settings) -> None:
             head=page.head(),
             footer_links=[],
             run_history=False,
+            mcp_server=settings.mcp,
             ssr_mode=False,
             max_file_size=settings.max_upload_bytes,
             show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people

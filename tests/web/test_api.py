@@ -161,9 +161,9 @@ def test_client_when_it_is_killed_then_its_run_stops(client: Client, app: WebApp
     assert len(report["workers"]) < 10
 
 
-def test_api_when_viewed_then_only_the_three_public_names_are_there(client: Client) -> None:
+def test_api_when_viewed_then_only_the_public_names_are_there(client: Client) -> None:
     names = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(names) == {"/variants", "/compare", "/memory"}
+    assert set(names) == {"/variants", "/compare", "/memory", "/doctor", "/measure"}
 
 
 def test_command_when_compare_json_then_the_last_document(derived: Path) -> None:
