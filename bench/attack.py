@@ -343,6 +343,18 @@ def _many_threads(attacker: _Person, app: WebApp) -> None:
     attacker.compare({"n_threads": 256, "max_tokens": 256})
 
 
+def _looping_template(attacker: _Person, app: WebApp) -> None:
+    """It would render for minutes."""
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    attacker.compare({"chat_template": loops + "{{ messages[0].content }}"})
+
+
+def _doubling_template(attacker: _Person, app: WebApp) -> None:
+    """Its text would take a terabyte."""
+    doubled = "{% set all = namespace(t='x') %}{% for a in range(40) %}{% set all.t = all.t + all.t %}{% endfor %}"
+    attacker.compare({"chat_template": doubled + "{{ all.t }}{{ messages[0].content }}"})
+
+
 def _many_sessions(attacker: _Person, app: WebApp) -> None:
     for n in range(40):
         attacker.join("", [], f"s{n}", {"key": attacker.key, "cell": attacker.cell})
@@ -392,6 +404,8 @@ INPUTS: dict[str, Input] = {
     "slow_jpeg": _slow_jpeg,
     "many_pages": _many_pages,
     "many_threads": _many_threads,
+    "looping_template": _looping_template,
+    "doubling_template": _doubling_template,
     "many_sessions": _many_sessions,
     "closed_heartbeats": _closed_heartbeats,
     "large_body": _large_body,
