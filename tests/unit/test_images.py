@@ -6,6 +6,7 @@ import io
 import random
 import re
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,48 @@ def test_file_when_no_whole_image_then_refused_by_name(tmp_path: Path, data: byt
     with pytest.raises(BadImage) as refused:
         read_image(path)
     assert str(refused.value).startswith("picture.png " + message)
+
+
+def _with_chunks(*chunks: bytes) -> bytes:
+    whole = png(1, 1, 8, 2, b"abc")
+    return whole[:33] + b"".join(chunks) + whole[33:]
+
+
+ZEROS = zlib.compress(bytes(2**26), 1)  # 64 MB in 0.3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _with_chunks(chunk(b"iCCP", b"x\0\0" + ZEROS)),
+        _with_chunks(chunk(b"zTXt", b"k\0\0" + ZEROS)),
+        _with_chunks(chunk(b"iTXt", b"k\0\1\0\0\0" + ZEROS)),
+        _with_chunks(*[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000)))] * 200),
+    ],
+    ids=["profile", "text", "international text", "many texts"],
+)
+def test_png_when_a_chunk_of_it_is_a_bomb_then_refused_before_it_is_unpacked(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(BadImage, match=r"MAX_TEXT_(CHUNK|MEMORY)"):
+        read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_gif_when_it_has_20000_frames_then_the_first_one_alone_is_unpacked(tmp_path: Path) -> None:
+    whole = save(tmp_path / "one.gif", PIL.Image.new("P", (1, 1))).read_bytes()
+    frame = whole[whole.index(b"\x2c") : -1]
+    (tmp_path / "many.gif").write_bytes(whole[:-1] + frame * 19_999 + whole[-1:])
+    tracemalloc.start()
+    image = read_image(tmp_path / "many.gif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (image.width, image.height) == (1, 1)
+    assert "frames" in str(image.note)
+    assert peak < 10_000_000
 
 
 def test_path_when_nothing_is_there_then_says_so(tmp_path: Path) -> None:
