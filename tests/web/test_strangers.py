@@ -1,0 +1,176 @@
+"""What attacks on the app tried without success: files by path, requests to other hosts, read-only keys, live HTML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from playground.notebooks import file_format
+from playground.notebooks.cells import NoteCell
+from playground.notebooks.file_format import WholeCell
+from playground.web.active_runs import ActiveRuns
+from playground.web.notebook_actions import NotebookActions
+from playground.web.notebook_view import NotebookView
+from playground.wiring import Parts
+from testkit.notebooks import ANSWERED, RED, compare_cell, run_of, whole
+from testkit.running import SCENE
+from testkit.webapp import WebApp
+
+# --- files, and other hosts -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, list[str]]]:
+    """An address on this machine, and the paths that were asked of it."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_file_when_asked_for_by_path_then_nobody_gets_it(app: WebApp) -> None:
+    cache = app.log.parent / "cache"
+    files = ["/etc/passwd", "/proc/self/environ", str(app.log), str(cache / "notebooks/cache.db"), __file__]
+    ways = ["/gradio_api/file={}", "/file={}", "/file/{}", "/static{}", "/static/..{}", "/assets/../..{}",
+            "/svelte/../../..{}", "/gradio_api/file=/tmp/../{}", "/gradio_api/deep_links/..{}"]  # fmt: skip
+    secrets = [b"root:", b"PLAYGROUND_CACHE_DIR", b"Running on local URL", b"SQLite format", b"nobody_gets_it"]
+    with httpx.Client(base_url=app.url) as client:
+        for file, secret in zip(files, secrets, strict=True):
+            assert secret in Path(file).read_bytes() or "proc" in file
+            for way in ways:
+                for path in (way.format(file), way.format(file).replace("..", "%2e%2e").replace("//", "/%2f")):
+                    assert secret not in client.get(path).content, path
+
+
+def test_url_when_given_as_an_image_or_a_proxied_file_then_nothing_is_requested(
+    app: WebApp, listener: tuple[str, list[str]]
+) -> None:
+    host, asked = listener
+    urls = [f"http://{host}/x.png", f"http://user@{host}/x.png", f"https://huggingface.co@{host}/x.png"]
+    with httpx.Client(base_url=app.url, timeout=60) as client:
+        for url in urls:
+            for image in ({"path": url}, {"path": "x.png", "url": url}, {"path": str(SCENE), "url": url}):
+                given = {**image, "meta": {"_type": "gradio.FileData"}}
+                reply = client.post("/gradio_api/call/compare", json={"data": [given, "What?", ["F16"], {}]})
+                if reply.status_code == 200:
+                    id = reply.json()["event_id"]
+                    assert "event: error" in client.get(f"/gradio_api/call/compare/{id}").text
+            for way in ("/gradio_api/proxy=", "/gradio_api/file=", "/file="):
+                assert client.get(way + url).status_code in (307, 400, 403, 404)
+    assert asked == []
+
+
+# --- read-only keys ---------------------------------------------------------------------------------------------------
+
+READING = {"open", "outputs", "picture", "look", "copy", "create", "export", "card", "import_file"}
+
+
+@pytest.fixture
+def actions(parts: Parts) -> NotebookActions:
+    deriving = Thread(target=lambda: None)
+    deriving.start()
+    return NotebookActions(parts, NotebookView(parts), ActiveRuns(), deriving)
+
+
+def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
+    parts: Parts, actions: NotebookActions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new function is refused too, or is one of READING."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    picture = tmp_path / "a.png"
+    picture.write_bytes(SCENE.read_bytes())
+    library = parts.library
+    shown = library.pictures.keep(RED, "red.png")
+    asked = compare_cell(pictures=(shown,))
+    notebook = library.create("anna", "Anna's", [WholeCell(asked, (run_of(asked, ANSWERED),)), WholeCell(NoteCell(""))])
+    cell = notebook.cells[0]
+    link = library.share(notebook.id, True).share
+    before = actions.export(notebook.id, "json").text
+    panel = {"family": "fam", "models": [], "projectors": [], "reference": "", "order": "race", "settings": {}}
+    fields: dict[str, Any] = {
+              "browser": "ben", "cell": cell, "cells": [cell], "kind": "note", "to": 1, "prompt": "x", "index": 0,
+              "path": str(picture), "title": "Ben's", "shared": False, "text": "x", "run": 1,
+              "format": "json", "sha256": RED.sha256, "collapsed": True, "prompts": ["y"], "panel": panel}  # fmt: skip
+    for function in actions.functions():
+        if function.__name__ not in READING:
+            given = {**fields, "path": None} if function.__name__ == "own_questions" else fields
+            for key in (link, "no such key"):
+                reply = function({**given, "key": key})
+                expected = "not_allowed" if key == link else "no_notebook"
+                assert reply.get("error_code") == expected, (function.__name__, reply)
+    assert actions.export(notebook.id, "json").text == before
+
+
+# --- live HTML --------------------------------------------------------------------------------------------------------
+
+EVIL = "\"'><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>{{7*7}}"
+
+
+class Live(HTMLParser):
+    """Collects what a browser would run."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        handlers = [name for name, _ in attrs if name.startswith("on")]
+        urls = [value for name, value in attrs if name in ("href", "src") and (value or "").startswith("javascript:")]
+        if tag in ("script", "iframe", "object") or handlers or urls:
+            self.found.append(f"<{tag} {attrs}>")
+
+
+def poisoned(value: Any, key: str = "") -> Any:
+    """The document with EVIL in every text that is anybody's choice."""
+    if isinstance(value, dict):
+        return {name: poisoned(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner, key) for inner in value]
+    fixed = ("type", "state", "sha256", "order", "variants", "variant", "id", "reference", "level", "source", "rule",
+             "format", "quantization", "started", "image")  # fmt: skip
+    return f"{value}{EVIL}" if isinstance(value, str) and key not in fixed else value
+
+
+def test_notebook_when_each_of_its_texts_is_html_then_none_is_live(parts: Parts, actions: NotebookActions) -> None:
+    text = file_format.to_json("T", whole(), lambda sha256: None)
+    document = json.loads(text)
+    document["title"] = EVIL
+    document["cells"] = [poisoned(cell) for cell in document["cells"]]
+    reply = actions.import_file("ben", json.dumps(document))
+    assert reply.problems == ()
+    notebook = parts.library.own(str(reply.key))
+    assert len(notebook.cells) == len(document["cells"])
+    outputs = actions.outputs(notebook.id, list(notebook.cells)).outputs
+    pages = [reply.page, *(output.html for output in outputs)]
+    assert sum(page.count("&lt;img src=x") for page in pages) > 10
+    assert [Live(page).found for page in pages] == [[]] * len(pages)
+    assert Live(actions.export(notebook.id, "html").text).found == []
+    book = json.loads(actions.export(notebook.id, "ipynb").text)
+    shown = [output["data"].get("text/html", "") for cell in book["cells"] for output in cell.get("outputs", ())]
+    assert [Live("".join(html)).found for html in shown] == [[]] * len(shown)
+    for cell in book["cells"]:
+        if cell["cell_type"] == "markdown":
+            assert "<img" not in "".join(cell["source"]).replace("\\<img", "").replace("&lt;img", "")
