@@ -17,6 +17,7 @@ _WHAT = (
     "engine",
     "pair",
     "encoder",
+    "axes",
     "page",
     "notebook",
     "lab",
@@ -45,7 +46,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
     parser.add_argument("--source", type=Path, help="of `templates`, `projectors`: llama.cpp's source")
-    parser.add_argument("--pairs", type=Path, help="of `projectors`, `conformance`: a folder of pairs")
+    parser.add_argument(
+        "--pairs", type=Path, help="of `encoder`, `axes`, `projectors`, `conformance`: a folder of pairs"
+    )
     parser.add_argument("--mtmd-cli", type=Path, help="of `conformance`: the program llama-mtmd-cli")
     parser.add_argument("--make", action="store_true", help="of `conformance`: quantize either half, measure the drift")
     parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
@@ -99,10 +102,14 @@ def main() -> None:
             from bench import pair  # noqa: PLC0415
 
             found |= show("pair", pair.measure(Path(temporary)))
+        if given.what == "axes":
+            from bench import axes  # noqa: PLC0415
+
+            found |= show("axes", axes.measure(Path(temporary), given.pairs))
         if given.what in ("encoder", "all"):
             from bench import encoder  # noqa: PLC0415
 
-            found |= show("encoder", encoder.measure(Path(temporary)))
+            found |= show("encoder", encoder.measure(Path(temporary), given.pairs))
         if given.what in ("page", "all"):
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 

@@ -19,22 +19,27 @@ from playground.wiring import open_parts
 from testkit import pairs
 
 KINDS = ("qwen2vl", "qwen3vl", "idefics3")  # dynamic resolution, or tiles
+CONVERTED = ("qwen3vl", "pixtral", "lfm2vl", "gemma4", "qwen25vl")
 SIZES = ((64, 64), (4000, 3000))
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """forecast / peak; peak in MB."""
+def measure(folder: Path, converted: Path | None = None) -> dict[str, float]:
+    """forecast / peak; peak in MB. `converted`: a folder of pairs that llama.cpp's converter wrote."""
     return {
         f"{kind}_{width}x{height}_{name}": value
-        for kind in KINDS
+        for kind in (KINDS if converted is None else CONVERTED)
         for width, height in SIZES
-        for name, value in _one(folder / f"{kind}-{width}", kind, width, height).items()
+        for name, value in _one(folder / f"{kind}-{width}", kind, width, height, converted).items()
     }
 
 
-def _one(folder: Path, kind: str, width: int, height: int) -> dict[str, float]:
+def _one(folder: Path, kind: str, width: int, height: int, converted: Path | None) -> dict[str, float]:
     """In a cache of its own: a worker that was measured once would be forecast by its peak."""
-    files = pairs.write_pair(kind, folder)
+    if converted is None:
+        files = pairs.write_pair(kind, folder)
+    else:
+        model = converted / kind / f"{kind}-F16.gguf"
+        files = pairs.PairFiles(kind, model, model.with_name(f"mmproj-{model.name}"))
     noise = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
         variant = parts.catalog.open_pair(files.model, files.projector)
@@ -44,6 +49,12 @@ def _one(folder: Path, kind: str, width: int, height: int) -> dict[str, float]:
         *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
         assert last.panes[0].error is None, last.panes[0].error
         worker = next(w for w in parts.pool.memory().workers if w.role is WorkerRole.VISION)
-    assert worker.peak_bytes
+        peak = _peak(worker.pid)
     assert worker.forecast_bytes
-    return {"forecast_of_peak": worker.forecast_bytes / worker.peak_bytes, "peak_mb": worker.peak_bytes / 1e6}
+    return {"forecast_of_peak": worker.forecast_bytes / peak, "peak_mb": peak / 1e6}
+
+
+def _peak(pid: int) -> int:
+    """As Linux counts it. The pool looks once a second, and may miss the moment when an image is resized."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

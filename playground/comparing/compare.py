@@ -26,7 +26,7 @@ from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole
 from playground.values.reasoning import Written
-from playground.values.request import Comparison, Order, Runtime
+from playground.values.request import Comparison, Image, Order, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,8 @@ def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16
     check(comparison, max_panes)
     answer_form.check(lab.pool, comparison.sampling)
     panes = Panes(comparison)
-    ticket = lab.pool.line_up(
-        [spec for variant in comparison.variants for spec in _specs(variant, comparison.runtime.of(variant))]
-    )
+    wanted = [_specs(v, comparison.runtime.of(v), comparison.images) for v in comparison.variants]
+    ticket = lab.pool.line_up([spec for specs in wanted for spec in specs])
     thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, ticket).execute, daemon=True)
     thread.start()
     try:
@@ -156,7 +155,7 @@ class _ComparisonRun:
         """The requested runtime, or if that does not fit into memory, the changes to it that the person allows."""
         wanted = self._comparison.runtime.of(variant)
         allowed = self._comparison.remedies
-        fitting = self._slot.fitting(lambda runtime: _specs(variant, runtime), wanted, allowed)
+        fitting = self._slot.fitting(lambda runtime: _specs(variant, runtime, self._comparison.images), wanted, allowed)
         changes = []
         if fitting.n_ctx != wanted.n_ctx:
             changes.append(f"with a context of {fitting.context} tokens")
@@ -192,7 +191,7 @@ class _ComparisonRun:
             return
         specs: dict[WorkerSpec, Variant] = {}
         for variant in variants:
-            for spec in _specs(variant, self._runtimes[variant.id]):
+            for spec in _specs(variant, self._runtimes[variant.id], self._comparison.images):
                 specs.setdefault(spec, variant)
         if not self._slot.fits(specs):
             return
@@ -240,7 +239,7 @@ class _ComparisonRun:
         comparison = self._comparison
         messages = self._messages(variant)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
-        spec = vision_spec(variant.projector, variant.model, self._runtimes[variant.id])
+        spec = vision_spec(variant.projector, variant.model, self._runtimes[variant.id], comparison.images)
         with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
             self._panes.set(
                 variant.id,
@@ -427,5 +426,5 @@ class _ComparisonRun:
                 self._fail(variant, error)
 
 
-def _specs(variant: Variant, runtime: Runtime) -> tuple[WorkerSpec, WorkerSpec]:
-    return vision_spec(variant.projector, variant.model, runtime), language_spec(variant.model, runtime)
+def _specs(variant: Variant, runtime: Runtime, images: Sequence[Image]) -> tuple[WorkerSpec, WorkerSpec]:
+    return vision_spec(variant.projector, variant.model, runtime, images), language_spec(variant.model, runtime)

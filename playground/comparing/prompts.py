@@ -91,7 +91,7 @@ def ask(
     messages = [question(prompt, 1)]
     runtime = runtime.of(variant)
     cache = None if fresh else lab.embeddings
-    with lab.pool.use(vision_spec(variant.projector, variant.model, runtime), stop=stop) as lease:
+    with lab.pool.use(vision_spec(variant.projector, variant.model, runtime, [image]), stop=stop) as lease:
         encoded, _ = encode(lease, cache, variant, runtime, messages, [image], stop, variant.chat_template)
     return encoded
 

@@ -136,5 +136,13 @@ def token_side(pieces: Iterable[str]) -> int | None:
     return int(patch[1]) * int(merge[1]) if patch and merge else None
 
 
+def encoder_plan(pieces: Iterable[str], *, on_gpu: bool) -> tuple[int | None, int | None]:
+    """Bytes of the buffers that a projector's load reserved for an image, and the image's patches. None: not logged."""
+    text = "".join(pieces)
+    side, patch = re.search(r"warmup with image size = (\d+) x", text), re.search(r"\bpatch_size: +(\d+)", text)
+    _, compute = context_bytes([text], on_gpu=on_gpu)
+    return compute, (int(side[1]) // int(patch[1])) ** 2 if side and patch else None
+
+
 def _mib(sizes: list[str]) -> int | None:
     return round(sum(map(float, sizes)) * 2**20) if sizes else None

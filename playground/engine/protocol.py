@@ -41,17 +41,19 @@ class Ready(Message, frozen=True, tag=True):
     devices: tuple[Device, ...] = ()
 
 
-class Loaded(Message, frozen=True, tag=True):
-    load_s: float
-    warmup_s: float
-    n_ctx_train: int
-
-
 class MemoryPlan(Message, frozen=True, tag=True):
     """None: llama.cpp did not say. Cache and buffers of all devices together."""
 
     kv_cache_bytes: int | None
     compute_bytes: int | None
+    patches: int | None = None  # of the image that an encoder's buffers were reserved for
+
+
+class Loaded(Message, frozen=True, tag=True):
+    load_s: float
+    warmup_s: float
+    n_ctx_train: int
+    plan: MemoryPlan | None = None  # of an encoder: what llama.cpp reserved, and for which image
 
 
 class Bandwidth(Message, frozen=True, tag=True):

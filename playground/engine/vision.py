@@ -22,7 +22,7 @@ from llama_cpp import mtmd_cpp as M
 
 from playground.engine import finite, llama_log, loading, templates
 from playground.engine.importance import Importance, watching
-from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, TextChunk
+from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, MemoryPlan, TextChunk
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadModel, BadPair, BadPrompt, EngineError
 from playground.values.request import ANY, Image, ImageTokens
@@ -90,6 +90,7 @@ class VisionModel:
         except Exception:
             C.llama_model_free(self._model)
             raise
+        self.plan = MemoryPlan(None, *llama_log.encoder_plan(lines, on_gpu=use_gpu and loading.GPU_OFFLOAD))
         self._warnings = llama_log.image_warnings(lines)
         if llama_log.ignores_budget(lines, image_tokens):
             self._warnings += (_IGNORED,)
@@ -211,7 +212,8 @@ class VisionModel:
         bitmaps = []
         try:
             for i, image in enumerate(images):
-                pixels = (ctypes.c_uint8 * len(image.rgb)).from_buffer_copy(image.rgb) if image.rgb else None
+                # No copy of ours: mtmd makes one.
+                pixels = ctypes.cast(ctypes.c_char_p(image.rgb), ctypes.POINTER(ctypes.c_uint8)) if image.rgb else None
                 # Without pixels mtmd plans the same chunks but leaves out the preprocessing.
                 bitmap = M.mtmd_bitmap_init(image.width, image.height, pixels)
                 M.mtmd_bitmap_set_id(bitmap, str(i).encode())

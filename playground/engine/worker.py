@@ -142,7 +142,8 @@ class RequestServer:
                 loaded = time.perf_counter()
                 if request.use_gpu and loading.GPU_OFFLOAD:
                     self._vision.warm_up()
-                return Loaded(loaded - started, time.perf_counter() - loaded, self._vision.n_ctx_train)
+                warmup_s = time.perf_counter() - loaded
+                return Loaded(loaded - started, warmup_s, self._vision.n_ctx_train, self._vision.plan)
             case Encode():
                 assert self._vision is not None
                 return self._vision.encode(

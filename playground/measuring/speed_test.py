@@ -53,7 +53,7 @@ def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
         sizes.append(gpu if pool.on_gpu else rss)
 
     runtime = steps.runtime_of(variant)
-    vision = vision_spec(variant.projector, variant.model, runtime)
+    vision = vision_spec(variant.projector, variant.model, runtime, [item.image])
     language = language_spec(variant.model, runtime)  # sized when the prompt is known
     with pool.turn([vision, language], stop=stop) as slot:
         with slot.lease(vision, stop=stop) as lease:

@@ -105,7 +105,7 @@ class Forecasts:
 
     def _key(self, kind: str, spec: WorkerSpec, places: Sequence[str]) -> str:
         how = [kind, self._engine, self._devices[places[0]], len(places), spec.role, spec.key]
-        if spec.role is WorkerRole.LANGUAGE:
+        if spec.role is WorkerRole.LANGUAGE or kind == "measured":  # an encoder's plan is scaled to the picture
             how += spec.context
         return hashlib.sha256(msgspec.json.encode(how)).hexdigest()
 
@@ -131,9 +131,14 @@ def _parts(
     if spec.shape is None:
         own = MemoryParts(spec.bytes // len(places), process=process)
         return {place: own for place in places}
-    whole = _vision(spec.shape) if spec.role is WorkerRole.VISION else _language(spec.shape, spec.runtime, planned)
+    whole = (
+        _vision(spec, planned, on_gpu=places[0] != HOST)
+        if spec.role is WorkerRole.VISION
+        else _language(spec.shape, spec.runtime, planned)
+    )
     if places[0] == HOST:
-        return {HOST: replace(whole, weights=whole.weights + spec.shape.embedding_bytes, process=process)}
+        weights, compute = whole.weights + spec.shape.embedding_bytes, spec.encoding_bytes(whole.compute)
+        return {HOST: replace(whole, weights=weights, compute=compute, process=process)}
     share = 1.0 if spec.role is WorkerRole.VISION else gpu_share(spec.shape, spec.runtime.n_gpu_layers)
     n = len(places)
     on_gpu = MemoryParts(
@@ -143,7 +148,10 @@ def _parts(
         process=process,
     )
     on_host = MemoryParts(
-        weights=int(whole.weights * (1 - share)), kv_cache=int(whole.kv_cache * (1 - share)), process=_CUDA_HOST
+        weights=int(whole.weights * (1 - share)),
+        kv_cache=int(whole.kv_cache * (1 - share)),
+        compute=spec.encoding_bytes(0),
+        process=_CUDA_HOST,
     )
     return {**{place: on_gpu for place in places}, HOST: on_host}
 
@@ -168,10 +176,26 @@ def _language(shape: Shape, runtime: Runtime, planned: protocol.MemoryPlan | Non
     return MemoryParts(shape.layer_bytes + shape.other_bytes, cache, compute)
 
 
-def _vision(shape: Shape) -> MemoryParts:
-    """llama.cpp offers no plan for an encoder. Counted are some activations of all patches, float32."""
-    compute = 4 * (shape.n_patches or 0) * (4 * (shape.n_embd or 0) + 2 * (shape.n_ff or 0))
+def _vision(spec: WorkerSpec, planned: protocol.MemoryPlan | None, *, on_gpu: bool) -> MemoryParts:
+    """Buffers grow with the patches, the mask of windows with their square: 4 bytes a value, and 2 as a copy in F16.
+
+    llama.cpp tells the buffers of one size of image when it loads the projector. Before that, 3 activations of the
+    tower's width and one of its feed-forward layer are counted for each patch, float32 (bench/README.md).
+    """
+    shape = spec.shape
+    assert shape is not None
+    patches = spec.patches or 0
+    each = 4.0 * (3 * (shape.n_embd or 0) + (shape.n_ff or 0))
+    if planned is not None and planned.compute_bytes is not None and planned.patches:
+        # The host's memory is taken when it is written to; a GPU's when it is reserved.
+        patches = max(patches, planned.patches) if on_gpu else patches
+        each = max(0, planned.compute_bytes - _mask(shape, planned.patches)) / planned.patches
+    compute = round(each * patches) + _mask(shape, patches)
     return MemoryParts(shape.layer_bytes + shape.other_bytes, 0, compute)
+
+
+def _mask(shape: Shape, patches: int) -> int:
+    return 6 * patches**2 if shape.masked else 0
 
 
 def remedied(runtime: Runtime, allowed: Sequence[Remedy], n_layers: int) -> Sequence[Runtime]:

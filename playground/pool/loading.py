@@ -96,8 +96,9 @@ class Loader:
         self.unload(victims)
         self._await_leaving(handle.places)
         with self._watch.growth(handle.places, grown):
-            if handle.spec.load is not None:
-                worker.request(handle.spec.load, stop=stop)
+            loaded = worker.request(handle.spec.load, stop=stop) if handle.spec.load is not None else None
+            if loaded is not None and loaded.plan is not None:
+                self._learn(handle, loaded.plan)
         known = [n for n in grown if n is not None]
         is_measured = self._watch.is_hidden(handle) and len(known) == len(grown)
         handle.difference = sum(known) if is_measured else None
@@ -119,6 +120,23 @@ class Loader:
                 raise Misjudged
             victims += self._handles.mark_leaving(ids)
             handle.forecast, handle.bytes = forecast, forecast.bytes
+
+    def _learn(self, handle: Handle, plan: protocol.MemoryPlan) -> None:
+        """llama.cpp tells an encoder's buffers only when it has loaded it. Makes room for what was not foreseen.
+
+        Raises Misjudged if there is none now.
+        """
+        if self._forecasts.has_plan(handle.spec, handle.places):
+            return
+        self._forecasts.planned(handle.spec, handle.places, plan)
+        forecast = self._forecasts.of(handle.spec, handle.places)
+        with self._handles.changed:
+            ids = self._budgets.evictions(growth(forecast, handle.bytes))
+            if ids is None:
+                raise Misjudged
+            handle.forecast, handle.bytes = forecast, forecast.bytes
+            victims = self._handles.mark_leaving(ids)
+        self.unload(victims)
 
     def _await_leaving(self, places: Places) -> None:
         """Block until nothing is leaving these places, for whomever it gives way: its room may be counted on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from playground.engine import protocol
 from playground.values.files import ModelFile, Shape
 from playground.values.memory import WorkerRole
 from playground.values.overrides import CacheType
-from playground.values.request import ANY, Runtime
+from playground.values.request import ANY, Image, Runtime
+
+_TILES = 17  # of an image at most: Idefics3 cuts 16, and has one of the whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class WorkerSpec:
     shape: Shape | None = field(default=None, compare=False)
     runtime: Runtime = field(default=Runtime(), compare=False)
     sequences: int = field(default=1, compare=False)  # that share a language worker's context
+    pictures: tuple[tuple[int, int], ...] = field(default=(), compare=False)  # width and height of what is encoded
 
     @property
     def wants_gpu(self) -> bool:
@@ -44,13 +48,39 @@ class WorkerSpec:
 
     @property
     def context(self) -> tuple[object, ...]:
-        """What a language worker's memory depends on beside its file."""
+        """What a worker's memory depends on beside its file."""
+        if self.role is WorkerRole.VISION:
+            return (self.patches, self.encoding_bytes(0)) if self.pictures else ()
         types = (self.runtime.cache_type_k, self.runtime.cache_type_v)
         # Without the usual types, as earlier versions wrote it: what they learned of a file is found by it.
         usual = types in ((None, None), (CacheType.F16, CacheType.F16))
         chosen = () if usual else types
         sequences = () if self.sequences == 1 else (self.sequences,)
         return (self.runtime.context, self.runtime.n_batch, self.runtime.flash_attention, *chosen, *sequences)
+
+    @property
+    def patches(self) -> int | None:
+        """Of the largest picture that a vision worker is to encode; None: unknown."""
+        if self.shape is None or self.shape.resizing is None or not self.pictures:
+            return self.shape.n_patches if self.shape is not None else None
+        resizing, tokens = self.shape.resizing, self.runtime.image_tokens
+        return max(resizing.patches(width, height, tokens) for width, height in self.pictures)
+
+    def encoding_bytes(self, compute: int) -> int:
+        """On the host, while pictures are prepared or while they are encoded, whichever takes more.
+
+        Prepared: as they came, and two copies of mtmd's; then resized, as bytes and as float32. Encoded: as they came,
+        float32 twice, and `compute`, the graph's buffers where they are the host's.
+        """
+        if self.shape is None or not self.pictures:
+            return compute
+        pixels = sum(width * height for width, height in self.pictures)
+        if self.shape.resizing is not None:
+            whole = (self.patches or 0) * self.shape.resizing.patch**2
+            resized = max(whole, min(pixels, self.shape.resizing.tiled))
+        else:
+            resized = min(pixels, _TILES * (self.shape.image_side or 0) ** 2)
+        return max(9 * pixels + 15 * resized, 3 * pixels + 24 * resized + compute)
 
     @property
     def splits(self) -> bool:
@@ -79,8 +109,13 @@ def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False, 
     )
 
 
-def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, observe: bool = False) -> WorkerSpec:
-    """observe: a worker of its own that collects for an importance matrix (protocol.LoadVision)."""
+def vision_spec(
+    projector: ModelFile, model: ModelFile, runtime: Runtime, images: Sequence[Image] = (), *, observe: bool = False
+) -> WorkerSpec:
+    """images: what it is to encode, for the forecast.
+
+    observe: a worker of its own that collects for an importance matrix (protocol.LoadVision).
+    """
     use_gpu = runtime.n_gpu_layers != 0 and runtime.projector_on_gpu
     vocabulary = model.vocabulary_sha256 or model.sha256
     tokens = runtime.image_tokens
@@ -93,6 +128,7 @@ def vision_spec(projector: ModelFile, model: ModelFile, runtime: Runtime, *, obs
         bytes=projector.bytes,
         shape=projector.shape,
         runtime=runtime,
+        pictures=tuple((image.width, image.height) for image in images),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,23 @@ class Half(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Resizing:
+    """Of an encoder that resizes an image so that its tokens are within limits."""
+
+    patch: int  # side of a patch, pixels
+    token: int  # side of the square that becomes one token
+    limits: tuple[int, int]  # pixels of an image, the least and the most
+    adjustable: bool  # by image_min_tokens and image_max_tokens
+    tiled: int = 0  # pixels of the tiles that a large image is cut into as well
+
+    def patches(self, width: int, height: int, tokens: tuple[int | None, int | None]) -> int:
+        """Of one image. `tokens`: limits in place of the encoder's own."""
+        given = tokens if self.adjustable else (None, None)
+        low, high = (own if n is None else n * self.token**2 for n, own in zip(given, self.limits, strict=True))
+        return math.ceil(max(low, min(high, width * height)) / self.patch**2)
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """The sizes that a forecast of memory and speed needs, from a GGUF header (models/gguf/model_shape.py)."""
 
@@ -31,7 +49,10 @@ class Shape:
     is_float: bool = False  # most weights are floats of 16 or 32 bits: their products need cuBLAS's workspace
     kv_bytes_per_token: int | None = None  # keys and values of all layers, 16 bits each
     n_vocabulary: int | None = None
-    n_patches: int | None = None  # of a projector: patches of one image of its native size
+    n_patches: int | None = None  # of a projector: patches of one image of its native size, or of one tile
+    image_side: int | None = None  # of a projector: pixels of its native size
+    resizing: Resizing | None = None  # of a projector; None: it takes images of its native size, or tiles
+    masked: bool = False  # some layers of a projector attend within windows: the mask has n_patches² values
     n_embd: int | None = None
     n_ff: int | None = None
 

@@ -12,9 +12,9 @@ from playground.models.gguf.header import read_header
 from playground.models.gguf.model_shape import shape
 from playground.pool.forecast import Forecasts, gpu_share, remedied
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
-from playground.values.files import ModelFile, Shape
+from playground.values.files import ModelFile, Resizing, Shape
 from playground.values.memory import HOST
-from playground.values.request import Remedy, Runtime
+from playground.values.request import Image, Remedy, Runtime
 from testkit import pairs
 
 GPU = "GPU 0"
@@ -157,3 +157,81 @@ def test_spec_when_the_projector_is_to_be_on_the_cpu_then_it_wants_no_gpu() -> N
     assert language_spec(model(), runtime).wants_gpu
     assert not language_spec(model(), replace(RUNTIME, n_gpu_layers=0)).wants_gpu
     assert language_spec(model(), replace(RUNTIME, split_gpus=True)).splits
+
+
+RESIZING = Resizing(patch=14, token=28, limits=(8 * 28**2, 4096 * 28**2), adjustable=True)
+TOWER = Shape(
+    n_layers=4, layer_bytes=10 * MIB, embedding_bytes=0, other_bytes=MIB, read_bytes=0, n_patches=1024, n_embd=160,
+    n_ff=428, resizing=RESIZING,
+)  # fmt: skip
+
+
+def encoder(*sizes: tuple[int, int], shape: Shape = TOWER, runtime: Runtime = RUNTIME) -> WorkerSpec:
+    projector = ModelFile("/m/p.gguf", 11 * MIB, "ps", "F16", 1, "clip", None, shape)
+    return vision_spec(projector, model(), runtime, [Image(b"", *size, "") for size in sizes])
+
+
+def compute(spec: WorkerSpec, plan: protocol.MemoryPlan | None = None, place: str = HOST) -> int:
+    forecasts = Forecasts(None, DEVICES)
+    if plan is not None:
+        forecasts.planned(spec, (place,), plan)
+    return forecasts.of(spec, (place,)).parts[place].compute
+
+
+def buffers(size: tuple[int, int], plan: protocol.MemoryPlan) -> float:
+    """Of an encoder with a mask of windows, while it encodes, without its pictures; MiB."""
+    spec = encoder(size, shape=replace(TOWER, masked=True))
+    pictures = 3 * size[0] * size[1] + 24 * 14**2 * (spec.patches or 0)
+    return (compute(spec, plan) - pictures) / MIB
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "patches"),
+    [
+        ((64, 64), (None, None), 32),  # enlarged to the least
+        ((1120, 1120), (None, None), 6400),
+        ((4000, 3000), (None, None), 16384),
+        ((4000, 3000), (None, 256), 1024),
+        ((64, 64), (1024, 1024), 4096),
+    ],
+)
+def test_encoder_when_it_resizes_then_the_patches_of_this_picture(
+    size: tuple[int, int], tokens: tuple[int | None, int | None], patches: int
+) -> None:
+    runtime = replace(RUNTIME, image_min_tokens=tokens[0], image_max_tokens=tokens[1])
+    assert encoder(size, runtime=runtime).patches == patches
+    pixels, resized = size[0] * size[1], 14**2 * patches
+    graph = 4 * (3 * 160 + 428) * patches
+    expected = max(9 * pixels + 15 * resized, 3 * pixels + 24 * resized + graph)
+    assert compute(encoder(size, runtime=runtime)) == expected
+
+
+def test_encoder_when_its_limits_stand_in_the_file_then_no_setting_moves_them() -> None:
+    fixed = replace(TOWER, resizing=replace(RESIZING, adjustable=False))
+    runtime = replace(RUNTIME, image_max_tokens=16)
+    assert encoder((4000, 3000), shape=fixed, runtime=runtime).patches == 16384
+
+
+def test_encoder_when_it_cuts_tiles_then_one_tile_whatever_the_picture() -> None:
+    tiles = replace(TOWER, resizing=None)
+    assert encoder((4000, 3000), shape=tiles).patches == encoder((64, 64), shape=tiles).patches == 1024
+
+
+def test_encoder_when_llama_cpp_has_told_its_buffers_then_scaled_to_the_picture() -> None:
+    """The figures that llama.cpp logs for the converter's random Qwen2.5-VL: its mask of windows dominates."""
+    plan = protocol.MemoryPlan(None, round(434.22 * MIB), 92**2)
+    assert buffers((4000, 3000), plan) == pytest.approx(1521.95, rel=0.05)
+    assert buffers((1000, 1000), plan) == pytest.approx(168.65, rel=0.05)
+    assert buffers((64, 64), plan) < 1
+    # A GPU's memory is taken when it is reserved: for the image that llama.cpp warms up with.
+    assert compute(encoder((64, 64), shape=replace(TOWER, masked=True)), plan, GPU) == plan.compute_bytes
+
+
+def test_encoder_when_measured_with_one_picture_then_another_is_forecast_by_its_own(tmp_path: Path) -> None:
+    forecasts = Forecasts(tmp_path, DEVICES)
+    small, large = encoder((64, 64)), encoder((4000, 3000))
+    forecasts.measured(small, (HOST,), 90 * MIB)
+    assert forecasts.of(small, (HOST,)).bytes[HOST] == 90 * MIB
+    assert forecasts.of(large, (HOST,)).source == "header"
+    assert forecasts.of(large, (HOST,)).bytes[HOST] > 100 * MIB
+    forecasts.close()

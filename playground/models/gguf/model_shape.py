@@ -8,10 +8,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from playground.models.gguf.header import GgufHeader, TensorInfo
-from playground.values.files import Shape
+from playground.values.files import Resizing, Shape
 
 _EMBEDDINGS = "token_embd.weight"
 _OUTPUT = "output.weight"
+
+# Of projector types that resize images: patches a token's side has where the header says nothing, and the limits of an
+# image's tokens (llama.cpp tools/mtmd/clip.cpp, load_hparams: set_limit_image_tokens).
+_TOKENS = {
+    "qwen2vl_merger": (2, 8, 4096),
+    "qwen2.5vl_merger": (2, 8, 4096),
+    "qwen3vl_merger": (2, 8, 4096),
+    "ling3vl": (2, 8, 4096),
+    "glm4v": (2, 8, 4096),
+    "muse-glimmer": (2, 1, 4096),
+    "pixtral": (1, 8, 1024),
+    "kimivl": (2, 8, 1024),
+    "kimik25": (2, 2, 4096),
+    "minimax_m3": (2, 8, 576),
+    "lfm2": (2, 64, 256),
+    "gemma4v": (3, 70, 1120),
+}
+_LFM2_TILES = 10 * 512**2  # pixels, at most (tools/mtmd/mtmd-image.cpp)
+_MASKED = ("muse-glimmer", "mimovl", "youtuvl")
+_MAX_SIDE = 4096  # pixels; a damaged header may claim anything
 
 
 def shape(headers: Sequence[GgufHeader]) -> Shape:
@@ -74,9 +94,33 @@ def _projector(header: GgufHeader, tensors: Sequence[TensorInfo]) -> Shape:
         read_bytes=0,
         is_float=_is_float(tensors),
         n_patches=(side // patch) ** 2 if side and patch else None,
+        image_side=side,
+        resizing=_resizing(header),
+        masked=bool(header.integer("clip.vision.n_wa_pattern")) or _projector_type(header) in _MASKED,
         n_embd=header.integer("clip.vision.embedding_length"),
         n_ff=header.integer("clip.vision.feed_forward_length"),
     )
+
+
+def _projector_type(header: GgufHeader) -> str:
+    return header.text("clip.projector_type") or header.text("clip.vision.projector_type") or ""
+
+
+def _resizing(header: GgufHeader) -> Resizing | None:
+    patch, kind = header.integer("clip.vision.patch_size"), _projector_type(header)
+    low, high = (header.integer(f"clip.vision.image_{end}_pixels") for end in ("min", "max"))
+    merge, *limits = _TOKENS.get(kind, (2,))
+    for name in ("projector.scale_factor", "spatial_merge_size"):
+        merge = header.integer(f"clip.vision.{name}") or merge
+    if not patch or patch * merge > _MAX_SIDE:
+        return None
+    side = patch * merge
+    if low and high:
+        return Resizing(patch, side, (low, high), adjustable=False)
+    if not limits:
+        return None
+    tiled = _LFM2_TILES if kind == "lfm2" else 0
+    return Resizing(patch, side, (limits[0] * side**2, limits[1] * side**2), adjustable=True, tiled=tiled)
 
 
 def _is_float(tensors: Sequence[TensorInfo]) -> bool:
