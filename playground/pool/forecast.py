@@ -136,8 +136,9 @@ def _parts(
         if spec.role is WorkerRole.VISION
         else _language(spec.shape, spec.runtime, planned)
     )
+    warm_up = (planned.patches or 0) if planned is not None else 0
     if places[0] == HOST:
-        weights, compute = whole.weights + spec.shape.embedding_bytes, spec.encoding_bytes(whole.compute)
+        weights, compute = whole.weights + spec.shape.embedding_bytes, spec.encoding_bytes(whole.compute, warm_up)
         return {HOST: replace(whole, weights=weights, compute=compute, process=process)}
     share = 1.0 if spec.role is WorkerRole.VISION else gpu_share(spec.shape, spec.runtime.n_gpu_layers)
     n = len(places)
@@ -150,7 +151,7 @@ def _parts(
     on_host = MemoryParts(
         weights=int(whole.weights * (1 - share)),
         kv_cache=int(whole.kv_cache * (1 - share)),
-        compute=spec.encoding_bytes(0),
+        compute=spec.encoding_bytes(0, warm_up),
         process=_CUDA_HOST,
     )
     return {**{place: on_gpu for place in places}, HOST: on_host}

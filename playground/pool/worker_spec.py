@@ -66,21 +66,25 @@ class WorkerSpec:
         resizing, tokens = self.shape.resizing, self.runtime.image_tokens
         return max(resizing.patches(width, height, tokens) for width, height in self.pictures)
 
-    def encoding_bytes(self, compute: int) -> int:
-        """On the host, while pictures are prepared or while they are encoded, whichever takes more.
+    def encoding_bytes(self, compute: int, warm_up: int = 0) -> int:
+        """On the host, while llama.cpp makes an image of `warm_up` patches at the load (float32 twice), while pictures
+        are prepared, or while they are encoded: whichever takes most.
 
         Prepared: as they came, and two copies of mtmd's; then resized, as bytes and as float32. Encoded: as they came,
         float32 twice, and `compute`, the graph's buffers where they are the host's.
         """
-        if self.shape is None or not self.pictures:
+        if self.shape is None:
             return compute
+        loading = 24 * warm_up * self.shape.resizing.patch**2 if self.shape.resizing is not None else 0
+        if not self.pictures:
+            return max(loading, compute)
         pixels = sum(width * height for width, height in self.pictures)
         if self.shape.resizing is not None:
             whole = (self.patches or 0) * self.shape.resizing.patch**2
             resized = max(whole, min(pixels, self.shape.resizing.tiled))
         else:
             resized = min(pixels, _TILES * (self.shape.image_side or 0) ** 2)
-        return max(9 * pixels + 15 * resized, 3 * pixels + 24 * resized + compute)
+        return max(loading, 9 * pixels + 15 * resized, 3 * pixels + 24 * resized + compute)
 
     @property
     def splits(self) -> bool:
