@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import compare, measure, models, quantize, score, serve, suites
+from playground.cli import compare, gate, measure, models, quantize, score, serve, suites
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -30,6 +30,21 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+class _GateCommand(_Command):
+    """Its exit code 2 means "not enough questions": an invalid command line ends with 3."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except PlaygroundError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(gate.NOT_RUN) from None
+        except Exception as error:
+            if getattr(error, "exit_code", 0) == 2:  # Click's errors of usage
+                error.exit_code = gate.NOT_RUN  # type: ignore[attr-defined]
+            raise
+
+
 for _command in (
     serve.serve,
     compare.variants,
@@ -38,6 +53,7 @@ for _command in (
     measure.grid,
     measure.accuracy,
     measure.card,
+    gate.gate,
     score.score,
     suites.suites,
     quantize.quantize,
@@ -46,7 +62,7 @@ for _command in (
     models.download,
     models.presets,
 ):
-    app.command(cls=_Command)(_command)
+    app.command(cls=_GateCommand if _command is gate.gate else _Command)(_command)
 
 
 def main() -> None:

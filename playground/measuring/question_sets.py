@@ -137,7 +137,7 @@ class QuestionSet:
             held[part].update(kinds)
             part_of[picture] = part
         return tuple(
-            self._subset(
+            self.only(
                 [k for k, item in enumerate(self.items) if part_of[self.picture(item)] == part],
                 self.problems if part == 0 else (),
             )
@@ -158,9 +158,10 @@ class QuestionSet:
                     places.remove(k)
                     uses[self.items[k].image] += 1
                     chosen.append(k)
-        return self._subset(sorted(chosen), self.problems)
+        return self.only(sorted(chosen), self.problems)
 
-    def _subset(self, places: Sequence[int], problems: Iterable[str]) -> QuestionSet:
+    def only(self, places: Sequence[int], problems: Iterable[str] = ()) -> QuestionSet:
+        """The questions at these places."""
         sample = self.sample
         if sample is not None:
             sample = msgspec.structs.replace(sample, rows=tuple(sample.rows[k] for k in places))

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
+import yaml
+
+from playground.cli import gate
 from playground.measuring import question_sets
 from playground.models.gguf.header import read_header
 from playground.models.presets import data_folder
@@ -26,3 +32,12 @@ def test_recipe_when_read_then_its_groups_are_groups_of_the_embedded_pair() -> N
         groups = {group.name for group in recipes.groups_of(weights, recipe.depth, half)}
         assert recipe.types(half)
         assert recipe.types(half).keys() <= groups
+
+
+def test_workflow_when_read_then_its_options_are_those_of_the_gate() -> None:
+    text = (ROOT / "examples/quantization-gate.yml").read_text()
+    assert yaml.safe_load(text)["jobs"]["gate"]["steps"]
+    command = text.split("playground gate", 1)[1].split("|| code", 1)[0]
+    parameters = inspect.signature(gate.gate).parameters
+    for option in re.findall(r"--([a-z-]+)", command):
+        assert option.replace("-", "_") in {*parameters, "json"}

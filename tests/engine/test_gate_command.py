@@ -1,0 +1,90 @@
+"""`gate` as a CI calls it: real files, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def call(derived: Path, tmp_path: Path) -> Call:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "derived").symlink_to(derived / "derived")
+    environment = os.environ | {"PLAYGROUND_CACHE_DIR": str(cache), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+
+    def called(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "playground", "gate", *map(str, words)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=170)
+
+    return called
+
+
+def test_gate_when_a_candidate_is_damaged_by_2_bits_then_the_code_is_1_and_reports_name_it(
+    call: Call, tmp_path: Path
+) -> None:
+    report = tmp_path / "gate.xml"
+    options = ("--reference", "F16", "--candidate", "Q2_K", "-n", 12, "--max-kl", 0.01, "--max-tokens", 8)
+    done = call(*options, "--junit", report, "--json")
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    (check,) = document["checks"]
+    assert (check["check"], check["outcome"], document["questions"]) == ("drift", "failed", 12)
+    assert check["value"] > check["limit"] == 0.01
+    suite = ET.parse(report).getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "1", "0")
+    assert suite.find("testcase/failure").get("message") == check["words"]
+
+
+def test_gate_when_questions_are_few_then_the_code_is_2_and_says_how_many_more(call: Call, tmp_path: Path) -> None:
+    report = tmp_path / "gate.xml"
+    done = call(
+        *("--reference", "F16", "--candidate", "Q8_0", "-n", 4, "--not-worse", "--max-tokens", 8, "--junit", report)
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Q8_0, accuracy: not enough questions." in done.stdout
+    assert "more questions would be enough" in done.stdout
+    assert ET.parse(report).getroot().find("testcase/error").get("type") == "not enough questions"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--reference", "F16"], "Missing option"),
+        (["--reference", "F16", "--candidate", "Q8_0", "--colour", "red"], "No such option"),
+        (["--reference", "F16", "--candidate", "Q9"], "There is no variant called 'Q9'"),
+        (["--reference", "F16", "--candidate", "F16"], "the reference itself"),
+        (["--reference", "gone.gguf+mmproj.gguf", "--candidate", "F16"], "gone.gguf"),
+        (["--reference", "F16", "--candidate", "Q8_0", "--suite", "chartqa"], "HF_HUB_OFFLINE"),
+        (["--reference", "F16", "--reference", "F16", "--candidate", "Q8_0"], "2 times"),
+        (["--reference", "F16", "--candidate", "Q8_0", "-n", "0"], "between 1 and"),
+    ],
+)
+def test_gate_when_it_cannot_run_then_the_code_is_3(call: Call, words: list[str], message: str) -> None:
+    done = call(*words)
+    assert done.returncode == 3, done.stderr
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_gate_when_it_cannot_run_then_the_reports_say_why(call: Call, tmp_path: Path) -> None:
+    report = tmp_path / "gate.xml"
+    done = call("--reference", "F16", "--candidate", "Q9", "--json", "--junit", report)
+    assert json.loads(done.stdout)["exit_code"] == 3
+    assert "no variant called 'Q9'" in json.loads(done.stdout)["error"]
+    assert ET.parse(report).getroot().find("testcase/error").get("type") == "could not run"
+
+
+def test_gate_when_planned_then_it_says_how_long_and_what_would_show(call: Call) -> None:
+    done = call("--reference", "F16", "--candidate", "Q8_0", "-n", 200, "--max-tokens", 4, "--plan")
+    assert done.returncode == 0, done.stderr
+    assert "200 questions take" in done.stdout
+    assert "200 questions show a difference of 5.2 points" in done.stdout
