@@ -22,6 +22,7 @@ _WHAT = (
     "notebook",
     "lab",
     "batch",
+    "suites",
     "hub",
     "load",
     "api",
@@ -142,6 +143,10 @@ def main() -> None:
             from bench import hub  # noqa: PLC0415
 
             found |= show("hub", hub.measure(Path(temporary)))
+        if given.what in ("suites", "all"):
+            from bench import suites  # noqa: PLC0415
+
+            found |= show("suites", suites.measure(Path(temporary)))
         if given.what in ("load", "all"):
             from bench import load  # noqa: PLC0415
 

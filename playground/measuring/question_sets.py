@@ -31,6 +31,8 @@ _MAX_LIST_BYTES = 2**26
 # Enough to show that at most 5 % of the answers change, among eight variants of which none changes any (134).
 DEFAULT_QUESTIONS = 150
 _MAX_IMAGE_BYTES = 50_000_000
+SAMPLE_NAME = "suite.json"  # beside the list of a set that was drawn from a dataset: its SampleRecord
+_MAX_SAMPLE_BYTES = 1_000_000
 
 
 class Rule(enum.StrEnum):
@@ -119,6 +121,16 @@ class QuestionSet:
         if len(data) > _MAX_IMAGE_BYTES:
             raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
         return DECODER.read(io.BytesIO(data), name=PurePosixPath(item.image).name)
+
+    def data(self, name: str) -> bytes:
+        """The file of an image, of a set in a folder. Raises BadImage, OSError."""
+        return self._inside(name).read_bytes()
+
+    def _inside(self, name: str) -> Path:
+        path = (self._source / name).resolve()
+        if not path.is_relative_to(self._source.resolve()):
+            raise BadImage(f"{name} lies outside the set's folder.")
+        return path
 
     def parts(self, n: int) -> tuple[QuestionSet, ...]:
         """n sets that share no picture, each with its share of every kind of question. The first ones may be larger.
@@ -258,7 +270,20 @@ def read_questions(path: Path) -> QuestionSet:
         problems.append(f"{left_out - MAX_PROBLEMS} more questions were left out.")
     if not items:
         raise BadInput(f"No question of {path.name} can be used. {problems[0] if problems else 'The list is empty.'}")
-    return QuestionSet(path.stem, items, path, problems)
+    sample = _sample_of(path)
+    if sample is not None and len(sample.rows) != len(items):
+        sample = None  # the list was changed
+    return QuestionSet(sample.suite if sample else path.stem, items, path, problems, sample)
+
+
+def _sample_of(path: Path) -> SampleRecord | None:
+    try:
+        if path.is_dir():
+            return None
+        with zipfile.ZipFile(path) as archive, archive.open(SAMPLE_NAME) as file:
+            return msgspec.json.decode(file.read(_MAX_SAMPLE_BYTES), type=SampleRecord)
+    except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, msgspec.DecodeError):
+        return None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,14 @@ import PIL.Image
 
 from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput, BadModel, Failure, Interrupted, cannot_write
-from playground.measuring.question_sets import MAX_ITEMS, MAX_PROBLEMS, Question, QuestionSet, SampleRecord
+from playground.measuring.question_sets import (
+    MAX_ITEMS,
+    MAX_PROBLEMS,
+    SAMPLE_NAME,
+    Question,
+    QuestionSet,
+    SampleRecord,
+)
 from playground.measuring.results import Progress
 from playground.measuring.suites import Suite, category_of, row_image, row_question
 from playground.support import atomic
@@ -223,6 +231,23 @@ class _SampleFile(msgspec.Struct, frozen=True):
     licence: str
     n_rows: int
     order: tuple[int, ...]  # of the rows that were looked at
+
+
+def write_zip(questions: QuestionSet, path: Path) -> None:
+    """A sample as a zip of questions, which names where it comes from. Raises NoRoom, BadInput.
+
+    The same sample makes the same bytes.
+    """
+    try:
+        with atomic.replacing(path) as part, zipfile.ZipFile(part, "w") as archive:
+            lines = b"".join(msgspec.json.encode(item) + b"\n" for item in questions.items)
+            archive.writestr(zipfile.ZipInfo("items.jsonl"), lines)
+            if questions.sample is not None:
+                archive.writestr(zipfile.ZipInfo(SAMPLE_NAME), msgspec.json.encode(questions.sample))
+            for name in sorted({item.image for item in questions.items}):
+                archive.writestr(zipfile.ZipInfo(name), questions.data(name))
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def sample_folder(folder: Path, suite: Suite, commit: str, seed: int) -> Path:

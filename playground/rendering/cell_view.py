@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import markupsafe
 
 from playground.comparing.run_settings import RunSettings
+from playground.measuring import suite_source
+from playground.measuring.suites import read_suites
 from playground.models.presets import Example
 from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
@@ -72,6 +74,8 @@ class _CellView:
     chips: Sequence[_Chip] = ()
     examples: Sequence[tuple[Example, str]] = ()
     outputs: markupsafe.Markup | None = None  # None: those on the page stay
+    shows: str = ""  # which difference so many questions show
+    suites: Sequence[tuple[str, str]] = ()
     levels: Sequence[tuple[str, str]] = (("hard", "hard"), ("easy", "easy"), ("", "easy and hard"))
     tasks: Sequence[tuple[str, str, str]] = (  # of Plan
         ("drift", "How far answers move (KL)", "KL divergence from the reference, token by token"),
@@ -129,6 +133,8 @@ def compare(
         chips=_chips(cell, variants),
         examples=examples,
         outputs=outputs,
+        shows=suite_source.what_it_shows(cell.questions.n) if cell.questions else "",
+        suites=tuple((id, suite.name) for id, suite in read_suites().items()) if cell.questions else (),
     )
     return templating.markup("cell.html", view=view)
 

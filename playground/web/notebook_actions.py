@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import base64
 import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from gradio.utils import get_upload_folder
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoNotebook, NoRoom, NotAllowed
-from playground.measuring.question_sets import DEFAULT_QUESTIONS, read_questions
+from playground.measuring import suite_samples, suite_source
+from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, read_questions
+from playground.measuring.suite_source import SuiteChoice
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture
@@ -54,6 +58,7 @@ _FIRST_START_S = 60.0
 _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
 
 
+_MOST_SAMPLES = 2  # of all people at once
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 
 
@@ -68,6 +73,7 @@ class NotebookActions:
         self._runs = runs
         self._deriving = deriving
         self._imports = JobLimits("imports", _MOST_IMPORTS, 1)
+        self._samples = JobLimits("samples of datasets", _MOST_SAMPLES, 1)
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         return [
@@ -75,8 +81,8 @@ class NotebookActions:
             for method in (
                 self.open, self.outputs, self.write, self.settings, self.add, self.duplicate, self.move, self.delete,
                 self.undo, self.add_picture, self.example, self.picture, self.follow, self.look, self.stop, self.rename,
-                self.own_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
-                self.import_file,
+                self.own_questions, self.suite_questions, self.share, self.copy, self.create, self.remove, self.export,
+                self.card, self.import_file,
             )
         ]  # fmt: skip
 
@@ -330,6 +336,39 @@ class NotebookActions:
             written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), problems=problems[:10])
+
+    def suite_questions(self, key: str, cell: str, suite: str, person: str = "") -> CellsReply:
+        """Draw as many questions as the cell asks from a suite, or from any dataset of the Hub."""
+        if not self._parts.settings.downloads:
+            raise NotAllowed("The operator of this page does not allow downloads from the Hub.")
+        notebook = self._library.own(key)
+        self._library.check_room()
+        wanted = self._view.compare_cell(notebook, cell).questions
+        if wanted is None:
+            raise BadInput("This cell has a question of its own.")
+        choice = SuiteChoice(suite.strip()[:200], wanted.n)
+        if choice.name.endswith(".toml"):
+            raise BadInput("Write the name of a suite, or of a dataset: owner/name.")
+        with self._samples.held(person), tempfile.TemporaryDirectory() as scratch:
+            *_, drawn = suite_source.draw(self._parts.hub, choice, self._parts.samples)
+            assert isinstance(drawn, QuestionSet)
+            zipped = Path(scratch) / "sample.zip"
+            suite_samples.write_zip(drawn, zipped)
+            source = self._library.questions.keep(zipped)
+        known = suite_source.known_suite(choice.name)
+        name = drawn.sample.words if drawn.sample else drawn.name
+        with self._library.writing():
+            now = self._view.compare_cell(notebook, cell)
+            if now.questions is None:
+                raise BadInput("This cell has a question of its own.")
+            plan = replace(now.questions.plan, accuracy=any(item.answers for item in drawn.items))
+            if known is not None:
+                plan = replace(plan, max_tokens=known.max_tokens)
+            questions = replace(now.questions, source=source, name=name[:200], n=len(drawn.items), plan=plan)
+            written, _ = self._library.write(key, replace(now, questions=questions))
+            self._library.files(notebook).accept(source)
+        notice = "" if known else f"The columns were guessed. The first question: {drawn.items[0].question[:300]}"
+        return replace(self._view.changed(key, written), problems=drawn.problems[:10], notice=notice or UNSET)
 
     # --- what the cells are made of ----------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import pyarrow as pa
@@ -13,11 +15,17 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from playground.errors import BadInput, Interrupted, NoRoom, NotAllowed, Offline
-from playground.measuring.question_sets import QuestionSet
+from playground.measuring import suite_samples
+from playground.measuring.question_sets import QuestionSet, read_questions
 from playground.measuring.suite_samples import SampleJob, newest_sample
 from playground.measuring.suites import Suite, guessed, read_suites
 from playground.models.hub.client import Hub
+from playground.notebooks.cells import CellQuestions
 from playground.support import atomic
+from playground.web.active_runs import ActiveRuns
+from playground.web.notebook_actions import NotebookActions
+from playground.web.notebook_view import NotebookView
+from playground.wiring import Parts
 from testkit import datasets
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 
@@ -251,3 +259,50 @@ def test_dataset_when_it_has_no_suite_then_its_columns_are_guessed(served: HubSe
     assert (suite.columns.image, suite.columns.question) == ("image", "question")
     assert (suite.columns.answers, suite.columns.category) == ("answer", "type")
     assert len(drawn(SampleJob(suite, table, 10, 0, tmp_path)).items) == 10
+
+
+def test_zip_when_written_from_a_sample_then_it_is_the_same_questions_and_says_where_they_are_from(
+    served: HubServer, tmp_path: Path
+) -> None:
+    questions = drawn(job(tmp_path, 12))
+    suite_samples.write_zip(questions, tmp_path / "a.zip")
+    suite_samples.write_zip(questions, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    read = read_questions(tmp_path / "a.zip")
+    assert (read.items, read.sample, read.name) == (questions.items, questions.sample, "ChartQA")
+    assert [read.image(item) for item in read.items] == [questions.image(item) for item in questions.items]
+    assert len(read.first(5).sample.rows) == 5
+
+
+def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
+    served: HubServer, parts: Parts
+) -> None:
+    deriving = Thread(target=lambda: None)
+    deriving.start()
+    actions = NotebookActions(parts, NotebookView(parts), ActiveRuns(), deriving)
+    key = str(actions.open().key)
+    actions.add(key, "measure")
+    cell = parts.library.own(key).cells[-1]
+    actions.write(key, cell, questions=CellQuestions(n=30))
+    reply = actions.suite_questions(key, cell, "chartqa")
+    asked = parts.library.cell(parts.library.own(key), cell).questions
+    assert (asked.n, asked.plan.max_tokens, asked.plan.accuracy) == (30, CHARTQA.max_tokens, True)
+    assert asked.name.startswith("ChartQA, 30 of 100 rows, seed 0, commit ")
+    assert asked.name in reply.cells[0].html
+    assert len(parts.library.questions.read(asked.source).items) == 30
+    with pytest.raises(BadInput, match=r"There is no suite 'nothing'. There are: ai2d"):
+        actions.suite_questions(key, cell, "nothing")
+    guessed_reply = actions.suite_questions(key, cell, f"{CHARTQA.repo}:test")
+    assert "The columns were guessed. The first question: What is value" in str(guessed_reply.notice)
+
+
+def test_page_when_downloads_are_not_allowed_then_no_sample_is_drawn(served: HubServer, parts: Parts) -> None:
+    deriving = Thread(target=lambda: None)
+    deriving.start()
+    settings = parts.settings.model_copy(update={"downloads": False})
+    closed = dataclasses.replace(parts, settings=settings)
+    actions = NotebookActions(closed, NotebookView(closed), ActiveRuns(), deriving)
+    key = str(actions.open().key)
+    with pytest.raises(NotAllowed, match="does not allow downloads"):
+        actions.suite_questions(key, "any", "chartqa")
+    assert served.seen(where="ChartQA") == []

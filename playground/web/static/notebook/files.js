@@ -27,6 +27,14 @@ export async function addQuestions(id, file) {
   await turns.take(id, () => call("own_questions", {cell: id, path}));
 }
 
+// A sample of a dataset takes seconds to minutes, so the cell's other changes do not wait for it.
+export async function drawQuestions(id, field) {
+  if (!field.value) return;
+  field.disabled = true;
+  toast("Reading questions from the Hub…");
+  try { await call("suite_questions", {cell: id, suite: field.value}); } finally { field.disabled = false; }
+}
+
 export async function importFile(file) {
   if (!file) return;
   await sendAll();

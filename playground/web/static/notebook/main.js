@@ -2,7 +2,7 @@
 import {actions, ask, edit, look} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
-import {addPictures, addQuestions, imagesOf, importFile} from "./files.js";
+import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
 import {onKey} from "./keyboard.js";
 import {$, $$, article, cellOf, page} from "./page.js";
 import {onUpdate} from "./running.js";
@@ -59,6 +59,7 @@ function onChange({target: field}) {
   if (field.matches("[data-pick]")) addPictures(id, [...field.files]).then(empty);
   else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(ignore);
   else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(ignore).finally(empty);
+  else if (field.matches("[data-suite]")) drawQuestions(id, field).catch(ignore);
   else if (field.matches("[data-q]")) ask(id).catch(ignore);
   else if (field.matches("[data-title]")) call("rename", {title: field.value}).catch(ignore);
   else if (field.matches("[data-import]")) importFile(field.files[0]).finally(empty);
