@@ -87,7 +87,7 @@ def _outlook(name: str, n: int, seed: int) -> _Outlook:
     with open_parts(Settings.read(), any_folder=True) as parts:
         opened = suite_source.open_suite(parts.hub, suite_source.SuiteChoice(name, n, seed))
         job = SampleJob(opened.suite, opened.table, n, seed, parts.samples)
-        groups, size = job.cost(job.order())
+        groups, size = job.cost(job.order)
     questions = min(n, opened.table.n_rows)
     return _Outlook(
         suite=opened.suite,

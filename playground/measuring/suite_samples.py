@@ -11,6 +11,7 @@ import io
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,7 +109,9 @@ class SampleJob:
         self.folder = sample_folder(folder, suite, table.commit, seed)
         self._drawn = {entry.row: entry for entry in _read(self.folder)}
 
+    @cached_property
     def order(self) -> list[int]:
+        """All rows, in the order in which they are asked. Reads the column of the categories."""
         category = self._suite.columns.category
         strata = [category_of(value) for value in self._table.column(category)] if category else None
         return row_order(self._table.n_rows, self._seed, strata)
@@ -121,7 +124,7 @@ class SampleJob:
     def run(self) -> Iterator[Progress | QuestionSet]:
         """Raises Interrupted, NoRoom, and what reading the table raises."""
         started, fetched = time.monotonic(), 0
-        order = self.order()
+        order = self.order
         while missing := self._missing(order):
             groups: dict[int, list[int]] = {}
             for row in missing:
@@ -203,7 +206,7 @@ class SampleJob:
 
     def _finish(self) -> None:
         """Note the order, so that the sample can be read without the table."""
-        order = [row for row in self.order() if row in self._drawn]
+        order = [row for row in self.order if row in self._drawn]
         header = _SampleFile(
             suite=self._suite,
             commit=self._table.commit,

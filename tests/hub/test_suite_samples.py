@@ -81,7 +81,7 @@ def test_sample_when_drawn_again_then_nothing_is_fetched_and_a_larger_one_begins
     small = drawn(job(tmp_path, 20))
     served.forget()
     again = job(tmp_path, 20)
-    assert again.cost(again.order()) == (0, 0)
+    assert again.cost(again.order) == (0, 0)
     assert drawn(again).items == small.items
     assert drawn(job(tmp_path, 50)).items[:20] == small.items
     assert drawn(job(tmp_path, 20, seed=1)).items != small.items
@@ -103,7 +103,7 @@ def test_sample_when_few_rows_are_wanted_then_only_their_row_groups_are_fetched(
     served: HubServer, tmp_path: Path
 ) -> None:
     begun = job(tmp_path, 2)
-    order = begun.order()
+    order = begun.order
     groups, cost = begun.cost(order)
     served.forget()
     drawn(begun)
@@ -119,7 +119,7 @@ def test_sample_when_stopped_then_it_goes_on_where_it_was(served: HubServer, tmp
         drawn(stopping)
     rest = job(tmp_path, 90)
     before = job(tmp_path / "other", 90)
-    assert rest.cost(rest.order())[0] == before.cost(before.order())[0] - 3
+    assert rest.cost(rest.order)[0] == before.cost(before.order)[0] - 3
     assert drawn(rest).items == drawn(before).items
 
 
@@ -176,7 +176,7 @@ def test_sample_when_the_commit_is_gone_while_it_is_drawn_then_no_row_is_blamed(
     served: HubServer, tmp_path: Path
 ) -> None:
     begun = job(tmp_path, 30)
-    order = begun.order()
+    order = begun.order
     served.repos[f"datasets/{CHARTQA.repo}"] = HubRepo(CHARTQA.repo, dict(FILES), dataset=True, changed=1)
     served.behave("/cdn/", status=403, body=b"expired")
     with pytest.raises(BadInput, match=r"no such revision"):
