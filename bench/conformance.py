@@ -45,12 +45,18 @@ QUESTIONS = 2
 SETTINGS = RunSettings(max_tokens=N_TOKENS, n_ctx=N_CTX, temperature=0.0, flash_attention=True, n_threads=1)
 _MARKER = "<__media__>"
 _TIMEOUT_S = 300
+_MORE = 24  # tokens that llama-mtmd-cli is asked for besides: its log may lose the last ones when it ends
 
 
 class Answers(NamedTuple):
     question: str
     ours: str
     theirs: str
+    ended: bool  # ours, before the limit of tokens
+
+    @property
+    def equal(self) -> bool:
+        return self.theirs == self.ours if self.ended else self.theirs.startswith(self.ours)
 
 
 def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> dict[str, float]:
@@ -72,9 +78,9 @@ def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> 
             if make:
                 drifts = {half: list(_drifts(parts, variant, half, folder / name)) for half in drifts}
         for answer in answers:
-            if answer.ours != answer.theirs:
+            if not answer.equal:
                 print(f"  {name}, {answer.question}: {answer.ours!r}, llama-mtmd-cli {answer.theirs!r}", flush=True)
-        same = sum(answer.ours == answer.theirs for answer in answers)
+        same = sum(answer.equal for answer in answers)
         equal, asked, fine = equal + same, asked + len(answers), fine + (level is doctor.Level.FINE)
         every = [drift for half in drifts.values() for drift in half]
         quantized, wanted = quantized + sum(drift is not None for drift in every), wanted + len(every)
@@ -114,21 +120,21 @@ def _pictures(folder: Path) -> dict[str, Path]:
 def _answers(
     parts: Parts, variant: Variant, pictures: dict[str, Path], mtmd_cli: Path, model: Path, projector: Path
 ) -> Iterator[Answers]:
-    program = [mtmd_cli, "-m", model, "--mmproj", projector, "-c", N_CTX, "-b", 512, "-ub", 512, "-n", N_TOKENS]
+    program = [mtmd_cli, "-m", model, "--mmproj", projector, "-c", N_CTX, "-b", 512, "-ub", 512, "-n", N_TOKENS + _MORE]
     program += ["--temp", 0, "-fa", "on", "-t", 1, "--no-warmup", "--no-mmproj-offload"]
     control = _control_tokens(model)
     first = None
     for name, path in pictures.items():
         update = _asked(parts, variant, [path], PROMPT)
         first = first or update
-        yield Answers(name, _text(update), _mtmd(program, [path], update, control))
+        yield Answers(name, _text(update), _mtmd(program, [path], update, control), _ended(update))
     two = [pictures["448x448"], pictures["1600x300"]]
     update = _asked(parts, variant, two, PROMPT)
-    yield Answers("two pictures", _text(update), _mtmd(program, two, update, control))
+    yield Answers("two pictures", _text(update), _mtmd(program, two, update, control), _ended(update))
     assert first is not None
     earlier = (Turn(PROMPT, {variant.id: first.panes[0].text}),)
     update = _asked(parts, variant, two[:1], FOLLOW_UP, earlier)
-    yield Answers("follow-up", _text(update), _mtmd(program, two[:1], update, control))
+    yield Answers("follow-up", _text(update), _mtmd(program, two[:1], update, control), _ended(update))
 
 
 def _asked(
@@ -138,6 +144,10 @@ def _asked(
     wanted = comparison_request.comparison_of(images, prompt, [variant], SETTINGS, earlier)
     *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
     return last
+
+
+def _ended(update: ComparisonUpdate) -> bool:
+    return update.panes[0].error is not None or update.panes[0].finish_reason == "end of text"
 
 
 def _text(update: ComparisonUpdate) -> str:
@@ -170,8 +180,8 @@ def _mtmd(program: list[object], paths: list[Path], update: ComparisonUpdate, co
 
 
 def _whole(text: str) -> str:
-    """Without the part of a character with which an answer of so many tokens may end."""
-    return text.strip(f"\ufffd{string.whitespace}")
+    """Without the part of a character with which an answer may end, and NUL, which C does not print."""
+    return text.replace("\0", "").strip(f"\ufffd{string.whitespace}")
 
 
 def _drifts(parts: Parts, source: Variant, half: Half, folder: Path) -> Iterator[float | None]:
