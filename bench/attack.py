@@ -87,12 +87,12 @@ class _Person:
         (path,) = reply.raise_for_status().json()
         return str(path)
 
-    def join(self, button: str, data: list[Any], session: str, event: dict[str, Any] | None = None) -> int:
-        """Press a button, or run a cell ("run"). Returns the status."""
+    def join(self, button: str, data: list[Any], session: str) -> int:
+        """Press a button. Returns the status."""
         named = [part["id"] for part in self.config["components"] if part["props"].get("value") == button]
         targets = [(found["id"], *target) for found in self.config["dependencies"] for target in found["targets"]]
-        index = next(index for index, id, name in targets if (name == "run" if event else id in named))
-        body = {"data": data, "fn_index": index, "session_hash": session, "event_data": event}
+        index = next(index for index, id, _ in targets if id in named)
+        body = {"data": data, "fn_index": index, "session_hash": session}
         return self.client.post("/gradio_api/queue/join", json=body).status_code
 
     def compare(self, settings: dict[str, Any]) -> tuple[float, float | None]:
@@ -355,9 +355,9 @@ def _doubling_template(attacker: _Person, app: WebApp) -> None:
     attacker.compare({"chat_template": doubled + "{{ all.t }}{{ messages[0].content }}"})
 
 
-def _many_sessions(attacker: _Person, app: WebApp) -> None:
-    for n in range(40):
-        attacker.join("", [], f"s{n}", {"key": attacker.key, "cell": attacker.cell})
+def _many_runs(attacker: _Person, app: WebApp) -> None:
+    for _ in range(40):
+        attacker.client.post("/vp-runs", json={"key": attacker.key, "cells": [attacker.cell]})
 
 
 def _closed_heartbeats(attacker: _Person, app: WebApp) -> None:
@@ -406,7 +406,7 @@ INPUTS: dict[str, Input] = {
     "many_threads": _many_threads,
     "looping_template": _looping_template,
     "doubling_template": _doubling_template,
-    "many_sessions": _many_sessions,
+    "many_runs": _many_runs,
     "closed_heartbeats": _closed_heartbeats,
     "large_body": _large_body,
     "copies": _copies,

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
         default=8, gt=0, description="Maximum number of measurements, scans and quantizations that run or wait."
     )
     max_long_jobs_per_person: int = Field(default=2, gt=0, description="Maximum number of these of one person.")
+    unwatched_run_s: float = Field(
+        default=1800,
+        ge=0,
+        description="The app stops a comparison whose notebook no page has shown for this many seconds; 0 means never. "
+        "A measurement always runs to its end.",
+    )
     max_upload_bytes: int = Field(default=64_000_000, gt=0, description="Maximum size of an uploaded file.")
     uploads_bytes: int = Field(
         default=4_000_000_000,

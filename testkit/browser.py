@@ -11,6 +11,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, expect
 
+TOKEN = "vlm-quant-playground"  # under which a browser keeps what makes its notebooks its own
+
 
 def chromium() -> str | None:
     """The path of the browser that the tests use."""

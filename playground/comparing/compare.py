@@ -56,10 +56,13 @@ class StopFlag:
     """Lets a person stop one pane or the whole run, from any thread."""
 
     def __init__(self) -> None:
+        self.reason = ""  # why the whole run was stopped: the first one that was given
         self._all = Event()
         self._panes: set[str] = set()
 
-    def run(self) -> None:
+    def run(self, reason: str = "") -> None:
+        if not self._all.is_set():
+            self.reason = reason
         self._all.set()
 
     def pane(self, variant: str) -> None:

@@ -100,6 +100,11 @@ class RunState(enum.StrEnum):
     INTERRUPTED = "interrupted"  # the app ended while it ran
 
 
+# Why a run did not go on.
+STOPPED_BY_HAND = "stopped by hand"
+APP_ENDED = "interrupted: the app ended while it ran"
+
+
 class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One comparison of a run."""
 
@@ -123,6 +128,12 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     results: tuple[RunResult, ...] = ()
     measurement: Measurement | None = None  # of a set of questions
     sensitivity: Sensitivity | None = None
+    reason: str = ""  # why it was stopped; empty for what an older version has stopped
+
+    @property
+    def ending(self) -> str:
+        """How it ended, and why, as far as that is known."""
+        return APP_ENDED if self.state is RunState.INTERRUPTED else self.reason or self.state.value
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -137,7 +148,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-def settled(run: Run, state: RunState) -> Run:
+def settled(run: Run, state: RunState, reason: str = "") -> Run:
     """A run that went no further: what has been written stays, and no pane waits for more."""
     results = []
     for result in run.results:
@@ -147,7 +158,7 @@ def settled(run: Run, state: RunState) -> Run:
         )
         update = replace(result.update, panes=panes, done=True, queue_place=None)
         results.append(msgspec.structs.replace(result, update=update))
-    return msgspec.structs.replace(run, state=state, results=tuple(results))
+    return msgspec.structs.replace(run, state=state, reason=reason, results=tuple(results))
 
 
 def without_paths(variant: Variant) -> Variant:

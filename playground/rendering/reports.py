@@ -132,7 +132,7 @@ def _asked(cell: CompareCell) -> str:
 def _answered(run: Run) -> str:
     settings = "; ".join(f"{name} {value}" for name, value in settings_of(run).items())
     parts = [
-        f"### Run {run.number}, {run.started}, {run.state}",
+        f"### Run {run.number}, {run.started}, {_line(run.ending)}",
         f"{run.engine}; {run.machine}; {settings}".strip("; "),
     ]
     for result in run.results:

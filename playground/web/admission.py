@@ -26,7 +26,7 @@ _OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico
          "/health", "/health/ready", "/metrics", "/theme.css", "/gradio_api/startup-events")  # fmt: skip
 _OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/",
                "/v1/")  # asks for a key itself (openai_api.person)  # fmt: skip
-_JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
+_JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/", "/vp-runs")
 _UPLOAD = "/gradio_api/upload"
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _BEAT_S = 15.0
@@ -106,7 +106,7 @@ class Admission:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         stopped = asyncio.ensure_future(app.stop_event.wait())
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             while not (stopped.done() or gone.done()):
                 await send({"type": "http.response.body", "body": b"data: ALIVE\n\n", "more_body": True})
@@ -136,7 +136,8 @@ class Admission:
         return max(0.0, events - (now - at) * _EVENTS_PER_S)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -33,8 +33,8 @@ from playground.notebooks.run_cell import card_of
 from playground.rendering import card_view, reports, templating
 from playground.values.request import Sampling
 from playground.web import panel_values
-from playground.web.active_runs import ActiveRuns
 from playground.web.job_limits import JobLimits
+from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.panel_values import PanelValues
 from playground.web.replies import (
@@ -45,7 +45,7 @@ from playground.web.replies import (
     OutputsReply,
     PageReply,
     PictureReply,
-    Reply,
+    QueueReply,
     SettingsReply,
     TextFileReply,
 )  # fmt: skip
@@ -65,7 +65,7 @@ _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 class NotebookActions:
     """Server functions on `parts` (see `functions`); each takes the fields of one JSON object, and returns one."""
 
-    def __init__(self, parts: Parts, view: NotebookView, runs: ActiveRuns, deriving: Thread) -> None:
+    def __init__(self, parts: Parts, view: NotebookView, runs: LiveRuns, deriving: Thread) -> None:
         """`deriving`: the thread that makes the presets' quantized variants."""
         self._parts = parts
         self._view = view
@@ -91,22 +91,24 @@ class NotebookActions:
     def open(self, key: str | None = None, browser: str | None = None) -> PageReply:
         """A notebook by its key, or the one that this browser had open last, or a first one with examples."""
         self._deriving.join(_FIRST_START_S)  # or the cells would call their variants missing
+        seen = self._runs.newest_id  # before the notebook is read: a run that ends meanwhile is news
         browser, listed = self._library.browser(browser)
         if key is None:
             if listed:
-                return self._view.page(listed[0].id, browser, home=True)
+                return replace(self._view.page(listed[0].id, browser, home=True), seen=seen)
             try:
                 self._library.check_room()
             except NoRoom as error:
-                page = templating.markup("missing.html", title="No room", text=error.message, home=False)
-                return PageReply(page=page, key=None, browser=browser, can_edit=False)
+                missing = templating.markup("missing.html", title="No room", text=error.message, home=False)
+                return PageReply(page=missing, key=None, browser=browser, can_edit=False)
             first = self._library.create(browser, "My first comparison", self._first_cells())
             return self._view.page(first.id, browser, home=True)
         try:
-            return self._view.page(key, browser, home=key in {entry.id for entry in listed})
+            page = self._view.page(key, browser, home=key in {entry.id for entry in listed})
+            return replace(page, seen=seen)
         except NoNotebook:
-            page = templating.markup("missing.html", title="404", text="There is no notebook here.", home=True)
-            return PageReply(page=page, key=None, browser=browser, can_edit=False)
+            missing = templating.markup("missing.html", title="404", text="There is no notebook here.", home=True)
+            return PageReply(page=missing, key=None, browser=browser, can_edit=False)
 
     def create(self, browser: str) -> PageReply:
         self._library.check_room()
@@ -123,8 +125,7 @@ class NotebookActions:
         return self._view.page(copied.id, browser, home=True)
 
     def remove(self, key: str, browser: str) -> PageReply:
-        for cell in self._library.own(key).cells:
-            self._runs.stop(cell)
+        self._runs.stop(self._library.own(key).id)
         self._library.remove(key)
         return self.open(browser=browser)
 
@@ -254,7 +255,7 @@ class NotebookActions:
 
     def delete(self, key: str, cell: str) -> CellsReply:
         self._library.delete(key, cell)
-        self._runs.stop(cell)  # the page's own "stop" may arrive too late to find the cell
+        self._runs.stop(key, cell)
         return self._view.order(key)
 
     def undo(self, key: str) -> CellsReply:
@@ -269,10 +270,20 @@ class NotebookActions:
             written, _ = self._library.write(key, replace(now, prompts=(*now.prompts, prompt)))
         return self._view.changed(key, written)
 
-    def stop(self, key: str, cell: str, variant: str | None = None) -> Reply:
-        if cell in self._library.own(key).cells:
-            self._runs.stop(cell, variant)
-        return Reply()
+    # --- runs --------------------------------------------------------------------------------------------------
+
+    def run(self, key: str, cells: list[str], person: str = "") -> QueueReply:
+        """Line up cells to be run one after another."""
+        notebook = self._library.own(key)
+        jobs = []
+        for id in cells:
+            cell = self._view.compare_cell(notebook, id)
+            jobs.append(RunJob(notebook.id, id, person, to_its_end=cell.questions is not None))
+        return QueueReply(queue=self._runs.start(notebook.id, jobs))
+
+    def stop(self, key: str, cell: str | None = None, variant: str | None = None) -> QueueReply:
+        """Stop a cell, or one variant of it; without a cell, all cells of the notebook."""
+        return QueueReply(queue=self._runs.stop(self._library.own(key).id, cell, variant))
 
     # --- pictures ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from playground.rendering import memory_strip, templating
 from playground.settings import Login
-from playground.web import api, assets, login, panel_values
+from playground.web import api, assets, panel_values
 from playground.web.active_runs import ActiveRuns
 from playground.web.inspect_page import InspectPage
 from playground.web.job_limits import JobLimits
@@ -22,8 +22,6 @@ from playground.web.notebook_view import NotebookView
 from playground.web.open_pair_panel import OpenPairPanel
 from playground.web.prometheus import RunMetrics
 from playground.web.quantize_panel import QuantizePanel
-from playground.web.replies import document
-from playground.web.run_stream import RunStream
 from playground.web.settings_panel import SettingsPanel
 from playground.wiring import Parts
 
@@ -87,16 +85,19 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRuns) -> gr.Blocks:
+def build(
+    parts: Parts,
+    view: NotebookView,
+    actions: NotebookActions,
+    deriving: Thread,
+    metrics: RunMetrics,
+    active: ActiveRuns,
+    long_jobs: JobLimits,
+) -> gr.Blocks:
     """The page on `parts`. `deriving`: the thread that makes the presets' quantized variants.
 
-    `metrics`: counts the runs. `active`: is told by admission.py when a page was closed.
+    `metrics`: counts the runs of the API. `active`: is told by admission.py when a page was closed.
     """
-    view = NotebookView(parts)
-    actions = NotebookActions(parts, view, active, deriving)
-    most, of_one = parts.settings.max_long_jobs, parts.settings.max_long_jobs_per_person
-    long_jobs = JobLimits("measurements and quantizations", most, of_one)
-    runs = RunStream(parts, view, active, deriving, metrics, long_jobs)
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
@@ -113,7 +114,7 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRun
             with gr.Column(elem_id="vp-main"):
                 notebook = gr.HTML(
                     html_template=_OPENING,
-                    js_on_load=assets.loader("notebook/main.js", events=("choose", "references", "run")),
+                    js_on_load=assets.loader("notebook/main.js", events=("choose", "references")),
                     apply_default_css=False,
                     server_functions=actions.functions(),
                 )
@@ -138,16 +139,11 @@ def build(parts: Parts, deriving: Thread, metrics: RunMetrics, active: ActiveRun
             marked = view.marked(f"{event.key}/{event.cell}")
             return settings.references(panel_values.view(parts, marked[1])) if marked else gr.skip()
 
-        def on_run(request: gr.Request, event: gr.EventData) -> Iterator[dict[str, Any]]:
-            person, page = login.person(request), str(request.session_hash)
-            yield from map(document, runs.stream(str(event.key), str(event.cell), person, page))
-
         blocks.load(on_load, None, [settings.about], **private, concurrency_limit=None)
         notebook.choose(on_choose, None, settings.outputs, queue=False, trigger_mode="always_last", **private)
         notebook.references(
             on_references, None, [settings.reference], queue=False, trigger_mode="always_last", **private
         )
-        notebook.run(on_run, None, [notebook], concurrency_limit=None, trigger_mode="multiple", **private)
         settings.wire()
         open_pair.wire(settings, changed)
         quantize.wire(settings, changed)

@@ -38,6 +38,7 @@ class PageReply(SavedReply, frozen=True, kw_only=True):
     browser: str
     can_edit: bool
     home: bool = False  # one of this browser's own notebooks
+    seen: int = 0  # the newest news of runs that the page holds
 
 
 class CellHtml(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,6 +126,31 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | UnsetType = UNSET
     problem: str | UnsetType | None = UNSET  # as in SavedReply
     ended: bool = False
+
+
+class RunQueue(msgspec.Struct, frozen=True, kw_only=True):
+    """The cells of a notebook that run, or wait to be run. A page drops one with a smaller id than it knows."""
+
+    id: int
+    running: str | None
+    waiting: tuple[str, ...]
+
+
+class QueueReply(Reply, frozen=True, kw_only=True):
+    queue: RunQueue
+
+
+class RunNews(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event of the stream that a page watches (web/run_events.py)."""
+
+    id: int  # a page that comes back says the newest one that it has
+    server: str | UnsetType = UNSET  # with the first event: another one means that the app was started anew
+    update: RunUpdate | UnsetType = UNSET
+    queue: RunQueue | UnsetType = UNSET
+
+
+def encoded(news: RunNews) -> bytes:
+    return msgspec.json.encode(news, enc_hook=_text)
 
 
 def document(value: msgspec.Struct) -> dict[str, Any]:

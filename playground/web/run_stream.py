@@ -1,4 +1,4 @@
-"""Runs a cell for a page: the news that the page gets, and what the library keeps of the run. No Gradio here."""
+"""Runs a cell: the news that pages get, and what the library keeps of the run. No Gradio here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import msgspec
 from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, Interrupted, PlaygroundError
 from playground.measuring.results import Progress
-from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState, settled
+from playground.notebooks.cells import APP_ENDED, CellQuestions, CompareCell, Run, RunState, settled
 from playground.notebooks.library import Library
 from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
 from playground.rendering import cell_view, measurement_view
 from playground.values.files import Variant
 from playground.web import demo, made_files
-from playground.web.active_runs import ActiveRuns
 from playground.web.job_limits import JobLimits
+from playground.web.live_runs import RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.prometheus import RunMetrics
 from playground.web.replies import RunUpdate
@@ -31,71 +31,50 @@ class RunStream:
     """Safe to use from several threads: each run has a RunRecord of its own."""
 
     def __init__(
-        self,
-        parts: Parts,
-        view: NotebookView,
-        active: ActiveRuns,
-        deriving: Thread,
-        metrics: RunMetrics,
-        long_jobs: JobLimits,
+        self, parts: Parts, view: NotebookView, deriving: Thread, metrics: RunMetrics, long_jobs: JobLimits
     ) -> None:
         """`deriving`: the thread that makes the presets' quantized variants. `long_jobs`: measurements are of them."""
         self._parts = parts
         self._view = view
-        self._active = active
         self._deriving = deriving
         self._metrics = metrics
         self._long_jobs = long_jobs
 
-    def stream(self, key: str, cell_id: str, person: str, page: str) -> Iterator[RunUpdate]:
-        """Run a cell of the notebook with this key. The last update has `ended`.
-
-        `person`: whose turn it is in the queue. `page`: who closes it, stops the run. Raises nothing that is meant for
-        people: an update says it.
-        """
-        library = self._parts.library
+    def stream(self, job: RunJob) -> Iterator[RunUpdate]:
+        """Run a cell. The last update has `ended`. Raises nothing that is meant for people: an update says it."""
+        record = RunRecord(self._parts.library, job.notebook, job.stop)
         try:
-            library.cell(library.own(key), cell_id)
-        except PlaygroundError as error:  # before the cell's run is stopped: who may only read stops nobody
-            yield RunUpdate(cell=cell_id, error=error.message, ended=True)
-            return
-        stop = self._active.start(page, cell_id)
-        record = RunRecord(library, key)
-        try:
-            # Gradio wants a first yield at once, or it does not hear that the page was closed (docs/architecture.md).
-            yield RunUpdate(cell=cell_id)
-            while self._deriving.is_alive() and not stop.wanted():
+            while self._deriving.is_alive() and not job.stop.wanted():
                 making = cell_view.notice("Making the quantized variants of the embedded model ...")
-                yield RunUpdate(cell=cell_id, outputs=making)
+                yield RunUpdate(cell=job.cell, outputs=making)
                 self._deriving.join(0.5)
-            yield from self._run(record, cell_id, person, stop)
-            yield self._ended(record, cell_id)
+            yield from self._run(record, job)
+            yield self._ended(record, job.cell)
         except Interrupted:
             record.stop()
-            yield self._ended(record, cell_id)
+            yield self._ended(record, job.cell)
         except PlaygroundError as error:
             begun = record.stop()
-            update = self._ended(record, cell_id) if begun else RunUpdate(cell=cell_id, ended=True)
+            update = self._ended(record, job.cell) if begun else RunUpdate(cell=job.cell, ended=True)
             yield msgspec.structs.replace(update, error=error.message)
         finally:
-            self._active.end(stop)
-            stop.run()
+            job.stop.run()
             record.stop()
 
-    def _run(self, record: RunRecord, cell_id: str, person: str, stop: StopFlag) -> Iterator[RunUpdate]:
-        mine = self._parts.of(person)
+    def _run(self, record: RunRecord, job: RunJob) -> Iterator[RunUpdate]:
+        mine = self._parts.of(job.person)
         library = self._parts.library
-        notebook = library.own(record.key)
-        cell = library.cell(notebook, cell_id)
+        notebook = library.own(job.notebook)
+        cell = library.cell(notebook, job.cell)
         if not isinstance(cell, CompareCell):
             raise BadInput("A note cannot be run.")
         cell = self._parts.limited_cell(cell)
         variants = self._view.variants_of(cell)
-        last = library.newest_run(notebook, cell_id)
+        last = library.newest_run(notebook, job.cell)
         run = new_run(cell, variants, self._parts.engine, self._parts.machine)
         if cell.questions is not None:
-            with self._long_jobs.held(person):
-                yield from self._measure(record, run, variants, cell.questions, mine, stop)
+            with self._long_jobs.held(job.person):
+                yield from self._measure(record, run, variants, cell.questions, mine, job.stop)
             return
         if last is not None and continues(last, run):
             run = msgspec.structs.replace(last, cell=cell)
@@ -104,7 +83,7 @@ class RunStream:
             variants,
             library.files(notebook).image,
             mine.lab,
-            stop,
+            job.stop,
             max_panes=self._parts.settings.max_panes,
             explain=self._parts.explain,
         )
@@ -170,9 +149,10 @@ class RunStream:
 class RunRecord:
     """Owns the newest state of a run that goes on, and its copy in the library."""
 
-    def __init__(self, library: Library, key: str) -> None:
+    def __init__(self, library: Library, key: str, stop: StopFlag) -> None:
         self.key = key
         self._library = library
+        self._stop = stop
         self.run: Run | None = None  # None until it has begun
 
     def begin(self, run: Run) -> Run:
@@ -183,7 +163,8 @@ class RunRecord:
     def keep(self, run: Run) -> Run:
         """Not yet on disk: see `save`."""
         assert self.run is not None
-        self.run = msgspec.structs.replace(run, number=self.run.number)
+        run = msgspec.structs.replace(run, number=self.run.number)
+        self.run = self._stopped(run) if run.state is RunState.STOPPED else run
         return self.run
 
     def save(self) -> None:
@@ -194,9 +175,13 @@ class RunRecord:
         """Save the run as stopped, if it has begun and not ended. False: there was nothing to stop."""
         if self.run is None or self.run.state is not RunState.RUNNING:
             return False
-        self.run = settled(self.run, RunState.STOPPED)
+        self.run = self._stopped(self.run)
         self.save()
         return True
+
+    def _stopped(self, run: Run) -> Run:
+        reason = self._stop.reason
+        return settled(run, RunState.INTERRUPTED if reason == APP_ENDED else RunState.STOPPED, reason)
 
 
 def _ended_panes(run: Run) -> int:

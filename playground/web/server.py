@@ -25,8 +25,14 @@ from playground.web import assets, guard, login, page
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
+from playground.web.job_limits import JobLimits
+from playground.web.live_runs import LiveRuns
+from playground.web.notebook_actions import NotebookActions
+from playground.web.notebook_view import NotebookView
 from playground.web.openai_api import OpenAiApi
 from playground.web.prometheus import RunMetrics
+from playground.web.run_events import RunEvents
+from playground.web.run_stream import RunStream
 from playground.web.uploads import Uploads, upload_folder
 from playground.wiring import Parts, open_parts
 
@@ -47,7 +53,14 @@ def serve(settings: Settings) -> None:
         health = Health(parts, metrics)
         active = ActiveRuns()
         openai_api = OpenAiApi(parts, deriving, metrics)
-        demo = page.build(parts, deriving, metrics, active)
+        long_jobs = JobLimits(
+            "measurements and quantizations", settings.max_long_jobs, settings.max_long_jobs_per_person
+        )
+        view = NotebookView(parts)
+        runs = LiveRuns(RunStream(parts, view, deriving, metrics, long_jobs).stream, settings.unwatched_run_s)
+        actions = NotebookActions(parts, view, runs, deriving)
+        events = RunEvents(parts.library, view, runs, actions)
+        demo = page.build(parts, view, actions, deriving, metrics, active, long_jobs)
         # No event waits in Gradio's own queue: what waits there would take the seats of page loads and stops. Each kind
         # of work is limited where it is done, and each person's events by Admission.
         demo.queue(default_concurrency_limit=None, max_size=None)
@@ -68,9 +81,15 @@ def serve(settings: Settings) -> None:
             ssr_mode=False,
             max_file_size=settings.max_upload_bytes,
             show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
-            max_threads=256,  # a run takes one while it waits for news; with Gradio's 40, 50 people would stop the page
+            max_threads=256,  # a call of the API takes one while it waits; with Gradio's 40, 50 of them stop the page
             app_kwargs={
-                "routes": [*health.routes(), *login.routes(settings), *assets.routes(), *openai_api.routes()],
+                "routes": [
+                    *health.routes(),
+                    *login.routes(settings),
+                    *assets.routes(),
+                    *openai_api.routes(),
+                    *events.routes(),
+                ],
                 "middleware": [Middleware(Admission, settings, uploads, active.leave)],
                 "lifespan": guard.around(guard.Rules.of(settings)),
             },
@@ -78,7 +97,10 @@ def serve(settings: Settings) -> None:
             **login.door(settings),
         )
         logs.adopt_server()
-        demo.block_thread()
+        try:
+            demo.block_thread()
+        finally:
+            runs.close()
 
 
 def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:

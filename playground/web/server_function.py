@@ -17,7 +17,7 @@ from playground.web.replies import ErrorReply, InspectReply, Reply, document
 logger = logging.getLogger(__name__)
 
 
-def server_function(method: Callable[..., Reply | InspectReply]) -> Callable[[Any], dict[str, Any]]:
+def server_function(method: Callable[..., Reply | InspectReply]) -> Callable[..., dict[str, Any]]:
     """A function of one JSON object: its fields are checked against the method's annotations.
 
     Fields that the method does not take (every call carries key and browser) are dropped. `visitor`, where the method

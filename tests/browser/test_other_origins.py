@@ -67,7 +67,9 @@ async ([url, id]) => {
     plain: () => post('/gradio_api/component_server', {headers: {'Content-Type': 'text/plain'}, body}),
     opaque: () => post('/gradio_api/component_server', {mode: 'no-cors', body}),
     json: () => post('/gradio_api/component_server', {headers: {'Content-Type': 'application/json'}, body}),
-    run: () => post('/gradio_api/queue/join', {headers: {'Content-Type': 'application/json'}, body}),
+    join: () => post('/gradio_api/queue/join', {headers: {'Content-Type': 'application/json'}, body}),
+    run: () => post('/vp-runs', {headers: {'Content-Type': 'application/json'}, body}),
+    watch: () => fetch(url + '/vp-runs?notebook=e', {credentials: 'include'}),
     upload: () => { const form = new FormData(); form.append('files', new Blob(['x']), 'foreign.txt');
                     return post('/gradio_api/upload', {body: form}); },
     uploadOpaque: () => { const form = new FormData(); form.append('files', new Blob(['x']), 'foreign.txt');
@@ -119,7 +121,7 @@ def test_foreign_page_when_it_tries_everything_then_nothing_is_read_or_changed(
     learnt = foreign.evaluate(_TRIES, [url, id])
     opaque = [0, "opaque"]  # a request without CORS: the page learns nothing, not even its status
     assert learnt == {name: "refused" for name in learnt} | {"opaque": opaque, "uploadOpaque": opaque}
-    assert len(learnt) == 9
+    assert len(learnt) == 11
     assert requests
     assert {status for _, status in requests} == {403}
     assert sorted((app.log.parent / "cache/notebooks").rglob("*")) == notebooks

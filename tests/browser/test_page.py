@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from testkit import pairs
-from testkit.browser import cell, ended, pane, prompt, ready, run, tick_only
+from testkit.browser import TOKEN, cell, ended, pane, prompt, ready, run, tab, tick_only, visitor
 from testkit.webapp import WebApp
 
 pytestmark = pytest.mark.browser
@@ -190,7 +190,7 @@ def test_page_when_an_answer_streams_then_it_grows_and_stop_keeps_it(
     expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
     assert len(text.text_content()) > early + 50  # inner_text is empty while the cell is not laid out
     expect(cell(page).get_by_role("button", name="Run cell")).to_be_visible()
-    expect(cell(page).locator(".vp-runstate")).to_have_text("stopped")
+    expect(cell(page).locator(".vp-runstate")).to_have_text("stopped by hand")
     assert all(w["leases"] == 0 for w in memory(app)["workers"])
 
 
@@ -203,19 +203,26 @@ def test_page_when_one_pane_is_stopped_then_only_that_one_ends(page: Page, endle
     expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "stopped", timeout=5_000)
 
 
-def test_page_when_the_tab_is_closed_then_the_work_stops(
-    page: Page, browser: Browser, app: WebApp, endless: pairs.PairFiles
+def test_page_when_the_tab_is_closed_then_the_run_goes_on_and_another_tab_sees_and_stops_it(
+    browser: Browser, app: WebApp, endless: pairs.PairFiles
 ) -> None:
-    other = browser.new_page()
-    other.goto(app.url)
-    ready(other)
-    open_endless(other, endless)
-    set_max_tokens(other, 3000)
-    run(other)
-    writing(other)
-    other.close()
-    page.wait_for_timeout(1500)
-    assert all(w["leases"] == 0 for w in memory(app)["workers"])
+    with visitor(browser, app.url) as other:
+        ready(other)
+        open_endless(other, endless)
+        set_max_tokens(other, 3000)
+        run(other)
+        writing(other)
+        token = other.evaluate("name => localStorage.getItem(name)", TOKEN)
+    context = browser.new_context()
+    context.add_init_script(f"localStorage.setItem({TOKEN!r}, {token!r})")
+    with tab(context, app.url) as again:
+        writing(again)
+        expect(cell(again)).to_have_class(re.compile("vp-running"))
+        early = len(cell(again).locator(".vp-text").first.text_content() or "")
+        again.wait_for_function("n => document.querySelector('.vp-text').textContent.length > n + 50", arg=early)
+        stop(again)
+        expect(cell(again).locator(".vp-runstate")).to_have_text("stopped by hand")
+    context.close()
     assert memory(app)["queue_length"] == 0
 
 

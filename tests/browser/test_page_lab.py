@@ -146,7 +146,7 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
     run(mine)
     expect(mine.locator(".vp-progress")).to_contain_text(" at q8_0", timeout=90_000)
     mine.get_by_role("button", name="Stop", exact=True).click()
-    expect(mine.locator(".vp-runstate")).to_have_text("stopped", timeout=20_000)
+    expect(mine.locator(".vp-runstate")).to_have_text("stopped by hand", timeout=20_000)
     expect(mine.locator(".vp-outputs")).to_contain_text("4 questions")
     expect(mine.locator(".vp-sensitivity")).to_have_count(0)
     expect(mine.locator(".vp-reasons li")).to_have_text([_NONE_PASSES])
@@ -182,7 +182,9 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
     ended(page)
     nothing_left(cache)
     page.locator(".vp-toast").get_by_role("button", name="Undo").click()
-    expect(page.locator(".vp-is-compare", has=page.locator("[data-q]")).locator(".vp-runstate")).to_have_text("stopped")
+    expect(page.locator(".vp-is-compare", has=page.locator("[data-q]")).locator(".vp-runstate")).to_have_text(
+        "stopped by hand"
+    )
 
 
 def test_scan_when_it_cannot_be_then_said_before_anything_is_measured(page: Page, tmp_path: Path) -> None:

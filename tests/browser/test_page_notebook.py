@@ -26,14 +26,13 @@ from playground.notebooks.file_format import to_json
 from playground.notebooks.library import Library
 from playground.values.answer import PaneState
 from testkit import notebooks
-from testkit.browser import cell, ended, menu, pane, prompt, reload, run, saved, tab, told, top_menu, visitor
+from testkit.browser import TOKEN, cell, ended, menu, pane, prompt, reload, run, saved, tab, told, top_menu, visitor
 from testkit.webapp import WebApp, running
 
 pytestmark = pytest.mark.browser
 
 SCENES = data_folder() / "tiny-vlm/evaluation"
 SHOWN = [f"hard-{n:02}" for n in (62, 52, *range(1, 7))]  # every image that a notebook of these tests has
-TOKEN = "vlm-quant-playground"
 SHORT = "What shape is green?"
 
 Whole = tuple[Cell, Sequence[Run]]
@@ -911,7 +910,7 @@ def test_measurement_when_stopped_then_says_so_and_runs_again(page: Page) -> Non
     mine.get_by_role("button", name="Run cell").click()
     expect(mine.locator("progress")).to_be_visible(timeout=20_000)
     mine.get_by_role("button", name="Stop", exact=True).click()
-    expect(mine.locator(".vp-runstate")).to_have_text("stopped", timeout=20_000)
+    expect(mine.locator(".vp-runstate")).to_have_text("stopped by hand", timeout=20_000)
     expect(mine.get_by_role("button", name="Run cell")).to_be_visible()
 
 

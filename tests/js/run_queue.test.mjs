@@ -3,27 +3,28 @@ import {test} from "node:test";
 
 import {RunQueue} from "../../playground/web/static/notebook/run_queue.js";
 
-test("cells, when they are added twice or run already, then each runs once, in order", () => {
+test("cells, when they were asked for, then they wait until the server says that they run", () => {
   const queue = new RunQueue();
-  for (const id of ["a", "b", "a", "c", "b"]) queue.add(id);
-  assert.equal(queue.next(), "a");
-  queue.add("a");
-  assert.equal(queue.next(), null); // one at a time
-  assert.deepEqual([queue.has("a"), queue.has("b")], [false, true]);
-  queue.ended("b"); // it does not run
-  assert.equal(queue.running, "a");
-  queue.ended("a");
-  assert.equal(queue.next(), "b");
-  queue.remove("c");
-  queue.ended("b");
-  assert.equal(queue.next(), null);
+  queue.ask(["a", "b"]);
+  assert.deepEqual([queue.running, queue.has("a"), queue.has("b"), queue.idle], [null, true, true, false]);
+  queue.told({id: 3, running: "a", waiting: ["b"]});
+  assert.deepEqual([queue.running, queue.has("a"), queue.has("b")], ["a", false, true]);
+  queue.answered(["a", "b"]);
+  assert.deepEqual([queue.running, queue.has("a"), queue.has("b")], ["a", false, true]);
+  queue.told({id: 4, running: null, waiting: []});
+  assert.equal(queue.idle, true);
 });
 
-test("the queue, when it is cleared, then the cell that runs goes on", () => {
+test("the queue, when an older word of the server comes late, then the newer one stands", () => {
   const queue = new RunQueue();
-  queue.add("a");
-  queue.add("b");
-  queue.next();
-  queue.clear();
-  assert.deepEqual([queue.running, queue.has("b")], ["a", false]);
+  queue.told({id: 7, running: null, waiting: []});
+  queue.told({id: 5, running: "a", waiting: ["b"]});
+  assert.deepEqual([queue.running, queue.has("b"), queue.idle], [null, false, true]);
+});
+
+test("a cell, when the server refused it, then it does not wait", () => {
+  const queue = new RunQueue();
+  queue.ask(["a"]);
+  queue.answered(["a"]);
+  assert.deepEqual([queue.has("a"), queue.idle], [false, true]);
 });

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 
 import pytest
@@ -15,9 +16,10 @@ from playground.errors import BadImage, BadInput, NoRoom, NotAllowed
 from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
-from playground.web.active_runs import ActiveRuns
+from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
+from playground.web.replies import RunUpdate
 from playground.wiring import Parts
 from testkit.running import SCENE
 
@@ -28,7 +30,9 @@ ActionsOf = Callable[[Parts], NotebookActions]
 def actions_of() -> ActionsOf:
     deriving = Thread(target=lambda: None)
     deriving.start()
-    return lambda parts: NotebookActions(parts, NotebookView(parts), ActiveRuns(), deriving)
+    return lambda parts: NotebookActions(
+        parts, NotebookView(parts), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving
+    )
 
 
 def test_notebooks_when_there_is_no_room_then_no_way_makes_another_one(
@@ -54,21 +58,37 @@ def test_notebooks_when_there_is_no_room_then_no_way_makes_another_one(
 
 def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_none(parts: Parts) -> None:
     """A scan of a deleted cell went on for minutes where the page's "stop" came behind its "delete"."""
-    runs, deriving = ActiveRuns(), Thread(target=lambda: None)
+    began: SimpleQueue[RunJob] = SimpleQueue()
+
+    def until_stopped(job: RunJob) -> Iterator[RunUpdate]:
+        began.put(job)
+        while not job.stop.wanted():
+            yield RunUpdate(cell=job.cell)
+
+    runs, deriving = LiveRuns(until_stopped, unwatched_s=0), Thread(target=lambda: None)
     deriving.start()
     actions = NotebookActions(parts, NotebookView(parts), runs, deriving)
     key = actions.open().key
     assert key is not None
-    deleted, kept = parts.library.own(key).cells[:2]
-    stops = {cell: runs.start("page", cell) for cell in (deleted, kept)}
+    deleted, kept = [actions.add(key, "compare").cells[0].id for _ in range(2)]
+    actions.run(key, [deleted, kept])
+    first = began.get(timeout=10)
     link = parts.library.share(key, True).share
     assert link is not None
-    with pytest.raises(NotAllowed):
-        actions.delete(link, deleted)
-    assert not stops[deleted].wanted()
+    for refused in (
+        lambda: actions.delete(link, deleted),
+        lambda: actions.run(link, [kept]),
+        lambda: actions.stop(link),
+    ):
+        with pytest.raises(NotAllowed):
+            refused()
+    assert not first.stop.wanted()
     actions.delete(key, deleted)
-    assert stops[deleted].wanted()
-    assert not stops[kept].wanted()
+    second = began.get(timeout=10)
+    assert (first.cell, second.cell) == (deleted, kept)
+    assert first.stop.wanted()
+    assert not second.stop.wanted()
+    runs.close()
 
 
 def without_images(text: str) -> str:

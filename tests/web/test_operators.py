@@ -37,6 +37,7 @@ from playground.values.request import Remedy
 from playground.web import login
 from playground.web.models_page import ModelActions
 from playground.wiring import Parts, open_parts, usable_cores
+from testkit import live_runs
 from testkit.notebooks import BLUE, RED, compare_cell, filled
 from testkit.running import SCENE, WHAT
 from testkit.webapp import WebApp, running
@@ -166,13 +167,13 @@ def test_demo_when_the_models_page_is_asked_behind_its_back_then_the_server_refu
     assert reply.json()["error"].startswith("This is a demonstration")
 
 
-def call(client: httpx.Client, data: list[Any], *, button: str = "", event: dict[str, Any] | None = None) -> str:
-    """Press a button, or run a cell, as the page does; all that comes back."""
+def call(client: httpx.Client, data: list[Any], *, button: str) -> str:
+    """Press a button as the page does; all that comes back."""
     config = client.get("/config").json()
     named = [one["id"] for one in config["components"] if one["type"] == "button" and one["props"]["value"] == button]
     targets = [(found["id"], *target) for found in config["dependencies"] for target in found["targets"]]
-    index = next(index for index, id, name in targets if (id in named if button else name == "run"))
-    body = {"data": data, "fn_index": index, "session_hash": "s1", "event_data": event}
+    index = next(index for index, id, _ in targets if id in named)
+    body = {"data": data, "fn_index": index, "session_hash": "s1"}
     client.post("/gradio_api/queue/join", json=body).raise_for_status()
     told = ""
     with client.stream("GET", "/gradio_api/queue/data?session_hash=s1", timeout=30) as stream:
@@ -205,8 +206,7 @@ def test_demo_when_a_cell_is_run_that_wants_more_then_it_is_limited_too(demo: We
         page = ask(client, "open", {}).json()
         cells = [line["cell"] for line in exported(client, page["key"])]
         cell = next(one for one in cells if one["type"] == "compare")
-        told = call(client, [], event={"key": page["key"], "cell": cell["id"]})
-        assert "ended" in told
+        live_runs.run(client, page["key"], cell["id"])
         (run,) = next(line for line in exported(client, page["key"]) if line["cell"]["id"] == cell["id"])["runs"]
     assert run["state"] == "done"
     assert {len(pane["token_ids"]) for pane in run["results"][0]["update"]["panes"]} == {5}
@@ -225,8 +225,8 @@ def test_demo_when_a_cell_asks_which_tensors_matter_then_refused(demo: WebApp) -
         cell = ask(client, "add", {"key": page["key"], "kind": "measure"}).json()["order"][-1]
         changed = {"key": page["key"], "cell": cell, "questions": {"n": 1, "sensitivity": True}}
         assert "error" not in ask(client, "write", changed).json()
-        told = call(client, [], event={"key": page["key"], "cell": cell})
-    assert "Which tensors matter is not looked for here: this is a demonstration" in told
+        update = live_runs.run(client, page["key"], cell)
+    assert "Which tensors matter is not looked for here: this is a demonstration" in update["error"]
 
 
 def test_upload_when_it_is_larger_than_allowed_then_refused(demo: WebApp) -> None:

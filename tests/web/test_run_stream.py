@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -16,11 +17,11 @@ from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.measuring.results import MeasurementPlan
 from playground.models.presets import data_folder
-from playground.notebooks.cells import CellQuestions, CompareCell, NoteCell, Run, RunState
+from playground.notebooks.cells import STOPPED_BY_HAND, CellQuestions, CompareCell, NoteCell, Run, RunState
 from playground.notebooks.file_format import WholeCell
 from playground.values.answer import PaneState
-from playground.web.active_runs import ActiveRuns
 from playground.web.job_limits import JobLimits
+from playground.web.live_runs import RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.prometheus import RunMetrics
 from playground.web.replies import RunUpdate, document
@@ -34,8 +35,10 @@ VARIANTS = ("tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16")
 @dataclass
 class Lab:
     parts: Parts
-    active: ActiveRuns
     runs: RunStream
+
+    def updates(self, key: str, cell: str) -> Iterator[RunUpdate]:
+        return self.runs.stream(RunJob(key, cell, "anna", to_its_end=False))
 
     def notebook(self, *cells: CompareCell | NoteCell) -> tuple[str, list[str]]:
         """Its key, and the ids of its cells."""
@@ -56,19 +59,18 @@ class Lab:
 
 @pytest.fixture
 def lab(parts: Parts) -> Lab:
-    active, deriving = ActiveRuns(), Thread(target=lambda: None)
+    deriving = Thread(target=lambda: None)
     deriving.start()
     deriving.join()
     metrics = RunMetrics(parts.pool.memory)
-    return Lab(parts, active, RunStream(parts, NotebookView(parts), active, deriving, metrics, JobLimits("jobs", 2, 1)))
+    return Lab(parts, RunStream(parts, NotebookView(parts), deriving, metrics, JobLimits("jobs", 2, 1)))
 
 
 def test_run_when_it_ends_then_the_page_has_every_answer_and_the_library_keeps_it(lab: Lab) -> None:
     key, (cell,) = lab.notebook(lab.asks("What do you see?"))
-    updates = list(lab.runs.stream(key, cell, "anna", "page"))
-    assert updates[0] == RunUpdate(cell=cell)
-    assert updates[1].runs == 1
-    assert {update.block for update in updates[2:-1]} == {"1.0"}  # one comparison, patched as it goes on
+    updates = list(lab.updates(key, cell))
+    assert updates[0].runs == 1
+    assert {update.block for update in updates[1:-1]} == {"1.0"}  # one comparison, patched as it goes on
     assert [update.ended for update in updates] == [False] * (len(updates) - 1) + [True]
     run = lab.newest(key, cell)
     assert run is not None
@@ -83,12 +85,12 @@ def test_run_when_it_ends_then_the_page_has_every_answer_and_the_library_keeps_i
 
 def test_run_when_a_question_was_added_then_it_goes_on_with_that_one(lab: Lab) -> None:
     key, (cell,) = lab.notebook(lab.asks("What do you see?"))
-    list(lab.runs.stream(key, cell, "anna", "page"))
+    list(lab.updates(key, cell))
     before = lab.newest(key, cell)
     assert before is not None
     asked = lab.parts.library.cell(lab.parts.library.own(key), cell)
     lab.parts.library.write(key, msgspec.structs.replace(asked, prompts=("What do you see?", "What colour is it?")))
-    *_, last = lab.runs.stream(key, cell, "anna", "page")
+    *_, last = lab.updates(key, cell)
     after = lab.newest(key, cell)
     assert after is not None
     assert last.runs == 1
@@ -96,9 +98,9 @@ def test_run_when_a_question_was_added_then_it_goes_on_with_that_one(lab: Lab) -
     assert len(after.results) == 2
 
 
-def test_run_when_the_page_stops_listening_then_it_is_kept_as_stopped(lab: Lab) -> None:
+def test_run_when_it_is_abandoned_on_the_way_then_it_is_kept_as_stopped(lab: Lab) -> None:
     key, (cell,) = lab.notebook(lab.asks("What do you see?", max_tokens=128))
-    updates = lab.runs.stream(key, cell, "anna", "page")
+    updates = lab.updates(key, cell)
     while next(updates).block is UNSET:
         pass
     updates.close()  # type: ignore[attr-defined]
@@ -110,15 +112,18 @@ def test_run_when_the_page_stops_listening_then_it_is_kept_as_stopped(lab: Lab) 
 
 def test_run_when_it_is_stopped_on_the_way_then_the_last_update_says_so(lab: Lab) -> None:
     key, (cell,) = lab.notebook(lab.asks("What do you see?", max_tokens=128))
-    updates = lab.runs.stream(key, cell, "anna", "page")
+    job = RunJob(key, cell, "anna", to_its_end=False)
+    updates = lab.runs.stream(job)
     while next(updates).block is UNSET:
         pass
-    lab.active.stop(cell)
+    job.stop.run(STOPPED_BY_HAND)
     *_, last = updates
     assert last.ended
     run = lab.newest(key, cell)
     assert run is not None
     assert run.state is RunState.STOPPED
+    assert run.ending == "stopped by hand"
+    assert "stopped by hand</span>" in str(last.outputs)
     assert PaneState.STOPPED in {pane.state for pane in run.results[0].update.panes}
 
 
@@ -129,23 +134,22 @@ def test_run_when_the_cell_cannot_be_run_then_an_update_says_why_and_nothing_is_
         lab.asks("What?", variants=("tiny-vlm:Q9+mmproj-F16",)),
     )
     for cell, reason in ((note, "note"), (empty, "prompt"), (unknown, "Not on this machine: tiny-vlm:Q9+mmproj-F16")):
-        *_, last = lab.runs.stream(key, cell, "anna", "page")
+        *_, last = lab.updates(key, cell)
         assert last.ended
         assert reason in str(last.error)
         assert last.outputs is UNSET
     assert lab.newest(key, empty) is None
 
 
-def test_run_when_the_key_may_only_read_then_it_is_refused_and_stops_nobody(lab: Lab) -> None:
+def test_run_when_the_key_may_only_read_then_it_is_refused_and_nothing_is_kept(lab: Lab) -> None:
     key, (cell,) = lab.notebook(lab.asks("What do you see?"))
     lab.parts.library.share(key, True)
     shared = lab.parts.library.own(key).share
     assert shared is not None
-    stop = lab.active.start("somebody's page", cell)
-    (update,) = lab.runs.stream(shared, cell, "anna", "page")
+    (update,) = lab.updates(shared, cell)
     assert update.ended
     assert update.error
-    assert not stop.wanted()
+    assert lab.newest(key, cell) is None
 
 
 def test_measurement_when_it_ends_then_the_run_holds_it(lab: Lab) -> None:
@@ -155,7 +159,7 @@ def test_measurement_when_it_ends_then_the_run_holds_it(lab: Lab) -> None:
         "c", family=asked.family, variants=VARIANTS, settings=asked.settings, questions=CellQuestions(n=2, plan=plan)
     )
     key, (id,) = lab.notebook(cell)
-    *updates, last = lab.runs.stream(key, id, "anna", "page")
+    *updates, last = lab.updates(key, id)
     assert any(update.outputs is not UNSET for update in updates)  # how far it has come
     assert last.ended
     run = lab.newest(key, id)
@@ -179,15 +183,15 @@ def test_measurement_when_one_of_the_person_runs_already_then_busy_and_nothing_i
     plan = MeasurementPlan(max_tokens=4)
     asks = msgspec.structs.replace(lab.asks("x"), questions=CellQuestions(n=4, plan=plan))
     key, (cell, other) = lab.notebook(asks, asks)
-    first = lab.runs.stream(key, cell, "anna", "page")
+    first = lab.updates(key, cell)
     while next(first).outputs is UNSET:
         pass
-    (_, refused) = lab.runs.stream(key, other, "anna", "invented")
+    (refused,) = lab.updates(key, other)
     assert str(refused.error).startswith("Busy: 1 of your jobs run or wait already.")
     assert refused.ended
     assert lab.newest(key, other) is None
     first.close()  # type: ignore[attr-defined]
-    again = lab.runs.stream(key, other, "anna", "page")
+    again = lab.updates(key, other)
     assert next(again).error is UNSET
     assert next(again).error is UNSET
     again.close()  # type: ignore[attr-defined]

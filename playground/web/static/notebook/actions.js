@@ -4,17 +4,17 @@ import {mark, setOutputs} from "./cells.js";
 import {download, downloadCard} from "./files.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
-import {queue, run, stop, stopAll} from "./running.js";
+import {run, stop, stopAll} from "./running.js";
 import {choose, openPanel} from "./settings.js";
 import {send, sendAll, turns} from "./texts.js";
 import {toast} from "./toasts.js";
 
 export const actions = {
   run: id => run([id]),
-  stop,
+  stop: id => stop(id),
   "run-all": () => run($$(".vp-is-compare").map(cell => cell.dataset.cell)),
   "stop-all": stopAll,
-  "stop-pane": (id, button) => call("stop", {cell: id, variant: button.dataset.stop}),
+  "stop-pane": (id, button) => stop(id, {variant: button.dataset.stop}),
   "add-compare": id => add("compare", id),
   "add-measure": id => add("measure", id),
   "add-note": id => add("note", id),
@@ -28,7 +28,6 @@ export const actions = {
   collapse: id => call("write", {cell: id, collapsed: !article(id).classList.contains("vp-collapsed")}),
   delete: async id => {
     await send(id);
-    if (queue.running === id || queue.has(id)) stop(id);
     const at = position(id);
     await call("delete", {cell: id});
     if (page.active === id) page.active = null;

@@ -2,7 +2,8 @@
 import {morph, morphContent} from "../morph.js";
 import {call} from "./calls.js";
 import {$, $$, article, cellOf, frame, page, parse, sleep} from "./page.js";
-import {forgetRuns, queue} from "./running.js";
+import {watchRuns} from "./run_events.js";
+import {forgetRuns, onNews, queue} from "./running.js";
 import {choose} from "./settings.js";
 import {sortAgain, sorting} from "./table_sort.js";
 import {isHeld, sendDrafts, tellSaved} from "./texts.js";
@@ -26,6 +27,7 @@ export function show(reply) {
   mark();
   page.root.dataset.ready = "true";
   sendDrafts().catch(() => {});
+  if (page.key) watchRuns(page.key, reply.seen ?? 0, onNews);
 }
 
 export function apply(reply) {
@@ -67,7 +69,7 @@ export function mark() {
     $(".vp-outputs", cell)?.setAttribute("aria-busy", id === queue.running);
   }
   const stop = $("[data-do=stop-all]");
-  if (stop) stop.hidden = queue.running === null;
+  if (stop) stop.hidden = queue.idle;
 }
 
 export function setOutputs(id, html) {

@@ -5,7 +5,6 @@ import {apply} from "./cells.js";
 import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
 import {onKey} from "./keyboard.js";
 import {$, $$, article, cellOf, page} from "./page.js";
-import {onUpdate} from "./running.js";
 import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
@@ -13,7 +12,7 @@ import {keepDrafts, send, tellSaved, write} from "./texts.js";
 
 const ignore = () => {}; // the person was told
 
-export function start({element, trigger, server, upload, watch, props}) {
+export function start({element, trigger, server, upload}) {
   const root = element.querySelector("#vp-notebook");
   Object.assign(page, {element, root, trigger, server, upload, browser: storage.browser});
   root.addEventListener("click", onClick);
@@ -39,7 +38,6 @@ export function start({element, trigger, server, upload, watch, props}) {
   document.addEventListener("vp-changed", event => apply(event.detail)); // web/page.py
   window.addEventListener("pagehide", keepDrafts);
   setInterval(tellSaved, 5000);
-  watch("value", () => onUpdate(props.value));
   call("open", {key: new URLSearchParams(location.search).get("notebook")}).catch(ignore);
 }
 

@@ -1,20 +1,22 @@
-// The cells that run one after another on this page. Pure: tests/js/run_queue.test.mjs.
+// The cells that run or wait, as the server says. Pure: tests/js/run_queue.test.mjs.
 
 export class RunQueue {
   running = null;
   #waiting = [];
+  #asked = new Set(); // on their way to the server
+  #id = -1;
 
-  add(id) { if (id !== this.running && !this.#waiting.includes(id)) this.#waiting.push(id); }
-  has(id) { return this.#waiting.includes(id); }
-  remove(id) { this.#waiting = this.#waiting.filter(other => other !== id); }
-  clear() { this.#waiting = []; }
+  ask(ids) { for (const id of ids) this.#asked.add(id); }
+  answered(ids) { for (const id of ids) this.#asked.delete(id); }
 
-  // The cell to be started now, if there is one.
-  next() {
-    if (this.running !== null || !this.#waiting.length) return null;
-    this.running = this.#waiting.shift();
-    return this.running;
+  // What the server says; an older word of it may come later, by another way.
+  told({id, running, waiting}) {
+    if (id < this.#id) return;
+    this.#id = id;
+    this.running = running;
+    this.#waiting = waiting;
   }
 
-  ended(id) { if (this.running === id) this.running = null; }
+  has(id) { return this.#waiting.includes(id) || (this.#asked.has(id) && id !== this.running); }
+  get idle() { return this.running === null && !this.#waiting.length && !this.#asked.size; }
 }

@@ -1,4 +1,4 @@
-// Running cells, one after another. The news of a run come as gr.HTML's value (web/run_stream.py).
+// Running cells. The runs belong to the server (web/live_runs.py); this asks for them, and shows what comes of them.
 import {call, saved} from "./calls.js";
 import {mark, setBlock, setOutputs} from "./cells.js";
 import {$, article, page, sleep} from "./page.js";
@@ -15,54 +15,48 @@ export async function run(ids) {
   await sendAll();
   const sent = await Promise.allSettled(ids.map(flush));
   await turns.settled();
-  ids.forEach((id, at) => {
-    if (sent[at].status === "fulfilled" && article(id)?.dataset.kind === "compare") queue.add(id);
-  });
-  next();
-}
-
-export function stop(id) {
-  const running = queue.running === id;
-  queue.remove(id);
-  if (running) call("stop", {cell: id}).catch(() => {});
+  const cells = ids.filter((id, at) => sent[at].status === "fulfilled" && article(id)?.dataset.kind === "compare");
+  if (!cells.length) return;
+  for (const id of cells) refuse(id, "");
+  queue.ask(cells);
   mark();
-}
-
-export function stopAll() {
-  queue.clear();
-  if (queue.running !== null) stop(queue.running);
-  mark();
-}
-
-function next() {
-  const id = queue.next();
-  if (id !== null) {
-    const refused = $(".vp-refused", article(id));
-    if (refused) refused.hidden = true;
-    page.trigger("run", {key: page.key, cell: id});
+  try {
+    told((await call("run", {cells})).queue);
+  } finally {
+    queue.answered(cells);
+    mark();
   }
+}
+
+export const stop = (id, fields) => call("stop", {cell: id, ...fields}).then(({queue: news}) => told(news));
+export const stopAll = () => stop(null);
+
+function told(news) {
+  queue.told(news);
   mark();
 }
 
-export function onUpdate(update) {
-  const cell = update && article(update.cell);
-  if (cell) {
-    if (update.outputs !== undefined) setOutputs(update.cell, update.outputs);
-    else if (update.html) setBlock(update.cell, update.block, update.html);
-    if (update.runs) $(".vp-n", cell).textContent = `[${update.runs}]`;
-    if (update.error) {
-      const refused = $(".vp-refused", cell);
-      refused.textContent = update.error;
-      refused.hidden = false;
-    }
-    if ("problem" in update) saved(update.problem);
-  }
-  if (update?.ended) ended(update.cell);
+// One event of the server's stream (web/replies.py: RunNews).
+export function onNews({update, queue: news}) {
+  if (update) onUpdate(update);
+  if (news) told(news);
 }
 
-function ended(id) {
-  queue.ended(id);
+function onUpdate(update) {
+  const cell = article(update.cell);
+  if (!cell) return;
+  if (update.outputs !== undefined) setOutputs(update.cell, update.outputs);
+  else if (update.html) setBlock(update.cell, update.block, update.html);
+  if (update.runs) $(".vp-n", cell).textContent = `[${update.runs}]`;
+  if (update.error) refuse(update.cell, update.error);
+  if ("problem" in update) saved(update.problem);
   // A recipe's files are variants now, which the panel does not know.
-  if (page.active === id && article(id) && $(".vp-sensitivity", article(id))) fillPanel();
-  next();
+  if (update.ended && page.active === update.cell && $(".vp-sensitivity", cell)) fillPanel();
+}
+
+function refuse(id, text) {
+  const place = $(".vp-refused", article(id));
+  if (!place) return;
+  place.textContent = text;
+  place.hidden = !text;
 }

@@ -1,0 +1,103 @@
+"""The address where runs are started and watched, asked as a page's script asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from playground.notebooks.cells import CompareCell
+from playground.notebooks.file_format import WholeCell
+from playground.notebooks.library import Library
+from testkit import live_runs
+from testkit.webapp import WebApp, running
+
+VARIANTS = ("tiny-vlm:F16+mmproj-F16",)
+
+
+@pytest.fixture(scope="module")
+def book(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebApp, str, str, list[str]]]:
+    """An app with one notebook: its key, its readers' key and its cells."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "cache").mkdir()
+    (folder / "cache/derived").symlink_to(derived / "derived")
+    library = Library(folder / "cache/notebooks")
+    asks = [CompareCell("", prompts=(text,), family="tiny-vlm", variants=VARIANTS) for text in ("Hello?", "Why?", "")]
+    notebook = library.create(library.browser(None)[0], "Test", [WholeCell(cell) for cell in asks])
+    link = library.share(notebook.id, True).share
+    library.close()
+    assert link is not None
+    with running(folder / "cache", folder / "log.txt") as app:
+        yield app, notebook.id, link, list(notebook.cells)
+
+
+def test_run_when_started_then_it_ends_though_nobody_watched_and_who_comes_later_is_told_once(
+    book: tuple[WebApp, str, str, list[str]],
+) -> None:
+    app, key, _, (cell, *_) = book
+    with httpx.Client(base_url=app.url) as client:
+        with live_runs.watching(client, key) as events:
+            before = [next(events), next(events)]
+        queue = live_runs.start(client, key, cell)["queue"]
+        assert queue["running"] == cell or queue["waiting"] == [cell]
+        with live_runs.watching(client, key, before[-1]["id"]) as events:
+            assert next(events)["server"] == before[0]["server"]
+            update = live_runs.until_ended(events, cell)
+            last = next(event for event in events if "queue" in event and event["queue"]["running"] is None)
+        assert "run 1" in update["outputs"]
+        with live_runs.watching(client, key, before[-1]["id"]) as events:
+            assert live_runs.until_ended(events, cell)["outputs"] == update["outputs"]
+        with live_runs.watching(client, key, last["id"]) as events:
+            next(events)
+            assert "queue" in next(events)
+
+
+def test_reader_when_a_run_goes_on_then_sees_it_but_cannot_start_one(
+    book: tuple[WebApp, str, str, list[str]],
+) -> None:
+    app, key, link, (_, cell, _) = book
+    with httpx.Client(base_url=app.url) as client, live_runs.watching(client, link) as events:
+        next(events)
+        assert live_runs.start(client, link, cell)["error"].startswith("This notebook is read-only here.")
+        live_runs.start(client, key, cell)
+        assert "run 1" in live_runs.until_ended(events, cell)["outputs"]
+
+
+def test_run_when_the_cell_has_no_prompt_then_the_reason_reaches_a_page_that_was_away(
+    book: tuple[WebApp, str, str, list[str]],
+) -> None:
+    app, key, _, (*_, empty) = book
+    with httpx.Client(base_url=app.url) as client:
+        error = live_runs.run(client, key, empty)["error"]
+        assert "prompt" in error
+        with live_runs.watching(client, key) as events:
+            assert live_runs.until_ended(events, empty)["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "status"),
+    [
+        ("GET", {"params": {"notebook": "nobody's"}}, 404),
+        ("GET", {"params": {"notebook": "x"}, "headers": {"Sec-Fetch-Site": "cross-site"}}, 403),
+        ("POST", {"json": {}, "headers": {"Origin": "https://evil.example"}}, 403),
+        ("POST", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
+        ("POST", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+    ],
+)
+def test_address_when_asked_for_nothing_or_by_another_site_then_refused(
+    book: tuple[WebApp, str, str, list[str]], method: str, options: dict[str, Any], status: int
+) -> None:
+    assert httpx.request(method, f"{book[0].url}/vp-runs", **options).status_code == status
+
+
+def test_address_when_the_page_asks_for_what_it_may_not_then_it_is_told(
+    book: tuple[WebApp, str, str, list[str]],
+) -> None:
+    bodies: list[Any] = [{}, [], {"key": "x", "cells": "all"}]
+    for body in bodies:
+        reply = httpx.post(f"{book[0].url}/vp-runs", json=body)
+        assert reply.status_code == 200
+        assert reply.json()["error"].startswith("The page asked for something that it may not")
