@@ -46,7 +46,7 @@ MAX_NOTEBOOKS = 200  # of one browser
 _MAX_UNDO = 20
 _SHA256 = re.compile(rb'"([0-9a-f]{64})"')
 
-_KINDS = ("cell", "runs", "run", "foreign")  # of the entries that a notebook has several of
+_KINDS = ("cell", "runs", "run", "foreign", "unfinished")  # of the entries that a notebook has several of
 
 AnyCell = TypeVar("AnyCell", bound=NoteCell | CompareCell)
 
@@ -62,6 +62,15 @@ class Notebook(msgspec.Struct, frozen=True, omit_defaults=True):
 class ListedNotebook(msgspec.Struct, frozen=True):
     id: str
     title: str
+
+
+class Unfinished(msgspec.Struct, frozen=True):
+    """A measurement that goes on: an app that is started anew takes it up."""
+
+    notebook: str
+    cell: str
+    run: int
+    times: int = 0  # that it was taken up
 
 
 class RunInfo(msgspec.Struct, frozen=True):
@@ -431,6 +440,20 @@ class Library:
             if run.state is RunState.RUNNING:
                 self._live.add((run.cell.id, run.number))
             self._put_run(notebook.id, run.cell.id, run)
+
+    def put_unfinished(self, measurement: Unfinished) -> None:
+        name = f"unfinished/{measurement.notebook}/{measurement.cell}"
+        self._put(name, msgspec.json.encode(measurement))
+
+    def drop_unfinished(self, notebook: str, cell: str) -> None:
+        self._entries.delete(f"unfinished/{notebook}/{cell}")
+
+    def unfinished(self) -> list[Unfinished]:
+        """Measurements that an earlier process did not end. None where another program uses the folder: it may still
+        run them. Raises Unreadable."""
+        names = [] if self._entries.shared else self._entries.keys("unfinished/")
+        raw = [self._entries.get(name) for name in names]
+        return [msgspec.json.decode(text, type=Unfinished) for text in raw if text]
 
     # --- the disk ----------------------------------------------------------------------------------------------
 

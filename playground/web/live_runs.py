@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from playground.comparing.compare import StopFlag
 from playground.notebooks.cells import APP_ENDED, STOPPED_BY_HAND
+from playground.notebooks.library import Unfinished
 from playground.web.replies import RunQueue, RunUpdate
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class RunJob:
     cell: str
     person: str  # whose turn it is in the pool's queue
     to_its_end: bool  # though nobody looks
-    resumes: bool = False  # a measurement that an earlier process of the app began
+    resumes: Unfinished | None = None  # a measurement that an earlier process of the app began
     stop: StopFlag = field(default_factory=StopFlag)
 
 
@@ -114,7 +115,7 @@ class LiveRuns:
         self._notebooks: dict[str, _Notebook] = {}
         self._threads: set[Thread] = set()
         self._id = 0  # of the newest news
-        self._closing = False
+        self.closing = False
 
     # --- what a person does ------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class LiveRuns:
             notebook = self._of(id)
             notebook.left = self._clock()
             active = {job.cell for job in (*notebook.waiting, notebook.running) if job is not None}
-            notebook.waiting += [job for job in jobs if job.cell not in active and not self._closing]
+            notebook.waiting += [job for job in jobs if job.cell not in active and not self.closing]
             if notebook.waiting and not notebook.working:
                 notebook.working = True
                 thread = Thread(target=self._work, args=(notebook,), daemon=True)
@@ -146,10 +147,11 @@ class LiveRuns:
     def close(self) -> None:
         """End all runs, since the app ends. They are kept as interrupted."""
         with self._lock:
-            self._closing = True
+            self.closing = True
             threads = list(self._threads)
             for notebook in self._notebooks.values():
                 notebook.waiting = []
+                self._told(notebook)  # wakes the streams, which end: the web server waits for them
                 if notebook.running is not None:
                     notebook.running.stop.run(APP_ENDED)
         deadline = self._clock() + _CLOSE_S

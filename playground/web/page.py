@@ -103,7 +103,7 @@ def build(
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         with gr.Row(elem_id="vp-top"):
             _top("notebook")
-            memory = gr.HTML(memory_strip.html(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
+            gr.HTML(memory_strip.html(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
             if parts.settings.login is Login.HUGGINGFACE:  # brings the routes of the login, too
                 gr.LoginButton(size="sm", scale=0)
         with gr.Row(elem_id="vp-body"):
@@ -147,13 +147,6 @@ def build(
         settings.wire()
         open_pair.wire(settings, changed)
         quantize.wire(settings, changed)
-        gr.Timer(2).tick(
-            lambda: memory_strip.html(parts.monitor.newest),
-            None,
-            [memory],
-            concurrency_limit=None,
-            **private,
-        )
         api.build(parts, deriving, metrics, long_jobs)
     with blocks.route("Models", "/models", show_in_navbar=False):
         model_actions = ModelActions(parts)

@@ -147,6 +147,7 @@ class RunNews(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     server: str | UnsetType = UNSET  # with the first event: another one means that the app was started anew
     update: RunUpdate | UnsetType = UNSET
     queue: RunQueue | UnsetType = UNSET
+    memory: str | UnsetType = UNSET  # the strip at the top
 
 
 def encoded(news: RunNews) -> bytes:

@@ -18,6 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from playground.errors import NoNotebook, PlaygroundError
 from playground.notebooks.library import Library, Notebook
+from playground.pool.monitor import Monitor
+from playground.rendering import memory_strip
+from playground.values.memory import MemoryReport
 from playground.web.admission import disconnected
 from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
@@ -26,12 +29,17 @@ from playground.web.replies import RunNews, RunUpdate, encoded
 from playground.web.server_function import server_function
 
 PATH = "/vp-runs"
+_MEMORY_S = 2.0
 _BEAT_S = 15.0  # a proxy ends a connection that is silent for a minute
 
 
 class RunEvents:
-    def __init__(self, library: Library, view: NotebookView, runs: LiveRuns, actions: NotebookActions) -> None:
+    def __init__(
+        self, library: Library, view: NotebookView, runs: LiveRuns, actions: NotebookActions, monitor: Monitor
+    ) -> None:
         self._library = library
+        self._monitor = monitor
+        self._strip: tuple[MemoryReport, str] | None = None  # the newest, for all pages
         self._view = view
         self._runs = runs
         self._run = server_function(actions.run)
@@ -75,14 +83,20 @@ class RunEvents:
                 for cell, error in watcher.missed:
                     outputs = await run_in_threadpool(self._ended, notebook, cell, can_edit)
                     await event(RunNews(id=since, update=msgspec.structs.replace(outputs, error=error)))
-                while not gone.done():
+                strip, beat_at = "", loop.time()
+                while not (gone.done() or self._runs.closing):
                     news.clear()
                     updates, queue = watcher.take()
                     for id, update in updates:
                         await event(RunNews(id=id, update=update))
                     if queue is not None:
                         await event(RunNews(id=queue.id, queue=queue))
-                    if not await _happens(news, gone):
+                    if (newest := self._memory()) != strip:
+                        strip = newest
+                        await event(RunNews(id=since, memory=strip))
+                    await _happens(news, gone)
+                    if loop.time() - beat_at > _BEAT_S:
+                        beat_at = loop.time()
                         await run_in_threadpool(self._library.read, key)  # raises NoNotebook if it is no longer shared
                         await _sent(send, b": beat\n\n")
         except PlaygroundError:
@@ -91,6 +105,13 @@ class RunEvents:
             gone.cancel()
         with suppress(OSError):
             await send({"type": "http.response.body", "body": b""})
+
+    def _memory(self) -> str:
+        """The strip at the top of the page; empty until the sensors were read."""
+        reports = self._monitor.history[-1:]
+        if reports and (self._strip is None or self._strip[0] is not reports[0]):
+            self._strip = reports[0], memory_strip.html(reports[0])
+        return self._strip[1] if self._strip is not None else ""
 
     def _ended(self, notebook: Notebook, cell: str, can_edit: bool) -> RunUpdate:
         """A run that ended while the page was away."""
@@ -120,12 +141,11 @@ class _Stream(Response):
         await self._events.serve(self._key, self._since, receive, send)
 
 
-async def _happens(news: asyncio.Event, gone: asyncio.Future[None]) -> bool:
-    """False: nothing has happened for a while."""
+async def _happens(news: asyncio.Event, gone: asyncio.Future[None]) -> None:
+    """Returns when there is news, or the page is gone, or it is time to look at the memory again."""
     waiting = asyncio.ensure_future(_wait(news))
     try:
-        await asyncio.wait([waiting, gone], timeout=_BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.done() or gone.done()
+        await asyncio.wait([waiting, gone], timeout=_MEMORY_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
 

@@ -12,7 +12,7 @@ from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, Interrupted, PlaygroundError
 from playground.measuring.results import Progress
 from playground.notebooks.cells import APP_ENDED, CellQuestions, CompareCell, Run, RunState, settled
-from playground.notebooks.library import Library
+from playground.notebooks.library import Library, Unfinished
 from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
 from playground.rendering import cell_view, measurement_view
 from playground.values.files import Variant
@@ -65,6 +65,9 @@ class RunStream:
         mine = self._parts.of(job.person)
         library = self._parts.library
         notebook = library.own(job.notebook)
+        if job.resumes is not None:
+            yield from self._resume(record, job, library.run(notebook, job.cell, job.resumes.run), mine)
+            return
         cell = library.cell(notebook, job.cell)
         if not isinstance(cell, CompareCell):
             raise BadInput("A note cannot be run.")
@@ -74,7 +77,7 @@ class RunStream:
         run = new_run(cell, variants, self._parts.engine, self._parts.machine)
         if cell.questions is not None:
             with self._long_jobs.held(job.person):
-                yield from self._measure(record, run, variants, cell.questions, mine, job.stop)
+                yield from self._measure(record, run, variants, cell.questions, mine, job)
             return
         if last is not None and continues(last, run):
             run = msgspec.structs.replace(last, cell=cell)
@@ -108,6 +111,22 @@ class RunStream:
                 yield RunUpdate(cell=run.cell.id, block=f"{run.number}.{at}", html=html)
         record.save()
 
+    def _resume(self, record: RunRecord, job: RunJob, run: Run | None, mine: Parts) -> Iterator[RunUpdate]:
+        """Go on with a measurement that the end of the app interrupted. What was measured is in the caches."""
+        questions = run.cell.questions if run is not None else None
+        if run is None or questions is None or run.state is not RunState.INTERRUPTED:
+            self._parts.library.drop_unfinished(job.notebook, job.cell)
+            return
+        variants = self._view.variants_of(run.cell)
+        parts = self._parts
+        run = msgspec.structs.replace(
+            run, state=RunState.RUNNING, reason="", engine=parts.engine, machine=parts.machine
+        )
+        with self._long_jobs.held(job.person):
+            record.begin(run)
+            record.save()
+            yield from self._measure(record, run, variants, questions, mine, job)
+
     def _measure(
         self,
         record: RunRecord,
@@ -115,21 +134,40 @@ class RunStream:
         variants: Sequence[Variant],
         questions: CellQuestions,
         mine: Parts,
-        stop: StopFlag,
+        job: RunJob,
     ) -> Iterator[RunUpdate]:
         mine.pool.check_busy()
         run = record.begin(run)
+        times = 0 if job.resumes is None else job.resumes.times + 1
+        self._parts.library.put_unfinished(Unfinished(job.notebook, job.cell, run.number, times))
+        try:
+            yield from self._measured(record, run, variants, questions, mine, job)
+        finally:
+            if job.stop.reason != APP_ENDED:
+                self._parts.library.drop_unfinished(job.notebook, job.cell)
+
+    def _measured(
+        self,
+        record: RunRecord,
+        run: Run,
+        variants: Sequence[Variant],
+        questions: CellQuestions,
+        mine: Parts,
+        job: RunJob,
+    ) -> Iterator[RunUpdate]:
         limits = questions.limits
         if questions.sensitivity:
             demo.refuse(self._parts.settings, "Which tensors matter is not looked for here")
             if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
                 made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
         question_set = self._view.question_set(self._parts.library.own(record.key), questions)
-        updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, stop)
+        updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, job.stop)
         shown_at = 0.0
         for update in self._metrics.measured(updates):
             if not isinstance(update, Progress):  # the run with what it has so far
                 made_files.keep_recipe(self._parts, update)
+                if job.resumes is not None:  # how long the earlier process took is unknown
+                    update = msgspec.structs.replace(update, elapsed_s=None)
                 record.keep(update)
                 record.save()
             elif time.monotonic() - shown_at > _PROGRESS_S:

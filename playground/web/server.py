@@ -26,7 +26,7 @@ from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
 from playground.web.job_limits import JobLimits
-from playground.web.live_runs import LiveRuns
+from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.web.openai_api import OpenAiApi
@@ -37,6 +37,7 @@ from playground.web.uploads import Uploads, upload_folder
 from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
+_MOST_TIMES = 3
 
 
 def serve(settings: Settings) -> None:
@@ -59,7 +60,7 @@ def serve(settings: Settings) -> None:
         view = NotebookView(parts)
         runs = LiveRuns(RunStream(parts, view, deriving, metrics, long_jobs).stream, settings.unwatched_run_s)
         actions = NotebookActions(parts, view, runs, deriving)
-        events = RunEvents(parts.library, view, runs, actions)
+        events = RunEvents(parts.library, view, runs, actions, parts.monitor)
         demo = page.build(parts, view, actions, deriving, metrics, active, long_jobs)
         # No event waits in Gradio's own queue: what waits there would take the seats of page loads and stops. Each kind
         # of work is limited where it is done, and each person's events by Admission.
@@ -68,6 +69,7 @@ def serve(settings: Settings) -> None:
         demo._queue.sleep_when_free = 0.005
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.forwarders)  # uvicorn's; Gradio has no argument for it
         Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
+        Thread(target=_take_up, args=(parts, deriving, runs), daemon=True).start()
         Thread(target=_sweep_daily, args=(parts, uploads), daemon=True).start()
         demo.launch(
             server_name=settings.host,
@@ -113,6 +115,21 @@ def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
         logging.exception("the presets' files in the Hub's cache")
     health.wait_until_ready()
     measured_bandwidth.measure_missing(parts.pool)
+
+
+def _take_up(parts: Parts, deriving: Thread, runs: LiveRuns) -> None:
+    """Measurements that the end of the app interrupted go on."""
+    deriving.join()
+    try:
+        for left in parts.library.unfinished():
+            if left.times >= _MOST_TIMES:  # it may be what ends the app
+                logging.error("measurement of cell %s: taken up %d times, not again", left.cell, left.times)
+                parts.library.drop_unfinished(left.notebook, left.cell)
+                continue
+            job = RunJob(left.notebook, left.cell, f"notebook {left.notebook}", to_its_end=True, resumes=left)
+            runs.start(left.notebook, [job])
+    except Exception:  # the next start tries again
+        logging.exception("interrupted measurements")
 
 
 def _sweep_daily(parts: Parts, uploads: Uploads) -> None:

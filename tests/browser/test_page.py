@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from testkit import pairs
-from testkit.browser import TOKEN, cell, ended, pane, prompt, ready, run, tab, tick_only, visitor
+from testkit.browser import TOKEN, cell, ended, pane, prompt, ready, reload, run, tab, tick_only, visitor
+from testkit.cutting_proxy import cutting
 from testkit.webapp import WebApp
 
 pytestmark = pytest.mark.browser
@@ -224,6 +225,28 @@ def test_page_when_the_tab_is_closed_then_the_run_goes_on_and_another_tab_sees_a
         expect(cell(again).locator(".vp-runstate")).to_have_text("stopped by hand")
     context.close()
     assert memory(app)["queue_length"] == 0
+
+
+def test_page_when_its_connections_are_cut_then_it_stays_and_shows_the_whole_answer(
+    browser: Browser, app: WebApp, endless: pairs.PairFiles
+) -> None:
+    with cutting(app.url) as proxy, visitor(browser, proxy.url) as page:
+        ready(page)
+        open_endless(page, endless)
+        set_max_tokens(page, 600)
+        page.evaluate("window.stays = true")
+        run(page)
+        writing(page)
+        for _ in range(3):
+            early = len(cell(page).locator(".vp-text").first.text_content() or "")
+            assert proxy.cut() > 0
+            page.wait_for_function("n => document.querySelector('.vp-text').textContent.length > n + 20", arg=early)
+        ended(page)
+        shown = cell(page).locator(".vp-text").first.text_content()
+        assert page.evaluate("window.stays")  # it was not loaded again
+        expect(cell(page).locator(".vp-pane")).to_have_attribute("data-state", "done")
+        reload(page)
+        assert cell(page).locator(".vp-text").first.text_content() == shown
 
 
 def test_page_when_two_people_run_then_the_second_sees_its_place(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from playground.notebooks.cells import CompareCell
+from playground.measuring.results import MeasurementPlan
+from playground.notebooks.cells import CellQuestions, CompareCell, RunState
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from testkit import live_runs
@@ -101,3 +104,40 @@ def test_address_when_the_page_asks_for_what_it_may_not_then_it_is_told(
         reply = httpx.post(f"{book[0].url}/vp-runs", json=body)
         assert reply.status_code == 200
         assert reply.json()["error"].startswith("The page asked for something that it may not")
+
+
+def test_measurement_when_the_app_is_killed_then_the_next_start_goes_on_with_it(derived: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "derived").symlink_to(derived / "derived")
+    library = Library(cache / "notebooks")
+    plan = MeasurementPlan(drift=True, accuracy=False, look=False, speed=False, max_tokens=8)
+    variants = (*VARIANTS, "tiny-vlm:Q2_K+mmproj-F16")
+    asks = CompareCell("", family="tiny-vlm", variants=variants, questions=CellQuestions(n=12, plan=plan))
+    notebook = library.create(library.browser(None)[0], "Test", [WholeCell(asks)])
+    (cell,) = notebook.cells
+    library.close()
+    with (
+        running(cache, tmp_path / "first.txt") as app,
+        httpx.Client(base_url=app.url) as client,
+        live_runs.watching(client, notebook.id) as events,
+    ):
+        live_runs.start(client, notebook.id, cell)
+        next(event for event in events if "<progress" in event.get("update", {}).get("outputs", ""))
+        os.kill(app.pid, signal.SIGKILL)
+    library = Library(cache / "notebooks")
+    (left,) = library.unfinished()
+    assert library.runs(library.own(notebook.id), cell)[0].state is RunState.INTERRUPTED
+    assert (left.cell, left.run, left.times) == (cell, 1, 0)
+    library.close()
+    with running(cache, tmp_path / "second.txt") as app, httpx.Client(base_url=app.url) as client:
+        with live_runs.watching(client, notebook.id) as events:
+            update = live_runs.until_ended(events, cell)
+        assert "run 1" in update["outputs"]
+    library = Library(cache / "notebooks")
+    run = library.newest_run(library.own(notebook.id), cell)
+    assert run is not None
+    assert (run.number, run.state, run.elapsed_s) == (1, RunState.DONE, None)
+    assert run.measurement is not None
+    assert library.unfinished() == []
+    library.close()

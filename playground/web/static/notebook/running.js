@@ -1,7 +1,8 @@
 // Running cells. The runs belong to the server (web/live_runs.py); this asks for them, and shows what comes of them.
+import {morph} from "../morph.js";
 import {call, saved} from "./calls.js";
 import {mark, setBlock, setOutputs} from "./cells.js";
-import {$, article, page, sleep} from "./page.js";
+import {$, article, page, parse, sleep} from "./page.js";
 import {RunQueue} from "./run_queue.js";
 import {fillPanel, flush} from "./settings.js";
 import {sendAll, turns} from "./texts.js";
@@ -11,19 +12,20 @@ export const forgetRuns = () => { queue = new RunQueue(); };
 
 // A cell whose settings the server does not take is not run.
 export async function run(ids) {
-  await sleep(0); // Gradio hands over what was just typed into the panel
-  await sendAll();
-  const sent = await Promise.allSettled(ids.map(flush));
-  await turns.settled();
-  const cells = ids.filter((id, at) => sent[at].status === "fulfilled" && article(id)?.dataset.kind === "compare");
-  if (!cells.length) return;
-  for (const id of cells) refuse(id, "");
-  queue.ask(cells);
+  const asked = ids.filter(id => article(id)?.dataset.kind === "compare");
+  queue.ask(asked);
   mark();
   try {
+    await sleep(0); // Gradio hands over what was just typed into the panel
+    await sendAll();
+    const sent = await Promise.allSettled(asked.map(flush));
+    await turns.settled();
+    const cells = asked.filter((id, at) => sent[at].status === "fulfilled" && article(id));
+    if (!cells.length) return;
+    for (const id of cells) refuse(id, "");
     told((await call("run", {cells})).queue);
   } finally {
-    queue.answered(cells);
+    queue.answered(asked);
     mark();
   }
 }
@@ -37,9 +39,10 @@ function told(news) {
 }
 
 // One event of the server's stream (web/replies.py: RunNews).
-export function onNews({update, queue: news}) {
+export function onNews({update, queue: news, memory}) {
   if (update) onUpdate(update);
   if (news) told(news);
+  if (memory) morph(document.querySelector("#vp-strip .vp-memory"), parse(memory));
 }
 
 function onUpdate(update) {
