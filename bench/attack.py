@@ -355,7 +355,7 @@ def _doubling_template(attacker: _Person, app: WebApp) -> None:
     attacker.compare({"chat_template": doubled + "{{ all.t }}{{ messages[0].content }}"})
 
 
-def _many_runs(attacker: _Person, app: WebApp) -> None:
+def _many_starts(attacker: _Person, app: WebApp) -> None:
     for _ in range(40):
         attacker.client.post("/vp-runs", json={"key": attacker.key, "cells": [attacker.cell]})
 
@@ -406,7 +406,7 @@ INPUTS: dict[str, Input] = {
     "many_threads": _many_threads,
     "looping_template": _looping_template,
     "doubling_template": _doubling_template,
-    "many_runs": _many_runs,
+    "many_starts": _many_starts,
     "closed_heartbeats": _closed_heartbeats,
     "large_body": _large_body,
     "copies": _copies,
