@@ -19,6 +19,7 @@ _WHAT = (
     "encoder",
     "axes",
     "page",
+    "cuts",
     "notebook",
     "lab",
     "batch",
@@ -45,7 +46,7 @@ def main() -> None:
     version = importlib.metadata.version("llama-cpp-python")
     parser.add_argument("--tools", type=Path, default=Path(f"build/llama.cpp-{version}/bin"))
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`, and of `cuts`")
     parser.add_argument("--source", type=Path, help="of `templates`, `projectors`: llama.cpp's source")
     parser.add_argument(
         "--pairs", type=Path, help="of `encoder`, `axes`, `projectors`, `conformance`: a folder of pairs"
@@ -115,6 +116,10 @@ def main() -> None:
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 
             found |= show("page", page.measure(Path(temporary)))
+        if given.what in ("cuts", "all"):
+            from bench import cuts  # noqa: PLC0415
+
+            found |= show("cuts", cuts.measure(Path(temporary), given.minutes))
         if given.what in ("notebook", "all"):
             from bench import notebook  # noqa: PLC0415
 
