@@ -22,7 +22,7 @@ from playground.measuring.suites import Suite, guessed, read_suites
 from playground.models.hub.client import Hub
 from playground.notebooks.cells import CellQuestions
 from playground.support import atomic
-from playground.web.active_runs import ActiveRuns
+from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.wiring import Parts
@@ -279,7 +279,7 @@ def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
 ) -> None:
     deriving = Thread(target=lambda: None)
     deriving.start()
-    actions = NotebookActions(parts, NotebookView(parts), ActiveRuns(), deriving)
+    actions = NotebookActions(parts, NotebookView(parts), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
     key = str(actions.open().key)
     actions.add(key, "measure")
     cell = parts.library.own(key).cells[-1]
@@ -301,7 +301,7 @@ def test_page_when_downloads_are_not_allowed_then_no_sample_is_drawn(served: Hub
     deriving.start()
     settings = parts.settings.model_copy(update={"downloads": False})
     closed = dataclasses.replace(parts, settings=settings)
-    actions = NotebookActions(closed, NotebookView(closed), ActiveRuns(), deriving)
+    actions = NotebookActions(closed, NotebookView(closed), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
     key = str(actions.open().key)
     with pytest.raises(NotAllowed, match="does not allow downloads"):
         actions.suite_questions(key, "any", "chartqa")

@@ -16,7 +16,7 @@ import pytest
 from playground.notebooks import file_format
 from playground.notebooks.cells import NoteCell
 from playground.notebooks.file_format import WholeCell
-from playground.web.active_runs import ActiveRuns
+from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.wiring import Parts
@@ -91,7 +91,7 @@ READING = {"open", "outputs", "picture", "look", "copy", "create", "export", "ca
 def actions(parts: Parts) -> NotebookActions:
     deriving = Thread(target=lambda: None)
     deriving.start()
-    return NotebookActions(parts, NotebookView(parts), ActiveRuns(), deriving)
+    return NotebookActions(parts, NotebookView(parts), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
 
 
 def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
