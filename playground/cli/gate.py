@@ -212,7 +212,8 @@ def _end(report: _Report, junit: Path | None, *, as_json: bool) -> NoReturn:
         typer.echo(msgspec.json.encode(report).decode())
     else:
         for check in report.checks:
-            typer.echo(f"{report.labels[check.candidate]}, {check.check}: {check.outcome}. {check.words}")
+            words = check.words.removeprefix("Not enough questions: ")  # the outcome says it
+            typer.echo(f"{report.labels[check.candidate]}, {check.check}: {check.outcome}. {words}")
         if report.left_out:
             typer.echo(f"{report.left_out} questions could not be asked.")
     if junit is not None:
