@@ -16,7 +16,7 @@ from playground.models.projector_types import PROJECTOR_TYPES
 _COMMON = frozenset(
     {"<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>", "<image>", "</image>", "\n", "\n\n"}
 )
-_BARE = ("mlp", "ldp", "ldpv2")  # llama.cpp inserts no token around their images
+_BARE = ("mlp", "ldp", "ldpv2", "janus_pro")  # llama.cpp inserts no token around their images
 _MARKS = {
     token: name
     for name, kind in reversed(PROJECTOR_TYPES.items())
@@ -69,6 +69,13 @@ def _kimi_k25(model: GgufHeader) -> bool | None:
     return "deepseek2.attention.q_lora_rank" in model.metadata if model.architecture == "deepseek2" else None
 
 
+def _janus(model: GgufHeader) -> bool | None:
+    """Models of other makers use this projector too, without its token."""
+    if _token("<image_placeholder>")(model):
+        return True
+    return False if model.text("tokenizer.ggml.model") == "llama" else None
+
+
 def _newer_than_qwen2(model: GgufHeader) -> bool | None:
     """Only the vocabulary of Qwen2.5 has tool calls; a shortened one says nothing."""
     return True if model.architecture == "qwen2vl" and _token("<tool_call>")(model) else None
@@ -84,7 +91,7 @@ SIGNS = (
     Sign("Idefics3", ("idefics3",), lambda header: _scale(header) == 2, _idefics3),
     Sign("a Gemma 4 E model", ("gemma4v",), _tensor("v.blk.0.attn_k.input_max"), _gemma4_e),
     Sign("Kimi K2.5", ("kimivl", "kimik25"), _type("kimik25"), _kimi_k25),
-    Sign("Janus", ("mlp", "janus_pro"), _type("janus_pro"), _token("<image_placeholder>")),
+    Sign("Janus", ("mlp", "janus_pro"), _type("janus_pro"), _janus),
     Sign("MiniCPM-V 4.6", ("minicpmv4_6", "qwen3vl_merger"), _type("minicpmv4_6"), _token("<slice>")),
 )
 
@@ -103,7 +110,8 @@ def contradiction(model: GgufHeader, projector: GgufHeader) -> str | None:
         if sees is not None and reads is not None and sees != reads:
             ours, theirs = ("projector", "language model") if sees else ("language model", "projector")
             return f"by its header the {ours} belongs to {sign.family}, the {theirs} does not"
-    if kind in _BARE and (marks := sorted(_MARKS.keys() & model.special_tokens)):
+    is_janus = kind == "janus_pro" and _janus(model)  # its vocabulary has <end_of_image>, as Gemma's
+    if kind in _BARE and not is_janus and (marks := sorted(_MARKS.keys() & model.special_tokens)):
         return (
             f"the language model's vocabulary has {marks[0]} of projectors of type '{_MARKS[marks[0]]}', "
             f"and this one's type is '{kind}'"

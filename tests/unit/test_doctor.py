@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType
 from playground.errors import BadModel
 from playground.models.doctor import Finding, Hardware, Level, diagnose, embedding_width, needs, width_of, worst
 from playground.models.gguf.header import GgufHeader, read_header, read_remote
+from playground.models.presets import data_folder
 from playground.models.projector_types import AUDIO_TYPES, PROJECTOR_TYPES
 from testkit import pairs
 from testkit.doctor_files import (
@@ -47,6 +48,12 @@ from testkit.gguf_bytes import gguf, tensor
 def test_pair_when_it_belongs_together_then_nothing_is_said(tiny: dict[str, pairs.PairFiles], kind: str) -> None:
     """tests/engine/test_equality.py has llama.cpp answer with every one of them."""
     assert diagnosed(tiny[kind].model, tiny[kind].projector) == ()
+
+
+def test_embedded_pair_when_looked_at_then_nothing_is_said() -> None:
+    """Its projector is of Janus's type."""
+    folder = data_folder() / "tiny-vlm"
+    assert diagnosed(folder / "tiny-vlm-7M-F16.gguf", folder / "mmproj-tiny-vlm-7M-F16.gguf") == ()
 
 
 # --- which file is which ----------------------------------------------------------------------------------------------
