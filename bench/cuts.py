@@ -14,7 +14,7 @@ from testkit.cutting_proxy import cutting
 from testkit.webapp import running
 
 _EVERY_S = 15.0
-_TOKENS = 1500  # of an answer: about 10 s
+_TOKENS = 500  # of an answer: some seconds
 
 _TEXT = "document.querySelector('.vp-text')?.textContent.trim() ?? ''"
 _OVER = "!document.querySelector('.vp-running, .vp-queued') && !!document.querySelector('.vp-pane')"

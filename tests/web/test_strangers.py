@@ -111,7 +111,7 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
     panel = {"family": "fam", "models": [], "projectors": [], "reference": "", "order": "race", "settings": {}}
     fields: dict[str, Any] = {
               "browser": "ben", "cell": cell, "cells": [cell], "kind": "note", "to": 1, "prompt": "x", "index": 0,
-              "path": str(picture), "title": "Ben's", "shared": False, "text": "x", "run": 1,
+              "path": str(picture), "title": "Ben's", "shared": False, "text": "x", "run": 1, "suite": "x",
               "format": "json", "sha256": RED.sha256, "collapsed": True, "prompts": ["y"], "panel": panel}  # fmt: skip
     for function in actions.functions():
         if function.__name__ not in READING:
