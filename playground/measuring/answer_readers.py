@@ -1,4 +1,4 @@
-"""Read a number, a letter or a box from a free answer. Pure; docs/metrics.md says which of several counts."""
+"""Read a number or a letter from a free answer. Pure; docs/metrics.md says which of several counts."""
 
 from __future__ import annotations
 
@@ -224,57 +224,3 @@ def read_yes_no(text: str) -> str | None:
         return str(words[0])
     named = {"yes", "no"} & set(words)
     return next(iter(named)) if len(named) == 1 else None
-
-
-# ── boxes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_N = r"(-?\d+(?:\.\d+)?|-?\.\d+)"
-_COMMA = r"\s*[,;\s]\s*"
-_FOUR = _COMMA.join([_N] * 4)
-_LOCATIONS = re.compile(r"<loc(\d{1,4})>\s*" * 4)
-_KEYED = re.compile(
-    rf"[\"']?\b(bbox_2d|box_2d|bbox|box|bounding_box|coordinates)\b[\"']?\s*[:=]\s*[\[(]\s*{_FOUR}\s*[\])]"
-)
-_SIDES = ("x_?1|x_?min|left", "y_?1|y_?min|top", "x_?2|x_?max|right", "y_?2|y_?max|bottom")
-_CORNERS = [re.compile(rf"[\"']?\b(?:{side})[\"']?\s*[:=]\s*{_N}", re.IGNORECASE) for side in _SIDES]
-_BRACKETS = re.compile(rf"[\[(]\s*{_FOUR}\s*[\])]")
-_PAIRS = re.compile(rf"[\[(]\s*{_N}{_COMMA}{_N}\s*[\])]\s*,?\s*(?:and|to)?\s*[\[(]\s*{_N}{_COMMA}{_N}\s*[\])]")
-_BARE = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)(?!\w)")
-
-
-class Box(NamedTuple):
-    """Left, top, right, bottom as the answer writes them, and what it says about their scale."""
-
-    corners: tuple[float, float, float, float]
-    scale: float | None = None  # what stands for the image's whole side; None: the answer does not say
-
-    def turned(self) -> Box:
-        """Written y before x."""
-        top, left, bottom, right = self.corners
-        return Box((left, top, right, bottom), self.scale)
-
-
-def read_box(text: str, *, y_first: bool | None = None) -> Box | None:
-    """The first box of a text. `y_first`: None, by what the text looks like (box_2d and <loc> write y before x)."""
-    if match := _LOCATIONS.search(text):
-        return _turned(Box(_four(match.groups()), 1024.0), y_first is not False)
-    if match := _KEYED.search(text):
-        gemini = match[1] == "box_2d"
-        box = Box(_four(match.groups()[1:]), 1000.0 if gemini and max(_four(match.groups()[1:])) > 1 else None)
-        return _turned(box, gemini if y_first is None else y_first)
-    corners = [pattern.search(text) for pattern in _CORNERS]
-    if all(corners):
-        return Box(_four([match[1] for match in corners if match]))
-    if match := _BRACKETS.search(text) or _PAIRS.search(text):
-        return _turned(Box(_four(match.groups())), bool(y_first))
-    bare = _BARE.findall(text)
-    return _turned(Box(_four(bare)), bool(y_first)) if len(bare) == 4 else None
-
-
-def _turned(box: Box, y_first: bool) -> Box:
-    return box.turned() if y_first else box
-
-
-def _four(numbers: Sequence[str]) -> tuple[float, float, float, float]:
-    a, b, c, d = (float(number) for number in numbers)
-    return a, b, c, d

@@ -17,8 +17,9 @@ import msgspec
 import rapidfuzz
 
 from playground.measuring import answer_readers
-from playground.measuring.answer_readers import UNITS, Box, plain
+from playground.measuring.answer_readers import UNITS, plain
 from playground.measuring.answer_text import answer_text
+from playground.measuring.boxes import Box, overlap, read_box, scaled
 from playground.measuring.question_sets import Question, Rule
 
 # The question type of OCRBench whose answers are formulas: spaces do not count there, case does.
@@ -133,15 +134,15 @@ def _chosen(item: Question, text: str, accepted: str) -> bool:
 
 def _iou(item: Question, text: str, accepted: str) -> float:
     """Intersection over union, in shares of the image where its size or the scales are known."""
-    given = answer_readers.read_box(text, y_first=item.y_first)
-    wanted = answer_readers.read_box(accepted)
+    given = read_box(text, y_first=item.y_first)
+    wanted = read_box(accepted)
     if given is None or wanted is None:
         return 0.0
     in_shares = max(wanted.corners) <= 1
     if not in_shares and item.image_size is None and given.scale is None and item.box_scale is None:
-        return _overlap(given.corners, wanted.corners)  # both in the same pixels
+        return overlap(given.corners, wanted.corners)  # both in the same pixels
     size = item.image_size or (1.0, 1.0)
-    return _overlap(_shares(given, item, in_shares), _scaled(wanted, (1.0, 1.0) if in_shares else size))
+    return overlap(_shares(given, item, in_shares), scaled(wanted, (1.0, 1.0) if in_shares else size))
 
 
 def _shares(given: Box, item: Question, in_shares: bool) -> tuple[float, ...]:
@@ -157,20 +158,7 @@ def _shares(given: Box, item: Question, in_shares: bool) -> tuple[float, ...]:
         scale = (1000.0, 1000.0)  # what most families are trained on
     else:
         scale = item.image_size or (1.0, 1.0)
-    return _scaled(given, scale)
-
-
-def _scaled(box: Box, scale: tuple[float, float]) -> tuple[float, ...]:
-    return tuple(corner / scale[k % 2] for k, corner in enumerate(box.corners))
-
-
-def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    (l1, t1, r1, b1), (l2, t2, r2, b2) = first, second
-    if r1 <= l1 or b1 <= t1 or r2 <= l2 or b2 <= t2:
-        return 0.0
-    shared = max(0.0, min(r1, r2) - max(l1, l2)) * max(0.0, min(b1, b2) - max(t1, t2))
-    union = (r1 - l1) * (b1 - t1) + (r2 - l2) * (b2 - t2) - shared
-    return shared / union if union > 0 else 0.0
+    return scaled(given, scale)
 
 
 # ── fields ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,15 @@ from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResul
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
 from playground.notebooks.run_diff import changes, settings_of
-from playground.rendering import card_view, comparison_view, markdown, measurement_view, sensitivity_view, templating
+from playground.rendering import (
+    boxes_view,
+    card_view,
+    comparison_view,
+    markdown,
+    measurement_view,
+    sensitivity_view,
+    templating,
+)
 from playground.rendering.templating import data_url
 from playground.values.answer import PaneState
 from playground.values.files import Variant
@@ -245,8 +253,22 @@ def block(shown: Run, index: int, thumbnail: Thumbnail, *, label: str = "", prin
         result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed
     )
     return templating.markup(
-        "block.html", index=f"{shown.number}.{index}", head=head, panes=panes, gallery=result.picture is not None
+        "block.html",
+        index=f"{shown.number}.{index}",
+        head=head,
+        panes=panes,
+        boxes=_boxes(shown, result, thumbnail),
+        gallery=result.picture is not None,
     )
+
+
+def _boxes(shown: Run, result: RunResult, thumbnail: Thumbnail) -> markupsafe.Markup:
+    """On the picture that was asked about; nothing where several were: an answer's box does not say which it means."""
+    picture = result.picture or (shown.cell.pictures[0] if len(shown.cell.pictures) == 1 else None)
+    if picture is None:
+        return markupsafe.Markup()
+    url = data_url(thumbnail(picture.sha256))
+    return boxes_view.html(result.update, shown.variants, shown.reference, picture, url)
 
 
 def _apart(shown: Run, index: int) -> set[str]:

@@ -53,7 +53,7 @@ _COLORS = _STYLES / "colors.css"
 # Of what a notebook shows, on the page and in a report. Where two rules are equally specific, the later file wins.
 _SHARED = tuple(
     _STYLES / f"{name}.css"
-    for name in ("text", "run", "measurement", "panes", "tables", "plots", "card", "sensitivity")
+    for name in ("text", "run", "measurement", "panes", "tables", "plots", "card", "sensitivity", "boxes")
 )
 PAGE_STYLES = (_COLORS, *_SHARED)
 
