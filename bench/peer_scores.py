@@ -1,6 +1,6 @@
 """Has lmms-eval 0.7.3 score some thousands of answers, and freezes the scores as test data.
 
-`python -m bench.peer_scores` writes tests/data/peer-scores.jsonl.gz; it needs `pip install lmms-eval==0.7.3` (and the
+`python -m bench.peer_scores` writes tests/data/peer-scores.jsonl.xz; it needs `pip install lmms-eval==0.7.3` (and the
 packages that its task files import). The test that reads the file needs neither.
 
 Where our score is another one than the peer's, the row says why: a key of DIFFERENCES. "taken off" is checked: the peer
@@ -9,10 +9,10 @@ agrees on the answer without what we take off. For the others the score that is 
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import itertools
 import json
+import lzma
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from playground.measuring.answer_readers import plain
 from playground.measuring.question_sets import Question, Rule
 from playground.measuring.scoring_rules import HANDWRITTEN_MATH, document_of, score, scored_text
 
-FILE = Path(__file__).parents[1] / "tests/data/peer-scores.jsonl.gz"
+FILE = Path(__file__).parents[1] / "tests/data/peer-scores.jsonl.xz"
 ROWS = 2000  # of each rule, at least
 
 
@@ -597,7 +597,7 @@ def main() -> None:
         print(*map(repr, entry))
     print(len(strange), "unexplained")
     text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
-    FILE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    FILE.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     print(FILE.name, len(lines), FILE.stat().st_size)
 
 

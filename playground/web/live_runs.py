@@ -131,7 +131,7 @@ class LiveRuns:
                 thread = Thread(target=self._work, args=(notebook,), daemon=True)
                 self._threads.add(thread)
                 thread.start()
-            return self._told(notebook)
+            return self._announce(notebook)
 
     def stop(self, notebook: str, cell: str | None = None, variant: str | None = None) -> RunQueue:
         """Stop a cell, or one variant of it; without a cell, all of the notebook."""
@@ -142,7 +142,7 @@ class LiveRuns:
             if known.running is not None and cell in (None, known.running.cell):
                 stop = known.running.stop
                 stop.pane(variant) if variant else stop.run(STOPPED_BY_HAND)
-            return self._told(known)
+            return self._announce(known)
 
     def close(self) -> None:
         """End all runs, since the app ends. They are kept as interrupted."""
@@ -151,7 +151,7 @@ class LiveRuns:
             threads = list(self._threads)
             for notebook in self._notebooks.values():
                 notebook.waiting = []
-                self._told(notebook)  # wakes the streams, which end: the web server waits for them
+                self._announce(notebook)  # wakes the streams, which end: the web server waits for them
                 if notebook.running is not None:
                     notebook.running.stop.run(APP_ENDED)
         deadline = self._clock() + _CLOSE_S
@@ -201,7 +201,7 @@ class LiveRuns:
             notebook.running = notebook.waiting.pop(0) if notebook.waiting else None
             notebook.working = notebook.running is not None
             notebook.newest = News()
-            self._told(notebook)
+            self._announce(notebook)
             if not notebook.working:
                 self._threads = {thread for thread in self._threads if thread.is_alive()}
             return notebook.running
@@ -230,7 +230,7 @@ class LiveRuns:
             self._notebooks[id] = _Notebook(left=self._clock())
         return self._notebooks[id]
 
-    def _told(self, notebook: _Notebook) -> RunQueue:
+    def _announce(self, notebook: _Notebook) -> RunQueue:
         self._id += 1
         queue = _queue(notebook, self._id)
         for watcher in notebook.watchers:

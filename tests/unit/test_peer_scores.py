@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,8 @@ DIFFERENCES = {
 
 @cache
 def rows() -> list[dict[str, Any]]:
-    path = Path(__file__).parents[1] / "data/peer-scores.jsonl.gz"
-    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    path = Path(__file__).parents[1] / "data/peer-scores.jsonl.xz"
+    return [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
 
 
 def scored(row: dict[str, Any]) -> float | None:
