@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -53,51 +53,49 @@ def answer_all(
     "stopped". Raises what the worker raises: then the prompts of which nothing was heard have no answer.
     """
     request = protocol.OpenBatch(runtime, sequences, limit, max(prompt.widest for prompt in prompts))
-    return lease.request(request, dialogue=_Answers(prompts, sampling, sequences, on_answer), stop=stop)
+    joins = [protocol.Join(place, prompt, sampling) for place, prompt in enumerate(prompts)]
+    return lease.request(request, dialogue=_Answers(joins, sequences, on_answer), stop=stop)
 
 
-class _Answers:
-    """A Dialogue (pool/contract.py): sends a prompt when there is room, and joins the pieces of each answer."""
+def read_all(
+    lease: Lease,
+    readings: Sequence[protocol.JoinReading],
+    runtime: Runtime,
+    sequences: int,
+    limit: int,
+    on_reading: Callable[[protocol.SequenceRead], None],
+    stop: Callable[[], bool],
+) -> protocol.BatchEnded:
+    """Have the worker read answers; `on_reading` gets what each reading found. Otherwise as `answer_all`."""
+    request = protocol.ReadBatch(runtime, sequences, limit, max(reading.prompt.widest for reading in readings))
+    return lease.request(request, dialogue=_Readings(readings, sequences, on_reading), stop=stop)
 
-    def __init__(
-        self,
-        prompts: Sequence[protocol.EncodedPrompt],
-        sampling: Sampling,
-        sequences: int,
-        on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
-    ) -> None:
-        self._left = deque(enumerate(prompts))
-        self._sampling = sampling
-        self._room = sequences + _AHEAD
-        self._on_answer = on_answer
-        self._pieces: dict[int, list[protocol.Chunk]] = {}
+
+J = TypeVar("J", protocol.Join, protocol.JoinReading)
+
+
+class _Prompts(Generic[J]):
+    """The half of a Dialogue (pool/contract.py) that sends a prompt when there is room."""
+
+    def __init__(self, joins: Sequence[J], sequences: int) -> None:
+        self._left: deque[J] = deque(joins)
+        self._free = sequences + _AHEAD
         self._sent: frozenset[str] = frozenset()  # images of the prompt that was sent last
         self._closed = False
 
     def to_send(self) -> list[protocol.Message]:
         messages: list[protocol.Message] = []
-        while self._left and len(self._pieces) < self._room:
-            place, prompt = self._left.popleft()
-            self._pieces[place] = []
-            messages.append(protocol.Join(place, self._without_sent(prompt), self._sampling))
+        while self._left and self._free:
+            self._free -= 1
+            join = self._left.popleft()
+            messages.append(msgspec.structs.replace(join, prompt=self._without_sent(join.prompt)))
         if not self._left and not self._closed:
             self._closed = True
             messages.append(protocol.CloseBatch())
         return messages
 
-    def received(self, reply: protocol.SequenceChunk | protocol.SequenceEnded) -> None:
-        if isinstance(reply, protocol.SequenceChunk):
-            self._pieces[reply.id].append(reply.chunk)
-            return
-        pieces = self._pieces.pop(reply.id)
-        if reply.failed is not None:
-            self._on_answer(reply.id, as_error(reply.failed))
-            return
-        written = Written()
-        for piece in pieces:
-            written = written.then(piece.written)
-        ids = tuple(token for piece in pieces for token in piece.token_ids)
-        self._on_answer(reply.id, BatchAnswer(written.answer, ids, reply.reason))
+    def ended(self) -> None:
+        self._free += 1
 
     def _without_sent(self, prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
         """Without the embeddings that the prompt before had: the worker keeps these."""
@@ -111,3 +109,49 @@ class _Answers:
             for chunk in prompt.chunks
         )
         return msgspec.structs.replace(prompt, chunks=tuple(chunks))
+
+
+class _Answers(_Prompts[protocol.Join]):
+    """Joins the pieces of each answer."""
+
+    def __init__(
+        self,
+        joins: Sequence[protocol.Join],
+        sequences: int,
+        on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
+    ) -> None:
+        super().__init__(joins, sequences)
+        self._on_answer = on_answer
+        self._pieces: dict[int, list[protocol.Chunk]] = {join.id: [] for join in joins}
+
+    def received(self, reply: protocol.SequenceReply) -> None:
+        match reply:
+            case protocol.SequenceChunk():
+                self._pieces[reply.id].append(reply.chunk)
+            case protocol.SequenceEnded():
+                self.ended()
+                pieces = self._pieces.pop(reply.id)
+                if reply.failed is not None:
+                    self._on_answer(reply.id, as_error(reply.failed))
+                    return
+                written = Written()
+                for piece in pieces:
+                    written = written.then(piece.written)
+                ids = tuple(token for piece in pieces for token in piece.token_ids)
+                self._on_answer(reply.id, BatchAnswer(written.answer, ids, reply.reason))
+
+
+class _Readings(_Prompts[protocol.JoinReading]):
+    def __init__(
+        self,
+        joins: Sequence[protocol.JoinReading],
+        sequences: int,
+        on_reading: Callable[[protocol.SequenceRead], None],
+    ) -> None:
+        super().__init__(joins, sequences)
+        self._on_reading = on_reading
+
+    def received(self, reply: protocol.SequenceReply) -> None:
+        if isinstance(reply, protocol.SequenceRead):
+            self.ended()
+            self._on_reading(reply)

@@ -20,11 +20,13 @@ from playground.engine.finite import NotFinite
 from playground.engine.language import SEND_INTERVAL_S, LanguageModel
 from playground.engine.protocol import (
     BatchEnded,
+    BatchMessage,
     CloseBatch,
     EncodedPrompt,
     Failed,
     ImageChunk,
     Join,
+    JoinReading,
     Leave,
     OpenBatch,
     Reply,
@@ -32,9 +34,44 @@ from playground.engine.protocol import (
     SequenceEnded,
 )
 from playground.engine.sampling import TokenSampler
-from playground.engine.sequences import Row
+from playground.engine.sequences import Row, SequenceContext
 from playground.errors import BadPair, BadPrompt, EngineError, Interrupted, PlaygroundError
 from playground.values.reasoning import opened_by
+
+
+class NewestEmbeddings:
+    """Keeps the embeddings of the newest prompt: the one after it may leave out what it has."""
+
+    def __init__(self) -> None:
+        self._embeddings: dict[str, bytes] = {}
+
+    def filled(self, prompt: EncodedPrompt) -> EncodedPrompt:
+        """With the embeddings that the prompt before had."""
+        known, self._embeddings = self._embeddings, {}
+        chunks = []
+        for chunk in prompt.chunks:
+            if isinstance(chunk, ImageChunk):
+                if not chunk.embeddings:
+                    chunk = msgspec.structs.replace(chunk, embeddings=known.get(chunk.key, b""))
+                self._embeddings[chunk.key] = chunk.embeddings
+            chunks.append(chunk)
+        return msgspec.structs.replace(prompt, chunks=tuple(chunks))
+
+
+def check_prompt(prompt: EncodedPrompt, model: LanguageModel, context: SequenceContext, limit: int) -> None:
+    """Raises BadPair, BadPrompt for what cannot be decoded in a batch."""
+    model.check_width(prompt)
+    if prompt.n_tokens >= limit:
+        raise BadPrompt(
+            f"The prompt has {prompt.n_tokens} tokens ({prompt.n_image_tokens} of them from images), the context "
+            f"holds {limit}. Raise the context size, or shorten the prompt."
+        )
+    if prompt.widest > context.key.n_ubatch:
+        raise BadPrompt(f"The image has {prompt.widest} tokens; the batch was opened for smaller ones.")
+    if len(prompt.prefix) == len(prompt.chunks):
+        raise BadPrompt("The prompt has no text behind its image.")
+    if any(isinstance(chunk, ImageChunk) and not chunk.embeddings for chunk in prompt.chunks):
+        raise BadPrompt("The prompt's image came without its embeddings.")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +102,7 @@ class Batch:
         self,
         model: LanguageModel,
         request: OpenBatch,
-        inbox: SimpleQueue[Join | Leave | CloseBatch],
+        inbox: SimpleQueue[BatchMessage],
         cancelled: Event,
         send: Callable[[Reply], None],
     ) -> None:
@@ -81,8 +118,7 @@ class Batch:
         self._running: list[_Sequence] = []
         self._open = True
         self._steps = 0
-        # Of the newest Join: the one after it may leave out what it has.
-        self._embeddings: dict[str, bytes] = {}
+        self._newest = NewestEmbeddings()
 
     def run(self) -> BatchEnded:
         """Answer until CloseBatch has come and every sequence has ended, or until Cancel. Raises EngineError."""
@@ -106,11 +142,14 @@ class Batch:
                 idle = False
                 match message:
                     case Join():
-                        self._waiting.append(msgspec.structs.replace(message, prompt=self._filled(message.prompt)))
+                        prompt = self._newest.filled(message.prompt)
+                        self._waiting.append(msgspec.structs.replace(message, prompt=prompt))
                     case Leave():
                         self._leave(message.id)
                     case CloseBatch():
                         self._open = False
+                    case JoinReading():
+                        raise AssertionError("only a ReadBatch takes it")
                 if self._cancelled.is_set():
                     break
         except Empty:
@@ -118,18 +157,6 @@ class Batch:
         if self._cancelled.is_set():
             self._stop_all()
         return self._open or bool(self._running or self._waiting)
-
-    def _filled(self, prompt: EncodedPrompt) -> EncodedPrompt:
-        """With the embeddings that the Join before had."""
-        known, self._embeddings = self._embeddings, {}
-        chunks = []
-        for chunk in prompt.chunks:
-            if isinstance(chunk, ImageChunk):
-                if not chunk.embeddings:
-                    chunk = msgspec.structs.replace(chunk, embeddings=known.get(chunk.key, b""))
-                self._embeddings[chunk.key] = chunk.embeddings
-            chunks.append(chunk)
-        return msgspec.structs.replace(prompt, chunks=tuple(chunks))
 
     def _leave(self, id: int) -> None:
         for join in self._waiting:
@@ -154,7 +181,7 @@ class Batch:
             number = self._free[-1]
             sampler = self._model.samplers[number - 1]
             try:
-                self._check(join.prompt)
+                check_prompt(join.prompt, self._model, self._context, self._limit)
                 sampler.attach(self._context.handle, join.sampling)
                 pending, position, reused = self._context.begin(number, join.prompt, self._cancelled)
             except Interrupted:
@@ -180,20 +207,6 @@ class Batch:
                 sequence = _Sequence(join, number, sampler, answer, pending, position, reused)
                 sequence.forced.extend(answer.due(sequence.budget))
                 self._running.append(sequence)
-
-    def _check(self, prompt: EncodedPrompt) -> None:
-        self._model.check_width(prompt)
-        if prompt.n_tokens >= self._limit:
-            raise BadPrompt(
-                f"The prompt has {prompt.n_tokens} tokens ({prompt.n_image_tokens} of them from images), the context "
-                f"holds {self._limit}. Raise the context size, or shorten the prompt."
-            )
-        if prompt.widest > self._context.key.n_ubatch:
-            raise BadPrompt(f"The image has {prompt.widest} tokens; the batch was opened for smaller ones.")
-        if len(prompt.prefix) == len(prompt.chunks):
-            raise BadPrompt("The prompt has no text behind its image.")
-        if any(isinstance(chunk, ImageChunk) and not chunk.embeddings for chunk in prompt.chunks):
-            raise BadPrompt("The prompt's image came without its embeddings.")
 
     def _step(self) -> None:
         """Decode one batch: the newest token of each answer, and prompts as far as there is room."""

@@ -23,7 +23,7 @@ from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk, n_t
 from playground.errors import EngineError, Interrupted
 
 # Tokens whose logits are on the host at once; 32 x 150,000 logits are 19 MB.
-_SCORED_AT_ONCE = 32
+SCORED_AT_ONCE = 32
 
 _USUAL_IMAGE = 576  # tokens of an image, to warm up with: LLaVA's
 
@@ -40,6 +40,7 @@ class ContextKey:
     type_k: int  # a ggml_type
     type_v: int
     n_sequences: int = 1  # that are answered at once; n_ctx is the size of all of them together
+    n_outputs: int = 0  # tokens of many sequences whose logits are wanted at once; at least 32
 
 
 class ContextFull(EngineError):
@@ -55,12 +56,12 @@ class Context:
         params.n_batch = params.n_ubatch = key.n_ubatch
         # By default there is room for logits of all tokens of a batch: 300 MB with a vocabulary of 150,000, and as much
         # again with a sampler.
-        params.n_outputs_max = min(_SCORED_AT_ONCE, key.n_ubatch)
+        params.n_outputs_max = min(SCORED_AT_ONCE, key.n_ubatch)
         if key.n_sequences > 1:
             # Sequence 0 holds what the others share: with one cache for all, sharing copies nothing.
             params.n_seq_max = 1 + key.n_sequences
             params.kv_unified = True
-            params.n_outputs_max = min(max(_SCORED_AT_ONCE, key.n_sequences), key.n_ubatch)
+            params.n_outputs_max = min(max(SCORED_AT_ONCE, key.n_sequences, key.n_outputs), key.n_ubatch)
             params.n_outputs_max_per_seq = 1  # with a sampler
         params.n_threads = params.n_threads_batch = key.n_threads
         params.flash_attn_type = key.flash_attention
@@ -156,7 +157,7 @@ class Context:
 
         try:
             yield logits(-1)
-            step = min(_SCORED_AT_ONCE, self._n_batch)
+            step = min(SCORED_AT_ONCE, self._n_batch)
             for start in range(0, len(token_ids), step):
                 part = token_ids[start : start + step]
                 self._decode_tokens(part, cancelled, n_logits=len(part))

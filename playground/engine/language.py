@@ -35,6 +35,8 @@ from playground.errors import BadPair, BadPrompt, Interrupted
 from playground.values.reasoning import opened_by
 from playground.values.request import Runtime, Sampling
 
+_OUTPUT_BYTES = 2**26  # of the logits that a batch of many sequences has on the host at once
+
 # Tokens that come faster than this are sent together: a person cannot see more, and each message costs 30 us.
 SEND_INTERVAL_S = 0.05
 
@@ -155,6 +157,7 @@ class LanguageModel:
             type_k=loading.cache_type(runtime.cache_type_k),
             type_v=loading.cache_type(runtime.cache_type_v),
             n_sequences=sequences,
+            n_outputs=min(n_batch, _OUTPUT_BYTES // (4 * self.vocabulary.n_tokens)) if sequences > 1 else 0,
         )
         if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
             return None

@@ -208,6 +208,19 @@ class SequenceEnded(Message, frozen=True, tag=True):
     failed: Failed | None = None
 
 
+class SequenceRead(Message, frozen=True, tag=True):
+    """One sequence of a batch was read. `drifts` and `log_probability` as its JoinReading wants them."""
+
+    id: int
+    n_vocabulary: int = 0
+    drifts: tuple[TokenDrift, ...] = ()  # one for each token, and one for what would come behind the last
+    log_probability: float | None = None  # of the whole answer, in nats
+    failed: Failed | None = None
+
+
+SequenceReply = SequenceChunk | SequenceEnded | SequenceRead
+
+
 class BatchEnded(Message, frozen=True, tag=True):
     """Every sequence that joined has ended."""
 
@@ -260,6 +273,7 @@ Reply = (
     | Measured
     | SequenceChunk
     | SequenceEnded
+    | SequenceRead
     | BatchEnded
     | ImportanceWritten
     | Step
@@ -394,6 +408,30 @@ class CloseBatch(Message, frozen=True, tag=True):
     """No Join will follow."""
 
 
+class ReadBatch(Request[BatchEnded], frozen=True, tag=True):
+    """Read many answers at once. To a language worker. As OpenBatch, with JoinReading and SequenceRead.
+
+    As many as there are sequences are read together, in the order in which they come; the last ones when CloseBatch
+    has come. So the same readings make the same batches.
+    """
+
+    runtime: Runtime
+    sequences: int
+    limit: int
+    widest: int = 0
+
+
+class JoinReading(Message, frozen=True, tag=True):
+    """One more answer to read, to one more prompt."""
+
+    id: int
+    prompt: EncodedPrompt
+    token_ids: tuple[int, ...]
+    against: str = ""  # a file that Record wrote: the drift from it is wanted
+    own: str = ""  # a file that gets what this model holds likely, as Record writes it
+    dtype: str = "float32"
+
+
 class Score(Request[Scored], frozen=True, tag=True):
     """Read an answer to a prompt and tell how likely each token was. To a language worker."""
 
@@ -494,6 +532,8 @@ AnyRequest = (
     | Join
     | Leave
     | CloseBatch
+    | ReadBatch
+    | JoinReading
     | Score
     | Tokenize
     | Record
@@ -507,6 +547,8 @@ AnyRequest = (
     | Heartbeat
     | Cancel
 )
+
+BatchMessage = Join | JoinReading | Leave | CloseBatch
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)

@@ -25,7 +25,7 @@ def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[To
     """
     vocabulary = model.vocabulary
     rows = zip(
-        _texts(vocabulary, request.token_ids),
+        texts(vocabulary, request.token_ids),
         (*request.token_ids, None),
         _logits(model, request, cancelled),
         strict=True,
@@ -41,7 +41,7 @@ def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
     """
     with open(request.path, "wb") as file:
         for logits in _logits(model, request, cancelled):
-            file.write(_log_probabilities(logits).astype(request.dtype).tobytes())
+            file.write(log_probabilities(logits).astype(request.dtype).tobytes())
     return model.vocabulary.n_tokens
 
 
@@ -60,23 +60,23 @@ def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tupl
         raise EngineError("The reference's record belongs to another vocabulary or answer.")
     drifts = []
     rows = zip(
-        _texts(model.vocabulary, request.token_ids),
+        texts(model.vocabulary, request.token_ids),
         recorded.reshape(-1, n),
         _logits(model, request, cancelled),
         strict=True,
     )
     with open(request.own, "wb") if request.own else contextlib.nullcontext() as file:
         for text, row, logits in rows:
-            own, theirs = _log_probabilities(logits), row.astype(numpy.float64)
+            own, theirs = log_probabilities(logits), row.astype(numpy.float64)
             if request.dtype != "float32":
-                theirs = _log_probabilities(theirs)
+                theirs = log_probabilities(theirs)
             if file is not None:
                 file.write(own.astype(request.dtype).tobytes())
-            drifts.append(_drift(model.vocabulary, text, theirs, own))
+            drifts.append(drift(model.vocabulary, text, theirs, own))
     return tuple(drifts)
 
 
-def _drift(vocabulary: Vocabulary, text: str, theirs: Any, own: Any) -> TokenDrift:
+def drift(vocabulary: Vocabulary, text: str, theirs: Any, own: Any) -> TokenDrift:
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
     return TokenDrift(
@@ -89,7 +89,7 @@ def _drift(vocabulary: Vocabulary, text: str, theirs: Any, own: Any) -> TokenDri
     )
 
 
-def _texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
+def texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
     """The text of each token, so that they join to the answer; then an empty text for the position after the last."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in token_ids:
@@ -98,7 +98,7 @@ def _texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
 
 
 def _token_score(vocabulary: Vocabulary, text: str, token: int | None, logits: Any, n: int) -> TokenScore:
-    likely = _log_probabilities(logits)
+    likely = log_probabilities(logits)
     probability = None if token is None else math.exp(likely[token])
     return TokenScore(text=text, probability=probability, candidates=_likeliest(vocabulary, likely, n))
 
@@ -122,7 +122,7 @@ def _logits(model: LanguageModel, request: Score | Record | Measure, cancelled: 
     return model.logits(request.prompt, request.token_ids, request.runtime, cancelled)
 
 
-def _log_probabilities(logits: Any) -> Any:
+def log_probabilities(logits: Any) -> Any:
     """float64 (n_vocabulary), natural logarithms of the softmax."""
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine.context import Context, ContextKey
+from playground.engine.context import SCORED_AT_ONCE, Context, ContextKey
 from playground.engine.importance import Importance
 from playground.engine.protocol import EncodedPrompt, TextChunk, n_tokens
 
@@ -31,7 +31,7 @@ class SequenceContext(Context):
 
     def __init__(self, model: C.llama_model_p, key: ContextKey, importance: Importance | None) -> None:
         super().__init__(model, key, importance)
-        self.n_batch = key.n_batch
+        self.n_outputs = min(max(SCORED_AT_ONCE, key.n_outputs), key.n_batch)
         ids = self._ids = (C.llama_seq_id * (1 + key.n_sequences))(*range(1 + key.n_sequences))
         self._id_of = [ctypes.cast(ctypes.byref(ids, 4 * i), ctypes.POINTER(C.llama_seq_id)) for i in range(len(ids))]
         self._mixed_ids = (ctypes.POINTER(C.llama_seq_id) * self._n_ubatch)()

@@ -22,6 +22,7 @@ from playground.engine.language import LanguageModel, plan
 from playground.engine.protocol import (
     Alive,
     AnyRequest,
+    BatchMessage,
     Cancel,
     CheckGrammar,
     CloseBatch,
@@ -31,6 +32,7 @@ from playground.engine.protocol import (
     GrammarChecked,
     Heartbeat,
     Join,
+    JoinReading,
     Leave,
     Loaded,
     LoadLanguage,
@@ -43,6 +45,7 @@ from playground.engine.protocol import (
     PlanMemory,
     Pong,
     Quantize,
+    ReadBatch,
     Ready,
     Record,
     Recorded,
@@ -56,6 +59,7 @@ from playground.engine.protocol import (
     send,
 )
 from playground.engine.quantize import quantize
+from playground.engine.reading import Readings
 from playground.engine.vision import VisionModel
 from playground.errors import PlaygroundError
 
@@ -67,7 +71,7 @@ class RequestServer:
         self._connection = connection
         self._sending = Lock()
         self._cancelled = Event()
-        self._joining: SimpleQueue[Join | Leave | CloseBatch] = SimpleQueue()  # of the newest batch
+        self._joining: SimpleQueue[BatchMessage] = SimpleQueue()  # of the newest batch
         self._vision: VisionModel | None = None
         self._language: LanguageModel | None = None
         self._importance: Importance | None = None
@@ -93,7 +97,7 @@ class RequestServer:
                 if isinstance(request, Cancel):
                     self._cancelled.set()
                     self._joining.put(CloseBatch())  # wakes a batch that waits for its next prompt
-                elif isinstance(request, Join | Leave | CloseBatch):
+                elif isinstance(request, Join | JoinReading | Leave | CloseBatch):
                     self._joining.put(request)
                 elif isinstance(request, Heartbeat):
                     self._send(Alive())
@@ -160,6 +164,8 @@ class RequestServer:
                 )
             case OpenBatch():
                 return Batch(self._language_model, request, self._joining, self._cancelled, self._send).run()
+            case ReadBatch():
+                return Readings(self._language_model, request, self._joining, self._cancelled, self._send).run()
             case Score():
                 return Scored(scoring.score(self._language_model, request, cancelled=self._cancelled))
             case Tokenize():
@@ -186,7 +192,7 @@ class RequestServer:
                 return GrammarChecked()
             case Ping():
                 return Pong(devices())
-            case Cancel() | Heartbeat() | Join() | Leave() | CloseBatch():
+            case Cancel() | Heartbeat() | Join() | JoinReading() | Leave() | CloseBatch():
                 raise AssertionError("_read answers these")
 
 

@@ -9,6 +9,7 @@ token first is another one.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 
 from playground.comparing.lab import Lab
 from playground.comparing.loops import loop_of
+from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted
 from playground.measuring import look_test, question_sets, speed_test, statistics
 from playground.measuring.question_sets import Question, QuestionSet, embedded
@@ -30,7 +32,7 @@ from playground.measuring.results import (
     VariantResult,
 )
 from playground.measuring.scoring_rules import score
-from playground.measuring.steps import Item, Steps
+from playground.measuring.steps import Item, Reading, Steps
 from playground.measuring.summaries import question_drift, variant_result
 from playground.values.files import Variant
 from playground.values.request import Runtime
@@ -39,6 +41,7 @@ from playground.values.request import Runtime
 _ARITHMETIC = 3
 
 
+_READ = 64  # answers that are read before the progress is shown again
 _GROUP = 4  # as many times the questions of a batch go through the batch in one turn
 
 
@@ -167,12 +170,9 @@ class MeasureJob:
     ) -> Generator[Progress, None, list[RecordedAnswer | Failure]]:
         """A variant's own answers, or why there is none. Questions about one picture follow each other: each batch
         reads it once."""
-        first: dict[str, int] = {}
-        for k, item in enumerate(items):
-            first.setdefault(item.image.sha256, k)
         answers: dict[int, RecordedAnswer | Failure] = {}
         new = []
-        for k in sorted(range(len(items)), key=lambda k: first[items[k].image.sha256]):
+        for k in self._by_picture(items):
             if self._is_new(self.steps.answer_key(variant, items[k])):
                 new.append(k)
             else:
@@ -186,6 +186,14 @@ class MeasureJob:
             for _ in group[1:]:
                 yield self.step(what)
         return [answers[k] for k in range(len(items))]
+
+    @staticmethod
+    def _by_picture(items: Sequence[Item]) -> list[int]:
+        """Their places, so that questions about one picture follow each other."""
+        first: dict[str, int] = {}
+        for k, item in enumerate(items):
+            first.setdefault(item.image.sha256, k)
+        return sorted(range(len(items)), key=lambda k: first[items[k].image.sha256])
 
     def _judging(self) -> tuple[Question, ...]:
         """The questions that no variant was made with. Where none is left, all of them, and that is a problem."""
@@ -213,16 +221,36 @@ class MeasureJob:
             or not results.has(steps.own_drift_key(base, item))
             or not all(results.has(steps.drift_key(v, item)) for v in others)
         }
-        for k, (item, answer) in enumerate(self._answered()):
-            if k not in wanted:
-                self._total -= 1
-                continue
-            yield self.step(f"{base.label} reads its answers")
-            prompt, path = steps.prompt(base, item), _record_of(base, records, k)
-            n_vocabulary = steps.record(base, prompt, answer.token_ids, path)
-            if k == min(wanted):
-                steps.choose_dtype(n_vocabulary, 2 * len(wanted), records)  # the reference's, and one variant's own
-                steps.record(base, prompt, answer.token_ids, path)
+        self._total -= len(self.items) - len(wanted)
+        if not wanted:
+            return
+        first = min(wanted)
+        prompt, ids = steps.prompt(base, self.items[first]), self._answers[first].token_ids
+        n_vocabulary = steps.record(base, prompt, ids, _record_of(base, records, first))
+        steps.choose_dtype(n_vocabulary, 2 * len(wanted), records)  # the reference's, and one variant's own
+        readings = {k: Reading(self._answers[k].token_ids, own=_record_of(base, records, k)) for k in sorted(wanted)}
+        recorded: set[int] = set()
+        what = f"{base.label} reads its answers"
+        yield from self._read_at_once(base, readings, what, lambda k, _reply: recorded.add(k))
+        for k in readings.keys() - recorded:
+            steps.record(base, steps.prompt(base, self.items[k]), readings[k].ids, _record_of(base, records, k))
+
+    def _read_at_once(
+        self,
+        variant: Variant,
+        wanted: Mapping[int, Reading],
+        what: str,
+        keep: Callable[[int, protocol.SequenceRead], None],
+        runtime: Runtime | None = None,
+    ) -> Iterator[Progress]:
+        """Read answers in batches, as far as they can be; the others are left to be read alone. A step for each."""
+        places = [k for k in self._by_picture(self.items) if k in wanted]
+        for start in range(0, len(places), _READ):
+            part = places[start : start + _READ]
+            yield self.step(what)
+            self.steps.readings(variant, self.items, {k: wanted[k] for k in part}, keep, runtime)
+            for _ in part[1:]:
+                yield self.step(what)
 
     def floor(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
         """How far a variant lies from itself, computed another way, on the same questions: mean KL, nats a token.
@@ -230,11 +258,26 @@ class MeasureJob:
         A question that fails is left out here; it was reported with the variant's drift.
         """
         total, tokens = 0.0, 0
+        other, results = self.steps.other_way(variant), self._results
+        what = f"{variant.label} against itself: {other.name}"
+        new = [k for k, item in enumerate(self.items) if self._is_new(self.steps.own_drift_key(variant, item))]
+        paths = {k: _record_of(variant, records, k) for k in new}
+        missing = {k: Reading(self._answers[k].token_ids, own=path) for k, path in paths.items() if not path.exists()}
+        self.steps.readings(variant, self.items, missing, lambda _k, _reply: None)
+
+        def keep(k: int, reply: protocol.SequenceRead) -> None:
+            kl = math.fsum(drift.kl for drift in reply.drifts)
+            results.put(self.steps.own_drift_key(variant, self.items[k]), kl)
+
+        wanted = {k: Reading(self._answers[k].token_ids, against=path) for k, path in paths.items() if path.exists()}
+        yield from self._read_at_once(
+            variant, wanted, f"{variant.label} against itself: {other.name}", keep, other.runtime
+        )
         for k, (item, answer) in enumerate(self._answered()):
             own = _record_of(variant, records, k)
             try:
-                if self._is_new(self.steps.own_drift_key(variant, item)):
-                    yield self.step(f"{variant.label} against itself: {self.steps.other_way(variant).name}")
+                if k in paths and k not in wanted:
+                    yield self.step(what)
                 total += self.steps.own_drift(variant, item, answer.token_ids, own)
                 tokens += len(answer.token_ids) + 1
             except Failure:
@@ -253,12 +296,25 @@ class MeasureJob:
         """
         label = label or variant.label
         drifts = []
+        if self._plan.drift:
+            new = [k for k, item in enumerate(self.items) if self._is_new(self.steps.drift_key(variant, item))]
+            wanted = {
+                k: Reading(
+                    self._answers[k].token_ids,
+                    _record_of(self._reference, records, k),
+                    None if strict else _record_of(variant, records, k),
+                )
+                for k in new
+            }
+
+            def keep(k: int, reply: protocol.SequenceRead) -> None:
+                self._results.put(self.steps.drift_key(variant, self.items[k]), question_drift(reply.drifts))
+
+            yield from self._read_at_once(variant, wanted, f"{label}: drift", keep)
         for k, (item, answer) in enumerate(self._answered()):
             drift = QuestionDrift()
             try:
                 if self._plan.drift:
-                    if self._is_new(self.steps.drift_key(variant, item)):
-                        yield self.step(f"{label}: drift")
                     record, own = (_record_of(v, records, k) for v in (self._reference, variant))
                     drift = self.steps.drift(variant, item, answer.token_ids, record, None if strict else own)
             except Failure as error:

@@ -5,6 +5,7 @@ Answers and drifts are kept in the result cache, under a key of everything that 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from playground.errors import BadInput, EngineError, Failure, Interrupted, OutOf
 from playground.measuring.question_sets import Question
 from playground.measuring.results import QuestionDrift, RecordedAnswer
 from playground.measuring.summaries import question_drift
+from playground.pool.leasing import Slot
 from playground.pool.worker_spec import WorkerSpec, language_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
@@ -29,6 +31,8 @@ from playground.values.request import Image, Runtime, Sampling
 
 # Questions that one model answers at once at most (bench/README.md).
 _SEQUENCES = 16
+
+_GROUP = 4  # as many times the questions of a batch are read in one turn
 
 # Of one answer's record. Up to it records are float32; beyond it float16, whose rounding shows in the noise floor.
 _EXACT_BYTES = 10 * 2**20
@@ -40,6 +44,14 @@ class Item(NamedTuple):
 
     question: Question
     image: Image
+
+
+class Reading(NamedTuple):
+    """An answer to read: its tokens, the record that it is compared with, and where its own distributions go."""
+
+    ids: tuple[int, ...]
+    against: Path | None = None
+    own: Path | None = None
 
 
 class Condition(NamedTuple):
@@ -126,15 +138,24 @@ class Steps:
                 answers[k] = RecordedAnswer(*answer)
                 self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
 
+        def ask(slot: Slot, places: Sequence[int], sequences: int) -> None:
+            encoded = [asked[k] for k in places]
+            spec, limit = self._batch(variant, encoded, self.sampling.max_tokens, runtime, sequences)
+            with slot.lease(spec, stop=self.stop) as lease:
+                batch.answer_all(
+                    lease,
+                    encoded,
+                    self.sampling,
+                    spec.runtime,
+                    sequences,
+                    limit,
+                    lambda i, answer: keep(places[i], answer),
+                    self.stop,
+                )
+
+        runtime, tokens = self.runtime_of(variant), self.sampling.max_tokens
         for group in self._together(items):
-            while len(left := [k for k in group if k in asked and k not in answers]) > 1:
-                sequences = min(at_once, self.sequences)
-                if sequences < 2:
-                    break
-                try:
-                    self._ask_at_once(variant, {k: asked[k] for k in left}, sequences, keep)
-                except (EngineError, OutOfMemory) as error:
-                    self._ask_fewer(f"{variant.label}: {error.message}", sequences // 2)
+            self._at_once(variant, [k for k in group if k in asked], asked, answers, tokens, runtime, at_once, ask)
         for k in [k for k in asked if k not in answers]:
             try:
                 answers[k] = self.write(variant, asked[k])
@@ -163,41 +184,99 @@ class Steps:
         self.sequences = max(1, sequences)
         self.notes.append(f"{reason} From then on at most {self.sequences} of its questions were asked at once.")
 
-    def _ask_at_once(
+    def _at_once(
         self,
         variant: Variant,
+        group: Sequence[int],
         asked: Mapping[int, protocol.EncodedPrompt],
-        sequences: int,
-        keep: Callable[[int, BatchAnswer | PlaygroundError], None],
+        done: Mapping[int, object],
+        n_answer: int,
+        runtime: Runtime,
+        at_once: int,
+        ask: Callable[[Slot, Sequence[int], int], None],
     ) -> None:
-        places, encoded, runtime = tuple(asked), tuple(asked.values()), self.runtime_of(variant)
+        """Have `ask` fill `done` in batches, fewer at once where memory is short; what cannot be asked so is left."""
+        while len(left := [k for k in group if k not in done]) > 1:
+            sequences = min(at_once, self.sequences)
+            if sequences < 2:
+                return
+            encoded = [asked[k] for k in left]
+            try:
+                with self.lab.pool.turn([language_spec(variant.model, runtime)], stop=self.stop) as slot:
+                    while sequences > 1 and not slot.fits(
+                        [self._batch(variant, encoded, n_answer, runtime, sequences)[0]]
+                    ):
+                        sequences //= 2
+                    if sequences < min(at_once, self.sequences):
+                        self._ask_fewer(f"{variant.label}: memory is short.", sequences)
+                    if sequences > 1:
+                        ask(slot, left, sequences)
+            except (EngineError, OutOfMemory) as error:
+                self._ask_fewer(f"{variant.label}: {error.message}", sequences // 2)
+            if self.stop():
+                raise Interrupted("Stopped.")
 
-        def spec() -> WorkerSpec:
-            size = batch.cells(encoded, self.sampling.max_tokens, sequences)
-            return language_spec(variant.model, replace(runtime, n_ctx=size), sequences=sequences)
+    def _batch(
+        self,
+        variant: Variant,
+        encoded: Sequence[protocol.EncodedPrompt],
+        n_answer: int,
+        runtime: Runtime,
+        sequences: int,
+    ) -> tuple[WorkerSpec, int]:
+        """The worker, and how many tokens a prompt may have with its answer."""
+        size = batch.cells(encoded, n_answer, sequences)
+        spec = language_spec(variant.model, replace(runtime, n_ctx=size), sequences=sequences)
+        return spec, runtime.n_ctx or size
 
-        with self.lab.pool.turn([spec()], stop=self.stop) as slot:
-            if not slot.fits([spec()]):
-                while sequences > 1 and not slot.fits([spec()]):
-                    sequences //= 2
-                self._ask_fewer(f"{variant.label}: memory is short.", sequences)
-                if sequences == 1:
-                    return
-            wanted = spec()
-            limit = runtime.n_ctx or wanted.runtime.context
-            with slot.lease(wanted, stop=self.stop) as lease:
-                batch.answer_all(
-                    lease,
-                    encoded,
-                    self.sampling,
-                    wanted.runtime,
-                    sequences,
-                    limit,
-                    lambda i, answer: keep(places[i], answer),
-                    self.stop,
+    def readings(
+        self,
+        variant: Variant,
+        items: Sequence[Item],
+        wanted: Mapping[int, Reading],
+        keep: Callable[[int, protocol.SequenceRead], None],
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Read answers to the questions at some places of `items`; `keep` gets each, as soon as it was read.
+
+        What fails, or cannot be read with others, is left to be read alone. Raises Interrupted.
+        """
+        asked: dict[int, protocol.EncodedPrompt] = {}
+        done: dict[int, object] = {}
+        runtime = runtime or self.runtime_of(variant)
+
+        def ask(slot: Slot, places: Sequence[int], sequences: int) -> None:
+            joins = [
+                protocol.JoinReading(
+                    k, asked[k], wanted[k].ids, str(wanted[k].against or ""), str(wanted[k].own or ""), self._dtype
                 )
-        if self.stop():
-            raise Interrupted("Stopped.")
+                for k in places
+            ]
+            spec, limit = self._batch(variant, [asked[k] for k in places], n_answer, runtime, sequences)
+
+            def kept(reply: protocol.SequenceRead) -> None:
+                done[reply.id] = reply
+                if reply.failed is None:
+                    keep(reply.id, reply)
+
+            with slot.lease(spec, stop=self.stop) as lease:
+                batch.read_all(lease, joins, spec.runtime, sequences, limit, kept, self.stop)
+
+        places = list(wanted)
+        groups = [[places[i] for i in group] for group in self._together([items[k] for k in places])]
+        at_once = min(self.sequences, max(map(len, groups), default=1))
+        n_answer = max((len(reading.ids) for reading in wanted.values()), default=0)
+        for group in groups:
+            for start in range(0, len(group), _GROUP * at_once):
+                part = group[start : start + _GROUP * at_once]
+                if len(part) < 2 or at_once < 2:
+                    continue
+                asked.clear()  # embeddings: 9 MB each
+                for k in part:
+                    with contextlib.suppress(Failure):  # it is reported where it is read alone
+                        asked[k] = self.prompt(variant, items[k])
+                known = [k for k in part if k in asked]
+                self._at_once(variant, known, asked, done, n_answer, runtime, at_once, ask)
 
     def truncated(self, answer: RecordedAnswer) -> bool:
         """Whether the answer was cut off, by the limit of tokens or because the context was full."""
@@ -302,7 +381,9 @@ class Steps:
         Quantized values of the key-value cache need flash attention: it stays on.
         """
         runtime = self.runtime_of(variant)
-        batch = 32 if runtime.n_batch > 32 else 64
+        # On a GPU a batch of 32 tokens takes as long as one of 128, and the floor as long as all else together.
+        size = 128 if self.lab.pool.on_gpu else 32
+        batch = size if runtime.n_batch > size else size * 2
         given = runtime.flash_attention
         # The opposite of llama.cpp's own choice.
         attention = runtime.needs_flash_attention or not (self.lab.pool.on_gpu if given is None else given)

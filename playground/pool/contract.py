@@ -59,7 +59,7 @@ class Dialogue(Protocol):
     def to_send(self) -> Sequence[protocol.Message]:
         """What the worker gets now. Asked after every reply, and 20 times a second."""
 
-    def received(self, reply: protocol.SequenceChunk | protocol.SequenceEnded) -> None: ...
+    def received(self, reply: protocol.SequenceReply) -> None: ...
 
 
 class Worker(Protocol):

@@ -161,7 +161,7 @@ class WorkerProcess:
                     continue
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)
-                elif isinstance(reply, protocol.SequenceChunk | protocol.SequenceEnded):
+                elif isinstance(reply, protocol.SequenceReply):
                     if dialogue is not None:
                         dialogue.received(reply)
                 elif isinstance(reply, protocol.Step):

@@ -6,7 +6,10 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
+import numpy
 import pytest
 
 from playground.comparing import batch
@@ -14,10 +17,12 @@ from playground.comparing.batch import BatchAnswer
 from playground.engine import protocol
 from playground.errors import BadPrompt, Failure, Interrupted, PlaygroundError
 from playground.measuring import question_sets
-from playground.measuring.results import RecordedAnswer
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import Measurement, MeasurementPlan, RecordedAnswer
 from playground.measuring.steps import Item, Steps
 from playground.models.presets import data_folder
 from playground.pool.worker_spec import language_spec
+from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole
 from playground.values.request import Runtime, Sampling
@@ -163,7 +168,7 @@ def test_sequence_when_it_leaves_then_the_others_go_on(parts: Parts, endless: pa
             messages, self.outbox = self.outbox, []
             return messages
 
-        def received(self, reply: protocol.SequenceChunk | protocol.SequenceEnded) -> None:
+        def received(self, reply: protocol.SequenceReply) -> None:
             if isinstance(reply, protocol.SequenceEnded):
                 self.ended.append((reply.id, reply.reason))
                 if reply.id == 1:  # what runs, and what may still wait, can leave
@@ -194,3 +199,75 @@ def test_cells_when_prompts_share_a_picture_then_it_counts_once() -> None:
     assert batch.cells(one, 64, 16) == 2048  # 503 + 16 * 85, in steps of 256
     assert batch.cells(one, 64, 1) == 768
     assert batch.cells([*one, prompt("b", 20)], 64, 2) == 1280  # both pictures
+
+
+@pytest.mark.parametrize("kind", [*pairs.KINDS, "embedded"])
+def test_readings_when_read_at_once_then_what_each_alone_finds(
+    parts: Parts, tiny: dict[str, pairs.PairFiles], tmp_path: Path, kind: str
+) -> None:
+    """Two groups of three; answers of several lengths, more tokens than one stretch has with logits."""
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    if kind != "embedded":
+        variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
+    steps = steps_of(parts, variant, 3)
+    items = [items_of(3)[k // 2] for k in range(5)]
+    prompts = [steps.prompt(variant, item) for item in items]
+    answers = [tuple(range(40, 60 + 20 * k)) for k in range(5)]
+    for k, (prompt, ids) in enumerate(zip(prompts, answers, strict=True)):
+        steps.record(variant, prompt, ids, tmp_path / f"alone-{k}")
+    alone = [steps.log_probability(variant, p, ids) for p, ids in zip(prompts, answers, strict=True)]
+    readings = [
+        protocol.JoinReading(k, prompts[k], answers[k], str(tmp_path / f"alone-{k}"), str(tmp_path / f"own-{k}"))
+        for k in range(5)
+    ]
+    size = batch.cells(prompts, len(answers[-1]), 3)
+    found: dict[int, protocol.SequenceRead] = {}
+    with parts.pool.lease(language_spec(variant.model, Runtime(n_ctx=size), sequences=3)) as lease:
+        batch.read_all(
+            lease, readings, Runtime(n_ctx=size, n_batch=64), 3, size, lambda r: found.update({r.id: r}), lambda: False
+        )
+    for k, ids in enumerate(answers):
+        assert found[k].failed is None
+        assert len(found[k].drifts) == len(ids) + 1
+        assert max(drift.kl for drift in found[k].drifts) < 1e-4
+        assert found[k].log_probability == pytest.approx(alone[k], rel=1e-3)
+        assert (tmp_path / f"own-{k}").stat().st_size == (tmp_path / f"alone-{k}").stat().st_size
+        theirs, own = (numpy.fromfile(tmp_path / f"{name}-{k}", "float32") for name in ("alone", "own"))
+        assert numpy.exp(own) == pytest.approx(numpy.exp(theirs), abs=0.01)
+
+
+def test_reading_when_its_record_is_of_another_answer_then_it_fails_alone(parts: Parts, tmp_path: Path) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    steps = steps_of(parts, variant, 2)
+    prompts = [steps.prompt(variant, item) for item in about_one_picture(2)]
+    (tmp_path / "short").write_bytes(b"1234")
+    readings = [protocol.JoinReading(0, prompts[0], (5, 6), str(tmp_path / "short"))]
+    readings += [protocol.JoinReading(1, prompts[1], (5, 6))]
+    runtime = Runtime(n_ctx=batch.cells(prompts, 2, 2))
+    found: dict[int, protocol.SequenceRead] = {}
+    with parts.pool.lease(language_spec(variant.model, runtime, sequences=2)) as lease:
+        batch.read_all(lease, readings, runtime, 2, runtime.context, lambda r: found.update({r.id: r}), lambda: False)
+    assert "another vocabulary or answer" in (found[0].failed or protocol.Failed("", "")).message
+    assert found[1].log_probability == pytest.approx(steps.log_probability(variant, prompts[1], (5, 6)), rel=1e-3)
+
+
+def test_drift_when_questions_share_a_picture_then_as_one_at_a_time(parts: Parts, tmp_path: Path) -> None:
+    variants = parts.catalog.choose(["F16", "Q4_K_M"], ["F16"])
+    name = items_of(1)[0].question.image
+    asked = question_sets.QuestionSet(
+        "one picture", [msgspec.structs.replace(item.question, image=name) for item in items_of(5)], FOLDER
+    )
+    kls = []
+    for sequences in (1, 4):
+        results = ResultCache(tmp_path / str(sequences), "test")
+        lab = replace(parts.lab, sequences=sequences, results=results)
+        request = MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(accuracy=True), Runtime(n_ctx=512))
+        *_, last = MeasureJob(lab, request).run()
+        results.close()
+        assert isinstance(last, Measurement)
+        assert last.problems == ()
+        assert last.results[1].mean_kl is not None
+        assert last.floor is not None
+        assert 0 < last.floor < last.results[1].mean_kl.value / 20
+        kls.append(last.results[1].mean_kl.value)
+    assert kls[1] == pytest.approx(kls[0], rel=0.05)

@@ -1,0 +1,224 @@
+"""Reads many answers at once: probabilities of their tokens, and the drift from records, of several sequences a batch.
+
+The logits of a whole vocabulary stay here, a stretch of tokens at a time. On a GPU the next stretch is decoded while
+threads work on the one before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+from threading import Event
+from typing import Any, NamedTuple
+
+import msgspec
+from llama_cpp import llama_cpp as C
+
+from playground.engine import finite
+from playground.engine.batch import NewestEmbeddings, check_prompt
+from playground.engine.language import LanguageModel
+from playground.engine.protocol import (
+    BatchEnded,
+    BatchMessage,
+    CloseBatch,
+    Failed,
+    JoinReading,
+    ReadBatch,
+    Reply,
+    SequenceRead,
+)
+from playground.engine.scoring import drift, log_probabilities, texts
+from playground.engine.sequences import Row
+from playground.engine.vocabulary import Vocabulary
+from playground.errors import EngineError, Interrupted, PlaygroundError
+from playground.values.answer import TokenDrift
+
+_THREADS = 8
+
+
+class _Place(NamedTuple):
+    """A token of a batch, and who reads its logits."""
+
+    row: Row
+    reading: _Reading
+
+
+class _Reading:
+    """One answer that is read. `read` gets its logits in their order."""
+
+    def __init__(self, vocabulary: Vocabulary, join: JoinReading, files: ExitStack) -> None:
+        """Raises EngineError for a record of another shape."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        self.id = join.id
+        self.error: PlaygroundError | None = None
+        self._vocabulary = vocabulary
+        self._dtype = join.dtype
+        self._tokens = iter(zip(texts(vocabulary, join.token_ids), (*join.token_ids, None), strict=True))
+        self._log_probability = 0.0
+        self._drifts: list[TokenDrift] = []
+        self._recorded = None
+        if join.against:
+            n_rows, n = len(join.token_ids) + 1, vocabulary.n_tokens
+            if os.path.getsize(join.against) != n_rows * n * numpy.dtype(join.dtype).itemsize:
+                raise EngineError("The reference's record belongs to another vocabulary or answer.")
+            # Mapped, not read: 16 answers at a vocabulary of 260,000 take 1 GB.
+            self._recorded = iter(numpy.memmap(join.against, join.dtype, "r", shape=(n_rows, n)))
+        self._own = files.enter_context(open(join.own, "wb")) if join.own else None  # noqa: SIM115
+
+    def read(self, rows: Any) -> None:
+        """rows: float32 (tokens, n_vocabulary). An error is kept."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        if self.error is not None:
+            return
+        try:
+            for logits in rows:
+                finite.check_logits(logits)
+                text, token = next(self._tokens)
+                own = log_probabilities(logits)
+                if token is not None:
+                    self._log_probability += float(own[token])
+                if self._own is not None:
+                    self._own.write(own.astype(self._dtype).tobytes())
+                if self._recorded is not None:
+                    theirs = next(self._recorded).astype(numpy.float64)
+                    if self._dtype != "float32":
+                        theirs = log_probabilities(theirs)
+                    self._drifts.append(drift(self._vocabulary, text, theirs, own))
+        except PlaygroundError as error:
+            self.error = error
+
+    def reply(self) -> SequenceRead:
+        if self.error is not None:
+            return failed(self.id, self.error)
+        return SequenceRead(self.id, self._vocabulary.n_tokens, tuple(self._drifts), self._log_probability)
+
+
+class Readings:
+    """One ReadBatch, from its first JoinReading to its end."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        request: ReadBatch,
+        inbox: SimpleQueue[BatchMessage],
+        cancelled: Event,
+        send: Callable[[Reply], None],
+    ) -> None:
+        """Raises EngineError if there is not enough memory for so many sequences."""
+        self._model = model
+        self._limit = request.limit
+        self._n = request.sequences
+        self._context = model.batch_context(request.runtime, request.sequences, request.widest)
+        self._inbox = inbox
+        self._cancelled = cancelled
+        self._send = send
+        self._newest = NewestEmbeddings()
+        self._steps = 0
+
+    def run(self) -> BatchEnded:
+        """Read until CloseBatch or Cancel. Raises EngineError, OSError where a record cannot be written."""
+        started = time.perf_counter()
+        for sampler in self._model.samplers:  # with one in the graph the logits stay on the device
+            sampler.detach(self._context.handle)
+        threads = min(_THREADS, os.cpu_count() or 1) if self._model.on_gpu else 1
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                for group in self._groups():
+                    self._read(group, pool)
+        except Interrupted:
+            pass
+        except BaseException:
+            self._context.clear()
+            raise
+        return BatchEnded(self._steps, time.perf_counter() - started)
+
+    def _groups(self) -> Iterator[list[JoinReading]]:
+        group: list[JoinReading] = []
+        while not self._cancelled.is_set():
+            message = self._inbox.get()
+            match message:
+                case JoinReading():
+                    prompt = self._newest.filled(message.prompt)
+                    group.append(msgspec.structs.replace(message, prompt=prompt))
+                case CloseBatch():
+                    if group and not self._cancelled.is_set():
+                        yield group
+                    return
+                case _:
+                    raise AssertionError("a reading neither leaves nor is answered")
+            if len(group) == self._n:
+                yield group
+                group = []
+
+    def _read(self, group: Sequence[JoinReading], pool: ThreadPoolExecutor) -> None:
+        with ExitStack() as files:
+            places: list[_Place] = []
+            readings = []
+            for number, join in enumerate(group, 1):
+                try:
+                    check_prompt(join.prompt, self._model, self._context, self._limit - len(join.token_ids))
+                    reading = _Reading(self._model.vocabulary, join, files)
+                    pending, position, _ = self._context.begin(number, join.prompt, self._cancelled)
+                except (Interrupted, MemoryError):
+                    raise
+                except PlaygroundError as error:
+                    self._send(failed(join.id, error))
+                    continue
+                readings.append(reading)
+                for i, token in enumerate((*pending, *join.token_ids)):
+                    row = Row(token, position + i, number, i >= len(pending) - 1)
+                    places.append(_Place(row, reading))
+            tasks: list[Future[None]] = []
+            for stretch in self._stretches(places):
+                if self._cancelled.is_set():
+                    raise Interrupted("Stopped.")
+                tasks = self._decode(stretch, tasks, pool)
+            _await(tasks)
+            for number in range(1, 1 + len(group)):
+                self._context.end(number)
+        for reading in readings:
+            self._send(reading.reply())
+
+    def _stretches(self, places: Sequence[_Place]) -> Iterator[list[_Place]]:
+        """As many tokens, and as many of them with logits, as fit into one batch."""
+        stretch: list[_Place] = []
+        outputs = 0
+        for place in places:
+            if len(stretch) == self._context.key.n_batch or outputs + place.row.wants_logits > self._context.n_outputs:
+                yield stretch
+                stretch, outputs = [], 0
+            stretch.append(place)
+            outputs += place.row.wants_logits
+        yield stretch
+
+    def _decode(
+        self, stretch: Sequence[_Place], before: Sequence[Future[None]], pool: ThreadPoolExecutor
+    ) -> list[Future[None]]:
+        """Decode, and start to read the logits; what was started before has then ended, so that rows stay in order."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        self._context.decode([place.row for place in stretch])
+        self._steps += 1
+        _await(before)
+        n = self._model.vocabulary.n_tokens
+        by_reading: dict[int, tuple[_Reading, list[Any]]] = {}
+        for i, (row, reading) in enumerate(stretch):
+            if row.wants_logits:
+                logits = numpy.ctypeslib.as_array(C.llama_get_logits_ith(self._context.handle, i), (n,))
+                by_reading.setdefault(reading.id, (reading, []))[1].append(logits.copy())
+        return [pool.submit(reading.read, rows) for reading, rows in by_reading.values()]
+
+
+def failed(id: int, error: PlaygroundError) -> SequenceRead:
+    return SequenceRead(id, failed=Failed(kind=type(error).__name__, message=str(error)))
+
+
+def _await(tasks: Sequence[Future[None]]) -> None:
+    for task in tasks:
+        task.result()
