@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def read_preset(path: Path) -> Preset:
         return msgspec.toml.decode(path.read_bytes(), type=Preset)
     except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
         raise BadModel(f"The preset {path.name} cannot be used: {error}.") from error
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+    return {preset.family: preset.name for preset in read_presets()}
+
+
+def family_name(family: str) -> str:
+    """How a person calls a model family: by its preset's name where it has one."""
+    return _names().get(family, family)
 
 
 def read_presets() -> tuple[Preset, ...]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from playground.comparing.divergence import first_word
-from playground.notebooks.cells import Run
+from playground.notebooks.cells import Picture, Run
 from playground.values.answer import PaneState
+
+_MAX_CHARACTERS = 80  # of a prompt or a name in the sentence
 
 
 def changes(old: Run, new: Run) -> str:
     """What was asked differently, then which answers came out differently."""
     changed = []
     if old.cell.prompts != new.cell.prompts:
-        changed.append("the prompt changed")
+        changed.append(f"the prompt changed from {_quoted(old.cell.prompts)} to {_quoted(new.cell.prompts)}")
     if [p.sha256 for p in old.cell.pictures] != [p.sha256 for p in new.cell.pictures]:
-        changed.append("the images changed")
+        changed.append(f"the images changed from {_named(old.cell.pictures)} to {_named(new.cell.pictures)}")
     if old.cell.questions != new.cell.questions:
         changed.append("the questions, or what is measured, changed")
     if old.cell.gallery != new.cell.gallery:
@@ -44,6 +46,19 @@ def changes(old: Run, new: Run) -> str:
     ]
     sentence = f"From run {old.number} to run {new.number}: " + (", ".join(changed) or "nothing was changed") + "."
     return f"{sentence} {_answers(old, new)}".strip()
+
+
+def _quoted(prompts: Sequence[str]) -> str:
+    return " and ".join(f"“{_shortened(prompt)}”" for prompt in prompts)
+
+
+def _named(pictures: Sequence[Picture]) -> str:
+    return ", ".join(_shortened(picture.name or "an image") for picture in pictures) or "no image"
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _MAX_CHARACTERS else f"{words[:_MAX_CHARACTERS]} …"
 
 
 def settings_of(run: Run) -> Mapping[str, Any]:

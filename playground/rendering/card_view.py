@@ -15,6 +15,7 @@ import PIL.ImageFont
 
 from playground.errors import BadInput
 from playground.measuring.ship_card import CardRow, ShipCard
+from playground.models.presets import family_name
 from playground.rendering import measurement_view, number_format, plots, templating
 
 _WIDTH, _HEIGHT = 720, 300
@@ -59,9 +60,16 @@ def write(kind: str, card: ShipCard) -> bytes:
     return _WRITERS[kind](card)
 
 
+def model_of(card: ShipCard) -> str:
+    """The model family that the card is about."""
+    return family_name(card.reference.partition(":")[0])
+
+
 def verdict(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
     """What is recommended and why; `printed`: without the buttons that write files."""
-    return templating.markup("card-verdict.html", card=card, kinds=list(_WRITERS), printed=printed)
+    return templating.markup(
+        "card-verdict.html", card=card, model=model_of(card), kinds=list(_WRITERS), printed=printed
+    )
 
 
 def section(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
@@ -79,7 +87,9 @@ def section(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
 
 def _html(card: ShipCard) -> bytes:
     blocks = (verdict(card, printed=True), section(card, printed=True))
-    return str(templating.markup("card-page.html", card=card, blocks=blocks, css=templating.css())).encode()
+    return str(
+        templating.markup("card-page.html", model=model_of(card), card=card, blocks=blocks, css=templating.css())
+    ).encode()
 
 
 def _json(card: ShipCard) -> bytes:
@@ -218,7 +228,13 @@ def _png(card: ShipCard) -> bytes:
         draw.line([(x * _SCALE, y * _SCALE) for x, y in points], fill=ink, width=width * _SCALE)
 
     text(20, 34, f"Which quantization to ship: {_recommended(card)}", size=18)
-    text(20, 54, f"{card.questions} questions ({card.set_name}), measured {card.measured[:10]}", size=12, ink=_DIM)
+    text(
+        20,
+        54,
+        f"{model_of(card)}, {card.questions} questions ({card.set_name}), measured {card.measured[:10]}",
+        size=12,
+        ink=_DIM,
+    )
     top = 80
     for words in wrapped:
         text(20, top, words)

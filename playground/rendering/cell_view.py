@@ -11,7 +11,7 @@ import markupsafe
 from playground.comparing.run_settings import RunSettings
 from playground.measuring import suite_source
 from playground.measuring.suites import read_suites
-from playground.models.presets import Example
+from playground.models.presets import Example, family_name
 from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
@@ -179,8 +179,9 @@ def run(
     newest = max((info.number for info in runs), default=shown.number)
     for index in range(len(shown.results)):
         if beside is not None and index < len(beside.results):
-            blocks.append(block(beside, index, thumbnail, label=f"run {beside.number}"))
-        blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
+            blocks.append(_pair(beside, shown, index, thumbnail))
+        else:
+            blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
     for each in (beside, shown):
         if each is not None and (each.measurement is not None or each.sensitivity is not None):
             if beside is not None:
@@ -194,7 +195,13 @@ def run(
         beside=beside is not None,
         comparison=changes(shown, beside) if beside else "",
         changed_since=changed_since(shown, cell) if can_edit and shown.number == newest else None,
-        settings=list(settings_of(shown).items()),
+        asked=[
+            asked(each, thumbnail)
+            for each in (beside, shown)
+            if each is not None and (beside is not None or changed_since(each, cell))
+        ],
+        can_restore=can_edit,
+        settings=details(shown),
         blocks=blocks,
         overall=overall(shown),
         can_follow=can_edit
@@ -203,6 +210,51 @@ def run(
         and not shown.cell.gallery
         and shown.cell.questions is None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    run: int
+    prompts: Sequence[str]
+    pictures: Sequence[tuple[Picture, str | None]]
+    chips: Sequence[_Chip]
+
+
+def asked(shown: Run, thumbnail: Thumbnail) -> _Asked:
+    """What a run was asked: the cell as it was then."""
+    then = shown.cell
+    known = {variant.pair_id: variant for variant in shown.variants}
+    return _Asked(
+        shown.number,
+        () if then.questions is not None else then.prompts,
+        [(picture, data_url(thumbnail(picture.sha256))) for picture in then.pictures],
+        [chip for chip in _chips(then, known) if chip.field not in ("models", "family")],
+    )
+
+
+def details(shown: Run) -> list[tuple[str, object]]:
+    """What a run was asked and how, also where a setting is the default."""
+    then, sampling = shown.cell, shown.cell.settings.sampling()
+    questions: list[tuple[str, object]] = [
+        (f"question {n}" if len(then.prompts) > 1 else "question", prompt) for n, prompt in enumerate(then.prompts, 1)
+    ]
+    images: list[tuple[str, object]] = [
+        ("image", f"{picture.name}, {picture.width} × {picture.height} pixels") for picture in then.pictures
+    ]
+    defaults = {
+        "temperature": f"{sampling.temperature:g}" if sampling.temperature else "0 (greedy)",
+        "seed": sampling.seed,
+        "max tokens": sampling.max_tokens,
+        "n ctx": "as needed",
+    }
+    families = ", ".join(family_name(family) for family in dict.fromkeys(v.family for v in shown.variants))
+    given = {name: "yes" if value is True else value for name, value in settings_of(shown).items()}
+    return [
+        ("model", families),
+        *(() if then.questions is not None else questions),
+        *images,
+        *(defaults | given).items(),
+    ]
 
 
 def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool = False) -> list[markupsafe.Markup]:
@@ -239,8 +291,24 @@ class _BlockHead:
     url: str | None = None
 
 
-def block(shown: Run, index: int, thumbnail: Thumbnail, *, label: str = "", printed: bool = False) -> markupsafe.Markup:
-    """One comparison of a run."""
+def _pair(newest: Run, shown: Run, index: int, thumbnail: Thumbnail) -> markupsafe.Markup:
+    """One comparison of two runs: the panes of one variant stand side by side."""
+    panes = [pane.variant for run in (newest, shown) for pane in run.results[index].update.panes]
+    rows = {variant: row for row, variant in enumerate(dict.fromkeys(panes), 2)}
+    sides = [block(run, index, thumbnail, label=f"run {run.number}", rows=rows) for run in (newest, shown)]
+    return markupsafe.Markup('<div class="vp-pair">{}{}</div>').format(*sides)
+
+
+def block(
+    shown: Run,
+    index: int,
+    thumbnail: Thumbnail,
+    *,
+    label: str = "",
+    printed: bool = False,
+    rows: Mapping[str, int] | None = None,
+) -> markupsafe.Markup:
+    """One comparison of a run. `rows`: of the grid in which another run stands beside it, by variant."""
     result = shown.results[index]
     head = None
     if result.picture is not None:
@@ -250,7 +318,7 @@ def block(shown: Run, index: int, thumbnail: Thumbnail, *, label: str = "", prin
     elif label:
         head = _BlockHead("", label)
     panes = comparison_view.panes(
-        result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed
+        result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed, rows=rows or {}
     )
     return templating.markup(
         "block.html",
@@ -336,6 +404,8 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     lost = [id.split(":", 1)[-1] for id in cell.variants if id not in variants]
     shown = ", ".join(known[:4]) + (f" + {len(known) - 4}" if len(known) > 4 else "")
     chips.append(_Chip("", shown or "no variant ticked", ", ".join(known) or "Tick quantizations at the side"))
+    if cell.family:
+        chips.append(_Chip("of", family_name(cell.family), "The model family", field="family"))
     if lost:
         title = "Not on this machine: " + ", ".join(lost)
         chips.append(_Chip("not here:", f"{', '.join(lost[:2])}{' …' if len(lost) > 2 else ''}", title, missing=True))

@@ -6,6 +6,7 @@ import bisect
 import itertools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import markupsafe
 
@@ -78,10 +79,13 @@ def panes(
     *,
     apart: Container[str] = (),
     printed: bool = False,
+    rows: Mapping[str, int] = MappingProxyType({}),
 ) -> markupsafe.Markup:
     """The columns of a comparison.
 
-    `apart`: variants whose conversation went another way before. `printed`: for a page without buttons, all unfolded.
+    `apart`: variants whose conversation went another way before.
+    `printed`: for a page without buttons, all unfolded.
+    `rows`: where a variant's pane stands in a grid of two runs.
     """
     by_id = {v.id: v for v in variants}
     wanted = next((p for p in update.panes if p.variant == reference), None)
@@ -93,6 +97,7 @@ def panes(
         update=update,
         apart=apart,
         printed=printed,
+        rows=rows,
         summary=summary(update, variants, reference),
         running=bool(views) and not _done(update),
         table=_table(update, variants, reference, printed=printed) if _done(update) else "",

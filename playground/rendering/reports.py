@@ -15,6 +15,7 @@ import nbformat
 from playground.comparing import summary_rows
 from playground.errors import BadInput
 from playground.measuring.gate import gates
+from playground.models.presets import family_name
 from playground.notebooks import file_format as file
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.own_files import OwnFiles
@@ -61,8 +62,9 @@ def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> st
                 "markdown": "",
                 "prompts": cell.prompts,
                 "pictures": [(p, _picture_url(p, files)) for p in cell.pictures],
+                "model": family_name(cell.family),
                 "settings": _settings(cell),
-                "runs": [{"number": run.number, "html": _run(run, files, picture_of)} for run in newest_first],
+                "runs": [{"number": run.number, "html": _run(run, cell, files, picture_of)} for run in newest_first],
             }
         )
     written = datetime.datetime.now().astimezone()
@@ -73,7 +75,8 @@ def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> st
     )
 
 
-def _run(run: Run, files: OwnFiles, picture_of: PictureOf) -> markupsafe.Markup:
+def _run(run: Run, cell: CompareCell, files: OwnFiles, picture_of: PictureOf) -> markupsafe.Markup:
+    """A run, under what it was asked where the cell asks something else by now."""
     blocks = [cell_view.block(run, i, files.thumbnail, printed=True) for i in range(len(run.results))]
     blocks += cell_view.measurement(run, picture_of(run.cell.questions), printed=True)
     return templating.markup(
@@ -84,7 +87,9 @@ def _run(run: Run, files: OwnFiles, picture_of: PictureOf) -> markupsafe.Markup:
         beside=False,
         comparison="",
         changed_since=None,
-        settings=list(settings_of(run).items()),
+        asked=[cell_view.asked(run, files.thumbnail)] if cell_view.changed_since(run, cell) else [],
+        can_restore=False,
+        settings=cell_view.details(run),
         blocks=blocks,
         overall=cell_view.overall(run),
         can_follow=False,
@@ -122,6 +127,8 @@ def markdown(title: str, whole: Whole) -> str:
 
 def _asked(cell: CompareCell) -> str:
     parts = [f"## {_line(cell.prompts[0]) or 'No prompt'}"]
+    if cell.family:
+        parts.append(f"Model: {_line(family_name(cell.family))}")
     parts += [f"↳ {_line(prompt)}" for prompt in cell.prompts[1:]]
     parts += [
         f"Image: `{_line(p.name)}`, {p.width} × {p.height}, sha256 of its pixels `{p.sha256}`" for p in cell.pictures
@@ -238,7 +245,7 @@ def jupyter(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) ->
                 shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
-            page = f"<style>{templating.css()}</style><div>{_run(newest, files, picture_of)}</div>"
+            page = f"<style>{templating.css()}</style><div>{_run(newest, cell, files, picture_of)}</div>"
             shown = {"text/html": page, "text/markdown": as_html.inert(_answered(newest))}
             outputs.append(v4.new_output("display_data", data=shown))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))

@@ -80,9 +80,9 @@ class NotebookActions:
             server_function(method)
             for method in (
                 self.open, self.outputs, self.write, self.settings, self.add, self.duplicate, self.move, self.delete,
-                self.undo, self.add_picture, self.example, self.picture, self.follow, self.look, self.stop, self.rename,
-                self.own_questions, self.suite_questions, self.share, self.copy, self.create, self.remove, self.export,
-                self.card, self.import_file,
+                self.undo, self.add_picture, self.example, self.picture, self.follow, self.look, self.restore,
+                self.stop, self.rename, self.own_questions, self.suite_questions, self.share, self.copy, self.create,
+                self.remove, self.export, self.card, self.import_file,
             )
         ]  # fmt: skip
 
@@ -184,6 +184,18 @@ class NotebookActions:
         """An older run of a cell, alone or with the newest one."""
         notebook, can_edit = self._library.read(key)
         return HtmlReply(html=self._view.outputs(notebook, cell, can_edit, number=run, beside=beside))
+
+    def restore(self, key: str, cell: str, run: int) -> CellsReply:
+        """Put what a run was asked back into its cell."""
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._view.compare_cell(notebook, cell)
+            kept = self._library.run(notebook, cell, run)
+            if kept is None:
+                raise BadInput("This run cannot be read.")
+            fields = ("prompts", "pictures", "gallery", "family", "variants", "settings", "questions")
+            written, _ = self._library.write(key, replace(now, **{name: getattr(kept.cell, name) for name in fields}))
+        return replace(self._view.added(key, written), notice=f"The cell asks what run {run} was asked.")
 
     def write(
         self,

@@ -37,7 +37,9 @@ class SettingsPanel:
         # what is typed into them never goes to another cell.
         self.cell = gr.Textbox(visible="hidden", label="cell")
         gr.HTML(_HEAD, apply_default_css=False)
-        self._family = gr.Radio(label="Model family", choices=panel_values.families(parts), value=preset.family)
+        self._family = gr.Radio(
+            label="Model family", choices=panel_values.families(parts), value=preset.family, elem_id="vp-family"
+        )
         self._models = gr.CheckboxGroup(label="Language model", elem_id="vp-models")
         self._projectors = gr.CheckboxGroup(label="Image encoder (projector, mmproj)", elem_id="vp-projectors")
         self.reference = gr.Dropdown(

@@ -327,11 +327,19 @@ def test_runs_when_a_cell_is_run_again_then_the_older_ones_stay_and_can_be_compa
     assert texts(page) == [*newest, "cross", "cross"]
     sentence = cell(page).locator(".vp-note")
     expect(sentence).to_have_text(
-        "From run 1 to run 3: the prompt changed. F16 differs from word 1; Q8_0 differs from word 1."
+        "From run 1 to run 3: the prompt changed from “What shape is green?” to "
+        "“How many red stars are there?”. F16 differs from word 1; Q8_0 differs from word 1."
     )
+    places = [pane(page, "F16").nth(n).bounding_box() for n in (0, 1)]
+    tops = {place and place["y"] for place in places}
+    assert len(tops) == 1  # the panes of one variant stand side by side
     cell(page).get_by_label("beside run 3").uncheck()
     expect(sentence).to_have_count(0)
     assert texts(page) == ["cross", "cross"]
+    expect(cell(page).get_by_label("What run 1 was asked")).to_contain_text(SHORT)
+    expect(prompt(page)).to_have_value("How many red stars are there?")
+    cell(page).get_by_role("button", name="Put these back into the cell").click()
+    expect(prompt(page)).to_have_value(SHORT)
 
 
 def test_a_follow_up_when_asked_then_a_second_turn_of_the_same_run(page: Page) -> None:

@@ -514,8 +514,8 @@ Q8_TOO = (without_paths(F16), without_paths(Q2), without_paths(Q8))
     [
         (new(), f"nothing was changed. {SAME}"),
         (new(cell=compare_cell(collapsed=True, version=9)), f"nothing was changed. {SAME}"),
-        (new(cell=compare_cell(prompts=("Where?",))), f"the prompt changed. {SAME}"),
-        (new(cell=compare_cell(pictures=(picture(BLUE),))), f"the images changed. {SAME}"),
+        (new(cell=compare_cell(prompts=("Where?",))), f"the prompt changed from “What?” to “Where?”. {SAME}"),
+        (new(cell=compare_cell(pictures=(picture(BLUE, "b.png"),))), f"the images changed from a.png to b.png. {SAME}"),
         (new(cell=compare_cell(gallery=True)), f"each image alone. {SAME}"),
         (
             new(cell=compare_cell(settings=RunSettings(temperature=0.7, max_tokens=64, order=Order.RACE))),
@@ -563,4 +563,4 @@ def test_changes_when_a_gallery_lost_its_first_image_then_each_is_compared_with_
     old = run_of(both, *(result(pane(F16, text), of=one) for text, one in zip("ab", both.pictures, strict=True)))
     one = compare_cell(pictures=(picture(BLUE),), gallery=True)
     after = new(result(pane(F16, "b"), of=picture(BLUE)), cell=one)
-    assert changes(old, after).endswith("the images changed. F16 answers the same.")
+    assert changes(old, after).endswith("the images changed from a.png, a.png to a.png. F16 answers the same.")

@@ -21,6 +21,7 @@ from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.web.replies import RunUpdate
 from playground.wiring import Parts
+from testkit.notebooks import filled
 from testkit.running import SCENE
 
 ActionsOf = Callable[[Parts], NotebookActions]
@@ -180,3 +181,19 @@ def test_questions_when_an_imported_file_only_names_their_zip_then_they_are_not_
         NotebookView(parts).question_set(stolen, CellQuestions(source=source))
     own = library.own(str(actions.import_file("anna", exported).key))
     assert library.files(own).has_questions(source)
+
+
+def test_run_when_put_back_then_the_cell_asks_what_it_asked_and_keeps_its_runs(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions = actions_of(parts)
+    notebook, _, cell = filled(parts.library)
+    actions.write(notebook.id, cell.id, prompts=["Where?"], unpicture=cell.pictures[0].sha256)
+    reply = actions.restore(notebook.id, cell.id, 1)
+    back = parts.library.cell(parts.library.own(notebook.id), cell.id)
+    assert isinstance(back, CompareCell)
+    assert (back.prompts, back.pictures, back.variants) == (cell.prompts, cell.pictures, cell.variants)
+    assert len(parts.library.runs(notebook, cell.id)) == 2
+    assert "run 1" in str(reply.notice)
+    with pytest.raises(BadInput):
+        actions.restore(notebook.id, cell.id, 9)

@@ -5,13 +5,20 @@ import {download, downloadCard} from "./files.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
 import {run, stop, stopAll} from "./running.js";
-import {choose, openPanel} from "./settings.js";
+import {choose, fillPanel, openPanel} from "./settings.js";
 import {send, sendAll, turns} from "./texts.js";
 import {toast} from "./toasts.js";
 
 export const actions = {
   run: id => run([id]),
   stop: id => stop(id),
+  asked: async (id, button) => setOutputs(id, (await call("look", {cell: id, run: Number(button.dataset.run)})).html),
+  restore: async (id, button) => {
+    await send(id);
+    await call("restore", {cell: id, run: Number(button.dataset.run)});
+    focusCell(id);
+    fillPanel();
+  },
   "run-all": () => run($$(".vp-is-compare").map(cell => cell.dataset.cell)),
   "stop-all": stopAll,
   "stop-pane": (id, button) => stop(id, {variant: button.dataset.stop}),

@@ -1,0 +1,70 @@
+"""What a cell shows of its runs, without a browser."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from playground.comparing.run_settings import RunSettings
+from playground.notebooks.cells import CompareCell, Run, RunState
+from playground.notebooks.library import RunInfo
+from playground.rendering import cell_view, reports
+from testkit.notebooks import ANSWERED, BLUE, F16, Q2, RED, compare_cell, picture, run_of
+
+CELL = compare_cell()
+ELSE = compare_cell(prompts=("Where?",), pictures=(picture(BLUE, "b.png"),), settings=RunSettings(temperature=0.5))
+
+
+def shown(run: Run, cell: CompareCell, *, runs: int = 1, beside: Run | None = None, can_edit: bool = True) -> str:
+    infos = [RunInfo(number, "", RunState.DONE) for number in range(1, runs + 1)]
+    html = cell_view.run(run, infos, cell, no_thumbnail, lambda name: None, can_edit=can_edit, beside=beside)
+    return " ".join(str(html).split())
+
+
+def no_thumbnail(sha256: str) -> None:
+    return None
+
+
+def test_run_when_it_asked_what_the_cell_asks_then_its_question_is_not_repeated() -> None:
+    assert "was asked" not in shown(run_of(CELL, ANSWERED), CELL).replace("show what this run was asked", "")
+
+
+@pytest.mark.parametrize("can_edit", [True, False])
+def test_run_when_the_cell_asks_something_else_then_headed_by_its_own_question(can_edit: bool) -> None:
+    html = shown(run_of(ELSE, ANSWERED), CELL, can_edit=can_edit)
+    head = html[html.index("What run 1 was asked") : html.index("vp-block")]
+    assert '<p dir="auto">Where?</p>' in head
+    assert "b.png" in head
+    assert "temperature 0.5" in head
+    assert ("Put these back into the cell" in head) is can_edit
+
+
+def test_runs_when_side_by_side_then_each_has_its_question_and_a_variant_has_one_row() -> None:
+    old, newest = run_of(ELSE, ANSWERED), run_of(CELL, ANSWERED, number=2)
+    html = shown(old, CELL, runs=2, beside=newest)
+    assert html.count("was asked") == 2
+    assert [html.count(f"grid-row:{row}") for row in (2, 3, 4)] == [2, 2, 0]
+
+
+def test_details_when_nothing_was_set_then_the_question_and_the_defaults_are_there() -> None:
+    details = dict(cell_view.details(run_of(CELL, ANSWERED)))
+    assert details["question"] == "What?"
+    assert details["image"] == f"a.png, {RED.width} × {RED.height} pixels"
+    assert details["temperature"] == "0 (greedy)"
+    assert {"seed", "max tokens", "n ctx"} <= details.keys()
+    assert dict(cell_view.details(run_of(ELSE, ANSWERED)))["temperature"] == 0.5
+
+
+def test_model_when_its_family_has_a_preset_then_cell_run_report_and_markdown_name_it() -> None:
+    tiny = msgspec.structs.replace(CELL, family="tiny-vlm")
+    html = str(
+        cell_view.compare(tiny, 1, {}, no_thumbnail, can_edit=True, runs=0, examples=(), outputs=cell_view.notice(""))
+    )
+    assert "of <b>Tiny VLM 7M</b>" in html
+    of_family = [dataclasses.replace(variant, family="tiny-vlm") for variant in (F16, Q2)]
+    run = run_of(tiny, ANSWERED, variants=tuple(of_family))
+    assert dict(cell_view.details(run))["model"] == "Tiny VLM 7M"
+    assert "Model: Tiny VLM 7M" in reports.markdown("t", [(tiny, (run,))])
+    assert dict(cell_view.details(run_of(CELL, ANSWERED)))["model"] == "fam"  # of no preset
