@@ -36,6 +36,7 @@ def _both(
         for one, other in zip(alone.results, batched.results, strict=True)
         for a, b in zip(one.items, other.items, strict=True)
     ]
+    print(f"  {name}: {alone.elapsed_s:.1f} s alone, {batched.elapsed_s:.1f} s batched", flush=True)
     return {
         f"{name}_alone_s": alone.elapsed_s,
         f"{name}_batched_s": batched.elapsed_s,
