@@ -88,7 +88,7 @@ class Steps:
         return (*files, *own)
 
     def answer_key(self, variant: Variant, item: Item) -> str:
-        return self.key("answer", variant, item)
+        return self.key("said", variant, item)  # the name that the first version gave it
 
     def drift_key(self, variant: Variant, item: Item) -> str:
         return self.key("drift", variant, item, self.reference_key)
