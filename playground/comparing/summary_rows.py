@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from playground.comparing.divergence import same_answer
+from playground.comparing.speeds import NO_SPREADS, Spread, Spreads, whole_ttft
 from playground.values.answer import Metrics, Pane, PaneState
 from playground.values.files import Variant
 
@@ -21,17 +22,23 @@ class SummaryRow:
     metrics: Metrics
     same_prefix: float | None  # of the reference's tokens, how many stand at the answer's beginning
     same: bool | None  # the answer is the reference's, whatever the reasoning was
+    whole_ttft_s: float | None = None  # time to the first token with the image and the whole prompt
+    spread: Spread | None = None  # of tokens per second over repeats of the question
 
     @property
     def memory_bytes(self) -> int | None:
         return self.metrics.gpu_bytes if self.metrics.gpu_bytes is not None else self.metrics.host_rss_bytes
 
 
-def summary_rows(panes: Sequence[Pane], variants: Sequence[Variant], reference: str) -> tuple[SummaryRow, ...]:
+def summary_rows(
+    panes: Sequence[Pane], variants: Sequence[Variant], reference: str, spreads: Spreads = NO_SPREADS
+) -> tuple[SummaryRow, ...]:
     """In the panes' order."""
     by_id = {v.id: v for v in variants}
     wanted = next((p for p in panes if p.variant == reference), None)
-    return tuple(_row(pane, by_id[pane.variant], wanted) for pane in panes)
+    whole = whole_ttft(panes, by_id)
+    rows = ((pane, _row(pane, by_id[pane.variant], wanted)) for pane in panes)
+    return tuple(replace(row, whole_ttft_s=whole[pane.variant], spread=spreads.get(pane.variant)) for pane, row in rows)
 
 
 def _row(pane: Pane, variant: Variant, reference: Pane | None) -> SummaryRow:

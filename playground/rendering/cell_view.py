@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import markupsafe
+import msgspec
 
 from playground.comparing.run_settings import RunSettings
+from playground.comparing.speeds import NO_SPREADS, Spreads, spread
 from playground.measuring import suite_source
 from playground.measuring.suites import read_suites
 from playground.models.presets import Example, family_name
-from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult
+from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult, RunState
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
 from playground.notebooks.run_diff import changes, settings_of
@@ -173,15 +175,20 @@ def run(
     *,
     can_edit: bool,
     beside: Run | None = None,
+    repeats: Sequence[Run] = (),
 ) -> markupsafe.Markup:
-    """What a run answered; with `beside`, each answer with that of the newest run above it."""
+    """What a run answered; with `beside`, each answer with that of the newest run above it.
+
+    `repeats`: runs that asked the same, this one too: how far its speeds move.
+    """
     blocks = []
     newest = max((info.number for info in runs), default=shown.number)
     for index in range(len(shown.results)):
         if beside is not None and index < len(beside.results):
             blocks.append(_pair(beside, shown, index, thumbnail))
         else:
-            blocks.append(block(shown, index, thumbnail, label=f"run {shown.number}" if beside else ""))
+            label = f"run {shown.number}" if beside else ""
+            blocks.append(block(shown, index, thumbnail, label=label, spreads=spreads_of(repeats, index)))
     for each in (beside, shown):
         if each is not None and (each.measurement is not None or each.sensitivity is not None):
             if beside is not None:
@@ -291,6 +298,28 @@ class _BlockHead:
     url: str | None = None
 
 
+def repeats_of(shown: Run, runs: Iterable[Run]) -> list[Run]:
+    """Those of some runs that asked the same in the same way, on the same machine."""
+    return [
+        run
+        for run in runs
+        if run.state is RunState.DONE
+        and (run.engine, run.machine, run.reference) == (shown.engine, shown.machine, shown.reference)
+        and not changed_since(run, msgspec.structs.replace(shown.cell, variants=run.cell.variants))
+        and len(run.results) == len(shown.results)
+    ]
+
+
+def spreads_of(repeats: Sequence[Run], index: int) -> Spreads:
+    """Of the speeds in one comparison of runs that asked the same."""
+    speeds: dict[str, list[float | None]] = {}
+    for run in repeats:
+        for pane in run.results[index].update.panes:
+            speeds.setdefault(pane.variant, []).append(pane.metrics.decode_tok_per_s)
+    found = {variant: spread(values) for variant, values in speeds.items()}
+    return {variant: value for variant, value in found.items() if value is not None}
+
+
 def _pair(newest: Run, shown: Run, index: int, thumbnail: Thumbnail) -> markupsafe.Markup:
     """One comparison of two runs: the panes of one variant stand side by side."""
     panes = [pane.variant for run in (newest, shown) for pane in run.results[index].update.panes]
@@ -307,6 +336,7 @@ def block(
     label: str = "",
     printed: bool = False,
     rows: Mapping[str, int] | None = None,
+    spreads: Spreads = NO_SPREADS,
 ) -> markupsafe.Markup:
     """One comparison of a run. `rows`: of the grid in which another run stands beside it, by variant."""
     result = shown.results[index]
@@ -318,7 +348,13 @@ def block(
     elif label:
         head = _BlockHead("", label)
     panes = comparison_view.panes(
-        result.update, shown.variants, shown.reference, apart=_apart(shown, index), printed=printed, rows=rows or {}
+        result.update,
+        shown.variants,
+        shown.reference,
+        apart=_apart(shown, index),
+        printed=printed,
+        rows=rows or {},
+        spreads=spreads,
     )
     return templating.markup(
         "block.html",

@@ -12,6 +12,7 @@ import markupsafe
 
 from playground.comparing import summary_rows as lab
 from playground.comparing.divergence import first_word, same_answer, word_changes
+from playground.comparing.speeds import NO_SPREADS, Spreads, is_kept, whole_ttft
 from playground.rendering import answer_markup, number_format, plots
 from playground.rendering.templating import markup
 from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
@@ -80,12 +81,14 @@ def panes(
     apart: Container[str] = (),
     printed: bool = False,
     rows: Mapping[str, int] = MappingProxyType({}),
+    spreads: Spreads = NO_SPREADS,
 ) -> markupsafe.Markup:
     """The columns of a comparison.
 
     `apart`: variants whose conversation went another way before.
     `printed`: for a page without buttons, all unfolded.
     `rows`: where a variant's pane stands in a grid of two runs.
+    `spreads`: of the speeds over the runs that asked the same.
     """
     by_id = {v.id: v for v in variants}
     wanted = next((p for p in update.panes if p.variant == reference), None)
@@ -98,31 +101,36 @@ def panes(
         apart=apart,
         printed=printed,
         rows=rows,
+        spreads=spreads,
+        whole=whole_ttft(update.panes, by_id),
+        kept={pane.variant for pane in update.panes if is_kept(pane.metrics)},
         summary=summary(update, variants, reference),
         running=bool(views) and not _done(update),
-        table=_table(update, variants, reference, printed=printed) if _done(update) else "",
+        table=_table(update, variants, reference, spreads, printed=printed) if _done(update) else "",
     )
 
 
 _COLUMNS = (
     ("variant", ""), ("size", ""), ("bits", "per weight"), ("image", ""), ("prompt", ""), ("first token", ""),
-    ("decode", ""), ("memory", ""), ("same prefix", ""), ("exact", ""),
+    ("with image", "and whole prompt"), ("speed", "median of the repeats"), ("memory", ""),
+    ("same prefix", ""), ("exact", ""),
 )  # fmt: skip
 
 
 def _table(
-    update: ComparisonUpdate, variants: Sequence[Variant], reference: str, *, printed: bool
+    update: ComparisonUpdate, variants: Sequence[Variant], reference: str, spreads: Spreads, *, printed: bool
 ) -> markupsafe.Markup:
     """The panes as rows, the plot of those that have a speed, and where each one's time went."""
-    rows = lab.summary_rows(update.panes, variants, reference)
+    rows = lab.summary_rows(update.panes, variants, reference, spreads)
     cells = [
         (
             (r.bytes, number_format.file_size(r.bytes)),
             (r.bits_per_weight, number_format.bits(r.bits_per_weight)),
             (r.metrics.encode_s, "cached" if r.metrics.encode_cached else number_format.seconds(r.metrics.encode_s)),
             (r.metrics.prompt_s, number_format.seconds(r.metrics.prompt_s)),
-            (r.metrics.ttft_s, number_format.seconds(r.metrics.ttft_s)),
-            (r.metrics.decode_tok_per_s, number_format.speed(r.metrics.decode_tok_per_s)),
+            _first_token(r.metrics),
+            (r.whole_ttft_s, number_format.seconds(r.whole_ttft_s)),
+            _speed(r),
             (r.memory_bytes, number_format.memory(r.memory_bytes)),
             (r.same_prefix, number_format.share(r.same_prefix)),
             (r.same, number_format.UNKNOWN if r.same is None else "= same" if r.same else "≠"),
@@ -137,6 +145,20 @@ def _table(
         ledger=plots.ledger(rows),
         printed=printed,
     )
+
+
+def _first_token(m: Metrics) -> tuple[float | None, str]:
+    """Without a value to sort by where the prompt was kept: it compares with no other."""
+    shown = number_format.seconds(m.ttft_s)
+    return (None, f"{shown}, prompt kept") if is_kept(m) else (m.ttft_s, shown)
+
+
+def _speed(row: lab.SummaryRow) -> tuple[float | None, str]:
+    if row.spread is None:
+        value = row.metrics.decode_tok_per_s
+        return value, number_format.sampled_speed(value)
+    s = row.spread
+    return s.median, f"{number_format.sampled_speed(s.median)} ({number_format.range_of(s.low, s.high)} in {s.n})"
 
 
 def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: str) -> str:

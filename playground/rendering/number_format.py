@@ -39,6 +39,18 @@ def speed(value: float | None) -> str:
     return f"{value:,.0f} tok/s" if value >= 99.5 else f"{value:.1f} tok/s"
 
 
+def sampled_speed(value: float | None) -> str:
+    """Of one sample, or the median of a few: more than two digits would say more than was measured."""
+    if value is None:
+        return UNKNOWN
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f} tok/s" if rounded >= 10 else f"{rounded:.1f} tok/s"
+
+
+def range_of(low: float, high: float) -> str:
+    return f"{float(f'{low:.2g}'):,g}–{float(f'{high:.2g}'):,g}"
+
+
 def bits(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1f} bpw"
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from playground.comparing.speeds import Spread
 from playground.comparing.summary_rows import SummaryRow
 from playground.rendering import number_format
 from playground.values.answer import Metrics
@@ -40,6 +41,7 @@ class Point:
     bytes: int  # of both files
     speed: float | None  # tokens per second
     drift: Drift
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Mark:
     drift: int | None  # percent
     short: str
     flipped: bool  # the label stands on the left: it would leave the plot
+    whisker: tuple[float, float] | None = None  # y of the lowest and the highest speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,9 @@ def speed_by_size(rows: Sequence[SummaryRow]) -> Plot | None:
         if (share := row.same_prefix) is not None:
             short = "" if row.same else number_format.share(share)
             drift = Drift(round(100 * (1 - share)), short, f"first {share:.0%} as the reference")
+        speed = row.spread.median if row.spread else row.metrics.decode_tok_per_s
         kind = "reference" if row.is_reference else _KINDS[row.same]
-        points.append(Point(row.label, kind, row.bytes, row.metrics.decode_tok_per_s, drift))
+        points.append(Point(row.label, kind, row.bytes, speed, drift, row.spread))
     shared = any(row.metrics.speed_shared for row in rows if row.metrics.decode_tok_per_s is not None)
     return scatter(points, shared=shared, ends=("100%", "0%"))
 
@@ -95,25 +99,34 @@ def scatter(
     if len(known) < 2:
         return None
     x_end, x_step = scale(max(point.bytes for point, _ in known))
-    y_end, y_step = scale(max(speed for _, speed in known))
-    places = [
-        (LEFT + (RIGHT - LEFT) * point.bytes / x_end, BOTTOM - (BOTTOM - TOP) * speed / y_end) for point, speed in known
-    ]
+    y_end, y_step = scale(max(point.spread.high if point.spread else speed for point, speed in known))
+
+    def height(speed: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * speed / y_end, 1)
+
+    places = [(LEFT + (RIGHT - LEFT) * point.bytes / x_end, height(speed)) for point, speed in known]
     marks = []
     for (point, speed), (x, y) in zip(known, places, strict=True):
-        values = (number_format.file_size(point.bytes), number_format.speed(speed), point.drift.sentence)
+        spread = point.spread
+        values = (
+            number_format.file_size(point.bytes),
+            number_format.sampled_speed(speed),
+            f"{number_format.range_of(spread.low, spread.high)} in {spread.n} runs" if spread else "",
+            point.drift.sentence,
+        )
         # On the left where it would leave the plot, or run into the mark of a neighbour.
         near = x > LEFT + 110 and any(0 < other - x < 110 and abs(up - y) < 14 for other, up in places)
         marks.append(
             Mark(
                 x=round(x, 1),
-                y=round(y, 1),
+                y=y,
                 label=point.label,
                 title=f"{point.label}: {', '.join(filter(None, values))}",
                 kind=point.kind,
                 drift=point.drift.percent,
                 short=point.drift.short,
                 flipped=x > RIGHT - 110 or near,
+                whisker=(height(spread.low), height(spread.high)) if spread else None,
             )
         )
     return Plot(

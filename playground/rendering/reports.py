@@ -64,7 +64,9 @@ def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> st
                 "pictures": [(p, _picture_url(p, files)) for p in cell.pictures],
                 "model": family_name(cell.family),
                 "settings": _settings(cell),
-                "runs": [{"number": run.number, "html": _run(run, cell, files, picture_of)} for run in newest_first],
+                "runs": [
+                    {"number": run.number, "html": _run(run, cell, runs, files, picture_of)} for run in newest_first
+                ],
             }
         )
     written = datetime.datetime.now().astimezone()
@@ -75,9 +77,13 @@ def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> st
     )
 
 
-def _run(run: Run, cell: CompareCell, files: OwnFiles, picture_of: PictureOf) -> markupsafe.Markup:
+def _run(run: Run, cell: CompareCell, runs: Sequence[Run], files: OwnFiles, picture_of: PictureOf) -> markupsafe.Markup:
     """A run, under what it was asked where the cell asks something else by now."""
-    blocks = [cell_view.block(run, i, files.thumbnail, printed=True) for i in range(len(run.results))]
+    repeats = cell_view.repeats_of(run, runs)
+    blocks = [
+        cell_view.block(run, i, files.thumbnail, printed=True, spreads=cell_view.spreads_of(repeats, i))
+        for i in range(len(run.results))
+    ]
     blocks += cell_view.measurement(run, picture_of(run.cell.questions), printed=True)
     return templating.markup(
         "run.html",
@@ -245,7 +251,7 @@ def jupyter(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) ->
                 shown = {"text/html": f'<img src="{url}" width="220">', "text/plain": picture.name}
                 outputs.append(v4.new_output("display_data", data=shown))
         if newest is not None:
-            page = f"<style>{templating.css()}</style><div>{_run(newest, cell, files, picture_of)}</div>"
+            page = f"<style>{templating.css()}</style><div>{_run(newest, cell, runs, files, picture_of)}</div>"
             shown = {"text/html": page, "text/markdown": as_html.inert(_answered(newest))}
             outputs.append(v4.new_output("display_data", data=shown))
         made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))

@@ -38,6 +38,8 @@ environment.filters |= {
     "file_size": number_format.file_size,
     "memory": number_format.memory,
     "speed": number_format.speed,
+    "sampled_speed": number_format.sampled_speed,
+    "range_of": number_format.range_of,
     "bits": number_format.bits,
     "probability": number_format.probability,
     "when": number_format.when,

@@ -12,7 +12,7 @@ from playground.comparing import axes
 from playground.errors import BadInput, PlaygroundError
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.models.presets import Example, Preset, data_folder
-from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Run
+from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Run, RunState
 from playground.notebooks.library import Library, Notebook
 from playground.rendering import cell_view, measurement_view, templating
 from playground.values.files import Variant
@@ -21,6 +21,8 @@ from playground.wiring import Parts
 
 # Cells whose answers come with the page; the others follow at once, or when they are scrolled to.
 _FILLED_AT_ONCE = 3
+
+_MOST_REPEATS = 10  # that are read for the spread of the speeds
 
 
 class NotebookView:
@@ -108,7 +110,14 @@ class NotebookView:
         other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
         picture = self.picture_of(notebook, shown.cell.questions)
         return cell_view.run(
-            shown, runs, cell, self._library.files(notebook).thumbnail, picture, can_edit=can_edit, beside=other
+            shown,
+            runs,
+            cell,
+            self._library.files(notebook).thumbnail,
+            picture,
+            can_edit=can_edit,
+            beside=other,
+            repeats=self._repeats(notebook, id, shown),
         )
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
@@ -118,7 +127,17 @@ class NotebookView:
         now = self.compare_cell(notebook, id) if id in notebook.cells else run.cell
         infos = self._library.runs(notebook, id)
         picture = self.picture_of(notebook, run.cell.questions)
-        return cell_view.run(run, infos, now, self._library.files(notebook).thumbnail, picture, can_edit=True)
+        repeats = self._repeats(notebook, id, run)
+        thumbnail = self._library.files(notebook).thumbnail
+        return cell_view.run(run, infos, now, thumbnail, picture, can_edit=True, repeats=repeats)
+
+    def _repeats(self, notebook: Notebook, cell: str, shown: Run) -> list[Run]:
+        """The latest runs of a cell that asked the same as one of them, which has ended."""
+        if shown.state is not RunState.DONE or shown.cell.questions is not None:
+            return []
+        numbers = sorted(info.number for info in self._library.runs(notebook, cell) if info.number != shown.number)
+        earlier = (self._library.run(notebook, cell, number) for number in numbers[1 - _MOST_REPEATS :])
+        return cell_view.repeats_of(shown, (shown, *(run for run in earlier if run is not None)))
 
     def _pictures(self, source: str, is_here: bool) -> measurement_view.Picture:
         # A name in an imported notebook is anybody's text: QuestionSet keeps it inside its folder or zip.
