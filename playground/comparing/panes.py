@@ -39,7 +39,11 @@ class Panes:
 
     def set(self, variant: str, **fields: object) -> None:
         with self._lock:
-            pane = replace(self._panes[variant], **fields)  # type: ignore[arg-type]
+            before = self._panes[variant]
+            pane = replace(before, **fields)  # type: ignore[arg-type]
+            if pane.state is not before.state:
+                entered = (pane.state, round(time.monotonic() - self._started, 4))
+                pane = replace(pane, timeline=(*before.timeline, entered))
             self._panes[variant] = pane
             # The reference's end decides about panes that were there before it.
             others = self._panes if variant == self._reference else [variant]

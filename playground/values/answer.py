@@ -105,6 +105,8 @@ class Pane:
     reasoning: str = ""  # what was written before the answer, without the marks around it
     controls: tuple[str, ...] = ()  # the different control tokens in the text
     raw: str | None = None  # all that was written, with every control token; None if the text is all of it
+    # Each state that was entered, with the seconds since the comparison began. Empty: kept by an older version.
+    timeline: tuple[tuple[PaneState, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
