@@ -26,6 +26,7 @@ from playground.rendering import (
     measurement_view,
     sensitivity_view,
     templating,
+    waterfall_view,
 )
 from playground.rendering.templating import data_url
 from playground.values.answer import PaneState
@@ -209,6 +210,7 @@ def run(
         ],
         can_restore=can_edit,
         settings=details(shown),
+        waterfalls=waterfalls(shown),
         blocks=blocks,
         overall=overall(shown),
         can_follow=can_edit
@@ -262,6 +264,18 @@ def details(shown: Run) -> list[tuple[str, object]]:
         *images,
         *(defaults | given).items(),
     ]
+
+
+def waterfalls(shown: Run) -> list[markupsafe.Markup]:
+    """Of each comparison that has ended, on its own axis."""
+    drawn = []
+    for result in shown.results:
+        title = ""
+        if len(shown.results) > 1:
+            title = result.picture.name if result.picture else _shortened(shown.cell.prompts[result.turn])
+        if result.update.done:
+            drawn.append(waterfall_view.html(result.update, shown.variants, title=title))
+    return drawn
 
 
 def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool = False) -> list[markupsafe.Markup]:

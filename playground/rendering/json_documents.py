@@ -47,6 +47,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "remarks": list(pane.remarks),
         "token_ids": list(pane.token_ids),
         "scores": [asdict(score) for score in pane.scores],
+        "timeline": [[state.value, seconds] for state, seconds in pane.timeline],
     }
 
 

@@ -96,6 +96,7 @@ def _run(run: Run, cell: CompareCell, runs: Sequence[Run], files: OwnFiles, pict
         asked=[cell_view.asked(run, files.thumbnail)] if cell_view.changed_since(run, cell) else [],
         can_restore=False,
         settings=cell_view.details(run),
+        waterfalls=cell_view.waterfalls(run),
         blocks=blocks,
         overall=cell_view.overall(run),
         can_follow=False,

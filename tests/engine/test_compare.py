@@ -22,6 +22,7 @@ from playground.models.presets import data_folder
 from playground.pool.budgets import PoolLimits
 from playground.pool.handles import Lease
 from playground.pool.pool import Pool
+from playground.rendering import waterfall_view
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.memory import WorkerRole
 from playground.values.request import Image, Order, Sampling, Turn
@@ -97,6 +98,18 @@ def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts,
         assert m.short_run is False
         assert m.host_rss_bytes is not None
         assert m.host_rss_bytes > 10 * 2**20
+
+
+def test_timeline_when_run_then_panes_work_one_after_another_and_the_reference_alone_encodes(
+    parts: Parts, scene: Image
+) -> None:
+    update = run(parts, comparison(scene, WHAT, parts.catalog.choose(["F16", "Q8_0"]), max_tokens=3))
+    first, second = (waterfall_view.spans(pane, update.elapsed_s) for pane in update.panes)
+    assert [span.kind for span in first if span.kind != "load"] == ["image", "prompt", "decode"]
+    assert "image" not in [span.kind for span in second]
+    assert [span.kind for span in second][-2:] == ["prompt", "decode"]
+    assert first[-1].end <= second[0].begin
+    assert second[-1].end <= update.elapsed_s
 
 
 def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(parts: Parts, scene: Image) -> None:
