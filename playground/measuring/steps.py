@@ -174,7 +174,7 @@ class Steps:
         There, attention to the pictures of all sequences costs more than a batch saves (bench/README.md).
         """
         if self.lab.pool.on_gpu:
-            return [list(range(len(items)))]
+            return [list(range(len(items)))] if items else []
         groups: dict[str, list[int]] = {}
         for k, item in enumerate(items):
             groups.setdefault(item.image.sha256, []).append(k)

@@ -104,6 +104,18 @@ def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(
     assert steps.notes == []
 
 
+def test_readings_when_there_is_nothing_to_read_then_no_worker_is_asked(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU all questions are one group, also where there are none: a measurement whose records are all there."""
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    monkeypatch.setattr(type(parts.pool), "on_gpu", property(lambda pool: True))
+    steps = steps_of(parts, variant, 16)
+    steps.readings(variant, items_of(2), {}, lambda place, reply: None)
+    assert steps.at_once([]) == 1
+    assert parts.pool.memory().workers == ()
+
+
 def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and_none_twice(parts: Parts) -> None:
     (variant,) = parts.catalog.choose(["F16"], ["F16"])
     items = about_one_picture(12)
