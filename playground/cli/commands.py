@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import compare, gate, measure, models, quantize, score, serve, suites
+from playground.cli import compare, gate, measure, models, pack, quantize, score, serve, suites
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -63,6 +63,11 @@ for _command in (
     models.presets,
 ):
     app.command(cls=_GateCommand if _command is gate.gate else _Command)(_command)
+
+_packs = typer.Typer(no_args_is_help=True, help="Reference packs: a reference's answers and probabilities in one file.")
+_packs.command(cls=_Command)(pack.make)
+_packs.command(cls=_Command)(pack.show)
+app.add_typer(_packs, name="pack")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from playground.cli.options import (
     Look,
     Models,
     Names,
+    PackFile,
     Projectors,
     Questions,
     Seed,
@@ -37,15 +38,16 @@ from playground.cli.options import (
 )
 from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import gate, results, statistics
+from playground.measuring import gate, packs, results, statistics, suite_source
 from playground.measuring import ship_card as ship
 from playground.measuring.measure import MeasureJob, MeasureRequest
-from playground.measuring.question_sets import DEFAULT_QUESTIONS
+from playground.measuring.pack_jobs import PackJob
+from playground.measuring.question_sets import DEFAULT_QUESTIONS, MAX_ITEMS
 from playground.measuring.summaries import kl_sums
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import Runtime
-from playground.wiring import open_parts
+from playground.wiring import Parts, open_parts
 
 _ENCODE = f"{'encode':>10}"
 _GRID_PROJECTORS = "F16,Q8_0,Q4_0,Q2_K"
@@ -67,6 +69,7 @@ class _Options:
     image_tokens: list[str] | None
     suite: str = ""
     seed: int = 0
+    pack: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,13 @@ def drift(
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
     look: Look = False,
+    pack: PackFile = None,
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    tokens = tokens_of(max_tokens, suite)
+    tokens = _tokens_of(max_tokens, suite, pack)
     options = _Options(
-        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed
+        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed, pack
     )
     measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=tokens))
     if as_json:
@@ -246,14 +250,15 @@ def card(
     out: Annotated[
         list[Path] | None, typer.Option(help="A file to write: .html, .json or .png; may be repeated.")
     ] = None,
+    pack: PackFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
     from playground.rendering import card_view  # noqa: PLC0415  the other commands need no Gradio
 
-    tokens = tokens_of(max_tokens, suite)
+    tokens = _tokens_of(max_tokens, suite, pack)
     options = _Options(
-        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed
+        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed, pack
     )
     limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
@@ -315,10 +320,18 @@ def _print_card(made: ship.ShipCard) -> None:
         typer.echo(reason)
 
 
+def _tokens_of(max_tokens: int | None, suite: str, pack: Path | None) -> int:
+    if pack is not None and max_tokens is not None:
+        raise BadInput("The length of an answer is the pack's. Leave out --max-tokens.")
+    return tokens_of(max_tokens, suite)
+
+
 def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
     with open_parts(Settings.read(), any_folder=True) as parts:
         settings = axes_of(options.kv_types, options.image_tokens)
         variants = axes.spread(choose(parts, options.model, options.variants, options.projector), settings)
+        if options.pack is not None:
+            return _measure_against(parts, options, options.pack, variants, plan)
         reference = comparison_request.reference_of(variants)
         questions = questions_of(parts, options.questions, options.level, options.n, options.suite, options.seed)
         request = MeasureRequest(questions, variants, reference, plan, Runtime(n_ctx=options.n_ctx))
@@ -327,6 +340,25 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
     for problem in measurement.problems[:20]:
         say(problem)
     return _Measured(measurement, variants, reference, engine, machine)
+
+
+def _measure_against(
+    parts: Parts, options: _Options, path: Path, variants: tuple[Variant, ...], plan: results.MeasurementPlan
+) -> _Measured:
+    pack = packs.read(path)
+    record, sample = pack.record, pack.record.sample
+    if options.questions is None and not options.suite and sample is not None:
+        images = questions_of(parts, None, "", len(sample.rows), suite_source.name_of(sample), sample.seed)
+    else:
+        images = questions_of(parts, options.questions, "", MAX_ITEMS, options.suite, options.seed)
+    if not variants:
+        raise BadInput("No variant is chosen.")
+    job = PackJob(parts.lab, pack, images, variants, plan, Runtime(n_ctx=options.n_ctx))
+    measurement = followed(job.run(), results.Measurement)
+    for problem in measurement.problems[:20]:
+        say(problem)
+    reference = record.reference
+    return _Measured(measurement, (reference, *variants), reference.id, parts.engine, parts.machine)
 
 
 def _fail_if_left_out(measurement: results.Measurement) -> None:

@@ -15,7 +15,7 @@ import typer
 from playground.comparing import run_settings
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
-from playground.measuring import question_sets, results, suite_source
+from playground.measuring import packs, question_sets, results, suite_source
 from playground.measuring.statistics import Interval
 from playground.models.catalog import Catalog
 from playground.quantizing import scan_results
@@ -23,7 +23,9 @@ from playground.quantizing.make_variant import CheckedVariant
 from playground.values.files import Variant
 from playground.wiring import Parts
 
-_Result = TypeVar("_Result", results.Measurement, scan_results.Sensitivity, CheckedVariant, question_sets.QuestionSet)
+_Result = TypeVar(
+    "_Result", results.Measurement, scan_results.Sensitivity, CheckedVariant, question_sets.QuestionSet, packs.Pack
+)
 DEFAULT_MAX_TOKENS = 64
 
 # Each of these three may be repeated, and each value may be several, separated by commas (`listed`).
@@ -68,6 +70,14 @@ ContextSize = Annotated[
 Look = Annotated[
     bool,
     typer.Option("--look", help="Also ask with blank, shuffled and other images."),
+]
+PackFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pack",
+        help="A reference pack, in place of a reference. All its questions are asked, so -n and --level do nothing; "
+        "--items or --suite has its images.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 

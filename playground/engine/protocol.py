@@ -427,7 +427,7 @@ class JoinReading(Message, frozen=True, tag=True):
     id: int
     prompt: EncodedPrompt
     token_ids: tuple[int, ...]
-    against: str = ""  # a file that Record wrote: the drift from it is wanted
+    against: str = ""  # a file as Measure takes it: the drift from it is wanted
     own: str = ""  # a file that gets what this model holds likely, as Record writes it
     dtype: str = "float32"
 
@@ -462,7 +462,10 @@ class Record(Request[Recorded], frozen=True, tag=True):
 
 
 class Measure(Request[Measured], frozen=True, tag=True):
-    """Read the same answer and compare with what another model of the same vocabulary recorded."""
+    """Read the same answer and compare with what another model of the same vocabulary recorded.
+
+    path: a file that Record wrote; or, with the ending .npz, the likeliest tokens alone (measuring/packs.py).
+    """
 
     prompt: EncodedPrompt
     token_ids: tuple[int, ...]

@@ -31,10 +31,10 @@ from playground.engine.protocol import (
     Reply,
     SequenceRead,
 )
-from playground.engine.scoring import drift, log_probabilities, texts
+from playground.engine.scoring import log_probabilities, recorded, texts
 from playground.engine.sequences import Row
 from playground.engine.vocabulary import Vocabulary
-from playground.errors import EngineError, Interrupted, PlaygroundError
+from playground.errors import Interrupted, PlaygroundError
 from playground.values.answer import TokenDrift
 
 _THREADS = 8
@@ -52,8 +52,6 @@ class _Reading:
 
     def __init__(self, vocabulary: Vocabulary, join: JoinReading, files: ExitStack) -> None:
         """Raises EngineError for a record of another shape."""
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
-
         self.id = join.id
         self.error: PlaygroundError | None = None
         self._vocabulary = vocabulary
@@ -61,19 +59,12 @@ class _Reading:
         self._tokens = iter(zip(texts(vocabulary, join.token_ids), (*join.token_ids, None), strict=True))
         self._log_probability = 0.0
         self._drifts: list[TokenDrift] = []
-        self._recorded = None
-        if join.against:
-            n_rows, n = len(join.token_ids) + 1, vocabulary.n_tokens
-            if os.path.getsize(join.against) != n_rows * n * numpy.dtype(join.dtype).itemsize:
-                raise EngineError("The reference's record belongs to another vocabulary or answer.")
-            # Mapped, not read: 16 answers at a vocabulary of 260,000 take 1 GB.
-            self._recorded = iter(numpy.memmap(join.against, join.dtype, "r", shape=(n_rows, n)))
+        n_rows = len(join.token_ids) + 1
+        self._recorded = recorded(vocabulary, join.against, join.dtype, n_rows) if join.against else None
         self._own = files.enter_context(open(join.own, "wb")) if join.own else None  # noqa: SIM115
 
     def read(self, rows: Any) -> None:
         """rows: float32 (tokens, n_vocabulary). An error is kept."""
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
-
         if self.error is not None:
             return
         try:
@@ -86,10 +77,7 @@ class _Reading:
                 if self._own is not None:
                     self._own.write(own.astype(self._dtype).tobytes())
                 if self._recorded is not None:
-                    theirs = next(self._recorded).astype(numpy.float64)
-                    if self._dtype != "float32":
-                        theirs = log_probabilities(theirs)
-                    self._drifts.append(drift(self._vocabulary, text, theirs, own))
+                    self._drifts.append(next(self._recorded)(text, own))
         except PlaygroundError as error:
             self.error = error
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event
 from typing import Any
 
@@ -16,6 +19,7 @@ from playground.errors import EngineError
 from playground.values.answer import Candidate, TokenDrift, TokenScore
 
 _N_CANDIDATES = 5
+_OTHER_RECORD = "The reference's record belongs to another vocabulary or answer."
 
 
 def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[TokenScore, ...]:
@@ -52,39 +56,90 @@ def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tupl
     Returns one entry for each token, and one for what would follow the last. Raises Interrupted; EngineError for a
     record of another shape, and if the model's logits are NaN or infinite.
     """
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
-
-    n = model.vocabulary.n_tokens
-    recorded = numpy.fromfile(request.path, request.dtype)
-    if recorded.size != n * (len(request.token_ids) + 1):
-        raise EngineError("The reference's record belongs to another vocabulary or answer.")
     drifts = []
     rows = zip(
         texts(model.vocabulary, request.token_ids),
-        recorded.reshape(-1, n),
+        recorded(model.vocabulary, request.path, request.dtype, len(request.token_ids) + 1),
         _logits(model, request, cancelled),
         strict=True,
     )
     with open(request.own, "wb") if request.own else contextlib.nullcontext() as file:
-        for text, row, logits in rows:
-            own, theirs = log_probabilities(logits), row.astype(numpy.float64)
-            if request.dtype != "float32":
-                theirs = log_probabilities(theirs)
+        for text, drift_from, logits in rows:
+            own = log_probabilities(logits)
             if file is not None:
                 file.write(own.astype(request.dtype).tobytes())
-            drifts.append(drift(model.vocabulary, text, theirs, own))
+            drifts.append(drift_from(text, own))
     return tuple(drifts)
 
 
-def drift(vocabulary: Vocabulary, text: str, theirs: Any, own: Any) -> TokenDrift:
+# Of a token's text, and a variant's log probabilities in its place.
+DriftFrom = Callable[[str, Any], TokenDrift]
+
+
+def recorded(vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> Iterator[DriftFrom]:
+    """The drift from each position of a record. Raises EngineError for a record of another shape."""
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
+    if path.endswith(".npz"):
+        return _packed(vocabulary, path, n_rows)
+    if os.path.getsize(path) != n_rows * vocabulary.n_tokens * numpy.dtype(dtype).itemsize:
+        raise EngineError(_OTHER_RECORD)
+    # Mapped, not read: 16 answers at a vocabulary of 260,000 take 1 GB.
+    rows = numpy.memmap(path, dtype, "r", shape=(n_rows, vocabulary.n_tokens))
+    return (functools.partial(_drift, vocabulary, row, dtype) for row in rows)
+
+
+def _packed(vocabulary: Vocabulary, path: str, n_rows: int) -> Iterator[DriftFrom]:
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    with numpy.load(path, allow_pickle=False) as record:
+        counts, ids, likely, rest = (record[name] for name in ("counts", "ids", "log_probabilities", "rest"))
+        if int(record["n_vocabulary"]) != vocabulary.n_tokens or len(counts) != n_rows:
+            raise EngineError(_OTHER_RECORD)
+    ends = numpy.cumsum(counts).tolist()
+    kept = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
+    return (
+        functools.partial(_packed_drift, vocabulary, ids[part], likely[part], others)
+        for part, others in zip(kept, rest.tolist(), strict=True)
+    )
+
+
+def _drift(vocabulary: Vocabulary, row: Any, dtype: str, text: str, own: Any) -> TokenDrift:
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    theirs = row.astype(numpy.float64)
+    if dtype != "float32":
+        theirs = log_probabilities(theirs)
     return TokenDrift(
         text=text,
         # Rounding takes it a little below 0 where both are the same.
         kl=max(0.0, float((numpy.exp(theirs) * (theirs - own)).sum())),
         same_top=int(theirs.argmax()) == int(own.argmax()),
         reference=_likeliest(vocabulary, theirs),
+        variant=_likeliest(vocabulary, own),
+    )
+
+
+def _packed_drift(vocabulary: Vocabulary, ids: Any, likely: Any, rest: float, text: str, own: Any) -> TokenDrift:
+    """All other tokens count as one: the KL is a lower bound of that over the whole vocabulary.
+
+    `ids`: the likeliest first. `rest`: the natural logarithm of what the others have together.
+    """
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+    theirs = likely.astype(numpy.float64)
+    kl = float((numpy.exp(theirs) * (theirs - own[ids])).sum())
+    if rest > -math.inf:
+        others = numpy.ones(len(own), bool)
+        others[ids] = False
+        own_rest = float(numpy.exp(own[others]).sum())
+        kl += math.exp(rest) * (rest - math.log(max(own_rest, sys.float_info.min)))
+    first = zip(ids[:_N_CANDIDATES].tolist(), theirs[:_N_CANDIDATES].tolist(), strict=True)
+    return TokenDrift(
+        text=text,
+        kl=max(0.0, kl),
+        same_top=int(ids[0]) == int(own.argmax()),
+        reference=tuple(Candidate(token, _shown(vocabulary, token), math.exp(value)) for token, value in first),
         variant=_likeliest(vocabulary, own),
     )
 

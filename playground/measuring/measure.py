@@ -79,6 +79,7 @@ class MeasureJob:
             self._plan = msgspec.structs.replace(request.plan, speed=True)  # the encode time belongs beside the drift
         self._stop = stop
         self._results = lab.results
+        self._at_hand = request.variants  # those whose files are here
         self.steps = Steps(lab, self._reference, request.runtime, request.plan.max_tokens, stop)
         self.problems: list[str] = list(request.questions.problems)
         self.items: list[Item] = []  # that the reference has answered
@@ -124,7 +125,7 @@ class MeasureJob:
             answers=tuple(answer.text for answer in self._answers),
             results=tuple(_judged(results)),
             floor=floors.get(base.id),
-            floors={self.steps.other_way(base).name: floors[base.id]} if floors else {},
+            floors={self._other_way: floors[base.id]} if floors else {},
             problems=(*self.problems, *self.steps.notes),
             elapsed_s=time.monotonic() - self._started,
             left_out=self.left_out,
@@ -132,6 +133,15 @@ class MeasureJob:
         )
 
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---
+
+    @property
+    def _other_way(self) -> str:
+        """How the reference's floor was computed."""
+        return self.steps.other_way(self._reference).name
+
+    def reference_record(self, records: Path, k: int) -> Path:
+        """Where the reference's distributions over the k-th answer are."""
+        return record_of(self._reference, records, k)
 
     def expect(self, steps: int) -> None:
         """Count so many more steps to be done."""
@@ -160,6 +170,11 @@ class MeasureJob:
         self._report_loops(self._reference, self._answers)
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
+
+    @property
+    def answers(self) -> tuple[RecordedAnswer, ...]:
+        """The reference's, one for each of `items`."""
+        return tuple(self._answers)
 
     def _leave_out(self, question: Question, error: Failure) -> None:
         self.problems.append(f"{question.image}, {question.question[:40]!r}: {error.message}")
@@ -226,14 +241,14 @@ class MeasureJob:
             return
         first = min(wanted)
         prompt, ids = steps.prompt(base, self.items[first]), self._answers[first].token_ids
-        n_vocabulary = steps.record(base, prompt, ids, _record_of(base, records, first))
+        n_vocabulary = steps.record(base, prompt, ids, record_of(base, records, first))
         steps.choose_dtype(n_vocabulary, 2 * len(wanted), records)  # the reference's, and one variant's own
-        readings = {k: Reading(self._answers[k].token_ids, own=_record_of(base, records, k)) for k in sorted(wanted)}
+        readings = {k: Reading(self._answers[k].token_ids, own=record_of(base, records, k)) for k in sorted(wanted)}
         recorded: set[int] = set()
         what = f"{base.label} reads its answers"
         yield from self._read_at_once(base, readings, what, lambda k, _reply: recorded.add(k))
         for k in readings.keys() - recorded:
-            steps.record(base, steps.prompt(base, self.items[k]), readings[k].ids, _record_of(base, records, k))
+            steps.record(base, steps.prompt(base, self.items[k]), readings[k].ids, record_of(base, records, k))
 
     def _read_at_once(
         self,
@@ -261,7 +276,7 @@ class MeasureJob:
         other, results = self.steps.other_way(variant), self._results
         what = f"{variant.label} against itself: {other.name}"
         new = [k for k, item in enumerate(self.items) if self._is_new(self.steps.own_drift_key(variant, item))]
-        paths = {k: _record_of(variant, records, k) for k in new}
+        paths = {k: record_of(variant, records, k) for k in new}
         missing = {k: Reading(self._answers[k].token_ids, own=path) for k, path in paths.items() if not path.exists()}
         self.steps.readings(variant, self.items, missing, lambda _k, _reply: None)
 
@@ -274,7 +289,7 @@ class MeasureJob:
             variant, wanted, f"{variant.label} against itself: {other.name}", keep, other.runtime
         )
         for k, (item, answer) in enumerate(self._answered()):
-            own = _record_of(variant, records, k)
+            own = record_of(variant, records, k)
             try:
                 if k in paths and k not in wanted:
                     yield self.step(what)
@@ -301,8 +316,8 @@ class MeasureJob:
             wanted = {
                 k: Reading(
                     self._answers[k].token_ids,
-                    _record_of(self._reference, records, k),
-                    None if strict else _record_of(variant, records, k),
+                    self.reference_record(records, k),
+                    None if strict else record_of(variant, records, k),
                 )
                 for k in new
             }
@@ -315,7 +330,7 @@ class MeasureJob:
             drift = QuestionDrift()
             try:
                 if self._plan.drift:
-                    record, own = (_record_of(v, records, k) for v in (self._reference, variant))
+                    record, own = self.reference_record(records, k), record_of(variant, records, k)
                     drift = self.steps.drift(variant, item, answer.token_ids, record, None if strict else own)
             except Failure as error:
                 if strict:
@@ -352,7 +367,7 @@ class MeasureJob:
         for k, (item, answer) in enumerate(self._answered()):
             yield self.step(f"{label}: drift")
             prompt = self.steps.prompt(variant, item, fresh=fresh)
-            record = _record_of(self._reference, records, k)
+            record = record_of(self._reference, records, k)
             drifts.append(question_drift(self.steps.read(variant, prompt, answer.token_ids, record)))
         return drifts
 
@@ -367,9 +382,12 @@ class MeasureJob:
 
     def _expect_all(self, n_others: int) -> None:
         plan, n = self._plan, len(self._set.items)
-        self._per_question = (3 if plan.drift else 1) + n_others * (2 * plan.drift + plan.accuracy)
+        self._per_question = self._steps_for_question(n_others)
         self.expect(n * self._per_question)
-        self.expect((1 + n_others) * (min(look_test.QUESTIONS, n) * plan.look + speed_test.ROUNDS * plan.speed))
+        self.expect(len(self._at_hand) * (min(look_test.QUESTIONS, n) * plan.look + speed_test.ROUNDS * plan.speed))
+
+    def _steps_for_question(self, n_others: int) -> int:
+        return (3 if self._plan.drift else 1) + n_others * (2 * self._plan.drift + self._plan.accuracy)
 
     def _answered(self) -> list[tuple[Item, RecordedAnswer]]:
         return list(zip(self.items, self._answers, strict=True))
@@ -382,10 +400,10 @@ class MeasureJob:
     def _look(self) -> Generator[Progress, None, dict[str, list[float]]]:
         """Of each variant: by how much its own picture makes each answer likelier, nats an answer."""
         places = look_test.chosen(self.items)
-        self.expect(len(self._variants) * (len(places) - min(look_test.QUESTIONS, len(self._set.items))))
+        self.expect(len(self._at_hand) * (len(places) - min(look_test.QUESTIONS, len(self._set.items))))
         images = [item.image for item in self.items]
         advantages: dict[str, list[float]] = {}
-        for variant in self._variants:
+        for variant in self._at_hand:
             try:
                 seen = []
                 for k in places:
@@ -411,10 +429,10 @@ class MeasureJob:
 
     def _time(self) -> Generator[Progress, None, dict[str, Speed]]:
         """Rounds in which every variant takes its turn; one that fails is reported and left out."""
-        timings: dict[str, list[speed_test.Timing]] = {variant.id: [] for variant in self._variants}
+        timings: dict[str, list[speed_test.Timing]] = {variant.id: [] for variant in self._at_hand}
         for number in range(speed_test.ROUNDS):
             item = self.items[number % len(self.items)]
-            for variant in self._variants[:: -1 if number % 2 else 1]:
+            for variant in self._at_hand[:: -1 if number % 2 else 1]:
                 if variant.id not in timings:
                     self._total -= 1
                     continue
@@ -474,6 +492,6 @@ def _judged(results: Sequence[VariantResult]) -> list[VariantResult]:
     return [msgspec.structs.replace(result, against=judged.get(result.variant)) for result in results]
 
 
-def _record_of(variant: Variant, records: Path, k: int) -> Path:
+def record_of(variant: Variant, records: Path, k: int) -> Path:
     """Where a variant's distributions over the k-th answer are written."""
     return records / f"{hashlib.sha256(variant.id.encode()).hexdigest()[:16]}-{k}"

@@ -179,6 +179,10 @@ class QuestionSet:
             sample = msgspec.structs.replace(sample, rows=tuple(sample.rows[k] for k in places))
         return QuestionSet(self.name, [self.items[k] for k in places], self._source, problems, sample)
 
+    def with_items(self, items: Iterable[Question], problems: Iterable[str] = ()) -> QuestionSet:
+        """Other questions about the images of this set."""
+        return QuestionSet(self.name, items, self._source, problems)
+
     def picture(self, item: Question) -> str:
         """What tells its picture from others: the same file under two names is one picture."""
         return self._pictures.get(item.image, item.image)

@@ -64,12 +64,25 @@ class Condition(NamedTuple):
 class Steps:
     """What one measurement does with a variant and a question. Raises what the workers raise."""
 
-    def __init__(self, lab: Lab, reference: Variant, runtime: Runtime, max_tokens: int, stop: Callable[[], bool]):
+    def __init__(
+        self,
+        lab: Lab,
+        reference: Variant,
+        runtime: Runtime,
+        max_tokens: int,
+        stop: Callable[[], bool],
+        tokenizer: Variant | None = None,
+        pack: str = "",
+    ) -> None:
+        """`tokenizer`: whose file turns texts into tokens; None: the reference's. `pack`: the digest of the reference
+        pack that the drifts are measured against; empty: records of the whole vocabulary."""
         self.lab = lab
         self.runtime = runtime
         self.sampling = Sampling(max_tokens=max_tokens)
         self.stop = stop
         self._reference = reference
+        self._tokenizer = tokenizer or reference
+        self._pack = pack
         self._dtype = "float32"
         self.sequences = lab.sequences or _SEQUENCES
         self.notes: list[str] = []  # for the person: what was done otherwise than wanted
@@ -85,7 +98,7 @@ class Steps:
     def reference_key(self) -> tuple[Any, ...]:
         files = _files(self._reference)
         own = () if self._reference.overrides is None else (settings_key(self.runtime_of(self._reference)),)
-        return (*files, *own)
+        return (*files, *own, *((f"pack {self._pack}",) if self._pack else ()))
 
     def answer_key(self, variant: Variant, item: Item) -> str:
         return self.key("said", variant, item)  # the name that the first version gave it
@@ -322,7 +335,7 @@ class Steps:
         key = self.lab.results.key("tokens", self._reference.model.sha256, text)
         known = self.lab.results.get(key, tuple[int, ...])
         if known is None:
-            with self.lab.pool.use(language_spec(self._reference.model, self.runtime), stop=self.stop) as lease:
+            with self.lab.pool.use(language_spec(self._tokenizer.model, self.runtime), stop=self.stop) as lease:
                 known = lease.request(protocol.Tokenize(text), stop=self.stop).token_ids
             self.lab.results.put(key, known)
         return known
@@ -369,6 +382,11 @@ class Steps:
                 f"The reference's distributions would take {n_records * record / 1e9:.1f} GB on disk. Take at most "
                 f"{max(1, free // record)} questions, or shorter answers."
             )
+
+    @property
+    def dtype(self) -> str:
+        """Of the records."""
+        return self._dtype
 
     @property
     def resolution(self) -> float:

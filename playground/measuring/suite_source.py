@@ -10,7 +10,7 @@ from typing import Protocol
 
 from playground.errors import BadInput, Offline
 from playground.measuring import statistics
-from playground.measuring.question_sets import QuestionSet
+from playground.measuring.question_sets import QuestionSet, SampleRecord
 from playground.measuring.results import Progress
 from playground.measuring.suite_samples import SampleJob, SuiteTable, newest_sample
 from playground.measuring.suites import Suite, guessed, read_suite, read_suites
@@ -76,6 +76,13 @@ def known_suite(name: str) -> Suite | None:
             f"There is no suite '{name[:80]}'. There are: {', '.join(suites)}. Any other dataset is written owner/name."
         )
     return suites.get(name)
+
+
+def name_of(sample: SampleRecord) -> str:
+    """The name of a SuiteChoice that draws the sample again."""
+    named = (id for id, suite in read_suites().items() if suite.name == sample.suite)
+    split = [sample.configuration, sample.split] if sample.configuration else [sample.split]
+    return next(named, ":".join([sample.repo, *split]))
 
 
 def draw(

@@ -264,3 +264,24 @@ def test_drift_when_a_question_cannot_be_asked_then_the_table_and_the_exit_code_
     assert "1 questions (1 left out)" in drift.out
     assert "1 of 2 questions could not be asked" in drift.err
     assert "this model was trained for" in drift.err.lower()
+
+
+def test_pack_when_it_is_shown_and_measured_against_then_it_stands_in_for_the_reference(
+    call: Call, tmp_path: Path
+) -> None:
+    shipped = Path(__file__).parents[2] / "examples/tiny-vlm-7M-F16-hard-150.safetensors"
+    shown = fine(call("pack", "show", shipped))
+    assert "questions: 150 about" in shown
+    assert "check: Q2_K" in shown
+    small = tmp_path / "small.safetensors"
+    made = fine(call("pack", "make", small, "--variants", "F16", "-n", 3))
+    assert "check: none" in made
+    assert "exists" in told(call("pack", "make", small))
+    rows = fine(call("drift", "--pack", small, "--variants", "Q2_K"))
+    assert re.search(r"F16 \(pack\) +reference", rows)
+    assert re.search(r"Q2_K +\d of 3", rows)
+    assert "→" not in fine(call("card", "--pack", small, "--variants", "Q2_K"))
+    assert "Leave out --max-tokens" in told(call("drift", "--pack", small, "--max-tokens", 8))
+    other = pairs.write_pair("mlp", tmp_path)
+    files = ("--model", str(other.model), "--projector", str(other.projector))
+    assert "another vocabulary than F16 (pack)" in told(call("drift", "--pack", small, *files))

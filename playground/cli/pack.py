@@ -1,0 +1,108 @@
+"""`python -m playground pack make | show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from playground.cli.options import (
+    AsJson,
+    ContextSize,
+    Count,
+    Level,
+    Models,
+    Names,
+    Projectors,
+    Questions,
+    Seed,
+    SuiteMaxTokens,
+    SuiteName,
+    choose,
+    followed,
+    questions_of,
+    say,
+    tokens_of,
+)
+from playground.comparing import comparison_request
+from playground.errors import BadInput
+from playground.measuring import pack_jobs, packs, results
+from playground.measuring.measure import MeasureRequest
+from playground.measuring.packs import Pack, PackRecord
+from playground.measuring.question_sets import DEFAULT_QUESTIONS
+from playground.settings import Settings
+from playground.values.request import Runtime
+from playground.wiring import open_parts
+
+PackPath = Annotated[Path, typer.Argument(help="A reference pack (.safetensors).")]
+
+
+def make(
+    out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
+    variants: Names = None,
+    projector: Projectors = None,
+    model: Models = None,
+    questions: Questions = None,
+    level: Level = "hard",
+    n: Count = DEFAULT_QUESTIONS,
+    suite: SuiteName = "",
+    seed: Seed = 0,
+    max_tokens: SuiteMaxTokens = None,
+    n_ctx: ContextSize = None,
+    licence: Annotated[str, typer.Option(help="Of the questions and answers, for those who get the pack.")] = "",
+) -> None:
+    """Write what the reference (the most precise variant) answers and holds likely; the other variants check it."""
+    if out.suffix != ".safetensors":
+        raise BadInput(f"{out.name}: the name of a pack ends in .safetensors.")
+    if out.exists():
+        raise BadInput(f"{out} exists. Choose another name.")
+    if not out.parent.is_dir():
+        raise BadInput(f"There is no folder {out.parent} to write {out.name} in.")
+    tokens = tokens_of(max_tokens, suite)
+    with open_parts(Settings.read(), any_folder=True) as parts:
+        chosen = choose(parts, model, variants, projector)
+        asked = questions_of(parts, questions, level, n, suite, seed)
+        request = MeasureRequest(
+            asked,
+            chosen,
+            comparison_request.reference_of(chosen),
+            results.MeasurementPlan(max_tokens=tokens),
+            Runtime(n_ctx=n_ctx),
+        )
+        pack = followed(pack_jobs.make_pack(parts.lab, request, engine=parts.engine, licence=licence), Pack)
+    packs.write(out, pack)
+    _print(pack.record, out.stat().st_size)
+    say(f"{out} written.")
+    left_out = len(asked.items) - len(pack.record.questions)
+    if left_out:
+        say(f"left out: {left_out} of {len(asked.items)} questions could not be asked.")
+        raise typer.Exit(1)
+
+
+def show(path: PackPath, as_json: AsJson = False) -> None:
+    """Check a pack, and print what it holds."""
+    pack = packs.read(path)
+    if as_json:
+        typer.echo(msgspec.json.encode(pack.record).decode())
+    else:
+        _print(pack.record, path.stat().st_size)
+
+
+def _print(record: PackRecord, size: int) -> None:
+    typer.echo(f"reference: {record.family} {record.label}, {record.engine}")
+    for half, file in (("language model", record.model), ("projector", record.projector)):
+        typer.echo(f"{half}: {file.quantization}, {file.bytes / 1e6:,.1f} MB, sha256 {file.sha256}")
+    source = record.sample.words if record.sample else record.set_name
+    typer.echo(f"questions: {len(record.questions)} about {len(set(record.images))} images, {source}")
+    typer.echo(f"licence: {record.licence or 'the pack names none'}")
+    positions = sum(len(answer.token_ids) + 1 for answer in record.answers)
+    typer.echo(f"size: {size / 1e6:,.2f} MB, {positions} positions of at most {record.n_vocabulary:,} tokens")
+    typer.echo(f"left out: tokens with at most {record.left_out_mass:g} of the probability of a position")
+    typer.echo(f"floor: {record.floor:.1e} nats a token ({record.other_way})")
+    for check in record.checks:
+        share = f", {1 - check.packed / check.whole:.2%} less" if check.whole else ""
+        typer.echo(f"check: {check.variant} {check.whole:.5g} nats a token, from the pack {check.packed:.5g}{share}")
+    if not record.checks:
+        typer.echo("check: none; no other variant was given when the pack was made")

@@ -1,0 +1,209 @@
+"""Reference packs: what a reference answered, and what it held likely, in one safetensors file.
+
+Of each position of an answer a pack keeps the likeliest tokens, and the probability of all others together. The KL from
+a pack is a lower bound of that from the whole vocabulary (docs/metrics.md). Images are not in it, only their sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import numpy
+import safetensors
+import safetensors.numpy
+
+from playground.errors import BadInput, cannot_write
+from playground.measuring.question_sets import Question, SampleRecord
+from playground.measuring.results import RecordedAnswer
+from playground.support import atomic
+from playground.values.files import ModelFile, Variant
+
+VERSION = 1
+# Probability of the tokens that are not kept, at most; the first whose KL is near enough to the whole one is taken.
+LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+UNCHECKED = 1e-4  # where no variant is at hand to check with
+WITHIN = 0.01  # of the KL over the whole vocabulary
+_LEAST, _MOST = 5, 4096  # tokens of a position: those that the page shows, and what a flat distribution may take
+_MAX_BYTES = 4 * 2**30
+_NAME = "playground.reference-pack"
+_ARRAYS = {"counts": "int32", "ids": "int32", "log_probabilities": "float32", "rest": "float32"}
+
+
+class PackFile(msgspec.Struct, frozen=True):
+    """One half of the reference."""
+
+    sha256: str
+    bytes: int
+    quantization: str
+    n_params: int
+    architecture: str
+    vocabulary_sha256: str | None = None
+
+
+class PackCheck(msgspec.Struct, frozen=True):
+    """The mean KL of a variant from the reference, nats a token, computed in both ways when the pack was made."""
+
+    variant: str  # its label
+    whole: float
+    packed: float
+
+
+class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All of a pack but the distributions."""
+
+    version: int
+    family: str
+    label: str  # of the reference
+    model: PackFile
+    projector: PackFile
+    n_vocabulary: int
+    questions: tuple[Question, ...]
+    images: tuple[str, ...]  # sha256 of the pixels, one for each question
+    answers: tuple[RecordedAnswer, ...]
+    max_tokens: int  # of an answer
+    left_out_mass: float  # probability of the tokens that are not kept, at most, unless 4,096 are
+    engine: str
+    floor: float  # of the reference: mean KL from itself, computed another way, nats a token
+    other_way: str  # that way
+    checks: tuple[PackCheck, ...] = ()
+    set_name: str = ""
+    sample: SampleRecord | None = None
+    chat_template: str | None = None
+    licence: str = ""  # of the questions and answers, as the maker of the pack says
+
+    @property
+    def reference(self) -> Variant:
+        """As the variant that the others are compared with. Its files are not here."""
+        model, projector = (
+            ModelFile("", f.bytes, f.sha256, f.quantization, f.n_params, f.architecture, f.vocabulary_sha256)
+            for f in (self.model, self.projector)
+        )
+        id = f"pack:{self.model.sha256[:12]}+{self.projector.sha256[:12]}"
+        return Variant(id, self.family, f"{self.label} (pack)", model, projector, True, self.chat_template)
+
+    @property
+    def missing_share(self) -> float | None:
+        """Of the KL over the whole vocabulary, the largest share that the pack does not show; None: not checked."""
+        shares = [1 - check.packed / check.whole for check in self.checks if check.whole > 0]
+        return max(shares) if shares else None
+
+
+@dataclass(frozen=True, slots=True)
+class Distributions:
+    """Of every position of every answer, one after another: the likeliest tokens first, and the others' probability."""
+
+    counts: Any  # of the tokens of each position
+    ids: Any
+    log_probabilities: Any  # natural logarithms
+    rest: Any  # of each position: the natural logarithm of what all other tokens have together
+
+    def write(self, file: IO[bytes], n_vocabulary: int) -> None:
+        """As a worker reads it (engine/protocol.py, Measure)."""
+        numpy.savez(file, n_vocabulary=numpy.int64(n_vocabulary), **self.arrays)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _ARRAYS}
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    record: PackRecord
+    distributions: tuple[Distributions, ...]  # one for each question
+    digest: str = ""  # sha256 of the file; empty: not written yet
+
+
+def kept(rows: Any, left_out_mass: float) -> Distributions:
+    """Of log probabilities over the whole vocabulary (positions x tokens), the likeliest tokens."""
+    counts, ids, likely, rest = [], [], [], []
+    for row in rows.astype(numpy.float64):
+        row -= numpy.logaddexp.reduce(row)  # records of 16 bits are rounded
+        order = numpy.argsort(-row, kind="stable")
+        probabilities = numpy.exp(row[order])
+        enough = int(numpy.searchsorted(numpy.cumsum(probabilities), 1 - left_out_mass)) + 1
+        n = min(max(enough, _LEAST), _MOST, len(row))
+        others = float(probabilities[n:][::-1].sum())
+        counts.append(n)
+        ids.append(order[:n])
+        likely.append(row[order[:n]])
+        rest.append(math.log(others) if others > 0 else -math.inf)
+    arrays = (counts, numpy.concatenate(ids), numpy.concatenate(likely), rest)
+    return Distributions(*(numpy.asarray(a, kind) for a, kind in zip(arrays, _ARRAYS.values(), strict=True)))
+
+
+def write(path: Path, pack: Pack) -> None:
+    """Raises BadInput."""
+    arrays = {name: numpy.concatenate([d.arrays[name] for d in pack.distributions]) for name in _ARRAYS}
+    metadata = {"format": _NAME, "version": str(VERSION), "pack": msgspec.json.encode(pack.record).decode()}
+    try:
+        atomic.write(path, safetensors.numpy.save(arrays, metadata))
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def read(path: Path) -> Pack:
+    """Raises BadInput for a file that is not a valid pack of this version."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise BadInput(f"{path.name} is larger than {_MAX_BYTES // 2**30} GiB.")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format") != _NAME:
+                raise BadInput(f"{path.name} is not a reference pack.")
+            if metadata.get("version") != str(VERSION):
+                raise BadInput(
+                    f"{path.name} was written by a newer version of the app (format {metadata.get('version')!r}; this "
+                    f"one reads {VERSION}). Update the app."
+                )
+            record = msgspec.json.decode(metadata.get("pack", ""), type=PackRecord)
+            arrays = {name: opened.get_tensor(name) for name in _ARRAYS}
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error}.") from None
+    except safetensors.SafetensorError as error:
+        raise BadInput(f"{path.name} is damaged or cut short: {error}.") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput(f"{path.name} is not a valid reference pack: {error}.") from None
+    problem = _problem(record, arrays)
+    if problem:
+        raise BadInput(f"{path.name} is not a valid reference pack: {problem}.")
+    return Pack(record, _split(record.answers, Distributions(**arrays)), digest)
+
+
+def _problem(record: PackRecord, arrays: dict[str, Any]) -> str:
+    """What a worker could not use; empty: nothing."""
+    n = len(record.questions)
+    counts, ids, likely, rest = arrays.values()
+    if not n or (len(record.images), len(record.answers)) != (n, n):
+        return "it has no questions, or other numbers of questions, images and answers"
+    if any(arrays[name].ndim != 1 or arrays[name].dtype != kind for name, kind in _ARRAYS.items()):
+        return "its arrays have other types"
+    positions = sum(len(answer.token_ids) + 1 for answer in record.answers)
+    if not len(counts) == len(rest) == positions or len(ids) != len(likely):
+        return "its distributions belong to other answers"
+    if counts.min() < 1 or counts.sum(dtype=numpy.int64) != len(ids):
+        return "its distributions are incomplete"
+    tokens = [token for answer in record.answers for token in answer.token_ids]
+    if ids.min() < 0 or ids.max() >= record.n_vocabulary or any(not 0 <= t < record.n_vocabulary for t in tokens):
+        return "it has tokens beyond its vocabulary"
+    # A little above 0: rounded.
+    if not (numpy.isfinite(likely).all() and likely.max() < 1e-3 and not numpy.isnan(rest).any() and rest.max() < 1e-3):
+        return "it has invalid probabilities"
+    return ""
+
+
+def _split(answers: Sequence[RecordedAnswer], whole: Distributions) -> tuple[Distributions, ...]:
+    position, start, parts = 0, 0, []
+    for answer in answers:
+        rows = slice(position, position := position + len(answer.token_ids) + 1)
+        counts = whole.counts[rows]
+        tokens = slice(start, start := start + int(counts.sum()))
+        parts.append(Distributions(counts, whole.ids[tokens], whole.log_probabilities[tokens], whole.rest[rows]))
+    return tuple(parts)

@@ -1,0 +1,139 @@
+"""Reference packs: what is kept of a distribution, and files that are not valid packs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy
+import pytest
+import safetensors.numpy
+
+from playground.errors import BadInput
+from playground.measuring import packs
+from playground.measuring.packs import Pack, PackFile, PackRecord
+from playground.measuring.question_sets import Question
+from playground.measuring.results import RecordedAnswer
+
+_RANDOM = numpy.random.default_rng(1)
+
+
+def log_probabilities(n_rows: int, n_vocabulary: int = 600, spread: float = 3.0) -> Any:
+    logits = _RANDOM.normal(0, spread, (n_rows, n_vocabulary))
+    return (logits - numpy.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(numpy.float32)
+
+
+def pack(n_vocabulary: int = 600) -> Pack:
+    half = PackFile("a" * 64, 1000, "F16", 500, "llama", "v" * 64)
+    record = PackRecord(
+        version=packs.VERSION,
+        family="Tiny",
+        label="F16",
+        model=half,
+        projector=half,
+        n_vocabulary=n_vocabulary,
+        questions=(Question("a.png", "What?"), Question("b.png", "Where?")),
+        images=("1" * 64, "2" * 64),
+        answers=(RecordedAnswer("x y", (1, 2)), RecordedAnswer("z", (3,))),
+        max_tokens=8,
+        left_out_mass=1e-3,
+        engine="an engine",
+        floor=1e-7,
+        other_way="batches of 32",
+    )
+    return Pack(record, tuple(packs.kept(log_probabilities(n, n_vocabulary), 1e-3) for n in (3, 2)))
+
+
+@pytest.mark.parametrize("mass", [1e-1, 1e-2, 1e-4])
+def test_kept_when_cut_then_the_rest_is_within_the_mass_and_nothing_is_lost(mass: float) -> None:
+    rows = log_probabilities(20)
+    kept = packs.kept(rows, mass)
+    ends = numpy.cumsum(kept.counts)
+    for k, (end, count) in enumerate(zip(ends, kept.counts, strict=True)):
+        ids = kept.ids[end - count : end]
+        probabilities = numpy.exp(kept.log_probabilities[end - count : end].astype(float))
+        assert len(set(ids.tolist())) == count
+        assert ids[0] == rows[k].argmax()
+        assert numpy.exp(kept.rest[k]) <= mass + 1e-6
+        assert probabilities.sum() + numpy.exp(kept.rest[k]) == pytest.approx(1, abs=1e-5)
+        assert probabilities[:-1].sum() < 1 - mass or count == 5  # not one token more than is needed
+
+
+def test_kept_when_the_distribution_is_flat_or_certain_then_bounded_both_ways() -> None:
+    flat = numpy.full((1, 10_000), -numpy.log(10_000), numpy.float32)
+    assert packs.kept(flat, 1e-6).counts.tolist() == [4096]
+    certain = numpy.full((1, 600), -200.0, numpy.float32)
+    certain[0, 7] = 0.0
+    kept = packs.kept(certain, 1e-2)
+    assert kept.counts.tolist() == [5]
+    assert kept.ids[0] == 7
+    small = packs.kept(log_probabilities(1, 4), 1e-2)
+    assert (small.counts.tolist(), small.rest.tolist()) == ([4], [-numpy.inf])
+
+
+def test_pack_when_written_and_read_then_the_same(tmp_path: Path) -> None:
+    path, written = tmp_path / "a.safetensors", pack()
+    packs.write(path, written)
+    opened = packs.read(path)
+    assert opened.record == written.record
+    for one, other in zip(opened.distributions, written.distributions, strict=True):
+        assert all(numpy.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
+    assert len(opened.digest) == 64
+    assert opened.record.reference.label == "F16 (pack)"
+    assert opened.record.reference.model.vocabulary_sha256 == "v" * 64
+    assert opened.record.missing_share is None
+
+
+def changed(path: Path, *, version: str = "1", record: dict[str, Any] | None = None, **arrays: Any) -> Path:
+    """The file, with something else in it."""
+    good = pack()
+    tensors = {
+        name: numpy.concatenate([part.arrays[name] for part in good.distributions])
+        for name in ("counts", "ids", "log_probabilities", "rest")
+    }
+    document = msgspec.to_builtins(good.record) | (record or {})
+    metadata = {
+        "format": "playground.reference-pack",
+        "version": version,
+        "pack": msgspec.json.encode(document).decode(),
+    }
+    path.write_bytes(safetensors.numpy.save({**tensors, **arrays}, metadata))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({}, ""),
+        ({"version": "2"}, "was written by a newer version of the app"),
+        ({"record": {"images": ["1"]}}, "other numbers of questions, images and answers"),
+        ({"record": {"questions": "?"}}, "not a valid reference pack: Expected `array`"),
+        ({"record": {"n_vocabulary": 2}}, "tokens beyond its vocabulary"),
+        ({"ids": numpy.zeros(3, numpy.int32)}, "belong to other answers"),
+        ({"counts": numpy.ones(5, numpy.int32)}, "incomplete"),
+        ({"rest": numpy.full(5, numpy.nan, numpy.float32)}, "invalid probabilities"),
+        ({"rest": numpy.zeros(5, numpy.float64)}, "other types"),
+    ],
+)
+def test_pack_when_it_is_invalid_then_it_is_said_why(tmp_path: Path, how: dict[str, Any], message: str) -> None:
+    path = changed(tmp_path / "a.safetensors", **how)
+    if not message:
+        assert packs.read(path).record == pack().record
+        return
+    with pytest.raises(BadInput, match=message):
+        packs.read(path)
+
+
+def test_pack_when_it_is_cut_short_or_another_file_then_it_is_said(tmp_path: Path) -> None:
+    path = changed(tmp_path / "a.safetensors")
+    whole = path.read_bytes()
+    for size in (0, 5, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(BadInput, match=r"a\.safetensors is damaged or cut short"):
+            packs.read(path)
+    path.write_bytes(safetensors.numpy.save({"weight": numpy.zeros(3, numpy.float32)}))
+    with pytest.raises(BadInput, match="is not a reference pack"):
+        packs.read(path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        packs.read(tmp_path / "nothing.safetensors")
