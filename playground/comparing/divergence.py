@@ -23,6 +23,9 @@ _WORD = re.compile(
 )
 _MARKS = re.compile(rf"{_TAG}|[{_PUNCTUATION}\u3000-\u3003\uff01-\uff0f\uff1a-\uff20]*")
 
+_SHORT_ANSWER = 8  # words
+_ALIKE = 0.5  # share of a word's characters from which its own are marked; a convention
+
 _MAX_WORDS = 10_000  # of either text, more than the longest answer has (8192 tokens); 5000 take about 10 ms
 
 
@@ -79,6 +82,24 @@ def _word_changes(reference: str, answer: str) -> tuple[tuple[str, str, str], ..
 def _common(pairs: Iterable[tuple[str, str]]) -> int:
     """How many pairs are equal before the first that are not."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def close_changes(reference: str, answer: str) -> list[tuple[str, str, str]]:
+    """As word_changes; in a short answer, words that are spelled much alike are told apart by their characters."""
+    changes = word_changes(reference, answer)
+    if max(len(_WORD.findall(text)) for text in (reference, answer)) > _SHORT_ANSWER:
+        return changes
+    return [part for change in changes for part in _by_characters(change)]
+
+
+def _by_characters(change: tuple[str, str, str]) -> list[tuple[str, str, str]]:
+    kind, before, after = change
+    if kind != "replace" or Levenshtein.normalized_similarity(before.strip(), after.strip()) < _ALIKE:
+        return [change]
+    return [
+        (op.tag, before[op.src_start : op.src_end], after[op.dest_start : op.dest_end])
+        for op in Levenshtein.opcodes(before, after)
+    ]
 
 
 def first_word(reference: str, answer: str) -> int:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import markupsafe
 
 from playground.comparing import summary_rows as lab
-from playground.comparing.divergence import first_word, same_answer, word_changes
+from playground.comparing.divergence import close_changes, first_word, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spreads, is_kept, whole_ttft
 from playground.rendering import answer_markup, number_format, plots
 from playground.rendering.templating import markup
@@ -27,6 +27,9 @@ _ICONS = {
     PaneState.STOPPED: "■",
     PaneState.FAILED: "✕",
 }
+
+
+_REFERENCE_CHARACTERS = 160  # of its answer above one that shares too little with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class _TextSpan:
     before: str  # the reference's words in its place
     apart: bool  # these had white space in front of them that the answer has not
     tokens: list[tuple[str, float | None]]
+    within: bool = False  # it is part of a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class _PaneView:
     parting: _Parting | None
     phases: list[_PhaseShare]
     rendered: markupsafe.Markup | None  # the answer, where it has markup
+    instead: str  # the reference's answer, where this one shares too little with it to be marked
 
 
 def panes(
@@ -211,7 +216,7 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
     both_done = (
         reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE and pane.comparable
     )
-    agrees, verdict, changes = None, "", None
+    agrees, verdict, changes, instead = None, "", None, ""
     if is_reference:
         verdict = "★ reference"
     elif both_done and reference is not None and same_answer(reference, pane):
@@ -221,11 +226,11 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
         agrees = False
         verdict = f"≠ from word {first_word(reference.text, pane.text)}" if both_done else "≠ differs"
     if both_done and not is_reference and not agrees and reference is not None:
-        changes = word_changes(reference.text, pane.text)
+        changes = close_changes(reference.text, pane.text)
         # An answer that shares little is easier to read without what it replaces.
         kept = sum(len(after) for kind, _, after in changes if kind == "equal")
-        if kept < len(pane.text) / 2:
-            changes = None
+        if not kept or kept < len(pane.text) / 2:
+            changes, instead = None, _shortened(reference.text)
     phases = [
         _PhaseShare(name, seconds, 100 * seconds / longest)
         for name, seconds in _phases(pane.metrics).items()
@@ -238,7 +243,14 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
     runs = _runs(pane, changes or [("equal", "", pane.text)])
     icon = _ICONS[pane.state]
     rendered = answer_markup.rendered(pane.text) if pane.state.ended else None
-    return _PaneView(pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases, rendered)
+    return _PaneView(
+        pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases, rendered, instead
+    )
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _REFERENCE_CHARACTERS else f"{words[:_REFERENCE_CHARACTERS]} …"
 
 
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:
@@ -260,6 +272,7 @@ def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan
             token = bisect.bisect_right(begins, a) - 1
             tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
         apart = not gap and before != before.lstrip()
-        runs.append(_TextSpan(kind, gap, before.strip(), apart, tokens if start < end else []))
+        within = not gap and not apart and start > 0 and not pane.text[start - 1].isspace()
+        runs.append(_TextSpan(kind, gap, before.strip(), apart, tokens if start < end else [], within))
         start = end
     return runs

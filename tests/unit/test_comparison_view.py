@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground.comparing.divergence import first_word, word_changes
+from playground.comparing.divergence import close_changes, first_word, word_changes
 from playground.rendering import comparison_view, number_format
 from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import ModelFile, Variant
@@ -165,3 +165,36 @@ def test_verdict_when_answers_are_control_tokens_and_words_then_the_words_are_to
     ]
     assert first_word(before, after) == 2  # the tags are not counted
     assert word_changes("if a < b", "if a < c")[0] == ("equal", "if a <", "if a <")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "html"),
+    [
+        ("HELLO42", "HILLO42", 'H<del class="vp-within">E</del><ins>I</ins>LLO42'),
+        ("The time is 10:47.", "The time is 11:47.", 'The time is 1<del class="vp-within">0</del><ins>1</ins>:47.'),
+        ("The total is 25", "The total is 250", "The total is 25<ins>0</ins>"),
+        ("one red ball", "one blue ball", "one <del>red</del><ins>blue</ins> ball"),
+    ],
+)
+def test_short_answer_when_a_word_is_nearly_the_same_then_its_characters_are_marked(
+    before: str, after: str, html: str
+) -> None:
+    panes = (done(F16, before), done(Q2, after, parts_at=0))
+    shown = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
+    assert "".join(shown.split('<p class="vp-text" dir="auto">')[2].split("</p>", maxsplit=1)[0]) == html
+    assert "vp-instead" not in shown
+
+
+def test_long_answer_when_a_word_is_nearly_the_same_then_the_whole_word_is_marked() -> None:
+    before = "a b c d e f g h HELLO42"
+    assert close_changes(before, before.replace("E", "I"))[-1] == ("replace", " HELLO42", " HILLO42")
+
+
+def test_answer_when_it_shares_little_or_is_empty_then_the_references_stands_above() -> None:
+    for text, empty in (("nothing alike", False), ("", True)):
+        panes = (done(F16, "three red squares"), done(Q2, text, parts_at=0))
+        html = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
+        assert '<p class="vp-instead vp-dim" dir="auto">★ three red squares</p>' in html
+        assert ("(empty answer)" in html) is empty
+        assert "<del" not in html
+        assert Texts(html).texts == ["three red squares", text]

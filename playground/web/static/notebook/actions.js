@@ -12,6 +12,12 @@ import {toast} from "./toasts.js";
 export const actions = {
   run: id => run([id]),
   stop: id => stop(id),
+  "copy-answer": async (id, button) => {
+    const text = $(".vp-text", button.closest(".vp-pane")).cloneNode(true);
+    text.querySelectorAll("del").forEach(before => before.remove());
+    await copyText(text.textContent);
+    toast("The answer is copied.");
+  },
   asked: async (id, button) => setOutputs(id, (await call("look", {cell: id, run: Number(button.dataset.run)})).html),
   restore: async (id, button) => {
     await send(id);
@@ -63,14 +69,8 @@ export const actions = {
   share: async () => { await sendAll(); await call("share", {shared: true}); $(".vp-actions .vp-menu").open = true; },
   unshare: async () => { await sendAll(); await call("share", {shared: false}); },
   "copy-link": async () => {
-    const link = $("[data-link]");
-    link.select();
-    try {
-      await navigator.clipboard.writeText(link.value);
-      toast("The link is copied.");
-    } catch {
-      document.execCommand("copy");
-    }
+    await copyText($("[data-link]").value);
+    toast("The link is copied.");
   },
   copy: () => call("copy"),
   "duplicate-notebook": async () => { await sendAll(); await call("copy"); },
@@ -82,6 +82,20 @@ export const actions = {
   },
   keys: () => $("[data-keys]").showModal(),
 };
+
+// Without https a browser has no clipboard, but for what is selected.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = document.createElement("textarea");
+    field.value = text;
+    page.root.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+}
 
 async function add(kind, after) {
   const reply = await call("add", {kind, after: after ?? page.active});
