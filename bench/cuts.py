@@ -39,7 +39,7 @@ def measure(folder: Path, minutes: float) -> dict[str, float]:
         cuts = runs = lost_runs = lost_texts = reloads = 0
         cut_at, until = time.monotonic() + _EVERY_S, time.monotonic() + 60 * minutes
         while time.monotonic() < until:
-            page.locator(".vp-is-compare [data-do=run]").first.click()
+            page.locator(".vp-is-compare [data-do=run]").nth(1).click()  # the new cell of the pair
             page.locator(".vp-running").first.wait_for()
             runs += 1
             while not page.evaluate(_OVER):
@@ -67,7 +67,7 @@ def measure(folder: Path, minutes: float) -> dict[str, float]:
 
 def _open(page: Page, pair: pairs.PairFiles) -> None:
     page.get_by_label("Q4_K_M · 2.3 MB").wait_for()
-    page.get_by_role("button", name="Open files on this machine").click()
+    page.get_by_role("button", name="+ Add a model").click()
     for label, path in (("Language model file", pair.model), ("Projector file (mmproj)", pair.projector)):
         page.get_by_label(label).fill(str(path))
         page.get_by_label(label).press("Enter")

@@ -107,6 +107,24 @@ class Catalog:
             self._remember(RememberedPair(str(model), str(projector)))
         return variant
 
+    @property
+    def opened(self) -> tuple[Variant, ...]:
+        """The pairs that people opened or downloaded."""
+        files = {remembered.files for remembered in self._remembered.all}
+        return tuple(v for v in self.variants if (v.model.path, v.projector.path) in files)
+
+    def close_pair(self, id: str) -> None:
+        """Take an opened pair off the list; its files stay. Raises BadInput."""
+        variant = next((v for v in self.opened if v.id == id), None)
+        if variant is None:
+            raise BadInput("This pair is not open.")
+        try:
+            self._remembered.remove((variant.model.path, variant.projector.path))
+        except OSError as error:
+            raise BadInput(f"The list of opened pairs cannot be written: {error}.") from error
+        with self._lock:
+            self._variants.pop(id, None)
+
     def expect_pair(self, model: Path, projector: Path, chat_template: str | None = None, family: str = "") -> None:
         """Open a pair of the Hub's cache as soon as all of its files are there, now or at a later start."""
         self._remember(RememberedPair(str(model), str(projector), chat_template, family))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -19,6 +20,9 @@ class RememberedPair(msgspec.Struct, frozen=True):
     @property
     def files(self) -> tuple[str, str]:
         return self.model, self.projector
+
+
+Pairs = dict[tuple[str, str], RememberedPair]
 
 
 class RememberedPairs:
@@ -44,16 +48,25 @@ class RememberedPairs:
         """Until the app ends also where the disk refuses it."""
         with self._lock:
             try:
-                with atomic.locked(self._file):
-                    try:
-                        others = self._read()
-                    except msgspec.DecodeError:
-                        others = {}
-                    self._pairs = {**others, **self._pairs, pair.files: pair}
-                    atomic.write(self._file, msgspec.json.encode(tuple(self._pairs.values())))
+                self._write(lambda pairs: {**pairs, pair.files: pair})
             except OSError as error:
                 self._pairs[pair.files] = pair
                 self.problems += (f"The pair is not remembered: {error}.",)
+
+    def remove(self, files: tuple[str, str]) -> None:
+        """Raises OSError."""
+        with self._lock:
+            self._write(lambda pairs: {key: pair for key, pair in pairs.items() if key != files})
+
+    def _write(self, change: Callable[[Pairs], Pairs]) -> None:
+        """Change what this process and others have written."""
+        with atomic.locked(self._file):
+            try:
+                others = self._read()
+            except msgspec.DecodeError:
+                others = {}
+            self._pairs = change({**others, **self._pairs})
+            atomic.write(self._file, msgspec.json.encode(tuple(self._pairs.values())))
 
     def _read(self) -> dict[tuple[str, str], RememberedPair]:
         try:

@@ -29,7 +29,7 @@ from playground.models.hub.listing import RemoteModel, RepoListing, matches
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
-from playground.web.replies import DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, Reply
+from playground.web.replies import DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, UseReply
 from playground.web.server_function import server_function
 from playground.wiring import Parts
 
@@ -190,8 +190,20 @@ class ModelActions:
     def downloads(self) -> DownloadsReply:
         rows = [_progress(download) for download in self._parts.downloads.all()]
         return DownloadsReply(
-            downloads=templating.markup("downloads.html", downloads=rows), running=any(row.running for row in rows)
+            downloads=templating.markup("downloads.html", downloads=rows, ready=",".join(self._ready())),
+            running=any(row.running for row in rows),
         )
+
+    def _ready(self) -> list[str]:
+        """The ids of the variants of one family whose language models are among the finished downloads."""
+        done = {
+            (download.wanted.repo, download.wanted.file.name)
+            for download in self._parts.downloads.all()
+            if download.state is DownloadState.DONE
+        }
+        paths = {file.path for file in self._hub.cached() if (file.repo, file.name) in done} if done else set()
+        arrived = [variant for variant in self._parts.catalog.opened if variant.model.path in paths]
+        return [variant.id for variant in arrived if variant.family == arrived[-1].family]
 
     def cancel(self, download: str) -> DownloadsReply:
         self._may()
@@ -239,7 +251,7 @@ class ModelActions:
 
     def use(
         self, repo: str, commit: str, model: str, projector: str, projector_repo: str = "", projector_commit: str = ""
-    ) -> Reply:
+    ) -> UseReply:
         """Open a pair of the cache as a variant. The projector may be of another repository or commit."""
         self._refuse_in_demo()
         pair = self._paths(repo, commit, model, projector, projector_repo, projector_commit)
@@ -250,7 +262,7 @@ class ModelActions:
         variant = next((v for v in catalog.variants if (v.model.sha256, v.projector.sha256) == hashes), None)
         if variant is None:
             raise BadModel(next((p for p in catalog.problems if p not in before), "The pair cannot be opened."))
-        return Reply(notice=f"{variant.family}: {variant.label} can be ticked in the notebook now.")
+        return UseReply(variant=variant.id, notice=f"{variant.family}: {variant.label} can be ticked in the notebook.")
 
     def inspect(
         self, repo: str, commit: str, model: str, projector: str, projector_repo: str = "", projector_commit: str = ""

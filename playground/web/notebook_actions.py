@@ -58,6 +58,7 @@ _FIRST_START_S = 60.0
 _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
 
 
+_MOST_TICKED = 6  # variants in a cell that a person did not tick
 _MOST_SAMPLES = 2  # of all people at once
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 
@@ -79,8 +80,8 @@ class NotebookActions:
         return [
             server_function(method)
             for method in (
-                self.open, self.outputs, self.write, self.settings, self.add, self.duplicate, self.move, self.delete,
-                self.undo, self.add_picture, self.example, self.picture, self.follow, self.look, self.restore,
+                self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate, self.move,
+                self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow, self.look, self.restore,
                 self.stop, self.rename, self.own_questions, self.suite_questions, self.share, self.copy, self.create,
                 self.remove, self.export, self.card, self.import_file,
             )
@@ -245,6 +246,16 @@ class NotebookActions:
         reply = self._view.changed(key, written)
         switched = written.family != before.family
         return SettingsReply(cells=reply.cells, problem=reply.problem, switched=switched)
+
+    def compare(self, key: str, variants: list[str], browser: str) -> CellsReply:
+        """A new cell at the end, with variants of one family that were just downloaded or opened."""
+        present = {v.id: v for v in self._parts.catalog.variants}
+        chosen = [present[id] for id in variants if id in present]
+        if not chosen:
+            raise BadInput("This model is not on this machine.")
+        ticked = tuple(v.id for v in chosen if v.family == chosen[0].family)[:_MOST_TICKED]
+        fresh = replace(self._blank(), family=chosen[0].family, variants=ticked)
+        return self._view.added(key, self._library.add(key, fresh, None))
 
     def add(self, key: str, kind: str, after: str | None = None) -> CellsReply:
         near = None

@@ -109,7 +109,8 @@ def build(
         with gr.Row(elem_id="vp-body"):
             with gr.Column(elem_id="vp-side", scale=0, min_width=250):
                 settings = SettingsPanel(parts)
-                open_pair = OpenPairPanel(parts, view)
+                with settings.under_family:
+                    open_pair = OpenPairPanel(parts, view)
                 quantize = QuantizePanel(parts, view, active, long_jobs)
             with gr.Column(elem_id="vp-main"):
                 notebook = gr.HTML(

@@ -62,6 +62,10 @@ class OutputsReply(Reply, frozen=True, kw_only=True):
     outputs: tuple[CellHtml, ...]
 
 
+class UseReply(Reply, frozen=True, kw_only=True):
+    variant: str  # id
+
+
 class HtmlReply(Reply, frozen=True, kw_only=True):
     html: str
 

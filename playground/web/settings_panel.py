@@ -40,6 +40,7 @@ class SettingsPanel:
         self._family = gr.Radio(
             label="Model family", choices=panel_values.families(parts), value=preset.family, elem_id="vp-family"
         )
+        self.under_family = gr.Column()
         self._models = gr.CheckboxGroup(label="Language model", elem_id="vp-models")
         self._projectors = gr.CheckboxGroup(label="Image encoder (projector, mmproj)", elem_id="vp-projectors")
         self.reference = gr.Dropdown(

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from testkit import pairs
-from testkit.browser import TOKEN, cell, ended, pane, prompt, ready, reload, run, tab, tick_only, visitor
+from testkit.browser import TOKEN, cell, ended, menu, pane, prompt, ready, reload, run, tab, tick_only, visitor
 from testkit.cutting_proxy import cutting
 from testkit.webapp import WebApp
 
@@ -40,12 +40,16 @@ def add_image(page: Page, path: Path, number: int = 0) -> None:
 
 
 def open_endless(page: Page, endless: pairs.PairFiles) -> None:
-    page.get_by_role("button", name="Open files on this machine").click()
+    page.get_by_role("button", name="+ Add a model").click()
     page.get_by_label("Language model file").fill(str(endless.model))
     page.get_by_label("Language model file").press("Enter")
     page.get_by_label("Projector file (mmproj)").fill(str(endless.projector))
     page.get_by_label("Projector file (mmproj)").press("Enter")
     page.get_by_role("button", name="Open pair").click()
+    expect(page.get_by_label("F16 ★ · 102.3 MB")).to_be_checked()
+    expect(cell(page, 1)).to_have_class(re.compile("vp-active"))  # a new cell, below the one that was selected
+    menu(cell(page), "Delete")
+    expect(cell(page, 0)).to_have_class(re.compile("vp-active"))
     expect(page.get_by_label("F16 ★ · 102.3 MB")).to_be_checked()
 
 
@@ -370,7 +374,7 @@ def test_page_when_nothing_is_ticked_or_asked_then_says_what_to_do(page: Page) -
 
 def test_page_when_a_file_outside_the_allowed_folders_is_opened_then_refused(page: Page, tmp_path: Path) -> None:
     files = pairs.write_pair("mlp", tmp_path)
-    page.get_by_role("button", name="Open files on this machine").click()
+    page.get_by_role("button", name="+ Add a model").click()
     for label, path in (("Language model file", files.model), ("Projector file (mmproj)", files.projector)):
         page.get_by_label(label).fill(str(path))
         page.get_by_label(label).press("Enter")

@@ -46,7 +46,7 @@ def page(browser: Browser, app: WebApp) -> Iterator[Page]:
 
 def open_few(page: Page, few: pairs.PairFiles) -> None:
     """For the selected cell."""
-    page.get_by_role("button", name="Open files on this machine").click()
+    page.get_by_role("button", name="+ Add a model").click()
     for label, path in (("Language model file", few.model), ("Projector file (mmproj)", few.projector)):
         page.get_by_label(label).fill(str(path))
         page.get_by_label(label).press("Enter")

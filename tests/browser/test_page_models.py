@@ -230,9 +230,9 @@ def test_pair_when_on_disk_then_it_can_be_checked_and_a_file_deleted_takes_its_v
     row.get_by_role("button", name=re.compile(r"Delete .* MB\?")).click()  # it asks once
     expect(row).to_have_count(0)
     expect(page.locator("[data-region=toast]")).to_contain_text("freed")
-    page.goto(shared_app.url)
-    expect(page.get_by_label("Q4_K_M · 2.3 MB")).to_be_checked(timeout=20_000)
-    page.get_by_role("radio", name="hubby").check()
+    page.locator("[data-region=downloads]").get_by_role("link", name="Compare in the notebook →").click()
+    expect(page.locator("article.vp-active")).to_contain_text("of hubby", timeout=30_000)
+    expect(page.get_by_role("radio", name="hubby")).to_be_checked(timeout=20_000)
     expect(page.locator("#vp-models").get_by_label("Q8_0")).to_be_visible(timeout=10_000)
     expect(page.locator("#vp-models").get_by_label("Q4_0")).to_have_count(0)
 

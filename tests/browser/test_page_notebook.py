@@ -134,9 +134,12 @@ def own_cache(derived: Path, tmp_path: Path) -> Path:
 # --- the first visit -------------------------------------------------------------------------------------------------
 
 
+_NOTES = ("Six sizes of one model, one image.", "Which half is to blame?", "A question that low bits get wrong.")
+
+
 def test_first_visit_when_run_all_is_clicked_then_each_example_shows_what_its_note_says(page: Page) -> None:
     expect(page.locator(".vp-is-compare")).to_have_count(3)
-    for number, begin in enumerate(("One ladder.", "Which half is to blame?", "A question that low bits get wrong.")):
+    for number, begin in enumerate(_NOTES):
         expect(note(page, number).locator(".vp-markdown strong").first).to_have_text(begin)
     page.get_by_role("button", name="▶ Run all").click()
     expect(cell(page, 0)).to_have_class(re.compile("vp-running"))

@@ -167,5 +167,6 @@ def test_projector_when_in_another_repository_or_commit_or_of_an_odd_name_then_t
     for repo, commit, name in (("acme/tune", odd, "visual-x.gguf"), ("acme/base", other, "clip-thing.gguf")):
         reply = actions.use("acme/tune", model, "tune-Q8-0.gguf", name, repo, commit)
         assert "can be ticked" in str(reply.notice)
+        assert reply.variant in {variant.id for variant in actions._parts.catalog.opened}
     with pytest.raises(BadPair, match="is an audio projector"):
         actions.look("acme/tune", model, "tune-Q8-0.gguf", "mmproj-ears.gguf", "acme/base", other)

@@ -861,3 +861,21 @@ def test_path_when_a_named_pipe_then_refused_and_not_waited_for(tmp_path: Path) 
     os.mkfifo(tmp_path / "x.gguf")
     with pytest.raises(BadModel, match="is not a file"):
         Catalog(tmp_path / "cache", None).open_pair(tmp_path / "x.gguf", None)
+
+
+def test_pair_when_closed_then_it_is_gone_at_the_next_start_too_and_its_files_stay(tmp_path: Path) -> None:
+    files = pairs.write_pair("mlp", tmp_path / "models")
+    catalog = Catalog(tmp_path / "cache", (tmp_path / "models",))
+    embedded = {variant.id for variant in catalog.variants}
+    variant = catalog.open_pair(files.model, files.projector, remember=True)
+    assert [opened.id for opened in catalog.opened] == [variant.id]
+    catalog.close_pair(variant.id)
+    assert {v.id for v in catalog.variants} == embedded
+    catalog.close()
+    again = Catalog(tmp_path / "cache", (tmp_path / "models",))
+    assert {v.id for v in again.variants} == embedded
+    assert files.model.exists()
+    for id in (variant.id, next(iter(embedded))):
+        with pytest.raises(BadInput):
+            again.close_pair(id)
+    again.close()

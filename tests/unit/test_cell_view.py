@@ -9,7 +9,7 @@ import pytest
 
 from playground.comparing.run_settings import RunSettings
 from playground.notebooks.cells import CompareCell, Run, RunState
-from playground.notebooks.library import RunInfo
+from playground.notebooks.library import Notebook, RunInfo
 from playground.rendering import cell_view, reports
 from testkit.notebooks import ANSWERED, BLUE, F16, Q2, RED, compare_cell, picture, run_of
 
@@ -55,6 +55,14 @@ def test_details_when_nothing_was_set_then_the_question_and_the_defaults_are_the
     assert details["temperature"] == "0 (greedy)"
     assert {"seed", "max tokens", "n ctx"} <= details.keys()
     assert dict(cell_view.details(run_of(ELSE, ANSWERED)))["temperature"] == 0.5
+
+
+def test_notebook_when_it_may_be_changed_then_it_says_what_it_is_for_and_has_three_doors() -> None:
+    notebook = Notebook(id="n", title="Mine", cells=())
+    for can_edit in (True, False):
+        html = str(cell_view.page(notebook, [], [], can_edit=can_edit))
+        assert ("Which quantization can I ship?" in html) is can_edit
+        assert html.count('data-do="door-') == (3 if can_edit else 0)
 
 
 def test_model_when_its_family_has_a_preset_then_cell_run_report_and_markdown_name_it() -> None:

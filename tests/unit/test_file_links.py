@@ -96,7 +96,7 @@ def test_names_when_in_capitals_then_listed_and_opened_but_shards_have_to_be_ren
 ) -> None:
     names = [f"B-Q8_0-0000{n}-OF-00002.GGUF" for n in (1, 2)]
     snapshot = hub_cache(tmp_path / "hub", "A-Q8_0.GGUF", *names)
-    listed = [Path(name).name for name in _files([tmp_path / "hub"])]
+    listed = [Path(path).name for _, path in _files([tmp_path / "hub"])]
     assert listed == ["A-Q8_0.GGUF", names[0], "mmproj-F16.gguf"]
     assert catalog.open_pair(snapshot / "A-Q8_0.GGUF", snapshot / "mmproj-F16.gguf").label == "Q8_0"
     with pytest.raises(BadModel, match=r"Rename all shards\.$"):

@@ -197,3 +197,20 @@ def test_run_when_put_back_then_the_cell_asks_what_it_asked_and_keeps_its_runs(
     assert "run 1" in str(reply.notice)
     with pytest.raises(BadInput):
         actions.restore(notebook.id, cell.id, 9)
+
+
+def test_compare_when_a_link_names_variants_then_a_new_last_cell_has_those_of_one_family(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions = actions_of(parts)
+    opened = actions.open()
+    ids = [variant.id for variant in parts.catalog.variants][:2]
+    reply = actions.compare(str(opened.key), [*ids, "nobody:knows"], opened.browser)
+    (added,) = reply.cells
+    assert isinstance(reply.order, tuple)
+    assert reply.order[-1] == added.id
+    cell = parts.library.cell(parts.library.own(str(opened.key)), added.id)
+    assert isinstance(cell, CompareCell)
+    assert cell.variants == tuple(ids)
+    with pytest.raises(BadInput):
+        actions.compare(str(opened.key), ["nobody:knows"], opened.browser)

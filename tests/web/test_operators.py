@@ -243,7 +243,7 @@ def test_demo_when_opened_in_a_browser_then_what_it_forbids_is_not_shown(demo: W
     page.get_by_label("password").fill(PASSWORD)
     page.get_by_role("button", name="Login").click()
     expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
-    for name in ("Open files on this machine", "Quantize here"):
+    for name in ("+ Add a model", "Quantize here"):
         expect(page.get_by_text(name)).to_have_count(0)
     page.goto(f"{demo.url}/models")
     expect(page.get_by_text("This is a demonstration")).to_be_visible(timeout=10_000)

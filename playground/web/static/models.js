@@ -91,7 +91,10 @@ export function start({element, server}) {
     cancel: button => call("cancel", {download: button.closest("[data-download]").dataset.download}),
     resume: button => call("resume", {download: button.closest("[data-download]").dataset.download, token: token()}),
     forget: button => call("forget", {download: button.closest("[data-download]").dataset.download}),
-    use: button => call("use", pair(button.closest("tr"))),
+    use: async button => {
+      const {variant} = await call("use", pair(button.closest("tr")));
+      location.assign(`./?compare=${encodeURIComponent(variant)}`);
+    },
     inspect: async button => {
       const row = button.closest("tr"), shown = $("[data-inspected]", row.closest(".vp-on-disk"));
       const files = pair(row);

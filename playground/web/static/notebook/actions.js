@@ -6,6 +6,7 @@ import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
 import {run, stop, stopAll} from "./running.js";
 import {choose, fillPanel, openPanel} from "./settings.js";
+import {storage} from "./storage.js";
 import {send, sendAll, turns} from "./texts.js";
 import {toast} from "./toasts.js";
 
@@ -17,6 +18,20 @@ export const actions = {
     text.querySelectorAll("del").forEach(before => before.remove());
     await copyText(text.textContent);
     toast("The answer is copied.");
+  },
+  "door-image": async () => {
+    await add("compare");
+    $("[data-pick]", article(page.active)).click();
+  },
+  "door-model": () => {
+    openPanel("add-model");
+    const folded = document.querySelector("#vp-add-model > button:not(.open)");
+    folded?.click();
+  },
+  "door-measure": () => add("measure"),
+  "close-intro": (id, button) => {
+    storage.introClosed = true;
+    button.closest("[data-intro]").hidden = true;
   },
   asked: async (id, button) => setOutputs(id, (await call("look", {cell: id, run: Number(button.dataset.run)})).html),
   restore: async (id, button) => {

@@ -5,6 +5,7 @@ import {$, $$, article, cellOf, frame, page, parse, sleep} from "./page.js";
 import {watchRuns} from "./run_events.js";
 import {forgetRuns, onNews, queue} from "./running.js";
 import {choose} from "./settings.js";
+import {storage} from "./storage.js";
 import {sortAgain, sorting} from "./table_sort.js";
 import {isHeld, sendDrafts, tellSaved} from "./texts.js";
 
@@ -20,6 +21,8 @@ export function show(reply) {
   count();
   tellSaved();
   fillLater();
+  const intro = $("[data-intro]");
+  if (intro) intro.hidden = storage.introClosed;
   const link = $("[data-link]");
   if (link) link.value = `${location.origin}${location.pathname}?notebook=${link.dataset.link}`;
   const first = $(".vp-is-compare");

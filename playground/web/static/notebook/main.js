@@ -1,5 +1,5 @@
 // The notebook in the browser: starts it, and says which event calls what.
-import {actions, ask, edit, look} from "./actions.js";
+import {actions, ask, edit, focusCell, look} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
 import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
@@ -35,10 +35,26 @@ export function start({element, trigger, server, upload}) {
   document.addEventListener("keydown", onKey);
   document.addEventListener("input", reportText);
   document.addEventListener("vp-settings", event => onPanelValues(event.detail)); // web/settings_panel.py
-  document.addEventListener("vp-changed", event => apply(event.detail)); // web/page.py
+  document.addEventListener("vp-changed", event => onChanged(event.detail)); // web/page.py
   window.addEventListener("pagehide", keepDrafts);
   setInterval(tellSaved, 5000);
-  call("open", {key: new URLSearchParams(location.search).get("notebook")}).catch(ignore);
+  begin(new URLSearchParams(location.search)).catch(ignore);
+}
+
+// `compare`: ids of variants, in a link of the models page.
+async function begin(query) {
+  await call("open", {key: query.get("notebook")});
+  const variants = query.get("compare")?.split(",");
+  if (!variants || !page.canEdit) return;
+  history.replaceState(null, "", location.pathname);
+  const reply = await call("compare", {variants});
+  focusCell(reply.cells[0].id);
+}
+
+// A panel has changed a cell, or added one.
+function onChanged(reply) {
+  apply(reply);
+  if (reply.order) focusCell(reply.cells[0].id);
 }
 
 function onClick({target}) {

@@ -12,6 +12,8 @@ function set(name, text) {
 export const storage = {
   get browser() { return get(""); },
   set browser(token) { set("", token); },
+  get introClosed() { return get("-intro") === "closed"; },
+  set introClosed(closed) { set("-intro", closed ? "closed" : ""); },
   get drafts() { return JSON.parse(get("-drafts") ?? "{}"); }, // by notebook and cell: texts that were not sent
   set drafts(texts) { set("-drafts", JSON.stringify(texts)); },
 };
