@@ -28,6 +28,7 @@ from pydantic_settings import (
 from playground.errors import BadSettings
 
 _PREFIX = "PLAYGROUND_"
+_NAME = "vlm-quant-playground"  # of its folders
 _SHORTEST_KEY = 16  # characters
 _SURROUNDINGS = ("space_id", "space_host", "cuda_visible_devices")  # read from the environment only
 _PRIVATE_NETWORKS = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7")
@@ -84,9 +85,16 @@ class Settings(BaseSettings):
 
     # --- folders -------------------------------------------------------------------------------------------------
     cache_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_cache_dir("vlm-quant-playground")),
+        default_factory=lambda: Path(platformdirs.user_cache_dir(_NAME)),
         examples=["/data"],
-        description="Folder for notebooks, quantized variants, embeddings and checksums. Default: the user's cache.",
+        description="Folder for what the app can make again: embeddings, checksums, measured values. Default: the "
+        "user's cache.",
+    )
+    data_dir: Path | None = Field(
+        default=None,
+        examples=["/data"],
+        description="Folder for notebooks, files quantized on the page, and the list of opened pairs. Default: "
+        "cache_dir where that is set, else the user's data folder.",
     )
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
@@ -334,6 +342,13 @@ class Settings(BaseSettings):
     def may_operate(self, name: str | None) -> bool:
         """Whether a visitor, by the name under which they have logged in, may pin, unload and delete."""
         return name in self.operators if self.operators else not self.demo
+
+    @property
+    def data_folder(self) -> Path:
+        """Where people's work is kept."""
+        if self.data_dir is not None:
+            return self.data_dir
+        return self.cache_dir if "cache_dir" in self.model_fields_set else Path(platformdirs.user_data_dir(_NAME))
 
     @property
     def forwarders(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from playground.quantizing.importance_matrix import delete_leftovers
 from playground.quantizing.scan_files import Workshop
 from playground.settings import Settings
 from playground.support import cgroup
+from playground.support.move_data import move_data
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
 from playground.values.request import Image
@@ -154,7 +155,8 @@ def open_parts(
     `any_folder`: model files may be opened from anywhere, since the operator asks in person.
     `start_worker`: in place of processes on this machine.
     """
-    catalog = Catalog(settings.cache_dir, None if any_folder else settings.model_dirs)
+    data = move_data(settings.cache_dir, settings.data_folder, ("notebooks", "made", "pairs.json"))
+    catalog = Catalog(settings.cache_dir, None if any_folder else settings.model_dirs, data)
     delete_leftovers(catalog.made)
     version = importlib.metadata.version("llama-cpp-python")
     limits = PoolLimits(
@@ -175,7 +177,7 @@ def open_parts(
     engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
     result_cache = ResultCache(settings.cache_dir / "measured", engine)
-    library = Library(settings.cache_dir / "notebooks", settings.notebooks_bytes, DECODER.read)
+    library = Library(data / "notebooks", settings.notebooks_bytes, DECODER.read)
     shares = settings.space_id is None if settings.share_token is None else settings.share_token
     hub = Hub(own_token=shares)
     downloads = Downloads(hub, settings.cache_dir / "downloads.json", catalog.arrived)

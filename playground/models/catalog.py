@@ -23,8 +23,12 @@ from playground.values.files import Half, ModelFile, Variant
 class Catalog:
     """Owns the list of variants. Safe to use from several threads."""
 
-    def __init__(self, cache_dir: Path, allowed: Sequence[Path] | None) -> None:
-        """`allowed`: folders whose files may be opened; None for any, for the operator at the command line."""
+    def __init__(self, cache_dir: Path, allowed: Sequence[Path] | None, data_dir: Path | None = None) -> None:
+        """`allowed`: folders whose files may be opened; None for any, for the operator at the command line.
+
+        `data_dir`: for files that are quantized here, and the list of opened pairs; None: `cache_dir`.
+        """
+        data_dir = data_dir or cache_dir
         self._unpacked = cache_dir / "unpacked"  # llamafiles' members
         self._allowed = None if allowed is None else tuple(folder.resolve() for folder in allowed)
         self._checksums = Checksums(cache_dir / "checksums")
@@ -35,10 +39,10 @@ class Catalog:
         self._variants: dict[str, Variant] = {}
         self._preset_files: set[str] = set()  # sha256
         self.problems: tuple[str, ...] = ()
-        self.made = cache_dir / "made"  # where files that are quantized here go; each names its source
+        self.made = data_dir / "made"  # where files that are quantized here go; each names its source
         for preset in self._embedded:
             self._add_grid(preset, self._derived.read(preset))
-        self._remembered = RememberedPairs(cache_dir / "pairs.json")
+        self._remembered = RememberedPairs(data_dir / "pairs.json")
         self.problems += self._remembered.problems
         self.refresh()
         self._add_all_made()

@@ -185,7 +185,8 @@ def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: st
             who = f"{labels[smallest.variant]} answers" if len(same) == 1 else f"{_listed(labels, same)} answer"
             parts.append(
                 f"{who} exactly like {labels[reference]}"
-                + (f", the smallest at {share:.0%} of its size" if len(same) > 1 else f" at {share:.0%} of its size")
+                + (", the smallest" if len(same) > 1 else "")
+                + f" at {share:.0%} of the size of both files"
             )
         for pane in others:
             if pane.state is PaneState.DONE and not same_answer(wanted, pane):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 from playground.values.answer import Metrics
+from playground.values.files import Variant
 
 UNKNOWN = "–"
 
@@ -24,6 +25,14 @@ def file_size(value: int | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value / 1e9:.2f} GB" if value >= 999.5e6 else f"{value / 1e6:.1f} MB"
+
+
+def sizes(variant: Variant) -> str:
+    """Of both files, and of each: language model + projector."""
+    halves = [file_size(file.bytes) for file in (variant.model, variant.projector)]
+    units = {half.split(" ")[1] for half in halves}
+    first = halves[0].split(" ")[0] if len(units) == 1 else halves[0]
+    return f"{file_size(variant.bytes)} ({first} + {halves[1]})"
 
 
 def memory(value: int | None) -> str:

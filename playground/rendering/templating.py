@@ -36,6 +36,7 @@ environment = jinja2.Environment(
 environment.filters |= {
     "seconds": number_format.seconds,
     "file_size": number_format.file_size,
+    "sizes": number_format.sizes,
     "memory": number_format.memory,
     "speed": number_format.speed,
     "sampled_speed": number_format.sampled_speed,

@@ -81,9 +81,9 @@ class NotebookActions:
             server_function(method)
             for method in (
                 self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate, self.move,
-                self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow, self.look, self.restore,
-                self.stop, self.rename, self.own_questions, self.suite_questions, self.share, self.copy, self.create,
-                self.remove, self.export, self.card, self.import_file,
+                self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow, self.look,
+                self.restore, self.stop, self.rename, self.own_questions, self.suite_questions, self.share, self.copy,
+                self.create, self.remove, self.export, self.card, self.import_file,
             )
         ]  # fmt: skip
 

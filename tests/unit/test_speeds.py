@@ -10,7 +10,7 @@ from playground.comparing.summary_rows import summary_rows
 from playground.notebooks.cells import Run, RunState
 from playground.rendering import cell_view, comparison_view, number_format, plots
 from playground.values.answer import ComparisonUpdate, Metrics, Pane, PaneState
-from testkit.notebooks import F16, Q2, Q8, compare_cell, result, run_of
+from testkit.notebooks import F16, Q2, Q8, compare_cell, result, run_of, variant
 
 PAID = Metrics(ttft_s=0.5, preprocess_s=0.1, encode_s=0.3, encode_cached=False, prompt_tokens=100, reused_tokens=0)
 FREE = Metrics(ttft_s=0.2, encode_cached=True, prompt_tokens=100, reused_tokens=3)
@@ -56,6 +56,11 @@ def test_spread_when_fewer_than_two_are_known_then_none() -> None:
 )
 def test_speed_when_of_one_sample_then_two_digits(value: float | None, expected: str) -> None:
     assert number_format.sampled_speed(value) == expected
+
+
+def test_sizes_when_shown_then_of_the_pair_and_of_each_half() -> None:
+    assert number_format.sizes(variant("x", 7_500_000)) == "7.5 MB (7.5 + 0.0 MB)"
+    assert number_format.sizes(variant("x", 4_100_000_000)) == "4.10 GB (4.10 GB + 0.0 MB)"
 
 
 def timed(number: int, speed: float, **fields: object) -> Run:
