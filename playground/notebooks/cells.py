@@ -36,6 +36,9 @@ MAX_TEXT = 200_000  # characters of a prompt or a note
 MAX_TITLE = 200
 
 
+MAX_MARKS = 500  # of answers, in one cell
+
+
 class Picture(msgspec.Struct, frozen=True):
     """An image of a cell; its pixels are kept once, under their sha256 (values.Image)."""
 
@@ -70,6 +73,15 @@ class CellQuestions(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.plan.drift or self.plan.accuracy or self.plan.look or self.plan.speed
 
 
+class AnswerMark(msgspec.Struct, frozen=True):
+    """What a person says about an answer to a question about one image, whichever variant gave it."""
+
+    picture: Picture
+    question: str
+    answer: str
+    right: bool
+
+
 class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True):
     id: str
     prompts: tuple[str, ...] = ("",)  # the first one, and what is asked after it in the same conversation
@@ -81,6 +93,7 @@ class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True
     questions: CellQuestions | None = None
     collapsed: bool = False
     version: int = 0
+    marks: tuple[AnswerMark, ...] = ()
 
     @property
     def asks(self) -> tuple[tuple[int, Picture | None], ...]:
@@ -172,7 +185,10 @@ def without_paths(variant: Variant) -> Variant:
 
 def check_cell(cell: Cell) -> None:
     """Raises BadInput for what no cell may hold."""
-    texts = [cell.text] if isinstance(cell, NoteCell) else list(cell.prompts)
+    if isinstance(cell, NoteCell):
+        texts = [cell.text]
+    else:
+        texts = [*cell.prompts, *(text for mark in cell.marks for text in (mark.question, mark.answer))]
     if any(len(text) > MAX_TEXT for text in texts):
         raise BadInput(f"The text is too long: at most {MAX_TEXT:,} characters.")
     try:
@@ -184,7 +200,10 @@ def check_cell(cell: Cell) -> None:
             raise BadInput(f"A conversation has 1 to {MAX_TURNS} questions.")
         if len(cell.pictures) > MAX_PICTURES:
             raise BadInput(f"At most {MAX_PICTURES} images fit in one cell.")
-        if not all(_SHA256.fullmatch(picture.sha256) for picture in cell.pictures):
+        if len(cell.marks) > MAX_MARKS:
+            raise BadInput(f"At most {MAX_MARKS} answers can be marked in one cell.")
+        named = [*cell.pictures, *(mark.picture for mark in cell.marks)]
+        if not all(_SHA256.fullmatch(picture.sha256) for picture in named):
             raise BadInput("An image of the cell has an invalid sha256.")
         if cell.questions is not None:
             _check_questions(cell.questions)
@@ -207,5 +226,10 @@ def _check_questions(questions: CellQuestions) -> None:
 def pictures_of(cell: Cell, runs: Iterable[Run]) -> tuple[Picture, ...]:
     """Each picture once."""
     cells = [cell, *(run.cell for run in runs)]
-    pictures = {p.sha256: p for holder in cells if isinstance(holder, CompareCell) for p in holder.pictures}
+    pictures = {
+        p.sha256: p
+        for holder in cells
+        if isinstance(holder, CompareCell)
+        for p in (*holder.pictures, *(mark.picture for mark in holder.marks))
+    }
     return tuple(pictures.values())

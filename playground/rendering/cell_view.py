@@ -14,6 +14,7 @@ from playground.comparing.speeds import NO_SPREADS, Spreads, spread
 from playground.measuring import suite_source
 from playground.measuring.suites import read_suites
 from playground.models.presets import Example, family_name
+from playground.notebooks import marks
 from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult, RunState
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
@@ -189,7 +190,7 @@ def run(
             blocks.append(_pair(beside, shown, index, thumbnail))
         else:
             label = f"run {shown.number}" if beside else ""
-            blocks.append(block(shown, index, thumbnail, label=label, spreads=spreads_of(repeats, index)))
+            blocks.append(block(shown, index, thumbnail, label=label, spreads=spreads_of(repeats, index), cell=cell))
     for each in (beside, shown):
         if each is not None and (each.measurement is not None or each.sensitivity is not None):
             if beside is not None:
@@ -351,8 +352,12 @@ def block(
     printed: bool = False,
     rows: Mapping[str, int] | None = None,
     spreads: Spreads = NO_SPREADS,
+    cell: CompareCell | None = None,
 ) -> markupsafe.Markup:
-    """One comparison of a run. `rows`: of the grid in which another run stands beside it, by variant."""
+    """One comparison of a run. `rows`: of the grid in which another run stands beside it, by variant.
+
+    `cell`: as it is now, for the marks on its answers.
+    """
     result = shown.results[index]
     head = None
     if result.picture is not None:
@@ -369,6 +374,7 @@ def block(
         printed=printed,
         rows=rows or {},
         spreads=spreads,
+        marks=marks.verdicts(cell, shown, result) if cell is not None else None,
     )
     return templating.markup(
         "block.html",

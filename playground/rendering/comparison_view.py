@@ -87,6 +87,7 @@ def panes(
     printed: bool = False,
     rows: Mapping[str, int] = MappingProxyType({}),
     spreads: Spreads = NO_SPREADS,
+    marks: Mapping[str, bool] | None = None,
 ) -> markupsafe.Markup:
     """The columns of a comparison.
 
@@ -94,6 +95,7 @@ def panes(
     `printed`: for a page without buttons, all unfolded.
     `rows`: where a variant's pane stands in a grid of two runs.
     `spreads`: of the speeds over the runs that asked the same.
+    `marks`: by its text, whether an answer was marked right; None: the answers cannot be marked.
     """
     by_id = {v.id: v for v in variants}
     wanted = next((p for p in update.panes if p.variant == reference), None)
@@ -107,6 +109,7 @@ def panes(
         printed=printed,
         rows=rows,
         spreads=spreads,
+        marks=marks,
         whole=whole_ttft(update.panes, by_id),
         kept={pane.variant for pane in update.panes if is_kept(pane.metrics)},
         summary=summary(update, variants, reference),

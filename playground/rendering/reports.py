@@ -81,7 +81,7 @@ def _run(run: Run, cell: CompareCell, runs: Sequence[Run], files: OwnFiles, pict
     """A run, under what it was asked where the cell asks something else by now."""
     repeats = cell_view.repeats_of(run, runs)
     blocks = [
-        cell_view.block(run, i, files.thumbnail, printed=True, spreads=cell_view.spreads_of(repeats, i))
+        cell_view.block(run, i, files.thumbnail, printed=True, spreads=cell_view.spreads_of(repeats, i), cell=cell)
         for i in range(len(run.results))
     ]
     blocks += cell_view.measurement(run, picture_of(run.cell.questions), printed=True)

@@ -26,6 +26,7 @@ from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, r
 from playground.measuring.suite_source import SuiteChoice
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
+from playground.notebooks import marks
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
@@ -84,6 +85,7 @@ class NotebookActions:
                 self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow, self.look,
                 self.restore, self.stop, self.rename, self.own_questions, self.suite_questions, self.share, self.copy,
                 self.create, self.remove, self.export, self.card, self.import_file,
+                self.mark, self.marked_questions, self.questions_file,
             )
         ]  # fmt: skip
 
@@ -371,6 +373,49 @@ class NotebookActions:
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), problems=problems[:10])
 
+    def mark(self, key: str, cell: str, run: int, block: int, variant: str, right: bool) -> CellsReply:
+        """Mark an answer as right or wrong; the same mark again takes it away."""
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._view.compare_cell(notebook, cell)
+            shown = self._library.run(notebook, cell, run)
+            if shown is None:
+                raise BadInput("This run cannot be read. Run the cell again.")
+            kept = marks.marked(now, shown, block, variant, right=right)
+            written, _ = self._library.write(key, replace(now, marks=kept))
+        return self._view.changed(key, written)
+
+    def questions_file(self, key: str) -> BinaryFileReply:
+        """Name, MIME type and bytes in base64 of a zip with the questions of the marked answers."""
+        notebook, _ = self._library.read(key)
+        asked, without = marks.questions(self._view.cells(notebook))
+        with tempfile.TemporaryDirectory() as scratch:
+            zipped = Path(scratch) / "questions.zip"
+            marks.write_zip(zipped, asked, self._library.files(notebook).png)
+            data = base64.b64encode(zipped.read_bytes()).decode()
+        notice = _without_right(without)
+        return BinaryFileReply(name="questions.zip", mime="application/zip", data=data, notice=notice or UNSET)
+
+    def marked_questions(self, key: str, cell: str) -> CellsReply:
+        """Ask the questions of the answers that are marked in this notebook."""
+        notebook = self._library.own(key)
+        self._library.check_room()
+        asked, without = marks.questions(self._view.cells(notebook))
+        with tempfile.TemporaryDirectory() as scratch:
+            zipped = Path(scratch) / "questions.zip"
+            n = marks.write_zip(zipped, asked, self._library.files(notebook).png)
+            source = self._library.questions.keep(zipped)
+        with self._library.writing():
+            now = self._view.compare_cell(notebook, cell)
+            if now.questions is None:
+                raise BadInput("This cell has a question of its own.")
+            plan = replace(now.questions.plan, accuracy=True)
+            name = f"{n} marked question{'s' if n > 1 else ''}"
+            questions = replace(now.questions, source=source, name=name, n=n, plan=plan)
+            written, _ = self._library.write(key, replace(now, questions=questions))
+            self._library.files(notebook).accept(source)
+        return replace(self._view.changed(key, written), notice=_without_right(without) or UNSET)
+
     def suite_questions(self, key: str, cell: str, suite: str, person: str = "") -> CellsReply:
         """Draw as many questions as the cell asks from a suite, or from any dataset of the Hub."""
         if not self._parts.settings.downloads:
@@ -436,6 +481,12 @@ class NotebookActions:
                 )
             )
         return cells
+
+
+def _without_right(n: int) -> str:
+    return (
+        f"{n} marked question{'s have' if n > 1 else ' has'} no answer marked as right and are left out." if n else ""
+    )
 
 
 def _settings(preset: Preset) -> RunSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 import zipfile
@@ -90,6 +91,31 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     assert first.stop.wanted()
     assert not second.stop.wanted()
     runs.close()
+
+
+def test_answer_when_marked_as_right_then_a_measurement_asks_it_and_a_reader_marks_none(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions, library = actions_of(parts), parts.library
+    notebook, _, cell = filled(library)
+    reader = library.share(notebook.id, shared=True).share
+    variant = library.run(notebook, cell.id, 2).cell.variants[0]  # type: ignore[union-attr]
+    with pytest.raises(NotAllowed):
+        actions.mark(str(reader), cell.id, 2, 0, variant, right=True)
+    assert 'aria-pressed="true"' not in actions.look(notebook.id, cell.id, 2).html
+    actions.mark(notebook.id, cell.id, 2, 0, variant, right=True)
+    assert actions.look(notebook.id, cell.id, 2).html.count('aria-pressed="true"') == 1
+    assert "marked right" in actions.export(notebook.id, "html", cell.id).text
+
+    measure = actions.add(notebook.id, "measure").cells[0].id
+    actions.marked_questions(notebook.id, measure)
+    written = library.cell(library.own(notebook.id), measure)
+    assert isinstance(written, CompareCell)
+    assert written.questions is not None
+    read = library.files(library.own(notebook.id)).questions(written.questions.source)
+    assert [(question.question, question.answers) for question in read.items] == [("What?", ("three red squares",))]
+    assert read.image(read.items[0]).width == cell.pictures[0].width
+    assert base64.b64decode(actions.questions_file(notebook.id).data)[:2] == b"PK"
 
 
 def without_images(text: str) -> str:

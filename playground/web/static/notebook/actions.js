@@ -1,7 +1,7 @@
 // What a person does: one function for each data-do of a button, and what keys and fields share with them.
 import {call} from "./calls.js";
 import {mark, setOutputs} from "./cells.js";
-import {download, downloadCard} from "./files.js";
+import {download, downloadCard, downloadQuestions} from "./files.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
 import {run, stop, stopAll} from "./running.js";
@@ -75,6 +75,14 @@ export const actions = {
   example: async (id, button) => { await send(id); await call("example", {cell: id, index: Number(button.dataset.index)}); },
   settings: (id, chip) => { choose(id); openPanel(chip.dataset.field); },
   embedded: id => turns.take(id, () => call("own_questions", {cell: id})),
+  mark: async (id, button) => {
+    const [run, block] = button.closest("[data-block]").dataset.block.split(".").map(Number);
+    const {variant} = button.closest("[data-variant]").dataset;
+    await call("mark", {cell: id, run, block, variant, right: button.dataset.right === "true"});
+    await refresh(id, run);
+  },
+  "marked-questions": id => turns.take(id, () => call("marked_questions", {cell: id})),
+  "export-questions": () => downloadQuestions(),
   "export-cell": id => download(id, "html"),
   "export-cell-json": id => download(id, "json"),
   "export-cell-md": id => download(id, "md"),
@@ -157,11 +165,12 @@ export function step(id, by) {
   if (other) focusCell(other.dataset.cell);
 }
 
-export async function look(id) {
-  const cell = article(id), beside = $("[data-beside]", cell);
-  const reply = await call("look", {
-    cell: id, run: Number($("[data-look]", cell).value), beside: beside?.checked ?? false,
-  });
+export const look = id => refresh(id, Number($("[data-look]", article(id)).value));
+
+// Shows a run as it is now, beside the newest one where that is ticked.
+async function refresh(id, run) {
+  const beside = $("[data-beside]", article(id))?.checked ?? false;
+  const reply = await call("look", {cell: id, run, beside});
   setOutputs(id, reply.html);
 }
 

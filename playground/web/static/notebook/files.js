@@ -52,8 +52,15 @@ export async function download(cell, format) {
 export async function downloadCard(cell, format) {
   const shown = $("[data-look]", article(cell));
   const {name, mime, data} = await call("card", {cell, format, ...(shown && {run: Number(shown.value)})});
-  save(name, mime, Uint8Array.from(atob(data), letter => letter.charCodeAt(0)));
+  save(name, mime, bytesOf(data));
 }
+
+export async function downloadQuestions() {
+  const {name, mime, data} = await call("questions_file");
+  save(name, mime, bytesOf(data));
+}
+
+const bytesOf = data => Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
 
 function save(name, mime, content) {
   const link = document.createElement("a");
