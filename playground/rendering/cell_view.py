@@ -56,6 +56,7 @@ KEYS = (
     ("Esc", "leave the text"),
     ("Alt ↑ ↓", "move the cell"),
     ("Delete", "delete the cell (with Undo)"),
+    ("n p", "go to the next or the previous difference in the cell's answers"),
     ("Ctrl /", "show these keys"),
 )
 

@@ -1,15 +1,23 @@
 // The keys of the notebook; the page lists them at Ctrl+/.
 import {actions, edit, focusCell, follow, move, step} from "./actions.js";
+import {goTo} from "./differences.js";
 import {$, article, cellOf, frame, page} from "./page.js";
 import {run} from "./running.js";
 
+const FIELDS = "input, textarea, select, [contenteditable]";
 const ignore = () => {}; // the person was told
 
 export function onKey(event) {
   const {target, key} = event, control = event.ctrlKey || event.metaKey;
   const cell = page.root.contains(target) ? cellOf(target) : null;
   if (control && key === "/") { event.preventDefault(); actions.keys(); return; }
-  if (document.querySelector("dialog[open]") || !page.canEdit) return;
+  if (document.querySelector("dialog[open]")) return;
+  if ((key === "n" || key === "p") && !control && !event.altKey && !target.matches(FIELDS)) {
+    const id = cell ?? page.active;
+    if (id && article(id) && goTo(article(id), key === "n" ? 1 : -1)) event.preventDefault();
+    return;
+  }
+  if (!page.canEdit) return;
   if (key === "Enter" && (control || event.shiftKey)) runKey(event, cell, control);
   else if (key === "Enter" && target.matches("[data-follow]")) {
     event.preventDefault();
@@ -31,7 +39,7 @@ function leave(target, cell) {
   frame()?.classList.remove("vp-side-open");
   const menu = target.closest(".vp-menu[open]");
   if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
-  else if (cell && target.matches("input, textarea, select, [contenteditable]")) focusCell(cell);
+  else if (cell && target.matches(FIELDS)) focusCell(cell);
 }
 
 function cellKey(event, cell) {
