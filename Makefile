@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test quick browser setup check format docs bench screenshots clean
+.PHONY: run test quick browser cluster setup check format docs bench screenshots clean
 STYLES := $(wildcard playground/rendering/styles/*.css playground/web/static/*.css)
 MARKDOWN := *.md .github bench docs examples presets suites tests training
 
@@ -23,6 +23,11 @@ quick: setup
 
 browser: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
+
+# Two Ray nodes on this machine. Ray takes 79 MB to download, so make test skips these unless it is installed.
+cluster: setup
+	$(BIN)/python -m pip install --quiet --editable ".[cluster]"
+	$(BIN)/python -m pytest tests/cluster
 
 setup: $(VENV)/.done
 

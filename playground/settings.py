@@ -128,6 +128,14 @@ class Settings(BaseSettings):
         default=100 * 10**9, ge=0, description="Disk space for files quantized on the page; 0 turns quantizing off."
     )
 
+    # --- other machines ------------------------------------------------------------------------------------------
+    cluster: str | None = Field(
+        default=None,
+        examples=["10.0.0.1:6379"],
+        description="Address of a Ray cluster whose machines run models as well; auto means the one that this machine "
+        "is part of. Needs the extra cluster.",
+    )
+
     # --- limits --------------------------------------------------------------------------------------------------
     max_panes: int = Field(default=16, gt=0, description="Maximum number of variants in one comparison.")
     max_waiting: int = Field(default=32, gt=0, description="Maximum number of waiting runs; further runs are refused.")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +16,7 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.image_decoder import DECODER
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
+from playground.errors import BadSettings
 from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.models import check_pair
 from playground.models.catalog import Catalog
@@ -28,7 +28,8 @@ from playground.models.presets import data_folder, read_presets
 from playground.notebooks.cells import CompareCell
 from playground.notebooks.library import Library
 from playground.pool.budgets import PoolLimits
-from playground.pool.contract import WorkerFactory
+from playground.pool.contract import Sensors, WorkerFactory
+from playground.pool.local_workers import LocalWorkers
 from playground.pool.monitor import Monitor
 from playground.pool.pool import Pool
 from playground.pool.sensors import LocalSensors
@@ -38,9 +39,13 @@ from playground.quantizing.scan_files import Workshop
 from playground.settings import Settings
 from playground.support import cgroup
 from playground.support.move_data import move_data
+from playground.support.processor import machine_name
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
 from playground.values.request import Image
+
+if TYPE_CHECKING:
+    from playground.cluster.cluster import Cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +173,20 @@ def open_parts(
         worker_silence_s=settings.worker_silence_s,
     )
     learned = settings.cache_dir / "forecasts"
-    sensors = LocalSensors(settings.cuda_visible_devices)
+    sensors: Sensors = LocalSensors(settings.cuda_visible_devices)
+    cluster = None
+    if settings.cluster is not None:
+        cluster = _open_cluster(settings.cluster, sensors, start_worker, limits, catalog)
+        sensors, start_worker = cluster, cluster
     pool = Pool.open(
-        limits, sensors=sensors, start_worker=start_worker, forecasts=learned, engine=version, host=_machine("")
+        limits, sensors=sensors, start_worker=start_worker, forecasts=learned, engine=version, host=machine_name()
     )
     monitor = Monitor(pool)
     gpus = ", ".join(gpu.name for gpu in pool.memory().gpus)
-    engine = f"llama-cpp-python {version} on {gpus or 'CPU'}"
+    where = gpus or "CPU"
+    if cluster is not None:
+        where += " and a cluster"  # what is cached here may be another machine's
+    engine = f"llama-cpp-python {version} on {where}"
     embeddings = EmbeddingCache(settings.cache_dir / "embeddings", settings.embedding_cache_bytes, engine)
     result_cache = ResultCache(settings.cache_dir / "measured", engine)
     library = Library(data / "notebooks", settings.notebooks_bytes, DECODER.read)
@@ -183,25 +195,39 @@ def open_parts(
     downloads = Downloads(hub, settings.cache_dir / "downloads.json", catalog.arrived)
     monitor.start()
     try:
+        if cluster is not None:
+            cluster.start(pool.join, pool.leave)
         yield Parts(
-            settings, catalog, pool, monitor, embeddings, result_cache, library, hub, downloads, engine, _machine(gpus)
+            settings,
+            catalog,
+            pool,
+            monitor,
+            embeddings,
+            result_cache,
+            library,
+            hub,
+            downloads,
+            engine,
+            machine_name(gpus),
         )
     finally:
         downloads.close()
         monitor.close()
         pool.close()
+        if cluster is not None:
+            cluster.close()
         embeddings.close()
         result_cache.close()
         library.close()
         catalog.close()
 
 
-def _machine(gpus: str) -> str:
-    """What the speeds depend on; not the host's name, since runs are shared."""
-    processor = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo") as file:
-            processor = next(
-                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), processor
-            )
-    return ", ".join(part for part in (gpus, processor, f"{cgroup.usable_processors()} cores") if part)
+def _open_cluster(
+    address: str, sensors: Sensors, start_worker: WorkerFactory | None, limits: PoolLimits, catalog: Catalog
+) -> Cluster:
+    try:
+        from playground.cluster.cluster import Cluster  # noqa: PLC0415  the only user of Ray, which is not required
+    except ImportError as error:
+        raise BadSettings(f"cluster needs Ray: pip install 'vlm-quant-playground[cluster]' ({error}).") from None
+    start_local = start_worker or LocalWorkers(sensors.gpus(), limits.worker_silence_s)
+    return Cluster(address, sensors, start_local, catalog.sha256_of)

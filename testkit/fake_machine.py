@@ -12,7 +12,7 @@ from playground.pool.local_workers import LocalWorkers
 from playground.pool.process import WorkerProcess
 from playground.pool.sensors import LocalSensors
 from playground.pool.turn_order import Places
-from playground.values.memory import HOST, GpuMemory
+from playground.values.memory import HOST, GpuMemory, MachineMemory
 
 MIB, GIB = 2**20, 2**30
 
@@ -64,6 +64,9 @@ class FakeMachine:
 
     def host(self) -> HostMemory:
         return self._machine.host()
+
+    def machines(self) -> tuple[MachineMemory, ...]:
+        return ()
 
     def process(self, pid: int) -> ProcessMemory:
         file = next((worker.file for worker in self._workers if worker.pid == pid), "")

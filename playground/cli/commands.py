@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import compare, gate, measure, models, pack, quantize, score, serve, suites
+from playground.cli import agent, compare, gate, measure, models, pack, quantize, score, serve, suites
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -61,6 +61,7 @@ for _command in (
     models.doctor,
     models.download,
     models.presets,
+    agent.agent,
 ):
     app.command(cls=_GateCommand if _command is gate.gate else _Command)(_command)
 

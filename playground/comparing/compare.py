@@ -24,7 +24,7 @@ from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
 from playground.values.files import Variant
-from playground.values.memory import WorkerRole
+from playground.values.memory import WorkerRole, machine_of
 from playground.values.reasoning import Written
 from playground.values.request import Comparison, Image, Order, Runtime
 
@@ -307,6 +307,8 @@ class _ComparisonRun:
             variant.model.shape, numbers.prompt_tokens, numbers.generated_tokens, runtime.cache_share
         )
         remarks = [*self._panes[variant.id].remarks]
+        if machine := machine_of(lease.places[0]):
+            remarks.append(f"Answered on {machine}: compare speeds with answers of this machine alone.")
         if loop := loop_of(self._panes[variant.id].token_ids):
             remarks.append(f"{loop} A presence penalty or the DRY sampler may prevent it.")
         if finished.in_reasoning:

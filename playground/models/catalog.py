@@ -151,6 +151,10 @@ class Catalog:
                     if problem not in self.problems:
                         self.problems += (problem,)
 
+    def sha256_of(self, path: Path) -> str:
+        """Of the file as it is now."""
+        return self._checksums.of(path)
+
     def arrived(self, path: Path, sha256: str | None) -> None:
         """A file of the Hub's cache is complete. Its checksum was taken during the download."""
         if sha256 is not None:

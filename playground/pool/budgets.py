@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from playground.pool import placement
-from playground.pool.contract import HostMemory
+from playground.pool.contract import HostMemory, Joined
 from playground.pool.forecast import Forecasts
 from playground.pool.handles import Handle, Handles
 from playground.pool.placement import Placement
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, Forecast, GpuMemory
+from playground.values.memory import HOST, Forecast, GpuMemory, machine_of, place_on
 
 # Left free on a GPU for what no forecast sees: fragments, another program's window.
 _MARGIN_SHARE = 0.03
@@ -45,7 +45,7 @@ class Budgets:
         self._limits = limits
         self._handles = handles
         self._forecasts = forecasts
-        self._host_bytes = limits.host_bytes or int(0.8 * host.available_bytes)
+        self._hosts = {HOST: host_budget(limits.host_bytes, host)}  # of each machine's host
         self._total = {gpu.place: gpu.total_bytes for gpu in gpus}
         self._others = {gpu.place: gpu.used_bytes for gpu in gpus}  # what other programs hold, by GPU
 
@@ -57,11 +57,23 @@ class Budgets:
     def by_place(self) -> dict[str, int]:
         """What all workers on a place may take together."""
         with self._handles.changed:
-            budgets = {HOST: self._host_bytes}
+            budgets = dict(self._hosts)
             for place, total in self._total.items():
                 room = total - self._others.get(place, 0) - max(_MARGIN_BYTES, int(_MARGIN_SHARE * total))
                 budgets[place] = max(0, min(room, self._limits.gpu_bytes or room))
             return budgets
+
+    def join(self, machine: Joined) -> None:
+        with self._handles.changed:
+            self._hosts[place_on(machine.name, HOST)] = machine.host_bytes
+            self._total |= {gpu.place: gpu.total_bytes for gpu in machine.gpus}
+            self._others |= {gpu.place: gpu.used_bytes for gpu in machine.gpus}
+
+    def leave(self, name: str) -> None:
+        """Its places have no budget any more: the queue gives no turn there."""
+        with self._handles.changed:
+            self._hosts = {place: n for place, n in self._hosts.items() if machine_of(place) != name}
+            self._total = {place: n for place, n in self._total.items() if machine_of(place) != name}
 
     def observe(self, gpus: Sequence[GpuMemory], listed: Mapping[int, Mapping[str, int]]) -> None:
         """Note what other programs hold: what the GPUs report as used, less what the pool's workers hold."""
@@ -105,6 +117,11 @@ class Budgets:
                 _take(room, need)
                 needed |= need.keys()
         return all(room[place] >= 0 for place in needed)
+
+
+def host_budget(limit: int | None, host: HostMemory) -> int:
+    """`limit`: what the operator allows."""
+    return limit or int(0.8 * host.available_bytes)
 
 
 def growth(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from playground.engine import protocol
 from playground.pool.turn_order import Places
-from playground.values.memory import GpuMemory, WorkerState
+from playground.values.memory import GpuMemory, MachineMemory, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,16 @@ class ProcessMemory:
     own_bytes: int | None  # resident, without the pages of mapped files
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Another machine, whose places the pool may use from now on."""
+
+    name: str
+    processor: str  # what the speed of its host depends on, in words
+    gpus: tuple[GpuMemory, ...]  # with the machine's name
+    host_bytes: int  # the budget of its host
+
+
 class Sensors(Protocol):
     """Reads memory as it is now. Stateless for the pool; safe from several threads.
 
@@ -42,13 +52,16 @@ class Sensors(Protocol):
     def gpus(self) -> tuple[GpuMemory, ...]:
         """The GPUs that models may use. () without a driver, and while the driver does not answer.
 
-        The first answer fixes the pool's places.
+        The first answer fixes the places of this machine.
         """
 
     def gpu_processes(self) -> dict[int, dict[str, int]]:
         """Bytes by process id, then by place. A missing process: the driver hides it, or it holds nothing."""
 
     def host(self) -> HostMemory: ...
+
+    def machines(self) -> tuple[MachineMemory, ...]:
+        """The other machines of the cluster; their GPUs and processes are among those of `gpus` and `process`."""
 
     def process(self, pid: int) -> ProcessMemory: ...
 
@@ -117,5 +130,5 @@ class WorkerFactory(Protocol):
     def __call__(self, name: str, places: Places) -> Worker:
         """Start a worker that can use these places alone. Returns in state `starting`, without waiting for it.
 
-        `name` is for the log. `places` is ("host",), or one or more GPUs such as ("GPU 0", "GPU 1").
+        `name` is for the log. `places` is ("host",), or one or more GPUs of one machine, such as ("GPU 0", "GPU 1").
         """

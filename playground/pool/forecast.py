@@ -19,7 +19,7 @@ from playground.engine import protocol
 from playground.pool.worker_spec import WorkerSpec
 from playground.support.byte_cache import BytesCache
 from playground.values.files import Shape
-from playground.values.memory import HOST, Forecast, MemoryParts, WorkerRole
+from playground.values.memory import Forecast, MemoryParts, WorkerRole, host_of, is_host
 from playground.values.request import Remedy, Runtime
 
 _T = TypeVar("_T")
@@ -50,6 +50,10 @@ class Forecasts:
         self._engine = engine
         self._disk = BytesCache(folder, _KEPT_BYTES) if folder is not None else None
         self._kept: dict[str, bytes | None] = {}  # None: not on the disk either
+
+    def add_devices(self, devices: dict[str, str]) -> None:
+        """Of a machine that joins; a place that comes back may have another device."""
+        self._devices |= devices
 
     def close(self) -> None:
         if self._disk is not None:
@@ -87,6 +91,9 @@ class Forecasts:
         bare = sum(p.total for place, p in _parts(spec, places, planned, 0).items() if place in places)
         self._put(self._process_key(spec, places), max(0, measured - bare) // len(places))
 
+    def knows(self, place: str) -> bool:
+        return place in self._devices
+
     def bandwidth(self, place: str) -> float | None:
         """Bytes a second that the device of a place copies; None: not measured yet."""
         return self._get(f"bandwidth {self._devices[place]}", float)
@@ -100,7 +107,7 @@ class Forecasts:
 
     def _process_bytes(self, spec: WorkerSpec, places: Sequence[str]) -> int:
         learned = self._get(self._process_key(spec, places), int) if spec.shape is not None else None
-        on_gpu = places[0] != HOST
+        on_gpu = not is_host(places[0])
         return _PROCESS.get((spec.role, on_gpu), _OTHER_PROCESS[on_gpu]) if learned is None else learned
 
     def _key(self, kind: str, spec: WorkerSpec, places: Sequence[str]) -> str:
@@ -132,14 +139,14 @@ def _parts(
         own = MemoryParts(spec.bytes // len(places), process=process)
         return {place: own for place in places}
     whole = (
-        _vision(spec, planned, on_gpu=places[0] != HOST)
+        _vision(spec, planned, on_gpu=not is_host(places[0]))
         if spec.role is WorkerRole.VISION
         else _language(spec.shape, spec.runtime, planned)
     )
     warm_up = (planned.patches or 0) if planned is not None else 0
-    if places[0] == HOST:
+    if is_host(places[0]):
         weights, compute = whole.weights + spec.shape.embedding_bytes, spec.encoding_bytes(whole.compute, warm_up)
-        return {HOST: replace(whole, weights=weights, compute=compute, process=process)}
+        return {places[0]: replace(whole, weights=weights, compute=compute, process=process)}
     share = 1.0 if spec.role is WorkerRole.VISION else gpu_share(spec.shape, spec.runtime.n_gpu_layers)
     n = len(places)
     on_gpu = MemoryParts(
@@ -154,7 +161,7 @@ def _parts(
         compute=spec.encoding_bytes(0, warm_up),
         process=_CUDA_HOST,
     )
-    return {**{place: on_gpu for place in places}, HOST: on_host}
+    return {**{place: on_gpu for place in places}, host_of(places[0]): on_host}
 
 
 def gpu_share(shape: Shape, n_gpu_layers: int) -> float:

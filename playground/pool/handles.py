@@ -13,7 +13,7 @@ from playground.pool.contract import Dialogue, Worker
 from playground.pool.placement import Resident
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, Forecast
+from playground.values.memory import Forecast, is_host
 
 Stop = Callable[[], bool]
 
@@ -48,7 +48,7 @@ class Handle:
 
     @property
     def is_on_gpu(self) -> bool:
-        return self.places != (HOST,)
+        return not is_host(self.places[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from playground.pool.memory_watch import MemoryWatch
 from playground.pool.shortage import shortage
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST
+from playground.values.memory import is_host
 from playground.values.request import Remedy, Runtime
 
 _WAIT_S = 0.05  # how often a caller that waits for a worker looks at its stop flag
@@ -138,7 +138,7 @@ class Slot:
         self, specs: Callable[[Runtime], Sequence[WorkerSpec]], runtime: Runtime, allowed: Sequence[Remedy]
     ) -> Runtime:
         """`runtime`, or the mildest allowed change of it with which all of `specs` fit at once; itself if none does."""
-        if not allowed or self.places == (HOST,):
+        if not allowed or is_host(self.places[0]):
             return runtime
         layers = max((spec.shape.n_layers for spec in specs(runtime) if spec.shape), default=0)
         ways = (runtime, *remedied(runtime, allowed, layers))

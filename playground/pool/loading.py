@@ -57,7 +57,7 @@ class Loader:
         try:
             pong = handle.worker.ping() if handle.worker is not None else None
             if pong is not None:
-                self._devices.update(pong)
+                self._devices.update(pong, handle.places)
                 self.unload(victims)
                 return None
             self._load(handle, victims, stop)
@@ -89,7 +89,7 @@ class Loader:
             handle.worker = worker = self._start_worker(f"{handle.spec.role} {handle.spec.file}", handle.places)
             if self._handles.closed:  # Pool.close may have run before this worker was there to be stopped
                 raise Interrupted("The app is closing.")
-            self._devices.learn(worker.wait_ready())
+            self._devices.learn(worker.wait_ready(), handle.places)
             self._plan(handle, worker, victims)
         for victim in victims:
             logger.info("unloading %s for %s", victim.spec.file, handle.spec.file)

@@ -9,7 +9,6 @@ from playground.engine import protocol
 from playground.errors import EngineError, OutOfMemory
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import BANDWIDTH
-from playground.values.memory import HOST
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ def measure_missing(pool: Pool) -> None:
 
     Where a device cannot be measured its bandwidth stays unknown.
     """
-    for place in pool.devices.gpu_places if pool.on_gpu else (HOST,):
+    for place in pool.devices.gpu_places or pool.devices.host_places:
         if pool.bandwidth(place) is not None:
             continue
         spec = replace(BANDWIDTH, key=(place,), bytes=2 * _BUFFER_BYTES)

@@ -13,7 +13,7 @@ from playground.pool.contract import Sensors
 from playground.pool.forecast import Forecasts
 from playground.pool.handles import Handle
 from playground.pool.turn_order import Places
-from playground.values.memory import HOST
+from playground.values.memory import host_of, is_host
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,10 @@ class MemoryWatch:
             before = self.used_bytes()
             yield
             after = self.used_bytes()
-            is_known = is_alone() and before.keys() & after.keys() >= {*places} - {HOST}
-            grown.append(sum(after[place] - before[place] for place in places if place != HOST) if is_known else None)
+            is_known = is_alone() and before.keys() & after.keys() >= {place for place in places if not is_host(place)}
+            grown.append(
+                sum(after[place] - before[place] for place in places if not is_host(place)) if is_known else None
+            )
 
     def used_bytes(self) -> dict[str, int]:
         return {gpu.place: gpu.used_bytes for gpu in self._sensors.gpus()}
@@ -90,7 +92,7 @@ class MemoryWatch:
             measured, on_host = sum(on_gpu.values()) if on_gpu else None, process.own_bytes
         else:
             on_gpu, measured, on_host = {}, process.resident_bytes, process.resident_bytes
-        handle.bytes = {**handle.bytes, **on_gpu, **({} if on_host is None else {HOST: on_host})}
+        handle.bytes = {**handle.bytes, **on_gpu, **({} if on_host is None else {host_of(handle.places[0]): on_host})}
         if measured is not None:
             handle.peak = max(handle.peak or 0, measured)
             if handle.peak > handle.learned:

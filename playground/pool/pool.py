@@ -15,7 +15,7 @@ from pathlib import Path
 from playground.errors import BadInput
 from playground.pool import placement
 from playground.pool.budgets import Budgets, PoolLimits
-from playground.pool.contract import Sensors, WorkerFactory
+from playground.pool.contract import Joined, Sensors, WorkerFactory
 from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts
 from playground.pool.handles import Handle, Handles, Lease, Stop, never
@@ -28,7 +28,7 @@ from playground.pool.report import memory_report
 from playground.pool.sensors import LocalSensors
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, MemoryReport, WorkerRole
+from playground.values.memory import HOST, MemoryReport, WorkerRole, place_on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +104,21 @@ class Pool:
     def gpu_offload(self) -> bool | None:
         """Whether llama.cpp was built for a GPU; None until a worker has reported it."""
         return self.devices.gpu_offload
+
+    # --- machines of a cluster -----------------------------------------------------------------------------------
+
+    def join(self, machine: Joined) -> None:
+        """Use another machine's places, from the next run on."""
+        kinds = {gpu.place: gpu.name for gpu in machine.gpus} | {place_on(machine.name, HOST): machine.processor}
+        self.forecasts.add_devices(kinds)
+        self.budgets.join(machine)
+        self.devices.join(machine)
+
+    def leave(self, name: str) -> None:
+        """Give a machine up. The requests that run there fail by themselves."""
+        self.devices.leave(name)
+        self.budgets.leave(name)
+        self.handles.forget_dead()
 
     # --- turns and leases ----------------------------------------------------------------------------------------
 
@@ -192,4 +207,4 @@ class Pool:
 
     def bandwidth(self, place: str) -> float | None:
         """Bytes a second that a place's memory was measured to copy, read and write together; None: not measured."""
-        return self.forecasts.bandwidth(place) if place in (HOST, *self.devices.gpu_places) else None
+        return self.forecasts.bandwidth(place) if self.forecasts.knows(place) else None

@@ -12,7 +12,7 @@ from playground.errors import Busy, Interrupted
 from playground.pool import turn_order
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, QueuedRun
+from playground.values.memory import QueuedRun, host_of
 
 _WAIT_S = 0.2  # how often a waiting run looks at its stop flag
 _LOAD_BYTES_PER_S = 1e9  # a guess; only the order depends on it
@@ -167,7 +167,7 @@ class Queue:
                 name,
                 ticket.who,
                 now - ticket.since,
-                {way: _load_s(ticket.specs, way, held) for way in ticket.options},
+                {way: _load_s(ticket.specs, way, held) for way in _present(ticket.options, held)},
             )
             for name, ticket in by_name.items()
         ]
@@ -182,12 +182,17 @@ class Queue:
         return turn_order.decayed(seconds, now - at)
 
 
+def _present(options: list[Places], held: HeldPlaces) -> list[Places]:
+    """Those whose machine has not left the cluster; all if none is, since the run then fails in words."""
+    return [way for way in options if held.budgets.keys() >= set(way)] or options
+
+
 def _load_s(specs: Sequence[WorkerSpec], places: Places, held: HeldPlaces) -> float:
     """Seconds to load the missing models there, and to load again what they displace.
 
     A fuller place counts up to a second more.
     """
-    near = [(spec, bytes) for spec, at, bytes in held.workers if set(at) <= {*places, HOST}]
+    near = [(spec, bytes) for spec, at, bytes in held.workers if set(at) <= {*places, host_of(places[0])}]
     loaded = {spec for spec, _ in near}
     missing = [spec for spec in specs if spec not in loaded]
     wanted = sum(spec.bytes for spec in missing)

@@ -37,6 +37,7 @@ def memory_report(
         alarms=watch.alarms,
         container_bytes=host.limit_bytes,
         container_processors=host.processors,
+        machines=sensors.machines(),
     )
 
 

@@ -13,7 +13,7 @@ import pynvml
 
 from playground.pool.contract import HostMemory, ProcessMemory
 from playground.support import cgroup
-from playground.values.memory import GpuMemory
+from playground.values.memory import GpuMemory, MachineMemory
 
 
 class LocalSensors:
@@ -71,6 +71,9 @@ class LocalSensors:
             return HostMemory(memory.total, memory.available, processors=cgroup.cpu_quota())
         available = min(memory.available, limit.free_bytes)
         return HostMemory(limit.limit_bytes, available, limit.limit_bytes, cgroup.cpu_quota())
+
+    def machines(self) -> tuple[MachineMemory, ...]:
+        return ()
 
     def process(self, pid: int) -> ProcessMemory:
         try:

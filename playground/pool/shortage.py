@@ -10,7 +10,7 @@ from playground.pool.handles import Handle
 from playground.pool.memory_watch import gib
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, Forecast, MemoryParts, WorkerRole
+from playground.values.memory import HOST, Forecast, MemoryParts, WorkerRole, is_host
 from playground.values.request import Remedy
 
 _REMEDIES = {Remedy.CONTEXT: "a smaller context", Remedy.PROJECTOR: "its projector on the CPU"}
@@ -40,10 +40,10 @@ def shortage(
         text += f" Unpin {', '.join(h.spec.file for h in pinned)}: {gib(sum(h.bytes[place] for h in pinned))}."
     text += _remedies(spec, place, free[place], lambda less: forecast_of(less, places).bytes.get(place, 0))
     text += " Choose a smaller quantization"
-    if place != HOST:
+    if not is_host(place):
         text += ', or allow a remedy ("If GPU memory is short", under "Sampling and engine")'
-    limit = limits.host_bytes if place == HOST else limits.gpu_bytes
-    variable = "PLAYGROUND_MEMORY_BUDGET_BYTES" if place == HOST else "PLAYGROUND_GPU_BUDGET_BYTES"
+    limit = limits.host_bytes if is_host(place) else limits.gpu_bytes
+    variable = "PLAYGROUND_MEMORY_BUDGET_BYTES" if is_host(place) else "PLAYGROUND_GPU_BUDGET_BYTES"
     return f"{text}. The operator has set {variable}." if limit is not None and limit <= budget else f"{text}."
 
 
@@ -60,7 +60,7 @@ def _detail(parts: MemoryParts) -> str:
 def _remedies(spec: WorkerSpec, place: str, free: int, bytes_of: Callable[[WorkerSpec], int]) -> str:
     """Each remedy with which the model would fit, in its mildest form."""
     text = ""
-    for remedy in [Remedy.CONTEXT] if place == HOST else list(Remedy):
+    for remedy in [Remedy.CONTEXT] if is_host(place) else list(Remedy):
         for runtime in remedied(spec.runtime, [remedy], spec.shape.n_layers) if spec.shape is not None else ():
             moves_away = spec.role is WorkerRole.VISION and remedy is Remedy.PROJECTOR
             if bytes_of(spec.with_runtime(runtime)) <= free or moves_away:

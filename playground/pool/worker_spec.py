@@ -87,6 +87,11 @@ class WorkerSpec:
         return max(loading, 9 * pixels + 15 * resized, 3 * pixels + 24 * resized + compute)
 
     @property
+    def writes_files(self) -> bool:
+        """Whether what it makes is a file, which the page's own machine has to have."""
+        return self.role is WorkerRole.QUANTIZE or (self.load is not None and self.load.observe)
+
+    @property
     def splits(self) -> bool:
         """Whether its layers go over all GPUs."""
         return self.role is WorkerRole.LANGUAGE and self.wants_gpu and self.runtime.split_gpus

@@ -24,6 +24,26 @@ class WorkerState(enum.StrEnum):
 
 
 HOST = "host"  # the place of workers that use no GPU; a GPU's is "GPU 0", as NVML counts
+_ON = " · "  # a place of another machine of the cluster: "box2 · GPU 0", "box2 · host"
+
+
+def place_on(machine: str, place: str) -> str:
+    """`machine`: "" for the page's own."""
+    return f"{machine}{_ON}{place}" if machine else place
+
+
+def machine_of(place: str) -> str:
+    """The name of a place's machine; "" for the page's own."""
+    return place.rpartition(_ON)[0]
+
+
+def host_of(place: str) -> str:
+    """The host of a place's machine."""
+    return place_on(machine_of(place), HOST)
+
+
+def is_host(place: str) -> bool:
+    return place == host_of(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +98,8 @@ class WorkerMemory:
         """The prediction to compare with peak_bytes; None if there was none."""
         if self.forecast is None:
             return None
-        on_gpus = [n for place, n in self.forecast.bytes.items() if place != HOST]
-        return sum(on_gpus) if on_gpus else self.forecast.bytes.get(HOST)
+        on_gpus = [n for place, n in self.forecast.bytes.items() if not is_host(place)]
+        return sum(on_gpus) if on_gpus else sum(self.forecast.bytes.values())
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -109,10 +129,21 @@ class GpuMemory:
     utilization: float | None = None  # share of the last sampling period in which a kernel ran: 0 to 1
     temperature_c: float | None = None
     power_w: float | None = None
+    machine: str = ""  # "": the page's own
 
     @property
     def place(self) -> str:
-        return f"GPU {self.index}"
+        return place_on(self.machine, f"GPU {self.index}")
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """Another machine of the cluster. None: unknown, since the machine is not used."""
+
+    name: str
+    host_total_bytes: int | None = None
+    host_available_bytes: int | None = None
+    problem: str = ""  # why it is not used, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +170,18 @@ class MemoryReport:
     alarms: tuple[str, ...] = ()  # memory that was not freed, the newest last
     container_bytes: int | None = None  # the limit of the container's memory; None: no limit
     container_processors: float | None = None  # its quota of processor time
+    machines: tuple[MachineMemory, ...] = ()  # the cluster's others
 
     @property
     def budget_bytes(self) -> int:
-        """The budget of all GPUs, or of the host if there is no GPU."""
-        gpus = [n for place, n in self.budgets.items() if place != HOST]
-        return sum(gpus) if gpus else self.budgets.get(HOST, 0)
+        """The budget of all GPUs, or of all hosts if there is no GPU."""
+        gpus = [n for place, n in self.budgets.items() if not is_host(place)]
+        return sum(gpus or self.budgets.values())
 
     @property
     def places(self) -> tuple[str, ...]:
-        """All GPUs, or the host if there is no GPU."""
-        return tuple(gpu.place for gpu in self.gpus) or (HOST,)
+        """All GPUs, or all hosts if there is no GPU."""
+        return tuple(gpu.place for gpu in self.gpus) or tuple(self.budgets) or (HOST,)
 
     @property
     def queue_length(self) -> int:

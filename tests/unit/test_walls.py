@@ -61,6 +61,7 @@ def test_files_when_looked_for_then_they_are_found() -> None:
             [f"playground/models/hub/{name}.py" for name in ("address", "client", "refusals", "transfer")],
         ),
         ("pyarrow", ["playground/models/hub/datasets.py"]),
+        ("ray", ["playground/cluster/"]),
         ("diskcache", ["playground/support/byte_cache.py"]),
         ("prometheus_client", ["playground/web/prometheus.py", "playground/web/health.py"]),
         ("training", ["training/"]),  # it makes the embedded pair; the app only has its files
@@ -123,9 +124,23 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("playground.__main__", ("playground.cli.",)),
     ("playground.cli.serve", ("playground.settings", "playground.web.server")),
+    ("playground.cli.agent", ("playground.cluster", "playground.errors")),
     ("playground.cli", ("playground.cli.", *BELOW, PROTOCOL, "playground.wiring", "playground.settings", *VALUES)),
     ("playground.web", ("playground.web.", *BELOW, "playground.wiring", "playground.settings", SUPPORT, *VALUES)),
-    ("playground.wiring", (*BELOW, "playground.settings", SUPPORT, *VALUES)),
+    (
+        "playground.cluster",
+        (
+            "playground.cluster.",
+            "playground.pool.",
+            "playground.models.",
+            PROTOCOL,
+            "playground",
+            "playground.settings",
+            SUPPORT,
+            *VALUES,
+        ),
+    ),
+    ("playground.wiring", (*BELOW, "playground.cluster.cluster", "playground.settings", SUPPORT, *VALUES)),
     ("playground.settings", ("playground.errors",)),
     ("playground.values", ("playground.values.",)),
     ("playground.errors", ()),
@@ -195,6 +210,10 @@ ENVIRONMENT = {
         "os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')",
     ],
     "playground/web/server.py": ["os.environ", "os.environ"],
+    "playground/cluster/__init__.py": [
+        "os.environ.setdefault('RAY_AUTH_MODE', 'token')",
+        "os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')",
+    ],
     "playground/pool/process.py": ["os.environ.items()", "os.environ.get('PYTHONPATH')"],
 }
 

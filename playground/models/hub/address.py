@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub as hf
@@ -22,6 +23,10 @@ _COMMAND = re.compile(
 _FILE_OPTION = re.compile(r"\s(?:-hff|--hf-file)(?:\s+|=)[\"']?([^\s\"']+)")
 _PYTHON = re.compile(r"repo_id\s*=\s*[\"']([^\"']+)[\"'](?:.*?filename\s*=\s*[\"']([^\"'*?]+)[\"'])?", re.DOTALL)
 _BARE_HOST = re.compile(r"(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+
+
+def hub_cache() -> Path:
+    return Path(constants.HF_HUB_CACHE)
 
 
 def endpoint() -> str:

@@ -90,7 +90,7 @@ class Hub:
 
     @property
     def cache(self) -> Path:
-        return Path(constants.HF_HUB_CACHE)
+        return address.hub_cache()
 
     # --- the Hub ------------------------------------------------------------------------------------------------------
 

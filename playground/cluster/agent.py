@@ -1,0 +1,243 @@
+"""The agent of one machine: a Ray actor that runs workers as its child processes, and reports its sensors.
+
+It forwards requests, and what the workers answer. A worker ends when the agent's process does (its pipe closes), and
+when no page has asked for the sensors for 5 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import itertools
+import logging
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
+from typing import TypeVar
+
+import playground
+from playground.cluster.copies import Copies
+from playground.cluster.messages import Description, Fault, Located, SensorReadings, Versions
+from playground.engine import protocol
+from playground.errors import EngineError, PlaygroundError
+from playground.models.checksums import Checksums
+from playground.models.hub.address import hub_cache
+from playground.models.presets import data_folder
+from playground.pool.budgets import host_budget
+from playground.pool.local_workers import LocalWorkers
+from playground.pool.process import WorkerProcess
+from playground.pool.sensors import LocalSensors
+from playground.pool.turn_order import Places
+from playground.settings import Settings
+from playground.support.processor import machine_name
+from playground.values.memory import WorkerState
+
+logger = logging.getLogger(__name__)
+
+UNHEARD_S = 5.0
+_AT_ONCE = 128  # calls that block; far more than workers fit on a machine
+_T = TypeVar("_T")
+
+
+def versions() -> Versions:
+    return Versions(playground.__version__, importlib.metadata.version("llama-cpp-python"))
+
+
+class Outbox:
+    """A Dialogue (contract.py): what the page sends while a request is served, in the order in which it sent it.
+
+    Ray does not keep the order of an actor's calls.
+    """
+
+    def __init__(self, say: Callable[[protocol.Reply], None]) -> None:
+        self.cancelled = Event()
+        self._say = say
+        self._come: SimpleQueue[tuple[int, Sequence[protocol.Message]]] = SimpleQueue()
+        self._early: dict[int, Sequence[protocol.Message]] = {}
+        self._next = 0
+
+    def put(self, number: int, messages: Sequence[protocol.Message]) -> None:
+        self._come.put((number, messages))
+
+    def to_send(self) -> Sequence[protocol.Message]:
+        ready: list[protocol.Message] = []
+        try:
+            while True:
+                number, messages = self._come.get_nowait()
+                self._early[number] = messages
+        except Empty:
+            pass
+        while self._next in self._early:
+            ready += self._early.pop(self._next)
+            self._next += 1
+        return ready
+
+    def received(self, reply: protocol.SequenceReply) -> None:
+        self._say(reply)
+
+
+class Agent:
+    """Owns the workers that it started. Ray calls its methods in one event loop."""
+
+    def __init__(self) -> None:
+        settings = Settings.read()
+        self._settings = settings
+        self._sensors = LocalSensors()
+        self._start_worker = LocalWorkers(self._sensors.gpus(), settings.worker_silence_s)
+        self._threads = ThreadPoolExecutor(_AT_ONCE)
+        self._workers: dict[int, WorkerProcess] = {}
+        self._changing = Lock()  # of the workers: the watch has a thread of its own
+        self._outboxes: dict[int, Outbox] = {}  # by process id
+        self._scratch = Path(tempfile.mkdtemp(prefix="playground-agent-"))
+        self._numbers = itertools.count()
+        own = [data_folder() / "tiny-vlm", *settings.model_dirs]
+        checksums = Checksums(settings.cache_dir / "checksums")
+        self._copies = Copies(settings.cache_dir / "copies", own, hub_cache(), checksums)
+        self._heard_at = time.monotonic()
+        Thread(target=self._watch, name="page watch", daemon=True).start()
+
+    async def describe(self) -> Description:
+        limit = self._settings.memory_budget_bytes
+        return Description(versions(), machine_name(), host_budget(limit, self._sensors.host()))
+
+    async def read_sensors(self) -> SensorReadings:
+        self._heard_at = time.monotonic()
+        return await self._in_thread(self._read)
+
+    # --- workers -------------------------------------------------------------------------------------------------
+
+    async def start(self, name: str, places: Places) -> int:
+        """The process id of a worker that has been started, and is not ready yet."""
+        worker = await self._in_thread(lambda: self._start_worker(name, places))
+        with self._changing:
+            self._workers[worker.pid] = worker
+        return worker.pid
+
+    async def wait_ready(self, pid: int) -> protocol.Ready | Fault:
+        return await self._in_thread(lambda: self._or_fault(pid, lambda worker: worker.wait_ready()))
+
+    async def ping(self, pid: int) -> protocol.Pong | None:
+        worker = self._workers.get(pid)
+        return None if worker is None else await self._in_thread(worker.ping)
+
+    async def request(
+        self, pid: int, request: protocol.Request[protocol.Message]
+    ) -> AsyncIterator[Sequence[protocol.Reply | Fault]]:
+        """What the worker says, as it comes; the last is the final reply, or a Fault."""
+        loop, replies = asyncio.get_running_loop(), asyncio.Queue[tuple[protocol.Message | Fault, bool]]()
+
+        def say(reply: protocol.Message | Fault, is_last: bool = False) -> None:
+            loop.call_soon_threadsafe(replies.put_nowait, (reply, is_last))
+
+        outbox = self._outboxes[pid] = Outbox(say)
+
+        def ask(worker: WorkerProcess) -> protocol.Message:
+            return worker.request(request, on_chunk=say, on_step=say, dialogue=outbox, stop=outbox.cancelled.is_set)
+
+        self._threads.submit(lambda: say(self._or_fault(pid, ask), True))
+        ended = False
+        while not ended:
+            first = await replies.get()
+            batch = [first, *(replies.get_nowait() for _ in range(replies.qsize()))]
+            ended = batch[-1][1]
+            yield [reply for reply, _ in batch]  # type: ignore[misc]
+
+    async def tell(self, pid: int, number: int, messages: Sequence[protocol.Message]) -> None:
+        """For the request that the worker serves now. `number`: counts the calls for it, from 0."""
+        self._outboxes[pid].put(number, messages)
+
+    async def cancel(self, pid: int) -> None:
+        self._outboxes[pid].cancelled.set()
+
+    async def stop(self, pid: int) -> None:
+        with self._changing:
+            worker = self._workers.pop(pid, None)
+        self._outboxes.pop(pid, None)
+        if worker is not None:
+            await self._in_thread(worker.stop)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    async def locate(self, sha256: str, name: str, n_bytes: int) -> Located:
+        return await self._in_thread(lambda: self._copies.locate(sha256, name, n_bytes))
+
+    async def append(self, sha256: str, offset: int, piece: bytes, n_bytes: int) -> int | Fault:
+        return await self._in_thread(lambda: _fault_of(lambda: self._copies.append(sha256, offset, piece, n_bytes)))
+
+    async def finish(self, sha256: str, name: str) -> str | Fault:
+        return await self._in_thread(lambda: _fault_of(lambda: self._copies.finish(sha256, name)))
+
+    async def scratch(self, suffix: str) -> str:
+        """The path of a file that a request writes or reads."""
+        return str(self._scratch / f"{next(self._numbers)}{suffix}")
+
+    async def write(self, path: str, piece: bytes) -> None:
+        assert Path(path).parent == self._scratch
+
+        def write() -> None:
+            with open(path, "ab") as file:
+                file.write(piece)
+
+        await self._in_thread(write)
+
+    async def read(self, path: str, offset: int, n_bytes: int) -> bytes:
+        assert Path(path).parent == self._scratch
+
+        def read() -> bytes:
+            try:
+                with open(path, "rb") as file:
+                    file.seek(offset)
+                    return file.read(n_bytes)
+            except FileNotFoundError:  # the request failed before it wrote one
+                return b""
+
+        return await self._in_thread(read)
+
+    async def delete(self, path: str) -> None:
+        assert Path(path).parent == self._scratch
+        Path(path).unlink(missing_ok=True)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _or_fault(self, pid: int, call: Callable[[WorkerProcess], _T]) -> _T | Fault:
+        worker = self._workers.get(pid)
+        if worker is None:
+            return Fault("WorkerDied", "The worker was ended. Run again to start it anew.", (), WorkerState.STOPPED)
+        return _fault_of(lambda: call(worker), worker)
+
+    def _read(self) -> SensorReadings:
+        with self._changing:
+            live = [worker.pid for worker in self._workers.values() if worker.alive or worker.state == "starting"]
+        return SensorReadings(
+            self._sensors.gpus(),
+            self._sensors.gpu_processes(),
+            self._sensors.host(),
+            {pid: self._sensors.process(pid) for pid in live},
+        )
+
+    def _watch(self) -> None:
+        """End all workers when no page asks any more: its machine may be cut off."""
+        while True:
+            time.sleep(0.5)
+            if time.monotonic() - self._heard_at > UNHEARD_S:
+                with self._changing:
+                    workers, self._workers = tuple(self._workers.values()), {}
+                for worker in workers:
+                    logger.warning("no page has been heard for %.0f s: %s is ended", UNHEARD_S, worker.name)
+                    worker.kill()
+
+
+def _fault_of(call: Callable[[], _T], worker: WorkerProcess | None = None) -> _T | Fault:
+    try:
+        return call()
+    except PlaygroundError as error:
+        log = error.log if isinstance(error, EngineError) else ()
+        state = worker.state if worker is not None else WorkerState.READY
+        return Fault(type(error).__name__, error.message, log, state)

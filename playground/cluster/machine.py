@@ -1,0 +1,122 @@
+"""Another machine, seen from the page: its agent, and what its sensors showed last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from playground.cluster.messages import Description, SensorReadings
+from playground.errors import WorkerDied
+from playground.pool.contract import Joined, ProcessMemory
+from playground.values.memory import GpuMemory, MachineMemory, place_on
+
+PIDS = 10_000_000  # process ids of machine 2 begin at 20,000,000; Linux has none above 4,194,304
+LOST_S = 2.5  # without an answer of its agent
+_CALL_S = 10.0
+_FRESH_S = 0.05
+
+
+class Machine:
+    """Owns an agent's handle. Safe to use from several threads."""
+
+    def __init__(self, name: str, number: int, actor: Any, sha256_of: Callable[[Path], str]) -> None:
+        """Blocks until the agent has started. Raises RayError."""
+        self.name = name
+        self.sha256_of = sha256_of
+        self.lost = ""  # why it is not used any more
+        self._number = number
+        self._actor = actor
+        self.description: Description = ray.get(actor.describe.remote(), timeout=120)
+        self._reading = Lock()
+        self._readings: SensorReadings = ray.get(actor.read_sensors.remote(), timeout=_CALL_S)
+        self._read_at = time.monotonic()
+
+    def pid(self, own: int) -> int:
+        """A process id that is unique in the cluster."""
+        return self._number * PIDS + own
+
+    # --- calls of the agent --------------------------------------------------------------------------------------
+
+    def call(self, method: str, *args: Any, timeout_s: float = _CALL_S) -> Any:
+        """Raises WorkerDied when the machine does not answer."""
+        if self.lost:
+            raise self.gone()
+        reference = getattr(self._actor, method).remote(*args)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while time.monotonic() < deadline and not self.lost:
+                ready, _ = ray.wait([reference], timeout=0.2)
+                if ready:
+                    return ray.get(reference)
+        except RayError as error:
+            raise self.gone(error) from None
+        raise self.gone()
+
+    def send(self, method: str, *args: Any) -> None:
+        """Without waiting."""
+        getattr(self._actor, method).remote(*args)
+
+    def stream(self, method: str, *args: Any) -> Any:
+        return getattr(self._actor, method).options(num_returns="streaming").remote(*args)
+
+    def gone(self, error: RayError | None = None) -> WorkerDied:
+        why = self.lost or (type(error).__name__ if error is not None else "it did not answer in time")
+        return WorkerDied(f"The machine {self.name} was lost ({why}). Run again: another machine takes its place.")
+
+    # --- sensors -------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read the sensors now. After 2.5 s without an answer the machine is lost."""
+        with self._reading:
+            if self.lost or time.monotonic() - self._read_at < _FRESH_S:
+                return
+            try:
+                self._readings = ray.get(self._actor.read_sensors.remote(), timeout=LOST_S)
+                self._read_at = time.monotonic()
+            except RayError as error:
+                self.lost = f"its agent does not answer: {type(error).__name__}"
+
+    @property
+    def readings(self) -> SensorReadings:
+        self.refresh()
+        return self._readings
+
+    @property
+    def gpus(self) -> tuple[GpuMemory, ...]:
+        return tuple(replace(gpu, machine=self.name) for gpu in self.readings.gpus)
+
+    @property
+    def gpu_processes(self) -> dict[int, dict[str, int]]:
+        return {
+            self.pid(pid): {place_on(self.name, place): n for place, n in by_place.items()}
+            for pid, by_place in self.readings.gpu_processes.items()
+        }
+
+    def process(self, pid: int) -> ProcessMemory:
+        return self.readings.workers.get(pid % PIDS, ProcessMemory(None, None))
+
+    def owns(self, pid: int) -> bool:
+        return pid // PIDS == self._number
+
+    @property
+    def memory(self) -> MachineMemory:
+        host = self.readings.host
+        return MachineMemory(self.name, host.total_bytes, host.available_bytes)
+
+    @property
+    def joined(self) -> Joined:
+        return Joined(self.name, self.description.processor, self.gpus, self.description.host_bytes)
+
+    def end(self) -> None:
+        """Its workers end with it."""
+        try:
+            ray.kill(self._actor)
+        except RayError:
+            pass  # it has ended

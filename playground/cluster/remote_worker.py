@@ -1,0 +1,241 @@
+"""A worker on another machine, seen from the page: a Worker of the pool's contract."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import RayError
+
+from playground.cluster.machine import Machine
+from playground.cluster.messages import Fault
+from playground.engine import protocol
+from playground.errors import Interrupted, WorkerDied
+from playground.pool.contract import Dialogue
+from playground.pool.turn_order import Places
+from playground.values.memory import WorkerState
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_START_S = 130.0  # the agent's own limit is 120 s
+_STOP_S = 7.0
+_PIECE_BYTES = 8 * 2**20
+
+
+class RemoteWorker:
+    """Owns a worker that an agent started. See contract.Worker."""
+
+    def __init__(self, machine: Machine, name: str, places: Places) -> None:
+        """`places`: as its machine names them."""
+        self.name = name
+        self.state = WorkerState.STARTING
+        self._machine = machine
+        self._own_pid: int = machine.call("start", name, places)
+        self.pid = machine.pid(self._own_pid)
+
+    @property
+    def alive(self) -> bool:
+        return self.state in (WorkerState.READY, WorkerState.BUSY) and not self._machine.lost
+
+    def wait_ready(self) -> protocol.Ready:
+        ready = self._known(self._machine.call("wait_ready", self._own_pid, timeout_s=_START_S))
+        assert isinstance(ready, protocol.Ready)
+        self.state = WorkerState.READY
+        return ready
+
+    def ping(self) -> protocol.Pong | None:
+        try:
+            pong: protocol.Pong | None = self._machine.call("ping", self._own_pid)
+        except WorkerDied:
+            pong = None
+        if pong is None:
+            self.state = WorkerState.FAILED
+        return pong
+
+    def request(
+        self,
+        request: protocol.Request[protocol.R],
+        *,
+        on_chunk: Callable[[protocol.Chunk], None] = lambda chunk: None,
+        on_step: Callable[[protocol.Step], None] = lambda step: None,
+        dialogue: Dialogue | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> protocol.R:
+        self.state = WorkerState.BUSY
+        scratch: list[str] = []
+        try:
+            sent, fetched, scratch = self._with_its_paths(request, stop)
+            reply = self._ask(sent, on_chunk, on_step, dialogue, stop)
+            for theirs, ours in fetched.items():
+                self._fetch(theirs, ours)
+        except BaseException:
+            self.stop()  # its replies to this request would be taken for those to the next one
+            raise
+        finally:
+            for path in scratch:
+                self._machine.send("delete", path)
+        if isinstance(reply, Fault):
+            self.state = reply.state
+            raise reply.error
+        self.state = WorkerState.READY
+        assert isinstance(reply, request.reply_type())
+        return reply
+
+    def stop(self) -> None:
+        if self.state is WorkerState.STOPPED:
+            return
+        self.state = WorkerState.STOPPED
+        try:
+            self._machine.call("stop", self._own_pid, timeout_s=_STOP_S)
+        except WorkerDied as error:  # it ends with its agent, or by the agent's watch
+            logger.info("%s: %s", self.name, error)
+
+    def _ask(
+        self,
+        request: protocol.Request[Any],
+        on_chunk: Callable[[protocol.Chunk], None],
+        on_step: Callable[[protocol.Step], None],
+        dialogue: Dialogue | None,
+        stop: Callable[[], bool],
+    ) -> protocol.Message | Fault:
+        replies: SimpleQueue[Any] = SimpleQueue()
+        stream = self._machine.stream("request", self._own_pid, request)
+        Thread(target=_read, args=(stream, replies), daemon=True).start()
+        cancelled, n_told = False, 0
+        readings: dict[int, protocol.JoinReading] = {}  # as its machine has them, by id
+        own: dict[int, str] = {}  # where the page wants what they write
+        while True:
+            if not cancelled and stop():
+                cancelled = True
+                self._machine.send("cancel", self._own_pid)
+            if dialogue is not None and (messages := dialogue.to_send()):
+                joining = [self._joining(message, readings, own) for message in messages]
+                self._machine.send("tell", self._own_pid, n_told, joining)
+                n_told += 1
+            try:
+                batch = replies.get(timeout=_POLL_S)
+            except Empty:
+                if self._machine.lost:
+                    raise self._machine.gone() from None
+                if self.state is WorkerState.STOPPED:
+                    raise WorkerDied("The worker was ended. Run again to start it anew.") from None
+                continue
+            if isinstance(batch, RayError):
+                raise self._machine.gone(batch)
+            for reply in batch:
+                if isinstance(reply, protocol.Chunk):
+                    on_chunk(reply)
+                elif isinstance(reply, protocol.SequenceReply):
+                    if isinstance(reply, protocol.SequenceRead):
+                        self._end_reading(readings.pop(reply.id, None), own.pop(reply.id, ""))
+                    if dialogue is not None:
+                        dialogue.received(reply)
+                elif isinstance(reply, protocol.Step):
+                    on_step(reply)
+                else:
+                    return reply  # type: ignore[no-any-return]
+
+    def _known(self, reply: Any) -> Any:
+        if isinstance(reply, Fault):
+            self.state = reply.state
+            raise reply.error
+        return reply
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def _with_its_paths(
+        self, request: protocol.Request[Any], stop: Callable[[], bool]
+    ) -> tuple[protocol.Request[Any], dict[str, str], list[str]]:
+        """The request as its machine understands it, what has to be fetched behind it, and what is then deleted."""
+
+        def model(path: str) -> str:
+            return self._model(path, stop)
+
+        match request:
+            case protocol.LoadLanguage():
+                return msgspec.structs.replace(request, model=model(request.model)), {}, []
+            case protocol.LoadVision():
+                projector = model(request.projector)
+                return msgspec.structs.replace(request, projector=projector, model=model(request.model)), {}, []
+            case protocol.PlanMemory():
+                load = msgspec.structs.replace(request.load, model=model(request.load.model))
+                return protocol.PlanMemory(load), {}, []
+            case protocol.Record():
+                path = self._scratch(request.path)
+                return msgspec.structs.replace(request, path=path), {path: request.path}, [path]
+            case protocol.Measure():
+                path, own = self._scratch(request.path), self._scratch(request.own)
+                self._send(request.path, path)
+                sent = msgspec.structs.replace(request, path=path, own=own)
+                return sent, {own: request.own} if own else {}, [path, *([own] if own else [])]
+            case _:
+                return request, {}, []
+
+    def _model(self, path: str, stop: Callable[[], bool]) -> str:
+        """Where its machine has this model file: copied there, if it has to be."""
+        sha256, name, n_bytes = self._machine.sha256_of(Path(path)), Path(path).name, Path(path).stat().st_size
+        located = self._machine.call("locate", sha256, name, n_bytes, timeout_s=600.0)  # it may hash its own files
+        if located.path is not None:
+            return str(located.path)
+        offset = located.copied
+        logger.info("copying %s to %s from byte %d on", name, self._machine.name, offset)
+        with open(path, "rb") as file:
+            while offset < n_bytes:
+                if stop():
+                    raise Interrupted("Stopped while a model was copied. The next run goes on with the copy.")
+                file.seek(offset)
+                piece = file.read(_PIECE_BYTES)
+                if not piece:
+                    break  # it was cut short meanwhile: its sha256 tells
+                offset = self._known(self._machine.call("append", sha256, offset, piece, n_bytes, timeout_s=60.0))
+        return str(self._known(self._machine.call("finish", sha256, name, timeout_s=600.0)))
+
+    def _joining(
+        self, message: protocol.Message, readings: dict[int, protocol.JoinReading], own: dict[int, str]
+    ) -> protocol.Message:
+        """The message as its machine understands it. Its files are noted in `readings` and `own`."""
+        if not isinstance(message, protocol.JoinReading):
+            return message
+        sent = msgspec.structs.replace(message, against=self._scratch(message.against), own=self._scratch(message.own))
+        if sent.against:
+            self._send(message.against, sent.against)
+        readings[message.id], own[message.id] = sent, message.own
+        return sent
+
+    def _end_reading(self, sent: protocol.JoinReading | None, own: str) -> None:
+        if sent is None:
+            return
+        if sent.own:
+            self._fetch(sent.own, own)
+        for path in filter(None, (sent.against, sent.own)):
+            self._machine.send("delete", path)
+
+    def _scratch(self, ours: str) -> str:
+        """A file there for this one here, with the same ending; "" for none."""
+        return str(self._machine.call("scratch", Path(ours).suffix)) if ours else ""
+
+    def _send(self, ours: str, theirs: str) -> None:
+        with open(ours, "rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                self._machine.call("write", theirs, piece, timeout_s=60.0)
+
+    def _fetch(self, theirs: str, ours: str) -> None:
+        with open(ours, "wb") as file:
+            while piece := self._machine.call("read", theirs, file.tell(), _PIECE_BYTES, timeout_s=60.0):
+                file.write(piece)
+
+
+def _read(stream: Any, replies: SimpleQueue[Any]) -> None:
+    """In a thread: an iterator of Ray cannot be waited for with a limit."""
+    try:
+        for reference in stream:
+            replies.put(ray.get(reference))
+    except RayError as error:
+        replies.put(error)

@@ -1,0 +1,209 @@
+"""Runs on two machines: the same answers, and what happens when one of them goes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("the extra cluster is not installed: make cluster", allow_module_level=True)
+
+from playground.cluster.copies import Copies
+from playground.cluster.machine import PIDS
+from playground.cluster.messages import Located
+from playground.engine import protocol
+from playground.errors import BadModel, NoRoom, WorkerDied
+from playground.measuring import question_sets
+from playground.models.checksums import Checksums
+from playground.pool.worker_spec import language_spec, vision_spec
+from playground.quantizing import quantizer
+from playground.settings import Settings
+from playground.support.result_cache import ResultCache
+from playground.values.answer import ComparisonUpdate
+from playground.values.files import Half, Variant
+from playground.values.request import Runtime, Sampling
+from playground.wiring import Parts, open_parts
+from testkit.running import MODEL, PROJECTOR, SCENE, WHAT, comparison, measured, run
+
+BOX2 = "box2 · host"
+LONG = Runtime(n_ctx=4096)
+
+
+@pytest.fixture(scope="module")
+def page(nodes: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    settings = Settings(cache_dir=tmp_path_factory.mktemp("page"), cluster=nodes.address)
+    with open_parts(settings, any_folder=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def box2(nodes: Any) -> Any:
+    """Another test may have taken it away."""
+    live = sorted(nodes.worker_nodes, key=id)
+    return live[0] if live else nodes.add_node(num_cpus=1, node_name="box2")
+
+
+@pytest.fixture
+def parts(page: Parts, box2: Any) -> Parts:
+    until(lambda: BOX2 in page.pool.devices.host_places, 60)
+    return page
+
+
+@pytest.fixture
+def variant(parts: Parts) -> Variant:
+    return parts.catalog.open_pair(MODEL, PROJECTOR)
+
+
+def until(true: Callable[[], bool], within_s: float) -> float:
+    """Seconds until it is true."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < within_s
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def run_on_box2(parts: Parts, variant: Variant, max_tokens: int = 40) -> ComparisonUpdate:
+    with parts.pool.turn((), where=[("host",)]):  # the page's own machine is taken
+        return run(parts, comparison(parts.read_image(SCENE), WHAT, (variant,), max_tokens=max_tokens))
+
+
+def test_answers_when_given_on_two_machines_then_they_are_equal(parts: Parts, variant: Variant) -> None:
+    with parts.pool.turn((), where=[(BOX2,)]):
+        here = run(parts, comparison(parts.read_image(SCENE), WHAT, (variant,), max_tokens=40))
+    there = run_on_box2(parts, variant)
+    assert "Answered on" not in " ".join(here.panes[0].remarks)
+    assert "Answered on box2" in " ".join(there.panes[0].remarks)
+    assert there.panes[0].token_ids == here.panes[0].token_ids
+    report = parts.pool.memory()
+    assert {worker.place for worker in report.workers} == {"host", BOX2}
+    assert all(worker.host_rss_bytes for worker in report.workers)
+    assert [machine.name for machine in report.machines] == ["box2"]
+
+
+def encoded(parts: Parts, variant: Variant) -> protocol.EncodedPrompt:
+    with parts.pool.use(vision_spec(variant.projector, variant.model, Runtime())) as lease:
+        return lease.request(protocol.Encode((protocol.ChatMessage("user", "Hello"),), ()))
+
+
+def endless(prompt: protocol.EncodedPrompt) -> protocol.Generate:
+    return protocol.Generate(prompt, Sampling(max_tokens=100_000), LONG, ignore_end=True)
+
+
+def answer_until(
+    parts: Parts, variant: Variant, happens: Callable[[], object], where: str = BOX2
+) -> tuple[WorkerDied, float]:
+    """What a request ends with, and how many seconds after `happens`, which comes in mid-answer."""
+    prompt, began = encoded(parts, variant), list[float]()
+
+    def on_chunk(chunk: protocol.Chunk) -> None:
+        if not began:
+            happens()
+            began.append(time.monotonic())
+
+    spec = language_spec(variant.model, LONG)
+    with parts.pool.turn([spec], where=[(where,)]) as slot, slot.lease(spec) as lease:
+        with pytest.raises(WorkerDied) as died:
+            lease.request(endless(prompt), on_chunk=on_chunk)
+        return died.value, time.monotonic() - began[0]
+
+
+def workers_of(parts: Parts, place: str) -> list[int]:
+    """Process ids, of language workers first."""
+    workers = [worker for worker in parts.pool.memory().workers if worker.place == place]
+    return [worker.pid % PIDS for worker in sorted(workers, key=lambda worker: worker.role)]
+
+
+def test_node_when_removed_in_mid_answer_then_the_request_fails_in_words_and_the_page_goes_on(
+    parts: Parts, variant: Variant, nodes: Any, box2: Any
+) -> None:
+    started = list[int]()
+
+    def remove() -> None:
+        started.extend(workers_of(parts, BOX2))
+        nodes.remove_node(box2, allow_graceful=False)
+
+    error, seconds = answer_until(parts, variant, remove)
+    assert "box2 was lost" in error.message
+    assert seconds < 3
+    assert started
+    until(lambda: not any(psutil.pid_exists(pid) for pid in started), 5)
+    until(lambda: parts.pool.devices.host_places == ("host",), 5)
+    assert run(parts, comparison(parts.read_image(SCENE), WHAT, (variant,), max_tokens=5)).panes[0].text
+
+
+def test_agent_when_killed_then_its_workers_end_and_another_agent_is_started(parts: Parts, variant: Variant) -> None:
+    started = list[int]()
+
+    def kill() -> None:
+        started.extend(workers_of(parts, BOX2))
+        os.kill(psutil.Process(started[0]).ppid(), signal.SIGKILL)
+
+    error, seconds = answer_until(parts, variant, kill)
+    assert "box2 was lost" in error.message
+    assert seconds < 3
+    until(lambda: not any(psutil.pid_exists(pid) for pid in started), 5)
+    until(lambda: BOX2 in parts.pool.devices.host_places, 30)
+    until(lambda: all(not machine.problem for machine in parts.pool.memory().machines), 30)
+    assert run_on_box2(parts, variant, 5).panes[0].text
+
+
+def test_worker_when_killed_then_its_last_words_come_from_its_machine(parts: Parts, variant: Variant) -> None:
+    error, _ = answer_until(parts, variant, lambda: os.kill(workers_of(parts, BOX2)[0], signal.SIGKILL))
+    assert "SIGKILL" in error.message
+
+
+def test_answer_when_stopped_then_it_ends_early(parts: Parts, variant: Variant) -> None:
+    prompt, spec, chunks = encoded(parts, variant), language_spec(variant.model, LONG), list[protocol.Chunk]()
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec) as lease:
+        finished = lease.request(endless(prompt), on_chunk=chunks.append, stop=lambda: bool(chunks))
+        assert finished.reason == "stopped"
+        assert lease.handle.worker.ping() is not None
+
+
+def test_measurement_when_on_another_machine_then_the_same_numbers(
+    parts: Parts, variant: Variant, tmp_path: Path
+) -> None:
+    """Batches are answered there, records are written and read there, and a file that it lacks is copied."""
+    file = tmp_path / "tiny-Q4_0.gguf"
+    quantizer.make(MODEL, file, "Q4_0", parts.pool, Half.MODEL)
+    variants = (variant, replace(parts.catalog.read_pair(file, PROJECTOR), id="q4"))
+    questions = question_sets.embedded(parts.evaluation, level="hard").first(3)
+    here, there = (replace(parts, result_cache=ResultCache(tmp_path / name, name)) for name in ("here", "there"))
+    with parts.pool.turn((), where=[(BOX2,)]):
+        on_page = measured(here, questions, variants)
+    with parts.pool.turn((), where=[("host",)]):
+        on_box2 = measured(there, questions, variants)
+        assert len(workers_of(parts, BOX2)) == 3
+    assert on_page.results[1].mean_kl is not None
+    assert [result.mean_kl for result in on_box2.results] == [result.mean_kl for result in on_page.results]
+
+
+def test_copy_when_cut_off_then_it_goes_on_where_it_was_and_its_sha256_is_checked(tmp_path: Path) -> None:
+    data, checksums = os.urandom(3000), Checksums(tmp_path / "checksums")
+    sha256 = hashlib.sha256(data).hexdigest()
+    copies = Copies(tmp_path / "copies", [tmp_path / "own"], tmp_path / "hub", checksums)
+    assert copies.append(sha256, 0, data[:1000], 3000) == 1000
+    assert copies.locate(sha256, "a.gguf", 3000) == Located(None, 1000)
+    assert copies.append(sha256, 0, data[:1000], 3000) == 1000  # a second run sends the same piece
+    copies.append(sha256, 1000, data[1000:2999] + b"?", 3000)
+    with pytest.raises(BadModel, match="changed while it was copied"):
+        copies.finish(sha256, "a.gguf")
+    assert copies.locate(sha256, "a.gguf", 3000) == Located(None, 0)
+    copies.append(sha256, 0, data, 3000)
+    path = copies.finish(sha256, "a.gguf")
+    assert copies.locate(sha256, "a.gguf", 3000) == Located(path)
+    Path(path).write_bytes(bytes(3000))  # somebody changes the file
+    assert copies.locate(sha256, "a.gguf", 3000).path is None
+    with pytest.raises(NoRoom, match="Make room there"):
+        copies.append(sha256, 0, data, 10**18)
