@@ -57,7 +57,8 @@ KEYS = (
     ("Alt ↑ ↓", "move the cell"),
     ("Delete", "delete the cell (with Undo)"),
     ("n p", "go to the next or the previous difference in the cell's answers"),
-    ("Ctrl /", "show these keys"),
+    ("← →", "in an answer: from token to token, with the likeliest ones"),
+    ("Ctrl /", "show these keys; so does ?"),
 )
 
 Thumbnail = Callable[[str], tuple[str, bytes] | None]  # MIME type and bytes by sha256

@@ -259,12 +259,7 @@ def _shortened(text: str) -> str:
 
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:
     """The changes, their text cut where its tokens end."""
-    scores = [score for score in pane.scores if score.text]
-    # With reasoning the answer's tokens are the last ones.
-    skipped = "".join(score.text for score in scores).rfind(pane.text) if pane.metrics.reasoning_tokens else 0
-    if skipped < 0:
-        skipped, scores = 0, []
-    begins = list(itertools.accumulate((len(score.text) for score in scores), initial=-skipped))
+    scores, begins = _tokens(pane)
     runs, start = [], 0
     for kind, before, after in changes:
         end = start + len(after)
@@ -280,3 +275,22 @@ def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan
         runs.append(_TextSpan(kind, gap, before.strip(), apart, tokens if start < end else [], within))
         start = end
     return runs
+
+
+def _tokens(pane: Pane) -> tuple[list[TokenScore], list[int]]:
+    """The scored tokens, and where each begins in the answer's text, and the last one ends."""
+    scores = [score for score in pane.scores if score.text]
+    # With reasoning the answer's tokens are the last ones.
+    skipped = "".join(score.text for score in scores).rfind(pane.text) if pane.metrics.reasoning_tokens else 0
+    if skipped < 0:
+        skipped, scores = 0, []
+    return scores, list(itertools.accumulate((len(score.text) for score in scores), initial=-skipped))
+
+
+def likely(pane: Pane, at: int) -> markupsafe.Markup:
+    """The likeliest tokens where a character of the answer's text was written; empty if it was not scored."""
+    scores, begins = _tokens(pane)
+    token = bisect.bisect_right(begins, at) - 1
+    if not 0 <= at < len(pane.text) or not 0 <= token < len(scores):
+        return markupsafe.Markup()
+    return markup("likely.html", score=scores[token])

@@ -31,7 +31,7 @@ from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCel
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from playground.notebooks.run_cell import card_of
-from playground.rendering import card_view, reports, templating
+from playground.rendering import card_view, comparison_view, reports, templating
 from playground.values.request import Sampling
 from playground.web import panel_values
 from playground.web.job_limits import JobLimits
@@ -81,11 +81,11 @@ class NotebookActions:
         return [
             server_function(method)
             for method in (
-                self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate, self.move,
-                self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow, self.look,
-                self.restore, self.stop, self.rename, self.own_questions, self.suite_questions, self.share, self.copy,
-                self.create, self.remove, self.export, self.card, self.import_file,
-                self.mark, self.marked_questions, self.questions_file,
+                self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate,
+                self.move, self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow,
+                self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
+                self.suite_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
+                self.import_file, self.mark, self.marked_questions, self.questions_file,
             )
         ]  # fmt: skip
 
@@ -188,6 +188,16 @@ class NotebookActions:
         notebook, can_edit = self._library.read(key)
         return HtmlReply(html=self._view.outputs(notebook, cell, can_edit, number=run, beside=beside))
 
+    def likely(self, key: str, cell: str, run: int, index: int, variant: str, at: int) -> HtmlReply:
+        """The likeliest tokens at a character of an answer. `index`: of the run's comparisons."""
+        notebook, _ = self._library.read(key)
+        shown = self._library.run(notebook, cell, run)
+        results = shown.results[index : index + 1] if shown is not None and index >= 0 else ()
+        pane = next((p for result in results for p in result.update.panes if p.variant == variant), None)
+        if pane is None:
+            raise BadInput("This answer is gone.")
+        return HtmlReply(html=comparison_view.likely(pane, at))
+
     def restore(self, key: str, cell: str, run: int) -> CellsReply:
         """Put what a run was asked back into its cell."""
         with self._library.writing():
@@ -251,6 +261,7 @@ class NotebookActions:
 
     def compare(self, key: str, variants: list[str], browser: str) -> CellsReply:
         """A new cell at the end, with variants of one family that were just downloaded or opened."""
+        self._library.own(key)
         present = {v.id: v for v in self._parts.catalog.variants}
         chosen = [present[id] for id in variants if id in present]
         if not chosen:

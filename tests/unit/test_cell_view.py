@@ -71,6 +71,7 @@ def test_model_when_its_family_has_a_preset_then_cell_run_report_and_markdown_na
         cell_view.compare(tiny, 1, {}, no_thumbnail, can_edit=True, runs=0, examples=(), outputs=cell_view.notice(""))
     )
     assert "of <b>Tiny VLM 7M</b>" in html
+    assert '<h2 class="vp-sr">Cell 1: What?</h2>' in html
     of_family = [dataclasses.replace(variant, family="tiny-vlm") for variant in (F16, Q2)]
     run = run_of(tiny, ANSWERED, variants=tuple(of_family))
     assert dict(cell_view.details(run))["model"] == "Tiny VLM 7M"

@@ -198,3 +198,12 @@ def test_answer_when_it_shares_little_or_is_empty_then_the_references_stands_abo
         assert ("(empty answer)" in html) is empty
         assert "<del" not in html
         assert Texts(html).texts == ["three red squares", text]
+
+
+def test_likely_tokens_when_a_character_is_named_then_of_its_token_and_nothing_outside_of_the_answer() -> None:
+    pane = reasoned(F16, "Is it?", "a red")
+    html = " ".join(str(comparison_view.likely(pane, 2)).split())
+    assert "<b> red</b> 40.0%; the likeliest here: <span><q>&lt;b&gt;</q> 75.0%</span>, <span><q>two</q>" in html
+    assert "<b>a</b> 50.0%" in comparison_view.likely(pane, 0)
+    assert [comparison_view.likely(pane, at) for at in (-1, 5, 10**9)] == ["", "", ""]
+    assert comparison_view.likely(done(F16, "a red"), 0) == ""

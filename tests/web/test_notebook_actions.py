@@ -215,6 +215,11 @@ def test_run_when_put_back_then_the_cell_asks_what_it_asked_and_keeps_its_runs(
     actions = actions_of(parts)
     notebook, _, cell = filled(parts.library)
     actions.write(notebook.id, cell.id, prompts=["Where?"], unpicture=cell.pictures[0].sha256)
+    variant = cell.variants[0]
+    assert "<b>three</b> 50.0%" in actions.likely(notebook.id, cell.id, 1, 0, variant, 2).html
+    for number, index, name in ((9, 0, variant), (1, -1, variant), (1, 5, variant), (1, 0, "nobody")):
+        with pytest.raises(BadInput):
+            actions.likely(notebook.id, cell.id, number, index, name, 0)
     reply = actions.restore(notebook.id, cell.id, 1)
     back = parts.library.cell(parts.library.own(notebook.id), cell.id)
     assert isinstance(back, CompareCell)

@@ -52,6 +52,8 @@ function reorder(order) {
     const cell = article(id);
     if (cell && list.children[at] !== cell) list.insertBefore(cell, list.children[at] ?? null);
     cell?.setAttribute("aria-label", cell.getAttribute("aria-label").replace(/^Cell \d+/, `Cell ${at + 1}`));
+    const heading = cell && $(":scope > h2", cell);
+    if (heading) heading.textContent = heading.textContent.replace(/^Cell \d+/, `Cell ${at + 1}`);
   });
   if (focus?.isConnected && focus !== document.activeElement) focus.focus({preventScroll: true});
   count();

@@ -4,7 +4,8 @@ import {call} from "./calls.js";
 import {apply} from "./cells.js";
 import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
 import {onKey} from "./keyboard.js";
-import {$, $$, article, cellOf, page} from "./page.js";
+import {onLikelyClick, onLikelyKey} from "./likely.js";
+import {$, $$, article, cellOf, page, panel} from "./page.js";
 import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
@@ -14,8 +15,12 @@ const ignore = () => {}; // the person was told
 
 export function start({element, trigger, server, upload}) {
   const root = element.querySelector("#vp-notebook");
+  panel()?.setAttribute("role", "complementary");
+  panel()?.setAttribute("aria-label", "Settings of the selected cell");
   Object.assign(page, {element, root, trigger, server, upload, browser: storage.browser});
   root.addEventListener("click", onClick);
+  root.addEventListener("click", onLikelyClick);
+  root.addEventListener("keydown", onLikelyKey);
   root.addEventListener("change", onChange);
   root.addEventListener("focusin", event => { const id = cellOf(event.target); if (id) choose(id); });
   root.addEventListener("focusout", onFocusOut);
