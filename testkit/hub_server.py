@@ -14,6 +14,7 @@ It has two origins, as the real one: the Hub (http://127.0.0.1:PORT), which know
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
@@ -364,6 +365,44 @@ class _Handler(BaseHTTPRequestHandler):
                 self._resolve(url.path)
         except (_Cut, BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def do_POST(self) -> None:
+        """A repository that is created, and a commit of small files to it, as huggingface_hub's upload_file makes."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        self._seen = Seen("POST", unquote(urlsplit(self.path).path), {}, headers, cdn=False)
+        self._how = self.server_hub.note(self._seen)
+        if self._how.status is not None:
+            return self._answer(self._how.status, self._how.body or b"", self._how.headers)
+        if not self._allowed():
+            return self._error(401, "", "Invalid username or password.")
+        if self._seen.path == "/api/repos/create":
+            asked = json.loads(body)
+            id = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            repos, repo = (
+                self.server_hub.repos,
+                HubRepo(id, {}, dataset=True, private=asked.get("visibility") == "private"),
+            )
+            if f"datasets/{id}" in repos:
+                return self._error(409, "", "You already created this dataset repo")
+            repos[f"datasets/{id}"] = repo
+            return self._json({"url": f"{self.server_hub.url}/datasets/{id}"})
+        _, _, _, *parts = self._seen.path.split("/")
+        repo = self.server_hub.repos["datasets/" + "/".join(parts[:2])]
+        if parts[2] == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return self._json({"files": files})
+        for line in body.splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                data = base64.b64decode(entry["value"]["content"])
+                repo.files[entry["value"]["path"]] = HubFile(data, lfs=False)
+        repo.changed += 1
+        url = f"{self.server_hub.url}/datasets/{repo.id}/commit/{repo.commit}"
+        return self._json({"success": True, "commitOid": repo.commit, "commitUrl": url})
 
     # --- the Hub --------------------------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ for _command in (
 _packs = typer.Typer(no_args_is_help=True, help="Reference packs: a reference's answers and probabilities in one file.")
 _packs.command(cls=_Command)(pack.make)
 _packs.command(cls=_Command)(pack.show)
+_packs.command(cls=_Command)(pack.push)
+_packs.command(cls=_Command)(pack.pull)
 app.add_typer(_packs, name="pack")
 
 

@@ -1,4 +1,4 @@
-"""`python -m playground pack make | show`."""
+"""`python -m playground pack make | show | push | pull`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from playground.cli.options import (
     tokens_of,
 )
 from playground.comparing import comparison_request
-from playground.errors import BadInput
+from playground.errors import BadInput, cannot_write
 from playground.measuring import pack_jobs, packs, results
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.packs import Pack, PackRecord
 from playground.measuring.question_sets import DEFAULT_QUESTIONS
+from playground.models.hub.client import Hub
 from playground.settings import Settings
 from playground.values.request import Runtime
 from playground.wiring import open_parts
@@ -88,6 +89,49 @@ def show(path: PackPath, as_json: AsJson = False) -> None:
         typer.echo(msgspec.json.encode(pack.record).decode())
     else:
         _print(pack.record, path.stat().st_size)
+
+
+def push(
+    path: PackPath,
+    repo: Annotated[str, typer.Argument(help="A dataset repository of the Hub, owner/name; made where it is missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Commit a pack to a dataset repository of the Hub, with your token (HF_TOKEN)."""
+    record = packs.read(path).record
+    if not record.licence:
+        say("The pack names no licence of its questions and answers. `pack make --licence` writes one.")
+    commit = _hub().push_to_dataset(repo, path, private=private)
+    typer.echo(f"{repo}: {path.name}, commit {commit[:12]}")
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help="A dataset repository of the Hub: owner/name or owner/name:file.")],
+    out: Annotated[Path | None, typer.Argument(help="The file to write. Default: its name, in this folder.")] = None,
+    revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
+) -> None:
+    """Fetch a pack from a dataset repository of the Hub, check it, and print what it holds."""
+    hub, (id, _, wanted) = _hub(), repo.removeprefix("https://huggingface.co/datasets/").partition(":")
+    listing = hub.dataset_files(id, revision)
+    names = [file.name for file in listing.files if file.name.endswith(".safetensors")]
+    if (wanted and wanted not in names) or (len(names) != 1 and not wanted):
+        known = ", ".join(names)[:400] or "none"
+        raise BadInput(f"Name the pack: {id}:FILE. The repository has: {known}.")
+    name = wanted or names[0]
+    target = out or Path(Path(name).name)
+    if target.exists():
+        raise BadInput(f"{target} exists. Choose another name.")
+    fetched = hub.dataset_file(listing, name)
+    record = packs.read(fetched).record
+    try:
+        target.write_bytes(fetched.read_bytes())
+    except OSError as error:
+        raise cannot_write(target, error) from None
+    _print(record, target.stat().st_size)
+    say(f"{target} written, commit {listing.commit[:12]}.")
+
+
+def _hub() -> Hub:
+    return Hub(own_token=True)
 
 
 def _print(record: PackRecord, size: int) -> None:

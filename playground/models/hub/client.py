@@ -176,6 +176,36 @@ class Hub:
 
         return ParquetTable(listing, name, files, opened)
 
+    def dataset_files(self, id: str, revision: str = "main", token: str | None = None) -> DatasetListing:
+        """Raises Offline, BadInput."""
+        return self._list_dataset(id, revision, self._token(token))
+
+    def dataset_file(self, listing: DatasetListing, name: str, token: str | None = None) -> Path:
+        """A small file of a dataset repository, in the cache. Raises Offline, BadInput, NotAllowed."""
+        with translated(f"datasets/{listing.id}: {name}"):
+            access = self._token(token)
+            return Path(
+                hf.hf_hub_download(listing.id, name, repo_type="dataset", revision=listing.commit, token=access)
+            )
+
+    def push_to_dataset(self, id: str, path: Path, *, private: bool, token: str | None = None) -> str:
+        """Commit a file to a dataset repository, which is created where it is missing. Returns the commit.
+
+        `private`: of a new repository. Raises Offline, BadInput, NotAllowed.
+        """
+        access = self._token(token)
+        with translated(f"datasets/{id}"):
+            self._api.create_repo(id, repo_type="dataset", private=private, exist_ok=True, token=access)
+            commit = self._api.upload_file(
+                path_or_fileobj=path,
+                path_in_repo=path.name,
+                repo_id=id,
+                repo_type="dataset",
+                commit_message=f"Add {path.name}",
+                token=access,
+            )
+            return str(commit.oid)
+
     def _list_dataset(self, id: str, revision: str, access: str | bool) -> DatasetListing:
         with translated(f"datasets/{id}"), understood():
             info = self._api.dataset_info(
