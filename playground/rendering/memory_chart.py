@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from playground.rendering import number_format, plots
-from playground.values.memory import HOST, GpuMemory, MemoryParts, MemoryReport, QueuedRun, WorkerMemory, WorkerRole
+from playground.values.memory import (
+    HOST,
+    GpuMemory,
+    MemoryParts,
+    MemoryReport,
+    QueuedRun,
+    WorkerMemory,
+    WorkerRole,
+    place_on,
+)
 
 _POINTS = 150  # of a line: more cannot be told apart, and each costs bytes every second
 
@@ -188,6 +197,9 @@ def _memory(report: MemoryReport, place: str) -> tuple[int, int]:
     """Total and used bytes; 0 if the report does not tell."""
     if place == HOST:
         return report.host_total_bytes, report.host_total_bytes - report.host_available_bytes
+    for machine in report.machines:
+        if place == place_on(machine.name, HOST) and machine.host_total_bytes and machine.host_available_bytes:
+            return machine.host_total_bytes, machine.host_total_bytes - machine.host_available_bytes
     gpu = _gpu(report, place)
     return (gpu.total_bytes, gpu.used_bytes) if gpu else (0, 0)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import markupsafe
 
 from playground.rendering.templating import markup
-from playground.values.memory import MemoryReport, WorkerRole
+from playground.values.memory import HOST, MemoryReport, WorkerRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def _meter(report: MemoryReport, place: str) -> _Meter:
     scale = 100 / max(budget, total, 1)
     gpu = next((gpu for gpu in report.gpus if gpu.place == place), None)
     return _Meter(
-        name="CPU" if gpu is None else gpu.name if len(report.gpus) == 1 else place,
+        name="CPU" if place == HOST else gpu.name if gpu is not None and len(report.gpus) == 1 else place,
         held=None if None in held else total,
         budget=budget,
         projectors=projectors * scale,

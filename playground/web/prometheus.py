@@ -114,6 +114,10 @@ class _PoolCollector(Collector):
                 family = families.setdefault(name, GaugeMetricFamily(f"playground_{name}", about, labels=[*labels]))
                 family.add_metric([*labels.values()], value)
 
+        def on(machine: str) -> dict[str, str]:
+            """The label of a machine, only where there are several; "": the page's own."""
+            return {"machine": machine} if report.machines else {}
+
         groups: dict[tuple[str, str, str], list[tuple[int | None, int | None, int | None]]] = {}
         for worker in report.workers:
             sizes = worker.bytes, worker.peak_bytes, worker.forecast_bytes
@@ -126,13 +130,17 @@ class _PoolCollector(Collector):
             add("worker_peak_bytes", "The most that they have held.", peak, **where)
             add("worker_forecast_bytes", "What was told before they were loaded.", forecast, **where)
         for gpu in report.gpus:
-            add("gpu_total_bytes", "Memory of the GPU.", gpu.total_bytes, gpu=str(gpu.index))
-            add("gpu_used_bytes", "Used by anybody.", gpu.used_bytes, gpu=str(gpu.index))
-            add("gpu_utilization_ratio", "Share of the last moment, 0 to 1.", gpu.utilization, gpu=str(gpu.index))
-            add("gpu_temperature_celsius", "Of the GPU.", gpu.temperature_c, gpu=str(gpu.index))
-            add("gpu_power_watts", "Drawn now.", gpu.power_w, gpu=str(gpu.index))
-        add("host_total_bytes", "Memory of the host.", report.host_total_bytes)
-        add("host_available_bytes", "What could be allocated.", report.host_available_bytes)
+            where = {"gpu": str(gpu.index)} | on(gpu.machine)
+            add("gpu_total_bytes", "Memory of the GPU.", gpu.total_bytes, **where)
+            add("gpu_used_bytes", "Used by anybody.", gpu.used_bytes, **where)
+            add("gpu_utilization_ratio", "Share of the last moment, 0 to 1.", gpu.utilization, **where)
+            add("gpu_temperature_celsius", "Of the GPU.", gpu.temperature_c, **where)
+            add("gpu_power_watts", "Drawn now.", gpu.power_w, **where)
+        add("host_total_bytes", "Memory of the host.", report.host_total_bytes, **on(""))
+        add("host_available_bytes", "What could be allocated.", report.host_available_bytes, **on(""))
+        for machine in report.machines:
+            add("host_total_bytes", "", machine.host_total_bytes, **on(machine.name))
+            add("host_available_bytes", "", machine.host_available_bytes, **on(machine.name))
         for place, budget in report.budgets.items():
             add("budget_bytes", "For all workers of a place.", budget, place=place)
         running = sum(queued.place is not None for queued in report.queue)
