@@ -10,7 +10,11 @@ const ignore = () => {}; // the person was told
 export function onKey(event) {
   const {target, key} = event, control = event.ctrlKey || event.metaKey;
   const cell = page.root.contains(target) ? cellOf(target) : null;
-  if ((control && key === "/") || (key === "?" && !target.matches(FIELDS))) { event.preventDefault(); actions.keys(); return; }
+  if ((control && key === "/") || (key === "?" && !target.matches(FIELDS))) {
+    event.preventDefault();
+    actions.keys();
+    return;
+  }
   if (document.querySelector("dialog[open]")) return;
   if ((key === "n" || key === "p") && !control && !event.altKey && !target.matches(FIELDS)) {
     const id = cell ?? page.active;
