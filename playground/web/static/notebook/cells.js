@@ -26,7 +26,7 @@ export function show(reply) {
   const link = $("[data-link]");
   if (link) link.value = `${location.origin}${location.pathname}?notebook=${link.dataset.link}`;
   const first = $(".vp-is-compare");
-  if (first) choose(first.dataset.cell);
+  if (first && page.choosesFirst) choose(first.dataset.cell);
   mark();
   page.root.dataset.ready = "true";
   sendDrafts().catch(() => {});

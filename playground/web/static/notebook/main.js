@@ -48,8 +48,10 @@ export function start({element, trigger, server, upload}) {
 
 // `compare`: ids of variants, in a link of the models page.
 async function begin(query) {
-  await call("open", {key: query.get("notebook")});
   const variants = query.get("compare")?.split(",");
+  page.choosesFirst = !variants;
+  await call("open", {key: query.get("notebook")});
+  page.choosesFirst = true;
   if (!variants || !page.canEdit) return;
   history.replaceState(null, "", location.pathname);
   const reply = await call("compare", {variants});

@@ -7,6 +7,7 @@ export const page = {
   browser: null, // the token under which the server lists this browser's notebooks
   key: null, // of the notebook that is shown
   canEdit: false,
+  choosesFirst: true, // whether the panel shows the first cell of a notebook that is opened
   active: null, // the cell whose settings the panel shows
   problem: null, // why the notebook could not be saved
   savedAt: 0,
