@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +27,7 @@ from playground.models.presets import data_folder
 from playground.notebooks import run_cell
 from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.quantizing import quantizer, recipe_search, recipes, scan_results
-from playground.quantizing.recipes import Recipe
+from playground.quantizing.recipes import FileRecipe, Recipe
 from playground.quantizing.scan_files import ScanFiles
 from playground.quantizing.scan_results import BuiltRecipe, Scan, Sensitivity, UniformComparison
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
@@ -306,15 +308,23 @@ def test_types_when_none_can_be_had_then_said(parts: Parts, few: pairs.PairFiles
 
 
 def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_measured(
-    own: Parts, tmp_path: Path
+    own: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of Gemma 3's projector a tensor is turned at run time: at Q8_0 llama.cpp reads beyond its end. Mostly it crashes,
-    now and then it finds numbers."""
-    files = pairs.write_pair("gemma3", tmp_path)
+    files = pairs.write_pair("qwen2vl", tmp_path)
     source = own.catalog.open_pair(files.model, files.projector)
     made = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
     _, aside = ASKED.parts(2)
     scan_files = ScanFiles(own.lab, own.workshop, source, RUNTIME, lambda: False)
+    quantize, crashing = scan_files.quantize, pairs.write_aborting(tmp_path)
+    replaced: list[Path] = []
+
+    def one_crashes(half: Half, target: Path, recipe: FileRecipe) -> None:
+        quantize(half, target, recipe)
+        if half is Half.MODEL and not replaced:
+            replaced.append(target)
+            shutil.copy(crashing, target)
+
+    monkeypatch.setattr(scan_files, "quantize", one_crashes)
     baseline = UniformBaseline(scan_files, measuring(own, aside, source), len(aside.items))
     steps = baseline.run(made)
     while True:
@@ -324,9 +334,10 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
             kl, uniform = ended.value
             break
     assert kl.value < 1e-6  # it is the source
-    assert len(uniform) + len(baseline.problems) == 2
-    assert all(one.kl.value > 1 for one in uniform)
-    assert all(re.match(r"Q\S+ \+ mmproj-Q[48]_0: ", problem) for problem in baseline.problems)
+    assert len(uniform) == 1
+    assert math.isfinite(uniform[0].kl.value)
+    (problem,) = baseline.problems
+    assert "aborted" in problem
 
 
 def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: Parts, few: pairs.PairFiles) -> None:
