@@ -43,7 +43,7 @@ def answer_all(
     sampling: Sampling,
     runtime: Runtime,
     sequences: int,
-    limit: int,
+    limit: int | None,
     on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
     stop: Callable[[], bool],
 ) -> protocol.BatchEnded:
@@ -62,7 +62,7 @@ def read_all(
     readings: Sequence[protocol.JoinReading],
     runtime: Runtime,
     sequences: int,
-    limit: int,
+    limit: int | None,
     on_reading: Callable[[protocol.SequenceRead], None],
     stop: Callable[[], bool],
 ) -> protocol.BatchEnded:

@@ -52,6 +52,7 @@ class _Decoded(msgspec.Struct, frozen=True):
     note: str | None
     pages: int = 1
     error: str | None = None
+    rgb: bytes = b""  # empty: they are in the shared file
 
 
 class ImageDecoder:
@@ -141,9 +142,7 @@ class _Child:
     """A process that decodes one image after another, and ends with the app."""
 
     def __init__(self, time_s: int, memory_bytes: int) -> None:
-        self._pixels = (
-            _memory_file()
-        )  # by which the child hands its pixels over: through a pipe 12 megapixels take longer
+        self._pixels = _memory_file()  # the child hands its pixels over in it: 12 megapixels take longer in a pipe
         ours, theirs = socketpair()
         # Nothing of the app's own environment: it may hold a token and a password.
         path = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
@@ -170,7 +169,7 @@ class _Child:
                 raise BadImage(f"{request.name} takes too long to read. Save it again as PNG or JPEG.")
             reply = msgspec.msgpack.decode(self._connection.recv_bytes(), type=_Decoded)
             self._pixels.seek(0)
-            rgb = b"" if reply.error is not None else self._pixels.read(reply.width * reply.height * 3)
+            rgb = b"" if reply.error is not None else reply.rgb or self._pixels.read(reply.width * reply.height * 3)
             done = True
         except (EOFError, OSError):
             raise BadImage(
@@ -223,7 +222,10 @@ def _serve(connection: Connection, pixels: IO[bytes], time_s: int, memory_bytes:
             reply = _Decoded(0, 0, "", None, error=error.message)
         else:
             reply = _Decoded(image.width, image.height, image.sha256, image.note, pages)
-            shared = _filled(pixels, shared, image.rgb)
+            try:
+                shared = _filled(pixels, shared, image.rgb)
+            except OSError:  # no file may grow here: a limit of the operator's, or memory
+                reply = msgspec.structs.replace(reply, rgb=image.rgb)
             del image
         connection.send_bytes(msgspec.msgpack.encode(reply))
 

@@ -58,13 +58,16 @@ class NewestEmbeddings:
         return msgspec.structs.replace(prompt, chunks=tuple(chunks))
 
 
-def check_prompt(prompt: EncodedPrompt, model: LanguageModel, context: SequenceContext, limit: int) -> None:
-    """Raises BadPair, BadPrompt for what cannot be decoded in a batch."""
+def check_prompt(
+    prompt: EncodedPrompt, model: LanguageModel, context: SequenceContext, n_ctx: int | None, n_answer: int = 0
+) -> None:
+    """Raises BadPair, BadPrompt for what cannot be decoded in a batch. `n_ctx`: as OpenBatch.limit."""
+    limit = (n_ctx or model.n_ctx_train) - n_answer
     model.check_width(prompt)
     if prompt.n_tokens >= limit:
         raise BadPrompt(
             f"The prompt has {prompt.n_tokens} tokens ({prompt.n_image_tokens} of them from images), the context "
-            f"holds {limit}. Raise the context size, or shorten the prompt."
+            f"holds {limit}. {model.remedy(prompt.n_tokens, n_ctx)}"
         )
     if prompt.widest > context.key.n_ubatch:
         raise BadPrompt(f"The image has {prompt.widest} tokens; the batch was opened for smaller ones.")
@@ -108,7 +111,8 @@ class Batch:
     ) -> None:
         """Raises EngineError if there is not enough memory for so many sequences."""
         self._model = model
-        self._limit = request.limit
+        self._n_ctx = request.limit
+        self._limit = request.limit or model.n_ctx_train
         self._context = model.batch_context(request.runtime, request.sequences, request.widest)
         self._inbox = inbox
         self._cancelled = cancelled
@@ -181,7 +185,7 @@ class Batch:
             number = self._free[-1]
             sampler = self._model.samplers[number - 1]
             try:
-                check_prompt(join.prompt, self._model, self._context, self._limit)
+                check_prompt(join.prompt, self._model, self._context, self._n_ctx)
                 sampler.attach(self._context.handle, join.sampling)
                 pending, position, reused = self._context.begin(number, join.prompt, self._cancelled)
             except Interrupted:

@@ -199,7 +199,7 @@ class LanguageModel:
         if n_prompt >= context.n_ctx:
             raise BadPrompt(
                 f"The prompt has {n_prompt} tokens ({prompt.n_image_tokens} of them from images), the context holds "
-                f"{context.n_ctx}. {self._remedy(n_prompt, runtime)}"
+                f"{context.n_ctx}. {self.remedy(n_prompt, runtime.n_ctx)}"
             )
         self._sampler.attach(context.handle, sampling)
 
@@ -296,8 +296,9 @@ class LanguageModel:
             if sampling is not None:  # now, so that the next answer need not wait for it
                 self._sampler.attach(context.handle, sampling)
 
-    def _remedy(self, n_prompt: int, runtime: Runtime) -> str:
-        if runtime.n_ctx is not None and self.n_ctx_train > n_prompt >= runtime.n_ctx:
+    def remedy(self, n_prompt: int, n_ctx: int | None) -> str:
+        """What to do about a prompt that is too long. `n_ctx`: what was set; None: as the model was trained."""
+        if n_ctx is not None and self.n_ctx_train > n_prompt >= n_ctx:
             return f"Raise the context size above {n_prompt}, or shorten the prompt."
         return f"This model was trained for {self.n_ctx_train}: shorten the prompt or use a smaller image."
 

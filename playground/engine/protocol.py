@@ -381,12 +381,12 @@ class OpenBatch(Request[BatchEnded], frozen=True, tag=True):
     The parent then sends Join for each prompt, and CloseBatch behind the last one; Leave and Cancel may come at any
     moment. The worker sends SequenceChunks and one SequenceEnded for each Join. At most `sequences` prompts are in the
     batch at a time; the others wait in the worker. runtime.n_ctx: the tokens that all of them may hold together.
-    limit: the tokens of a prompt with its answer.
+    limit: the tokens of a prompt with its answer; None: what the model was trained for.
     """
 
     runtime: Runtime
     sequences: int
-    limit: int
+    limit: int | None
     widest: int = 0  # tokens of the largest image that is decoded without a causal mask
 
 
@@ -417,7 +417,7 @@ class ReadBatch(Request[BatchEnded], frozen=True, tag=True):
 
     runtime: Runtime
     sequences: int
-    limit: int
+    limit: int | None
     widest: int = 0
 
 

@@ -100,7 +100,7 @@ class Readings:
     ) -> None:
         """Raises EngineError if there is not enough memory for so many sequences."""
         self._model = model
-        self._limit = request.limit
+        self._n_ctx = request.limit
         self._n = request.sequences
         self._context = model.batch_context(request.runtime, request.sequences, request.widest)
         self._inbox = inbox
@@ -150,7 +150,7 @@ class Readings:
             readings = []
             for number, join in enumerate(group, 1):
                 try:
-                    check_prompt(join.prompt, self._model, self._context, self._limit - len(join.token_ids))
+                    check_prompt(join.prompt, self._model, self._context, self._n_ctx, len(join.token_ids))
                     reading = _Reading(self._model.vocabulary, join, files)
                     pending, position, _ = self._context.begin(number, join.prompt, self._cancelled)
                 except (Interrupted, MemoryError):

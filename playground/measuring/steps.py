@@ -236,11 +236,11 @@ class Steps:
         n_answer: int,
         runtime: Runtime,
         sequences: int,
-    ) -> tuple[WorkerSpec, int]:
-        """The worker, and how many tokens a prompt may have with its answer."""
+    ) -> tuple[WorkerSpec, int | None]:
+        """The worker, and how many tokens a prompt may have with its answer: OpenBatch.limit."""
         size = batch.cells(encoded, n_answer, sequences)
         spec = language_spec(variant.model, replace(runtime, n_ctx=size), sequences=sequences)
-        return spec, runtime.n_ctx or size
+        return spec, runtime.n_ctx
 
     def readings(
         self,

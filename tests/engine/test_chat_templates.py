@@ -82,6 +82,11 @@ MAKERS = {
         "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\n<image>\nWhat is this?<|im_end|>"
         "<|im_start|>assistant\n",
     ),
+    "deepseek-ocr": (  # the README of deepseek-ai/DeepSeek-OCR
+        "<image>\nWhat is this?",
+        "<image>\n<image>\nCompare.Alike.Sure?",
+        "Be brief.<image>\nWhat is this?",
+    ),
     "obsidian-3b": (
         "<|im_start|>user\nWhat is this?\n<image>\n###\n<|im_start|>assistant\n",
         "<|im_start|>user\nCompare.\n<image>\n<image>\n###\n<|im_start|>assistant\nAlike.\n###\n"
