@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from playground.comparing import images
+from playground.comparing.image_decoder import DECODER
+from playground.values.request import Image
 
 FORBIDDEN = {"subprocess.Popen", "os.fork", "os.posix_spawn", "socket.bind", "socket.connect"}
 seen: list[str] = []
@@ -13,7 +19,17 @@ sys.addaudithook(lambda event, _: seen.append(event) if event in FORBIDDEN else 
 
 
 @pytest.fixture(autouse=True)
-def pure() -> Iterator[None]:
+def pure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Images are decoded here: the app does it in a process of its own (tests/pool/test_image_decoder.py)."""
+
+    def read(source: Any, name: str = "", *, max_pixels: int = images.MAX_PIXELS, who: str = "") -> Image:
+        return images.read_image(source, name, max_pixels=max_pixels)
+
+    def read_pages(path: str | Path, *, max_pixels: int = images.MAX_PIXELS, who: str = "") -> tuple[Image, ...]:
+        return images.read_pages(path, max_pixels=max_pixels)
+
+    monkeypatch.setattr(DECODER, "read", read)
+    monkeypatch.setattr(DECODER, "read_pages", read_pages)
     seen.clear()
     yield
     assert seen == [], "a test that starts a process or opens a connection belongs to another tier: tests/README.md"

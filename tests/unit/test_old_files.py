@@ -10,8 +10,6 @@ import msgspec
 import pytest
 
 from playground.comparing.embedding_cache import EmbeddingCache
-from playground.comparing.image_decoder import DECODER
-from playground.comparing.images import read_image
 from playground.comparing.lab import Lab
 from playground.engine.protocol import EncodedPrompt, ImageChunk
 from playground.measuring.measure import MeasureJob, MeasureRequest
@@ -167,10 +165,7 @@ def test_measurement_when_old_then_its_answers_and_drifts_come_from_the_cache(
     results: ResultCache,
     pool: Pool,
     old: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A zip's pictures are otherwise decoded in a process of their own.
-    monkeypatch.setattr(DECODER, "read", lambda source, name="": read_image(source, name))
     run = measured_run(library, written)
     assert run.measurement is not None
     asked = run.cell.questions
