@@ -72,7 +72,8 @@ class OpenPairPanel:
 
         def on_model(model: str | None, projector: str | None) -> Any:
             """Choose the projector that lies beside the language model."""
-            return gr.skip() if projector or not model else _neighbour(model, projectors)
+            neighbour = None if projector or not model else _neighbour(model, projectors)
+            return neighbour or gr.skip()  # None would take away what was typed meanwhile
 
         def on_files(model: str | None, projector: str | None) -> str:
             return self._check(model, projector) if model and projector else ""

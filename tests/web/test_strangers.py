@@ -84,7 +84,9 @@ def test_url_when_given_as_an_image_or_a_proxied_file_then_nothing_is_requested(
 
 # --- read-only keys ---------------------------------------------------------------------------------------------------
 
-READING = {"open", "outputs", "picture", "look", "likely", "copy", "create", "export", "card", "import_file"}
+READING = {
+    "open", "outputs", "picture", "look", "likely", "copy", "create", "export", "card", "import_file", "questions_file",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
               "browser": "ben", "cell": cell, "cells": [cell], "kind": "note", "to": 1, "prompt": "x", "index": 0,
               "path": str(picture), "title": "Ben's", "shared": False, "text": "x", "run": 1, "suite": "x",
               "format": "json", "sha256": RED.sha256, "collapsed": True, "prompts": ["y"], "panel": panel,
-              "variants": ["x"]}  # fmt: skip
+              "variants": ["x"], "block": 0, "variant": "x", "right": True}  # fmt: skip
     for function in actions.functions():
         if function.__name__ not in READING:
             given = {**fields, "path": None} if function.__name__ == "own_questions" else fields
