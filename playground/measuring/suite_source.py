@@ -107,7 +107,10 @@ def what_it_shows(n: int) -> str:
     shown = statistics.detectable_difference(n)
     share = f"{statistics.DISCORDANT:.0%} of the answers"
     if shown is None:
-        return f"{n} questions show no difference of accuracy, where a variant changes whether {share} are right."
+        return (
+            f"{n} questions are too few to show a difference of accuracy: a variant may change whether {share} are "
+            "right."
+        )
     return (
         f"{n} questions show a difference of {100 * shown:.1f} points in four of five cases, where a variant changes "
         f"whether {share} are right."

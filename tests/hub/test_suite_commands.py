@@ -55,7 +55,7 @@ def test_suite_when_shown_then_it_says_what_it_would_fetch_and_show(call: Call) 
     assert "licence: gpl-3.0" in done.stdout
     assert "image = image, question = question, answers = answer, category = type" in done.stdout
     assert "in 6 row groups" in done.stdout
-    assert "50 questions show no difference of accuracy" in done.stdout
+    assert "50 questions are too few to show a difference of accuracy" in done.stdout
     assert "questions show 2 points." in done.stdout
     document = json.loads(call("suites", "chartqa", "-n", 500, "--json").stdout)
     assert (document["rows"], document["questions"], document["shows"]) == (60, 60, None)
