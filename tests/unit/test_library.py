@@ -310,8 +310,9 @@ def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Lib
     bomb = io.BytesIO()
     PIL.Image.new("1", (6000, 5000)).save(bomb, "PNG")
     for sha256 in (RED.sha256, "../../x", "*", "", "x" * 64, RED.sha256 + "\n"):
-        for data in (png(BLUE), bytes(broken), bomb.getvalue(), b"", b"x", png(RED)[:50], "not base64!", "\ud800"):
+        for data in (png(BLUE), bytes(broken), b"", b"x", png(RED)[:50], "not base64!", "\ud800"):
             imported(library, sha256, data)
+    imported(library, RED.sha256, bomb.getvalue())  # takes a second
     assert not (tmp_path / "notebooks/pictures").exists()
     assert library.pictures.thumbnail(RED.sha256) is None
     assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
