@@ -25,6 +25,7 @@ from playground.cli.options import (
     listed,
     questions_of,
     say,
+    say_problems,
     tokens_of,
 )
 from playground.errors import BadInput, PlaygroundError, cannot_write
@@ -143,8 +144,7 @@ def _measured(options: GateOptions) -> _Report:
         request = _request(parts, options)
         measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
-    for problem in measurement.problems[:20]:
-        say(problem)
+    say_problems(measurement.problems)
     checks = release_checks.release_checks(measurement, request.reference, options.limits)
     return _Report(
         exit_code=release_checks.exit_code(checks),

@@ -29,11 +29,13 @@ from playground.cli.options import (
     SuiteName,
     axes_of,
     bytes_of,
+    check_folder_of,
     choose,
     followed,
     questions_of,
     range_of,
     say,
+    say_problems,
     tokens_of,
 )
 from playground.comparing import axes, comparison_request
@@ -105,8 +107,7 @@ def drift(
     )
     measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=tokens))
     if as_json:
-        typer.echo(msgspec.json.encode(measured.measurement).decode())
-        _fail_if_left_out(measured.measurement)
+        _print_json(measured.measurement)
         return
     _print_floor(measured.measurement)
     timed = any(r.speed is not None for r in measured.measurement.results)
@@ -175,8 +176,7 @@ def grid(
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
     if as_json:
-        typer.echo(msgspec.json.encode(measured.measurement).decode())
-        _fail_if_left_out(measured.measurement)
+        _print_json(measured.measurement)
         return
     _print_floor(measured.measurement)
     columns = list(dict.fromkeys(e.projector for e in effects))
@@ -210,8 +210,7 @@ def accuracy(
     )
     measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=tokens))
     if as_json:
-        typer.echo(msgspec.json.encode(measured.measurement).decode())
-        _fail_if_left_out(measured.measurement)
+        _print_json(measured.measurement)
         return
     typer.echo(f"{'variant':28} {'accuracy':>9} {'95 %':>17} {'lost':>5} {'won':>4} {'p':>7}")
     for v, r in zip(measured.variants, measured.measurement.results, strict=True):
@@ -270,8 +269,7 @@ def card(
     ship.check(limits)
     for path in out or ():
         card_view.check_kind(path.suffix.removeprefix("."))
-        if not path.parent.is_dir():
-            raise BadInput(f"There is no folder {path.parent} to write {path.name} in.")
+        check_folder_of(path)
     measured = _measure(options, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=tokens))
     sample = measured.measurement.sample
     made = ship.card(
@@ -337,8 +335,7 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
         request = MeasureRequest(questions, variants, reference, plan, Runtime(n_ctx=options.n_ctx))
         measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
-    for problem in measurement.problems[:20]:
-        say(problem)
+    say_problems(measurement.problems)
     return _Measured(measurement, variants, reference, engine, machine)
 
 
@@ -355,8 +352,7 @@ def _measure_against(
         raise BadInput("No variant is chosen.")
     job = PackJob(parts.lab, pack, images, variants, plan, Runtime(n_ctx=options.n_ctx))
     measurement = followed(job.run(), results.Measurement)
-    for problem in measurement.problems[:20]:
-        say(problem)
+    say_problems(measurement.problems)
     reference = record.reference
     return _Measured(measurement, (reference, *variants), reference.id, parts.engine, parts.machine)
 
@@ -367,6 +363,12 @@ def _fail_if_left_out(measurement: results.Measurement) -> None:
         n = len(measurement.questions) + measurement.left_out
         say(f"left out: {measurement.left_out} of {n} questions could not be asked; the reasons stand above.")
         raise typer.Exit(1)
+
+
+def _print_json(measurement: results.Measurement) -> None:
+    """Raises typer.Exit as `_fail_if_left_out`."""
+    typer.echo(msgspec.json.encode(measurement).decode())
+    _fail_if_left_out(measurement)
 
 
 def _print_floor(measurement: results.Measurement) -> None:

@@ -219,3 +219,14 @@ def line(text: str) -> None:
 
 def say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def say_problems(problems: Sequence[str]) -> None:
+    for problem in problems[:20]:
+        say(problem)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raises BadInput if there is no folder to write the file in."""
+    if not path.parent.is_dir():
+        raise BadInput(f"There is no folder {path.parent} to write {path.name} in.")

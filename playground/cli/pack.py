@@ -20,6 +20,7 @@ from playground.cli.options import (
     Seed,
     SuiteMaxTokens,
     SuiteName,
+    check_folder_of,
     choose,
     followed,
     questions_of,
@@ -59,14 +60,13 @@ def make(
         raise BadInput(f"{out.name}: the name of a pack ends in .safetensors.")
     if out.exists():
         raise BadInput(f"{out} exists. Choose another name.")
-    if not out.parent.is_dir():
-        raise BadInput(f"There is no folder {out.parent} to write {out.name} in.")
+    check_folder_of(out)
     tokens = tokens_of(max_tokens, suite)
     with open_parts(Settings.read(), any_folder=True) as parts:
         chosen = choose(parts, model, variants, projector)
-        asked = questions_of(parts, questions, level, n, suite, seed)
+        question_set = questions_of(parts, questions, level, n, suite, seed)
         request = MeasureRequest(
-            asked,
+            question_set,
             chosen,
             comparison_request.reference_of(chosen),
             results.MeasurementPlan(max_tokens=tokens),
@@ -76,9 +76,9 @@ def make(
     packs.write(out, pack)
     _print(pack.record, out.stat().st_size)
     say(f"{out} written.")
-    left_out = len(asked.items) - len(pack.record.questions)
+    left_out = len(question_set.items) - len(pack.record.questions)
     if left_out:
-        say(f"left out: {left_out} of {len(asked.items)} questions could not be asked.")
+        say(f"left out: {left_out} of {len(question_set.items)} questions could not be asked.")
         raise typer.Exit(1)
 
 

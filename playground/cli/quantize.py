@@ -20,6 +20,7 @@ from playground.cli.options import (
     line,
     questions_of,
     say,
+    say_problems,
 )
 from playground.errors import BadInput, cannot_write
 from playground.quantizing import quantizer, recipes, scan_results
@@ -159,8 +160,7 @@ def sensitivity(
         request = ScanRequest(source, questions_of(parts, questions, level, n), scan, Runtime(n_ctx=n_ctx))
         job = ScanJob(parts.lab, parts.workshop._replace(folder=out), request)
         scanned = followed(job.run(), scan_results.Sensitivity)
-    for problem in scanned.problems[:20]:
-        say(problem)
+    say_problems(scanned.problems)
     recipe_file = out / f"{recipes.slug(scanned.built.recipe)}.toml" if scanned.built else None
     if scanned.built and recipe_file:
         try:

@@ -163,10 +163,10 @@ class Cluster:
         return (*self._local.gpus(), *(gpu for machine in self._machines.values() for gpu in machine.gpus))
 
     def gpu_processes(self) -> dict[int, dict[str, int]]:
-        found = self._local.gpu_processes()
+        processes = self._local.gpu_processes()
         for machine in self._machines.values():
-            found |= machine.gpu_processes
-        return found
+            processes |= machine.gpu_processes
+        return processes
 
     def host(self) -> HostMemory:
         return self._local.host()

@@ -92,8 +92,8 @@ def _written(text: str, y_first: bool | None) -> Iterator[Box]:
 def _label(text: str, match: re.Match[str]) -> str:
     """Of the JSON object that the box stands in."""
     begin, end = text.rfind("{", 0, match.start() + 1), text.find("}", match.end())
-    found = _LABEL.search(text, begin, end) if 0 <= begin < end else None
-    return found[1] if found else ""
+    label = _LABEL.search(text, begin, end) if 0 <= begin < end else None
+    return label[1] if label else ""
 
 
 def _turned(box: Box, y_first: bool) -> Box:

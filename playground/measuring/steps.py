@@ -137,10 +137,10 @@ class Steps:
         Where memory is short fewer are asked at once, in the end one by one. Raises Interrupted.
         """
         answers: dict[int, RecordedAnswer | Failure] = {}
-        asked: dict[int, protocol.EncodedPrompt] = {}
+        encodings: dict[int, protocol.EncodedPrompt] = {}
         for k, item in enumerate(items):
             try:
-                asked[k] = self.prompt(variant, item)
+                encodings[k] = self.prompt(variant, item)
             except Failure as error:
                 answers[k] = error
 
@@ -152,7 +152,7 @@ class Steps:
                 self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
 
         def ask(slot: Slot, places: Sequence[int], sequences: int) -> None:
-            encoded = [asked[k] for k in places]
+            encoded = [encodings[k] for k in places]
             spec, limit = self._batch(variant, encoded, self.sampling.max_tokens, runtime, sequences)
             with slot.lease(spec, stop=self.stop) as lease:
                 batch.answer_all(
@@ -168,10 +168,12 @@ class Steps:
 
         runtime, tokens = self.runtime_of(variant), self.sampling.max_tokens
         for group in self._together(items):
-            self._at_once(variant, [k for k in group if k in asked], asked, answers, tokens, runtime, at_once, ask)
-        for k in [k for k in asked if k not in answers]:
+            self._at_once(
+                variant, [k for k in group if k in encodings], encodings, answers, tokens, runtime, at_once, ask
+            )
+        for k in [k for k in encodings if k not in answers]:
             try:
-                answers[k] = self.write(variant, asked[k])
+                answers[k] = self.write(variant, encodings[k])
                 self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
             except Failure as error:
                 answers[k] = error
@@ -254,18 +256,18 @@ class Steps:
 
         What fails, or cannot be read with others, is left to be read alone. Raises Interrupted.
         """
-        asked: dict[int, protocol.EncodedPrompt] = {}
+        encodings: dict[int, protocol.EncodedPrompt] = {}
         done: dict[int, object] = {}
         runtime = runtime or self.runtime_of(variant)
 
         def ask(slot: Slot, places: Sequence[int], sequences: int) -> None:
             joins = [
                 protocol.JoinReading(
-                    k, asked[k], wanted[k].ids, str(wanted[k].against or ""), str(wanted[k].own or ""), self._dtype
+                    k, encodings[k], wanted[k].ids, str(wanted[k].against or ""), str(wanted[k].own or ""), self._dtype
                 )
                 for k in places
             ]
-            spec, limit = self._batch(variant, [asked[k] for k in places], n_answer, runtime, sequences)
+            spec, limit = self._batch(variant, [encodings[k] for k in places], n_answer, runtime, sequences)
 
             def kept(reply: protocol.SequenceRead) -> None:
                 done[reply.id] = reply
@@ -284,12 +286,12 @@ class Steps:
                 part = group[start : start + _GROUP * at_once]
                 if len(part) < 2 or at_once < 2:
                     continue
-                asked.clear()  # embeddings: 9 MB each
+                encodings.clear()  # embeddings: 9 MB each
                 for k in part:
                     with contextlib.suppress(Failure):  # it is reported where it is read alone
-                        asked[k] = self.prompt(variant, items[k])
-                known = [k for k in part if k in asked]
-                self._at_once(variant, known, asked, done, n_answer, runtime, at_once, ask)
+                        encodings[k] = self.prompt(variant, items[k])
+                known = [k for k in part if k in encodings]
+                self._at_once(variant, known, encodings, done, n_answer, runtime, at_once, ask)
 
     def truncated(self, answer: RecordedAnswer) -> bool:
         """Whether the answer was cut off, by the limit of tokens or because the context was full."""

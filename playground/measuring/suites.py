@@ -10,7 +10,6 @@ import ast
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.measuring.question_sets import Question, Rule
+from playground.support.shipped import shipped_folder
 
 _MAX_LITERAL = 100_000  # characters of a list that is written as text
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -70,10 +70,7 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 def suites_folder() -> Path:
-    """suites/ of the wheel, or of the checkout when it is run from there."""
-    package = Path(str(resources.files("playground")))
-    installed = package / "suites"
-    return installed if installed.is_dir() else package.parent / "suites"
+    return shipped_folder("suites")
 
 
 def read_suite(path: Path) -> Suite:

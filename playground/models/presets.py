@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from playground.errors import BadModel
+from playground.support.shipped import shipped_folder
 
 
 class Derive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,10 +97,7 @@ def data_folder() -> Path:
 
 
 def presets_folder() -> Path:
-    """presets/ of the wheel, or of the checkout when it is run from there."""
-    package = Path(str(resources.files("playground")))
-    installed = package / "presets"
-    return installed if installed.is_dir() else package.parent / "presets"
+    return shipped_folder("presets")
 
 
 def read_preset(path: Path) -> Preset:

@@ -507,8 +507,8 @@ class Library:
 
 def _named(cell: Cell, runs: Sequence[Run]) -> set[str]:
     """The sha256 of the pictures and of the question zips that a cell and its runs name."""
-    asked = [cell.questions if isinstance(cell, CompareCell) else None, *(run.cell.questions for run in runs)]
-    sources = {questions.source for questions in asked if questions is not None and questions.source}
+    question_sets = [cell.questions if isinstance(cell, CompareCell) else None, *(run.cell.questions for run in runs)]
+    sources = {questions.source for questions in question_sets if questions is not None and questions.source}
     return sources | {picture.sha256 for picture in pictures_of(cell, runs)}
 
 

@@ -71,13 +71,13 @@ def questions(cells: Iterable[Cell]) -> tuple[list[tuple[Picture, Question]], in
     return known, len(accepted) - len(known)
 
 
-def write_zip(path: Path, asked: Iterable[tuple[Picture, Question]], png: Callable[[str], bytes | None]) -> int:
+def write_zip(path: Path, questions: Iterable[tuple[Picture, Question]], png: Callable[[str], bytes | None]) -> int:
     """A zip as Measure takes it. Returns how many questions it holds. Raises BadInput if there is none.
 
     `png`: a picture's file by its sha256; None if it is lost.
     """
     lines, images = [], dict[str, bytes]()
-    for picture, question in asked:
+    for picture, question in questions:
         data = images.get(question.image) or png(picture.sha256)
         if data is None:
             continue

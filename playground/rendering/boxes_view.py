@@ -81,17 +81,17 @@ def _answers(
 
 def _shares(pane: Pane, variant: Variant, picture: Picture) -> tuple[str, tuple[tuple[str, tuple[float, ...]], ...]]:
     """How the numbers are read, and each box's label and corners in shares of the picture."""
-    found = boxes.read_boxes(pane.text[:_LONGEST])
-    if not found:
+    answered = boxes.read_boxes(pane.text[:_LONGEST])
+    if not answered:
         return "", ()
-    words, scale = _scale(found, pane, variant, picture)
-    return words, tuple((box.label, boxes.scaled(box, scale)) for box in found)
+    words, scale = _scale(answered, pane, variant, picture)
+    return words, tuple((box.label, boxes.scaled(box, scale)) for box in answered)
 
 
-def _scale(found: Sequence[Box], pane: Pane, variant: Variant, picture: Picture) -> tuple[str, tuple[float, float]]:
+def _scale(answered: Sequence[Box], pane: Pane, variant: Variant, picture: Picture) -> tuple[str, tuple[float, float]]:
     """In words and numbers. By the answer's own form, else by the family, else by the numbers' size."""
-    largest = max(max(box.corners) for box in found)
-    own = next((box.scale for box in found if box.scale is not None), None)
+    largest = max(max(box.corners) for box in answered)
+    own = next((box.scale for box in answered if box.scale is not None), None)
     if own is not None:
         return "thousandths" if own == 1000 else f"parts of {own:g}", (own, own)
     if largest <= 1:

@@ -333,8 +333,8 @@ def spreads_of(repeats: Sequence[Run], index: int) -> Spreads:
     for run in repeats:
         for pane in run.results[index].update.panes:
             speeds.setdefault(pane.variant, []).append(pane.metrics.decode_tok_per_s)
-    found = {variant: spread(values) for variant, values in speeds.items()}
-    return {variant: value for variant, value in found.items() if value is not None}
+    spreads = {variant: spread(values) for variant, values in speeds.items()}
+    return {variant: value for variant, value in spreads.items() if value is not None}
 
 
 def _pair(newest: Run, shown: Run, index: int, thumbnail: Thumbnail) -> markupsafe.Markup:

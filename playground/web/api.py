@@ -116,7 +116,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
                 raise BadInput(f"questions has to be between 1 and {_MOST_QUESTIONS}, not {questions}.")
             most = parts.limited(run_settings.read_settings({"max_tokens": max_tokens})).sampling().max_tokens
             chosen = parts.catalog.choose(variants)
-            asked = MeasureRequest(
+            job_request = MeasureRequest(
                 embedded(parts.evaluation).first(questions),
                 chosen,
                 comparison_request.reference_of(chosen),
@@ -125,7 +125,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             mine, stop = parts.of(person), lab.StopFlag()
             with long_jobs.held(person):
                 try:
-                    for news in measures.measured(MeasureJob(mine.lab, asked, stop.wanted).run()):
+                    for news in measures.measured(MeasureJob(mine.lab, job_request, stop.wanted).run()):
                         yield json_documents.of_news(news)
                 finally:
                     stop.run()

@@ -214,11 +214,11 @@ class OpenAiApi:
         """The comparison of one choice, in a thread of its own. It is stopped when the caller ends."""
         chat, mine = completion.chat, self._parts.of(who)
         given = self._parts.limited(chat.settings)
-        asked = comparison_request.comparison_of(images, "", [completion.variant], given)
-        asked = replace(
-            asked,
+        comparison = comparison_request.comparison_of(images, "", [completion.variant], given)
+        comparison = replace(
+            comparison,
             conversation=chat.conversation,
-            sampling=replace(asked.sampling, seed=(asked.sampling.seed + index) % 2**32),
+            sampling=replace(comparison.sampling, seed=(comparison.sampling.seed + index) % 2**32),
             probabilities=chat.top_logprobs is not None,
             n_candidates=max(1, chat.top_logprobs or 0),
         )
@@ -228,7 +228,7 @@ class OpenAiApi:
 
         def updates() -> Iterator[ComparisonUpdate]:
             _wait_for_room(mine, stop)
-            yield from self._metrics.compared(compare.run(asked, mine.lab, stop))
+            yield from self._metrics.compared(compare.run(comparison, mine.lab, stop))
 
         def tell(update: ComparisonUpdate | Exception | None) -> None:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 
 import msgspec
@@ -138,41 +139,36 @@ class RunStream:
     ) -> Iterator[RunUpdate]:
         mine.pool.check_busy()
         run = record.begin(run)
+        with self._unfinished(job, run.number):
+            limits = questions.limits
+            if questions.sensitivity:
+                demo.refuse(self._parts.settings, "Which tensors matter is not looked for here")
+                if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
+                    made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
+            question_set = self._view.question_set(self._parts.library.own(record.key), questions)
+            updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, job.stop)
+            shown_at = 0.0
+            for update in self._metrics.measured(updates):
+                if not isinstance(update, Progress):  # the run with what it has so far
+                    made_files.keep_recipe(self._parts, update)
+                    if job.resumes is not None:  # how long the earlier process took is unknown
+                        update = msgspec.structs.replace(update, elapsed_s=None)
+                    record.keep(update)
+                    record.save()
+                elif time.monotonic() - shown_at > _PROGRESS_S:
+                    shown_at = time.monotonic()
+                    yield RunUpdate(cell=run.cell.id, outputs=measurement_view.progress(update), runs=run.number)
+
+    @contextmanager
+    def _unfinished(self, job: RunJob, number: int) -> Iterator[None]:
+        """Remembers a measurement, so that the next start goes on with it if the app ends meanwhile."""
         times = 0 if job.resumes is None else job.resumes.times + 1
-        self._parts.library.put_unfinished(Unfinished(job.notebook, job.cell, run.number, times))
+        self._parts.library.put_unfinished(Unfinished(job.notebook, job.cell, number, times))
         try:
-            yield from self._measured(record, run, variants, questions, mine, job)
+            yield
         finally:
             if job.stop.reason != APP_ENDED:
                 self._parts.library.drop_unfinished(job.notebook, job.cell)
-
-    def _measured(
-        self,
-        record: RunRecord,
-        run: Run,
-        variants: Sequence[Variant],
-        questions: CellQuestions,
-        mine: Parts,
-        job: RunJob,
-    ) -> Iterator[RunUpdate]:
-        limits = questions.limits
-        if questions.sensitivity:
-            demo.refuse(self._parts.settings, "Which tensors matter is not looked for here")
-            if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
-                made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
-        question_set = self._view.question_set(self._parts.library.own(record.key), questions)
-        updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, job.stop)
-        shown_at = 0.0
-        for update in self._metrics.measured(updates):
-            if not isinstance(update, Progress):  # the run with what it has so far
-                made_files.keep_recipe(self._parts, update)
-                if job.resumes is not None:  # how long the earlier process took is unknown
-                    update = msgspec.structs.replace(update, elapsed_s=None)
-                record.keep(update)
-                record.save()
-            elif time.monotonic() - shown_at > _PROGRESS_S:
-                shown_at = time.monotonic()
-                yield RunUpdate(cell=run.cell.id, outputs=measurement_view.progress(update), runs=run.number)
 
     def _whole(self, record: RunRecord, run: Run) -> RunUpdate:
         return RunUpdate(cell=run.cell.id, outputs=self._view.run_html(record.key, run), runs=run.number)
