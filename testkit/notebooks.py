@@ -27,7 +27,7 @@ from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library, Notebook
 from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
 from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity, UniformComparison
-from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
+from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import ModelFile, Variant
 from playground.values.request import Image, Order
 
@@ -64,8 +64,9 @@ def pane(of: Variant, text: str, state: PaneState = PaneState.DONE, **fields: An
     return Pane(of.id, state, text, ids, scores, Metrics(ttft_s=0.1, model_bytes=of.model.bytes), **fields)
 
 
-def result(*panes: Pane, turn: int = 0, of: Picture | None = None) -> RunResult:
-    return RunResult(turn, ComparisonUpdate(panes, done=True, rendered_prompt="<s>", notes=("n",), elapsed_s=1.5), of)
+def result(*panes: Pane, turn: int = 0, of: Picture | None = None, branches: tuple[Branch, ...] = ()) -> RunResult:
+    update = ComparisonUpdate(panes, True, rendered_prompt="<s>", notes=("n",), elapsed_s=1.5, branches=branches)
+    return RunResult(turn, update, of)
 
 
 def compare_cell(**fields: Any) -> CompareCell:
@@ -79,7 +80,11 @@ def run_of(cell: CompareCell, *results: RunResult, number: int = 1, **fields: An
     return Run(number, cell, results=results, **{**given, "state": RunState.DONE, "elapsed_s": 2.0, **fields})
 
 
-ANSWERED = result(pane(F16, "three red squares"), pane(Q2, "three red circles", first_divergence=2))
+ANSWERED = result(
+    pane(F16, "three red squares"),
+    pane(Q2, "three red circles", first_divergence=2),
+    branches=(Branch(2, 2, pane(Q2, "three red squares")),),
+)
 
 
 def whole() -> list[tuple[Cell, tuple[Run, ...]]]:

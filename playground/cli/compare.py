@@ -23,8 +23,8 @@ from playground.cli.options import (
     json_object,
     text_or_file,
 )
-from playground.comparing import axes, comparison_request, run_settings
-from playground.comparing.compare import StopFlag, run
+from playground.comparing import axes, branching, comparison_request, run_settings
+from playground.comparing.compare import StopFlag
 from playground.comparing.divergence import first_word, same_answer
 from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput
@@ -110,6 +110,12 @@ def compare(
         bool,
         typer.Option("--probabilities", help="Print each token's probability; takes one more pass."),
     ] = False,
+    branches: Annotated[
+        bool,
+        typer.Option(
+            "--branches", help="Go on from the reference's token where an answer first differs; with --probabilities."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of panes.")] = False,
 ) -> None:
     """Compare variants on an image. The exit code is 1 if a pane failed."""
@@ -125,6 +131,7 @@ def compare(
         "reasoning_tokens": reasoning_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
+        "branches": branches or None,
         "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
         "cache_type_k": cache_type_k, "cache_type_v": cache_type_v, "image_min_tokens": image_min_tokens,
         "image_max_tokens": image_max_tokens, "kv_types": spread.kv_types, "image_tokens": spread.image_tokens,
@@ -137,7 +144,7 @@ def compare(
             settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
         last: ComparisonUpdate | None = None
-        for last in run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
+        for last in branching.run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
             if not as_json:
                 _show_progress(last)
     assert last is not None
@@ -185,6 +192,11 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison) -> None:
                 likely = "  ".join(f"{c.text!r} {c.probability:.1%}" for c in scores[position].candidates)
                 typer.echo(f"   token {position}, {label}: {likely}")
         typer.echo(f"   {_numbers(pane)}")
+        for branch in update.branches:
+            if branch.pane.variant == pane.variant:
+                typer.echo(f"   ↳ from {branching.token_text(pane, branch)!r} (token {branch.at}) on:")
+                typer.echo(f"{branch.pane.text or branch.pane.error or ''}")
+                typer.echo(f"   {branching.verdict(branch, reference)}")
 
 
 def _verdict(pane: Pane, reference: Pane) -> str:

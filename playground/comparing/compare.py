@@ -297,7 +297,7 @@ class _ComparisonRun:
                 self._panes.set(variant.id, **fields)
 
             finished = lease.request(
-                protocol.Generate(prompt, comparison.sampling, runtime),
+                protocol.Generate(prompt, comparison.sampling, runtime, comparison.begun.get(variant.id, ())),
                 on_chunk=on_chunk,
                 stop=self._wanted(variant),
             )

@@ -52,7 +52,8 @@ def comparison_of(
         template_variables=settings.template_variables or {},
         system=settings.system,
         image_place=settings.image_place or ImagePlace.BEFORE,
-        probabilities=settings.probabilities or False,
+        probabilities=settings.probabilities or settings.branches or False,
+        branches=settings.branches or False,
         earlier=tuple(earlier),
         remedies=settings.remedies or (),
     )

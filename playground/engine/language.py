@@ -182,11 +182,12 @@ class LanguageModel:
         sampling: Sampling,
         runtime: Runtime,
         *,
+        begun: Sequence[int] = (),
         ignore_end: bool = False,
         cancelled: Event,
         send: Callable[[Chunk], None],
     ) -> Finished:
-        """Write an answer to `prompt`, in pieces through `send`.
+        """Write an answer to `prompt`, in pieces through `send`. `begun`: the tokens that it has to begin with.
 
         Raises BadPair for embeddings of another width, BadPrompt when the prompt does not fit the context,
         EngineError when llama.cpp fails. A cancelled answer is finished, not an error.
@@ -201,6 +202,8 @@ class LanguageModel:
                 f"The prompt has {n_prompt} tokens ({prompt.n_image_tokens} of them from images), the context holds "
                 f"{context.n_ctx}. {self.remedy(n_prompt, runtime.n_ctx)}"
             )
+        if not all(0 <= token < self.vocabulary.n_tokens for token in begun):
+            raise BadPrompt("The answer is to begin with a token that this model does not have.")
         self._sampler.attach(context.handle, sampling)
 
         received = time.perf_counter()
@@ -211,7 +214,7 @@ class LanguageModel:
         budget = None if sampling.bound or ignore_end else sampling.reasoning_tokens
         opened = None if sampling.bound else opened_by(prompt.rendered)
         answer = AnswerStream(self.vocabulary, sampling.stop, opened)
-        forced = deque(answer.due(budget))
+        forced = deque(begun or answer.due(budget))
         token = self._next(context, forced)
         first_at = last_at = reasoned_at = time.perf_counter()
 

@@ -372,6 +372,7 @@ class Generate(Request[Finished], frozen=True, tag=True):
     prompt: EncodedPrompt
     sampling: Sampling
     runtime: Runtime
+    begun: tuple[int, ...] = ()  # tokens that the answer has to begin with
     ignore_end: bool = False  # write on behind the end of the answer, up to max_tokens: for a measurement of speed
 
 

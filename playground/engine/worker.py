@@ -158,6 +158,7 @@ class RequestServer:
                     request.prompt,
                     request.sampling,
                     request.runtime,
+                    begun=request.begun,
                     ignore_end=request.ignore_end,
                     cancelled=self._cancelled,
                     send=self._send,

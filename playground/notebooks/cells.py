@@ -17,7 +17,7 @@ from playground.measuring.question_sets import MAX_ITEMS
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.ship_card import ShipLimits
 from playground.quantizing.scan_results import Sensitivity
-from playground.values.answer import ComparisonUpdate, PaneState
+from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import ModelFile, Variant
 from playground.values.request import Turn
 
@@ -165,13 +165,15 @@ def settled(run: Run, state: RunState, reason: str = "") -> Run:
     """A run that went no further: what has been written stays, and no pane waits for more."""
     results = []
     for result in run.results:
-        panes = tuple(
-            p if p.state.ended else replace(p, state=PaneState.STOPPED, finish_reason="stopped", note=None)
-            for p in result.update.panes
-        )
-        update = replace(result.update, panes=panes, done=True, queue_place=None)
+        panes = tuple(_stopped(pane) for pane in result.update.panes)
+        branches = tuple(replace(branch, pane=_stopped(branch.pane)) for branch in result.update.branches)
+        update = replace(result.update, panes=panes, done=True, queue_place=None, branches=branches)
         results.append(msgspec.structs.replace(result, update=update))
     return msgspec.structs.replace(run, state=state, reason=reason, results=tuple(results))
+
+
+def _stopped(pane: Pane) -> Pane:
+    return pane if pane.state.ended else replace(pane, state=PaneState.STOPPED, finish_reason="stopped", note=None)
 
 
 def without_paths(variant: Variant) -> Variant:

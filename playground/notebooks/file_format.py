@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from playground.comparing.branching import MAX_BRANCHES
 from playground.errors import BadInput
 from playground.notebooks.cells import MAX_TITLE, Cell, Run, check_cell, pictures_of
 
@@ -220,15 +221,18 @@ def checked_run(run: Run) -> Run:
     for result in run.results:
         if not 0 <= result.turn < len(run.cell.prompts):
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")
-        if not {p.variant for p in result.update.panes} <= known:
+        branches = result.update.branches
+        panes = (*result.update.panes, *(branch.pane for branch in branches))
+        answered = {p.variant for p in result.update.panes}
+        if not {p.variant for p in panes} <= known:
             raise BadInput("it has a pane without a variant")
+        if len(branches) > MAX_BRANCHES or any(b.at < 0 or b.pane.variant not in answered for b in branches):
+            raise BadInput("it has a branch that belongs to no answer, or too many of them")
         if any(
-            len(text) > _MAX_ANSWER
-            for p in result.update.panes
-            for text in (p.text, p.reasoning, p.raw or "", "".join(p.controls))
+            len(text) > _MAX_ANSWER for p in panes for text in (p.text, p.reasoning, p.raw or "", "".join(p.controls))
         ):
             raise BadInput(f"an answer is longer than {_MAX_ANSWER:,} characters")
-        if any((p.first_divergence or 0) < 0 for p in result.update.panes):
+        if any((p.first_divergence or 0) < 0 for p in panes):
             raise BadInput("it has a pane that differs before its first token")
     return run
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import msgspec
 
-from playground.comparing import compare, comparison_request, run_settings
+from playground.comparing import branching, compare, comparison_request, run_settings
+from playground.comparing.branching import BranchPoint
 from playground.comparing.lab import Lab
 from playground.errors import BadInput
 from playground.measuring import ship_card
@@ -175,7 +176,7 @@ def run_cell(
         before = run.results
         last: ComparisonUpdate | None = None
         reasons: dict[str, str] = {}
-        for update in compare.run(comparison, lab, stop, max_panes=max_panes):
+        for update in branching.run(comparison, lab, stop, max_panes=max_panes):
             for pane in update.panes:
                 if pane.state is PaneState.FAILED and pane.variant not in reasons:
                     reasons[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
@@ -188,3 +189,41 @@ def run_cell(
         if stop.wanted():
             break
     yield msgspec.structs.replace(run, state=RunState.STOPPED if stop.wanted() else RunState.DONE)
+
+
+def go_on(
+    run: Run,
+    index: int,
+    point: BranchPoint,
+    variants: Sequence[Variant],
+    image: Callable[[Picture], Image],
+    lab: Lab,
+    stop: compare.StopFlag,
+) -> Iterator[Run]:
+    """The run, in whose comparison `index` a variant's answer goes on with another token. Yields as compare.run does.
+
+    `variants`: of its cell, as they are now. Raises BadInput if the answer cannot go on.
+    """
+    if not 0 <= index < len(run.results):
+        raise BadInput("This answer is gone.")
+    result = run.results[index]
+    variant = next((v for v in variants if v.id == point.variant), None)
+    then = next((v for v in run.variants if v.id == point.variant), None)
+    if variant is None or then is None or _files(variant) != _files(then):
+        raise BadInput("The files of this variant are not those of the run any more. Run the cell again.")
+    cell, settings = run.cell, msgspec.structs.replace(run.cell.settings, reference=None)
+    earlier = msgspec.structs.replace(run, results=run.results[:index]).turns
+    shown = [image(p) for p in ([result.picture] if result.picture else cell.pictures)]
+    comparison = comparison_request.comparison_of(shown, cell.prompts[result.turn], [variant], settings, earlier)
+    comparison = replace(comparison, reference=run.reference)
+    for update in branching.go_on(comparison, result.update, [point], lab, stop):
+        results = (*run.results[:index], _with_update(result, update), *run.results[index + 1 :])
+        yield msgspec.structs.replace(run, results=results)
+
+
+def _with_update(result: RunResult, update: ComparisonUpdate) -> RunResult:
+    return msgspec.structs.replace(result, update=replace(update, done=result.update.done))
+
+
+def _files(variant: Variant) -> tuple[str, str]:
+    return variant.model.sha256, variant.projector.sha256

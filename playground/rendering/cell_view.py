@@ -192,7 +192,8 @@ def run(
             blocks.append(_pair(beside, shown, index, thumbnail))
         else:
             label = f"run {shown.number}" if beside else ""
-            blocks.append(block(shown, index, thumbnail, label=label, spreads=spreads_of(repeats, index), cell=cell))
+            spreads, own = spreads_of(repeats, index), can_go_on(shown, can_edit=can_edit)
+            blocks.append(block(shown, index, thumbnail, label=label, spreads=spreads, cell=cell, can_branch=own))
     for each in (beside, shown):
         if each is not None and (each.measurement is not None or each.sensitivity is not None):
             if beside is not None:
@@ -315,6 +316,11 @@ class _BlockHead:
     url: str | None = None
 
 
+def can_go_on(shown: Run, *, can_edit: bool) -> bool:
+    """Whether the answers of a run may go on with other tokens."""
+    return can_edit and shown.state is not RunState.RUNNING and not shown.cell.settings.sampling().bound
+
+
 def repeats_of(shown: Run, runs: Iterable[Run]) -> list[Run]:
     """Those of some runs that asked the same in the same way, on the same machine."""
     return [
@@ -355,6 +361,7 @@ def block(
     rows: Mapping[str, int] | None = None,
     spreads: Spreads = NO_SPREADS,
     cell: CompareCell | None = None,
+    can_branch: bool = False,
 ) -> markupsafe.Markup:
     """One comparison of a run. `rows`: of the grid in which another run stands beside it, by variant.
 
@@ -377,6 +384,7 @@ def block(
         rows=rows or {},
         spreads=spreads,
         marks=marks.verdicts(cell, shown, result) if cell is not None else None,
+        can_branch=can_branch,
     )
     return templating.markup(
         "block.html",

@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 import markupsafe
 
+from playground.comparing import branching
 from playground.comparing import summary_rows as lab
 from playground.comparing.divergence import close_changes, first_word, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spreads, is_kept, whole_ttft
 from playground.rendering import answer_markup, number_format, plots
 from playground.rendering.templating import markup
-from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
+from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import Variant
 
 _ICONS = {
@@ -64,6 +65,17 @@ class _Parting:
 
 
 @dataclass(frozen=True, slots=True)
+class _BranchView:
+    branch: Branch
+    verdict: str
+    agrees: bool | None
+    token: str  # from which the answer goes on
+    instead: str  # of the token that stands there in the answer
+    before: str  # the answer up to the token
+    after: str  # all that follows it; the whole answer where its tokens' texts are not known
+
+
+@dataclass(frozen=True, slots=True)
 class _PaneView:
     pane: Pane
     variant: Variant
@@ -76,6 +88,8 @@ class _PaneView:
     phases: list[_PhaseShare]
     rendered: markupsafe.Markup | None  # the answer, where it has markup
     instead: str  # the reference's answer, where this one shares too little with it to be marked
+    branches: list[_BranchView]
+    goes_on: tuple[int, str] | None  # the reference's token where this answer differs first: its id and text
 
 
 def panes(
@@ -88,6 +102,7 @@ def panes(
     rows: Mapping[str, int] = MappingProxyType({}),
     spreads: Spreads = NO_SPREADS,
     marks: Mapping[str, bool] | None = None,
+    can_branch: bool = False,
 ) -> markupsafe.Markup:
     """The columns of a comparison.
 
@@ -96,11 +111,12 @@ def panes(
     `rows`: where a variant's pane stands in a grid of two runs.
     `spreads`: of the speeds over the runs that asked the same.
     `marks`: by its text, whether an answer was marked right; None: the answers cannot be marked.
+    `can_branch`: an answer may go on from the reference's token.
     """
     by_id = {v.id: v for v in variants}
     wanted = next((p for p in update.panes if p.variant == reference), None)
     longest = max((sum(_phases(p.metrics).values()) for p in update.panes), default=0.0)
-    views = [_view(pane, by_id, wanted, longest) for pane in update.panes]
+    views = [_view(pane, by_id, wanted, longest, update.branches) for pane in update.panes]
     return markup(
         "panes.html",
         views=views,
@@ -110,6 +126,7 @@ def panes(
         rows=rows,
         spreads=spreads,
         marks=marks,
+        can_branch=can_branch,
         whole=whole_ttft(update.panes, by_id),
         kept={pane.variant for pane in update.panes if is_kept(pane.metrics)},
         summary=summary(update, variants, reference),
@@ -215,7 +232,13 @@ def _phases(m: Metrics) -> dict[str, float]:
     return {"image": encode, "prompt": m.prompt_s or 0.0, "decode": m.decode_s or 0.0}
 
 
-def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, longest: float) -> _PaneView:
+def _view(
+    pane: Pane,
+    variants: Mapping[str, Variant],
+    reference: Pane | None,
+    longest: float,
+    branches: Sequence[Branch],
+) -> _PaneView:
     is_reference = reference is not None and pane.variant == reference.variant
     both_done = (
         reference is not None and reference.state is PaneState.DONE and pane.state is PaneState.DONE and pane.comparable
@@ -240,16 +263,36 @@ def _view(pane: Pane, variants: Mapping[str, Variant], reference: Pane | None, l
         for name, seconds in _phases(pane.metrics).items()
         if seconds and longest
     ]
-    parting = None
+    parting, goes_on = None, None
     at = pane.first_divergence
     if at is not None and reference is not None and len(reference.scores) > at and len(pane.scores) > at:
         parting = _Parting(at, [(variants[p.variant].label, p.scores[at]) for p in (reference, pane)])
+        if at < len(reference.token_ids):
+            goes_on = reference.token_ids[at], reference.scores[at].text
     runs = _runs(pane, changes or [("equal", "", pane.text)])
     icon = _ICONS[pane.state]
     rendered = answer_markup.rendered(pane.text) if pane.state.ended else None
+    own = [_branch_view(pane, branch, reference) for branch in branches if branch.pane.variant == pane.variant]
+    variant = variants[pane.variant]
     return _PaneView(
-        pane, variants[pane.variant], is_reference, icon, verdict, agrees, runs, parting, phases, rendered, instead
+        pane, variant, is_reference, icon, verdict, agrees, runs, parting, phases, rendered, instead, own, goes_on
     )
+
+
+def _branch_view(pane: Pane, branch: Branch, reference: Pane | None) -> _BranchView:
+    written, verdict, agrees = branch.pane, branch.pane.state.value, None
+    if reference is not None:
+        verdict = branching.verdict(branch, reference)
+        if written.state is reference.state is PaneState.DONE and written.comparable:
+            agrees = written.first_divergence is None
+    token = branching.token_text(pane, branch)
+    instead = pane.scores[branch.at].text if len(pane.scores) > branch.at else ""
+    scores, begins = _tokens(written)
+    before, after = "", written.text
+    if len(written.scores) > branch.at and scores:
+        start = begins[sum(1 for score in written.scores[: branch.at] if score.text)]
+        before, after = written.text[: max(0, start)], written.text[max(0, start + len(token)) :]
+    return _BranchView(branch, verdict, agrees, token, instead, before, after)
 
 
 def _shortened(text: str) -> str:
@@ -287,10 +330,15 @@ def _tokens(pane: Pane) -> tuple[list[TokenScore], list[int]]:
     return scores, list(itertools.accumulate((len(score.text) for score in scores), initial=-skipped))
 
 
-def likely(pane: Pane, at: int) -> markupsafe.Markup:
-    """The likeliest tokens where a character of the answer's text was written; empty if it was not scored."""
+def likely(pane: Pane, at: int, *, can_branch: bool = False) -> markupsafe.Markup:
+    """The likeliest tokens where a character of the answer's text was written; empty if it was not scored.
+
+    `can_branch`: the answer may go on from any of them.
+    """
     scores, begins = _tokens(pane)
     token = bisect.bisect_right(begins, at) - 1
     if not 0 <= at < len(pane.text) or not 0 <= token < len(scores):
         return markupsafe.Markup()
-    return markup("likely.html", score=scores[token])
+    index = [i for i, score in enumerate(pane.scores) if score.text][token]
+    written = pane.token_ids[index] if index < len(pane.token_ids) else None
+    return markup("likely.html", score=scores[token], at=index, written=written, can_branch=can_branch)

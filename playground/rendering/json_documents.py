@@ -54,6 +54,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
 def of_update(update: ComparisonUpdate) -> dict[str, Any]:
     return {
         "panes": [of_pane(pane) for pane in update.panes],
+        "branches": [{"at": b.at, "token_id": b.token_id} | of_pane(b.pane) for b in update.branches],
         "done": update.done,
         "queue_place": update.queue_place,
         "notes": list(update.notes),

@@ -12,7 +12,7 @@ import markupsafe
 import msgspec
 import nbformat
 
-from playground.comparing import summary_rows
+from playground.comparing import branching, summary_rows
 from playground.errors import BadInput
 from playground.measuring.gate import gates
 from playground.models.presets import family_name
@@ -22,7 +22,7 @@ from playground.notebooks.own_files import OwnFiles
 from playground.notebooks.run_diff import settings_of
 from playground.rendering import cell_view, measurement_view, number_format, templating
 from playground.rendering import markdown as as_html
-from playground.values.answer import Pane, PaneState
+from playground.values.answer import Branch, ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
 
 _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
@@ -159,6 +159,7 @@ def _answered(run: Run) -> str:
             f"**{_label(pane, run.variants)}**\n\n{_reasoning(pane)}{_fenced(pane.text or pane.error or '')}"
             for pane in result.update.panes
         ]
+        parts += [_went_on(branch, result.update, run) for branch in result.update.branches]
     if run.measurement is not None:
         parts.append(_measured(run))
     files = [
@@ -166,6 +167,14 @@ def _answered(run: Run) -> str:
         for v in run.variants
     ]
     return "\n\n".join([*parts, "\n".join(files)])
+
+
+def _went_on(branch: Branch, update: ComparisonUpdate, run: Run) -> str:
+    panes = {pane.variant: pane for pane in update.panes}
+    token = " ".join(branching.token_text(panes[branch.pane.variant], branch).split())
+    head = f"**{_label(branch.pane, run.variants)}, from token {branch.at + 1}{f' ({token})' if token else ''} on**"
+    said = branching.verdict(branch, panes[run.reference]) if run.reference in panes else ""
+    return f"{head} {said}\n\n{_fenced(branch.pane.text or branch.pane.error or '')}"
 
 
 def _reasoning(pane: Pane) -> str:

@@ -110,6 +110,15 @@ class Pane:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """A variant's answer with another token at one place, and what it wrote from there on."""
+
+    at: int  # of the token, among all that the variant writes
+    token_id: int
+    pane: Pane  # the whole answer; first_divergence: where it differs from the reference's now
+
+
+@dataclass(frozen=True, slots=True)
 class ComparisonUpdate:
     """All panes of a run at one moment. The last update has done=True."""
 
@@ -119,3 +128,4 @@ class ComparisonUpdate:
     rendered_prompt: str | None = None
     notes: tuple[str, ...] = ()
     elapsed_s: float = 0.0
+    branches: tuple[Branch, ...] = ()

@@ -182,4 +182,7 @@ class Comparison:
     probabilities: bool = False  # decode every answer once more, for its tokens' probabilities
     n_candidates: int = 5  # the most likely tokens that the probabilities name at each position
     earlier: tuple[Turn, ...] = ()  # each variant continues from its own answers
+    # By variant: tokens that its answer has to begin with.
+    begun: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    branches: bool = False  # where a variant first differs, go on from the reference's token (comparing/branching.py)
     remedies: tuple[Remedy, ...] = ()  # what the person allows for a variant that does not fit into memory

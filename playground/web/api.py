@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from playground.comparing import axes, comparison_request, run_settings
+from playground.comparing import axes, branching, comparison_request, run_settings
 from playground.comparing import compare as lab
 from playground.errors import BadInput, PlaygroundError
 from playground.measuring.measure import MeasureJob, MeasureRequest
@@ -68,7 +68,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             images = [parts.read_image(image, who=person)] if image else []
             comparison = comparison_request.comparison_of(images, prompt, chosen, given)
             mine = parts.of(person)
-            updates = lab.run(comparison, mine.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
+            updates = branching.run(comparison, mine.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
             for update in measures.compared(updates):
                 yield json_documents.of_update(update)
         except PlaygroundError as error:

@@ -15,6 +15,7 @@ from threading import Lock, Thread
 
 from msgspec import UNSET, UnsetType
 
+from playground.comparing.branching import BranchPoint
 from playground.comparing.compare import StopFlag
 from playground.notebooks.cells import APP_ENDED, STOPPED_BY_HAND
 from playground.notebooks.library import Unfinished
@@ -27,6 +28,15 @@ _MOST_IDLE = 1000  # notebooks that are remembered though nothing runs there
 _UNEXPECTED = "Unexpected: the app's log has more."
 
 
+@dataclass(frozen=True, slots=True)
+class BranchJob:
+    """An answer of a kept run goes on with another token."""
+
+    run: int
+    index: int  # of the run's comparisons
+    point: BranchPoint
+
+
 @dataclass(eq=False, slots=True)
 class RunJob:
     """One run of a cell, waiting or going on."""
@@ -36,6 +46,7 @@ class RunJob:
     person: str  # whose turn it is in the pool's queue
     to_its_end: bool  # though nobody looks
     resumes: Unfinished | None = None  # a measurement that an earlier process of the app began
+    branch: BranchJob | None = None  # in place of the cell
     stop: StopFlag = field(default_factory=StopFlag)
 
 
@@ -124,8 +135,8 @@ class LiveRuns:
         with self._lock:
             notebook = self._of(id)
             notebook.left = self._clock()
-            active = {job.cell for job in (*notebook.waiting, notebook.running) if job is not None}
-            notebook.waiting += [job for job in jobs if job.cell not in active and not self.closing]
+            active = {(job.cell, job.branch) for job in (*notebook.waiting, notebook.running) if job is not None}
+            notebook.waiting += [job for job in jobs if (job.cell, job.branch) not in active and not self.closing]
             if notebook.waiting and not notebook.working:
                 notebook.working = True
                 thread = Thread(target=self._work, args=(notebook,), daemon=True)

@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from playground.comparing.branching import BranchPoint
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoNotebook, NoRoom, NotAllowed
@@ -31,11 +32,12 @@ from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCel
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from playground.notebooks.run_cell import card_of
-from playground.rendering import card_view, comparison_view, reports, templating
+from playground.rendering import card_view, cell_view, comparison_view, reports, templating
+from playground.values.answer import PaneState
 from playground.values.request import Sampling
 from playground.web import panel_values
 from playground.web.job_limits import JobLimits
-from playground.web.live_runs import LiveRuns, RunJob
+from playground.web.live_runs import BranchJob, LiveRuns, RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.panel_values import PanelValues
 from playground.web.replies import (
@@ -85,7 +87,7 @@ class NotebookActions:
                 self.move, self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow,
                 self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
                 self.suite_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
-                self.import_file, self.mark, self.marked_questions, self.questions_file,
+                self.import_file, self.mark, self.branch, self.marked_questions, self.questions_file,
             )
         ]  # fmt: skip
 
@@ -190,13 +192,14 @@ class NotebookActions:
 
     def likely(self, key: str, cell: str, run: int, index: int, variant: str, at: int) -> HtmlReply:
         """The likeliest tokens at a character of an answer. `index`: of the run's comparisons."""
-        notebook, _ = self._library.read(key)
+        notebook, can_edit = self._library.read(key)
         shown = self._library.run(notebook, cell, run)
         results = shown.results[index : index + 1] if shown is not None and index >= 0 else ()
         pane = next((p for result in results for p in result.update.panes if p.variant == variant), None)
-        if pane is None:
+        if shown is None or pane is None:
             raise BadInput("This answer is gone.")
-        return HtmlReply(html=comparison_view.likely(pane, at))
+        can_branch = pane.state is PaneState.DONE and cell_view.can_go_on(shown, can_edit=can_edit)
+        return HtmlReply(html=comparison_view.likely(pane, at, can_branch=can_branch))
 
     def restore(self, key: str, cell: str, run: int) -> CellsReply:
         """Put what a run was asked back into its cell."""
@@ -320,6 +323,17 @@ class NotebookActions:
     def stop(self, key: str, cell: str | None = None, variant: str | None = None) -> QueueReply:
         """Stop a cell, or one variant of it; without a cell, all cells of the notebook."""
         return QueueReply(queue=self._runs.stop(self._library.own(key).id, cell, variant))
+
+    def branch(
+        self, key: str, cell: str, run: int, block: int, variant: str, at: int, token: int, person: str = ""
+    ) -> QueueReply:
+        """Line up that a variant's answer goes on with another token, in place of the one at `at`."""
+        notebook = self._library.own(key)
+        self._view.compare_cell(notebook, cell)
+        job = BranchJob(run, block, BranchPoint(variant, at, token))
+        return QueueReply(
+            queue=self._runs.start(notebook.id, [RunJob(notebook.id, cell, person, to_its_end=False, branch=job)])
+        )
 
     # --- pictures ----------------------------------------------------------------------------------------------
 

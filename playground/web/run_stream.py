@@ -14,12 +14,12 @@ from playground.errors import BadInput, Interrupted, PlaygroundError
 from playground.measuring.results import Progress
 from playground.notebooks.cells import APP_ENDED, CellQuestions, CompareCell, Run, RunState, settled
 from playground.notebooks.library import Library, Unfinished
-from playground.notebooks.run_cell import continues, measure_cell, new_run, run_cell
+from playground.notebooks.run_cell import continues, go_on, measure_cell, new_run, run_cell
 from playground.rendering import cell_view, measurement_view
 from playground.values.files import Variant
 from playground.web import demo, made_files
 from playground.web.job_limits import JobLimits
-from playground.web.live_runs import RunJob
+from playground.web.live_runs import BranchJob, RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.prometheus import RunMetrics
 from playground.web.replies import RunUpdate
@@ -69,6 +69,9 @@ class RunStream:
         if job.resumes is not None:
             yield from self._resume(record, job, library.run(notebook, job.cell, job.resumes.run), mine)
             return
+        if job.branch is not None:
+            yield from self._go_on(record, job, job.branch, mine)
+            return
         cell = library.cell(notebook, job.cell)
         if not isinstance(cell, CompareCell):
             raise BadInput("A note cannot be run.")
@@ -110,6 +113,24 @@ class RunStream:
                 at = len(run.results) - 1
                 html = cell_view.block(run, at, files.thumbnail)
                 yield RunUpdate(cell=run.cell.id, block=f"{run.number}.{at}", html=html)
+        record.save()
+
+    def _go_on(self, record: RunRecord, job: RunJob, branch: BranchJob, mine: Parts) -> Iterator[RunUpdate]:
+        """An answer of a kept run goes on with another token. The page shows that run."""
+        files = self._parts.library.files(self._parts.library.own(record.key))
+        run = self._parts.library.run(self._parts.library.own(record.key), job.cell, branch.run)
+        if run is None:
+            raise BadInput("This run cannot be read. Run the cell again.")
+        asked = self._parts.limited_cell(run.cell)
+        pairs = tuple(id for id in asked.variants if branch.point.variant.startswith(id))
+        variants = self._view.variants_of(msgspec.structs.replace(asked, variants=pairs))
+        record.begin(run)
+        yield self._whole(record, run)
+        limited = msgspec.structs.replace(run, cell=asked)
+        for update in go_on(limited, branch.index, branch.point, variants, files.image, mine.lab, job.stop):
+            run = record.put(msgspec.structs.replace(update, cell=run.cell))
+            html = cell_view.block(run, branch.index, files.thumbnail)
+            yield RunUpdate(cell=job.cell, block=f"{run.number}.{branch.index}", html=html)
         record.save()
 
     def _resume(self, record: RunRecord, job: RunJob, run: Run | None, mine: Parts) -> Iterator[RunUpdate]:
@@ -171,7 +192,9 @@ class RunStream:
                 self._parts.library.drop_unfinished(job.notebook, job.cell)
 
     def _whole(self, record: RunRecord, run: Run) -> RunUpdate:
-        return RunUpdate(cell=run.cell.id, outputs=self._view.run_html(record.key, run), runs=run.number)
+        infos = self._parts.library.runs(self._parts.library.own(record.key), run.cell.id)
+        n_runs = max((info.number for info in infos), default=run.number)
+        return RunUpdate(cell=run.cell.id, outputs=self._view.run_html(record.key, run), runs=n_runs)
 
     def _ended(self, record: RunRecord, cell_id: str) -> RunUpdate:
         if record.run is None:
@@ -200,6 +223,11 @@ class RunRecord:
         run = msgspec.structs.replace(run, number=self.run.number)
         self.run = self._stopped(run) if run.state is RunState.STOPPED else run
         return self.run
+
+    def put(self, run: Run) -> Run:
+        """Something was added to a run that has ended, whichever end that was. Not yet on disk."""
+        self.run = run
+        return run
 
     def save(self) -> None:
         assert self.run is not None

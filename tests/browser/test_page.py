@@ -90,6 +90,9 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     candidates = pane(page, "Q2_K").locator(".vp-parting tbody tr").first
     expect(candidates).to_contain_text("three")
     expect(candidates).to_contain_text("four")
+    pane(page, "Q2_K").get_by_role("button", name="go on from three").click()
+    expect(pane(page, "Q2_K").locator(".vp-branch")).to_contain_text("instead of “ four”, token 20")
+    expect(pane(page, "Q2_K").locator(".vp-branch .vp-verdict")).to_have_text(re.compile("^[=≠] "))
     expect(pane(page, "F16").locator(".vp-text span").first).to_have_attribute("title", re.compile(r"^\d+\.\d%$"))
     for label in ("F16", "TQ2_0"):
         assert re.search(r"speed\s*[\d,.]+ tok/s", pane(page, label).text_content())

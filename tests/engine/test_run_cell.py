@@ -10,13 +10,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from playground.comparing.branching import BranchPoint
 from playground.comparing.compare import StopFlag
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadImage, BadInput, BadPrompt
 from playground.models.presets import data_folder
 from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState
-from playground.notebooks.run_cell import continues, new_run, run_cell
+from playground.notebooks.run_cell import continues, go_on, new_run, run_cell
 from playground.values.answer import PaneState
 from playground.values.files import Variant
 from playground.values.request import Image
@@ -92,6 +93,49 @@ def test_gallery_when_it_has_two_pictures_then_each_is_asked_about_alone(parts: 
         alone = run_all(parts, begun(cell_of(variants, WHAT, pictures=(picture,)), variants), variants)
         assert texts(alone) == [answer]
     assert texts(run)[0] != texts(run)[1]
+
+
+def test_answer_when_it_goes_on_from_another_token_then_the_rest_is_written_anew_and_kept_in_the_run(
+    parts: Parts, scene: Image
+) -> None:
+    variants = parts.catalog.choose(["tiny-vlm:F16+mmproj-F16", "tiny-vlm:TQ2_0+mmproj-F16"])
+    settings = msgspec.structs.replace(SETTINGS, max_tokens=24, branches=True)
+    cell = cell_of(variants, WHAT, pictures=kept(parts, scene), settings=settings)
+    run = run_all(parts, begun(cell, variants), variants)
+    update = run.results[0].update
+    reference, pane = update.panes
+    at = pane.first_divergence
+    assert at is not None
+    (branch,) = update.branches  # the settings have asked for it
+    assert (branch.at, branch.token_id, branch.pane.variant) == (at, reference.token_ids[at], pane.variant)
+    assert branch.pane.state is PaneState.DONE
+    assert branch.pane.token_ids[: at + 1] == reference.token_ids[: at + 1]
+    assert branch.pane.scores
+    assert branch.pane.first_divergence is None or branch.pane.first_divergence > at
+
+    def again(point: BranchPoint, index: int = 0) -> Run:
+        image = parts.library.pictures.image
+        *_, last = go_on(run, index, point, variants, image, parts.lab, StopFlag())
+        return last
+
+    own = again(BranchPoint(pane.variant, 2, pane.token_ids[2]))
+    first, second = own.results[0].update.branches
+    assert first == branch
+    assert (second.pane.text, second.pane.token_ids) == (pane.text, pane.token_ids)  # as it was written before
+    assert own.state is RunState.DONE
+    assert own.results[0].update.panes == update.panes
+    points = (BranchPoint(pane.variant, 99, 1), BranchPoint("other", 0, 1), BranchPoint(pane.variant, 0, 10**8))
+    for point, index in (*((point, 0) for point in points[:2]), (points[0], 1)):
+        with pytest.raises(BadInput):
+            again(point, index)
+    beyond = again(points[2]).results[0].update.branches[-1].pane
+    assert (beyond.state, beyond.error) == (
+        PaneState.FAILED,
+        "The answer is to begin with a token that this model does not have.",
+    )
+    changed = [replace(v, model=replace(v.model, sha256="0" * 64)) for v in variants]
+    with pytest.raises(BadInput, match="files of this variant"):
+        next(go_on(run, 0, BranchPoint(pane.variant, 0, 1), changed, lambda _: scene, parts.lab, StopFlag()))
 
 
 def test_run_when_stopped_in_the_middle_then_its_text_stays_and_nothing_more_is_asked(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from playground.comparing.divergence import close_changes, first_word, word_changes
 from playground.rendering import comparison_view, number_format
-from playground.values.answer import Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
+from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import ModelFile, Variant
 
 FILE = ModelFile(path="/m/a.gguf", bytes=10, sha256="0", quantization="F16", n_params=10, architecture="llama")
@@ -198,6 +198,38 @@ def test_answer_when_it_shares_little_or_is_empty_then_the_references_stands_abo
         assert ("(empty answer)" in html) is empty
         assert "<del" not in html
         assert Texts(html).texts == ["three red squares", text]
+
+
+def test_pane_when_it_goes_on_from_the_references_token_then_the_branch_says_what_came_of_it() -> None:
+    f16 = replace(done(F16, "a red box", scored(("a", 0.9), (" red", 0.8), (" box", 0.7))), token_ids=(1, 2, 3))
+    q2 = replace(done(Q2, "a blue box", scored(("a", 0.9), (" blue", 0.8), (" box", 0.7)), 1), token_ids=(1, 7, 3))
+
+    def shown(branched: Pane, *, can_branch: bool = True) -> str:
+        update = ComparisonUpdate((f16, q2), done=True, branches=(Branch(1, 2, branched),))
+        html = comparison_view.panes(update, (F16, Q2), "F16", can_branch=can_branch)
+        return " ".join(str(html).split())
+
+    slip = replace(f16, variant="Q2_K")
+    html = shown(slip)
+    assert 'data-do="branch" data-at="1" data-token="2"' in html
+    assert "↳ go on from <q> red</q></button>" in html
+    assert '<span class="vp-dim">instead of “ blue”, token 2</span>' in html
+    assert '<span class="vp-verdict vp-same">= the reference from there on: one slip</span>' in html
+    assert '<span class="vp-dim">a</span><ins> red</ins> box' in html
+    lost = replace(done(Q2, "a red cat", f16.scores[:2], 2), token_ids=(1, 2, 9))
+    assert '<span class="vp-verdict vp-off">≠ differs again from word 3</span>' in shown(lost)
+    writing = replace(lost, state=PaneState.WRITING, text="a <b>", scores=())
+    assert "a &lt;b&gt;</p>" in shown(writing)
+    assert 'data-do="branch"' not in shown(slip, can_branch=False)
+
+
+def test_likely_tokens_when_an_answer_may_go_on_then_each_but_the_written_one_is_a_button() -> None:
+    pane = replace(done(F16, "a red", scored(("", 1.0), ("a", 0.9), (" red", 0.8))), token_ids=(9, 1, 5))
+    html = " ".join(str(comparison_view.likely(pane, 0, can_branch=True)).split())
+    assert "<span><q>&lt;b&gt;</q>" in html  # token 1 is what was written
+    assert html.count("<button") == 1
+    assert 'data-do="branch" data-at="1" data-token="2"' in html
+    assert "<button" not in comparison_view.likely(pane, 0)
 
 
 def test_likely_tokens_when_a_character_is_named_then_of_its_token_and_nothing_outside_of_the_answer() -> None:

@@ -213,6 +213,8 @@ UPDATE = (*RUN, "results", 0, "update")
         ((*UPDATE, "panes", 0, "state"), "asleep", "Invalid enum value 'asleep'"),
         ((*UPDATE, "panes", 1, "first_divergence"), -3, "differs before its first token"),
         ((*UPDATE, "panes", 1, "first_divergence"), 10**18, "a number that is too large"),
+        ((*UPDATE, "branches", 0, "at"), -1, "a branch that belongs to no answer"),
+        ((*UPDATE, "branches", 0, "pane", "variant"), "fam:Q9", "a pane without a variant"),
         ((*UPDATE, "panes", 0, "text"), None, "Expected `str`, got `null`"),
         ((*UPDATE, "panes", 0, "metrics", "host_rss_bytes"), 10**400, "a number that is too large"),
         ((*UPDATE, "panes", 0, "metrics", "ttft_s"), 1e300, "a number that is too large"),

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
+from playground.comparing.branching import BranchPoint
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
 from playground.measuring.results import MeasurementPlan
@@ -21,7 +22,7 @@ from playground.notebooks.cells import STOPPED_BY_HAND, CellQuestions, CompareCe
 from playground.notebooks.file_format import WholeCell
 from playground.values.answer import PaneState
 from playground.web.job_limits import JobLimits
-from playground.web.live_runs import RunJob
+from playground.web.live_runs import BranchJob, RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.prometheus import RunMetrics
 from playground.web.replies import RunUpdate, document
@@ -81,6 +82,23 @@ def test_run_when_it_ends_then_the_page_has_every_answer_and_the_library_keeps_i
     assert document(updates[-1]) == {
         "cell": cell, "outputs": str(updates[-1].outputs), "runs": 1, "problem": None, "ended": True,
     }  # fmt: skip
+
+
+def test_branch_when_it_ends_then_the_page_shows_its_run_and_the_library_keeps_it(lab: Lab) -> None:
+    key, (cell,) = lab.notebook(lab.asks("What do you see?", max_tokens=8))
+    list(lab.updates(key, cell))
+    before = lab.newest(key, cell)
+    assert before is not None
+    pane = before.results[0].update.panes[1]
+    branch = BranchJob(1, 0, BranchPoint(pane.variant, 1, pane.token_ids[1]))
+    updates = list(lab.runs.stream(RunJob(key, cell, "anna", to_its_end=False, branch=branch)))
+    assert {update.block for update in updates[1:-1]} == {"1.0"}
+    assert updates[-1].ended
+    after = lab.newest(key, cell)
+    assert after is not None
+    assert after.number == 1
+    assert [b.pane.text for b in after.results[0].update.branches] == [pane.text]
+    assert [result.update.panes for result in after.results] == [result.update.panes for result in before.results]
 
 
 def test_run_when_a_question_was_added_then_it_goes_on_with_that_one(lab: Lab) -> None:

@@ -4,7 +4,7 @@ import {mark, setOutputs} from "./cells.js";
 import {download, downloadCard, downloadQuestions} from "./files.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
-import {run, stop, stopAll} from "./running.js";
+import {run, stop, stopAll, told} from "./running.js";
 import {choose, fillPanel, openPanel} from "./settings.js";
 import {storage} from "./storage.js";
 import {send, sendAll, turns} from "./texts.js";
@@ -76,10 +76,15 @@ export const actions = {
   settings: (id, chip) => { choose(id); openPanel(chip.dataset.field); },
   embedded: id => turns.take(id, () => call("own_questions", {cell: id})),
   mark: async (id, button) => {
-    const [run, block] = button.closest("[data-block]").dataset.block.split(".").map(Number);
+    const [run, block] = blockOf(button);
     const {variant} = button.closest("[data-variant]").dataset;
     await call("mark", {cell: id, run, block, variant, right: button.dataset.right === "true"});
     await refresh(id, run);
+  },
+  branch: async (id, button) => {
+    const [run, block] = blockOf(button), {variant} = button.closest("[data-variant]").dataset;
+    const {at, token} = button.dataset;
+    told((await call("branch", {cell: id, run, block, variant, at: Number(at), token: Number(token)})).queue);
   },
   "marked-questions": id => turns.take(id, () => call("marked_questions", {cell: id})),
   "export-questions": () => downloadQuestions(),
@@ -105,6 +110,9 @@ export const actions = {
   },
   keys: () => $("[data-keys]").showModal(),
 };
+
+// The number of the run that an element is in, and which of its comparisons.
+const blockOf = node => node.closest("[data-block]").dataset.block.split(".").map(Number);
 
 // Without https a browser has no clipboard, but for what is selected.
 async function copyText(text) {

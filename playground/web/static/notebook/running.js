@@ -33,7 +33,7 @@ export async function run(ids) {
 export const stop = (id, fields) => call("stop", {cell: id, ...fields}).then(({queue: news}) => told(news));
 export const stopAll = () => stop(null);
 
-function told(news) {
+export function told(news) {
   queue.told(news);
   mark();
 }
