@@ -17,6 +17,7 @@ from playground.cli.options import (
     Count,
     Level,
     Questions,
+    ReasoningTokens,
     Seed,
     SuiteMaxTokens,
     SuiteName,
@@ -70,6 +71,7 @@ class GateOptions(msgspec.Struct, frozen=True):
     suite: str
     seed: int
     max_tokens: int
+    reasoning_tokens: int | None
     n_ctx: int | None
 
 
@@ -82,6 +84,7 @@ def gate(
     level: Level = "hard",
     n: Count = DEFAULT_QUESTIONS,
     max_tokens: SuiteMaxTokens = None,
+    reasoning_tokens: ReasoningTokens = None,
     n_ctx: ContextSize = None,
     max_kl: Annotated[
         float | None, typer.Option(help="Mean KL, nats per token: the larger of the means over tokens and questions.")
@@ -120,6 +123,7 @@ def gate(
             suite=suite,
             seed=seed,
             max_tokens=tokens_of(max_tokens, suite),
+            reasoning_tokens=reasoning_tokens,
             n_ctx=n_ctx,
         )
         if plan:
@@ -189,6 +193,7 @@ def _request(parts: Parts, options: GateOptions) -> MeasureRequest:
         drift=limits.max_kl is not None or limits.max_changed is not None,
         accuracy=limits.max_loss is not None,
         max_tokens=options.max_tokens,
+        reasoning_tokens=options.reasoning_tokens,
     )
     return MeasureRequest(questions, variants, reference.id, wanted, Runtime(n_ctx=options.n_ctx))
 

@@ -24,6 +24,7 @@ from playground.cli.options import (
     PackFile,
     Projectors,
     Questions,
+    ReasoningTokens,
     Seed,
     SuiteMaxTokens,
     SuiteName,
@@ -65,7 +66,6 @@ class _Options:
     questions: Path | None
     level: str
     n: int
-    max_tokens: int
     n_ctx: int | None
     kv_types: list[str] | None
     image_tokens: list[str] | None
@@ -93,6 +93,7 @@ def drift(
     suite: SuiteName = "",
     seed: Seed = 0,
     max_tokens: SuiteMaxTokens = None,
+    reasoning_tokens: ReasoningTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -101,11 +102,10 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    tokens = _tokens_of(max_tokens, suite, pack)
-    options = _Options(
-        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed, pack
-    )
-    measured = _measure(options, results.MeasurementPlan(look=look, max_tokens=tokens))
+    tokens = _tokens_of(max_tokens, reasoning_tokens, suite, pack)
+    options = _Options(variants, projector, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed, pack)
+    plan = results.MeasurementPlan(look=look, max_tokens=tokens, reasoning_tokens=reasoning_tokens)
+    measured = _measure(options, plan)
     if as_json:
         _print_json(measured.measurement)
         return
@@ -162,6 +162,7 @@ def grid(
     suite: SuiteName = "",
     seed: Seed = 0,
     max_tokens: SuiteMaxTokens = None,
+    reasoning_tokens: ReasoningTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -170,8 +171,8 @@ def grid(
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
     halves = projector or (None if model else [_GRID_PROJECTORS])
     tokens = tokens_of(max_tokens, suite)
-    options = _Options(variants, halves, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed)
-    measured = _measure(options, results.MeasurementPlan(max_tokens=tokens))
+    options = _Options(variants, halves, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed)
+    measured = _measure(options, results.MeasurementPlan(max_tokens=tokens, reasoning_tokens=reasoning_tokens))
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -198,6 +199,7 @@ def accuracy(
     suite: SuiteName = "",
     seed: Seed = 0,
     max_tokens: SuiteMaxTokens = None,
+    reasoning_tokens: ReasoningTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -205,10 +207,9 @@ def accuracy(
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
     tokens = tokens_of(max_tokens, suite)
-    options = _Options(
-        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed
-    )
-    measured = _measure(options, results.MeasurementPlan(drift=False, accuracy=True, max_tokens=tokens))
+    options = _Options(variants, projector, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed)
+    plan = results.MeasurementPlan(drift=False, accuracy=True, max_tokens=tokens, reasoning_tokens=reasoning_tokens)
+    measured = _measure(options, plan)
     if as_json:
         _print_json(measured.measurement)
         return
@@ -222,6 +223,8 @@ def accuracy(
             row += f" {r.against.only_first:5} {r.against.only_second:4} {r.against.p:7.3f}  {r.against.words}"
         if r.truncated:
             row += f"  {r.truncated} of {len(r.items)} answers cut off: raise --max-tokens"
+        if r.in_reasoning:
+            row += f"  {r.in_reasoning} still reasoning: set --reasoning-tokens"
         typer.echo(row)
     _fail_if_left_out(measured.measurement)
 
@@ -236,6 +239,7 @@ def card(
     suite: SuiteName = "",
     seed: Seed = 0,
     max_tokens: SuiteMaxTokens = None,
+    reasoning_tokens: ReasoningTokens = None,
     n_ctx: ContextSize = None,
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
@@ -255,10 +259,8 @@ def card(
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
     from playground.rendering import card_view  # noqa: PLC0415  the other commands need no Gradio
 
-    tokens = _tokens_of(max_tokens, suite, pack)
-    options = _Options(
-        variants, projector, model, questions, level, n, tokens, n_ctx, kv_type, image_tokens, suite, seed, pack
-    )
+    tokens = _tokens_of(max_tokens, reasoning_tokens, suite, pack)
+    options = _Options(variants, projector, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed, pack)
     limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_memory=bytes_of(max_memory) if max_memory else None,
@@ -270,7 +272,10 @@ def card(
     for path in out or ():
         card_view.check_kind(path.suffix.removeprefix("."))
         check_folder_of(path)
-    measured = _measure(options, results.MeasurementPlan(accuracy=True, look=True, speed=True, max_tokens=tokens))
+    plan = results.MeasurementPlan(
+        accuracy=True, look=True, speed=True, max_tokens=tokens, reasoning_tokens=reasoning_tokens
+    )
+    measured = _measure(options, plan)
     sample = measured.measurement.sample
     made = ship.card(
         measured.measurement,
@@ -280,7 +285,7 @@ def card(
         engine=measured.engine,
         machine=measured.machine,
         set_name=sample.words if sample else ship.set_title(questions.name if questions else "", level),
-        settings=ship.settings_line(tokens, n_ctx),
+        settings=ship.settings_line(plan, n_ctx),
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
@@ -318,9 +323,9 @@ def _print_card(made: ship.ShipCard) -> None:
         typer.echo(reason)
 
 
-def _tokens_of(max_tokens: int | None, suite: str, pack: Path | None) -> int:
-    if pack is not None and max_tokens is not None:
-        raise BadInput("The length of an answer is the pack's. Leave out --max-tokens.")
+def _tokens_of(max_tokens: int | None, reasoning_tokens: int | None, suite: str, pack: Path | None) -> int:
+    if pack is not None and not (max_tokens is None and reasoning_tokens is None):
+        raise BadInput("The length of an answer is the pack's. Leave out --max-tokens and --reasoning-tokens.")
     return tokens_of(max_tokens, suite)
 
 

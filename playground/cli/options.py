@@ -56,6 +56,10 @@ MaxTokens = Annotated[int, typer.Option(help="Length of an answer, at most.")]
 SuiteMaxTokens = Annotated[
     int | None, typer.Option(help="Length of an answer, at most. Default: what the suite says, else 64.")
 ]
+ReasoningTokens = Annotated[
+    int | None,
+    typer.Option(min=0, help="Close the reasoning after so many tokens; the answer begins. 0: none."),
+]
 SuiteName = Annotated[
     str,
     typer.Option(

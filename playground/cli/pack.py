@@ -17,6 +17,7 @@ from playground.cli.options import (
     Names,
     Projectors,
     Questions,
+    ReasoningTokens,
     Seed,
     SuiteMaxTokens,
     SuiteName,
@@ -52,6 +53,7 @@ def make(
     suite: SuiteName = "",
     seed: Seed = 0,
     max_tokens: SuiteMaxTokens = None,
+    reasoning_tokens: ReasoningTokens = None,
     n_ctx: ContextSize = None,
     licence: Annotated[str, typer.Option(help="Of the questions and answers, for those who get the pack.")] = "",
 ) -> None:
@@ -69,7 +71,7 @@ def make(
             question_set,
             chosen,
             comparison_request.reference_of(chosen),
-            results.MeasurementPlan(max_tokens=tokens),
+            results.MeasurementPlan(max_tokens=tokens, reasoning_tokens=reasoning_tokens),
             Runtime(n_ctx=n_ctx),
         )
         pack = followed(pack_jobs.make_pack(parts.lab, request, engine=parts.engine, licence=licence), Pack)

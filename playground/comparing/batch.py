@@ -23,6 +23,7 @@ class BatchAnswer(NamedTuple):
     text: str
     token_ids: tuple[int, ...]
     reason: str  # as of protocol.Finished
+    in_reasoning: bool  # likewise
 
 
 def cells(prompts: Sequence[protocol.EncodedPrompt], n_answer: int, sequences: int) -> int:
@@ -138,7 +139,7 @@ class _Answers(_Prompts[protocol.Join]):
                 for piece in pieces:
                     written = written.then(piece.written)
                 ids = tuple(token for piece in pieces for token in piece.token_ids)
-                self._on_answer(reply.id, BatchAnswer(written.answer, ids, reply.reason))
+                self._on_answer(reply.id, BatchAnswer(written.answer, ids, reply.reason, reply.in_reasoning))
 
 
 class _Readings(_Prompts[protocol.JoinReading]):

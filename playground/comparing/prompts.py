@@ -98,14 +98,14 @@ def ask(
 
 def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
     """Have a language worker answer: the text without its reasoning, all token ids. Raises what the worker raises."""
-    text, ids, _ = answer_and_reason(lease, request, stop)
+    text, ids, _ = answer_and_end(lease, request, stop)
     return text, ids
 
 
-def answer_and_reason(
+def answer_and_end(
     lease: Lease, request: protocol.Generate, stop: Callable[[], bool]
-) -> tuple[str, tuple[int, ...], str]:
-    """The same, and why the answer ended."""
+) -> tuple[str, tuple[int, ...], protocol.Finished]:
+    """The same, and how the answer ended."""
     written = Written()
     ids: list[int] = []
 
@@ -115,7 +115,7 @@ def answer_and_reason(
         ids.extend(chunk.token_ids)
 
     finished = lease.request(request, on_chunk=on_chunk, stop=stop)
-    return written.answer, tuple(ids), finished.reason
+    return written.answer, tuple(ids), finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,7 @@ class SequenceEnded(Message, frozen=True, tag=True):
     reason: str  # as of Finished; empty if it failed
     generated_tokens: int = 0
     reused_tokens: int = 0
+    in_reasoning: bool = False  # as of Finished
     failed: Failed | None = None
 
 

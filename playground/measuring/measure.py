@@ -45,6 +45,9 @@ _READ = 64  # answers that are read before the progress is shown again
 _GROUP = 4  # as many times the questions of a batch go through the batch in one turn
 
 
+_LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens below it."
+
+
 _DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
 
@@ -80,7 +83,7 @@ class MeasureJob:
         self._stop = stop
         self._results = lab.results
         self._at_hand = request.variants  # those whose files are here
-        self.steps = Steps(lab, self._reference, request.runtime, request.plan.max_tokens, stop)
+        self.steps = Steps(lab, self._reference, request.runtime, request.plan.sampling, stop)
         self.problems: list[str] = list(request.questions.problems)
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
@@ -167,7 +170,7 @@ class MeasureJob:
             else:
                 empty = BadInput("the reference's answer to it is empty")
                 self._leave_out(item.question, answer if isinstance(answer, Failure) else empty)
-        self._report_loops(self._reference, self._answers)
+        self._report_ends(self._reference, self._answers)
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
 
@@ -348,17 +351,23 @@ class MeasureJob:
                     raise own_answer
                 else:
                     drifts[k] = self._failed(label, self.items[k], own_answer)
-            self._report_loops(variant, [answer for answer in answers if isinstance(answer, RecordedAnswer)])
+            self._report_ends(variant, [answer for answer in answers if isinstance(answer, RecordedAnswer)])
         return drifts
 
     def _failed(self, label: str, item: Item, error: Failure) -> QuestionDrift:
         self.problems.append(f"{label}, {item.question.question[:40]}: {error.message}")
         return QuestionDrift(error=error.message)
 
-    def _report_loops(self, variant: Variant, answers: Sequence[RecordedAnswer]) -> None:
+    def _report_ends(self, variant: Variant, answers: Sequence[RecordedAnswer]) -> None:
         loops = sum(loop_of(answer.token_ids) is not None for answer in answers)
         if loops:
             self.problems.append(f"{variant.label}: {loops} of {len(answers)} answers end in a loop.")
+        in_reasoning = sum(bool(answer.in_reasoning) for answer in answers)
+        if in_reasoning:
+            self.problems.append(
+                f"{variant.label}: {in_reasoning} of {len(answers)} answers never left their "
+                f"reasoning: they are empty. {_LIMIT_REASONING}"
+            )
 
     def read_once(self, variant: Variant, records: Path, label: str) -> Generator[Progress, None, list[QuestionDrift]]:
         """The drift of a variant whose files are deleted afterwards: nothing of it is cached, and errors are raised."""
@@ -395,7 +404,10 @@ class MeasureJob:
     def _scored(self, drift: QuestionDrift, item: Item, answer: RecordedAnswer) -> QuestionDrift:
         points = score(item.question, answer.text) if self._plan.accuracy else None
         truncated = points is not None and self.steps.truncated(answer)
-        return msgspec.structs.replace(drift, text=answer.text, score=points, truncated=truncated)
+        in_reasoning = bool(answer.in_reasoning)
+        return msgspec.structs.replace(
+            drift, text=answer.text, score=points, truncated=truncated, in_reasoning=in_reasoning
+        )
 
     def _look(self) -> Generator[Progress, None, dict[str, list[float]]]:
         """Of each variant: by how much its own picture makes each answer likelier, nats an answer."""

@@ -68,6 +68,7 @@ def make_pack(
             images=tuple(item.image.sha256 for item in job.items),
             answers=job.answers,
             max_tokens=request.plan.max_tokens,
+            reasoning_tokens=request.plan.reasoning_tokens,
             left_out_mass=mass,
             engine=engine,
             floor=floor,
@@ -126,13 +127,13 @@ class PackJob(MeasureJob):
         """
         record = pack.record
         located, self._places = _located(record, images)
-        plan = msgspec.structs.replace(plan, max_tokens=record.max_tokens)
+        plan = msgspec.structs.replace(plan, max_tokens=record.max_tokens, reasoning_tokens=record.reasoning_tokens)
         request = MeasureRequest(located, (record.reference, *variants), record.reference.id, plan, runtime)
         super().__init__(lab, request, stop)
         self._pack = pack
         self._at_hand = tuple(variants)
         self._kept: list[Distributions] = []  # one for each of `items`
-        self.steps = Steps(lab, self._reference, runtime, plan.max_tokens, stop, variants[0], pack.digest)
+        self.steps = Steps(lab, self._reference, runtime, plan.sampling, stop, variants[0], pack.digest)
         self.left_out = len(record.questions) - len(located.items)
 
     @property

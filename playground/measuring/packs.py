@@ -75,6 +75,7 @@ class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     set_name: str = ""
     sample: SampleRecord | None = None
     chat_template: str | None = None
+    reasoning_tokens: int | None = None  # of an answer; None: no limit
     licence: str = ""  # of the questions and answers, as the maker of the pack says
 
     @property

@@ -12,6 +12,7 @@ from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
 from playground.values.overrides import Overrides
+from playground.values.request import Sampling
 
 
 class MeasurementPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -22,6 +23,11 @@ class MeasurementPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     look: bool = False
     speed: bool = False
     max_tokens: int = 64  # of the reference's answers, and of those that are scored
+    reasoning_tokens: int | None = None  # after so many the reasoning is closed and the answer begins; None: no limit
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_tokens=self.max_tokens, reasoning_tokens=self.reasoning_tokens)
 
 
 class RecordedAnswer(msgspec.Struct, frozen=True):
@@ -30,6 +36,7 @@ class RecordedAnswer(msgspec.Struct, frozen=True):
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str | None = None  # None: recorded by an older version
+    in_reasoning: bool | None = None  # the end came before the reasoning's; None: recorded by an older version
 
 
 class Speed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,6 +91,7 @@ class QuestionDrift(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str | None = None  # its own answer
     score: float | None = None
     truncated: bool = False  # its own answer was cut off by the limit of tokens or the context
+    in_reasoning: bool = False  # its own answer never left its reasoning
     error: str | None = None
 
     @property
@@ -102,6 +110,7 @@ class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
     same_answer: Interval | None = None  # share of items
     accuracy: Interval | None = None  # mean score
     truncated: int = 0  # of the scored answers
+    in_reasoning: int = 0  # answers that never left their reasoning; of the reference, and of those that are scored
     against: Paired | None = None  # the reference
     looks: str | None = None  # a Sight; None: not asked
     look_kl: float | None = None  # of an older version: how far the answers moved without the picture

@@ -12,7 +12,7 @@ from playground.errors import BadInput
 from playground.measuring import gate, statistics
 from playground.measuring.gate import Gate, Verdict
 from playground.measuring.question_sets import Question
-from playground.measuring.results import Measurement, Sight, Speed, VariantResult
+from playground.measuring.results import Measurement, MeasurementPlan, Sight, Speed, VariantResult
 from playground.measuring.statistics import Count, Heavy, Interval
 from playground.values.files import Variant
 
@@ -125,8 +125,9 @@ def set_title(own: str, level: str) -> str:
     return own or f"embedded questions, {level or 'easy and hard'}"
 
 
-def settings_line(max_tokens: int, n_ctx: int | None) -> str:
-    return f"greedy, {max_tokens} tokens at most, context {n_ctx or 'as needed'}"
+def settings_line(plan: MeasurementPlan, n_ctx: int | None) -> str:
+    budget = "" if plan.reasoning_tokens is None else f" ({plan.reasoning_tokens} of reasoning)"
+    return f"greedy, {plan.max_tokens} tokens{budget} at most, context {n_ctx or 'as needed'}"
 
 
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:

@@ -69,16 +69,19 @@ class Steps:
         lab: Lab,
         reference: Variant,
         runtime: Runtime,
-        max_tokens: int,
+        sampling: Sampling,
         stop: Callable[[], bool],
         tokenizer: Variant | None = None,
         pack: str = "",
     ) -> None:
-        """`tokenizer`: whose file turns texts into tokens; None: the reference's. `pack`: the digest of the reference
-        pack that the drifts are measured against; empty: records of the whole vocabulary."""
+        """`sampling`: greedy. `tokenizer`: whose file turns texts into tokens; None: the reference's.
+
+        `pack`: the digest of the reference pack that the drifts are measured against; empty: records of the whole
+        vocabulary.
+        """
         self.lab = lab
         self.runtime = runtime
-        self.sampling = Sampling(max_tokens=max_tokens)
+        self.sampling = sampling
         self.stop = stop
         self._reference = reference
         self._tokenizer = tokenizer or reference
@@ -88,7 +91,10 @@ class Steps:
         self.notes: list[str] = []  # for the person: what was done otherwise than wanted
 
     def key(self, what: str, variant: Variant, item: Item, *more: Any) -> str:
-        settings = (settings_key(self.runtime_of(variant)), self.sampling.max_tokens)
+        budget = self.sampling.reasoning_tokens
+        # What later versions added stands in the key only where it is given, so old results are found.
+        limits = (self.sampling.max_tokens, *(() if budget is None else (f"reasoning {budget}",)))
+        settings = (settings_key(self.runtime_of(variant)), *limits)
         return self.lab.results.key(what, _files(variant), item.question.question, item.image.sha256, settings, *more)
 
     def runtime_of(self, variant: Variant) -> Runtime:
@@ -126,10 +132,10 @@ class Steps:
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
         with self.lab.pool.use(self.language(variant, prompt, self.sampling.max_tokens), stop=self.stop) as lease:
             request = protocol.Generate(prompt, self.sampling, self.runtime_of(variant))
-            text, ids, reason = prompts.answer_and_reason(lease, request, self.stop)
-        if reason == "stopped":
+            text, ids, finished = prompts.answer_and_end(lease, request, self.stop)
+        if finished.reason == "stopped":
             raise Interrupted("Stopped.")
-        return RecordedAnswer(text, ids, reason)
+        return RecordedAnswer(text, ids, finished.reason, finished.in_reasoning)
 
     def answers(self, variant: Variant, items: Sequence[Item], at_once: int) -> list[RecordedAnswer | Failure]:
         """The variant's own greedy answers, up to `at_once` together; each is cached as soon as it has ended.

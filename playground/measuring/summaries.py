@@ -66,6 +66,7 @@ def variant_result(
         same_answer=statistics.count([a.first_divergence is None for a, _ in read], effect).interval if read else None,
         accuracy=_accuracy([own for own, _, _ in scored], [image for _, _, image in scored]),
         truncated=sum(answer.truncated for answer in answers),
+        in_reasoning=sum(answer.in_reasoning for answer in answers),
         against=against,
         items=tuple(answers),
     )

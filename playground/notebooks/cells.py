@@ -220,6 +220,8 @@ def _check_questions(questions: CellQuestions) -> None:
         raise BadInput(f"The number of questions must be between 1 and {MAX_ITEMS}.")
     if not 1 <= questions.plan.max_tokens <= 2048:
         raise BadInput("The answers' max tokens must be between 1 and 2048.")
+    if questions.plan.reasoning_tokens is not None and not 0 <= questions.plan.reasoning_tokens <= 2048:
+        raise BadInput("The answers' reasoning tokens must be between 0 and 2048.")
     ship_card.check(questions.limits)
     if not questions.measures and not questions.sensitivity:
         raise BadInput("Tick at least one thing to measure.")

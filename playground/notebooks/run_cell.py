@@ -105,7 +105,7 @@ def card_of(run: Run) -> ShipCard | None:
     wanted, measurement = run.cell.questions, run.measurement
     if wanted is None or measurement is None or all(r.mean_kl is None for r in measurement.results):
         return None
-    runtime, tokens = run.cell.settings.runtime(), wanted.plan.max_tokens
+    runtime, plan = run.cell.settings.runtime(), wanted.plan
     command = [
         "python",
         "-m",
@@ -115,7 +115,8 @@ def card_of(run: Run) -> ShipCard | None:
         ",".join(dict.fromkeys(v.pair_id for v in run.variants)),
     ]
     command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
-    command += ["-n", str(wanted.n), "--max-tokens", str(tokens)]
+    command += ["-n", str(wanted.n), "--max-tokens", str(plan.max_tokens)]
+    command += ["--reasoning-tokens", str(plan.reasoning_tokens)] if plan.reasoning_tokens is not None else []
     command += ["--ctx-size", str(runtime.n_ctx)] if runtime.n_ctx is not None else []
     given = run.cell.settings
     for option, chosen in (("--kv-type", given.kv_types), ("--image-tokens", given.image_tokens)):
@@ -137,7 +138,7 @@ def card_of(run: Run) -> ShipCard | None:
         engine=run.engine,
         machine=run.machine,
         set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
-        settings=ship_card.settings_line(tokens, runtime.n_ctx),
+        settings=ship_card.settings_line(plan, runtime.n_ctx),
         command=shlex.join(command),
         when=run.started,
     )

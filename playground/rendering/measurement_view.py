@@ -227,7 +227,8 @@ def _share(interval: Interval | None, digits: int) -> tuple[float | None, str, s
 
 def _accuracy(r: VariantResult) -> tuple[float | None, str, str]:
     value, shown, interval = _share(r.accuracy, 1)
-    return value, shown, f"{interval}; {r.truncated} answers cut off" if r.truncated else interval
+    ends = ((r.truncated, "cut off"), (r.in_reasoning, "never left their reasoning"))
+    return value, shown, "; ".join([interval, *(f"{n} answers {words}" for n, words in ends if n)])
 
 
 def _range(interval: Interval | None, shown: Callable[[float], str]) -> str:
@@ -364,6 +365,7 @@ def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, pic
                     "answer": answer.text,
                     "scored": _scored_part(item, answer.text),
                     "truncated": answer.truncated,
+                    "in_reasoning": answer.in_reasoning,
                     "won": answer.score >= 0.5,
                     "url": picture(item.image) if len(flips) < _MAX_FLIPS else None,
                 }

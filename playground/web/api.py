@@ -100,7 +100,11 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
         }
 
     def measure(
-        request: gr.Request, variants: list[str], questions: int = 20, max_tokens: int = 32
+        request: gr.Request,
+        variants: list[str],
+        questions: int = 20,
+        max_tokens: int = 32,
+        reasoning_tokens: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
 
@@ -108,19 +112,23 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             variants: ids of at least two variants; the most precise one is the reference.
             questions: how many of the embedded questions are asked.
             max_tokens: the maximum length of an answer.
+            reasoning_tokens: of them the reasoning's, at most; null for no limit.
         """
         deriving.join()
         person = login.person(request)
         try:
             if not 1 <= questions <= _MOST_QUESTIONS:
                 raise BadInput(f"questions has to be between 1 and {_MOST_QUESTIONS}, not {questions}.")
-            most = parts.limited(run_settings.read_settings({"max_tokens": max_tokens})).sampling().max_tokens
+            limits = {"max_tokens": max_tokens, "reasoning_tokens": reasoning_tokens}
+            sampling = parts.limited(run_settings.read_settings(limits)).sampling()
             chosen = parts.catalog.choose(variants)
             job_request = MeasureRequest(
                 embedded(parts.evaluation).first(questions),
                 chosen,
                 comparison_request.reference_of(chosen),
-                MeasurementPlan(accuracy=True, max_tokens=most),
+                MeasurementPlan(
+                    accuracy=True, max_tokens=sampling.max_tokens, reasoning_tokens=sampling.reasoning_tokens
+                ),
             )
             mine, stop = parts.of(person), lab.StopFlag()
             with long_jobs.held(person):

@@ -35,7 +35,7 @@ MAX_TOKENS = 24
 
 def steps_of(parts: Parts, variant: Variant, sequences: int, runtime: Runtime | None = None) -> Steps:
     lab = replace(parts.lab, sequences=sequences)
-    return Steps(lab, variant, runtime or Runtime(), MAX_TOKENS, lambda: False)
+    return Steps(lab, variant, runtime or Runtime(), Sampling(max_tokens=MAX_TOKENS), lambda: False)
 
 
 def items_of(n: int, level: str = "hard") -> list[Item]:
@@ -130,7 +130,7 @@ def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and
             os.kill(pid, signal.SIGKILL)
         return False
 
-    steps = Steps(lab, variant, Runtime(), MAX_TOKENS, stop)
+    steps = Steps(lab, variant, Runtime(), Sampling(max_tokens=MAX_TOKENS), stop)
     answers = texts(steps.answers(variant, items, 4))
     assert killed
     assert len(answers) == len(items)
@@ -158,7 +158,7 @@ def test_answers_when_stopped_then_what_is_done_is_kept(parts: Parts) -> None:
     def done() -> int:
         return sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
 
-    steps = Steps(lab, variant, Runtime(), MAX_TOKENS, lambda: done() > 0)
+    steps = Steps(lab, variant, Runtime(), Sampling(max_tokens=MAX_TOKENS), lambda: done() > 0)
     with pytest.raises(Interrupted):
         steps.answers(variant, items, 2)
     assert 0 < done() < len(items)

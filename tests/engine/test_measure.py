@@ -33,7 +33,7 @@ from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
-from playground.values.request import Runtime
+from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import old_files, pairs
 from testkit.pairs import changed_projector
@@ -256,7 +256,7 @@ def test_answers_when_cut_off_by_the_limit_then_counted_apart(parts: Parts) -> N
     for result in short.results:
         assert 0 < result.truncated <= 12
         assert result.truncated == sum(item.truncated for item in result.items)
-    steps = Steps(parts.lab, variants[0], RUNTIME, 2, lambda: False)
+    steps = Steps(parts.lab, variants[0], RUNTIME, Sampling(max_tokens=2), lambda: False)
     reasons = [RecordedAnswer("ab", (1, 2)), RecordedAnswer("a", (1,)), RecordedAnswer("ab", (1, 2), "end of text")]
     assert [steps.truncated(answer) for answer in reasons] == [True, False, False]
 

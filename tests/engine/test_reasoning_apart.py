@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from playground.measuring.question_sets import embedded
+from playground.measuring.results import MeasurementPlan
+from playground.models.presets import data_folder
 from playground.values.answer import Pane, PaneState
 from playground.values.files import Variant
 from playground.values.request import Image, Sampling
 from playground.wiring import Parts
 from testkit import pairs
-from testkit.running import comparison, run
+from testkit.running import comparison, measured, run
 
 # The random pair knows no reasoning and never ends: under this template it begins inside of one.
 OPENS = "{% for m in messages %}{{ m.content }}{% endfor %} A:<think>\n"
@@ -84,3 +88,23 @@ def test_answer_when_it_has_control_tokens_then_they_are_part_of_its_text(
     assert (pane.token_ids, pane.text) == (plain.token_ids, plain.text)
     assert pane.controls == (piece,) != ("",)
     assert "".join(score.text for score in pane.scores) == pane.text
+
+
+@pytest.mark.parametrize("n", [1, 3])  # alone, and in a batch
+def test_measured_answers_when_they_never_left_their_reasoning_then_they_are_counted_and_a_budget_ends_it(
+    parts: Parts, noise: Variant, n: int
+) -> None:
+    variants = (replace(noise, chat_template=OPENS),)
+    questions = embedded(data_folder() / "tiny-vlm/evaluation")
+    asked = questions.with_items(
+        [msgspec.structs.replace(questions.items[0], question=f"Go on {k}.") for k in range(n)]
+    )
+    plan = MeasurementPlan(drift=False, accuracy=True, max_tokens=10)
+    free = measured(parts, asked, variants, plan)
+    assert (free.results[0].in_reasoning, [drift.text for drift in free.results[0].items]) == (n, [""] * n)
+    assert [p for p in free.problems if f"{n} of {n} answers never left their reasoning" in p]
+    ended = measured(parts, asked, variants, msgspec.structs.replace(plan, reasoning_tokens=0))
+    assert ended.results[0].in_reasoning == 0
+    assert all(drift.text for drift in ended.results[0].items)
+    assert not [p for p in ended.problems if "reasoning" in p]
+    assert measured(parts, asked, variants, plan).results == free.results  # each from its own key of the cache

@@ -24,6 +24,11 @@ test("numbers, when the field is empty, then a limit is none and a count is one"
   assert.deepEqual(questions, {plan: {}, limits: {max_kl: null}, n: 1});
 });
 
+test("reasoning tokens, when the field is empty, then there is no limit, and 0 is one", () => {
+  const read = value => questionsOf([number("plan.reasoning_tokens", value)]).plan;
+  assert.deepEqual(["", "0", "24"].map(read), [null, 0, 24].map(n => ({reasoning_tokens: n})));
+});
+
 test("sizes, when they are limits, then they are whole bytes, and at most 2 ** 60", () => {
   const questions = questionsOf([
     number("limits.max_bytes", "11.5", "1000000"), number("limits.max_memory", "1e30", "1048576"),
