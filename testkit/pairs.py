@@ -484,12 +484,12 @@ def set_eos(path: Path, out: Path, token: int) -> Path:
     return out
 
 
-def set_control(path: Path, out: Path, *tokens: int) -> Path:
+def set_control(path: Path, out: Path, *tokens: int, kind: TokenType = TokenType.CONTROL) -> Path:
     """Copy a language model, and make control tokens of some of its tokens (that it was seen to answer, say)."""
     shutil.copyfile(path, out)
     types = GGUFReader(out, "r+").fields["tokenizer.ggml.token_type"]
     for token in tokens:
-        types.parts[types.data[token]][0] = TokenType.CONTROL
+        types.parts[types.data[token]][0] = kind
     return out
 
 

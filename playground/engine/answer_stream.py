@@ -50,7 +50,7 @@ class AnswerStream:
         self._differs = self._differs or piece != shown
         was_inside = self.in_reasoning
         self._read(self._text.push(shown), 1)
-        if shown and not was_inside and not self.in_reasoning and self._vocabulary.is_control(token):
+        if shown and not was_inside and not self.in_reasoning and self._vocabulary.is_named(token):
             self._controls.append(shown.decode("utf-8", "replace"))
 
     def take(self) -> Chunk:

@@ -67,8 +67,18 @@ class Vocabulary:
         return tuple(ids[: max(n, 0)])
 
     def is_control(self, token_id: int) -> bool:
-        """Whether it stands for something that is not text, such as a box or a location."""
+        """Whether llama.cpp hides it from an answer, unless it is asked for."""
         return bool(C.llama_vocab_get_attr(self._vocab, token_id) & _CONTROL)
+
+    def is_named(self, token_id: int) -> bool:
+        """Whether it stands for something that is not text, such as a location: by its type, whatever its look.
+
+        Converters also add runs of spaces and line breaks with a type of their own; these are text.
+        """
+        if self.is_control(token_id):
+            return True
+        defined = C.llama_vocab_get_attr(self._vocab, token_id) & C.LLAMA_TOKEN_ATTR_USER_DEFINED
+        return bool(defined) and bool(self.text_bytes(token_id).strip())
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that a token adds to the answer; empty for the control tokens that end a text or frame a turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -12,18 +13,39 @@ import markupsafe
 
 from playground.rendering import number_format
 
-# Names of control tokens. A notebook may come from anybody, so the time has to be linear in the text.
-_CONTROL = re.compile(r"(<[^<>]{1,80}>|\[[^\[\]]{1,80}\])")
+# What names of control tokens mostly look like. A notebook may come from anybody, so the time has to be linear in the
+# text: these names are looked up; of others there are few.
+_BRACKETED = re.compile(r"(<[^<>]{1,80}>|\[[^\[\]]{1,80}\])")
+_MOST_OTHERS, _LONGEST = 100, 80
+_CHIP = markupsafe.Markup('<code class="vp-token">{}</code>')
 
 
 def chips(text: str, controls: Collection[str]) -> markupsafe.Markup:
     """A text, escaped, in which each of these control tokens is a chip. It is still part of what is copied."""
     if not controls:
         return markupsafe.escape(text)
-    chip = markupsafe.Markup('<code class="vp-token">{}</code>')
-    known = frozenset(controls)
-    pieces = (chip.format(piece) if piece in known else piece for piece in _CONTROL.split(text))
-    return markupsafe.Markup("").join(pieces)
+    known, others = _names(tuple(controls))
+    html = []
+    for n, part in enumerate(others.split(text) if others else [text]):
+        if n % 2:
+            html.append(_CHIP.format(part))
+        else:
+            html += [_CHIP.format(piece) if piece in known else piece for piece in _BRACKETED.split(part)]
+    return markupsafe.Markup("").join(html)
+
+
+@functools.lru_cache(maxsize=64)
+def _names(controls: tuple[str, ...]) -> tuple[frozenset[str], re.Pattern[str] | None]:
+    """Those in brackets, and an expression that finds the others: a word only where it stands alone."""
+    names = {name.strip() for name in controls if name.strip()}
+    others = sorted((name for name in names if not _BRACKETED.fullmatch(name)), key=lambda name: (-len(name), name))
+    found = [_alone(name) for name in others if len(name) <= _LONGEST][:_MOST_OTHERS]
+    return frozenset(names), re.compile(f"({'|'.join(found)})") if found else None
+
+
+def _alone(name: str) -> str:
+    before, behind = (r"(?<!\w)" if name[0].isalnum() else ""), (r"(?!\w)" if name[-1].isalnum() else "")
+    return before + re.escape(name) + behind
 
 
 environment = jinja2.Environment(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from gguf import TokenType
 
 from playground.measuring.question_sets import embedded
 from playground.measuring.results import MeasurementPlan
@@ -77,13 +78,14 @@ def test_answer_when_a_grammar_binds_it_then_it_begins_at_once(parts: Parts, sce
     assert (pane.text, pane.reasoning) == ("yes", "")
 
 
+@pytest.mark.parametrize("kind", [TokenType.CONTROL, TokenType.USER_DEFINED])
 def test_answer_when_it_has_control_tokens_then_they_are_part_of_its_text(
-    parts: Parts, scene: Image, noise: Variant, tmp_path: Path
+    parts: Parts, scene: Image, noise: Variant, tmp_path: Path, kind: TokenType
 ) -> None:
     plain = answer(parts, scene, noise, None, max_tokens=12)
     token, piece = plain.token_ids[0], plain.scores[0].text
     assert plain.controls == ()
-    model = pairs.set_control(Path(noise.model.path), tmp_path / "control-F16.gguf", token)
+    model = pairs.set_control(Path(noise.model.path), tmp_path / "control-F16.gguf", token, kind=kind)
     pane = answer(parts, scene, parts.catalog.open_pair(model, Path(noise.projector.path)), None, max_tokens=12)
     assert (pane.token_ids, pane.text) == (plain.token_ids, plain.text)
     assert pane.controls == (piece,) != ("",)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import markupsafe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from playground.comparing.divergence import close_changes, first_word, word_changes
-from playground.rendering import comparison_view, number_format
+from playground.rendering import comparison_view, number_format, templating
 from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import ModelFile, Variant
 
@@ -239,3 +242,31 @@ def test_likely_tokens_when_a_character_is_named_then_of_its_token_and_nothing_o
     assert "<b>a</b> 50.0%" in comparison_view.likely(pane, 0)
     assert [comparison_view.likely(pane, at) for at in (-1, 5, 10**9)] == ["", "", ""]
     assert comparison_view.likely(done(F16, "a red"), 0) == ""
+
+
+CHIPS = [
+    ("[IMG]a [b]", ("[IMG]",), ["[IMG]"]),
+    ("▁<loc>a <loc>", ("▁<loc>",), ["▁<loc>"]),
+    ("a box, boxes, box", ("box",), ["box", "box"]),
+    (" yes<x>no", (" yes", "no"), ["yes", "no"]),
+    ("<<a>> b", ("<<a>>", "<a>"), ["<<a>>"]),
+    ("(.*)", ("(.*)", " "), ["(.*)"]),
+    ("no controls", (), []),
+]
+
+
+@pytest.mark.parametrize(("text", "controls", "chips"), CHIPS)
+def test_control_tokens_when_they_look_like_anything_then_each_is_a_chip_and_the_text_stays(
+    text: str, controls: tuple[str, ...], chips: list[str]
+) -> None:
+    html = templating.chips(text, controls)
+    found = [markupsafe.Markup(chip).unescape() for chip in re.findall('<code class="vp-token">(.*?)</code>', html)]
+    assert found == chips
+    assert markupsafe.Markup(re.sub("</?code.*?>", "", html)).unescape() == text
+
+
+def test_control_tokens_when_a_stranger_named_thousands_then_reading_them_takes_no_time() -> None:
+    names = tuple(f"{'<' * (n % 7)}{n}" for n in range(5000))
+    start = time.process_time()
+    templating.chips("<" * 100_000, names)
+    assert time.process_time() - start < 1
