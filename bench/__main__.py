@@ -176,6 +176,8 @@ def main() -> None:
 
             found |= show("app", app.measure(given.folder or Path(temporary), given.size, gpu=given.gpu))
     print(json.dumps(found))
+    if found.get("failures"):
+        raise SystemExit(1)
 
 
 def show(name: str, numbers: dict[str, float]) -> dict[str, float]:

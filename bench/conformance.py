@@ -3,7 +3,8 @@
 `--pairs`: a folder of NAME/NAME-F16.gguf and NAME/mmproj-NAME-F16.gguf. `--mtmd-cli`: that program, of the llama.cpp
 that the installed llama-cpp-python holds (bench/tools.sh builds it). Each pair answers greedily about five pictures,
 about two pictures at once, and a follow-up question; both sides have flash attention on and no warm-up. With `--make`
-either half is also quantized, and its drift from F16 measured on the embedded pair's questions.
+either half is also quantized, and its drift from F16 is judged (bench/conformance_drift.py). The bench ends with 1 if a
+pair is not fine by the doctor, an answer differs, or a quantized half fails or drifts too far.
 """
 
 from __future__ import annotations
@@ -20,28 +21,21 @@ import PIL.Image
 import PIL.ImageDraw
 from gguf import GGUFReader, TokenType
 
+from bench.conformance_drift import QUANTIZATIONS, HalfDrifts, half_drifts
 from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
-from playground.errors import Failure
-from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
-from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models import doctor, family_signs
 from playground.models.gguf.header import read_header
-from playground.models.presets import data_folder
-from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate
 from playground.values.files import Half, Variant
-from playground.values.request import Runtime, Turn
+from playground.values.request import Turn
 from playground.wiring import Parts, open_parts
 
 PROMPT, FOLLOW_UP = "What is this?", "And what else?"
 N_TOKENS = 16
 N_CTX = 16_384
-QUANTIZATIONS = ("Q8_0", "Q4_0", "Q4_K_M")
-QUESTIONS = 2
 SETTINGS = RunSettings(max_tokens=N_TOKENS, n_ctx=N_CTX, temperature=0.0, flash_attention=True, n_threads=1)
 _MARKER = "<__media__>"
 _TIMEOUT_S = 300
@@ -61,8 +55,8 @@ class Answers(NamedTuple):
 
 def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> dict[str, float]:
     pictures = _pictures(folder)
-    equal = asked = fine = quantized = wanted = 0
-    print("| pair | language model, projector | doctor | equal | projector Q8_0, Q4_0, Q4_K_M | language model |")
+    equal = asked = fine = quantized = wanted = beyond = 0
+    print("| pair | language model, projector | doctor | equal | projector Q8_0 / Q4_0 / Q4_K_M | language model |")
     print("| -- | -- | -- | -- | -- | -- |")
     names = sorted(path.name for path in pairs.iterdir() if (path / f"{path.name}-F16.gguf").exists())
     for name in names:
@@ -70,20 +64,24 @@ def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> 
         headers = read_header(model), read_header(projector)
         level = doctor.worst(doctor.diagnose(*headers))
         answers: list[Answers] = []
-        drifts: dict[Half, list[float | None]] = {Half.PROJECTOR: [], Half.MODEL: []}
+        drifts: dict[Half, HalfDrifts | None] = {Half.PROJECTOR: None, Half.MODEL: None}
         with open_parts(Settings(cache_dir=folder / f"cache-{name}"), any_folder=True) as parts:
             variant = parts.catalog.open_pair(model, projector)
             if mtmd_cli is not None:
                 answers = list(_answers(parts, variant, pictures, mtmd_cli, model, projector))
             if make:
-                drifts = {half: list(_drifts(parts, variant, half, folder / name)) for half in drifts}
+                drifts = {half: half_drifts(parts, variant, half, folder / name) for half in drifts}
         for answer in answers:
             if not answer.equal:
                 print(f"  {name}, {answer.question}: {answer.ours!r}, llama-mtmd-cli {answer.theirs!r}", flush=True)
         same = sum(answer.equal for answer in answers)
         equal, asked, fine = equal + same, asked + len(answers), fine + (level is doctor.Level.FINE)
-        every = [drift for half in drifts.values() for drift in half]
-        quantized, wanted = quantized + sum(drift is not None for drift in every), wanted + len(every)
+        for half, made in drifts.items():
+            if made is not None:
+                quantized, wanted = quantized + len(made.made), wanted + len(QUANTIZATIONS)
+                beyond += len(made.beyond)
+                for quantization in made.beyond:
+                    print(f"  {name}, {half.name.lower()}: {quantization} drifts too far", flush=True)
         kinds = f"{headers[0].architecture}, {family_signs.projector_type(headers[1])}"
         columns = (name, kinds, level.name.lower(), f"{same} of {len(answers)}", *map(_listed, drifts.values()))
         print(f"| {' | '.join(columns)} |", flush=True)
@@ -94,6 +92,8 @@ def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> 
         "equal to llama-mtmd-cli": equal,
         "quantized halves": wanted,
         "that load and give numbers": quantized,
+        "that drift too far": beyond,
+        "failures": len(names) - fine + asked - equal + wanted - quantized + beyond,
     }
 
 
@@ -184,27 +184,9 @@ def _whole(text: str) -> str:
     return text.replace("\0", "").strip(f"\ufffd{string.whitespace}")
 
 
-def _drifts(parts: Parts, source: Variant, half: Half, folder: Path) -> Iterator[float | None]:
-    """Of each quantization, in nats for each token; None where it does not load."""
-    questions = question_sets.embedded(data_folder() / "tiny-vlm/evaluation", level="easy").first(QUESTIONS)
-    for quantization in QUANTIZATIONS:
-        target = folder / f"{half.name.lower()}-{quantization}.gguf"
-        try:
-            quantizer.make(Path(source.half(half).path), target, quantization, parts.pool, half=half)
-            model, projector = Path(source.model.path), Path(source.projector.path)
-            files = (model, target) if half is Half.PROJECTOR else (target, projector)
-            variants = (source, parts.catalog.open_pair(*files))
-            request = MeasureRequest(questions, variants, source.id, MeasurementPlan(max_tokens=N_TOKENS), Runtime())
-            *_, last = MeasureJob(parts.lab, request).run()
-            assert isinstance(last, Measurement)
-            drift = last.results[1].mean_kl
-            yield None if drift is None else drift.value
-        except Failure as error:
-            print(f"  {target.name}: {error.message}", flush=True)
-            yield None
-        finally:
-            target.unlink(missing_ok=True)
-
-
-def _listed(drifts: list[float | None]) -> str:
-    return ", ".join("failed" if drift is None else f"{drift:.3f}" for drift in drifts) or "not made"
+def _listed(drifts: HalfDrifts | None) -> str:
+    if drifts is None:
+        return "not made"
+    values = (drifts.made.get(name) for name in QUANTIZATIONS)
+    listed = " / ".join("failed" if drift is None else f"{drift:.3f}" for drift in values)
+    return f"{listed} ({drifts.rounded:.3f})"

@@ -25,7 +25,7 @@ def chips(text: str, controls: Collection[str]) -> markupsafe.Markup:
     if not controls:
         return markupsafe.escape(text)
     known, others = _names(tuple(controls))
-    html = []
+    html: list[str] = []
     for n, part in enumerate(others.split(text) if others else [text]):
         if n % 2:
             html.append(_CHIP.format(part))
