@@ -35,17 +35,25 @@ def read_pair(model: Path, projector: Path, checksums: Checksums, ids: Mapping[P
         raise BadPair(f"{projector.name} is an audio projector: it has no vision encoder. Choose an image projector.")
     if projector_header.metadata.get("clip.has_vision_encoder") is False:
         raise BadPair(f"{projector.name} has no vision encoder (it may be for audio). Choose an image projector.")
-    named = (model_header.text(f"general.{part}") for part in ("basename", "finetune", "size_label"))
-    family = (
-        "-".join(part for part in named if part)[:80]
-        or file_names.QUANTIZATION.split(model.stem)[0].strip("-._")
-        or model.stem
-    )
     return variant_of(
-        family,
+        _family(model, model_header),
         read_file(model, model_header, checksums, ids),
         read_file(projector, projector_header, checksums, ids),
     )
+
+
+_NO_NAMES = ("model", "ggml-model", "language-model", "llm", "text")  # of files whose folder names the model
+
+
+def _family(path: Path, header: GgufHeader) -> str:
+    """By the header. A size alone, such as 7B, is no name: the file's name or its folder's stands before it."""
+    size = header.text("general.size_label")
+    named = [part for part in (header.text(f"general.{field}") for field in ("basename", "finetune")) if part]
+    if not named:
+        stem = file_names.QUANTIZATION.split(path.stem)[0].strip("-._") or path.stem
+        own = path.parent.name if stem.lower() in _NO_NAMES and path.parent.name else stem
+        named, size = [own], "" if size and size.lower() in own.lower() else size
+    return "-".join(part for part in (*named, size) if part)[:80]
 
 
 def read_file(path: Path, header: GgufHeader, checksums: Checksums, ids: Mapping[Path, str] = NO_IDS) -> ModelFile:

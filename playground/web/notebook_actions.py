@@ -63,6 +63,7 @@ _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote her
 
 _MOST_TICKED = 6  # variants in a cell that a person did not tick
 _MOST_SAMPLES = 2  # of all people at once
+_MOST_REPLACED = 1000  # cells whose replaced pictures can be put back
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 
 
@@ -78,14 +79,16 @@ class NotebookActions:
         self._deriving = deriving
         self._imports = JobLimits("imports", _MOST_IMPORTS, 1)
         self._samples = JobLimits("samples of datasets", _MOST_SAMPLES, 1)
+        # By notebook and cell: the pictures before the last upload that replaced some, and the uploaded ones.
+        self._replaced: dict[tuple[str, str], tuple[tuple[Picture, ...], tuple[Picture, ...]]] = {}
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         return [
             server_function(method)
             for method in (
                 self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate,
-                self.move, self.delete, self.undo, self.add_picture, self.example, self.picture, self.follow,
-                self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
+                self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
+                self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
                 self.suite_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
                 self.import_file, self.mark, self.branch, self.marked_questions, self.questions_file,
             )
@@ -337,9 +340,35 @@ class NotebookActions:
 
     # --- pictures ----------------------------------------------------------------------------------------------
 
-    def add_picture(self, key: str, cell: str, path: str, person: str = "") -> CellsReply:
-        """Take an image that this browser has just uploaded."""
-        return self._add_picture(key, cell, _uploaded(path), person)
+    def add_picture(self, key: str, cell: str, path: str, instead: str | None = None, person: str = "") -> CellsReply:
+        """Take an image that this browser has just uploaded. `instead`: of which picture, by its sha256."""
+        uploaded = _uploaded(path)
+        return self._add_picture(key, cell, uploaded, person, instead=lambda now: self._given_up(now, instead))
+
+    def put_back(self, key: str, cell: str, both: bool = False) -> CellsReply:
+        """The pictures that an upload replaced, in its place or, with `both`, beside it."""
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._view.compare_cell(notebook, cell)
+            before, fresh = self._replaced.pop((notebook.id, cell), ((), ()))
+            if not before:
+                raise BadInput("There is nothing to undo here.")
+            known = {picture.sha256 for picture in (*before, *(() if both else fresh))}
+            pictures = (*before, *(picture for picture in now.pictures if picture.sha256 not in known))
+            written, _ = self._library.write(key, replace(now, pictures=pictures))
+        return self._view.changed(key, written)
+
+    def _given_up(self, now: CompareCell, instead: str | None) -> frozenset[str]:
+        """Which pictures give way to an upload: the one that it was dropped on, or the examples of a first visitor."""
+        shown = frozenset(picture.sha256 for picture in now.pictures)
+        return shown & {instead} if instead else shown if shown <= self._examples else frozenset()
+
+    @functools.cached_property
+    def _examples(self) -> frozenset[str]:
+        """The sha256 of the presets' own pictures."""
+        presets = self._parts.catalog.presets
+        files = {example.image for preset in presets for example in (*preset.examples, *preset.cells)}
+        return frozenset(read_image(data_folder() / file).sha256 for file in files)
 
     def example(self, key: str, cell: str, index: int) -> CellsReply:
         """A preset's example image, and its prompt where there is none yet."""
@@ -363,7 +392,15 @@ class NotebookActions:
             raise BadInput("This image is gone.")
         return PictureReply(url=templating.data_url(("image/png", png)))
 
-    def _add_picture(self, key: str, cell: str, path: Path, person: str = "") -> CellsReply:
+    def _add_picture(
+        self,
+        key: str,
+        cell: str,
+        path: Path,
+        person: str = "",
+        *,
+        instead: Callable[[CompareCell], frozenset[str]] = lambda now: frozenset(),
+    ) -> CellsReply:
         notebook = self._library.own(key)
         self._library.check_room()
         images = self._parts.read_pages(path, person)
@@ -375,8 +412,15 @@ class NotebookActions:
             new = tuple({p.sha256: p for p in read if p.sha256 not in present}.values())
             if not new and not accepted:
                 return CellsReply(notice=f"{path.name} is in this cell already.")
-            written, _ = self._library.write(key, replace(now, pictures=(*now.pictures, *new)))
-        return self._view.changed(key, written)
+            gone = instead(now) if new else frozenset()
+            at = next((n for n, picture in enumerate(now.pictures) if picture.sha256 in gone), len(now.pictures))
+            kept = [[p for p in part if p.sha256 not in gone] for part in (now.pictures[:at], now.pictures[at:])]
+            written, _ = self._library.write(key, replace(now, pictures=(*kept[0], *new, *kept[1])))
+            if gone:
+                self._replaced[notebook.id, cell] = now.pictures, new
+                while len(self._replaced) > _MOST_REPLACED:
+                    del self._replaced[next(iter(self._replaced))]
+        return replace(self._view.changed(key, written), replaced=bool(gone))
 
     def own_questions(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
         """Ask the questions of a zip that was just uploaded; without one, the embedded ones again."""

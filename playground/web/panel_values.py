@@ -145,9 +145,11 @@ def references_of(variants: Sequence[Variant]) -> list[tuple[str, str]]:
 
 
 def families(parts: Parts) -> list[tuple[str, str]]:
+    """Names and families: the presets' first, in one order after every start."""
     names = {p.family: p.name for p in parts.catalog.presets}
-    present = dict.fromkeys(v.family for v in parts.catalog.variants)
-    return [(names.get(family, family), family) for family in present]
+    present = {v.family for v in parts.catalog.variants}
+    presets = [family for family in names if family in present]
+    return [(names.get(family, family), family) for family in (*presets, *sorted(present - names.keys()))]
 
 
 # The settings that the makers of a model may recommend.

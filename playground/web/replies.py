@@ -52,6 +52,7 @@ class CellsReply(SavedReply, frozen=True, kw_only=True):
 
     cells: tuple[CellHtml, ...] = ()
     order: tuple[str, ...] | UnsetType = UNSET
+    replaced: bool = False  # an upload took the place of pictures, which can be put back
 
 
 class SettingsReply(CellsReply, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from playground.web import panel_values
 from playground.web.panel_values import AUTOMATIC, DEFAULTS, MAKERS_NAMES, PanelView, Ticks
 from playground.wiring import Parts
 
-_HEAD = """<div class="vp-side-head"><span class="vp-dim">Settings of the selected cell</span>\
+_HEAD = """<div class="vp-side-head"><span class="vp-dim" id="vp-side-title">Settings of the selected cell</span>\
 <button type="button" id="vp-side-close" aria-label="Close the settings">×</button></div>"""
 
 # Gives the panel's values to the notebook's script (static/notebook/settings.js), which sends them to the server and

@@ -305,9 +305,9 @@ def test_page_when_a_text_holds_markup_then_it_is_text(page: Page) -> None:
 
 def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: Page) -> None:
     tick_only(page, "F16")
-    remove_image(page)
-    add_image(page, OTHER)
-    expect(cell(page).locator(".vp-pictures img")).to_be_visible()
+    add_image(page, OTHER)  # in place of the example
+    expect(page.get_by_text("Your image replaced the one that was here.")).to_be_visible()
+    expect(cell(page).locator(".vp-pictures img")).to_have_count(1)
     prompt(page).fill("Describe the image.")
     run(page)
     expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The image shows five objects", timeout=30_000)
@@ -318,18 +318,18 @@ def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: P
 @pytest.mark.parametrize("how", ["paste", "drop"])
 def test_page_when_an_image_is_pasted_or_dropped_then_the_cell_has_it(page: Page, how: str) -> None:
     tick_only(page, "F16")
-    remove_image(page)
     page.evaluate(
         """([bytes, how]) => {
             const transfer = new DataTransfer();
             transfer.items.add(new File([new Uint8Array(bytes)], "given.png", {type: "image/png"}));
             const event = how === "paste" ? new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true})
                 : new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
-            document.querySelector(".vp-is-compare").dispatchEvent(event);
+            document.querySelector(".vp-is-compare figure img").dispatchEvent(event);
         }""",
         [list(OTHER.read_bytes()), how],
     )
     expect(cell(page).locator("img[alt='given.png']")).to_be_visible()
+    expect(cell(page).locator(".vp-pictures figure")).to_have_count(1)
     prompt(page).fill("Describe the image.")
     run(page)
     expect(pane(page, "F16").locator(".vp-text")).to_contain_text("The image shows five objects", timeout=30_000)

@@ -719,6 +719,13 @@ def test_texts_when_they_are_odd_then_shown_as_they_are_and_nothing_sticks_out(p
             }).map(node => node.outerHTML.slice(0, 80))"""
         )
         assert sticking == []
+        if pixels > 900:  # the bar and the panel stay, and the panel says for which cell
+            tops = page.evaluate(
+                "['#vp-top', '#vp-side'].map(id => document.querySelector(id).getBoundingClientRect())"
+            )
+            assert page.evaluate("scrollY") > 100
+            assert [round(box["top"]) for box in tops] == [0, round(tops[0]["height"])]
+            expect(page.locator("#vp-side-title")).to_contain_text("Settings of cell 2 · ")
     reload(page)
     expect(prompt(page, 2)).to_have_value(ODD[:300])
     expect(page.locator(".vp-toast")).to_have_count(0)

@@ -179,6 +179,22 @@ def test_family_when_two_sizes_have_one_basename_then_they_are_two(models: Path,
     assert [v.reference for v in found] == [True, True]
 
 
+@pytest.mark.parametrize(
+    ("file", "family"),
+    [
+        ("qwen25vl-Q4_K_M.gguf", "qwen25vl-1.8M"),
+        ("my-1.8M-F16.gguf", "my-1.8M"),
+        ("invoices/model-F16.gguf", "invoices-1.8M"),
+    ],
+)
+def test_family_when_the_header_knows_its_size_alone_then_the_file_or_its_folder_names_it(
+    models: Path, open_store: OpenStore, file: str, family: str
+) -> None:
+    (models / file).parent.mkdir(exist_ok=True)
+    write_gguf(models / file, general__size_label="1.8M")
+    assert open_store(models).open_pair(models / file, models / "mmproj-F16.gguf").family == family
+
+
 def test_pair_when_opened_again_then_it_is_the_same_variant(models: Path, open_store: OpenStore) -> None:
     store = open_store(models)
     first = store.open_pair(models / "a-F16.gguf", models / "mmproj-F16.gguf")

@@ -11,7 +11,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+import PIL.Image
 import pytest
+from gradio.utils import get_upload_folder
 
 from playground.errors import BadImage, BadInput, NoRoom, NotAllowed
 from playground.notebooks.cells import CellQuestions, CompareCell
@@ -186,6 +188,42 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     forged = re.sub(r'("images":\{"[0-9a-f]{64}":")[^"]*', r"\1AAAA", whole)
     third = actions.import_file("a fourth browser", forged)
     assert library.files(library.own(str(third.key))).png(picture.sha256) is None
+
+
+def test_upload_when_only_examples_are_there_or_on_a_picture_then_it_takes_their_place_and_they_come_back(
+    parts: Parts, actions_of: ActionsOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    uploads = Path(get_upload_folder())
+    uploads.mkdir(parents=True, exist_ok=True)
+    actions, library = actions_of(parts), parts.library
+    key = str(actions.open().key)
+    cell = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
+
+    def names() -> list[str]:
+        now = library.cell(library.own(key), cell)
+        assert isinstance(now, CompareCell)
+        return [picture.name for picture in now.pictures]
+
+    def add(name: str, instead: str | None = None) -> bool:
+        PIL.Image.new("RGB", (40, 30), name.removesuffix(".png")).save(uploads / name)
+        return actions.add_picture(key, cell, str(uploads / name), instead).replaced
+
+    (example,) = names()
+    assert add("red.png")
+    assert names() == ["red.png"]
+    actions.put_back(key, cell)
+    assert names() == [example]
+    with pytest.raises(BadInput, match="nothing to undo"):
+        actions.put_back(key, cell)
+    add("red.png")
+    actions.put_back(key, cell, both=True)
+    assert names() == [example, "red.png"]
+    assert not add("green.png")  # an own image is there: the new one joins it
+    before = library.cell(library.own(key), cell)
+    assert isinstance(before, CompareCell)
+    assert add("blue.png", instead=before.pictures[1].sha256)
+    assert names() == [example, "blue.png", "green.png"]
 
 
 def test_questions_when_an_imported_file_only_names_their_zip_then_they_are_not_there(

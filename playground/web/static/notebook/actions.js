@@ -61,7 +61,7 @@ export const actions = {
     if (page.active === id) page.active = null;
     const near = $$(".vp-cell")[Math.min(at, $$(".vp-cell").length - 1)];
     if (near) focusCell(near.dataset.cell);
-    toast("Cell deleted.", {action: "Undo", run: undo});
+    toast("Cell deleted.", {actions: [["Undo", undo]]});
   },
   write: edit,
   zoom: async (id, button) => {

@@ -75,6 +75,14 @@ export function mark() {
   }
   const stop = $("[data-do=stop-all]");
   if (stop) stop.hidden = queue.idle;
+  titlePanel();
+}
+
+function titlePanel() {
+  const title = document.getElementById("vp-side-title"), cell = page.active && article(page.active);
+  if (!title) return;
+  const [, number, asked] = cell ? $(":scope > h2", cell).textContent.match(/^(Cell \d+): ?(.*)$/s) : [];
+  title.textContent = number ? `Settings of ${number.toLowerCase()} · ${asked}` : "Settings of the selected cell";
 }
 
 export function setOutputs(id, html) {

@@ -9,15 +9,24 @@ const notUploaded = (file, error) =>
 
 export const imagesOf = files => [...(files ?? [])].filter(file => file.type.startsWith("image/") || /\.(pdf|heic|heif|avif)$/i.test(file.name));
 
-export async function addPictures(id, files) {
-  for (const file of files) {
+// `instead`: the sha256 of the picture that the first file was dropped on.
+export async function addPictures(id, files, instead) {
+  for (const [at, file] of files.entries()) {
     try {
       const {path} = await page.upload(file);
-      await call("add_picture", {cell: id, path});
+      const {replaced} = await call("add_picture", {cell: id, path, instead: at ? null : instead});
+      if (replaced) tellReplaced(id);
     } catch (error) {
       if (!document.querySelector(".vp-toast.vp-bad")) notUploaded(file, error);
     }
   }
+}
+
+function tellReplaced(id) {
+  const putBack = both => call("put_back", {cell: id, both}).catch(() => { /* the person was told */ });
+  toast("Your image replaced the one that was here.", {
+    actions: [["Undo", () => putBack(false)], ["Keep both", () => putBack(true)]],
+  });
 }
 
 export async function addQuestions(id, file) {

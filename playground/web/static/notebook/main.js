@@ -16,12 +16,13 @@ const ignore = () => {}; // the person was told
 export function start({element, trigger, server, upload}) {
   const root = element.querySelector("#vp-notebook");
   panel()?.setAttribute("role", "complementary");
-  panel()?.setAttribute("aria-label", "Settings of the selected cell");
+  panel()?.setAttribute("aria-labelledby", "vp-side-title");
   Object.assign(page, {element, root, trigger, server, upload, browser: storage.browser});
   root.addEventListener("click", onClick);
   root.addEventListener("click", onLikelyClick);
   root.addEventListener("keydown", onLikelyKey);
   root.addEventListener("change", onChange);
+  root.addEventListener("toggle", event => openWhereRoomIs(event.target), true);
   root.addEventListener("focusin", event => { const id = cellOf(event.target); if (id) choose(id); });
   root.addEventListener("focusout", onFocusOut);
   root.addEventListener("input", event => {
@@ -86,6 +87,14 @@ function onChange({target: field}) {
   else if (field.matches("[data-import]")) importFile(field.files[0]).finally(empty);
 }
 
+// A menu near the lower edge opens upwards.
+function openWhereRoomIs(menu) {
+  if (!menu.matches(".vp-menu[open]")) return;
+  menu.classList.remove("vp-up");
+  const {bottom, height} = $(":scope > div", menu).getBoundingClientRect();
+  menu.classList.toggle("vp-up", bottom > innerHeight && menu.getBoundingClientRect().top > height);
+}
+
 function onFocusOut({target: field}) {
   if (field.matches("[data-prompt], [data-note]")) send(cellOf(field));
   if (field.matches("[data-note]")) {
@@ -99,7 +108,8 @@ function onDrag(event) {
   if (!page.canEdit || !cell || ![...event.dataTransfer.types].includes("Files")) return;
   event.preventDefault();
   cell.classList.toggle("vp-over", event.type === "dragover");
-  if (event.type === "drop") addPictures(cell.dataset.cell, imagesOf(event.dataTransfer.files));
+  const picture = event.target.closest(".vp-pictures figure")?.querySelector("[data-sha]");
+  if (event.type === "drop") addPictures(cell.dataset.cell, imagesOf(event.dataTransfer.files), picture?.dataset.sha);
 }
 
 function onPaste(event) {

@@ -1,15 +1,16 @@
 // Messages that go by themselves.
 import {$, page} from "./page.js";
 
-export function toast(text, {bad = false, action, run} = {}) {
+// `actions`: what each button is called, and does.
+export function toast(text, {bad = false, actions = []} = {}) {
   const box = document.createElement("div");
   box.className = bad ? "vp-toast vp-bad" : "vp-toast";
   box.setAttribute("role", bad ? "alert" : "status");
   box.append(Object.assign(document.createElement("span"), {textContent: text}));
   const close = () => box.remove();
-  if (action) {
+  for (const [textContent, run] of actions) {
     const onclick = () => { close(); run(); };
-    box.append(Object.assign(document.createElement("button"), {textContent: action, onclick}));
+    box.append(Object.assign(document.createElement("button"), {textContent, onclick}));
   }
   box.append(Object.assign(document.createElement("button"), {textContent: "×", ariaLabel: "Close", onclick: close}));
   let region = $(".vp-toasts", page.element);
