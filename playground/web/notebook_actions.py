@@ -367,7 +367,8 @@ class NotebookActions:
     def _examples(self) -> frozenset[str]:
         """The sha256 of the presets' own pictures."""
         presets = self._parts.catalog.presets
-        files = {example.image for preset in presets for example in (*preset.examples, *preset.cells)}
+        files = {example.image for preset in presets for example in preset.examples}
+        files |= {cell.image for preset in presets for cell in preset.cells}
         return frozenset(read_image(data_folder() / file).sha256 for file in files)
 
     def example(self, key: str, cell: str, index: int) -> CellsReply:
