@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from playground.errors import BadModel, BadPair
 from playground.models.checksums import Checksums
+from playground.models.family_signs import projector_type
 from playground.models.gguf import file_links, file_names
 from playground.models.gguf.header import GgufHeader, read_header
 from playground.models.gguf.llamafile import unpack
@@ -72,6 +73,7 @@ def read_file(path: Path, header: GgufHeader, checksums: Checksums, ids: Mapping
         architecture=header.architecture,
         vocabulary_sha256=None if header.is_projector else header.vocabulary_sha256,
         shape=shape(headers),
+        projector_type=(projector_type(header) or "")[:80] if header.is_projector else "",
         made_with=tuple((header.text("quantize.questions") or "").split()),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import fnmatch
 import functools
 from collections.abc import Iterable, Mapping
@@ -55,6 +56,13 @@ class Suggested(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         return {n: value for n, value in msgspec.structs.asdict(self).items() if value is not None and n not in sizes}
 
 
+class BoxNumbers(enum.StrEnum):
+    """What the numbers of a family's boxes count, where its answers do not say so."""
+
+    PIXELS = "pixels"  # of the image as the encoder sees it
+    THOUSANDTHS = "thousandths"  # of the image's width and height
+
+
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model family: the embedded one (`repo` empty), or one on the Hub."""
 
@@ -79,6 +87,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     examples: tuple[Example, ...] = ()
     cells: tuple[ExampleCell, ...] = ()
     max_tokens: int = 128
+    boxes: BoxNumbers | None = None
     chat_template: str | None = None  # in place of the one in the file, where that is wrong; Jinja, or llama.cpp's name
 
     def file_of(self, quantization: str, names: Iterable[str]) -> str | None:
@@ -109,13 +118,20 @@ def read_preset(path: Path) -> Preset:
 
 
 @functools.cache
-def _names() -> Mapping[str, str]:
-    return {preset.family: preset.name for preset in read_presets()}
+def _by_family() -> Mapping[str, Preset]:
+    return {preset.family: preset for preset in read_presets()}
 
 
 def family_name(family: str) -> str:
     """How a person calls a model family: by its preset's name where it has one."""
-    return _names().get(family, family)
+    preset = _by_family().get(family)
+    return preset.name if preset else family
+
+
+def box_numbers(family: str) -> BoxNumbers | None:
+    """None: no preset knows."""
+    preset = _by_family().get(family)
+    return preset.boxes if preset else None
 
 
 def read_presets() -> tuple[Preset, ...]:

@@ -26,8 +26,10 @@ _HTML_TAGS = {"table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "
 _SPANS = {"td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan"}}
 
 _DOCTAGS_BEGIN = ("<doctag>", "<otsl>", "<fcel>", "<ched>")
+_PANE = 3  # the level of a pane's heading: those of its answer are below it
 _BLOCKS = {"text": "p", "paragraph": "p", "caption": "p", "footnote": "p", "page_header": "p", "page_footer": "p",
-           "title": "h1", **{f"section_header_level_{n}": f"h{n + 1}" for n in range(1, 6)}, "list_item": "li",
+           "title": markdown.heading(_PANE + 1), "list_item": "li",
+           **{f"section_header_level_{n}": markdown.heading(_PANE + 1 + n) for n in range(1, 6)},
            "unordered_list": "ul", "ordered_list": "ol", "code": "pre", "formula": "pre"}  # fmt: skip
 _CELLS = {"fcel": "td", "ecel": "td", "ched": "th", "rhed": "th", "srow": "th"}
 _MERGED = {"lcel", "ucel", "xcel"}  # with the cell at the left, above, or both
@@ -50,8 +52,8 @@ def rendered(text: str) -> markupsafe.Markup | None:
         text = fenced[1]
     if "<table" in text.lower():
         parts = enumerate(_HTML_TABLE.split(text))
-        return markupsafe.Markup("").join(_table(part) if n % 2 else markdown.render(part) for n, part in parts)
-    return markdown.render(text) if fenced or _MARKDOWN.search(text) else None
+        return markupsafe.Markup("").join(_table(part) if n % 2 else markdown.render(part, _PANE) for n, part in parts)
+    return markdown.render(text, _PANE) if fenced or _MARKDOWN.search(text) else None
 
 
 def _table(html: str) -> markupsafe.Markup:

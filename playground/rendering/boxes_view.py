@@ -10,6 +10,7 @@ import markupsafe
 
 from playground.measuring import boxes
 from playground.measuring.boxes import Box
+from playground.models.presets import BoxNumbers, box_numbers
 from playground.notebooks.cells import Picture
 from playground.rendering.templating import markup
 from playground.values.answer import ComparisonUpdate, Pane
@@ -17,8 +18,10 @@ from playground.values.files import Variant
 
 _COLOURS = 8  # of styles/boxes.css
 _LONGEST = 20_000  # characters of an answer that are read
-# Qwen2.5-VL writes pixels of the image that its encoder sees; files are named after the model.
-_IN_PIXELS = re.compile(r"qwen.?2[._-]?5.?(?:vl|omni)", re.IGNORECASE)
+# Qwen2.5-VL and dots.ocr write pixels of the image that their encoder sees: by their presets, else by the type that the
+# projector's header names. Runs of older versions keep no type: files are named after the model.
+_PIXEL_TYPES = {"qwen2.5vl_merger", "qwen2.5o", "dots_ocr"}
+_PIXEL_NAMES = re.compile(r"qwen.?2[._-]?5.?(?:vl|omni)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,20 @@ def _scale(answered: Sequence[Box], pane: Pane, variant: Variant, picture: Pictu
         return "thousandths" if own == 1000 else f"parts of {own:g}", (own, own)
     if largest <= 1:
         return "shares of the image", (1.0, 1.0)
-    if largest > 1000 or _IN_PIXELS.search(f"{variant.family} {variant.model.path}"):
+    if largest > 1000 or _in_pixels(variant):
         seen, tiles = pane.metrics.image_pixels, pane.metrics.image_tiles
         if seen and len(seen) == 1 and not tiles:
             return "pixels of the resized image", (float(seen[0][0]), float(seen[0][1]))
         return "pixels of the image", (float(picture.width), float(picture.height))
     return "thousandths", (1000.0, 1000.0)  # what most families are trained on
+
+
+def _in_pixels(variant: Variant) -> bool:
+    if numbers := box_numbers(variant.family):
+        return numbers is BoxNumbers.PIXELS
+    if kind := variant.projector.projector_type:
+        return kind in _PIXEL_TYPES
+    return _PIXEL_NAMES.search(f"{variant.family} {variant.model.path}") is not None
 
 
 def _drawn(label: str, corners: Sequence[float], picture: Picture) -> _DrawnBox:

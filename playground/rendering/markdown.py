@@ -22,16 +22,29 @@ _BLOCK = re.compile(r"\n[ \t]*\n")
 
 
 @lru_cache(maxsize=64)
-def render(text: str) -> markupsafe.Markup:
-    """HTML; as plain text if it has so many brackets or marks that Markdown would take seconds."""
+def render(text: str, below: int = 0) -> markupsafe.Markup:
+    """HTML; as plain text if it has so many brackets or marks that Markdown would take seconds.
+
+    `below`: the level of the heading that the text stands under; its own begin one deeper.
+    """
     if _is_costly(text):
         return markupsafe.Markup(
             "<p>Too many brackets or marks for Markdown: shown as plain text.</p>\n<pre>{}</pre>"
         ).format(text)
     try:
-        return markupsafe.Markup(_SHOWN.render(text))  # noqa: S704  markdown-it escapes what is not Markdown
+        tokens = _SHOWN.parse(text)
+        for token in tokens:
+            if token.type in ("heading_open", "heading_close"):
+                token.tag = heading(int(token.tag[1:]) + below)
+        html = _SHOWN.renderer.render(tokens, _SHOWN.options, {})
+        return markupsafe.Markup(html)  # noqa: S704  markdown-it escapes what is not Markdown
     except RecursionError:
         return markupsafe.Markup("<pre>{}</pre>").format(text)
+
+
+def heading(level: int) -> str:
+    """The element of a heading; HTML has six levels."""
+    return f"h{min(level, 6)}"
 
 
 def inert(text: str) -> str:

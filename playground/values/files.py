@@ -73,6 +73,7 @@ class ModelFile:
     mark: str = ""  # what tells it from another file of this quantization in its family (models/labels.py)
     # Questions that this file was calibrated or searched with (question_sets.fingerprint): they cannot judge it.
     made_with: tuple[str, ...] = ()
+    projector_type: str = ""  # a projector's, as llama.cpp calls it; empty: unknown, or of an older version
 
     @property
     def label(self) -> str:

@@ -24,7 +24,7 @@ PAGE = (
     ("answer", "html"),
     [
         ("A red ball, 3 - 2 = 1.", None),
-        ("# Head\n\n**bold** <i>x</i>", "<h1>Head</h1>\n<p><strong>bold</strong> &lt;i&gt;x&lt;/i&gt;</p>\n"),
+        ("# Head\n\n**bold** <i>x</i>", "<h4>Head</h4>\n<p><strong>bold</strong> &lt;i&gt;x&lt;/i&gt;</p>\n"),
         ("```html\n<table><tr><td>1</td></tr></table>\n```", "<table><tbody><tr><td>1</td></tr></tbody></table>"),
         (
             'See:\n<table onclick="x"><tr><td colspan="2" rowspan="9999" style="x">a<script>x()</script><img src="y">',
@@ -37,8 +37,10 @@ PAGE = (
         ),
         (
             PAGE,
-            "<h2>Head</h2><p>a &lt;b&gt; c</p><ul><li>one</li></ul><pre>x = 1</pre><p>cut of</p>",
+            "<h5>Head</h5><p>a &lt;b&gt; c</p><ul><li>one</li></ul><pre>x = 1</pre><p>cut of</p>",
         ),
+        ("<doctag><title>T</title><section_header_level_5>S</section_header_level_5>", "<h4>T</h4><h6>S</h6>"),
+        ("###### Deep", "<h6>Deep</h6>\n"),
         ("# " + "a" * 50_000, None),
     ],
 )

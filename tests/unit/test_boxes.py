@@ -74,6 +74,26 @@ def test_scale_when_the_family_writes_pixels_then_those_that_its_encoder_saw() -
         "200.0", "20.0", "100.0", "20.0"]  # fmt: skip
 
 
+SCALES = [
+    ("dots.ocr", "", "a.gguf", True),  # by its preset
+    ("qwen3-vl-2b", "qwen2.5vl_merger", "qwen2.5-vl.gguf", False),  # by its preset, whatever the files say
+    ("mine", "qwen2.5vl_merger", "a.gguf", True),  # by the projector's type
+    ("mine", "qwen2vl_merger", "qwen2.5-vl.gguf", False),  # by the type, whatever the name is
+    ("mine", "", "my-qwen2.5-vl.gguf", True),  # of an older run: by the name
+    ("mine", "", "a.gguf", False),
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "name", "pixels"), SCALES)
+def test_scale_when_preset_type_and_name_differ_then_the_first_that_is_known_counts(
+    family: str, kind: str, name: str, pixels: bool
+) -> None:
+    files = replace(FILE, path=name), replace(FILE, projector_type=kind)
+    variant = replace(Q2, family=family, model=files[0], projector=files[1])
+    seen = Metrics(image_pixels=((800, 400),))
+    assert drawn(variant, "[80, 40, 160, 80]", seen)[:2] == (["40.0", "20.0"] if pixels else ["32.0", "8.0"])
+
+
 def test_boxes_when_variants_differ_then_each_has_a_colour_and_its_overlap_with_the_reference() -> None:
     panes = (
         Pane("F16", PaneState.DONE, '{"bbox_2d": [0, 0, 500, 500], "label": "<b>"}'),
