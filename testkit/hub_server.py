@@ -122,6 +122,7 @@ class HubRepo:
             "private": self.private,
             "gated": "manual" if self.gated else False,
             "downloads": self.downloads,
+            "lastModified": "2026-03-04T05:06:07.000Z",
             "likes": self.likes,
             "tags": self.tags,
             "pipeline_tag": self.pipeline_tag,

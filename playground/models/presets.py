@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import fnmatch
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -79,6 +80,10 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     projector_repo: str = ""  # where the projector lies if not beside the language model
     evidence: str = ""  # where these file names were seen; empty: a guess by the publisher's other repositories
     source: str = ""  # where the suggested settings were read
+    parameters: str = ""  # where the name does not say how many
+    # In GB, as published: of language models by quantization, and of the projector; None: unknown.
+    sizes: dict[str, float] = {}
+    projector_size: float | None = None
     prompt: str = "Describe this image."
     suggested: Suggested = Suggested()
     derive: Derive = Derive()
@@ -89,6 +94,18 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int = 128
     boxes: BoxNumbers | None = None
     chat_template: str | None = None  # in place of the one in the file, where that is wrong; Jinja, or llama.cpp's name
+
+    @property
+    def purpose(self) -> str:
+        """What `about` begins with: its words before the first colon or full stop."""
+        return re.split(r"[:.;]\s", self.about, maxsplit=1)[0].rstrip(".")
+
+    @property
+    def pair_bytes(self) -> int | None:
+        """Of the smallest pair whose sizes are known."""
+        if not self.sizes or self.projector_size is None:
+            return None
+        return round(1e9 * (min(self.sizes.values()) + self.projector_size))
 
     def file_of(self, quantization: str, names: Iterable[str]) -> str | None:
         """The language model's file of a quantization among a repository's; publishers write f16 and F16."""

@@ -64,6 +64,11 @@ def bits(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1f} bpw"
 
 
+def parameters(value: int) -> str:
+    """As model names write them: 450M, 4B."""
+    return f"{value / 1e9:.2g}B" if value >= 995e6 else f"{value / 1e6:.3g}M"
+
+
 def probability(value: float | None) -> str:
     if value is None:
         return UNKNOWN

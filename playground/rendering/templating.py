@@ -64,6 +64,7 @@ environment.filters |= {
     "sampled_speed": number_format.sampled_speed,
     "range_of": number_format.range_of,
     "bits": number_format.bits,
+    "parameters": number_format.parameters,
     "probability": number_format.probability,
     "when": number_format.when,
     "image_seen": number_format.image_seen,

@@ -52,6 +52,16 @@ class _FileRow:
 
 
 @dataclass(frozen=True, slots=True)
+class _Card:
+    """A known model, to choose from."""
+
+    preset: Preset
+    sizes: str
+    bytes: int | None  # of the smallest pair
+    fits: bool | None  # None: the sizes are unknown
+
+
+@dataclass(frozen=True, slots=True)
 class _DownloadRow:
     key: str
     name: str
@@ -93,7 +103,7 @@ class ModelActions:
     def page(self) -> markupsafe.Markup:
         return templating.markup(
             "models.html",
-            presets=self._presets,
+            cards=_cards(self._presets, self._parts.hardware),
             offline=self._hub.offline,
             endpoint=self._hub.endpoint,
             cache=str(self._hub.cache),
@@ -388,17 +398,40 @@ class ModelActions:
         return pairs
 
 
+# What a context, an image and the workers take beside the files: a guess, since no header was read.
+_BESIDE_THE_FILES = 1_000_000_000
+
+
+def _cards(presets: Sequence[Preset], hardware: Hardware) -> list[_Card]:
+    """The smallest pair first; those of unknown size last."""
+    free, cards = _free(hardware), []
+    for preset in presets:
+        sizes = [f"{size:g} GB {name}" for name, size in preset.sizes.items()]
+        least = preset.pair_bytes
+        fits = None if least is None else least + _BESIDE_THE_FILES <= free
+        cards.append(_Card(preset, " · ".join(sizes), least, fits))
+    return sorted(cards, key=lambda card: (card.bytes is None, card.bytes or 0, card.preset.name))
+
+
 def findings_html(findings: Sequence[Finding]) -> markupsafe.Markup:
     return templating.markup("findings.html", findings=findings, good=doctor.worst(findings) is Level.FINE)
 
 
 def _fits(model: RemoteModel, headers: PairHeaders, hardware: Hardware) -> str:
     """Whether it fits into memory, and how much it needs."""
-    on_gpu = hardware.gpu_free is not None and hardware.gpu_offload is not False
+    on_gpu = _on_gpu(hardware)
     n_ctx = check_pair.N_CTX
     needed = doctor.needs(headers.model, headers.projector, n_ctx, on_gpu=on_gpu, model_bytes=model.bytes).all
-    free = hardware.gpu_free if on_gpu and hardware.gpu_free is not None else hardware.host_free
-    return f"{'fits' if needed <= free else 'too large'}, about {number_format.memory(needed)}"
+    return f"{'fits' if needed <= _free(hardware) else 'too large'}, about {number_format.memory(needed)}"
+
+
+def _on_gpu(hardware: Hardware) -> bool:
+    return hardware.gpu_free is not None and hardware.gpu_offload is not False
+
+
+def _free(hardware: Hardware) -> int:
+    """Bytes where a pair would be loaded."""
+    return hardware.gpu_free if hardware.gpu_free is not None and _on_gpu(hardware) else hardware.host_free
 
 
 @lru_cache(1000)

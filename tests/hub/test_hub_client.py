@@ -108,7 +108,8 @@ def test_search_when_asked_then_models_that_see_by_downloads(hub: Hub, served: H
         (GATED, 300, True, "gemma"),
         (TINY, 100, False, "apache-2.0"),
     ]
-    assert all(one.likes == 10 for one in found)
+    assert all((one.likes, one.changed) == (10, "2026-03-04") for one in found)
+    assert any(one.n_params for one in found)
     asked = served.seen()
     assert [one.query.get("pipeline_tag") for one in asked] == [["image-text-to-text"], None]
     assert all(one.query["filter"] == ["gguf"] and one.query["search"] == ["vl"] for one in asked)

@@ -57,6 +57,19 @@ def ticked(served: HubServer, *models: str, projector: str = "mmproj-F16.gguf", 
     }
 
 
+def test_known_models_when_shown_then_the_smallest_pair_is_first_and_what_is_too_large_says_so(
+    actions: ModelActions,
+) -> None:
+    cards = re.findall(r'data-fits="(.*?)"\s+data-bytes="(\d*)"', str(actions.page()))
+    sizes = [int(size) for _, size in cards if size]
+    assert len(sizes) >= 20
+    assert sizes == sorted(sizes)
+    assert [bool(size) for _, size in cards] == [True] * len(sizes) + [False] * (len(cards) - len(sizes))
+    fits = [fit for fit, size in cards if size]
+    assert fits == sorted(fits, reverse=True)  # yes, then no
+    assert {fit for fit, size in cards if not size} == {""}
+
+
 def test_ticks_when_a_repository_is_open_then_one_listing_a_commit_and_one_header_a_file(
     served: HubServer, actions: ModelActions
 ) -> None:

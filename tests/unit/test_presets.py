@@ -201,6 +201,15 @@ def test_preset_on_the_hub_when_read_then_it_is_whole(preset: Preset) -> None:
 
 
 @pytest.mark.parametrize("preset", ON_THE_HUB, ids=lambda preset: preset.family)
+def test_preset_on_the_hub_when_it_gives_sizes_then_its_words_give_the_same(preset: Preset) -> None:
+    sizes = [*preset.sizes.values(), *filter(None, [preset.projector_size])]
+    stated = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", preset.about)]
+    assert set(sizes) <= set(stated)
+    assert {*preset.sizes} <= {name for name in re.findall(r"\w+", preset.about)}
+    assert 10 <= len(preset.purpose) <= 160
+
+
+@pytest.mark.parametrize("preset", ON_THE_HUB, ids=lambda preset: preset.family)
 def test_preset_on_the_hub_when_something_is_not_evidenced_then_it_says_so(preset: Preset) -> None:
     assert bool(preset.evidence) != ("a guess" in preset.about)
     assert preset.source or preset.suggested == Suggested()

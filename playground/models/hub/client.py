@@ -47,6 +47,8 @@ class FoundRepo(msgspec.Struct, frozen=True):
     gated: bool
     licence: str | None
     task: str | None  # the Hub's tag, such as image-text-to-text
+    n_params: int | None = None
+    changed: str | None = None  # the day of its last commit
 
 
 class CachedFile(msgspec.Struct, frozen=True):
@@ -116,7 +118,7 @@ class Hub:
                     **({"search": text} if text else {}),
                     "sort": "downloads",
                     "limit": limit,
-                    "expand": ["downloads", "likes", "gated", "tags", "pipeline_tag"],
+                    "expand": ["downloads", "likes", "gated", "tags", "pipeline_tag", "gguf", "lastModified"],
                 },
                 headers=build_hf_headers(token=self._token(token)),
                 timeout=constants.HF_HUB_ETAG_TIMEOUT,
@@ -131,6 +133,8 @@ class Hub:
                     bool(repo.get("gated")),
                     _licence(repo.get("tags") or []),
                     repo.get("pipeline_tag"),
+                    (repo.get("gguf") or {}).get("total"),
+                    (repo.get("lastModified") or "")[:10] or None,
                 )
                 for repo in repos
             )

@@ -73,6 +73,17 @@ export function start({element, server}) {
     }
   }
 
+  const passes = {
+    fits: card => card.dataset.fits === "yes",
+    small: card => card.dataset.bytes !== "" && Number(card.dataset.bytes) < 2e9,
+  };
+
+  function filter() {
+    const wanted = $$("[data-filter]:checked").map(box => passes[box.dataset.filter]), cards = $$(".vp-preset");
+    for (const card of cards) card.hidden = !wanted.every(passed => passed(card));
+    $("[data-none]").hidden = cards.some(card => !card.hidden);
+  }
+
   const actions = {
     repo: button => open(button.dataset.repo),
     preset: button => open(button.dataset.repo, button.dataset.preset),
@@ -129,6 +140,7 @@ export function start({element, server}) {
     if (button) Promise.resolve(actions[button.dataset.do](button)).catch(() => {});
   });
   root.addEventListener("change", event => { if (event.target.matches("[name=projector], [name=model]")) check(); });
+  root.addEventListener("change", event => { if (event.target.matches("[data-filter]")) filter(); });
   root.addEventListener("submit", async event => {
     event.preventDefault();
     const text = event.target.text.value.trim();
