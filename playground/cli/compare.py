@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from playground.cli.options import (
+    AxisOptions,
     ContextSize,
     ImageTokens,
     KvTypes,
     Models,
     Names,
     Projectors,
+    VariantOptions,
     axes_of,
     choose,
     derived,
@@ -119,7 +121,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of panes.")] = False,
 ) -> None:
     """Compare variants on an image. The exit code is 1 if a pane failed."""
-    spread = axes_of(kv_type, image_tokens)
+    spread = axes_of(AxisOptions(kv_type=kv_type, image_tokens=image_tokens))
     given: dict[str, Any] = {
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": repeat_penalty,
         "penalty_last_n": penalty_last_n, "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
@@ -139,7 +141,8 @@ def compare(
     settings = run_settings.read_settings(given).within(usable_cores())
     images = tuple(page for path in image for page in DECODER.read_pages(path))
     with open_parts(Settings.read(), any_folder=True) as parts:
-        chosen = axes.spread(choose(parts, model, variants, projector), settings)
+        choice = VariantOptions(variants=variants, projector=projector, model=model)
+        chosen = axes.spread(choose(parts, choice), settings)
         if makers_sampling:
             settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)

@@ -13,27 +13,20 @@ import typer
 
 from playground.cli.options import (
     AsJson,
-    ContextSize,
-    Count,
-    Level,
-    Questions,
-    ReasoningTokens,
-    Seed,
-    SuiteMaxTokens,
-    SuiteName,
+    QuestionOptions,
     derived,
     followed,
     listed,
     questions_of,
     say,
     say_problems,
-    tokens_of,
+    with_options,
 )
 from playground.errors import BadInput, PlaygroundError, cannot_write
 from playground.measuring import gate as verdicts
 from playground.measuring import release_checks, results, suite_source
 from playground.measuring.measure import MeasureJob, MeasureRequest
-from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, SampleRecord
+from playground.measuring.question_sets import SampleRecord
 from playground.measuring.release_checks import Outcome, ReleaseCheck, ReleaseLimits
 from playground.settings import Settings
 from playground.values.files import Variant
@@ -65,27 +58,14 @@ class GateOptions(msgspec.Struct, frozen=True):
     reference: str
     candidates: tuple[str, ...]
     limits: ReleaseLimits
-    questions: Path | None
-    level: str
-    n: int
-    suite: str
-    seed: int
-    max_tokens: int
-    reasoning_tokens: int | None
-    n_ctx: int | None
+    questions: QuestionOptions
 
 
+@with_options
 def gate(
     reference: Annotated[str, typer.Option(help=f"The variant that works. {_PAIR_HELP}")],
     candidate: Annotated[list[str], typer.Option(help="The variant that may replace it, likewise. Repeatable.")],
-    suite: SuiteName = "",
-    seed: Seed = 0,
-    questions: Questions = None,
-    level: Level = "hard",
-    n: Count = DEFAULT_QUESTIONS,
-    max_tokens: SuiteMaxTokens = None,
-    reasoning_tokens: ReasoningTokens = None,
-    n_ctx: ContextSize = None,
+    questions: QuestionOptions,
     max_kl: Annotated[
         float | None, typer.Option(help="Mean KL, nats per token: the larger of the means over tokens and questions.")
     ] = None,
@@ -118,13 +98,6 @@ def gate(
             candidates=tuple(listed_pairs(candidate)),
             limits=ReleaseLimits(max_kl, max_changed, margin / 100 if not_worse else None),
             questions=questions,
-            level=level,
-            n=n,
-            suite=suite,
-            seed=seed,
-            max_tokens=tokens_of(max_tokens, suite),
-            reasoning_tokens=reasoning_tokens,
-            n_ctx=n_ctx,
         )
         if plan:
             _plan(options)
@@ -185,17 +158,14 @@ def _request(parts: Parts, options: GateOptions) -> MeasureRequest:
     variants = tuple({variant.id: variant for variant in (reference, *candidates)}.values())
     if len(variants) < 2:
         raise BadInput("The candidate is the reference itself. Name another one.")
-    questions: QuestionSet = questions_of(
-        parts, options.questions, options.level, options.n, options.suite, options.seed
-    )
+    questions = questions_of(parts, options.questions)
     limits = options.limits
     wanted = results.MeasurementPlan(
         drift=limits.max_kl is not None or limits.max_changed is not None,
         accuracy=limits.max_loss is not None,
-        max_tokens=options.max_tokens,
-        reasoning_tokens=options.reasoning_tokens,
     )
-    return MeasureRequest(questions, variants, reference.id, wanted, Runtime(n_ctx=options.n_ctx))
+    plan, runtime = options.questions.limits(wanted), Runtime(n_ctx=options.questions.n_ctx)
+    return MeasureRequest(questions, variants, reference.id, plan, runtime)
 
 
 def _variant(parts: Parts, name: str) -> Variant:

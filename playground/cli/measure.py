@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +13,11 @@ import typer
 
 from playground.cli.options import (
     AsJson,
-    ContextSize,
-    Count,
-    ImageTokens,
-    KvTypes,
-    Level,
+    AxisOptions,
     Look,
-    Models,
-    Names,
     PackFile,
-    Projectors,
-    Questions,
-    ReasoningTokens,
-    Seed,
-    SuiteMaxTokens,
-    SuiteName,
+    QuestionOptions,
+    VariantOptions,
     axes_of,
     bytes_of,
     check_folder_of,
@@ -37,7 +27,7 @@ from playground.cli.options import (
     range_of,
     say,
     say_problems,
-    tokens_of,
+    with_options,
 )
 from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
@@ -45,7 +35,7 @@ from playground.measuring import gate, packs, results, statistics, suite_source
 from playground.measuring import ship_card as ship
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.pack_jobs import PackJob
-from playground.measuring.question_sets import DEFAULT_QUESTIONS, MAX_ITEMS
+from playground.measuring.question_sets import MAX_ITEMS
 from playground.measuring.summaries import kl_sums
 from playground.settings import Settings
 from playground.values.files import Variant
@@ -57,24 +47,6 @@ _GRID_PROJECTORS = "F16,Q8_0,Q4_0,Q2_K"
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
-    """What all measuring commands are given."""
-
-    variants: list[str] | None
-    projector: list[str] | None
-    model: list[str] | None
-    questions: Path | None
-    level: str
-    n: int
-    n_ctx: int | None
-    kv_types: list[str] | None
-    image_tokens: list[str] | None
-    suite: str = ""
-    seed: int = 0
-    pack: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Measured:
     measurement: results.Measurement
     variants: tuple[Variant, ...]
@@ -83,29 +55,17 @@ class _Measured:
     machine: str
 
 
+@with_options
 def drift(
-    variants: Names = None,
-    projector: Projectors = None,
-    model: Models = None,
-    questions: Questions = None,
-    level: Level = "hard",
-    n: Count = DEFAULT_QUESTIONS,
-    suite: SuiteName = "",
-    seed: Seed = 0,
-    max_tokens: SuiteMaxTokens = None,
-    reasoning_tokens: ReasoningTokens = None,
-    n_ctx: ContextSize = None,
-    kv_type: KvTypes = None,
-    image_tokens: ImageTokens = None,
+    choice: VariantOptions,
+    questions: QuestionOptions,
+    sweep: AxisOptions,
     look: Look = False,
     pack: PackFile = None,
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    tokens = _tokens_of(max_tokens, reasoning_tokens, suite, pack)
-    options = _Options(variants, projector, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed, pack)
-    plan = results.MeasurementPlan(look=look, max_tokens=tokens, reasoning_tokens=reasoning_tokens)
-    measured = _measure(options, plan)
+    measured = _measure(choice, questions, sweep, results.MeasurementPlan(look=look), pack)
     if as_json:
         _print_json(measured.measurement)
         return
@@ -152,27 +112,17 @@ def _encode(result: results.VariantResult) -> str:
     return f"{'–':>10}" if result.speed.encode_s is None else f"{result.speed.encode_s * 1000:7.0f} ms"
 
 
+@with_options
 def grid(
-    variants: Names = None,
-    projector: Projectors = None,
-    model: Models = None,
-    questions: Questions = None,
-    level: Level = "hard",
-    n: Count = DEFAULT_QUESTIONS,
-    suite: SuiteName = "",
-    seed: Seed = 0,
-    max_tokens: SuiteMaxTokens = None,
-    reasoning_tokens: ReasoningTokens = None,
-    n_ctx: ContextSize = None,
-    kv_type: KvTypes = None,
-    image_tokens: ImageTokens = None,
+    choice: VariantOptions,
+    questions: QuestionOptions,
+    sweep: AxisOptions,
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
-    halves = projector or (None if model else [_GRID_PROJECTORS])
-    tokens = tokens_of(max_tokens, suite)
-    options = _Options(variants, halves, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed)
-    measured = _measure(options, results.MeasurementPlan(max_tokens=tokens, reasoning_tokens=reasoning_tokens))
+    if not choice.projector and not choice.model:
+        choice = replace(choice, projector=[_GRID_PROJECTORS])
+    measured = _measure(choice, questions, sweep, results.MeasurementPlan())
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -189,27 +139,15 @@ def grid(
     _fail_if_left_out(measured.measurement)
 
 
+@with_options
 def accuracy(
-    variants: Names = None,
-    projector: Projectors = None,
-    model: Models = None,
-    questions: Questions = None,
-    level: Level = "hard",
-    n: Count = DEFAULT_QUESTIONS,
-    suite: SuiteName = "",
-    seed: Seed = 0,
-    max_tokens: SuiteMaxTokens = None,
-    reasoning_tokens: ReasoningTokens = None,
-    n_ctx: ContextSize = None,
-    kv_type: KvTypes = None,
-    image_tokens: ImageTokens = None,
+    choice: VariantOptions,
+    questions: QuestionOptions,
+    sweep: AxisOptions,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    tokens = tokens_of(max_tokens, suite)
-    options = _Options(variants, projector, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed)
-    plan = results.MeasurementPlan(drift=False, accuracy=True, max_tokens=tokens, reasoning_tokens=reasoning_tokens)
-    measured = _measure(options, plan)
+    measured = _measure(choice, questions, sweep, results.MeasurementPlan(drift=False, accuracy=True))
     if as_json:
         _print_json(measured.measurement)
         return
@@ -229,20 +167,11 @@ def accuracy(
     _fail_if_left_out(measured.measurement)
 
 
+@with_options
 def card(
-    variants: Names = None,
-    projector: Projectors = None,
-    model: Models = None,
-    questions: Questions = None,
-    level: Level = "hard",
-    n: Count = DEFAULT_QUESTIONS,
-    suite: SuiteName = "",
-    seed: Seed = 0,
-    max_tokens: SuiteMaxTokens = None,
-    reasoning_tokens: ReasoningTokens = None,
-    n_ctx: ContextSize = None,
-    kv_type: KvTypes = None,
-    image_tokens: ImageTokens = None,
+    choice: VariantOptions,
+    questions: QuestionOptions,
+    sweep: AxisOptions,
     max_size: Annotated[str, typer.Option(help="Size of both files: 5MB, 1.2GB.")] = "",
     max_memory: Annotated[str, typer.Option(help="Memory that both workers hold: 6GB.")] = "",
     min_speed: Annotated[float | None, typer.Option(help="Tokens per second.")] = None,
@@ -259,8 +188,6 @@ def card(
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
     from playground.rendering import card_view  # noqa: PLC0415  the other commands need no Gradio
 
-    tokens = _tokens_of(max_tokens, reasoning_tokens, suite, pack)
-    options = _Options(variants, projector, model, questions, level, n, n_ctx, kv_type, image_tokens, suite, seed, pack)
     limits = ship.ShipLimits(
         max_bytes=bytes_of(max_size) if max_size else None,
         max_memory=bytes_of(max_memory) if max_memory else None,
@@ -272,11 +199,9 @@ def card(
     for path in out or ():
         card_view.check_kind(path.suffix.removeprefix("."))
         check_folder_of(path)
-    plan = results.MeasurementPlan(
-        accuracy=True, look=True, speed=True, max_tokens=tokens, reasoning_tokens=reasoning_tokens
-    )
-    measured = _measure(options, plan)
-    sample = measured.measurement.sample
+    plan = results.MeasurementPlan(accuracy=True, look=True, speed=True)
+    measured = _measure(choice, questions, sweep, plan, pack)
+    sample, own = measured.measurement.sample, questions.items
     made = ship.card(
         measured.measurement,
         measured.variants,
@@ -284,8 +209,8 @@ def card(
         limits,
         engine=measured.engine,
         machine=measured.machine,
-        set_name=sample.words if sample else ship.set_title(questions.name if questions else "", level),
-        settings=ship.settings_line(plan, n_ctx),
+        set_name=sample.words if sample else ship.set_title(own.name if own else "", questions.level),
+        settings=ship.settings_line(questions.limits(plan), questions.n_ctx),
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
@@ -323,21 +248,23 @@ def _print_card(made: ship.ShipCard) -> None:
         typer.echo(reason)
 
 
-def _tokens_of(max_tokens: int | None, reasoning_tokens: int | None, suite: str, pack: Path | None) -> int:
-    if pack is not None and not (max_tokens is None and reasoning_tokens is None):
+def _measure(
+    choice: VariantOptions,
+    questions: QuestionOptions,
+    sweep: AxisOptions,
+    plan: results.MeasurementPlan,
+    pack: Path | None = None,
+) -> _Measured:
+    if pack is not None and not (questions.max_tokens is None and questions.reasoning_tokens is None):
         raise BadInput("The length of an answer is the pack's. Leave out --max-tokens and --reasoning-tokens.")
-    return tokens_of(max_tokens, suite)
-
-
-def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
+    plan = questions.limits(plan)
     with open_parts(Settings.read(), any_folder=True) as parts:
-        settings = axes_of(options.kv_types, options.image_tokens)
-        variants = axes.spread(choose(parts, options.model, options.variants, options.projector), settings)
-        if options.pack is not None:
-            return _measure_against(parts, options, options.pack, variants, plan)
+        variants = axes.spread(choose(parts, choice), axes_of(sweep))
+        if pack is not None:
+            return _measure_against(parts, packs.read(pack), questions, variants, plan)
         reference = comparison_request.reference_of(variants)
-        questions = questions_of(parts, options.questions, options.level, options.n, options.suite, options.seed)
-        request = MeasureRequest(questions, variants, reference, plan, Runtime(n_ctx=options.n_ctx))
+        runtime = Runtime(n_ctx=questions.n_ctx)
+        request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime)
         measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
     say_problems(measurement.problems)
@@ -345,17 +272,22 @@ def _measure(options: _Options, plan: results.MeasurementPlan) -> _Measured:
 
 
 def _measure_against(
-    parts: Parts, options: _Options, path: Path, variants: tuple[Variant, ...], plan: results.MeasurementPlan
+    parts: Parts,
+    pack: packs.Pack,
+    questions: QuestionOptions,
+    variants: tuple[Variant, ...],
+    plan: results.MeasurementPlan,
 ) -> _Measured:
-    pack = packs.read(path)
+    """All questions of the pack are asked; `questions` says where their images are."""
     record, sample = pack.record, pack.record.sample
-    if options.questions is None and not options.suite and sample is not None:
-        images = questions_of(parts, None, "", len(sample.rows), suite_source.name_of(sample), sample.seed)
+    if questions.items is None and not questions.suite and sample is not None:
+        questions = replace(questions, suite=suite_source.name_of(sample), seed=sample.seed, n=len(sample.rows))
     else:
-        images = questions_of(parts, options.questions, "", MAX_ITEMS, options.suite, options.seed)
+        questions = replace(questions, level="", n=MAX_ITEMS)
+    images = questions_of(parts, questions)
     if not variants:
         raise BadInput("No variant is chosen.")
-    job = PackJob(parts.lab, pack, images, variants, plan, Runtime(n_ctx=options.n_ctx))
+    job = PackJob(parts.lab, pack, images, variants, plan, Runtime(n_ctx=questions.n_ctx))
     measurement = followed(job.run(), results.Measurement)
     say_problems(measurement.problems)
     reference = record.reference
@@ -366,7 +298,7 @@ def _fail_if_left_out(measurement: results.Measurement) -> None:
     """The numbers are then of fewer questions than were wanted. Raises typer.Exit with status 1."""
     if measurement.left_out:
         n = len(measurement.questions) + measurement.left_out
-        say(f"left out: {measurement.left_out} of {n} questions could not be asked; the reasons stand above.")
+        say(f"left out: {measurement.left_out} of {n} questions could not be questions; the reasons stand above.")
         raise typer.Exit(1)
 
 

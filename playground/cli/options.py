@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 import typer
 
 from playground.comparing import run_settings
@@ -86,42 +90,96 @@ PackFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
-def axes_of(kv_types: Sequence[str] | None, image_tokens: Sequence[str] | None) -> RunSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantOptions:
+    """Which variants a command measures."""
+
+    variants: Names = None
+    projector: Projectors = None
+    model: Models = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisOptions:
+    """Settings that each variant is measured with, one after another."""
+
+    kv_type: KvTypes = None
+    image_tokens: ImageTokens = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionOptions:
+    """What the variants are asked, and how."""
+
+    items: Questions = None
+    level: Level = "hard"
+    n: Count = question_sets.DEFAULT_QUESTIONS
+    suite: SuiteName = ""
+    seed: Seed = 0
+    max_tokens: SuiteMaxTokens = None
+    reasoning_tokens: ReasoningTokens = None
+    n_ctx: ContextSize = None
+
+    def limits(self, plan: results.MeasurementPlan) -> results.MeasurementPlan:
+        """The plan with the person's own limit of an answer, else the suite's. Raises BadInput."""
+        tokens = self.max_tokens
+        if tokens is None:
+            known = suite_source.known_suite(self.suite) if self.suite else None
+            tokens = known.max_tokens if known else DEFAULT_MAX_TOKENS
+        return msgspec.structs.replace(plan, max_tokens=tokens, reasoning_tokens=self.reasoning_tokens)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A parameter that is a dataclass of options becomes one option for each field, where Typer reads the signature."""
+    signature = inspect.signature(command, eval_str=True)
+    annotations = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    groups = {name: kind for name, kind in annotations.items() if isinstance(kind, type) and is_dataclass(kind)}
+    options: dict[str, inspect.Parameter] = {}
+    for name, parameter in signature.parameters.items():
+        if name in groups:
+            options |= inspect.signature(groups[name], eval_str=True).parameters
+        else:
+            options[name] = parameter
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**made, **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    run.__signature__ = signature.replace(parameters=[p.replace(kind=keyword) for p in options.values()])  # type: ignore[attr-defined]
+    run.__annotations__ = {name: p.annotation for name, p in options.items()}
+    return run
+
+
+def axes_of(options: AxisOptions) -> RunSettings:
     """Raises BadInput."""
     try:
-        tokens = [int(value) for value in listed(image_tokens)]
+        tokens = [int(value) for value in listed(options.image_tokens)]
     except ValueError:
         raise BadInput("--image-tokens has to be whole numbers, such as 256,1024.") from None
-    kinds = [value.lower() for value in listed(kv_types)]
+    kinds = [value.lower() for value in listed(options.kv_type)]
     return run_settings.read_settings({"kv_types": kinds or None, "image_tokens": tokens or None})
 
 
-def questions_of(
-    parts: Parts, own: Path | None, level: str, n: int, suite: str = "", seed: int = 0
-) -> question_sets.QuestionSet:
-    """`suite`: in place of the person's own and the embedded questions. Shows what n questions can say."""
-    if suite:
-        if own:
+def questions_of(parts: Parts, options: QuestionOptions) -> question_sets.QuestionSet:
+    """The suite's questions, else the person's own, else the embedded ones. Shows what n questions can say."""
+    if options.suite:
+        if options.items:
             raise BadInput("Give --suite or --items, not both.")
-        sample = followed(
-            suite_source.draw(parts.hub, suite_source.SuiteChoice(suite, n, seed), parts.samples),
-            question_sets.QuestionSet,
-        )
+        choice = suite_source.SuiteChoice(options.suite, options.n, options.seed)
+        sample = followed(suite_source.draw(parts.hub, choice, parts.samples), question_sets.QuestionSet)
         if sample.sample is not None:
             say(f"{sample.sample.words}. {suite_source.what_it_shows(len(sample.items))}")
         return sample
-    if not 0 < n <= question_sets.MAX_ITEMS:
+    if not 0 < options.n <= question_sets.MAX_ITEMS:
         raise BadInput(f"-n has to be between 1 and {question_sets.MAX_ITEMS}.")
-    questions = question_sets.read_questions(own) if own else question_sets.embedded(parts.evaluation, level=level)
-    return questions.first(n)
-
-
-def tokens_of(max_tokens: int | None, suite: str) -> int:
-    """The limit of an answer: the person's own, else the suite's. Raises BadInput."""
-    if max_tokens is not None:
-        return max_tokens
-    known = suite_source.known_suite(suite) if suite else None
-    return known.max_tokens if known else DEFAULT_MAX_TOKENS
+    if options.items:
+        return question_sets.read_questions(options.items).first(options.n)
+    return question_sets.embedded(parts.evaluation, level=options.level).first(options.n)
 
 
 def followed(updates: Iterator[results.Progress | _Result], kind: type[_Result]) -> _Result:
@@ -144,11 +202,9 @@ def listed(values: Sequence[str] | None) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def choose(
-    parts: Parts, models: Sequence[str] | None, names: Sequence[str] | None, projectors: Sequence[str] | None
-) -> tuple[Variant, ...]:
+def choose(parts: Parts, options: VariantOptions) -> tuple[Variant, ...]:
     """The variants that --model, --variants and --projector name. Without any of them: what the preset ticks."""
-    files, wanted, halves = listed(models), listed(names), listed(projectors)
+    files, wanted, halves = listed(options.model), listed(options.variants), listed(options.projector)
     if not files:
         return derived(parts).choose(wanted or parts.catalog.presets[0].ticked, halves)
     pairs = open_pairs(parts, files, halves)

@@ -10,30 +10,20 @@ import typer
 
 from playground.cli.options import (
     AsJson,
-    ContextSize,
-    Count,
-    Level,
-    Models,
-    Names,
-    Projectors,
-    Questions,
-    ReasoningTokens,
-    Seed,
-    SuiteMaxTokens,
-    SuiteName,
+    QuestionOptions,
+    VariantOptions,
     check_folder_of,
     choose,
     followed,
     questions_of,
     say,
-    tokens_of,
+    with_options,
 )
 from playground.comparing import comparison_request
 from playground.errors import BadInput, cannot_write
 from playground.measuring import pack_jobs, packs, results
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.packs import Pack, PackRecord
-from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.models.hub.client import Hub
 from playground.settings import Settings
 from playground.values.request import Runtime
@@ -42,19 +32,11 @@ from playground.wiring import open_parts
 PackPath = Annotated[Path, typer.Argument(help="A reference pack (.safetensors).")]
 
 
+@with_options
 def make(
     out: Annotated[Path, typer.Argument(help="The file to write, .safetensors.")],
-    variants: Names = None,
-    projector: Projectors = None,
-    model: Models = None,
-    questions: Questions = None,
-    level: Level = "hard",
-    n: Count = DEFAULT_QUESTIONS,
-    suite: SuiteName = "",
-    seed: Seed = 0,
-    max_tokens: SuiteMaxTokens = None,
-    reasoning_tokens: ReasoningTokens = None,
-    n_ctx: ContextSize = None,
+    choice: VariantOptions,
+    questions: QuestionOptions,
     licence: Annotated[str, typer.Option(help="Of the questions and answers, for those who get the pack.")] = "",
 ) -> None:
     """Write what the reference (the most precise variant) answers and holds likely; the other variants check it."""
@@ -63,16 +45,15 @@ def make(
     if out.exists():
         raise BadInput(f"{out} exists. Choose another name.")
     check_folder_of(out)
-    tokens = tokens_of(max_tokens, suite)
     with open_parts(Settings.read(), any_folder=True) as parts:
-        chosen = choose(parts, model, variants, projector)
-        question_set = questions_of(parts, questions, level, n, suite, seed)
+        variants = choose(parts, choice)
+        question_set = questions_of(parts, questions)
         request = MeasureRequest(
             question_set,
-            chosen,
-            comparison_request.reference_of(chosen),
-            results.MeasurementPlan(max_tokens=tokens, reasoning_tokens=reasoning_tokens),
-            Runtime(n_ctx=n_ctx),
+            variants,
+            comparison_request.reference_of(variants),
+            questions.limits(results.MeasurementPlan()),
+            Runtime(n_ctx=questions.n_ctx),
         )
         pack = followed(pack_jobs.make_pack(parts.lab, request, engine=parts.engine, licence=licence), Pack)
     packs.write(out, pack)
@@ -80,7 +61,7 @@ def make(
     say(f"{out} written.")
     left_out = len(question_set.items) - len(pack.record.questions)
     if left_out:
-        say(f"left out: {left_out} of {len(question_set.items)} questions could not be asked.")
+        say(f"left out: {left_out} of {len(question_set.items)} questions could not be questions.")
         raise typer.Exit(1)
 
 

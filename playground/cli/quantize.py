@@ -14,6 +14,7 @@ from playground.cli.options import (
     Count,
     Level,
     MaxTokens,
+    QuestionOptions,
     Questions,
     bytes_of,
     followed,
@@ -70,11 +71,11 @@ def quantize(
         target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
         if partner is not None and not dry_run:
             pair = parts.catalog.read_pair(*((partner, source) if half is Half.PROJECTOR else (source, partner)))
+            wanted = 2 * n if calibrate else n
             making = MakeJob(parts.lab, parts.workshop, Runtime())
             order = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
             checked = followed(
-                making.run(pair, order, questions_of(parts, questions, "hard", 2 * n if calibrate else n)),
-                CheckedVariant,
+                making.run(pair, order, questions_of(parts, QuestionOptions(items=questions, n=wanted))), CheckedVariant
             )
             _print_checked(checked, source)
             return
@@ -157,7 +158,8 @@ def sensitivity(
             source = parts.catalog.read_pair(model, projector)
         else:
             source = next(v for v in parts.catalog.variants if v.reference)
-        request = ScanRequest(source, questions_of(parts, questions, level, n), scan, Runtime(n_ctx=n_ctx))
+        question_set = questions_of(parts, QuestionOptions(items=questions, level=level, n=n))
+        request = ScanRequest(source, question_set, scan, Runtime(n_ctx=n_ctx))
         job = ScanJob(parts.lab, parts.workshop._replace(folder=out), request)
         scanned = followed(job.run(), scan_results.Sensitivity)
     say_problems(scanned.problems)
