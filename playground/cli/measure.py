@@ -298,7 +298,7 @@ def _fail_if_left_out(measurement: results.Measurement) -> None:
     """The numbers are then of fewer questions than were wanted. Raises typer.Exit with status 1."""
     if measurement.left_out:
         n = len(measurement.questions) + measurement.left_out
-        say(f"left out: {measurement.left_out} of {n} questions could not be questions; the reasons stand above.")
+        say(f"left out: {measurement.left_out} of {n} questions could not be asked; the reasons stand above.")
         raise typer.Exit(1)
 
 

@@ -61,7 +61,7 @@ def make(
     say(f"{out} written.")
     left_out = len(question_set.items) - len(pack.record.questions)
     if left_out:
-        say(f"left out: {left_out} of {len(question_set.items)} questions could not be questions.")
+        say(f"left out: {left_out} of {len(question_set.items)} questions could not be asked.")
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -140,11 +141,11 @@ LAST = {
 }
 
 
-@pytest.mark.parametrize("form", ["repeated", "commas"])
-@pytest.mark.parametrize("command", LAST)
+@pytest.mark.parametrize(("command", "form"), [*zip(LAST, itertools.cycle(["repeated", "commas"]), strict=False)])
 def test_files_and_names_when_repeated_or_with_commas_then_every_one_is_used(
     call: Call, derived: Path, tmp_path: Path, command: str, form: str
 ) -> None:
+    """All commands read these options by the same functions, so each is tried in one form."""
     models = [MODEL, str(next((derived / "derived").glob("*/tiny-vlm*Q2_K.gguf")))]
     comma = tmp_path / "mmproj, with a comma-Q4_0.gguf"
     comma.write_bytes(next((derived / "derived").glob("*/mmproj*Q4_0.gguf")).read_bytes())

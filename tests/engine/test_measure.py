@@ -158,31 +158,26 @@ def test_grid_when_both_halves_are_quantized_then_each_alone_and_both_together(p
     assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
 
 
-def test_projector_when_it_is_dead_then_called_blind_and_a_whole_one_is_not(parts: Parts, tmp_path: Path) -> None:
+def test_projector_when_it_is_dead_or_only_reacts_then_it_is_not_called_seeing_and_a_whole_one_is(
+    parts: Parts, tmp_path: Path
+) -> None:
+    """Other pictures move the answers of those that react by nats; their own picture fits no better."""
     (f16,) = parts.catalog.choose(["F16"])
-    dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
-    blind = parts.catalog.open_pair(Path(f16.model.path), dead)
+    changes = ("zeroed", "permuted", "x 0.1", "shuffled")
+    projectors = [
+        changed_projector(Path(f16.projector.path), tmp_path / f"mmproj-{i}-F16.gguf", change)
+        for i, change in enumerate(changes)
+    ]
+    variants = (f16, *(parts.catalog.open_pair(Path(f16.model.path), projector) for projector in projectors))
     asked = question_sets.embedded(FOLDER, level="hard").first(24)
-    found = measured(parts, asked, (f16, blind), MeasurementPlan(drift=False, look=True))
-    assert [r.looks for r in found.results] == ["sees", "blind"]
+    found = measured(parts, asked, variants, MeasurementPlan(drift=False, look=True))
+    assert [r.looks for r in found.results] == ["sees", "blind", "reacts", "reacts", "reacts"]
     assert found.results[0].own_picture is not None
     wins, losses = found.results[0].own_picture
     assert wins >= 20  # an answer such as "no" may be as likely with other pictures
     assert losses == 0
     assert found.results[1].own_picture == (0, 0)
-
-
-@pytest.mark.parametrize("change", ["permuted", "x 0.1", "shuffled"])
-def test_projector_when_it_only_reacts_then_it_is_not_called_seeing(parts: Parts, tmp_path: Path, change: str) -> None:
-    """Other pictures move these answers by nats; their own picture fits no better."""
-    (f16,) = parts.catalog.choose(["F16"])
-    changed = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-changed-F16.gguf", change)
-    variant = parts.catalog.open_pair(Path(f16.model.path), changed)
-    asked = question_sets.embedded(FOLDER, level="hard").first(24)
-    plan = MeasurementPlan(drift=False, look=True)
-    result = measured(parts, asked, (f16, variant), plan).results[1]
-    assert result.looks == "reacts"
-    assert sum(result.own_picture or ()) > 10
+    assert all(sum(r.own_picture or ()) > 10 for r in found.results[2:])
 
 
 def test_pictures_when_there_are_few_then_nothing_is_said_of_sight(parts: Parts) -> None:
