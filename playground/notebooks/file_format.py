@@ -6,15 +6,17 @@ docs/use/notebook-format.md describes the format. Pure.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import TypeVar
 
 import msgspec
 
 from playground.comparing.branching import MAX_BRANCHES
 from playground.errors import BadInput
-from playground.notebooks.cells import MAX_TITLE, Cell, Run, check_cell, pictures_of
+from playground.notebooks import pieces
+from playground.notebooks.cells import MAX_PICTURES, MAX_TITLE, MAX_TURNS, Cell, Run, check_cell, pictures_of
 
 FORMAT = "vlm-quant-playground/notebook"
 VERSION = 1
@@ -25,6 +27,10 @@ MAX_PROBLEMS = 20  # that are kept of a file
 _MAX_RUNS = 1000  # of a cell in a file
 _MAX_ANSWER = 1_000_000  # characters of a pane
 _MANY = 1_000_000  # commas
+_MOST_VALUES = 3_000_000  # of a cell or a run: 16 answers of 8192 tokens, with the likeliest of each
+_MOST_ENTRIES = 20_000  # of any list: the longest answer has 8192 tokens, and as many of reasoning
+_MOST_LIKELY = 100  # tokens at one place
+_MOST_VARIANTS = 1000
 _MAX_NUMBER = 2**53  # beyond it a number is no measure of anything, and formatting it may fail
 
 
@@ -74,17 +80,18 @@ def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:
     Raises BadInput if nothing can be used.
     """
     problems: list[str] = []
-    whole = _as_utf8(text)
-    if whole != text:
-        text = whole
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        raw = _as_utf8(text).encode()
         problems.append("The file contains invalid characters (unpaired surrogates). Each is replaced by a ?.")
     try:
-        head = msgspec.json.decode(text, type=_NotebookHead)
+        head = msgspec.json.decode(raw, type=_NotebookHead)
         raw_cells, count = _elements(head.cells, MAX_CELLS)
     except msgspec.ValidationError as error:
         raise BadInput(f"This is not a notebook of this playground: {error}.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        head, raw_cells, problem = _salvaged(text, error)
+        head, raw_cells, problem = _salvaged(raw, error)
         count = len(raw_cells)
         problems.append(problem)
     if head.format != FORMAT:
@@ -120,25 +127,8 @@ def _elements(array: msgspec.Raw, limit: int) -> tuple[list[msgspec.Raw], int]:
     if raw.count(b",") < _MANY or not raw.startswith(b"["):
         decoded = msgspec.json.decode(raw, type=list[msgspec.Raw])
         return decoded[:limit], len(decoded)
-    elements: list[msgspec.Raw] = []
-    text, at = raw.decode(), raw.index(b"[") + 1
-    decoder = json.JSONDecoder()
-    while len(elements) <= limit:
-        begin = _behind_commas(text, at)
-        if text[begin : begin + 1] in ("]", ""):
-            break
-        try:
-            _, at = decoder.raw_decode(text, begin)
-        except (ValueError, RecursionError) as error:
-            raise msgspec.DecodeError(str(error)) from None
-        elements.append(msgspec.Raw(text[begin:at].encode()))
-    return elements[:limit], len(elements)
-
-
-def _behind_commas(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \r\n\t,":
-        at += 1
-    return at
+    found = [msgspec.Raw(element) for element in itertools.islice(pieces.elements(raw, 1), limit + 1)]
+    return found[:limit], len(found)
 
 
 def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
@@ -172,19 +162,13 @@ def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
 
 
 def _read(raw: msgspec.Raw, kind: type[_T]) -> _T:
-    value = msgspec.json.decode(raw, type=kind)
-    _check_numbers(msgspec.json.decode(raw))
-    return value
-
-
-def _check_numbers(document: Any) -> None:
-    if isinstance(document, Mapping):
-        document = list(document.values())
-    if isinstance(document, list):
-        for value in document:
-            _check_numbers(value)
-    elif isinstance(document, int | float) and abs(document) > _MAX_NUMBER:
+    text = bytes(raw)
+    if text.count(b",") >= _MOST_VALUES:
+        raise BadInput(f"it holds more than {_MOST_VALUES:,} values")
+    value = pieces.decode(text, kind)
+    if pieces.has_number_above(text, _MAX_NUMBER):
         raise BadInput("it holds a number that is too large")
+    return value
 
 
 def _said(error: Exception) -> str:
@@ -198,6 +182,7 @@ def _as_utf8(text: str) -> str:
 def checked_run(run: Run) -> Run:
     """Raises BadInput if a run's parts do not belong together, so that showing it cannot fail."""
     check_cell(run.cell)
+    _check_sizes(run)
     known = {v.id for v in run.variants}
     if run.number < 1:
         raise BadInput(f"its number is {run.number}")
@@ -223,10 +208,12 @@ def checked_run(run: Run) -> Run:
             raise BadInput(f"it answers question {result.turn + 1} of {len(run.cell.prompts)}")
         branches = result.update.branches
         panes = (*result.update.panes, *(branch.pane for branch in branches))
-        answered = {p.variant for p in result.update.panes}
+        answering = [p.variant for p in result.update.panes]
         if not {p.variant for p in panes} <= known:
             raise BadInput("it has a pane without a variant")
-        if len(branches) > MAX_BRANCHES or any(b.at < 0 or b.pane.variant not in answered for b in branches):
+        if len(set(answering)) < len(answering):
+            raise BadInput("it has two panes of one variant")
+        if len(branches) > MAX_BRANCHES or any(b.at < 0 or b.pane.variant not in answering for b in branches):
             raise BadInput("it has a branch that belongs to no answer, or too many of them")
         if any(
             len(text) > _MAX_ANSWER for p in panes for text in (p.text, p.reasoning, p.raw or "", "".join(p.controls))
@@ -237,28 +224,63 @@ def checked_run(run: Run) -> Run:
     return run
 
 
-def _salvaged(text: str, error: Exception) -> tuple[_NotebookHead, list[msgspec.Raw], str]:
+def _check_sizes(run: Run) -> None:
+    """What a run costs who opens it grows with these lists. Raises BadInput."""
+    if len(run.results) > max(MAX_TURNS, MAX_PICTURES):
+        raise BadInput(f"it has {len(run.results)} comparisons; a cell asks {max(MAX_TURNS, MAX_PICTURES)} at most")
+    if len(run.variants) > _MOST_VARIANTS:
+        raise BadInput(f"it has more than {_MOST_VARIANTS:,} variants")
+    if any(len(entries) > _MOST_ENTRIES for entries in _lists(run)):
+        raise BadInput(f"a list in it has more than {_MOST_ENTRIES:,} entries")
+    if any(len(likely) > _MOST_LIKELY for likely in _likely(run)):
+        raise BadInput(f"it has more than {_MOST_LIKELY} likely tokens at one place")
+
+
+def _lists(run: Run) -> Iterator[Sized]:
+    settings = run.cell.settings
+    yield from (run.cell.variants, settings.stop or (), settings.kv_types or (), settings.image_tokens or ())
+    for update in (result.update for result in run.results):
+        yield from (update.notes, update.branches)
+        for p in (*update.panes, *(branch.pane for branch in update.branches)):
+            yield from (p.token_ids, p.scores, p.log, p.remarks, p.controls, p.timeline)
+            yield from (p.metrics.progress or (), p.metrics.image_pixels or ())
+    if (measured := run.measurement) is not None:
+        yield from (measured.questions, measured.answers, measured.results, measured.floors, measured.problems)
+        yield from (lists for question in measured.questions for lists in (question.answers, question.options))
+        yield from (drift.kl for result in measured.results for drift in result.items)
+        yield measured.sample.rows if measured.sample is not None else ()
+    if (scanned := run.sensitivity) is not None:
+        yield from (scanned.scan.kinds, scanned.sensed, scanned.restored, scanned.problems)
+        yield from (scanned.built.uniform, scanned.built.commands) if scanned.built is not None else ()
+
+
+def _likely(run: Run) -> Iterator[Sized]:
+    for update in (result.update for result in run.results):
+        panes = (*update.panes, *(branch.pane for branch in update.branches))
+        yield from (score.candidates for p in panes for score in p.scores)
+    for variant in run.measurement.results if run.measurement is not None else ():
+        for token in (token for drift in variant.items for token in drift.kl):
+            yield from (token.reference, token.variant)
+
+
+def _salvaged(raw: bytes, error: Exception) -> tuple[_NotebookHead, list[msgspec.Raw], str]:
     """The cells before the place where the JSON breaks, and what to tell about it."""
-    decoder = json.JSONDecoder()
-    begin = text.find('"cells": [')
+    begin = raw.find(b'"cells": [')
     try:
-        head = json.loads(text[:begin].rstrip().rstrip(",") + "}")
+        head = json.loads(raw[:begin].rstrip().rstrip(b",") + b"}")
         salvaged = _NotebookHead(str(head["format"]), int(head["version"]), _as_utf8(str(head.get("title", ""))))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise BadInput(f"This is not a notebook of this playground, or its beginning is damaged: {error}.") from None
-    at = begin + len('"cells": [')
+    at = begin + len(b'"cells": [') if begin >= 0 else len(raw)
     cells: list[msgspec.Raw] = []
-    while len(cells) <= MAX_CELLS:
-        at = _behind_commas(text, at)
-        try:
-            _, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            break
-        cells.append(msgspec.Raw(text[at:end].encode()))
-        at = end
-    if text[at : at + 1] == "]":
+    for element in itertools.islice(pieces.elements(raw, at), MAX_CELLS + 1):
+        cells.append(msgspec.Raw(element.strip()))
+        at += len(element) + 1
+    at -= bool(cells)  # no comma is needed behind the last one
+    at += len(raw[at:]) - len(raw[at:].lstrip(b" \r\n\t,"))
+    if raw[at : at + 1] == b"]":
         return salvaged, cells, f"The file is damaged ({error}). Cells found all the same: {len(cells)}."
-    line = text.count("\n", 0, at) + 1
+    line = raw.count(b"\n", 0, at) + 1
     return (
         salvaged,
         cells,

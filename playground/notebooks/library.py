@@ -22,6 +22,7 @@ import msgspec
 
 from playground.comparing.images import read_image
 from playground.errors import BadInput, NoNotebook, NotAllowed, Unreadable
+from playground.notebooks import pieces
 from playground.notebooks.cells import (
     MAX_TITLE,
     Cell,
@@ -399,7 +400,7 @@ class Library:
         """None if it is not there, or cannot be read."""
         raw = self._entries.get(f"run/{notebook.id}/{cell}/{number}")
         try:
-            run = msgspec.json.decode(raw, type=Run) if raw else None
+            run = pieces.decode(raw, Run) if raw else None
         except msgspec.MsgspecError as error:
             logger.warning("run %s of cell %s: %s", number, cell, error)
             return None

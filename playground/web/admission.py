@@ -31,12 +31,15 @@ _UPLOAD = "/gradio_api/upload"
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _BEAT_S = 15.0
 _now = time.monotonic
+_sleep = asyncio.sleep
 
 # Of one person. A page holds two requests open, and begins an event every two seconds, or a few with a click. An event
 # costs the server milliseconds, even one that is refused.
 _MOST_OPEN_REQUESTS = 200
 _MOST_EVENTS = 100
 _EVENTS_PER_S = 10.0
+_EVENTS_AT_ONCE = 5  # beyond them one person's events begin one after another, with a pause for everybody else's
+_PAUSE_S = 0.05
 _MOST_PEOPLE = 1000  # who are remembered before those are forgotten who have been quiet
 
 
@@ -51,6 +54,7 @@ class Admission:
         self._on_leave = on_leave
         self._open_requests: Counter[str] = Counter()  # by person
         self._events: dict[str, tuple[float, float]] = {}  # by person: events that still count, and when
+        self._turns: dict[str, asyncio.Lock] = {}  # by person, while they have an open request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,11 +83,20 @@ class Admission:
             elif request.method == "POST" and path == _UPLOAD:
                 await self._upload(request, who, receive, send)
             else:
+                if request.method == "POST" and path.startswith(_JOINS):
+                    await self._pause(who)
                 await self._app(scope, receive, send)
         finally:
             self._open_requests[who] -= 1
             if not self._open_requests[who]:
                 del self._open_requests[who]
+                self._turns.pop(who, None)
+
+    async def _pause(self, who: str) -> None:
+        """A hundred events that begin at once hold up the event loop for a second."""
+        if self._recent(who, _now()) > _EVENTS_AT_ONCE:
+            async with self._turns.setdefault(who, asyncio.Lock()):
+                await _sleep(_PAUSE_S)
 
     async def _upload(self, request: Request, who: str, receive: Receive, send: Send) -> None:
         size = request.headers.get("content-length", "")

@@ -56,6 +56,7 @@ class QuantizePanel:
                 self._make = gr.Button("Quantize", size="sm")
                 self._stop = gr.Button("Stop", size="sm")
             self._result = gr.HTML(elem_id="vp-made")
+            self._ticked = gr.Textbox(visible="hidden", label="ticked")  # the cell, and which write of it
 
     def wire(self, settings: SettingsPanel, changed: gr.HTML) -> None:
         """`changed`: takes a reply for the notebook's script."""
@@ -87,7 +88,7 @@ class QuantizePanel:
                             if written is not None:
                                 news |= {
                                     changed: document(self._view.changed(key, written)),
-                                    **settings.shown(key, written),
+                                    self._ticked: f"{key}/{cell.id}/{written.version}",
                                 }
                             yield news
             except Interrupted:
@@ -98,6 +99,11 @@ class QuantizePanel:
                 self._active.end(stop)
                 stop.run()
 
+        def on_ticked(shown: str) -> dict[Component, Any]:
+            """An event of its own: Gradio makes each output anew with every update, and there are dozens of them."""
+            marked = self._view.marked(shown)
+            return settings.shown(*marked) if marked else settings.unchanged()
+
         def on_stop(request: gr.Request) -> None:
             self._active.stop(_job_of(str(request.session_hash)))
 
@@ -105,10 +111,11 @@ class QuantizePanel:
         self._make.click(
             on_make,
             [settings.cell, *self._inputs],
-            [self._result, changed, *settings.outputs],
+            [self._result, changed, self._ticked],
             concurrency_limit=None,
             **private,
         )
+        self._ticked.change(on_ticked, settings.cell, settings.outputs, queue=False, **private)
         self._stop.click(on_stop, None, None, queue=False, **private)
 
     @contextmanager

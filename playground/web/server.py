@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -9,12 +10,15 @@ import signal
 import sys
 import time
 from threading import Thread
+from types import ModuleType
+from typing import Any
 from unittest import mock
 
 # Half of gradio's import (2 of 4 s on 2 cores) parses its own sources to write .pyi files for editors. It leaves out
 # a class whose file inspect cannot find (component_meta.create_or_modify_pyi), so here inspect finds none.
 with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please")):
-    import gradio  # noqa: F401
+    import gradio.blocks
+    import gradio.component_meta
 
 from starlette.middleware import Middleware
 
@@ -38,10 +42,30 @@ from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
 _MOST_TIMES = 3
+_SWITCH_S = 0.001  # how long a busy thread keeps the interpreter from the event loop; Python's default is 5 ms
+_MOST_SESSIONS = 2000  # Gradio keeps 250 kB of a page, by a name that the client makes up
+
+
+class _Signatures(ModuleType):
+    """The module inspect, as Gradio's components see it. For each page that opens, and each output of an event, Gradio
+    reads the signatures of its classes anew: two thirds of what an event costs the event loop."""
+
+    signature = staticmethod(functools.lru_cache(4096)(inspect.signature))
+    getfullargspec = staticmethod(functools.lru_cache(4096)(inspect.getfullargspec))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(inspect, name)
+
+
+def keep_signatures() -> None:
+    for module in (gradio.blocks, gradio.component_meta):
+        vars(module)["inspect"] = _Signatures("inspect")
 
 
 def serve(settings: Settings) -> None:
     """Serve the page until the process gets SIGINT or SIGTERM."""
+    keep_signatures()
+    sys.setswitchinterval(_SWITCH_S)
     logs.configure(as_json=settings.log_format is LogFormat.JSON, secrets=settings.secrets)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open_parts(settings) as parts:
@@ -81,6 +105,7 @@ def serve(settings: Settings) -> None:
             run_history=False,
             mcp_server=settings.mcp,
             ssr_mode=False,
+            state_session_capacity=_MOST_SESSIONS,
             max_file_size=settings.max_upload_bytes,
             show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
             max_threads=256,  # a call of the API takes one while it waits; with Gradio's 40, 50 of them stop the page

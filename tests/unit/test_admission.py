@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,7 +20,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from playground.settings import Settings
-from playground.web import admission
+from playground.web import admission, server
 from playground.web.admission import Admission
 from playground.web.uploads import Uploads
 
@@ -51,15 +53,56 @@ def client_at(left: list[str], tmp_path: Path) -> Callable[[str], TestClient]:
 def test_events_when_one_person_sends_very_many_then_refused_and_others_go_on(
     client_at: Callable[[str], TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 1000.0
+    now, pauses = 1000.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
     monkeypatch.setattr(admission, "_now", lambda: now)
+    monkeypatch.setattr(admission, "_sleep", sleep)
     attacker, visitor = client_at("192.0.2.1"), client_at("192.0.2.2")
     statuses = [attacker.post(JOIN, json={"session_hash": f"invented{n}"}).status_code for n in range(120)]
     assert statuses == [200] * 100 + [429] * 20
+    assert len(pauses) == 95
     assert attacker.get("/").status_code == visitor.post(JOIN, json={}).status_code == 200
     now += 1.0
     statuses = [attacker.post(JOIN, json={}).status_code for _ in range(12)]
     assert statuses == [200] * 10 + [429] * 2
+
+
+def test_events_when_one_person_sends_many_at_once_then_they_begin_one_after_another(
+    client_at: Callable[[str], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = client_at("192.0.2.1").app
+    pausing = most = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal pausing, most
+        pausing += 1
+        most = max(most, pausing)
+        await asyncio.sleep(0)
+        pausing -= 1
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}"}
+
+    statuses: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    async def join() -> None:
+        client = ("192.0.2.1", 50000)
+        await app({"type": "http", "method": "POST", "path": JOIN, "headers": [], "client": client}, receive, send)
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(join() for _ in range(40)))
+
+    monkeypatch.setattr(admission, "_sleep", sleep)
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, all_at_once()).result()
+    assert statuses == [200] * 40
+    assert most == 1
 
 
 def test_upload_when_one_person_uploads_too_much_then_refused_in_words_and_others_go_on(
@@ -108,3 +151,18 @@ def test_heartbeat_when_its_connection_closes_then_the_page_was_left(
     assert left == ["s1"]
     assert sent[1]["body"] == b"data: ALIVE\n\n"
     assert app.state_holder.session_data["s1"].is_closed
+
+
+def test_session_when_another_page_opens_then_no_signature_is_read_again() -> None:
+    server.keep_signatures()
+    with gr.Blocks() as blocks:
+        gr.Textbox()
+    SessionState(blocks)
+    known = inspect_cache().cache_info()
+    SessionState(blocks)
+    assert inspect_cache().cache_info().hits > known.hits
+    assert inspect_cache().cache_info().misses == known.misses
+
+
+def inspect_cache() -> Any:
+    return vars(gr.blocks)["inspect"].signature

@@ -6,15 +6,21 @@ import json
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from playground.comparing.divergence import first_word, word_changes
 from playground.errors import BadInput
 from playground.measuring.question_sets import read_questions
-from playground.notebooks import file_format
+from playground.notebooks import file_format, pieces
+from playground.notebooks.cells import Run
 from playground.rendering import markdown
+from playground.values.answer import Candidate, TokenScore
+from testkit.notebooks import F16, Q2, compare_cell, measurement, pane, result, run_of
 
 SECONDS = 4.0  # on a busy machine; each once took 5 s to minutes
 HEAD = '{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells": '
@@ -86,6 +92,63 @@ def test_import_when_its_texts_have_a_million_commas_then_all_cells_are_there() 
     cells = [{"cell": {"type": "note", "id": str(i), "text": "a, " * 60_000}} for i in range(20)]
     _, whole, problems = file_format.from_json(HEAD + json.dumps(cells) + "}")
     assert (len(whole), problems) == (20, ())
+
+
+def long_run(n_tokens: int) -> Run:
+    likely = tuple(Candidate(i, f'"]}},\\{i}', 0.12345678901234568) for i in range(5))
+    scores = tuple(TokenScore(f"w{i % 9} ", 0.5, likely) for i in range(n_tokens))
+    answers = (pane(of, "a, [b] ") for of in (F16, Q2))
+    long = (replace(answer, token_ids=tuple(range(n_tokens)), scores=scores) for answer in answers)
+    return run_of(compare_cell(), result(*long), measurement=measurement())
+
+
+def test_run_when_it_has_megabytes_then_read_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = long_run(8192)
+    raw = msgspec.json.encode(run)
+    assert len(raw) > 4_000_000
+    sizes = []
+    decode = msgspec.json.decode
+
+    def seen(text: bytes, *, type: Any) -> Any:
+        if type not in (dict[str, msgspec.Raw], list[msgspec.Raw]):  # these only look for the ends
+            sizes.append(len(text))
+        return decode(text, type=type)
+
+    monkeypatch.setattr(msgspec.json, "decode", seen)
+    assert pieces.decode(raw, Run) == run
+    assert max(sizes) < 600_000
+    with pytest.raises(msgspec.ValidationError, match="variants"):
+        pieces.decode(raw.replace(b'"variants":[{', b'"variant":[{', 1), Run)
+
+
+def test_import_when_an_answer_is_as_long_as_can_be_then_all_of_it_is_there() -> None:
+    run = long_run(8193)
+    _, cells, problems = file_format.from_json(file_format.to_json("t", [(run.cell, [run])], lambda sha256: None))
+    assert (cells[0].runs, problems) == ((run,), ())
+
+
+def test_import_when_a_run_has_too_many_values_then_it_alone_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_format, "_MOST_VALUES", 1000)
+    short, long = long_run(10), msgspec.structs.replace(long_run(100), number=2)
+    _, cells, problems = file_format.from_json(
+        file_format.to_json("t", [(short.cell, [short, long])], lambda sha256: None)
+    )
+    assert cells[0].runs == (short,)
+    assert problems == ("Cell 1: run 2 cannot be used and was left out: it holds more than 1,000 values.",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1e20]", True), ("[1E+20]", True), ('{"a": -9007199254740993.5}', True), ("[9007199254740992]", False),
+        ('["a", "[1e20]", "\\", 99999999999999999999"]', False), ('["\\"",99999999999999999999]', True),
+        ("[0." + "3" * 500 + "]", False), ("[0." + "0" * 500 + "1e600]", True), ("[1e-300,1.7976931348623e3]", False),
+        ("[" + "1," * 300_000 + "1e99]", True),
+    ],
+    ids=lambda text: str(text)[:20],
+)  # fmt: skip
+def test_number_when_too_large_then_found_outside_of_strings(text: str, expected: bool) -> None:
+    assert pieces.has_number_above(text.encode(), 2**53) is expected
 
 
 def zipped(path: Path, **files: str | bytes) -> Path:

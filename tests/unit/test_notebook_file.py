@@ -230,6 +230,12 @@ UPDATE = (*RUN, "results", 0, "update")
         ((*RUN, "number"), 2, "not the first with the number 2"),
         ((*RUN, "number"), "1", "Expected `int`"),
         (RUN, "gone", "Expected `object`"),
+        ((*UPDATE, "panes", 0, "token_ids"), [1] * 20_001, "a list in it has more than 20,000 entries"),
+        ((*UPDATE, "panes", 1, "remarks"), ["loop"] * 20_001, "a list in it has more than 20,000 entries"),
+        ((*UPDATE, "panes", 0, "scores", 0, "candidates"), [{"token_id": 1, "text": "a", "probability": 0.1}] * 101,
+         "more than 100 likely tokens at one place"),
+        ((*RUN, "results"), [{"turn": 0, "update": {"panes": []}}] * 21, "it has 21 comparisons; a cell asks 20"),
+        ((*UPDATE, "panes"), [{"variant": F16.id}] * 2, "two panes of one variant"),
     ],
 )  # fmt: skip
 def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, told: str) -> None:
