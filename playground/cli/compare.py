@@ -227,6 +227,7 @@ def _numbers(pane: Pane) -> str:
         f"first token {m.ttft_s * 1000:.0f} ms" if m.ttft_s is not None else "",
         f"{m.decode_tok_per_s:.1f} tok/s" if m.decode_tok_per_s is not None else "",
         "(short)" if m.short_run else "",
+        "(shared with other work)" if m.beside_others and m.decode_tok_per_s is not None else "",
         f"{m.host_rss_bytes / 2**20:.0f} MiB host" if m.host_rss_bytes is not None else "",
         f"{m.gpu_bytes / 2**20:.0f} MiB GPU" if m.gpu_bytes is not None else "",
     ]

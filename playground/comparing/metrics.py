@@ -51,6 +51,9 @@ def of_generation(metrics: Metrics, finished: Finished) -> Metrics:
         progress=finished.progress or None,
         reasoning_tokens=finished.reasoning_tokens or None,
         reasoning_s=finished.reasoning_s,
+        waited_share=max(0.0, finished.waited_s) / finished.decode_s
+        if finished.waited_s is not None and finished.decode_s
+        else None,
     )
 
 

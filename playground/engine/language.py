@@ -16,7 +16,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import llama_log, loading
+from playground.engine import llama_log, loading, waiting
 from playground.engine.answer_stream import AnswerStream
 from playground.engine.context import Context, ContextKey
 from playground.engine.finite import NotFinite
@@ -216,6 +216,7 @@ class LanguageModel:
         answer = AnswerStream(self.vocabulary, sampling.stop, opened)
         forced = deque(begun or answer.due(budget))
         token = self._next(context, forced)
+        waited_before = waiting.waited_s()
         first_at = last_at = reasoned_at = time.perf_counter()
 
         sent_at = 0.0
@@ -250,6 +251,7 @@ class LanguageModel:
             if not forced:
                 forced.extend(answer.due(budget))
             token = self._next(context, forced)
+        waited = waiting.waited_s()
         send(answer.end())
         return Finished(
             reason=reason,
@@ -264,6 +266,7 @@ class LanguageModel:
             reasoning_s=reasoned_at - first_at if answer.reasoning_tokens else None,
             in_reasoning=answer.in_reasoning,
             raw=answer.raw,
+            waited_s=waited - waited_before if waited is not None and waited_before is not None else None,
         )
 
     def _next(self, context: Context, forced: deque[int]) -> int:

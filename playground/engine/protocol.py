@@ -160,6 +160,7 @@ class Finished(Message, frozen=True, tag=True):
     reasoning_s: float | None = None  # from the first token to the reasoning's last; None: there is none
     in_reasoning: bool = False  # the end came before the reasoning's
     raw: str | None = None  # with all control tokens and the reasoning's marks; None if the answer is all of it
+    waited_s: float | None = None  # within decode_s: for a free processor, all threads together; None: not known
 
 
 class Scored(Message, frozen=True, tag=True):

@@ -87,7 +87,11 @@ def speed_by_size(rows: Sequence[SummaryRow]) -> Plot | None:
         speed = row.spread.median if row.spread else row.metrics.decode_tok_per_s
         kind = "reference" if row.is_reference else _KINDS[row.same]
         points.append(Point(row.label, kind, row.bytes, speed, drift, row.spread))
-    shared = any(row.metrics.speed_shared for row in rows if row.metrics.decode_tok_per_s is not None)
+    shared = any(
+        row.metrics.speed_shared or row.metrics.beside_others
+        for row in rows
+        if row.metrics.decode_tok_per_s is not None
+    )
     return scatter(points, shared=shared, ends=("100%", "0%"))
 
 

@@ -199,7 +199,7 @@ def _table(panes: Sequence[Pane], run: Run) -> str:
             number_format.file_size(row.bytes),
             number_format.bits(row.bits_per_weight),
             number_format.seconds(row.metrics.ttft_s),
-            number_format.speed(row.metrics.decode_tok_per_s),
+            number_format.speed(row.metrics.decode_tok_per_s) + (" (shared)" if row.metrics.beside_others else ""),
             number_format.memory(row.memory_bytes),
             number_format.share(row.same_prefix),
             same,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+_BESIDE_OTHERS = 0.15  # a speed that falls by more has waited for more
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -81,6 +83,12 @@ class Metrics:
     reasoning_s: float | None = None
     read_bytes_per_token: int | None = None
     bandwidth_share: float | None = None
+    waited_share: float | None = None  # of decode_s: waiting for a free processor, all threads together
+
+    @property
+    def beside_others(self) -> bool:
+        """Whether other work kept the processors busy while the answer was written, so that its speed is too low."""
+        return (self.waited_share or 0.0) > _BESIDE_OTHERS
 
 
 @dataclass(frozen=True, slots=True)

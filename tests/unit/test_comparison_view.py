@@ -270,3 +270,16 @@ def test_control_tokens_when_a_stranger_named_thousands_then_reading_them_takes_
     start = time.process_time()
     templating.chips("<" * 100_000, names)
     assert time.process_time() - start < 1
+
+
+def test_speed_when_measured_beside_other_work_then_pane_and_plot_call_it_shared() -> None:
+    def panes(waited_share: float) -> ComparisonUpdate:
+        metrics = Metrics(decode_tok_per_s=20.0, generated_tokens=40, waited_share=waited_share)
+        return ComparisonUpdate(
+            tuple(Pane(v.id, PaneState.DONE, text="a", token_ids=(1,), metrics=metrics) for v in (F16, Q2)), done=True
+        )
+
+    alone, beside = (comparison_view.panes(panes(share), (F16, Q2), "F16") for share in (0.1, 0.3))
+    assert "shared" not in alone
+    assert beside.count(">shared</span>") == 2
+    assert "the speeds were shared" in beside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from playground.comparing import metrics
 from playground.comparing.divergence import first_divergence, first_word, word_changes
+from playground.engine import waiting
 from playground.engine.protocol import EncodedPrompt, Finished, ImageChunk, TextChunk
 from playground.rendering import number_format
 from playground.values.answer import Metrics
@@ -91,6 +93,24 @@ def test_generation_when_stopped_before_the_first_token_then_its_times_are_unkno
 @pytest.mark.parametrize(("generated", "short"), [(15, True), (16, False)])
 def test_run_when_of_few_tokens_then_flagged(generated: int, short: bool) -> None:
     assert metrics.of_generation(Metrics(), finished(generated)).short_run is short
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "share", "beside"), [(None, None, False), (0.4, 0.1, False), (0.8, 0.2, True), (6.0, 1.5, True)]
+)
+def test_speed_when_its_threads_waited_for_a_processor_then_it_was_measured_beside_other_work(
+    waited_s: float | None, share: float | None, beside: bool
+) -> None:
+    found = metrics.of_generation(Metrics(), finished(waited_s=waited_s))
+    assert found.waited_share == (share if share is None else pytest.approx(share))
+    assert found.beside_others is beside
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it")
+def test_wait_when_asked_again_then_no_less() -> None:
+    before = waiting.waited_s()
+    assert before is not None
+    assert (waiting.waited_s() or 0.0) >= before
 
 
 def test_generation_when_added_then_what_was_known_stays() -> None:
