@@ -22,6 +22,7 @@ with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please
 
 from starlette.middleware import Middleware
 
+from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
@@ -139,6 +140,7 @@ def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
     except Exception:  # a damaged cache of the Hub must not keep the app from being ready
         logging.exception("the presets' files in the Hub's cache")
     health.wait_until_ready()
+    DECODER.prepare()
     measured_bandwidth.measure_missing(parts.pool)
 
 

@@ -31,6 +31,7 @@ def encoded(image: PIL.Image.Image, kind: str, **options: object) -> io.BytesIO:
 
 
 def test_image_when_decoded_in_a_child_then_the_same_as_here(decoder: ImageDecoder, tmp_path: Path) -> None:
+    decoder.prepare()
     assert decoder.read(SCENE) == read_image(SCENE)
     photo = encoded(PIL.Image.new("RGB", (4000, 3000), "teal"), "JPEG")
     assert decoder.read(photo, "photo.jpg", max_pixels=1_000_000) == read_image(photo, max_pixels=1_000_000)
