@@ -238,13 +238,18 @@ class Library:
         """Deletes a notebook with its cells, runs and the pictures that no other notebook has."""
         self._names_of(self.own(key).id)  # what cannot be read now is not deleted
         with self._lock:
-            notebook = self.own(key)
-            self.share(key, False)
-            self._put(f"removed/{notebook.id}", b"")  # should the app end before all is deleted
-            self._entries.delete(f"notebook/{notebook.id}")  # from here on nothing is read any more
-            self._retention.forget(notebook.id)
+            id = self._taken_out(key)
         with suppress(Unreadable):  # the next sweep goes on
-            self._delete_rest(notebook.id)
+            self._delete_rest(id)
+
+    def _taken_out(self, key: str) -> str:
+        """With the lock. Nothing of the notebook is read from here on; `_delete_rest` deletes what is left of it."""
+        notebook = self.own(key)
+        self.share(key, False)
+        self._put(f"removed/{notebook.id}", b"")  # should the app end before all is deleted
+        self._entries.delete(f"notebook/{notebook.id}")
+        self._retention.forget(notebook.id)
+        return notebook.id
 
     def _names_of(self, id: str) -> tuple[list[str], list[str]]:
         """The entries of a notebook, and those that mark its pictures."""
@@ -269,32 +274,39 @@ class Library:
         """Deletes what nobody uses any more: notebooks that were not used for `days` (None: no notebook), empty lists
         of browsers, and the pictures and questions that no notebook names. Returns the number of notebooks.
 
-        Deletes nothing if the clock has jumped, or if a damaged database was set aside. Raises Unreadable.
+        Holds the lock for one notebook at a time. Deletes nothing if the clock has jumped, or if a damaged database was
+        set aside. Raises Unreadable.
         """
-        with self._lock:
-            ids = [key.removeprefix("notebook/") for key in self._entries.keys("notebook/")]
-            if not ids or self._entries.damaged is not None:  # what names the pictures may be lost: see `problem`
-                return 0
-            if self._retention.jumped(ids, today):
-                return 0
-            listed = {key: self.browser(key.removeprefix("browser/"))[1] for key in self._entries.keys("browser/")}
-            marks = self._entries.keys("picture/")
-            unnamed = self._unnamed_questions()
-            # All that is needed was read; a disk that fails from here on ends the sweep before its next step.
-            for key in self._entries.keys("removed/"):
-                self._delete_rest(key.removeprefix("removed/"))
-            swept = set()
-            for id in self._retention.unused(ids, days, today):
-                with suppress(NoNotebook):  # one that cannot be read is kept
-                    self.remove(id)
-                    swept.add(id)
-            for key, notebooks in listed.items():
-                if swept.issuperset(notebook.id for notebook in notebooks):
-                    self._entries.delete(key)
-            named = {mark.split("/")[1] for mark in (self._entries.keys("picture/") if swept else marks)}
-            delete_files(self.pictures.folder, lambda stem: stem in named)
-            delete_files(self.questions.folder, lambda stem: stem not in unnamed)
-            self._retention.measure()
+        ids = [key.removeprefix("notebook/") for key in self._entries.keys("notebook/")]
+        if not ids or self._entries.damaged is not None:  # what names the pictures may be lost: see `problem`
+            return 0
+        if self._retention.jumped(ids, today):
+            return 0
+        browsers = [key.removeprefix("browser/") for key in self._entries.keys("browser/")]
+        listed = {browser: {notebook.id for notebook in self.browser(browser)[1]} for browser in browsers}
+        marks = self._entries.keys("picture/")
+        unnamed = self._unnamed_questions()
+        # All that is needed was read; a disk that fails from here on ends the sweep before its next step.
+        for key in self._entries.keys("removed/"):
+            self._delete_rest(key.removeprefix("removed/"))
+        swept = set()
+        for id in self._retention.unused(ids, days, today):
+            with suppress(NoNotebook):  # one that cannot be read is kept
+                self._names_of(id)
+                with self._lock:
+                    if not self._retention.unused([id], days, today):  # somebody has opened it meanwhile
+                        continue
+                    self._taken_out(id)
+                self._delete_rest(id)
+                swept.add(id)
+        for browser in (browser for browser, notebooks in listed.items() if notebooks <= swept):
+            with self._lock:
+                if swept.issuperset(notebook.id for notebook in self.browser(browser)[1]):
+                    self._entries.delete(f"browser/{browser}")
+        named = {mark.split("/")[1] for mark in (self._entries.keys("picture/") if swept else marks)}
+        delete_files(self.pictures.folder, lambda stem: stem in named, self.pictures.deleting)
+        delete_files(self.questions.folder, lambda stem: stem not in unnamed)
+        self._retention.measure()
         if swept:
             logger.info("deleted %d notebooks that nobody has used for %s days", len(swept), days)
         return len(swept)

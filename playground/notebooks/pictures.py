@@ -6,7 +6,9 @@ import base64
 import contextlib
 import io
 import logging
+import os
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import PIL.Image
@@ -35,6 +37,7 @@ class Pictures:
     def __init__(self, folder: Path, decode: Decode) -> None:
         """`decode`: reads a stranger's file, as images.read_image does."""
         self.folder = folder
+        self.deleting = Lock()  # held while an old file's age is looked at and it is deleted
         self._decode = decode
         self._unsaved: dict[str, bytes] = {}  # by file name
 
@@ -45,12 +48,18 @@ class Pictures:
     def keep(self, image: Image, name: str) -> Picture:
         """A file is written once, however many notebooks show the picture."""
         picture = Picture(image.sha256, image.width, image.height, name[:MAX_TITLE], image.note)
-        if self.png(image.sha256) is None:
+        if not self._freshened(image.sha256):
             png = io.BytesIO()
             pixels = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)
             pixels.save(png, "PNG", compress_level=1)  # 12 megapixels: 0.4 s in place of 3
             self._write(f"{image.sha256}.png", png.getvalue())
         return picture
+
+    def _freshened(self, sha256: str) -> bool:
+        """Whether the picture is there. Its file counts as new: a sweep that runs now must leave it to its notebook."""
+        with self.deleting, contextlib.suppress(OSError):
+            os.utime(self.folder / f"{sha256}.png")
+        return self.png(sha256) is not None
 
     def keep_imported(self, sha256: str, png: str) -> bool:
         """Keeps a picture of an imported file, in base64, if its pixels have this sha256. Returns whether they
@@ -103,8 +112,7 @@ class Pictures:
     def delete(self, sha256: str) -> None:
         for suffix in ("png", "webp"):
             self._unsaved.pop(f"{sha256}.{suffix}", None)
-        for path in self.folder.glob(f"{sha256}.*"):
-            path.unlink(missing_ok=True)
+            (self.folder / f"{sha256}.{suffix}").unlink(missing_ok=True)
 
     def retry(self) -> None:
         """Writes what the disk refused."""

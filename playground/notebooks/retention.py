@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from playground.errors import NoRoom, Unreadable
@@ -17,6 +18,7 @@ from playground.support import atomic
 logger = logging.getLogger(__name__)
 
 _JUMP_DAYS = 7
+_NOTHING_HELD = contextlib.nullcontext()
 _FRESH_S = 86400  # a file that no notebook names yet may be on its way into one
 
 FULL = (
@@ -102,10 +104,12 @@ class Retention:
             raise NoRoom(FULL)
 
 
-def delete_files(folder: Path, needed: Callable[[str], bool]) -> None:
-    """Deletes the files that are older than a day and whose stem is not needed."""
+def delete_files(
+    folder: Path, needed: Callable[[str], bool], deleting: AbstractContextManager[object] = _NOTHING_HELD
+) -> None:
+    """Deletes the files that are older than a day and whose stem is not needed. `deleting`: held for each of them."""
     for path in folder.glob("*"):
-        with contextlib.suppress(OSError):
+        with deleting, contextlib.suppress(OSError):
             if path.stat().st_mtime < time.time() - _FRESH_S and not needed(path.name.partition(".")[0]):
                 path.unlink()
 

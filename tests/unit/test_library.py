@@ -8,6 +8,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -302,6 +303,42 @@ def test_notebook_when_the_app_ends_while_it_is_removed_then_the_next_sweep_goes
     assert library.pictures.png(RED.sha256) is None
     assert [key for key in library._entries.keys("") if notebook.id in key] == []
     assert texts(library, other) == ["kept"]
+
+
+def test_sweep_when_it_deletes_then_others_write_and_what_they_use_meanwhile_stays(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step of the sweep waits for somebody else's write."""
+    old, used, busy = (notes(library, name) for name in ("old", "used", "busy"))
+    for notebook in (old, used, busy):
+        library._entries.put(f"used/{notebook.id}", b"2020-01-01")
+    library.pictures.keep(BLUE, "b.png")
+    library.pictures.keep(RED, "r.png")
+    make_old(tmp_path / "notebooks")
+    library._retention._used.clear()
+    steps: list[str] = []
+
+    def meanwhile(method: str) -> None:
+        original = getattr(library, method)
+
+        def step(*given: Any) -> Any:
+            with ThreadPoolExecutor(1) as somebody:
+                somebody.submit(library.rename, busy.id, method).result(20)
+                somebody.submit(library.own, used.id).result(20)
+                somebody.submit(library.pictures.keep, BLUE, "b.png").result(20)
+            steps.append(method)
+            return original(*given)
+
+        monkeypatch.setattr(library, method, step)
+
+    for method in ("_unnamed_questions", "_names_of", "_delete_rest"):
+        meanwhile(method)
+    assert library.sweep(30) == 1
+    assert set(steps) == {"_unnamed_questions", "_names_of", "_delete_rest"}
+    assert {entry.id for entry in library.browser("me")[1]} == {used.id, busy.id}
+    assert texts(library, used) == ["used"]
+    assert library.pictures.png(BLUE.sha256) is not None
+    assert library.pictures.png(RED.sha256) is None
 
 
 def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Library, tmp_path: Path) -> None:
