@@ -17,7 +17,7 @@ import msgspec
 
 from playground.engine import jinja_chat
 
-CPU_S = 1.0  # for one job; the templates of 70 models take milliseconds
+CPU_S = 0.75  # for one job; the templates of 70 models take milliseconds
 MEMORY_BYTES = 512 * 2**20  # of addresses, Python and Jinja included
 _TEXT_CHARACTERS = 2**20  # beside what the chat itself holds
 

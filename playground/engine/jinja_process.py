@@ -6,6 +6,7 @@ for a process. So the worker keeps its model, and the turn is free again.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -71,12 +72,14 @@ class JinjaProcess:
             if not self._connection.poll(_WALL_S):
                 self._child.kill()
                 self._child.wait()
+                self._start_again()
                 raise _exceeded(f"took longer than {_WALL_S:.0f} s")
             outcome = _outcomes.decode(self._connection.recv_bytes())
         except (EOFError, OSError):
             code = self._child.wait()
+            self._start_again()
             if code == -signal.SIGPROF:
-                raise _exceeded(f"took more than {CPU_S:.0f} s of computing time") from None
+                raise _exceeded(f"took more than {CPU_S:g} s of computing time") from None
             raise BadModel(f"The chat template ended its process (code {code}). {_ADVICE}") from None
         if isinstance(outcome, LimitExceeded):
             raise _exceeded(outcome.limit)
@@ -85,6 +88,11 @@ class JinjaProcess:
                 raise jinja2.TemplateSyntaxError(outcome.message, outcome.line)
             raise jinja2.TemplateError(outcome.message)
         return outcome.text
+
+    def _start_again(self) -> None:
+        """The child imports Jinja while the error goes back: the next person need not wait for that."""
+        with contextlib.suppress(OSError):  # the next template tells
+            self.start()
 
 
 def _exceeded(limit: str) -> BadModel:

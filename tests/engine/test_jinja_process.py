@@ -36,11 +36,11 @@ def test_template_when_honest_then_rendered(process: JinjaProcess) -> None:
 @pytest.mark.parametrize(
     ("template", "limit"),
     [
-        (LOOPS, "1 s of computing time"),
+        (LOOPS, "0.75 s of computing time"),
         (DOUBLES, "512 MiB of memory"),
         ("{{ 'x' * 4000000 }}", "1 MB of text"),
-        ("{{ 7 ** (9 ** 9) }}", "1 s of computing time"),  # folded while it is compiled
-        ("{{ 'x' * 9 ** 9 }}{{ 'x' * 9 ** 11 }}", "512 MiB of memory"),
+        ("{{ 7 ** (9 ** 9) }}", "0.75 s of computing time"),  # folded while it is compiled
+        ("{{ 'x' * 9 ** 11 }}", "512 MiB of memory"),
     ],
     ids=["loops", "doubles", "long", "power", "constant"],
 )
@@ -54,7 +54,7 @@ def test_template_when_it_takes_too_much_then_it_is_stopped_and_the_next_one_is_
 
 def test_template_when_compiled_then_the_limits_hold_too(process: JinjaProcess) -> None:
     process.compile(HONEST)
-    with pytest.raises(BadModel, match="1 s of computing time"):
+    with pytest.raises(BadModel, match=r"0\.75 s of computing time"):
         process.compile("{{ 7 ** (9 ** 9) }}")
 
 
