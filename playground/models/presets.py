@@ -95,6 +95,9 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boxes: BoxNumbers | None = None
     chat_template: str | None = None  # in place of the one in the file, where that is wrong; Jinja, or llama.cpp's name
 
+    def __hash__(self) -> int:  # `sizes` has none
+        return hash(self.family)
+
     @property
     def purpose(self) -> str:
         """What `about` begins with: its words before the first colon or full stop."""
