@@ -7,6 +7,7 @@ import {questionsOf} from "./question_fields.js";
 import {run, stop, stopAll, told} from "./running.js";
 import {choose, fillPanel, openPanel} from "./settings.js";
 import {storage} from "./storage.js";
+import {showTab} from "./tabs.js";
 import {send, sendAll, turns} from "./texts.js";
 import {toast} from "./toasts.js";
 
@@ -86,6 +87,7 @@ export const actions = {
     const {at, token} = button.dataset;
     told((await call("branch", {cell: id, run, block, variant, at: Number(at), token: Number(token)})).queue);
   },
+  tab: (id, tab) => showTab(tab),
   "marked-questions": id => turns.take(id, () => call("marked_questions", {cell: id})),
   "export-questions": () => downloadQuestions(),
   "export-cell": id => download(id, "html"),

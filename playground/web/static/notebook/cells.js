@@ -7,6 +7,7 @@ import {forgetRuns, onNews, queue} from "./running.js";
 import {choose} from "./settings.js";
 import {storage} from "./storage.js";
 import {sortAgain, sorting} from "./table_sort.js";
+import {markTabs} from "./tabs.js";
 import {isHeld, sendDrafts, tellSaved} from "./texts.js";
 
 export function show(reply) {
@@ -91,6 +92,7 @@ export function setOutputs(id, html) {
   const sorted = sorting(place);
   morphContent(place, html, {isHeld});
   sortAgain(place, sorted);
+  markTabs(place);
 }
 
 export function setBlock(id, block, html) {
@@ -98,6 +100,7 @@ export function setBlock(id, block, html) {
   const old = $(`:scope > [data-block="${block}"]`, outputs);
   if (old) morph(old, fresh, {isHeld});
   else outputs.append(fresh);
+  markTabs(outputs);
 }
 
 // --- what is filled in behind the first screen -------------------------------------------------------------------

@@ -9,6 +9,7 @@ import {$, $$, article, cellOf, page, panel} from "./page.js";
 import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
+import {onSwipe, onTabKey} from "./tabs.js";
 import {keepDrafts, send, tellSaved, write} from "./texts.js";
 
 const ignore = () => {}; // the person was told
@@ -21,6 +22,8 @@ export function start({element, trigger, server, upload}) {
   root.addEventListener("click", onClick);
   root.addEventListener("click", onLikelyClick);
   root.addEventListener("keydown", onLikelyKey);
+  root.addEventListener("keydown", onTabKey);
+  root.addEventListener("scroll", onSwipe, {capture: true, passive: true});
   root.addEventListener("change", onChange);
   root.addEventListener("toggle", event => openWhereRoomIs(event.target), true);
   root.addEventListener("focusin", event => { const id = cellOf(event.target); if (id) choose(id); });
