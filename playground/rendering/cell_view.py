@@ -46,6 +46,7 @@ _CELL_EXPORTS = (
     ("export-cell-md", "Export as Markdown"),
     ("export-cell-ipynb", "Export as Jupyter notebook"),
 )
+_LINK = ("copy-cell-link", "Copy a link")
 _EDITS = (("duplicate", "Duplicate"), ("up", "Move up"), ("down", "Move down"), ("collapse", "Collapse or unfold"))
 
 KEYS = (
@@ -118,7 +119,7 @@ def page(
 def note(cell: Cell, number: int, *, can_edit: bool) -> markupsafe.Markup:
     text = "" if isinstance(cell, CompareCell) else cell.text
     title = text.strip().splitlines()[0][:80] if text.strip() else "empty note"
-    menu = (("write", "Edit"), *_EDITS, ("delete", "Delete"))
+    menu = (("write", "Edit"), *_EDITS, _LINK, ("delete", "Delete"))
     shown = markdown.render(text) if text.strip() else markupsafe.Markup('<p class="vp-dim">An empty note.</p>')
     return templating.markup("cell.html", view=_CellView(cell, "note", number, title, can_edit, menu, shown))
 
@@ -141,7 +142,7 @@ def compare(
         number=number,
         title="a measurement" if cell.questions else cell.prompts[0][:80] or "no prompt yet",
         can_edit=can_edit,
-        menu=(*_EDITS, *_CELL_EXPORTS, ("delete", "Delete")) if can_edit else _CELL_EXPORTS,
+        menu=(*_EDITS, _LINK, *_CELL_EXPORTS, ("delete", "Delete")) if can_edit else (_LINK, *_CELL_EXPORTS),
         runs=runs,
         pictures=[(picture, data_url(thumbnail(picture.sha256))) for picture in cell.pictures],
         chips=_chips(cell, variants),

@@ -96,14 +96,18 @@ class NotebookActions:
 
     # --- notebooks ---------------------------------------------------------------------------------------------
 
-    def open(self, key: str | None = None, browser: str | None = None) -> PageReply:
-        """A notebook by its key, or the one that this browser had open last, or a first one with examples."""
+    def open(self, key: str | None = None, browser: str | None = None, cell: str | None = None) -> PageReply:
+        """A notebook by its key, or the one that this browser had open last, or a first one with examples.
+
+        `cell`: without a key, the browser's notebook that has this cell, if one has.
+        """
         self._deriving.join(_FIRST_START_S)  # or the cells would call their variants missing
         seen = self._runs.newest_id  # before the notebook is read: a run that ends meanwhile is news
         browser, listed = self._library.browser(browser)
         if key is None:
             if listed:
-                return replace(self._view.page(listed[0].id, browser, home=True), seen=seen)
+                holders = (entry.id for entry in listed if cell is not None and cell in self._library.own(entry.id).cells)
+                return replace(self._view.page(next(holders, listed[0].id), browser, home=True), seen=seen)
             try:
                 self._library.check_room()
             except NoRoom as error:

@@ -2,6 +2,8 @@
 import {call} from "./calls.js";
 import {mark, setOutputs} from "./cells.js";
 import {download, downloadCard, downloadQuestions} from "./files.js";
+import {offset} from "./likely.js";
+import {address} from "./links.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
 import {run, stop, stopAll, told} from "./running.js";
@@ -19,6 +21,12 @@ export const actions = {
     text.querySelectorAll("del").forEach(before => before.remove());
     await copyText(text.textContent);
     toast("The answer is copied.");
+  },
+  "copy-cell-link": id => copyLink({cell: id}),
+  "copy-pane-link": (id, button) => copyLink(placeOf(id, button)),
+  "copy-word-link": (id, button) => {
+    const text = $(".vp-text", button.closest(".vp-pane"));
+    return copyLink({...placeOf(id, button), word: offset(text, $(".vp-chosen", text))});
   },
   "door-image": async () => {
     await add("compare");
@@ -115,6 +123,17 @@ export const actions = {
 
 // The number of the run that an element is in, and which of its comparisons.
 const blockOf = node => node.closest("[data-block]").dataset.block.split(".").map(Number);
+
+function placeOf(cell, node) {
+  const [run, block] = blockOf(node);
+  return {cell, run, block, variant: node.closest("[data-variant]").dataset.variant};
+}
+
+async function copyLink(target) {
+  await copyText(address(target));
+  const shared = !page.canEdit || $("[data-link]");
+  toast(shared ? "The link is copied." : "The link is copied. It opens in this browser: “Share” lets others read it.");
+}
 
 // Without https a browser has no clipboard, but for what is selected.
 async function copyText(text) {

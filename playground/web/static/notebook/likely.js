@@ -5,7 +5,7 @@ import {cellOf} from "./page.js";
 const tokensOf = text => [...text.querySelectorAll("span[title]")];
 
 // Characters of the answer before a token, as Python counts them; what the reference said instead is not part of it.
-function offset(text, token) {
+export function offset(text, token) {
   const range = document.createRange();
   range.setStart(text, 0);
   range.setEndBefore(token);
@@ -14,7 +14,10 @@ function offset(text, token) {
   return [...before.textContent].length;
 }
 
-async function show(token) {
+// The token that holds a character of the answer; undefined where its tokens are not known.
+export const tokenAt = (text, at) => tokensOf(text).findLast(token => offset(text, token) <= at);
+
+export async function showLikely(token) {
   const text = token.closest(".vp-text"), [run, index] = token.closest("[data-block]").dataset.block.split(".");
   for (const old of tokensOf(text)) old.classList.toggle("vp-chosen", old === token);
   const variant = token.closest(".vp-pane").dataset.variant;
@@ -29,7 +32,7 @@ async function show(token) {
 
 export function onLikelyClick({target}) {
   const token = target.closest(".vp-text span[title]");
-  if (token && getSelection().isCollapsed) show(token).catch(() => {});
+  if (token && getSelection().isCollapsed) showLikely(token).catch(() => {});
 }
 
 export function onLikelyKey(event) {
@@ -38,5 +41,5 @@ export function onLikelyKey(event) {
   event.preventDefault();
   const tokens = tokensOf(event.target), at = tokens.findIndex(token => token.classList.contains("vp-chosen"));
   const next = tokens[at + by] ?? (at < 0 ? tokens[0] : null);
-  if (next) show(next).catch(() => {});
+  if (next) showLikely(next).catch(() => {});
 }

@@ -3,8 +3,10 @@ import {actions, ask, edit, focusCell, look} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
 import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
+import {parsed} from "./fragments.js";
 import {onKey} from "./keyboard.js";
 import {onLikelyClick, onLikelyKey} from "./likely.js";
+import {pointAt} from "./links.js";
 import {$, $$, article, cellOf, page, panel} from "./page.js";
 import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
 import {storage} from "./storage.js";
@@ -46,6 +48,9 @@ export function start({element, trigger, server, upload}) {
   document.addEventListener("vp-settings", event => onPanelValues(event.detail)); // web/settings_panel.py
   document.addEventListener("vp-changed", event => onChanged(event.detail)); // web/page.py
   window.addEventListener("pagehide", keepDrafts);
+  window.addEventListener("hashchange", async () => {
+    if (parsed(location.hash) && !await pointAt(location.hash)) begin(new URLSearchParams(location.search)).catch(ignore);
+  });
   setInterval(tellSaved, 5000);
   begin(new URLSearchParams(location.search)).catch(ignore);
 }
@@ -53,9 +58,11 @@ export function start({element, trigger, server, upload}) {
 // `compare`: ids of variants, in a link of the models page.
 async function begin(query) {
   const variants = query.get("compare")?.split(",");
+  const {hash} = location;
   page.choosesFirst = !variants;
-  await call("open", {key: query.get("notebook")});
+  await call("open", {key: query.get("notebook"), cell: parsed(hash)?.cell ?? null});
   page.choosesFirst = true;
+  if (hash) await pointAt(hash);
   if (!variants || !page.canEdit) return;
   history.replaceState(null, "", location.pathname);
   const reply = await call("compare", {variants});
