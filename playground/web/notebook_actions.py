@@ -106,7 +106,9 @@ class NotebookActions:
         browser, listed = self._library.browser(browser)
         if key is None:
             if listed:
-                holders = (entry.id for entry in listed if cell is not None and cell in self._library.own(entry.id).cells)
+                holders = (
+                    entry.id for entry in listed if cell is not None and cell in self._library.own(entry.id).cells
+                )
                 return replace(self._view.page(next(holders, listed[0].id), browser, home=True), seen=seen)
             try:
                 self._library.check_room()

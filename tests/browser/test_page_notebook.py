@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nbformat
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, expect
@@ -466,15 +467,29 @@ def test_a_disk_when_full_then_the_run_goes_on_and_the_page_says_so_until_it_is_
 def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until_sharing_ends(
     page: Page, browser: Browser, app: WebApp
 ) -> None:
-    give(page, asks(), says("Mine"), title="Secret")
+    asked, (old,) = answers("Which?", "one two", "three four")
+    give(page, asks(), says("Mine"), (asked, (old, msgspec.structs.replace(old, number=2))), title="Secret")
     run(page)
     ended(page)
     prompt(page).fill(f"{SHORT} ")
     top_menu(page, "Share", "Make a link")
     link = page.get_by_label("Link for readers").input_value()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    cell(page, 1).get_by_label("Run shown").select_option("1")
+    pane(page, "Q2_K", 1).locator(".vp-text span").nth(1).click()
+    pane(page, "Q2_K", 1).get_by_role("button", name="link to this word").click()
+    expect(page.locator(".vp-toast")).to_contain_text("The link is copied.")
+    word = page.evaluate("navigator.clipboard.readText()")
+    assert word.startswith(f"{link}#cell-")
+    assert word.endswith("/run-1.0/pane-fam%3AQ2_K%2Bmmproj-F16/word-5")
     assert page.evaluate("(document.querySelector('[data-key][aria-current]')).dataset.key") not in link
     with visitor(browser, app.url) as other:
         expect(other.locator(".vp-actions [data-key]")).to_have_text(["My first comparison"])
+        other.goto(word)
+        expect(cell(other, 1).get_by_label("Run shown")).to_have_value("1")
+        expect(pane(other, "Q2_K", 1)).to_be_focused()
+        expect(pane(other, "Q2_K", 1).locator(".vp-chosen")).to_be_in_viewport()
+        expect(pane(other, "Q2_K", 1).locator(".vp-likely")).to_contain_text("four")
         other.goto(link)
         expect(other.locator(".vp-actions").get_by_role("button", name="Make my own copy")).to_be_visible()
         assert texts(other) == ["cross", "cross"]
@@ -491,7 +506,7 @@ def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until
         expect(other.locator("[data-zoom] img")).to_have_js_property("naturalWidth", 192)
         other.keyboard.press("Escape")
         expect(prompt(other)).to_have_value(f"{SHORT} ")
-        expect(page.locator(".vp-cell")).to_have_count(2)
+        expect(page.locator(".vp-cell")).to_have_count(3)
         other.get_by_role("button", name="Make my own copy").click()
         expect(other.get_by_label("Title of the notebook")).to_have_value("Secret")
         assert other.url.rstrip("/") == app.url.rstrip("/")
@@ -500,7 +515,7 @@ def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until
         assert texts(other) == ["cross", "cross"]
         expect(prompt(page)).to_have_value(f"{SHORT} ")
 
-        page.get_by_role("button", name="End sharing").click()
+        top_menu(page, "Share", "End sharing")
         expect(page.locator(".vp-status")).to_contain_text("only this browser")
         missing = []
         for url in (link, f"{app.url}?notebook=guess", f"{app.url}?notebook={'A' * 22}"):

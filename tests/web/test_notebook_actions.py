@@ -60,6 +60,18 @@ def test_notebooks_when_there_is_no_room_then_no_way_makes_another_one(
     library.close()
 
 
+def test_link_when_it_names_a_cell_of_another_notebook_of_the_browser_then_that_one_opens(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions = actions_of(parts)
+    first = actions.open()
+    cell = parts.library.own(str(first.key)).cells[1]
+    later = actions.create(first.browser)
+    opened = [actions.open(browser=first.browser, cell=cell) for cell in (None, "gone", cell)]
+    assert [page.key for page in opened] == [later.key, later.key, first.key]
+    assert actions.open(cell=cell).key != first.key  # another browser's
+
+
 def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_none(parts: Parts) -> None:
     """A scan of a deleted cell went on for minutes where the page's "stop" came behind its "delete"."""
     began: SimpleQueue[RunJob] = SimpleQueue()
