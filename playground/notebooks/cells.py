@@ -39,6 +39,9 @@ MAX_TITLE = 200
 MAX_MARKS = 500  # of answers, in one cell
 
 
+MAX_VOTES = 500  # in one cell
+
+
 class Picture(msgspec.Struct, frozen=True):
     """An image of a cell; its pixels are kept once, under their sha256 (values.Image)."""
 
@@ -82,6 +85,15 @@ class AnswerMark(msgspec.Struct, frozen=True):
     right: bool
 
 
+class BlindVote(msgspec.Struct, frozen=True):
+    """Which answers of one comparison a person accepted before the names were shown: ids of variants."""
+
+    run: int
+    block: int  # of the run's comparisons
+    shown: tuple[str, ...]  # empty: the names were shown without a vote
+    accepted: tuple[str, ...]
+
+
 class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True):
     id: str
     prompts: tuple[str, ...] = ("",)  # the first one, and what is asked after it in the same conversation
@@ -94,6 +106,8 @@ class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True
     collapsed: bool = False
     version: int = 0
     marks: tuple[AnswerMark, ...] = ()
+    blind: bool = False  # the names of its runs' answers are hidden until a person has voted
+    votes: tuple[BlindVote, ...] = ()
 
     @property
     def asks(self) -> tuple[tuple[int, Picture | None], ...]:
@@ -204,6 +218,8 @@ def check_cell(cell: Cell) -> None:
             raise BadInput(f"At most {MAX_PICTURES} images fit in one cell.")
         if len(cell.marks) > MAX_MARKS:
             raise BadInput(f"At most {MAX_MARKS} answers can be marked in one cell.")
+        if len(cell.votes) > MAX_VOTES:
+            raise BadInput(f"A cell keeps at most {MAX_VOTES} votes.")
         named = [*cell.pictures, *(mark.picture for mark in cell.marks)]
         if not all(_SHA256.fullmatch(picture.sha256) for picture in named):
             raise BadInput("An image of the cell has an invalid sha256.")

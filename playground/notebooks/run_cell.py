@@ -47,7 +47,7 @@ def continues(run: Run, fresh: Run) -> bool:
     of the same files with the same engine."""
 
     def question_free(run: Run) -> Run:
-        cell = msgspec.structs.replace(run.cell, id="", prompts=(), collapsed=False, version=0)
+        cell = msgspec.structs.replace(run.cell, id="", prompts=(), collapsed=False, version=0, marks=(), votes=())
         return msgspec.structs.replace(
             run, cell=cell, number=0, started="", state=RunState.DONE, elapsed_s=None, results=()
         )

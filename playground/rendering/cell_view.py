@@ -14,11 +14,12 @@ from playground.comparing.speeds import NO_SPREADS, Spreads, spread
 from playground.measuring import suite_source
 from playground.measuring.suites import read_suites
 from playground.models.presets import Example, family_name
-from playground.notebooks import marks
+from playground.notebooks import marks, votes
 from playground.notebooks.cells import Cell, CompareCell, Picture, Run, RunResult, RunState
 from playground.notebooks.library import ListedNotebook, Notebook, RunInfo
 from playground.notebooks.run_cell import card_of
 from playground.notebooks.run_diff import changes, settings_of
+from playground.notebooks.votes import VoteRow
 from playground.rendering import (
     boxes_view,
     card_view,
@@ -46,6 +47,7 @@ _CELL_EXPORTS = (
     ("export-cell-md", "Export as Markdown"),
     ("export-cell-ipynb", "Export as Jupyter notebook"),
 )
+_BLIND = ("blind", "Hide the names until I vote")
 _LINK = ("copy-cell-link", "Copy a link")
 _EDITS = (("duplicate", "Duplicate"), ("up", "Move up"), ("down", "Move down"), ("collapse", "Collapse or unfold"))
 
@@ -142,7 +144,9 @@ def compare(
         number=number,
         title="a measurement" if cell.questions else cell.prompts[0][:80] or "no prompt yet",
         can_edit=can_edit,
-        menu=(*_EDITS, _LINK, *_CELL_EXPORTS, ("delete", "Delete")) if can_edit else (_LINK, *_CELL_EXPORTS),
+        menu=(*_EDITS, *(() if cell.questions else (_BLIND,)), _LINK, *_CELL_EXPORTS, ("delete", "Delete"))
+        if can_edit
+        else (_LINK, *_CELL_EXPORTS),
         runs=runs,
         pictures=[(picture, data_url(thumbnail(picture.sha256))) for picture in cell.pictures],
         chips=_chips(cell, variants),
@@ -181,32 +185,42 @@ def run(
     can_edit: bool,
     beside: Run | None = None,
     repeats: Sequence[Run] = (),
+    tally: Sequence[VoteRow] = (),
 ) -> markupsafe.Markup:
     """What a run answered; with `beside`, each answer with that of the newest run above it.
 
     `repeats`: runs that asked the same, this one too: how far its speeds move.
+    `tally`: of the notebook's blind votes.
     """
     blocks = []
     newest = max((info.number for info in runs), default=shown.number)
     for index in range(len(shown.results)):
         if beside is not None and index < len(beside.results):
-            blocks.append(_pair(beside, shown, index, thumbnail))
+            blocks.append(_pair(beside, shown, index, thumbnail, cell, can_edit=can_edit))
         else:
             label = f"run {shown.number}" if beside else ""
             spreads, own = spreads_of(repeats, index), can_go_on(shown, can_edit=can_edit)
-            blocks.append(block(shown, index, thumbnail, label=label, spreads=spreads, cell=cell, can_branch=own))
+            blocks.append(
+                block(
+                    shown, index, thumbnail, can_edit=can_edit, label=label, spreads=spreads, cell=cell, can_branch=own
+                )
+            )
     for each in (beside, shown):
         if each is not None and (each.measurement is not None or each.sensitivity is not None):
             if beside is not None:
                 blocks.append(notice(f"run {each.number}"))
             blocks += measurement(each, picture)
+    seen = [run for run in (beside, shown) if run is not None]
+    is_hidden = any(votes.is_hidden(run, index, cell.votes) for run in seen for index in range(len(run.results)))
+    if tally and not is_hidden:
+        blocks.append(votes_table(tally))
     return templating.markup(
         "run.html",
         run=shown,
         runs=runs,
         newest=newest,
         beside=beside is not None,
-        comparison=changes(shown, beside) if beside else "",
+        comparison=changes(shown, beside) if beside and not is_hidden else "",
         changed_since=changed_since(shown, cell) if can_edit and shown.number == newest else None,
         asked=[
             asked(each, thumbnail)
@@ -215,9 +229,9 @@ def run(
         ],
         can_restore=can_edit,
         settings=details(shown),
-        waterfalls=waterfalls(shown),
+        waterfalls=() if is_hidden else waterfalls(shown),
         blocks=blocks,
-        overall=overall(shown),
+        overall="" if is_hidden else overall(shown),
         can_follow=can_edit
         and shown.number == newest
         and shown.state == "done"
@@ -344,11 +358,16 @@ def spreads_of(repeats: Sequence[Run], index: int) -> Spreads:
     return {variant: value for variant, value in spreads.items() if value is not None}
 
 
-def _pair(newest: Run, shown: Run, index: int, thumbnail: Thumbnail) -> markupsafe.Markup:
+def _pair(
+    newest: Run, shown: Run, index: int, thumbnail: Thumbnail, cell: CompareCell, *, can_edit: bool
+) -> markupsafe.Markup:
     """One comparison of two runs: the panes of one variant stand side by side."""
     panes = [pane.variant for run in (newest, shown) for pane in run.results[index].update.panes]
     rows = {variant: row for row, variant in enumerate(dict.fromkeys(panes), 2)}
-    sides = [block(run, index, thumbnail, label=f"run {run.number}", rows=rows) for run in (newest, shown)]
+    sides = [
+        block(run, index, thumbnail, label=f"run {run.number}", rows=rows, cell=cell, can_edit=can_edit)
+        for run in (newest, shown)
+    ]
     return markupsafe.Markup('<div class="vp-pair">{}{}</div>').format(*sides)
 
 
@@ -357,6 +376,7 @@ def block(
     index: int,
     thumbnail: Thumbnail,
     *,
+    can_edit: bool = True,
     label: str = "",
     printed: bool = False,
     rows: Mapping[str, int] | None = None,
@@ -366,7 +386,7 @@ def block(
 ) -> markupsafe.Markup:
     """One comparison of a run. `rows`: of the grid in which another run stands beside it, by variant.
 
-    `cell`: as it is now, for the marks on its answers.
+    `cell`: as it is now, for the marks on its answers, and the votes that show their names.
     """
     result = shown.results[index]
     head = None
@@ -376,6 +396,8 @@ def block(
         head = _BlockHead(shown.cell.prompts[result.turn], label)
     elif label:
         head = _BlockHead("", label)
+    if not printed and votes.is_hidden(shown, index, (cell or shown.cell).votes):
+        return _blind(shown, index, head, can_vote=can_edit)
     panes = comparison_view.panes(
         result.update,
         shown.variants,
@@ -394,6 +416,26 @@ def block(
         panes=panes,
         boxes=_boxes(shown, result, thumbnail),
         gallery=result.picture is not None,
+    )
+
+
+def votes_table(tally: Sequence[VoteRow]) -> markupsafe.Markup:
+    return templating.markup("votes.html", rows=tally, nats=measurement_view.nats)
+
+
+def _blind(shown: Run, index: int, head: _BlockHead | None, *, can_vote: bool) -> markupsafe.Markup:
+    update = shown.results[index].update
+    answers = votes.answers(shown, index) if update.done else ()
+    return templating.markup(
+        "blind.html",
+        index=f"{shown.number}.{index}",
+        head=head,
+        done=update.done,
+        answers=answers,
+        same=sum(len(answer.variants) for answer in answers if len(answer.variants) > 1),
+        n_ended=sum(pane.state.ended for pane in update.panes),
+        n_panes=len(update.panes),
+        can_vote=can_vote and shown.state is not RunState.RUNNING,
     )
 
 
@@ -486,6 +528,10 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
         scope = "one question each" if cell.gallery else "one question"
         images = f"{len(cell.pictures)} images, {scope}"
         chips.append(_Chip("", images, "Click to change", do="gallery", field="off" if cell.gallery else "on"))
+    if cell.blind:
+        chips.append(
+            _Chip("", "names hidden until you vote", "Click to show them from now on", do="blind", field="off")
+        )
     sampling = f"temperature {s.temperature:g}" if s.temperature else "greedy"
     chips.append(_Chip("", sampling, "How the next token is chosen", field="sampling"))
     if s.max_tokens:

@@ -17,9 +17,11 @@ from playground.errors import BadInput
 from playground.measuring.gate import gates
 from playground.models.presets import family_name
 from playground.notebooks import file_format as file
+from playground.notebooks import votes
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.own_files import OwnFiles
 from playground.notebooks.run_diff import settings_of
+from playground.notebooks.votes import VoteRow
 from playground.rendering import cell_view, measurement_view, number_format, templating
 from playground.rendering import markdown as as_html
 from playground.values.answer import Branch, ComparisonUpdate, Pane, PaneState
@@ -72,7 +74,12 @@ def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> st
     written = datetime.datetime.now().astimezone()
     return str(
         templating.markup(
-            "report.html", title=title, cells=shown, css=templating.css(), written=f"{written:%Y-%m-%d %H:%M}"
+            "report.html",
+            title=title,
+            cells=shown,
+            css=templating.css(),
+            written=f"{written:%Y-%m-%d %H:%M}",
+            votes=cell_view.votes_table(tally) if (tally := _tally(whole)) else "",
         )
     )
 
@@ -129,7 +136,24 @@ def markdown(title: str, whole: Whole) -> str:
         else:
             parts.append(_asked(cell))
             parts += [_answered(run) for run in sorted(runs, key=lambda run: -run.number)]
+    if tally := _tally(whole):
+        parts.append(_votes(tally))
     return as_html.inert("\n\n".join(parts) + "\n")
+
+
+def _tally(whole: Whole) -> list[VoteRow]:
+    measured = (run.measurement for _, runs in whole for run in runs if run.measurement is not None)
+    return votes.rows([cell for cell, _ in whole], measured)
+
+
+def _votes(tally: Sequence[VoteRow]) -> str:
+    lines = ["## Blind votes", "", "| variant | accepted | share | 95 % | KL a token |", "|---" * 5 + "|"]
+    for row in tally:
+        ends = f"{number_format.share(row.share.low)} to {number_format.share(row.share.high)}"
+        variant = _line(row.variant).replace("|", "\\|")
+        values = (variant, f"{row.accepted} of {row.shown}", number_format.share(row.share.value), ends)
+        lines.append(f"| {' | '.join(values)} | {measurement_view.nats(row.kl)} |")
+    return "\n".join(lines)
 
 
 def _asked(cell: CompareCell) -> str:

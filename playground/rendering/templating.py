@@ -70,6 +70,7 @@ environment.filters |= {
     "image_seen": number_format.image_seen,
     "share": number_format.share,
     "chips": chips,
+    "short_id": lambda id: id.split(":", 1)[-1],
     "plain": lambda number: f"{number:.10g}",
 }
 

@@ -27,7 +27,7 @@ from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, r
 from playground.measuring.suite_source import SuiteChoice
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
-from playground.notebooks import marks
+from playground.notebooks import marks, votes
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
@@ -90,7 +90,7 @@ class NotebookActions:
                 self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
                 self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
                 self.suite_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
-                self.import_file, self.mark, self.branch, self.marked_questions, self.questions_file,
+                self.import_file, self.mark, self.vote, self.branch, self.marked_questions, self.questions_file,
             )
         ]  # fmt: skip
 
@@ -231,6 +231,7 @@ class NotebookActions:
         prompts: list[str] | None = None,
         collapsed: bool | None = None,
         gallery: bool | None = None,
+        blind: bool | None = None,
         unpicture: str | None = None,
         unturn: int | None = None,
         questions: CellQuestions | None = None,
@@ -250,6 +251,8 @@ class NotebookActions:
                 if questions is not None and now.questions is not None:
                     own = {"source": now.questions.source, "name": now.questions.name}
                     changed["questions"] = replace(questions, **own)
+                if blind is not None:
+                    changed["blind"] = blind
                 if gallery is not None:
                     changed["gallery"] = gallery
                 if unpicture is not None:
@@ -295,7 +298,10 @@ class NotebookActions:
 
     def duplicate(self, key: str, cell: str) -> CellsReply:
         """A cell like another one, without its runs."""
-        return self._view.added(key, self._library.add(key, self._library.cell(self._library.own(key), cell), cell))
+        fresh = self._library.cell(self._library.own(key), cell)
+        if isinstance(fresh, CompareCell):
+            fresh = replace(fresh, votes=())  # they name its runs
+        return self._view.added(key, self._library.add(key, fresh, cell))
 
     def move(self, key: str, cell: str, to: int) -> CellsReply:
         self._library.move(key, cell, to)
@@ -459,6 +465,17 @@ class NotebookActions:
                 raise BadInput("This run cannot be read. Run the cell again.")
             kept = marks.marked(now, shown, block, variant, right=right)
             written, _ = self._library.write(key, replace(now, marks=kept))
+        return self._view.changed(key, written)
+
+    def vote(self, key: str, cell: str, run: int, block: int, accepted: list[int] | None = None) -> CellsReply:
+        """Accept some answers of a comparison whose names are hidden, and show the names; null: without a vote."""
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._view.compare_cell(notebook, cell)
+            shown = self._library.run(notebook, cell, run)
+            if shown is None:
+                raise BadInput("This run cannot be read. Run the cell again.")
+            written, _ = self._library.write(key, replace(now, votes=votes.voted(now, shown, block, accepted)))
         return self._view.changed(key, written)
 
     def questions_file(self, key: str) -> BinaryFileReply:

@@ -12,8 +12,10 @@ from playground.comparing import axes
 from playground.errors import BadInput, PlaygroundError
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.models.presets import Example, Preset, data_folder
+from playground.notebooks import votes
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Run, RunState
 from playground.notebooks.library import Library, Notebook
+from playground.notebooks.votes import VoteRow
 from playground.rendering import cell_view, measurement_view, templating
 from playground.values.files import Variant
 from playground.web.replies import CellHtml, CellsReply, PageReply
@@ -118,6 +120,7 @@ class NotebookView:
             can_edit=can_edit,
             beside=other,
             repeats=self._repeats(notebook, id, shown),
+            tally=self._tally(notebook),
         )
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
@@ -129,7 +132,17 @@ class NotebookView:
         picture = self.picture_of(notebook, run.cell.questions)
         repeats = self._repeats(notebook, id, run)
         thumbnail = self._library.files(notebook).thumbnail
-        return cell_view.run(run, infos, now, thumbnail, picture, can_edit=True, repeats=repeats)
+        tally = self._tally(notebook)
+        return cell_view.run(run, infos, now, thumbnail, picture, can_edit=True, repeats=repeats, tally=tally)
+
+    def _tally(self, notebook: Notebook) -> list[VoteRow]:
+        """The notebook's blind votes, beside what the newest run of each measurement found."""
+        cells = self.cells(notebook)
+        if not any(isinstance(cell, CompareCell) and cell.votes for cell in cells):
+            return []
+        asked = (cell for cell in cells if isinstance(cell, CompareCell) and cell.questions is not None)
+        runs = (self._library.newest_run(notebook, cell.id) for cell in asked)
+        return votes.rows(cells, (run.measurement for run in runs if run is not None and run.measurement is not None))
 
     def _repeats(self, notebook: Notebook, cell: str, shown: Run) -> list[Run]:
         """The latest runs of a cell that asked the same as one of them, which has ended."""

@@ -124,12 +124,13 @@ class RunStream:
         asked = self._parts.limited_cell(run.cell)
         pairs = tuple(id for id in asked.variants if branch.point.variant.startswith(id))
         variants = self._view.variants_of(msgspec.structs.replace(asked, variants=pairs))
+        cell = self._view.compare_cell(self._parts.library.own(record.key), job.cell)
         record.begin(run)
         yield self._whole(record, run)
         limited = msgspec.structs.replace(run, cell=asked)
         for update in go_on(limited, branch.index, branch.point, variants, files.image, mine.lab, job.stop):
             run = record.put(msgspec.structs.replace(update, cell=run.cell))
-            html = cell_view.block(run, branch.index, files.thumbnail)
+            html = cell_view.block(run, branch.index, files.thumbnail, cell=cell)
             yield RunUpdate(cell=job.cell, block=f"{run.number}.{branch.index}", html=html)
         record.save()
 

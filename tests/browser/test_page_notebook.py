@@ -781,6 +781,23 @@ def test_typing_when_answers_and_replies_come_meanwhile_then_nothing_is_lost(pag
 # --- small screens, and people who do not use a mouse or see less ----------------------------------------------------
 
 
+def test_names_when_hidden_then_a_reload_shows_none_and_a_vote_shows_them(page: Page) -> None:
+    give(page, asks())
+    menu(cell(page), "Hide the names until I vote")
+    expect(cell(page).locator(".vp-chips")).to_contain_text("names hidden until you vote")
+    run(page)
+    ended(page)
+    for _ in range(2):
+        accept = cell(page).get_by_role("checkbox", name="A cross")
+        expect(accept).to_be_visible()
+        assert cell(page).locator(".vp-pane, .vp-say, .vp-waterfall").count() == 0
+        reload(page)
+    accept.check()
+    cell(page).get_by_role("button", name="Vote and show the names").click()
+    expect(pane(page, "Q8_0").locator(".vp-text")).to_have_text("cross")
+    expect(cell(page).locator(".vp-votes tbody tr")).to_contain_text(["F16", "Q8_0"])
+
+
 def test_a_small_screen_when_used_then_panes_are_swiped_and_a_chip_opens_the_settings(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     give(page, answers("Which?", "one two", "three four"), asks())

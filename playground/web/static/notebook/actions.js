@@ -95,6 +95,9 @@ export const actions = {
     const {at, token} = button.dataset;
     told((await call("branch", {cell: id, run, block, variant, at: Number(at), token: Number(token)})).queue);
   },
+  blind: (id, button) => call("write", {cell: id, blind: button.dataset.field !== "off"}),
+  vote: (id, button) => vote(id, button, $$("[data-accept]:checked", button.closest("[data-block]"))),
+  unblind: (id, button) => vote(id, button, null),
   tab: (id, tab) => showTab(tab),
   "marked-questions": id => turns.take(id, () => call("marked_questions", {cell: id})),
   "export-questions": () => downloadQuestions(),
@@ -123,6 +126,12 @@ export const actions = {
 
 // The number of the run that an element is in, and which of its comparisons.
 const blockOf = node => node.closest("[data-block]").dataset.block.split(".").map(Number);
+
+async function vote(id, button, ticked) {
+  const [run, block] = blockOf(button), accepted = ticked?.map(field => Number(field.dataset.accept)) ?? null;
+  await call("vote", {cell: id, run, block, accepted});
+  await refresh(id, run);
+}
 
 function placeOf(cell, node) {
   const [run, block] = blockOf(node);
