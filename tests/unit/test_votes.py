@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -13,7 +15,7 @@ from testkit import notebooks
 from testkit.notebooks import F16, Q2, compare_cell, pane, result, run_of
 
 
-def asked(*texts: str, **fields: object) -> tuple[CompareCell, Run]:
+def asked(*texts: str, **fields: Any) -> tuple[CompareCell, Run]:
     cell = compare_cell(blind=True)
     panes = [pane(variant, text) for variant, text in zip((F16, Q2), texts, strict=True)]
     return cell, run_of(cell, result(*panes), **fields)
