@@ -183,6 +183,14 @@ def from_rgb(rgb: PIL.Image.Image, note: str | None = None) -> Image:
     return Image(rgb=pixels, width=rgb.width, height=rgb.height, sha256=digest.hexdigest(), note=note)
 
 
+def cropped(image: Image, x: int, y: int, width: int, height: int) -> Image:
+    """A part of an image. Raises BadImage if it is none."""
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > image.width or y + height > image.height:
+        raise BadImage("This part lies outside of the image.")
+    whole = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)
+    return from_rgb(whole.crop((x, y, x + width, y + height)))
+
+
 def _fitting(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
     scale = min(1.0, (max_pixels / max(1, size[0] * size[1])) ** 0.5)
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))

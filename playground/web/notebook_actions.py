@@ -19,7 +19,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from playground.comparing.branching import BranchPoint
-from playground.comparing.images import read_image
+from playground.comparing.images import cropped, read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoNotebook, NoRoom, NotAllowed
 from playground.measuring import suite_samples, suite_source
@@ -90,7 +90,8 @@ class NotebookActions:
                 self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
                 self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
                 self.suite_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
-                self.import_file, self.mark, self.vote, self.branch, self.marked_questions, self.questions_file,
+                self.import_file, self.mark, self.vote, self.branch, self.crop, self.marked_questions,
+                self.questions_file,
             )
         ]  # fmt: skip
 
@@ -404,6 +405,28 @@ class NotebookActions:
         if png is None:
             raise BadInput("This image is gone.")
         return PictureReply(url=templating.data_url(("image/png", png)))
+
+    def crop(
+        self, key: str, cell: str, sha256: str, x: int, y: int, width: int, height: int, alone: bool = False
+    ) -> CellsReply:
+        """A part of a picture: one more in its cell, or alone in a new cell that asks the same."""
+        notebook = self._library.own(key)
+        self._library.check_room()
+        now = self._view.compare_cell(notebook, cell)
+        whole = next((p for p in now.pictures if p.sha256 == sha256), None)
+        if whole is None:
+            raise BadInput("This image is gone.")
+        part = cropped(self._library.files(notebook).image(whole), x, y, width, height)
+        kept = self._library.pictures.keep(part, f"{whole.name}, {width} × {height} at {x}, {y}")
+        self._library.files(notebook).accept(kept.sha256)
+        if alone:
+            fresh = replace(now, pictures=(kept,), gallery=False, marks=(), votes=())
+            return self._view.added(key, self._library.add(key, fresh, cell))
+        with self._library.writing():
+            now = self._view.compare_cell(notebook, cell)
+            pictures = {p.sha256: p for p in (*now.pictures, kept)}
+            written, _ = self._library.write(key, replace(now, pictures=tuple(pictures.values())))
+        return self._view.changed(key, written)
 
     def _add_picture(
         self,

@@ -72,6 +72,36 @@ def test_link_when_it_names_a_cell_of_another_notebook_of_the_browser_then_that_
     assert actions.open(cell=cell).key != first.key  # another browser's
 
 
+def test_part_of_an_image_when_taken_then_the_cell_or_a_new_one_has_it_under_its_name(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions = actions_of(parts)
+    key = str(actions.open().key)
+    notebook = parts.library.own(key)
+    id = notebook.cells[1]
+    before = parts.library.cell(notebook, id)
+    assert isinstance(before, CompareCell)
+    (whole,) = before.pictures
+    actions.crop(key, id, whole.sha256, 10, 20, 30, 40)
+    after = parts.library.cell(notebook, id)
+    assert isinstance(after, CompareCell)
+    part = after.pictures[1]
+    assert after.pictures[0] == whole
+    assert (part.width, part.height, part.name) == (30, 40, f"{whole.name}, 30 × 40 at 10, 20")
+    pixels, rgb = parts.library.pictures.image(part).rgb, parts.library.pictures.image(whole).rgb
+    begin = 3 * (20 * whole.width + 10)
+    assert pixels[: 3 * 30] == rgb[begin : begin + 3 * 30]
+    new = actions.crop(key, id, whole.sha256, 10, 20, 30, 40, alone=True).cells[0].id
+    alone = parts.library.cell(parts.library.own(key), new)
+    assert isinstance(alone, CompareCell)
+    assert (alone.pictures, alone.prompts, alone.variants) == ((part,), before.prompts, before.variants)
+    for x, width, height in ((-1, 5, 5), (0, 0, 5), (0, 5, 10**6)):
+        with pytest.raises(BadImage):
+            actions.crop(key, id, whole.sha256, x, 20, width, height)
+    with pytest.raises(BadInput):
+        actions.crop(key, id, "0" * 64, 0, 0, 5, 5)
+
+
 def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_none(parts: Parts) -> None:
     """A scan of a deleted cell went on for minutes where the page's "stop" came behind its "delete"."""
     began: SimpleQueue[RunJob] = SimpleQueue()

@@ -6,6 +6,7 @@ import {offset} from "./likely.js";
 import {address} from "./links.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
+import {takePart, zoom} from "./region.js";
 import {run, stop, stopAll, told} from "./running.js";
 import {choose, fillPanel, openPanel} from "./settings.js";
 import {storage} from "./storage.js";
@@ -73,11 +74,9 @@ export const actions = {
     toast("Cell deleted.", {actions: [["Undo", undo]]});
   },
   write: edit,
-  zoom: async (id, button) => {
-    const reply = await call("picture", {cell: id, sha256: button.dataset.sha});
-    $("[data-zoom] img").src = reply.url;
-    $("[data-zoom]").showModal();
-  },
+  zoom: (id, button) => zoom(id, button.dataset.sha),
+  part: async () => focusCell(await takePart(false)),
+  "part-alone": async () => focusCell(await takePart(true)),
   unpicture: (id, button) => call("write", {cell: id, unpicture: button.dataset.sha}),
   unturn: async (id, button) => { await send(id); await call("write", {cell: id, unturn: Number(button.dataset.turn)}); },
   gallery: (id, chip) => call("write", {cell: id, gallery: chip.dataset.field === "on"}),

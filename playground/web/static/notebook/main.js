@@ -8,6 +8,7 @@ import {onKey} from "./keyboard.js";
 import {onLikelyClick, onLikelyKey} from "./likely.js";
 import {pointAt} from "./links.js";
 import {$, $$, article, cellOf, page, panel} from "./page.js";
+import {onDraw, onDrawKey} from "./region.js";
 import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
@@ -36,6 +37,8 @@ export function start({element, trigger, server, upload}) {
   root.addEventListener("dblclick", event => {
     if (event.target.closest(".vp-markdown") && page.canEdit) edit(cellOf(event.target));
   });
+  for (const name of ["pointerdown", "pointermove", "pointerup"]) root.addEventListener(name, onDraw);
+  root.addEventListener("keydown", onDrawKey);
   for (const name of ["dragover", "drop"]) root.addEventListener(name, onDrag);
   root.addEventListener("dragleave", event => event.target.closest(".vp-is-compare")?.classList.remove("vp-over"));
   document.addEventListener("paste", onPaste);
