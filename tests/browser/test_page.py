@@ -315,6 +315,7 @@ def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: P
     shown = page.locator("[data-zoom] img")
     expect(shown).to_have_js_property("naturalWidth", 288)
     box = shown.bounding_box()
+    assert box is not None
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
     page.mouse.move(box["x"] + 110, box["y"] + 60)
