@@ -26,6 +26,7 @@ SECONDS = 4.0  # on a busy machine; each once took 5 s to minutes
 HEAD = '{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells": '
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "text",
     ["[" * 200_000, "![" * 100_000, "[" * 100_000 + "]" * 100_000, "[a](" * 50_000, "> " * 100_000, "- " * 100_000,
@@ -161,6 +162,7 @@ def zipped(path: Path, **files: str | bytes) -> Path:
 GOOD = '{"image": "a.png", "question": "What?", "answer": "a"}\n'
 
 
+@pytest.mark.thorough
 def test_questions_when_millions_of_lines_are_bad_then_a_few_are_told(tmp_path: Path) -> None:
     path = zipped(tmp_path, items__jsonl=GOOD + "[1]\n" * 16_000_000, a__png=b"")
     begun = time.monotonic()
@@ -170,6 +172,7 @@ def test_questions_when_millions_of_lines_are_bad_then_a_few_are_told(tmp_path: 
     assert found.problems[-1] == "49979 more questions were left out."
 
 
+@pytest.mark.thorough
 def test_questions_when_there_are_many_lists_then_none_is_read(tmp_path: Path) -> None:
     path = zipped(tmp_path, **{f"l{i}__csv": b"x" * 2**22 for i in range(24)})
     with pytest.raises(BadInput, match="24 lists"):

@@ -462,12 +462,14 @@ def test_size_when_small_enough_then_kept(tmp_path: Path, size: tuple[int, int])
     assert len(image.rgb) == 3 * size[0] * size[1]
 
 
+@pytest.mark.thorough
 def test_size_when_a_little_too_large_then_the_note_shows_a_difference(tmp_path: Path) -> None:
     image = read_image(save(tmp_path / "a.png", PIL.Image.new("RGB", (4000, 3010)), compress_level=1))
     assert image.width * image.height <= MAX_PIXELS
     assert image.note != "scaled down from 12 to 12.0 megapixels"
 
 
+@pytest.mark.thorough
 def test_size_when_60_megapixels_then_turned_and_scaled_down_with_a_note(tmp_path: Path) -> None:
     image = read_image(tagged(tmp_path / "a.jpg", quarters(10_000, 6_000), 6))
     assert image.height / image.width == pytest.approx(10_000 / 6_000, rel=0.001)

@@ -341,6 +341,7 @@ def test_sweep_when_it_deletes_then_others_write_and_what_they_use_meanwhile_sta
     assert library.pictures.png(RED.sha256) is None
 
 
+@pytest.mark.thorough
 def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Library, tmp_path: Path) -> None:
     broken = bytearray(png(RED))
     broken[37:41] = b"\xe9\x01\x02\x03"  # Pillow raises SyntaxError here

@@ -121,6 +121,7 @@ def test_sensors_when_they_tell_nothing_then_unknown_and_a_gap_in_the_line() -> 
 levels = st.lists(st.integers(0, plots.BOX), min_size=2, max_size=60)
 
 
+@pytest.mark.thorough
 @given(levels)
 def test_area_when_level_stretches_are_left_out_then_the_line_is_the_same(ys: list[int]) -> None:
     xs = list(range(0, 10 * len(ys), 10))

@@ -252,6 +252,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 TYPES = st.dictionaries(TEXTS, TEXTS, max_size=3)
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(
     st.builds(

@@ -117,6 +117,7 @@ def test_answer_when_it_has_more_than_the_answer_then_it_is_taken_off(answer: st
     assert answer_text(answer) == text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize(
     "piece", ["<think>", "**", "[", "{", "1,", "(A) ", "<answer>", "\\boxed{", "a ", "answer is ", "1 ", "`"]

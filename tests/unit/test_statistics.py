@@ -139,6 +139,7 @@ def test_heavy_when_one_question_carries_the_sum_then_it_says_so_and_gives_no_in
 # --- simulations, in short; `python -m bench statistics` has the long form --------------------------------------------
 
 
+@pytest.mark.thorough
 def test_intervals_when_simulated_then_each_covers_at_least_92_percent() -> None:
     """Of 200 draws 92 % +- 2: a coverage of 95 % falls below 89 % once in a thousand."""
     coverages = simulated.coverages(200, (12, 50))
@@ -146,6 +147,7 @@ def test_intervals_when_simulated_then_each_covers_at_least_92_percent() -> None
     assert {cell: shares for cell, shares in coverages.items() if min(shares) < 0.89} == {}
 
 
+@pytest.mark.thorough
 def test_card_when_drawn_at_random_from_the_embedded_questions_then_it_never_recommends_q2_k() -> None:
     for n in (4, 8, 24, 50, 100, 150, 200):
         passed, taken = simulated.decisions(n, 40)["Q2_K"]
@@ -167,6 +169,7 @@ def test_difference_when_it_is_as_large_as_shown_then_the_test_finds_it_in_four_
     assert 0.73 <= found / 500 <= 0.87
 
 
+@pytest.mark.thorough
 def test_difference_when_questions_are_few_then_none_is_shown() -> None:
     assert statistics.detectable_difference(100) is None
     assert statistics.questions_for_difference(0.001) is None

@@ -28,10 +28,14 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of all that a file imports; "from a import b" gives a.b where that is a module of ours, else a."""
+@cache
+def imports(path: Path, *, at_load: bool = False) -> set[str]:
+    """Dotted names of all that a file imports; "from a import b" gives a.b where that is a module of ours, else a.
+
+    at_load: without what its functions import when they are called.
+    """
     found = set()
-    for node in ast.walk(tree(path)):
+    for node in tree(path).body if at_load else ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -152,11 +156,13 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "module"), list(zip(FILES, MODULES, strict=True)), ids=MODULES)
-def test_module_when_it_imports_then_only_what_lies_below_it(path: Path, module: str) -> None:
-    allowed = next(rooms for prefix, rooms in ALLOWED if module == prefix or module.startswith(f"{prefix}."))
-    ours = {name for name in imports(path) if name.split(".")[0] in ("playground", "app", "tests", "bench")}
-    assert sorted(name for name in ours if not inside(name, *allowed)) == []
+def test_modules_when_they_import_then_only_what_lies_below_them() -> None:
+    above = {}
+    for path, module in zip(FILES, MODULES, strict=True):
+        allowed = next(rooms for prefix, rooms in ALLOWED if module == prefix or module.startswith(f"{prefix}."))
+        ours = {name for name in imports(path) if name.split(".")[0] in ("playground", "app", "tests", "bench")}
+        above[module] = sorted(name for name in ours if not inside(name, *allowed))
+    assert {module: names for module, names in above.items() if names} == {}
 
 
 def test_modules_when_drawn_as_a_graph_then_it_has_no_circle() -> None:
@@ -174,6 +180,20 @@ def test_tests_when_something_is_imported_from_them_then_nobody_did(room: str) -
     assert files
     pattern = re.compile(r"^\s*(?:from|import) tests\b", re.MULTILINE)
     assert [name_of(path) for path in files if pattern.search(path.read_text())] == []
+
+
+def test_unit_tests_when_imported_then_without_gradio() -> None:
+    """`make quick` imports what these import; Gradio takes seconds."""
+    files = dict(zip(MODULES, FILES, strict=True))
+    reached: dict[str, str] = {}  # each module, by the one that imports it
+    left = [(name, name_of(path)) for path in (ROOT / "tests/unit").glob("*.py") for name in imports(path)]
+    while left:
+        name, by = left.pop()
+        if name not in reached:
+            reached[name] = by
+            left += [(below, name) for below in (imports(files[name], at_load=True) if name in files else ())]
+    assert "playground.notebooks.library" in reached
+    assert {name: by for name, by in reached.items() if name.split(".")[0] == "gradio"} == {}
 
 
 def test_public_classes_when_listed_then_each_name_stands_once() -> None:
@@ -218,10 +238,10 @@ ENVIRONMENT = {
 }
 
 
-@pytest.mark.parametrize("path", FILES, ids=MODULES)
-def test_environment_when_read_then_in_settings_only(path: Path) -> None:
-    if name_of(path) != "playground/settings.py":
-        assert _environment_uses(path) == ENVIRONMENT.get(name_of(path), [])
+def test_environment_when_read_then_in_settings_only() -> None:
+    uses = {name_of(path): _environment_uses(path) for path in FILES}
+    assert uses.pop("playground/settings.py")
+    assert {name: read for name, read in uses.items() if read} == ENVIRONMENT
 
 
 # --- nothing happens at import ----------------------------------------------------------------------------

@@ -17,6 +17,13 @@ def test_files_when_listed_then_by_their_names_in_the_folder_without_vocabularie
     assert [_is_projector(path) for _, path in listed] == [False, True]
 
 
+def test_files_when_their_names_are_in_capitals_then_listed(tmp_path: Path) -> None:
+    names = ("A-Q8_0.GGUF", "B-Q8_0-00001-OF-00002.GGUF", "B-Q8_0-00002-OF-00002.GGUF", "mmproj-F16.gguf")
+    for name in names:
+        (tmp_path / name).touch()
+    assert [Path(path).name for _, path in _files([tmp_path])] == [names[0], names[1], names[3]]
+
+
 def test_projector_when_some_lie_beside_the_model_then_the_precise_one() -> None:
     projectors = ["/b/mmproj-F16.gguf", "/a/mmproj-Q8_0.gguf", "/a/mmproj-model-f16.gguf"]
     assert _neighbour("/a/m.gguf", projectors) == "/a/mmproj-model-f16.gguf"
