@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import tempfile
 from pathlib import Path
 
@@ -176,6 +177,8 @@ def main() -> None:
 
             found |= show("app", app.measure(given.folder or Path(temporary), given.size, gpu=given.gpu))
     print(json.dumps(found))
+    if any(name.endswith("_missed") for name in found):
+        sys.exit(1)
     if found.get("failures"):
         raise SystemExit(1)
 

@@ -2,8 +2,8 @@
 
 `python -m bench attack [--seconds 60] [--only NAME]`. The app runs without a login; the attacker and the visitor have
 different loopback addresses, so they are two people to the app. Goals: the visitor's page opens within 2 s, a run
-begins within 3 s, tokens per second fall by at most 20 %, memory grows by at most 1 GB, and the process answers within
-0.25 s.
+begins within 3 s, tokens per second fall by at most 20 % where the pane does not call them shared, memory grows by at
+most 1 GB, and the process answers within 0.25 s. Exits with 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from threading import Event, Thread
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 from PIL import Image
 
 from playground.models.presets import data_folder
 from playground.notebooks.cells import Picture
 from playground.notebooks.file_format import to_json
+from playground.values.answer import Metrics
 from testkit.notebooks import F16, Q2, compare_cell, pane, result, run_of
 from testkit.webapp import WebApp, running
 
 GOALS = {"page_s": 2.0, "run_s": 3.0, "speed_drop": 0.2, "memory_mb": 1000.0, "freeze_s": 0.25}
+_HEAD = ("page <= 2 s", "run <= 3 s", "speed >= 80 %", "memory <= 1 GB", "freeze <= .25 s")
+_CALM_RUNS = 5
 _VISITOR, _ATTACKER = "127.0.0.2", "127.0.0.3"
 _VARIANT = "tiny-vlm:F16+mmproj-F16"
 _CONNECTIONS = 800  # below a process's usual limit of 1024 file descriptors
@@ -47,7 +51,8 @@ class _Seen:
 
     page_s: list[float] = field(default_factory=list)
     run_s: list[float] = field(default_factory=list)
-    speeds: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)  # of panes that do not call theirs shared
+    shared: list[float] = field(default_factory=list)  # of those that do
     answers_s: list[float] = field(default_factory=list)  # of /health
     memory: list[int] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -95,8 +100,8 @@ class _Person:
         body = {"data": data, "fn_index": index, "session_hash": session}
         return self.client.post("/gradio_api/queue/join", json=body).status_code
 
-    def compare(self, settings: dict[str, Any]) -> tuple[float, float | None]:
-        """Seconds until a run begins, and its tokens per second."""
+    def compare(self, settings: dict[str, Any]) -> tuple[float, float | None, bool]:
+        """Seconds until a run begins, its tokens per second, and whether its pane calls them shared."""
         image = {"path": self.upload("scene.png", _scene()), "meta": {"_type": "gradio.FileData"}}
         data = [image, "Describe the image.", [_VARIANT], settings]
         begun, run_s, last = time.monotonic(), None, None
@@ -111,7 +116,8 @@ class _Person:
                         run_s = time.monotonic() - begun
         if last is None or run_s is None:
             raise RuntimeError("the run did not begin")
-        return run_s, last["panes"][0]["metrics"]["decode_tok_per_s"]
+        numbers = msgspec.convert(last["panes"][0]["metrics"], Metrics)
+        return run_s, numbers.decode_tok_per_s, numbers.beside_others
 
     def close(self) -> None:
         self.client.close()
@@ -127,32 +133,43 @@ def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, 
             time.sleep(0.5)
     for build in (lambda: [_zip(kind) for kind in ("lines", "lists", "deep")], _png, _tiff, _jpeg):
         build()  # not while it is measured
-    columns = ["page_s", "run_s", "speed_drop", "memory_mb", "freeze_s"]
-    print(
-        f"{'input':22}" + "".join(f"{name:>12}" for name in columns) + "  what the attacker and the visitor were told"
-    )
+    print(f"{'input':18}" + "".join(f"{goal:>24}" for goal in _HEAD) + "  what the attacker and the visitor were told")
     numbers: dict[str, float] = {}
     for name in [only] if only else INPUTS:
         with running(folder / "cache", folder / f"{name}.log") as app:
             row, replies, errors = _attacked(app, INPUTS[name], seconds)
-        shown = "".join(f"{row[key]:11.3g}{'!' if row[key] > GOALS[key] else ' '}" if key in row else f"{'-':>12}"
-                        for key in columns)  # fmt: skip
-        print(f"{name:22}{shown}  {dict(replies.most_common(4))} {dict(errors.most_common(2))}", flush=True)
+        shown = "".join(f"{_shown(row, goal):>24}" for goal in GOALS)
+        print(f"{name:18}{shown}  {dict(replies.most_common(4))} {dict(errors.most_common(2))}", flush=True)
         numbers |= {f"{name}_{key}": value for key, value in row.items()}
+        numbers |= {f"{name}_{goal}_missed": 1.0 for goal in GOALS if not _is_met(row, goal)}
     return numbers
+
+
+def _is_met(row: dict[str, float], goal: str) -> bool:
+    """A number that is missing is a miss; but there is no speed where all panes call theirs shared."""
+    return row[goal] <= GOALS[goal] if goal in row else goal == "speed_drop" and row.get("shared", 0.0) == 1.0
+
+
+def _shown(row: dict[str, float], goal: str) -> str:
+    shown = f"{row[goal]:.3g}" if goal in row else "-"
+    if goal == "speed_drop":
+        shown = f"{1 - row[goal]:.0%}" if goal in row else "-"
+        shown += f" ({row['shared']:.0%} shared)" if row.get("shared") else ""
+    return f"{shown} {'PASS' if _is_met(row, goal) else 'MISS'}"
 
 
 def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, float], Counter[str], Counter[str]]:
     visitor, attacker = _Person(app, _VISITOR), _Person(app, _ATTACKER)
-    for _ in range(3):
-        visitor.compare({"max_tokens": 64})
+    visitor.compare({"max_tokens": 64})  # loads the model
+    calm = statistics.median(speed for _ in range(_CALM_RUNS) if (speed := visitor.compare({"max_tokens": 64})[1]))
     over, seen = Event(), _Seen()
     watchers = [Thread(target=watch, args=(app, visitor, over, seen)) for watch in (_visit, _look)]
     for thread in watchers:
         thread.start()
     time.sleep(max(5.0, seconds / 6))  # the same without the attack
-    calm, idle = statistics.median(seen.speeds), max(seen.memory)
-    for values in (seen.page_s, seen.run_s, seen.speeds, seen.answers_s, seen.memory):
+    idle = max(seen.memory)
+    calm = statistics.median([calm, *seen.speeds])
+    for values in (seen.page_s, seen.run_s, seen.speeds, seen.shared, seen.answers_s, seen.memory):
         values.clear()
     attacker.replies.clear()
     strikers: list[Thread] = []
@@ -168,6 +185,8 @@ def _attacked(app: WebApp, attack: Input, seconds: float) -> tuple[dict[str, flo
     row = {name: max(values) for name, values in (("page_s", seen.page_s), ("run_s", seen.run_s)) if values}
     if seen.speeds:
         row["speed_drop"] = max(0.0, 1 - statistics.median(seen.speeds) / calm)
+    if seen.speeds or seen.shared:
+        row["shared"] = len(seen.shared) / len([*seen.speeds, *seen.shared])
     if seen.memory:
         row["memory_mb"] = (max(seen.memory) - idle) / 1e6
     if seen.answers_s:
@@ -189,10 +208,10 @@ def _visit(app: WebApp, visitor: _Person, over: Event, seen: _Seen) -> None:
             visitor.client.get("/").raise_for_status()
             visitor.ask("open", key=visitor.key)["page"]
             seen.page_s.append(time.monotonic() - begun)
-            run_s, speed = visitor.compare({"max_tokens": 64})
+            run_s, speed, is_shared = visitor.compare({"max_tokens": 64})
             seen.run_s.append(run_s)
             if speed is not None:
-                seen.speeds.append(speed)
+                (seen.shared if is_shared else seen.speeds).append(speed)
         except Exception as error:  # whatever the visitor meets is what is counted here
             seen.errors[f"{type(error).__name__}: {str(error)[:60]}"] += 1
         over.wait(0.5)
@@ -229,10 +248,10 @@ def _brackets(attacker: _Person, app: WebApp) -> None:
 
 
 def _many_cells(attacker: _Person, app: WebApp) -> None:
-    _import(attacker, _HEAD + b"1," * 5_000_000 + b"1]}")
+    _import(attacker, _NOTEBOOK + b"1," * 5_000_000 + b"1]}")
 
 
-_HEAD = b'{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells":['
+_NOTEBOOK = b'{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells":['
 
 
 def _import(attacker: _Person, notebook: bytes) -> None:

@@ -236,7 +236,8 @@ class Settings(BaseSettings):
     )
     api_remote_images: bool = Field(
         default=False,
-        description="Whether /v1 fetches images from http and https addresses on the public internet.",
+        description="Whether /v1, /compare and the MCP server fetch images from http and https addresses on the public "
+        "internet. Each is at most max_upload_bytes, and is read within 20 seconds.",
     )
     mcp: bool = Field(
         default=False,

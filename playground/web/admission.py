@@ -6,6 +6,7 @@ Gradio asks for the login in some of its routes only, and its queue has one limi
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,9 @@ _OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/",
 _JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/", "/vp-runs")
 _UPLOAD = "/gradio_api/upload"
 _HEARTBEAT = "/gradio_api/heartbeat/"
+_MCP = "/gradio_api/mcp"
+_ADDRESS = re.compile(r"/file[=/]\s*https?:", re.IGNORECASE)
+_SMALL_BYTES = 65_536  # no image
 _BEAT_S = 15.0
 _now = time.monotonic
 _sleep = asyncio.sleep
@@ -82,6 +86,13 @@ class Admission:
                 await self._until_left(request.app, path.removeprefix(_HEARTBEAT), receive, send)
             elif request.method == "POST" and path == _UPLOAD:
                 await self._upload(request, who, receive, send)
+            elif request.method == "POST" and path.startswith(_MCP):
+                scope["headers"] = [*scope["headers"], login.behind(who)]
+                size = request.headers.get("content-length", "")
+                if size.isdecimal() and int(size) <= _SMALL_BYTES:
+                    await self._app(scope, receive, send)
+                else:  # the image in it becomes a file
+                    await self._upload(request, who, receive, send)
             else:
                 if request.method == "POST" and path.startswith(_JOINS):
                     await self._pause(who)
@@ -134,6 +145,8 @@ class Admission:
     def _refusal(self, request: Request, path: str, who: str) -> Response | None:
         if self._open_requests[who] >= _MOST_OPEN_REQUESTS:
             return _refused(429, f"Busy: {_MOST_OPEN_REQUESTS} of your requests are open. Close some pages.")
+        if _ADDRESS.search(path):  # Gradio would fetch it, from anywhere, and pass it on
+            return _refused(403, "This server fetches no files from other addresses.")
         if request.method == "POST" and path.startswith((*_JOINS, _UPLOAD)):
             now = _now()
             recent = self._recent(who, now)

@@ -104,7 +104,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
         variants: list[str],
         questions: int = 20,
         max_tokens: int = 32,
-        reasoning_tokens: int | None = None,
+        reasoning_tokens: int = -1,  # with one type, as MCP clients need it
     ) -> Iterator[dict[str, Any]]:
         """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
 
@@ -112,14 +112,15 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             variants: ids of at least two variants; the most precise one is the reference.
             questions: how many of the embedded questions are asked.
             max_tokens: the maximum length of an answer.
-            reasoning_tokens: of them the reasoning's, at most; null for no limit.
+            reasoning_tokens: of them the reasoning's, at most; -1 (or null) for no limit.
         """
         deriving.join()
         person = login.person(request)
         try:
             if not 1 <= questions <= _MOST_QUESTIONS:
                 raise BadInput(f"questions has to be between 1 and {_MOST_QUESTIONS}, not {questions}.")
-            limits = {"max_tokens": max_tokens, "reasoning_tokens": reasoning_tokens}
+            reasoning = reasoning_tokens if (reasoning_tokens or 0) >= 0 else None
+            limits = {"max_tokens": max_tokens, "reasoning_tokens": reasoning}
             sampling = parts.limited(run_settings.read_settings(limits)).sampling()
             chosen = parts.catalog.choose(variants)
             job_request = MeasureRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import html
 import ipaddress
+import secrets
 import time
 from typing import Any
 
@@ -18,6 +19,8 @@ from playground.settings import Login, Settings
 
 _MAX_NAME = 64
 _ENTER = "/enter"
+_BEHIND = "x-playground-behind"
+_SECRET = secrets.token_urlsafe(16)  # which makes that header the app's own
 
 
 def name_of(request: gr.Request | Request | None) -> str | None:
@@ -46,6 +49,9 @@ def address_of(request: gr.Request | Request) -> str:
 
     uvicorn has put the address there that a proxy of the setting trusted_proxies reports.
     """
+    named = str((getattr(request, "headers", None) or {}).get(_BEHIND, ""))
+    if hmac.compare_digest(named[: len(_SECRET)].encode(), _SECRET.encode()):
+        return named[len(_SECRET) :]
     client = getattr(request, "client", None)
     host = client.host if client else ""
     try:
@@ -55,6 +61,11 @@ def address_of(request: gr.Request | Request) -> str:
     if address.version == 4 or address.ipv4_mapped:
         return str(address.ipv4_mapped if address.version == 6 else address)
     return str(ipaddress.ip_network(f"{address.packed[:8].hex(':', 2)}::/64"))
+
+
+def behind(who: str) -> tuple[bytes, bytes]:
+    """A header for a request that the app makes to itself, as Gradio's MCP server does: for whom it is made."""
+    return _BEHIND.encode(), (_SECRET + who).encode()
 
 
 def door(settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from io import BytesIO
 from threading import Thread
 from typing import Any
 
-from gradio.processing_utils import async_ssrf_protected_get
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,12 +27,12 @@ from starlette.routing import BaseRoute, Route
 
 from playground.comparing import compare, comparison_request
 from playground.comparing.compare import StopFlag
-from playground.errors import BadImage, BadInput, Busy, NotAllowed, PlaygroundError
+from playground.errors import BadInput, Busy, NotAllowed, PlaygroundError
 from playground.settings import Login, Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
 from playground.values.request import Image
-from playground.web import login, openai_reply
+from playground.web import login, openai_reply, remote_images
 from playground.web.openai_reply import ApiError
 from playground.web.openai_request import ChatRequest, data_of, read_chat
 from playground.web.prometheus import RunMetrics
@@ -42,11 +41,10 @@ from playground.wiring import Parts
 logger = logging.getLogger(__name__)
 
 PATH = "/v1"
-_HELD_BYTES = 512_000_000  # of all bodies together that are read or wait
+_HELD_BYTES = 512_000_000  # of all bodies together that are read or wait; of one person half of it
 _IMAGES_AT_MOST = 16  # times the largest image, in pixels: of all images of one request
 _SILENCE_S = 10.0  # between two signs of life in a stream
 _RETRY_S = 0.1
-_FETCH_S = 20.0
 _LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
 
 
@@ -89,7 +87,7 @@ class OpenAiApi:
         # One runs on each place, and one waits behind them.
         places = max(1, len(parts.pool.devices.gpu_places))
         self._line = RequestLine(places + 1, parts.settings.max_api_requests)
-        self._held_bytes = 0
+        self._held_bytes: Counter[str] = Counter()  # by person
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -137,7 +135,7 @@ class OpenAiApi:
         raise ApiError(f"{request.method} {path} does not exist. Use {PATH}/chat/completions.", "not_found", 404)
 
     async def _chat(self, request: Request, who: str) -> Response:
-        body = await self._body(request)
+        body = await self._body(request, who)
         try:
             chat = await run_in_threadpool(read_chat, body)
             if chat.settings.json_schema is not None and self._parts.settings.demo:
@@ -149,25 +147,32 @@ class OpenAiApi:
             await _unless_gone(request, self._complete(who, completion))
             return JSONResponse(completion.document())
         finally:
-            self._held_bytes -= len(body)
+            self._release(who, len(body))
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, who: str) -> bytes:
         """Counted in `_held_bytes`, which the caller takes back. Raises Busy when too many large ones wait."""
         body = await request.body()
-        if self._held_bytes + len(body) > _HELD_BYTES:
-            raise Busy("Busy: too many large requests wait. Try again in some seconds.")
-        self._held_bytes += len(body)
+        mine, all = self._held_bytes[who] + len(body), self._held_bytes.total() + len(body)
+        if mine > _HELD_BYTES // 2 or all > _HELD_BYTES:
+            yours = " of yours" if all <= _HELD_BYTES else ""
+            raise Busy(f"Busy: too many large requests{yours} wait. Try again in some seconds.")
+        self._held_bytes[who] += len(body)
         return body
+
+    def _release(self, who: str, held: int) -> None:
+        self._held_bytes[who] -= held
+        if not self._held_bytes[who]:
+            del self._held_bytes[who]
 
     async def _streamed(self, request: Request, who: str, completion: _Completion, held: int) -> Response:
         """Begins with the first token, or when there was none for some seconds: an earlier error has its own status."""
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
         completion.emit = events.put_nowait
-        self._held_bytes += held  # until the stream ends
+        self._held_bytes[who] += held  # until the stream ends
         work = asyncio.ensure_future(_unless_gone(request, self._complete(who, completion)))
 
         def ended(work: asyncio.Future[None]) -> None:
-            self._held_bytes -= held
+            self._release(who, held)
             events.put_nowait(None)
 
         work.add_done_callback(ended)
@@ -202,7 +207,7 @@ class OpenAiApi:
         """Run all choices. Raises PlaygroundError."""
         chat = completion.chat
         async with self._line.turn(who):
-            images = await self._images(chat.images)
+            images = await self._images(who, chat.images)
             for index in range(chat.n):
                 async for update in self._updates(who, completion, images, index):
                     completion.take(index, update)
@@ -254,7 +259,7 @@ class OpenAiApi:
         finally:
             stop.run()
 
-    async def _images(self, urls: tuple[str, ...]) -> list[Image]:
+    async def _images(self, who: str, urls: tuple[str, ...]) -> list[Image]:
         """Raises BadImage, and BadInput if they are too large together or may not be fetched."""
         images: list[Image] = []
         most = _IMAGES_AT_MOST * self._parts.settings.max_image_pixels
@@ -262,26 +267,12 @@ class OpenAiApi:
             name = f"image {number}"
             data = data_of(url, name)
             if data is None:
-                data = await self._fetched(url, name)
-            images.append(await run_in_threadpool(self._parts.read_image, BytesIO(data), name))
+                data = await remote_images.fetch(url, name, self._parts.settings)
+            images.append(await run_in_threadpool(self._parts.read_image, BytesIO(data), name, who=who))
             pixels = sum(image.width * image.height for image in images)
             if pixels > most:
                 raise BadInput(f"The images have more than {most // 10**6} megapixels together. Scale them down.")
         return images
-
-    async def _fetched(self, url: str, name: str) -> bytes:
-        if url.partition(":")[0].lower() not in ("http", "https"):
-            raise BadImage(f"The address of {name} is not supported. Send a data URL.")
-        if not self._parts.settings.api_remote_images:
-            raise NotAllowed(f"This server does not fetch images ({name}). Send a data URL, or ask the operator.")
-        try:
-            response = await asyncio.wait_for(async_ssrf_protected_get(url), _FETCH_S)
-            response.raise_for_status()
-        except Exception as error:  # safehttpx raises ValueError for a private address, httpx its own
-            raise BadImage(f"{name} cannot be fetched ({type(error).__name__}). Send a data URL.") from None
-        if len(response.content) > self._parts.settings.max_upload_bytes:
-            raise BadImage(f"{name} is larger than {self._parts.settings.max_upload_bytes:,} bytes.")
-        return response.content
 
 
 class _Completion:

@@ -26,7 +26,7 @@ from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
-from playground.web import assets, guard, login, page
+from playground.web import assets, guard, login, page, remote_images
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
@@ -74,7 +74,10 @@ def serve(settings: Settings) -> None:
         deriving.start()
         folder = upload_folder(settings.cache_dir)
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio has no argument for it
+        if "gradio.mcp" in sys.modules:  # where the extra mcp is installed
+            vars(sys.modules["gradio.mcp"])["DEFAULT_TEMP_DIR"] = str(folder)  # it was read before
         uploads = Uploads(folder, settings.uploads_bytes)
+        remote_images.fetch_for_gradio(settings, uploads)
         metrics = RunMetrics(parts.pool.memory)
         health = Health(parts, metrics)
         active = ActiveRuns()

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from playground.settings import Settings
-from playground.web import admission, server
+from playground.web import admission, login, server
 from playground.web.admission import Admission
 from playground.web.uploads import Uploads
 
@@ -151,6 +151,20 @@ def test_heartbeat_when_its_connection_closes_then_the_page_was_left(
     assert left == ["s1"]
     assert sent[1]["body"] == b"data: ALIVE\n\n"
     assert app.state_holder.session_data["s1"].is_closed
+
+
+def test_mcp_request_when_it_brings_an_image_then_an_upload_of_this_person_and_so_are_the_calls_it_makes(
+    client_at: Callable[[str], TestClient],
+) -> None:
+    attacker, visitor = client_at("192.0.2.1"), client_at("192.0.2.2")
+    statuses = [attacker.post("/gradio_api/mcp/", content=b"x" * 2_000_000).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    assert attacker.post("/gradio_api/mcp/", content=b"x").status_code == 200
+    assert visitor.post("/gradio_api/mcp/", content=b"x" * 2_000_000).status_code == 200
+    name, value = login.behind("192.0.2.1")
+    scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(name, value)]}
+    assert login.address_of(Request(scope)) == "192.0.2.1"
+    assert login.address_of(Request({**scope, "headers": [(name, b"192.0.2.1")]})) == "127.0.0.1"
 
 
 def test_session_when_another_page_opens_then_no_signature_is_read_again() -> None:

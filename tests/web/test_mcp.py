@@ -50,7 +50,8 @@ def test_tools_when_listed_then_their_arguments_have_types(app: WebApp) -> None:
     assert set(tools) == {"variants", "compare", "memory", "doctor", "measure"}
     kinds = {name: {key: field["type"] for key, field in tool["properties"].items()} for name, tool in tools.items()}
     assert kinds["doctor"] == {"variant": "string"}
-    assert kinds["measure"] == {"variants": "array", "questions": "integer", "max_tokens": "integer"}
+    assert kinds["measure"] == {"variants": "array", "questions": "integer", "max_tokens": "integer",
+                                "reasoning_tokens": "integer"}  # fmt: skip
     assert kinds["compare"] == {"image": "string", "prompt": "string", "variants": "array", "settings": "object"}
     assert all(field["description"] for name in kinds for field in tools[name]["properties"].values())
 

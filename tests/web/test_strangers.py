@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,10 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
+import safehttpx
 
+from playground.errors import BadImage
 from playground.notebooks import file_format
 from playground.notebooks.cells import NoteCell
 from playground.notebooks.file_format import WholeCell
+from playground.settings import Settings
+from playground.web import remote_images
 from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
@@ -35,8 +41,10 @@ def listener() -> Iterator[tuple[str, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(200)
+            self.send_response(302 if self.path.startswith("/to=") else 200)
+            self.send_header("Location", self.path.removeprefix("/to="))
             self.end_headers()
+            self.wfile.write(b"x" * 3000)
 
         do_HEAD = do_GET
 
@@ -82,6 +90,58 @@ def test_url_when_given_as_an_image_or_a_proxied_file_then_nothing_is_requested(
     assert asked == []
 
 
+def test_image_when_its_address_is_public_and_the_operator_allows_none_then_refused_in_words(app: WebApp) -> None:
+    """Gradio would fetch it, of any size, for any input of any endpoint."""
+    remote = {"path": "https://example.org/a.png", "meta": {"_type": "gradio.FileData"}}
+    with httpx.Client(base_url=app.url, timeout=60) as client:
+        everywhere: list[list[Any]] = [
+            [remote, "What?", [], {}],
+            [None, "What?", [], {"more": remote}],
+            [None, "What?", [remote], {}],
+        ]
+        for data in everywhere:
+            id = client.post("/gradio_api/call/compare", json={"data": data}).json()["event_id"]
+            answer = client.get(f"/gradio_api/call/compare/{id}").text
+            assert "event: error" in answer
+            assert "This server does not fetch images" in answer
+        for way in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
+            refused = client.get(f"{way}https://example.org/a.png")
+            assert refused.status_code in (403, 404)
+            assert "example.org" not in refused.text
+
+
+def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked_and_little_is_read(
+    listener: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asked = listener
+    validate = safehttpx.async_validate_url
+
+    async def validated(name: str) -> str:
+        return "127.0.0.1" if name == "public.example" else await validate(name)
+
+    async def nothing(name: str) -> list[str]:
+        return []
+
+    monkeypatch.setattr(safehttpx, "async_validate_url", validated)
+    monkeypatch.setattr(safehttpx, "async_resolve_hostname_google", nothing)
+    public = f"http://public.example:{host.rpartition(':')[2]}"
+
+    def fetched(url: str, **settings: Any) -> bytes:
+        allowed = Settings(api_remote_images=True, **settings)
+        with ThreadPoolExecutor(1) as executor:
+            return executor.submit(asyncio.run, remote_images.fetch(url, "image 1", allowed)).result()
+
+    assert fetched(f"{public}/to={public}/a.png") == b"x" * 3000
+    for url in (f"http://{host}/b", f"{public}/to=http://{host}/b", f"{public}/to=file:///etc/passwd"):
+        with pytest.raises(BadImage, match=r"image 1 cannot be fetched \(ValueError\)"):
+            fetched(url)
+    with pytest.raises(BadImage, match="image 1 cannot be fetched"):
+        fetched(f"{public}/to=/to=/to=/to=/to=/to=/to=/a.png")
+    with pytest.raises(BadImage, match="image 1 is larger than 2,000 bytes"):
+        fetched(f"{public}/a.png", max_upload_bytes=2000)
+    assert "/b" not in asked
+
+
 # --- read-only keys ---------------------------------------------------------------------------------------------------
 
 READING = {
@@ -115,7 +175,7 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
               "browser": "ben", "cell": cell, "cells": [cell], "kind": "note", "to": 1, "prompt": "x", "index": 0,
               "path": str(picture), "title": "Ben's", "shared": False, "text": "x", "run": 1, "suite": "x",
               "format": "json", "sha256": RED.sha256, "collapsed": True, "prompts": ["y"], "panel": panel,
-              "variants": ["x"], "block": 0, "variant": "x", "right": True}  # fmt: skip
+              "variants": ["x"], "block": 0, "variant": "x", "right": True, "at": 0, "token": 1}  # fmt: skip
     for function in actions.functions():
         if function.__name__ not in READING:
             given = {**fields, "path": None} if function.__name__ == "own_questions" else fields
