@@ -9,6 +9,7 @@ import {questionsOf} from "./question_fields.js";
 import {takePart, zoom} from "./region.js";
 import {run, stop, stopAll, told} from "./running.js";
 import {choose, fillPanel, openPanel} from "./settings.js";
+import {openTwo} from "./side_by_side.js";
 import {storage} from "./storage.js";
 import {showTab} from "./tabs.js";
 import {send, sendAll, turns} from "./texts.js";
@@ -97,6 +98,7 @@ export const actions = {
   blind: (id, button) => call("write", {cell: id, blind: button.dataset.field !== "off"}),
   vote: (id, button) => vote(id, button, $$("[data-accept]:checked", button.closest("[data-block]"))),
   unblind: (id, button) => vote(id, button, null),
+  two: (id, button) => openTwo(button.closest(".vp-pane")),
   tab: (id, tab) => showTab(tab),
   "marked-questions": id => turns.take(id, () => call("marked_questions", {cell: id})),
   "export-questions": () => downloadQuestions(),

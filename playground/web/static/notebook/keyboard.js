@@ -15,6 +15,10 @@ export function onKey(event) {
     actions.keys();
     return;
   }
+  const two = target.closest?.("[data-two]");
+  if (two && (key === "n" || key === "p") && !target.matches(FIELDS) && goTo(two, key === "n" ? 1 : -1)) {
+    event.preventDefault();
+  }
   if (document.querySelector("dialog[open]")) return;
   if ((key === "n" || key === "p") && !control && !event.altKey && !target.matches(FIELDS)) {
     const id = cell ?? page.active;

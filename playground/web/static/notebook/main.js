@@ -10,6 +10,7 @@ import {pointAt} from "./links.js";
 import {$, $$, article, cellOf, page, panel} from "./page.js";
 import {onDraw, onDrawKey} from "./region.js";
 import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
+import {fill, onTwoScroll} from "./side_by_side.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
 import {onSwipe, onTabKey} from "./tabs.js";
@@ -26,7 +27,7 @@ export function start({element, trigger, server, upload}) {
   root.addEventListener("click", onLikelyClick);
   root.addEventListener("keydown", onLikelyKey);
   root.addEventListener("keydown", onTabKey);
-  root.addEventListener("scroll", onSwipe, {capture: true, passive: true});
+  for (const listener of [onSwipe, onTwoScroll]) root.addEventListener("scroll", listener, {capture: true, passive: true});
   root.addEventListener("change", onChange);
   root.addEventListener("toggle", event => openWhereRoomIs(event.target), true);
   root.addEventListener("focusin", event => { const id = cellOf(event.target); if (id) choose(id); });
@@ -93,6 +94,7 @@ function onChange({target: field}) {
   const id = cellOf(field), empty = () => { field.value = ""; };
   if (field.matches("[data-pick]")) addPictures(id, [...field.files]).then(empty);
   else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(ignore);
+  else if (field.matches("[data-two-side]")) fill(field);
   else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(ignore).finally(empty);
   else if (field.matches("[data-suite]")) drawQuestions(id, field).catch(ignore);
   else if (field.matches("[data-q]")) ask(id).catch(ignore);
