@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="Addresses or networks of reverse proxies whose X-Forwarded-For names the visitor's address. "
         "Default: none; on a Hugging Face Space the private networks. Separated by ',' in the environment.",
     )
+    root_path: str = Field(
+        default="",
+        examples=["/team/vlm"],
+        description="Path below which a reverse proxy shows the app, such as /team/vlm. The proxy takes it off.",
+    )
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="text, or json with one object per line.")
 
     # --- folders -------------------------------------------------------------------------------------------------
@@ -311,6 +316,13 @@ class Settings(BaseSettings):
             if name != "*" and not re.fullmatch(r"[\w.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", name):
                 raise ValueError(f"invalid host name {name!r}: write play.example.org, or play.example.org:8443")
         return names
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if path and not re.fullmatch(r"(/[\w.~-]+)+/?", path):
+            raise ValueError(f"invalid path {path!r}: write /team/vlm")
+        return path.rstrip("/")
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -30,12 +30,14 @@ def comparison(
     n_ctx: int | None = 1024,
     order: Order = Order.IN_TURN,
     sampling: Sampling | None = None,
+    cold: bool = False,
 ) -> Comparison:
     return Comparison(
         images=image if isinstance(image, tuple) else (image,),
         prompt=prompt,
         variants=variants,
         reference=comparison_request.reference_of(variants),
+        cold=cold,
         sampling=sampling or Sampling(max_tokens=max_tokens),
         runtime=Runtime(n_ctx=n_ctx),
         order=order,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from playground.cli.options import (
     json_object,
     text_or_file,
 )
-from playground.comparing import axes, branching, comparison_request, run_settings
+from playground.comparing import axes, branching, comparison_request, run_settings, speeds
 from playground.comparing.compare import StopFlag
 from playground.comparing.divergence import first_word, same_answer
 from playground.comparing.image_decoder import DECODER
@@ -112,6 +113,12 @@ def compare(
         bool,
         typer.Option("--probabilities", help="Print each token's probability; takes one more pass."),
     ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Encode images and read prompts whole, whatever was kept from before.")
+    ] = False,
+    repeat: Annotated[
+        int, typer.Option(min=1, max=10, help="Ask so many times; speeds are given as median and range.")
+    ] = 1,
     branches: Annotated[
         bool,
         typer.Option(
@@ -133,7 +140,7 @@ def compare(
         "reasoning_tokens": reasoning_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
         "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
         "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
-        "branches": branches or None,
+        "branches": branches or None, "cold": cold or None,
         "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
         "cache_type_k": cache_type_k, "cache_type_v": cache_type_v, "image_min_tokens": image_min_tokens,
         "image_max_tokens": image_max_tokens, "kv_types": spread.kv_types, "image_tokens": spread.image_tokens,
@@ -146,15 +153,20 @@ def compare(
         if makers_sampling:
             settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
-        last: ComparisonUpdate | None = None
-        for last in branching.run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
-            if not as_json:
-                _show_progress(last)
-    assert last is not None
+        asked: list[ComparisonUpdate] = []
+        for _ in range(repeat):
+            for last in branching.run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
+                if not as_json:
+                    _show_progress(last)
+            asked.append(last)
+    spreads = speeds.spreads(asked)
     if as_json:
-        typer.echo(json.dumps(json_documents.of_update(last), indent=1))
+        document = json_documents.of_update(last)
+        if repeat > 1:
+            document["decode_tok_per_s"] = {id: asdict(value) for id, value in spreads.items()}
+        typer.echo(json.dumps(document, indent=1))
     else:
-        _show_panes(last, comparison)
+        _show_panes(last, comparison, spreads)
     if any(pane.state is PaneState.FAILED for pane in last.panes):
         raise typer.Exit(1)
 
@@ -174,7 +186,7 @@ def _show_progress(update: ComparisonUpdate) -> None:
         sys.stderr.write(f"\r\x1b[K{states[:160]}")
 
 
-def _show_panes(update: ComparisonUpdate, comparison: Comparison) -> None:
+def _show_panes(update: ComparisonUpdate, comparison: Comparison, spreads: speeds.Spreads) -> None:
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     labels = {v.id: v.label for v in comparison.variants}
@@ -195,6 +207,12 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison) -> None:
                 likely = "  ".join(f"{c.text!r} {c.probability:.1%}" for c in scores[position].candidates)
                 typer.echo(f"   token {position}, {label}: {likely}")
         typer.echo(f"   {_numbers(pane)}")
+        if repeats := spreads.get(pane.variant):
+            median, span = (
+                number_format.sampled_speed(repeats.median),
+                number_format.range_of(repeats.low, repeats.high),
+            )
+            typer.echo(f"   median {median}, {span} in {repeats.n}")
         for branch in update.branches:
             if branch.pane.variant == pane.variant:
                 typer.echo(f"   ↳ from {branching.token_text(pane, branch)!r} (token {branch.at}) on:")

@@ -261,6 +261,7 @@ class _ComparisonRun:
                 self._wanted(variant),
                 template,
                 comparison.template_variables,
+                fresh=comparison.cold,
             )
         if self._embeddings.problem:
             self._panes.note(self._embeddings.problem)
@@ -297,7 +298,13 @@ class _ComparisonRun:
                 self._panes.set(variant.id, **fields)
 
             finished = lease.request(
-                protocol.Generate(prompt, comparison.sampling, runtime, comparison.begun.get(variant.id, ())),
+                protocol.Generate(
+                    prompt,
+                    comparison.sampling,
+                    runtime,
+                    comparison.begun.get(variant.id, ()),
+                    cold=comparison.cold,
+                ),
                 on_chunk=on_chunk,
                 stop=self._wanted(variant),
             )

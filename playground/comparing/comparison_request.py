@@ -53,6 +53,7 @@ def comparison_of(
         system=settings.system,
         image_place=settings.image_place or ImagePlace.BEFORE,
         probabilities=settings.probabilities or settings.branches or False,
+        cold=settings.cold or False,
         branches=settings.branches or False,
         earlier=tuple(earlier),
         remedies=settings.remedies or (),

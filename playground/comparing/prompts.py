@@ -51,8 +51,10 @@ def encode(
     stop: Callable[[], bool],
     template: str | None,
     variables: Mapping[str, Any] | None = None,
+    *,
+    fresh: bool = False,
 ) -> tuple[protocol.EncodedPrompt, bool]:
-    """Have a vision worker encode what the cache does not have; without a cache, everything.
+    """Have a vision worker encode what the cache does not have; without a cache, or with `fresh`, everything.
 
     Returns the prompt, and whether all images came from the cache. Raises Interrupted and what the worker raises.
     """
@@ -65,7 +67,7 @@ def encode(
     if embeddings is None:
         return send({}), False
     keys = {i: embeddings.key(variant.projector, image, runtime.image_tokens) for i, image in enumerate(images)}
-    known = {i: key for i, key in keys.items() if embeddings.has(key)}
+    known = {i: key for i, key in keys.items() if not fresh and embeddings.has(key)}
     prompt = send(known)
     filled = embeddings.fill(prompt, known)
     if filled is None:  # evicted in between, or of another shape

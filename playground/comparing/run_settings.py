@@ -52,6 +52,7 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     system: str | None = None
     image_place: ImagePlace | None = None
     probabilities: bool | None = None
+    cold: bool | None = None  # encode images and read prompts whole, whatever was kept from runs before
     branches: bool | None = None  # go on from the reference's token where a variant first differs; with probabilities
     projector_on_gpu: bool | None = None
     split_gpus: bool | None = None
@@ -103,7 +104,7 @@ _OWN_VARIABLES = {"messages", "add_generation_prompt", "media_marker", "raise_ex
 _MACHINE_SETTINGS = (
     "n_threads", "n_batch", "n_gpu_layers", "flash_attention", "chat_template", "projector_on_gpu", "split_gpus",
     "remedies", "grammar", "json_schema", "order", "image_min_tokens", "image_max_tokens", "image_tokens",
-    "cache_type_k", "cache_type_v", "kv_types", "branches",
+    "cache_type_k", "cache_type_v", "kv_types", "branches", "cold",
 )  # fmt: skip
 
 # What costs next to nothing: numbers of the sampler, texts that count against the context, and variables, with which

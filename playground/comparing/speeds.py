@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from playground.values.answer import Metrics, Pane
+from playground.values.answer import ComparisonUpdate, Metrics, Pane
 from playground.values.files import Variant
 
 _KEPT = 0.05  # share of the prompt from which it counts as kept; a convention, for the tokens before the image
@@ -31,6 +31,16 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     """None with fewer than two that are known."""
     known = [value for value in values if value is not None]
     return Spread(statistics.median(known), min(known), max(known), len(known)) if len(known) > 1 else None
+
+
+def spreads(repeats: Iterable[ComparisonUpdate]) -> Spreads:
+    """Of comparisons that asked the same."""
+    values: dict[str, list[float | None]] = {}
+    for update in repeats:
+        for pane in update.panes:
+            values.setdefault(pane.variant, []).append(pane.metrics.decode_tok_per_s)
+    known = {variant: spread(speeds) for variant, speeds in values.items()}
+    return {variant: value for variant, value in known.items() if value is not None}
 
 
 def is_kept(m: Metrics) -> bool:

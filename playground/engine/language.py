@@ -184,6 +184,7 @@ class LanguageModel:
         *,
         begun: Sequence[int] = (),
         ignore_end: bool = False,
+        cold: bool = False,
         cancelled: Event,
         send: Callable[[Chunk], None],
     ) -> Finished:
@@ -205,6 +206,8 @@ class LanguageModel:
         if not all(0 <= token < self.vocabulary.n_tokens for token in begun):
             raise BadPrompt("The answer is to begin with a token that this model does not have.")
         self._sampler.attach(context.handle, sampling)
+        if cold:
+            context.forget()
 
         received = time.perf_counter()
         try:

@@ -376,6 +376,7 @@ class Generate(Request[Finished], frozen=True, tag=True):
     runtime: Runtime
     begun: tuple[int, ...] = ()  # tokens that the answer has to begin with
     ignore_end: bool = False  # write on behind the end of the answer, up to max_tokens: for a measurement of speed
+    cold: bool = False  # read the whole prompt, also what the context holds of a run before
 
 
 class OpenBatch(Request[BatchEnded], frozen=True, tag=True):

@@ -160,6 +160,7 @@ class RequestServer:
                     request.runtime,
                     begun=request.begun,
                     ignore_end=request.ignore_end,
+                    cold=request.cold,
                     cancelled=self._cancelled,
                     send=self._send,
                 )

@@ -105,6 +105,7 @@ class CompareCell(msgspec.Struct, frozen=True, tag="compare", omit_defaults=True
     questions: CellQuestions | None = None
     collapsed: bool = False
     version: int = 0
+    repeats: int = 1  # how many times "Run" asks
     marks: tuple[AnswerMark, ...] = ()
     blind: bool = False  # the names of its runs' answers are hidden until a person has voted
     votes: tuple[BlindVote, ...] = ()

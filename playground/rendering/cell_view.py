@@ -10,7 +10,7 @@ import markupsafe
 import msgspec
 
 from playground.comparing.run_settings import RunSettings
-from playground.comparing.speeds import NO_SPREADS, Spreads, spread
+from playground.comparing.speeds import NO_SPREADS, Spreads, spreads
 from playground.measuring import suite_source
 from playground.measuring.suites import read_suites
 from playground.models.presets import Example, family_name
@@ -350,12 +350,7 @@ def repeats_of(shown: Run, runs: Iterable[Run]) -> list[Run]:
 
 def spreads_of(repeats: Sequence[Run], index: int) -> Spreads:
     """Of the speeds in one comparison of runs that asked the same."""
-    speeds: dict[str, list[float | None]] = {}
-    for run in repeats:
-        for pane in run.results[index].update.panes:
-            speeds.setdefault(pane.variant, []).append(pane.metrics.decode_tok_per_s)
-    spreads = {variant: spread(values) for variant, values in speeds.items()}
-    return {variant: value for variant, value in spreads.items() if value is not None}
+    return spreads(run.results[index].update for run in repeats)
 
 
 def _pair(
@@ -543,6 +538,8 @@ def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
     for label, values, title in _budgets(s):
         if values:
             chips.append(_Chip(label, ", ".join(map(str, values)), title, field="sampling"))
+    if s.cold:
+        chips.append(_Chip("", "cold prompts", "Images are encoded and prompts read whole", field="sampling"))
     if s.json_schema is not None or s.grammar is not None:
         form = "a grammar" if s.grammar is not None else "a JSON schema"
         chips.append(_Chip("answers keep to", form, "llama.cpp's sampler allows nothing else", field="sampling"))

@@ -184,5 +184,6 @@ class Comparison:
     earlier: tuple[Turn, ...] = ()  # each variant continues from its own answers
     # By variant: tokens that its answer has to begin with.
     begun: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    cold: bool = False  # nothing that was kept from a run before is used: neither an image nor a prompt
     branches: bool = False  # where a variant first differs, go on from the reference's token (comparing/branching.py)
     remedies: tuple[Remedy, ...] = ()  # what the person allows for a variant that does not fit into memory

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 STATIC = Path(__file__).parent / "static"
 
@@ -38,6 +40,10 @@ def routes() -> list[BaseRoute]:
 
 
 class _Unchanging(StaticFiles):
+    def get_path(self, scope: Scope) -> str:
+        # Starlette looks for the proxy's path (root_path) in that of the request, from which the proxy has taken it.
+        return os.path.normpath(scope["path"].partition(f"/{_address()}/")[2])
+
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"

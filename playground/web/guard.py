@@ -130,6 +130,11 @@ class Guard:
             return
         headers = Headers(scope=scope)
         path = scope["path"].rstrip("/")
+        root = scope.get("root_path")
+        if root and f"{path}/".startswith(f"{root}/"):
+            # Starlette would take it off once more, behind all that looks at paths.
+            await _refused(404, f"The proxy has to take {root} off the path.")(scope, receive, send)
+            return
         refusal = self._rules.refusal(scope.get("method", "GET"), path, headers)
         if refusal is None and scope["type"] == "http":
             body = _Body(receive, send, self._rules, most=self._rules.most_bytes(path))

@@ -63,6 +63,7 @@ _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote her
 
 _MOST_TICKED = 6  # variants in a cell that a person did not tick
 _MOST_SAMPLES = 2  # of all people at once
+_MOST_REPEATS = 10  # of one press of "Run"
 _MOST_REPLACED = 1000  # cells whose replaced pictures can be put back
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 
@@ -233,6 +234,7 @@ class NotebookActions:
         collapsed: bool | None = None,
         gallery: bool | None = None,
         blind: bool | None = None,
+        repeats: int | None = None,
         unpicture: str | None = None,
         unturn: int | None = None,
         questions: CellQuestions | None = None,
@@ -254,6 +256,8 @@ class NotebookActions:
                     changed["questions"] = replace(questions, **own)
                 if blind is not None:
                     changed["blind"] = blind
+                if repeats is not None:
+                    changed["repeats"] = min(max(repeats, 1), _MOST_REPEATS)
                 if gallery is not None:
                     changed["gallery"] = gallery
                 if unpicture is not None:
@@ -333,7 +337,8 @@ class NotebookActions:
         jobs = []
         for id in cells:
             cell = self._view.compare_cell(notebook, id)
-            jobs.append(RunJob(notebook.id, id, person, to_its_end=cell.questions is not None))
+            times = 1 if cell.questions is not None else min(max(cell.repeats, 1), _MOST_REPEATS)
+            jobs += [RunJob(notebook.id, id, person, cell.questions is not None) for _ in range(times)]
         return QueueReply(queue=self._runs.start(notebook.id, jobs))
 
     def stop(self, key: str, cell: str | None = None, variant: str | None = None) -> QueueReply:

@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "remedies": [],
     "stop": "",
     "probabilities": True,
+    "cold": False,
     "chat_template": "",
     "system": "",
     "image_place": ImagePlace.BEFORE.value,
@@ -53,8 +54,8 @@ SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
     "dry_multiplier", "seed", "max_tokens", "reasoning_tokens", "n_ctx", "n_batch", "n_threads", "n_gpu_layers",
     "split_gpus", "remedies", "cache_type_k", "cache_type_v", "kv_types", "image_min_tokens", "image_max_tokens",
-    "image_tokens", "stop", "probabilities", "system", "image_place", "chat_template", "template_variables", "grammar",
-    "json_schema",
+    "image_tokens", "stop", "probabilities", "cold", "system", "image_place", "chat_template", "template_variables",
+    "grammar", "json_schema",
 )  # fmt: skip
 
 

@@ -102,6 +102,7 @@ def serve(settings: Settings) -> None:
         demo.launch(
             server_name=settings.host,
             server_port=settings.port,
+            root_path=settings.root_path or None,
             theme=page.theme(),
             css_paths=page.CSS,
             head=page.head(),

@@ -190,14 +190,20 @@ def _settings_inputs() -> dict[str, Component]:
             lines=1,
             min_width=260,
         )
-    with gr.Row():
-        inputs["stop"] = gr.Textbox(label="Stop texts (one a line)", lines=2, min_width=200)
-        inputs["probabilities"] = gr.Checkbox(
-            label="Token probabilities",
-            info="The app reads each answer once more when all are written: hover over a word, or see where two part.",
-            value=True,
-            min_width=200,
-        )
+    # One below the other: a row squeezes a checkbox with an explanation into a few pixels.
+    inputs["stop"] = gr.Textbox(label="Stop texts (one a line)", lines=2, min_width=200)
+    inputs["probabilities"] = gr.Checkbox(
+        label="Token probabilities",
+        info="The app reads each answer once more when all are written: hover over a word, or see where two part.",
+        value=True,
+        min_width=200,
+    )
+    inputs["cold"] = gr.Checkbox(
+        label="Cold prompts",
+        info="Each run encodes its images and reads its prompts whole, so that times to the first token compare.",
+        value=False,
+        min_width=200,
+    )
     with gr.Row():
         inputs["system"] = gr.Textbox(label="System message (empty: none)", lines=2, min_width=260)
         inputs["image_place"] = gr.Radio(

@@ -136,7 +136,17 @@ def test_scan_when_under_a_size_then_a_recipe_whose_files_quantize_makes_again(
 
 VARIANTS = ("-n", "1", "--max-tokens", "4", "--json")
 LAST = {
-    "compare": ("compare", "--image", str(FOLDER / "evaluation/hard-62.png"), "--prompt", "x", *VARIANTS[2:]),
+    "compare": (
+        "compare",
+        "--image",
+        str(FOLDER / "evaluation/hard-62.png"),
+        "--prompt",
+        "x",
+        "--repeat",
+        "2",
+        "--cold",
+        *VARIANTS[2:],
+    ),
     **{name: (name, *VARIANTS) for name in ("drift", "grid", "accuracy", "card")},
 }
 
@@ -160,6 +170,9 @@ def test_files_and_names_when_repeated_or_with_commas_then_every_one_is_used(
         document = json.loads(fine(call(*LAST[command], *words)))
         rows = document.get("panes") or document.get("rows") or document["results"]
         assert len({row["variant"] for row in rows}) == 4
+        if command == "compare":
+            assert [speeds["n"] for speeds in document["decode_tok_per_s"].values()] == [2] * 4
+            assert {row["metrics"]["reused_tokens"] for row in rows} == {0}
 
 
 def test_variants_when_named_with_files_then_these_of_the_pairs(call: Call, derived: Path) -> None:

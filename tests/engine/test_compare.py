@@ -87,6 +87,9 @@ def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts,
     assert (first.reused_tokens, again.reused_tokens) == (0, 145)
     assert again.encode_cached is True
     assert again.encode_s is None
+    cold = run(parts, comparison(scene, WHAT, f16, cold=True)).panes[0].metrics
+    assert (cold.reused_tokens, cold.encode_cached) == (0, False)
+    assert (cold.encode_s or 0) > 0
     for m in (first, again):
         assert m.generated_tokens == 53
         assert m.ttft_s is not None

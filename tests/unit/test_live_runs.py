@@ -107,6 +107,21 @@ def test_cells_when_started_together_then_one_runs_after_another_and_none_twice(
             cells.begun()
 
 
+def test_cell_when_started_to_run_three_times_then_three_runs_and_a_second_start_adds_none(cells: Cells) -> None:
+    runs = LiveRuns(cells.stream, unwatched_s=0)
+    runs.start("book", [job("a"), job("a"), job("a"), job("b")])
+    for left in (("a", "a", "b"), ("a", "b"), ("b",)):
+        assert cells.begun().cell == "a"
+        queue = runs.start("book", [job("a"), job("a"), job("a")])
+        assert (queue.running, queue.waiting) == ("a", left)
+        cells.given["a"].put(whole("a", "done", ended=True))
+        assert cells.over() == "a"
+    assert cells.begun().cell == "b"
+    runs.stop("book")
+    assert cells.given["b"].put(whole("b", "", ended=True)) is None
+    assert cells.over().startswith("b")
+
+
 def test_page_when_it_comes_in_the_middle_then_it_gets_the_newest_state_and_what_follows(cells: Cells) -> None:
     runs = LiveRuns(cells.stream, unwatched_s=0)
     first, late = Page(), Page()

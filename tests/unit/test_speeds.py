@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from playground.comparing.run_settings import RunSettings
-from playground.comparing.speeds import Spread, is_kept, spread, whole_ttft
+from playground.comparing.speeds import Spread, is_kept, spread, spreads, whole_ttft
 from playground.comparing.summary_rows import summary_rows
 from playground.notebooks.cells import Run, RunState
 from playground.rendering import cell_view, comparison_view, number_format, plots
@@ -48,6 +48,11 @@ def test_panes_when_a_prompt_was_kept_then_marked_and_not_ranked() -> None:
 def test_spread_when_fewer_than_two_are_known_then_none() -> None:
     assert spread([None, 5.0]) is None
     assert spread([490.0, 1995.0, None, 900.0]) == Spread(900.0, 490.0, 1995.0, 3)
+    both = [
+        ComparisonUpdate(panes=tuple(panes(m, Metrics())))
+        for m in (Metrics(decode_tok_per_s=5.0), Metrics(decode_tok_per_s=7.0))
+    ]
+    assert spreads(both) == {F16.id: Spread(6.0, 5.0, 7.0, 2)}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     key = actions.open().key
     assert key is not None
     deleted, kept = [actions.add(key, "compare").cells[0].id for _ in range(2)]
-    actions.run(key, [deleted, kept])
+    actions.write(key, kept, repeats=3)
+    assert actions.run(key, [deleted, kept]).queue.waiting.count(kept) == 3
     first = began.get(timeout=10)
     link = parts.library.share(key, True).share
     assert link is not None

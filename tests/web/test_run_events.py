@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from playground.notebooks.cells import CellQuestions, CompareCell, RunState
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from testkit import live_runs
+from testkit.path_proxy import below
 from testkit.webapp import WebApp, running
 
 VARIANTS = ("tiny-vlm:F16+mmproj-F16",)
@@ -33,8 +35,28 @@ def book(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     link = library.share(notebook.id, True).share
     library.close()
     assert link is not None
-    with running(folder / "cache", folder / "log.txt") as app:
+    # Who reaches the app past its proxy is served too.
+    with running(folder / "cache", folder / "log.txt", more={"PLAYGROUND_ROOT_PATH": "/team/vlm"}) as app:
         yield app, notebook.id, link, list(notebook.cells)
+
+
+def test_page_when_a_proxy_shows_it_below_a_path_then_page_scripts_and_runs_are_there(
+    book: tuple[WebApp, str, str, list[str]],
+) -> None:
+    app, key, _, (cell, *_) = book
+    with below("/team/vlm", app.url) as proxy, httpx.Client(base_url=proxy.url) as client:
+        for name in ("", "models", "inspect"):
+            page = client.get(name)
+            assert page.status_code == 200
+            scripts = set(re.findall(r"vp-static/[0-9a-f]+/[\w./-]+\.js", page.text))
+            assert len(scripts) > 20
+        for script in scripts:
+            assert client.get(script).headers["content-type"].startswith("text/javascript")
+        with live_runs.watching(client, key) as events:
+            live_runs.start(client, key, cell)
+            assert "run 1" in live_runs.until_ended(events, cell)["outputs"]
+        twice = client.get("team/vlm/gradio_api/info")  # the checks of paths would not know it
+        assert (twice.status_code, "off the path" in twice.text) == (404, True)
 
 
 def test_run_when_started_then_it_ends_though_nobody_watched_and_who_comes_later_is_told_once(
@@ -50,7 +72,7 @@ def test_run_when_started_then_it_ends_though_nobody_watched_and_who_comes_later
             assert next(events)["server"] == before[0]["server"]
             update = live_runs.until_ended(events, cell)
             last = next(event for event in events if "queue" in event and event["queue"]["running"] is None)
-        assert "run 1" in update["outputs"]
+        assert re.search(r"run \d", update["outputs"])
         with live_runs.watching(client, key, before[-1]["id"]) as events:
             assert live_runs.until_ended(events, cell)["outputs"] == update["outputs"]
         with live_runs.watching(client, key, last["id"]) as events:

@@ -220,6 +220,8 @@ export const ask = id => turns.take(id, () => {
   return call("write", {cell: id, questions: questionsOf(fields)});
 });
 
+export const repeat = (id, repeats) => turns.take(id, () => call("write", {cell: id, repeats}));
+
 export async function follow(id, field) {
   const prompt = field.value.trim();
   if (!prompt) return;

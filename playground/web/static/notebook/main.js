@@ -1,5 +1,5 @@
 // The notebook in the browser: starts it, and says which event calls what.
-import {actions, ask, edit, focusCell, look} from "./actions.js";
+import {actions, ask, edit, focusCell, look, repeat} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
 import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
@@ -97,6 +97,7 @@ function onChange({target: field}) {
   else if (field.matches("[data-two-side]")) fill(field);
   else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(ignore).finally(empty);
   else if (field.matches("[data-suite]")) drawQuestions(id, field).catch(ignore);
+  else if (field.matches("[data-repeats]")) repeat(id, Number(field.value)).catch(ignore);
   else if (field.matches("[data-q]")) ask(id).catch(ignore);
   else if (field.matches("[data-title]")) call("rename", {title: field.value}).catch(ignore);
   else if (field.matches("[data-import]")) importFile(field.files[0]).finally(empty);

@@ -17,6 +17,6 @@ export class RunQueue {
     this.#waiting = waiting;
   }
 
-  has(id) { return this.#waiting.includes(id) || (this.#asked.has(id) && id !== this.running); }
+  has(id) { return id !== this.running && (this.#waiting.includes(id) || this.#asked.has(id)); }
   get idle() { return this.running === null && !this.#waiting.length && !this.#asked.size; }
 }
