@@ -51,7 +51,7 @@ def test_page_when_a_proxy_shows_it_below_a_path_then_page_scripts_and_runs_are_
             scripts = set(re.findall(r"vp-static/[0-9a-f]+/[\w./-]+\.js", page.text))
             assert len(scripts) > 20
         for script in scripts:
-            assert client.get(script).headers["content-type"].startswith("text/javascript")
+            assert "javascript" in client.get(script).headers["content-type"]
         with live_runs.watching(client, key) as events:
             live_runs.start(client, key, cell)
             assert "run 1" in live_runs.until_ended(events, cell)["outputs"]
