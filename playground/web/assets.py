@@ -42,7 +42,8 @@ def routes() -> list[BaseRoute]:
 class _Unchanging(StaticFiles):
     def get_path(self, scope: Scope) -> str:
         # Starlette looks for the proxy's path (root_path) in that of the request, from which the proxy has taken it.
-        return os.path.normpath(scope["path"].partition(f"/{_address()}/")[2])
+        path: str = scope["path"]
+        return os.path.normpath(path.partition(f"/{_address()}/")[2])
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
