@@ -27,6 +27,12 @@ _OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico
          "/health", "/health/ready", "/metrics", "/theme.css", "/gradio_api/startup-events")  # fmt: skip
 _OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/",
                "/v1/")  # asks for a key itself (openai_api.person)  # fmt: skip
+# Gradio's, and not this page's: they keep files of whoever asks, or fetch something.
+_UNUSED = tuple(
+    f"{prefix}/{name}"
+    for prefix in ("", "/gradio_api")
+    for name in ("deep_link", "proxy=", "process_recording", "vibe-", "undo-vibe-", "stream/")
+)
 _JOINS = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/", "/vp-runs")
 _UPLOAD = "/gradio_api/upload"
 _HEARTBEAT = "/gradio_api/heartbeat/"
@@ -145,6 +151,8 @@ class Admission:
     def _refusal(self, request: Request, path: str, who: str) -> Response | None:
         if self._open_requests[who] >= _MOST_OPEN_REQUESTS:
             return _refused(429, f"Busy: {_MOST_OPEN_REQUESTS} of your requests are open. Close some pages.")
+        if path.startswith(_UNUSED):
+            return _refused(404, "This address is not in use here.")
         if _ADDRESS.search(path):  # Gradio would fetch it, from anywhere, and pass it on
             return _refused(403, "This server fetches no files from other addresses.")
         if request.method == "POST" and path.startswith((*_JOINS, _UPLOAD)):

@@ -153,6 +153,21 @@ def test_heartbeat_when_its_connection_closes_then_the_page_was_left(
     assert app.state_holder.session_data["s1"].is_closed
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/gradio_api/deep_link?session_hash=x", 404), ("/gradio_api/proxy=https://x.example/a", 404),
+        ("/proxy=https://x.example/a", 404), ("/gradio_api/vibe-code/", 404), ("/gradio_api/stream/x/close", 404),
+        ("/gradio_api/file=https://x.example/a", 403), ("/file=HTTP://x.example/a", 403),
+        ("/gradio_api/file=%20http://x.example/a", 403), ("/gradio_api/file=/tmp/http:", 200), ("/static/a.js", 200),
+    ],
+)  # fmt: skip
+def test_part_of_gradio_when_it_would_fetch_or_keep_files_for_anybody_then_refused(
+    client_at: Callable[[str], TestClient], path: str, status: int
+) -> None:
+    assert client_at("192.0.2.1").get(path).status_code == status
+
+
 def test_mcp_request_when_it_brings_an_image_then_an_upload_of_this_person_and_so_are_the_calls_it_makes(
     client_at: Callable[[str], TestClient],
 ) -> None:
