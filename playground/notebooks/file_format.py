@@ -16,7 +16,7 @@ import msgspec
 from playground.comparing.branching import MAX_BRANCHES
 from playground.errors import BadInput
 from playground.notebooks import pieces
-from playground.notebooks.cells import MAX_PICTURES, MAX_TITLE, MAX_TURNS, Cell, Run, check_cell, pictures_of
+from playground.notebooks.cells import MAX_PICTURES, MAX_TITLE, MAX_TURNS, Cell, NoteCell, Run, check_cell, pictures_of
 
 FORMAT = "vlm-quant-playground/notebook"
 VERSION = 1
@@ -31,6 +31,7 @@ _MOST_VALUES = 3_000_000  # of a cell or a run: 16 answers of 8192 tokens, with 
 _MOST_ENTRIES = 20_000  # of any list: the longest answer has 8192 tokens, and as many of reasoning
 _MOST_LIKELY = 100  # tokens at one place
 _MOST_VARIANTS = 1000
+_MOST_SETTINGS = 3_000_000  # characters
 _MAX_NUMBER = 2**53  # beyond it a number is no measure of anything, and formatting it may fail
 
 
@@ -136,6 +137,7 @@ def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:
     parts = msgspec.json.decode(raw, type=_RawCell)
     cell: Cell = _read(parts.cell, Cell)  # type: ignore[arg-type]  # a union is no type to mypy
     check_cell(cell)
+    _check_cell_sizes(cell)
     problems: list[str] = []
     images: dict[str, str] = {}
     try:
@@ -182,6 +184,7 @@ def _as_utf8(text: str) -> str:
 def checked_run(run: Run) -> Run:
     """Raises BadInput if a run's parts do not belong together, so that showing it cannot fail."""
     check_cell(run.cell)
+    _check_cell_sizes(run.cell)
     _check_sizes(run)
     known = {v.id for v in run.variants}
     if run.number < 1:
@@ -224,6 +227,17 @@ def checked_run(run: Run) -> Run:
     return run
 
 
+def _check_cell_sizes(cell: Cell) -> None:
+    """What no prompt and no mark is. Raises BadInput."""
+    if isinstance(cell, NoteCell):
+        return
+    if len(cell.variants) > _MOST_VARIANTS:
+        raise BadInput(f"it has more than {_MOST_VARIANTS:,} variants")
+    parts = (cell.id, cell.family, cell.variants, cell.pictures, cell.settings, cell.votes, cell.questions)
+    if len(msgspec.json.encode(parts)) > _MOST_SETTINGS:
+        raise BadInput(f"its settings, images' names and votes are longer than {_MOST_SETTINGS:,} characters")
+
+
 def _check_sizes(run: Run) -> None:
     """What a run costs who opens it grows with these lists. Raises BadInput."""
     if len(run.results) > max(MAX_TURNS, MAX_PICTURES):
@@ -237,8 +251,6 @@ def _check_sizes(run: Run) -> None:
 
 
 def _lists(run: Run) -> Iterator[Sized]:
-    settings = run.cell.settings
-    yield from (run.cell.variants, settings.stop or (), settings.kv_types or (), settings.image_tokens or ())
     for update in (result.update for result in run.results):
         yield from (update.notes, update.branches)
         for p in (*update.panes, *(branch.pane for branch in update.branches)):

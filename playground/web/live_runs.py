@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from playground.comparing.branching import BranchPoint
 from playground.comparing.compare import StopFlag
+from playground.errors import Busy
 from playground.notebooks.cells import APP_ENDED, STOPPED_BY_HAND
 from playground.notebooks.library import Unfinished
 from playground.web.replies import RunQueue, RunUpdate
@@ -24,6 +25,7 @@ from playground.web.replies import RunQueue, RunUpdate
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 4.0
+_MOST_WAITING = 600  # of one notebook: as many as it has cells, and some answers that go on
 _MOST_IDLE = 1000  # notebooks that are remembered though nothing runs there
 _UNEXPECTED = "Unexpected: the app's log has more."
 
@@ -131,12 +133,15 @@ class LiveRuns:
     # --- what a person does ------------------------------------------------------------------------------------
 
     def start(self, id: str, jobs: Sequence[RunJob]) -> RunQueue:
-        """Line up cells of a notebook. A cell that waits or runs already goes on."""
+        """Line up cells of a notebook. A cell that waits or runs already goes on. Raises Busy."""
         with self._lock:
             notebook = self._of(id)
             notebook.left = self._clock()
             active = {(job.cell, job.branch) for job in (*notebook.waiting, notebook.running) if job is not None}
-            notebook.waiting += [job for job in jobs if (job.cell, job.branch) not in active and not self.closing]
+            new = [job for job in jobs if (job.cell, job.branch) not in active and not self.closing]
+            if new and len(notebook.waiting) + len(new) > _MOST_WAITING:
+                raise Busy(f"Busy: {len(notebook.waiting)} runs of this notebook wait already. Let some of them end.")
+            notebook.waiting += new
             if notebook.waiting and not notebook.working:
                 notebook.working = True
                 thread = Thread(target=self._work, args=(notebook,), daemon=True)

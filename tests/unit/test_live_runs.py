@@ -10,8 +10,10 @@ import markupsafe
 import pytest
 from msgspec import UNSET
 
+from playground.comparing.branching import BranchPoint
+from playground.errors import Busy
 from playground.notebooks.cells import APP_ENDED, STOPPED_BY_HAND
-from playground.web.live_runs import LiveRuns, RunJob, Watcher
+from playground.web.live_runs import BranchJob, LiveRuns, RunJob, Watcher
 from playground.web.replies import RunQueue, RunUpdate
 
 _WAIT_S = 10.0
@@ -232,3 +234,20 @@ def test_runs_when_the_app_ends_then_they_stop_for_that_reason_and_none_begins(c
     assert cells.over() == f"a {APP_ENDED}"
     assert runs.start("book", [job("c")]).waiting == ()
     assert cells.began.empty()
+
+
+def test_runs_when_very_many_wait_in_one_notebook_then_more_are_refused(cells: Cells) -> None:
+    runs = LiveRuns(cells.stream, unwatched_s=0)
+
+    def go_on(n: int) -> RunJob:
+        return RunJob("n", "a", "me", to_its_end=False, branch=BranchJob(1, 0, BranchPoint("v", n, 5)))
+
+    runs.start("n", [go_on(0)])
+    cells.begun()
+    assert len(runs.start("n", [go_on(n) for n in range(1, 601)]).waiting) == 600
+    with pytest.raises(Busy, match="600 runs of this notebook wait already"):
+        runs.start("n", [go_on(601)])
+    assert len(runs.start("n", [go_on(600)]).waiting) == 600  # it waits already
+    runs.stop("n")
+    cells.given["a"].put(block("a", "one"))
+    assert cells.over() == f"a {STOPPED_BY_HAND}"

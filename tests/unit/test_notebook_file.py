@@ -265,6 +265,8 @@ def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, v
         (("pictures", 0, "width"), 10**30, "a number that is too large"),
         (("pictures", 0, "width"), "8", "Expected `int`"),
         (("pictures",), [{}] * 2, "missing required field `sha256`"),
+        (("variants",), ["x"] * 1001, "more than 1,000 variants"),
+        (("settings",), {"chat_template": "x" * 3_000_001}, "longer than 3,000,000 characters"),
         (("settings",), {"temprature": 1}, "unknown field `temprature`"),
         (("settings",), {"temperature": "hot"}, "Expected `float | null`"),
         (("version",), -(10**400), "a number that is too large"),
