@@ -48,23 +48,25 @@ def main() -> None:
     parser.add_argument("--tools", type=Path, default=Path(f"build/llama.cpp-{version}/bin"))
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`, and of `cuts`")
-    parser.add_argument("--source", type=Path, help="of `templates`, `projectors`: llama.cpp's source")
+    parser.add_argument(
+        "--source", type=Path, help="of `templates`, `projectors`, `conformance` (makes pairs): llama.cpp's source"
+    )
     parser.add_argument(
         "--pairs", type=Path, help="of `encoder`, `axes`, `projectors`, `conformance`: a folder of pairs"
     )
     parser.add_argument("--mtmd-cli", type=Path, help="of `conformance`: the program llama-mtmd-cli")
     parser.add_argument("--make", action="store_true", help="of `conformance`: quantize either half, measure the drift")
-    parser.add_argument("--peer", type=Path, help="of `templates`: a Python that has transformers")
+    parser.add_argument("--peer", type=Path, help="of `templates`, `conformance`: a Python that has transformers")
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
-    parser.add_argument("--only", help="of `attack`: one input by name")
+    parser.add_argument("--only", help="of `attack`: one input; of `conformance`: pairs, with commas between")
     parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")
     given = parser.parse_args()
     if given.what == "templates" and given.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
     if given.what == "conformance" and given.pairs is None:
-        parser.error("conformance needs --pairs, a folder of pairs")
+        parser.error("conformance needs --pairs, a folder of pairs; with --source they are made there")
     found: dict[str, object] = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -160,10 +162,13 @@ def main() -> None:
         if given.what == "conformance":
             from bench import conformance  # noqa: PLC0415
 
-            found |= show(
-                "conformance",
-                conformance.measure(Path(temporary), given.pairs, given.mtmd_cli, make=given.make),
+            only = given.only.split(",") if given.only else []
+            if given.source is not None:
+                conformance.build(given.pairs, given.source, given.peer or sys.executable, only)
+            results = conformance.measure(
+                Path(temporary), given.pairs, given.mtmd_cli, make=given.make, gpu=given.gpu, only=only
             )
+            found |= show("conformance", results)
         if given.what in ("api", "all"):
             from bench import api  # noqa: PLC0415
 

@@ -1,8 +1,10 @@
 """Pairs that llama.cpp's converter wrote, in the split engine and in llama-mtmd-cli. `python -m bench conformance`
 
-`--pairs`: a folder of NAME/NAME-F16.gguf and NAME/mmproj-NAME-F16.gguf. `--mtmd-cli`: that program, of the llama.cpp
-that the installed llama-cpp-python holds (bench/tools.sh builds it). Each pair answers greedily about five pictures,
-about two pictures at once, and a follow-up question; both sides have flash attention on and no warm-up. With `--make`
+`--pairs`: a folder of NAME/NAME-F16.gguf and NAME/mmproj-NAME-F16.gguf. `--source`: llama.cpp's source; the pairs of
+bench/tiny_pairs that are not in the folder yet are made there. `--mtmd-cli`: that program, of the llama.cpp that the
+installed llama-cpp-python holds (bench/tools.sh builds it). Each pair answers greedily about five pictures, about two
+pictures at once, a follow-up question, and about a picture within a budget of tokens; both sides have flash attention
+on and no warm-up. `--gpu`: both run on the GPU, else neither does. With `--make`
 either half is also quantized, and its drift from F16 is judged (bench/conformance_drift.py). The bench ends with 1 if a
 pair is not fine by the doctor, an answer differs, or a quantized half fails or drifts too far.
 """
@@ -12,16 +14,18 @@ from __future__ import annotations
 import re
 import string
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 from gguf import GGUFReader, TokenType
 
 from bench.conformance_drift import QUANTIZATIONS, HalfDrifts, half_drifts
+from bench.tiny_pairs import TITLES
 from playground.comparing import compare, comparison_request
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
@@ -37,6 +41,7 @@ PROMPT, FOLLOW_UP = "What is this?", "And what else?"
 N_TOKENS = 16
 N_CTX = 16_384
 SETTINGS = RunSettings(max_tokens=N_TOKENS, n_ctx=N_CTX, temperature=0.0, flash_attention=True, n_threads=1)
+BUDGET = 64  # tokens of a picture, at most
 _MARKER = "<__media__>"
 _TIMEOUT_S = 300
 _MORE = 24  # tokens that llama-mtmd-cli is asked for besides: its log may lose the last ones when it ends
@@ -53,12 +58,34 @@ class Answers(NamedTuple):
         return self.theirs == self.ours if self.ended else self.theirs.startswith(self.ours)
 
 
-def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> dict[str, float]:
+class Sides(NamedTuple):
+    """The app's settings, and llama-mtmd-cli's arguments that say the same."""
+
+    settings: RunSettings
+    program: list[object]
+
+    def within(self, budget: int) -> Sides:
+        settings = msgspec.structs.replace(self.settings, image_max_tokens=budget)
+        return Sides(settings, [*self.program, "--image-max-tokens", budget])
+
+
+def build(pairs: Path, source: Path, python: str, names: Collection[str]) -> None:
+    """Make the pairs that are not there yet. Raises SystemExit."""
+    command = [python, "-m", "bench.tiny_pairs", str(pairs), "--source", str(source), *names]
+    if subprocess.run(command, check=False).returncode:
+        raise SystemExit("Not all pairs could be made. It needs the extra: pip install '.[conformance]'")
+
+
+def measure(
+    folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool, gpu: bool = False, only: Collection[str] = ()
+) -> dict[str, float]:
     pictures = _pictures(folder)
+    settings = msgspec.structs.replace(SETTINGS, n_gpu_layers=-1 if gpu else 0)
     equal = asked = fine = quantized = wanted = beyond = 0
-    print("| pair | language model, projector | doctor | equal | projector Q8_0 / Q4_0 / Q4_K_M | language model |")
-    print("| -- | -- | -- | -- | -- | -- |")
-    names = sorted(path.name for path in pairs.iterdir() if (path / f"{path.name}-F16.gguf").exists())
+    print("| family | architecture, projector type | doctor | equal answers | projector | language model | seen on |")
+    print("| -- | -- | -- | -- | -- | -- | -- |")
+    names = [path.name for path in pairs.iterdir() if (path / f"{path.name}-F16.gguf").exists()]
+    names = sorted((name for name in names if not only or name in only), key=lambda name: _title(name).lower())
     for name in names:
         model, projector = pairs / name / f"{name}-F16.gguf", pairs / name / f"mmproj-{name}-F16.gguf"
         headers = read_header(model), read_header(projector)
@@ -66,11 +93,13 @@ def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> 
         answers: list[Answers] = []
         drifts: dict[Half, HalfDrifts | None] = {Half.PROJECTOR: None, Half.MODEL: None}
         with open_parts(Settings(cache_dir=folder / f"cache-{name}"), any_folder=True) as parts:
+            seen_on = parts.pool.memory().gpus[0].name if gpu else "CPU"
             variant = parts.catalog.open_pair(model, projector)
             if mtmd_cli is not None:
-                answers = list(_answers(parts, variant, pictures, mtmd_cli, model, projector))
+                sides = Sides(settings, _program(mtmd_cli, model, projector, gpu=gpu))
+                answers = list(_answers(parts, variant, pictures, sides, model))
             if make:
-                drifts = {half: half_drifts(parts, variant, half, folder / name) for half in drifts}
+                drifts = {half: half_drifts(parts, variant, half, folder / name, settings.runtime()) for half in drifts}
         for answer in answers:
             if not answer.equal:
                 print(f"  {name}, {answer.question}: {answer.ours!r}, llama-mtmd-cli {answer.theirs!r}", flush=True)
@@ -83,7 +112,8 @@ def measure(folder: Path, pairs: Path, mtmd_cli: Path | None, *, make: bool) -> 
                 for quantization in made.beyond:
                     print(f"  {name}, {half.name.lower()}: {quantization} drifts too far", flush=True)
         kinds = f"{headers[0].architecture}, {family_signs.projector_type(headers[1])}"
-        columns = (name, kinds, level.name.lower(), f"{same} of {len(answers)}", *map(_listed, drifts.values()))
+        counted = f"{same} of {len(answers)}" if answers else "not asked"
+        columns = (_title(name), kinds, level.name.lower(), counted, *map(_listed, drifts.values()), seen_on)
         print(f"| {' | '.join(columns)} |", flush=True)
     return {
         "pairs": len(names),
@@ -117,31 +147,46 @@ def _pictures(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _answers(
-    parts: Parts, variant: Variant, pictures: dict[str, Path], mtmd_cli: Path, model: Path, projector: Path
-) -> Iterator[Answers]:
+def _title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def _program(mtmd_cli: Path, model: Path, projector: Path, *, gpu: bool) -> list[object]:
     program = [mtmd_cli, "-m", model, "--mmproj", projector, "-c", N_CTX, "-b", 512, "-ub", 512, "-n", N_TOKENS + _MORE]
-    program += ["--temp", 0, "-fa", "on", "-t", 1, "--no-warmup", "--no-mmproj-offload"]
+    places = ["-ngl", 999] if gpu else ["-ngl", 0, "--no-mmproj-offload"]
+    return [*program, "--temp", 0, "-fa", "on", "-t", 1, "--no-warmup", *places]
+
+
+def _answers(parts: Parts, variant: Variant, pictures: dict[str, Path], sides: Sides, model: Path) -> Iterator[Answers]:
     control = _control_tokens(model)
-    first = None
+
+    def asked(name: str, paths: list[Path], sides: Sides) -> tuple[ComparisonUpdate, Answers]:
+        update = _asked(parts, variant, sides.settings, paths, PROMPT)
+        return update, Answers(name, _text(update), _mtmd(sides.program, paths, update, control), _ended(update))
+
+    updates = []
     for name, path in pictures.items():
-        update = _asked(parts, variant, [path], PROMPT)
-        first = first or update
-        yield Answers(name, _text(update), _mtmd(program, [path], update, control), _ended(update))
+        update, answers = asked(name, [path], sides)
+        updates.append(update)
+        yield answers
     two = [pictures["448x448"], pictures["1600x300"]]
-    update = _asked(parts, variant, two, PROMPT)
-    yield Answers("two pictures", _text(update), _mtmd(program, two, update, control), _ended(update))
-    assert first is not None
-    earlier = (Turn(PROMPT, {variant.id: first.panes[0].text}),)
-    update = _asked(parts, variant, two[:1], FOLLOW_UP, earlier)
-    yield Answers("follow-up", _text(update), _mtmd(program, two[:1], update, control), _ended(update))
+    yield asked("two pictures", two, sides)[1]
+    yield asked(f"{BUDGET} tokens", [pictures["page"]], sides.within(BUDGET))[1]
+    earlier = (Turn(PROMPT, {variant.id: updates[0].panes[0].text}),)
+    update = _asked(parts, variant, sides.settings, two[:1], FOLLOW_UP, earlier)
+    yield Answers("follow-up", _text(update), _mtmd(sides.program, two[:1], update, control), _ended(update))
 
 
 def _asked(
-    parts: Parts, variant: Variant, paths: list[Path], prompt: str, earlier: tuple[Turn, ...] = ()
+    parts: Parts,
+    variant: Variant,
+    settings: RunSettings,
+    paths: list[Path],
+    prompt: str,
+    earlier: tuple[Turn, ...] = (),
 ) -> ComparisonUpdate:
     images = [read_image(path) for path in paths]
-    wanted = comparison_request.comparison_of(images, prompt, [variant], SETTINGS, earlier)
+    wanted = comparison_request.comparison_of(images, prompt, [variant], settings, earlier)
     *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
     return last
 

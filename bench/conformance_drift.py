@@ -47,13 +47,13 @@ class HalfDrifts(NamedTuple):
         return [name for name, drift in self.made.items() if not drift <= most]
 
 
-def half_drifts(parts: Parts, source: Variant, half: Half, folder: Path) -> HalfDrifts:
+def half_drifts(parts: Parts, source: Variant, half: Half, folder: Path, runtime: Runtime) -> HalfDrifts:
     made: dict[str, float] = {}
     for quantization in QUANTIZATIONS:
         target = folder / f"{half.name.lower()}-{quantization}.gguf"
         try:
             quantizer.make(Path(source.half(half).path), target, quantization, parts.pool, half=half)
-            drift = _drift(parts, source, half, target)
+            drift = _drift(parts, source, half, target, runtime)
             if drift is not None and math.isfinite(drift):
                 made[quantization] = drift
         except Failure as error:
@@ -63,7 +63,7 @@ def half_drifts(parts: Parts, source: Variant, half: Half, folder: Path) -> Half
     rounded = folder / f"{half.name.lower()}-rounded-F16.gguf"
     round_matrices(Path(source.half(half).path), rounded)
     try:
-        return HalfDrifts(made, _drift(parts, source, half, rounded) or 0.0)
+        return HalfDrifts(made, _drift(parts, source, half, rounded, runtime) or 0.0)
     finally:
         rounded.unlink()
 
@@ -85,12 +85,13 @@ def round_matrices(source: Path, target: Path) -> int:
     return n
 
 
-def _drift(parts: Parts, source: Variant, half: Half, target: Path) -> float | None:
+def _drift(parts: Parts, source: Variant, half: Half, target: Path, runtime: Runtime) -> float | None:
     questions = question_sets.embedded(data_folder() / "tiny-vlm/evaluation", level="easy").first(_QUESTIONS)
     model, projector = Path(source.model.path), Path(source.projector.path)
     files = (model, target) if half is Half.PROJECTOR else (target, projector)
     variants = (source, parts.catalog.open_pair(*files))
-    request = MeasureRequest(questions, variants, source.id, MeasurementPlan(max_tokens=_TOKENS), Runtime())
+    runtime = Runtime(n_gpu_layers=runtime.n_gpu_layers)
+    request = MeasureRequest(questions, variants, source.id, MeasurementPlan(max_tokens=_TOKENS), runtime)
     *_, last = MeasureJob(parts.lab, request).run()
     assert isinstance(last, Measurement)
     drift = last.results[1].mean_kl
