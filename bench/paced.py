@@ -32,6 +32,10 @@ class PacedWorker:
     def alive(self) -> bool:
         return self.state is WorkerState.READY
 
+    @property
+    def is_fresh(self) -> bool:
+        return self.alive
+
     def wait_ready(self) -> protocol.Ready:
         self.state = WorkerState.READY
         return protocol.Ready("paced", gpu_offload=False)

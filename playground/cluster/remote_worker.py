@@ -44,6 +44,10 @@ class RemoteWorker:
     def alive(self) -> bool:
         return self.state in (WorkerState.READY, WorkerState.BUSY) and not self._machine.lost
 
+    @property
+    def is_fresh(self) -> bool:
+        return False
+
     def wait_ready(self) -> protocol.Ready:
         ready = self._known(self._machine.call("wait_ready", self._own_pid, timeout_s=_START_S))
         assert isinstance(ready, protocol.Ready)

@@ -38,6 +38,9 @@ class Catalog:
         self._embedded = tuple(preset for preset in self._presets if not preset.repo)
         self._variants: dict[str, Variant] = {}
         self._preset_files: set[str] = set()  # sha256
+        # The labels of many variants take 2 ms, and each request of the API reads them.
+        self._labelled: tuple[Variant, ...] = ()
+        self._labelled_from: tuple[tuple[Variant, ...], frozenset[str]] = (), frozenset()
         self.problems: tuple[str, ...] = ()
         self.made = data_dir / "made"  # where files that are quantized here go; each names its source
         for preset in self._embedded:
@@ -58,7 +61,10 @@ class Catalog:
     def variants(self) -> tuple[Variant, ...]:
         """Their labels are unique in each family."""
         with self._lock:
-            return with_unique_labels(self._variants.values(), self._preset_files)
+            given = tuple(self._variants.values()), frozenset(self._preset_files)
+            if given != self._labelled_from:
+                self._labelled_from, self._labelled = given, with_unique_labels(*given)
+            return self._labelled
 
     def derive(self, quantize: Quantizer, tell: Callable[[str], None] = lambda text: None) -> None:
         """Make the presets' derived files that are missing. Seconds at the first start, nothing after.

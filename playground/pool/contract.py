@@ -95,6 +95,10 @@ class Worker(Protocol):
     def alive(self) -> bool:
         """Whether it is ready or busy, and its process runs. Does not block."""
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it lives and said something a moment ago: it needs no ping. Does not block."""
+
     def wait_ready(self) -> protocol.Ready:
         """starting -> ready. Blocks until the first message, 120 s at most. Raises WorkerDied."""
 

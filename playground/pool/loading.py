@@ -55,9 +55,7 @@ class Loader:
         """
         started = time.monotonic()
         try:
-            pong = handle.worker.ping() if handle.worker is not None else None
-            if pong is not None:
-                self._devices.update(pong, handle.places)
+            if handle.worker is not None and self._answers(handle, handle.worker):
                 self.unload(victims)
                 return None
             self._load(handle, victims, stop)
@@ -67,6 +65,14 @@ class Loader:
             self._bring_back(victims, handle)
             raise
         return time.monotonic() - started
+
+    def _answers(self, handle: Handle, worker: Worker) -> bool:
+        if worker.is_fresh:
+            return True
+        pong = worker.ping()
+        if pong is not None:
+            self._devices.update(pong, handle.places)
+        return pong is not None
 
     def unload(self, victims: Sequence[Handle]) -> None:
         """Stop workers that are marked as leaving. Returns when their memory is back, or after an alarm."""

@@ -41,6 +41,7 @@ _POLL_S = 0.05  # how often a waiting request looks at its stop flag
 _CANCEL_GRACE_S = 2.0  # an image that is being encoded and a file that is being loaded do not hear Cancel
 _STOP_GRACE_S = 2.0
 _PING_S = 2.0  # an idle worker answers within a millisecond
+_FRESH_S = 0.1  # requests that follow each other need no ping between them, which takes a millisecond
 _HEARTBEAT_S = 1.0
 SILENCE_S = 30.0
 _LAST_LINES_S = 2.0  # for what a process that has ended wrote last; a child of it may hold stderr open
@@ -95,6 +96,10 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None and self.state in (WorkerState.READY, WorkerState.BUSY)
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.alive and time.monotonic() - self._pipe.heard_at < _FRESH_S
 
     def wait_ready(self) -> protocol.Ready:
         """Wait for the worker's first message. Raises WorkerDied."""

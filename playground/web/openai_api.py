@@ -6,18 +6,20 @@ Every variant is a model. A request is one comparison of one variant, so it wait
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import ipaddress
 import logging
 import time
 import uuid
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from io import BytesIO
 from threading import Thread
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -45,6 +47,8 @@ _HELD_BYTES = 512_000_000  # of all bodies together that are read or wait; of on
 _IMAGES_AT_MOST = 16  # times the largest image, in pixels: of all images of one request
 _SILENCE_S = 10.0  # between two signs of life in a stream
 _RETRY_S = 0.1
+_SHORT_BYTES = 2**20  # of a body that is read within a millisecond: as long as a thread takes to begin
+_RECENT_BYTES = 64 * 2**20  # of pixels
 _LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
 
 
@@ -77,6 +81,29 @@ class RequestLine:
                 del self._open[who], self._turns[who]
 
 
+class RecentImages:
+    """The pictures that were read last, since programs ask several questions about one. For the event loop alone."""
+
+    def __init__(self, read: Callable[[BytesIO, str, str], Image], most_bytes: int) -> None:
+        self._read = read
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by person
+        self._most_bytes = most_bytes
+        self._images: OrderedDict[bytes, Image] = OrderedDict()  # by the digest of the file
+
+    async def read(self, data: bytes, name: str, who: str) -> Image:
+        """In a thread, one of a person at a time, unless this file was read lately. Raises BadImage, Busy."""
+        key = hashlib.sha256(data).digest()
+        turn = self._turns.setdefault(who, asyncio.Lock())
+        async with turn:
+            image = self._images.pop(key, None)
+            if image is None:
+                image = await run_in_threadpool(self._read, BytesIO(data), name, who)
+        self._images[key] = image
+        while sum(len(kept.rgb) for kept in self._images.values()) > self._most_bytes:
+            self._images.popitem(last=False)
+        return image
+
+
 class OpenAiApi:
     """The routes. `deriving`, `metrics`: as for page.build."""
 
@@ -88,6 +115,7 @@ class OpenAiApi:
         places = max(1, len(parts.pool.devices.gpu_places))
         self._line = RequestLine(places + 1, parts.settings.max_api_requests)
         self._held_bytes: Counter[str] = Counter()  # by person
+        self._recent = RecentImages(parts.read_image, _RECENT_BYTES)
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -137,7 +165,7 @@ class OpenAiApi:
     async def _chat(self, request: Request, who: str) -> Response:
         body = await self._body(request, who)
         try:
-            chat = await run_in_threadpool(read_chat, body)
+            chat = read_chat(body) if len(body) < _SHORT_BYTES else await run_in_threadpool(read_chat, body)
             if chat.settings.json_schema is not None and self._parts.settings.demo:
                 raise NotAllowed("The operator has turned off response_format (demo mode).")
             variant = openai_reply.variant_named(await self._variants(), chat.model)
@@ -268,7 +296,7 @@ class OpenAiApi:
             data = data_of(url, name)
             if data is None:
                 data = await remote_images.fetch(url, name, self._parts.settings)
-            images.append(await run_in_threadpool(self._parts.read_image, BytesIO(data), name, who=who))
+            images.append(await self._recent.read(data, name, who))
             pixels = sum(image.width * image.height for image in images)
             if pixels > most:
                 raise BadInput(f"The images have more than {most // 10**6} megapixels together. Scale them down.")
