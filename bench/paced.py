@@ -43,6 +43,9 @@ class PacedWorker:
     def ping(self) -> protocol.Pong:
         return protocol.Pong()
 
+    def wake(self) -> None:
+        pass
+
     def stop(self) -> None:
         self.state = WorkerState.STOPPED
 

@@ -92,6 +92,9 @@ class RemoteWorker:
         assert isinstance(reply, request.reply_type())
         return reply
 
+    def wake(self) -> None:
+        """Its dialogue is asked 20 times a second anyway."""
+
     def stop(self) -> None:
         if self.state is WorkerState.STOPPED:
             return

@@ -16,7 +16,7 @@ from playground.values.reasoning import Written
 from playground.values.request import Runtime, Sampling
 
 _AHEAD = 2  # prompts that wait in the worker, so that a free sequence need not wait for the pipe
-_CELLS = 256  # llama.cpp rounds a context up to a multiple
+CELLS = 256  # llama.cpp rounds a context up to a multiple
 
 
 class BatchAnswer(NamedTuple):
@@ -35,7 +35,7 @@ def cells(prompts: Sequence[protocol.EncodedPrompt], n_answer: int, sequences: i
         shared[images] = sum(map(protocol.n_tokens, prompt.prefix))
         own.append(prompt.n_tokens - shared[images] + n_answer + 1)
     largest = sorted(shared.values(), reverse=True)[:sequences], sorted(own, reverse=True)[:sequences]
-    return -(-sum(map(sum, largest)) // _CELLS) * _CELLS
+    return -(-sum(map(sum, largest)) // CELLS) * CELLS
 
 
 def answer_all(
@@ -72,34 +72,13 @@ def read_all(
     return lease.request(request, dialogue=_Readings(readings, sequences, on_reading), stop=stop)
 
 
-J = TypeVar("J", protocol.Join, protocol.JoinReading)
+class Embeddings:
+    """Knows which embeddings the worker has: those of the prompt that was sent last."""
 
+    def __init__(self) -> None:
+        self._sent: frozenset[str] = frozenset()  # images
 
-class _Prompts(Generic[J]):
-    """The half of a Dialogue (pool/contract.py) that sends a prompt when there is room."""
-
-    def __init__(self, joins: Sequence[J], sequences: int) -> None:
-        self._left: deque[J] = deque(joins)
-        self._free = sequences + _AHEAD
-        self._sent: frozenset[str] = frozenset()  # images of the prompt that was sent last
-        self._closed = False
-
-    def to_send(self) -> list[protocol.Message]:
-        messages: list[protocol.Message] = []
-        while self._left and self._free:
-            self._free -= 1
-            join = self._left.popleft()
-            messages.append(msgspec.structs.replace(join, prompt=self._without_sent(join.prompt)))
-        if not self._left and not self._closed:
-            self._closed = True
-            messages.append(protocol.CloseBatch())
-        return messages
-
-    def ended(self) -> None:
-        self._free += 1
-
-    def _without_sent(self, prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
-        """Without the embeddings that the prompt before had: the worker keeps these."""
+    def without_sent(self, prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
         sent = self._sent
         images = [chunk for chunk in prompt.chunks if isinstance(chunk, protocol.ImageChunk)]
         self._sent = frozenset(image.key for image in images)
@@ -110,6 +89,33 @@ class _Prompts(Generic[J]):
             for chunk in prompt.chunks
         )
         return msgspec.structs.replace(prompt, chunks=tuple(chunks))
+
+
+J = TypeVar("J", protocol.Join, protocol.JoinReading)
+
+
+class _Prompts(Generic[J]):
+    """The half of a Dialogue (pool/contract.py) that sends a prompt when there is room."""
+
+    def __init__(self, joins: Sequence[J], sequences: int) -> None:
+        self._left: deque[J] = deque(joins)
+        self._free = sequences + _AHEAD
+        self._embeddings = Embeddings()
+        self._closed = False
+
+    def to_send(self) -> list[protocol.Message]:
+        messages: list[protocol.Message] = []
+        while self._left and self._free:
+            self._free -= 1
+            join = self._left.popleft()
+            messages.append(msgspec.structs.replace(join, prompt=self._embeddings.without_sent(join.prompt)))
+        if not self._left and not self._closed:
+            self._closed = True
+            messages.append(protocol.CloseBatch())
+        return messages
+
+    def ended(self) -> None:
+        self._free += 1
 
 
 class _Answers(_Prompts[protocol.Join]):

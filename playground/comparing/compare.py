@@ -9,17 +9,24 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import Event, Thread
+from typing import Protocol
 
 from playground.comparing import answer_form, metrics, prompts
 from playground.comparing.comparison_request import check
 from playground.comparing.lab import Lab
 from playground.comparing.loops import loop_of
 from playground.comparing.panes import Panes
+from playground.comparing.shared_batch import SharedBatch
+from playground.comparing.shared_turns import SharedTurns, Sharing
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
+from playground.pool.handles import Stop
 from playground.pool.leasing import Slot
+from playground.pool.pool import Pool
 from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
@@ -72,18 +79,29 @@ class StopFlag:
         return self._all.is_set() or variant in self._panes
 
 
-def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16) -> Iterator[ComparisonUpdate]:
+def run(
+    comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16, turns: SharedTurns | None = None
+) -> Iterator[ComparisonUpdate]:
     """Run a comparison. Yields at once, then whenever something changed, and at least every 0.25 s.
 
     Raises BadInput, and Busy when too many wait, before anything is loaded. An error in a pane is shown in that
     pane. Closing the iterator stops the run.
+
+    `turns`: the one variant may answer in a batch with others, untimed; there a run is not refused, but waits.
     """
     check(comparison, max_panes)
     answer_form.check(lab.pool, comparison.sampling)
     panes = Panes(comparison)
     wanted = [_specs(v, comparison.runtime.of(v), comparison.images) for v in comparison.variants]
-    ticket = lab.pool.line_up([spec for specs in wanted for spec in specs])
-    thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, ticket).execute, daemon=True)
+    specs = [spec for specs in wanted for spec in specs]
+    if turns is None:
+        turn = partial(_alone, lab.pool, lab.pool.line_up(specs))
+    else:
+        (variant,) = comparison.variants
+        goes_alone = comparison.probabilities or comparison.begun or comparison.cold
+        alike = None if goes_alone else Sharing(variant.model, comparison.runtime.of(variant))
+        turn = partial(turns.turn, lab.pool, specs, alike)
+    thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, turn).execute, daemon=True)
     thread.start()
     try:
         yield panes.update()
@@ -99,6 +117,20 @@ def run(comparison: Comparison, lab: Lab, stop: StopFlag, *, max_panes: int = 16
             stop.run()
 
 
+class _Turn(Protocol):
+    def __call__(
+        self, *, stop: Stop, on_place: Callable[[int], None]
+    ) -> AbstractContextManager[tuple[Slot, SharedBatch | None]]: ...
+
+
+@contextmanager
+def _alone(
+    pool: Pool, ticket: Ticket, *, stop: Stop, on_place: Callable[[int], None]
+) -> Iterator[tuple[Slot, SharedBatch | None]]:
+    with pool.turn(ticket, stop=stop, on_place=on_place) as slot:
+        yield slot, None
+
+
 class _ComparisonRun:
     """Executes one comparison in a thread of its own (with Order.RACE, one more for each pane)."""
 
@@ -108,9 +140,9 @@ class _ComparisonRun:
         lab: Lab,
         stop: StopFlag,
         panes: Panes,
-        ticket: Ticket,
+        turn: _Turn,
     ) -> None:
-        self._ticket = ticket
+        self._turn = turn
         self._comparison = comparison
         self._pool = lab.pool
         self._embeddings = lab.embeddings
@@ -130,7 +162,13 @@ class _ComparisonRun:
     def _execute(self) -> None:
         variants = self._in_order()
         try:
-            with self._pool.turn(self._ticket, stop=self._stop.wanted, on_place=self._panes.place) as self._slot:
+            with self._turn(stop=self._stop.wanted, on_place=self._panes.place) as (self._slot, batch):
+                if batch is not None:
+                    for variant in variants:
+                        self._runtimes[variant.id] = self._comparison.runtime.of(variant)
+                        self._guarded(variant, self._encode)
+                        self._guarded(variant, partial(self._write_with_others, batch))
+                    return
                 for variant in variants:
                     self._runtimes[variant.id] = self._fitting(variant)
                 self._load_all(variants)
@@ -282,21 +320,6 @@ class _ComparisonRun:
                 speed_shared=comparison.order is Order.RACE and len(comparison.variants) > 1,
             )
             self._panes.set(variant.id, state=PaneState.READING, note=None, metrics=sizes)
-
-            def on_chunk(chunk: protocol.Chunk) -> None:
-                pane = self._panes[variant.id]
-                written = Written(pane.reasoning, pane.text).then(chunk.written)
-                fields: dict[str, object] = {
-                    "reasoning": written.reasoning,
-                    "text": written.answer,
-                    "token_ids": pane.token_ids + chunk.token_ids,
-                }
-                if chunk.controls:
-                    fields["controls"] = tuple(dict.fromkeys(pane.controls + chunk.controls))
-                if pane.state is not PaneState.WRITING:
-                    fields["state"] = PaneState.WRITING
-                self._panes.set(variant.id, **fields)
-
             finished = lease.request(
                 protocol.Generate(
                     prompt,
@@ -305,7 +328,7 @@ class _ComparisonRun:
                     comparison.begun.get(variant.id, ()),
                     cold=comparison.cold,
                 ),
-                on_chunk=on_chunk,
+                on_chunk=partial(self._take, variant),
                 stop=self._wanted(variant),
             )
             rss, gpu = self._pool.worker_bytes(lease.pid)
@@ -316,11 +339,7 @@ class _ComparisonRun:
         remarks = [*self._panes[variant.id].remarks]
         if machine := machine_of(lease.places[0]):
             remarks.append(f"Answered on {machine}: compare speeds with answers of this machine alone.")
-        if loop := loop_of(self._panes[variant.id].token_ids):
-            remarks.append(f"{loop} A presence penalty or the DRY sampler may prevent it.")
-        if finished.in_reasoning:
-            is_cut_off = finished.reason == "max tokens"
-            remarks.append(f"{_STILL_REASONING} {_LIMIT_REASONING}" if is_cut_off else _STILL_REASONING)
+        remarks += self._remarks_on_answer(variant, finished)
         # With layers on both sides, or spread over GPUs, no single memory explains the speed.
         one_memory = len(lease.places) == 1 and runtime.n_gpu_layers in (-1, 0)
         copied = self._pool.bandwidth(lease.places[0]) if one_memory else None
@@ -335,6 +354,45 @@ class _ComparisonRun:
             remarks=tuple(remarks),
             raw=finished.raw,
         )
+
+    def _write_with_others(self, batch: SharedBatch, variant: Variant) -> None:
+        """In a batch with other runs. Without times: the others share them."""
+        self._panes.set(variant.id, state=PaneState.READING, note=None)
+        ended = batch.answer(
+            self._prompt(variant), self._comparison.sampling, partial(self._take, variant), self._wanted(variant)
+        )
+        finished = protocol.Finished(
+            ended.reason,
+            None,
+            None,
+            None,
+            None,
+            ended.generated_tokens,
+            ended.reused_tokens,
+            reasoning_tokens=ended.reasoning_tokens,
+            in_reasoning=ended.in_reasoning,
+        )
+        self._panes.set(
+            variant.id,
+            state=PaneState.STOPPED if ended.reason == "stopped" else PaneState.DONE,
+            metrics=metrics.of_generation(self._panes[variant.id].metrics, finished),
+            finish_reason=ended.reason,
+            remarks=(*self._panes[variant.id].remarks, *self._remarks_on_answer(variant, finished)),
+        )
+
+    def _take(self, variant: Variant, chunk: protocol.Chunk) -> None:
+        pane = self._panes[variant.id]
+        written = Written(pane.reasoning, pane.text).then(chunk.written)
+        fields: dict[str, object] = {
+            "reasoning": written.reasoning,
+            "text": written.answer,
+            "token_ids": pane.token_ids + chunk.token_ids,
+        }
+        if chunk.controls:
+            fields["controls"] = tuple(dict.fromkeys(pane.controls + chunk.controls))
+        if pane.state is not PaneState.WRITING:
+            fields["state"] = PaneState.WRITING
+        self._panes.set(variant.id, **fields)
 
     def _score(self, variant: Variant) -> None:
         """Add the probabilities to an answer that is done. Behind all of them: it costs none of them time."""
@@ -388,6 +446,15 @@ class _ComparisonRun:
         runtime = self._runtimes[variant.id]
         if runtime.needs_flash_attention and not runtime.flash_attention and not self._pool.on_gpu:
             remarks += (_NEEDS_FLASH_ATTENTION,)
+        return remarks
+
+    def _remarks_on_answer(self, variant: Variant, finished: protocol.Finished) -> list[str]:
+        remarks = []
+        if loop := loop_of(self._panes[variant.id].token_ids):
+            remarks.append(f"{loop} A presence penalty or the DRY sampler may prevent it.")
+        if finished.in_reasoning:
+            is_cut_off = finished.reason == "max tokens"
+            remarks.append(f"{_STILL_REASONING} {_LIMIT_REASONING}" if is_cut_off else _STILL_REASONING)
         return remarks
 
     def _prompt_key(self, variant: Variant) -> tuple[str | None, ...]:

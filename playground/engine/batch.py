@@ -289,8 +289,16 @@ class Batch:
     def _end(self, sequence: _Sequence, reason: str) -> None:
         self._release(sequence)
         self._send(SequenceChunk(sequence.join.id, sequence.answer.end()))
-        in_reasoning = sequence.answer.in_reasoning
-        self._send(SequenceEnded(sequence.join.id, reason, sequence.generated, sequence.reused, in_reasoning))
+        self._send(
+            SequenceEnded(
+                sequence.join.id,
+                reason,
+                sequence.generated,
+                sequence.reused,
+                reasoning_tokens=sequence.answer.reasoning_tokens,
+                in_reasoning=sequence.answer.in_reasoning,
+            )
+        )
 
     def _release(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)

@@ -208,6 +208,7 @@ class SequenceEnded(Message, frozen=True, tag=True):
     reused_tokens: int = 0
     in_reasoning: bool = False  # as of Finished
     failed: Failed | None = None
+    reasoning_tokens: int = 0  # as of Finished
 
 
 class SequenceRead(Message, frozen=True, tag=True):

@@ -121,6 +121,9 @@ class Worker(Protocol):
         Raises the error that the worker reports, and WorkerDied.
         """
 
+    def wake(self) -> None:
+        """The running request asks its dialogue at once what is to be sent. From any thread."""
+
     def stop(self) -> None:
         """any -> stopping -> stopped. Blocks until the process has ended, 6 s at most; a second call does nothing.
 

@@ -71,6 +71,11 @@ class Lease:
         assert self.handle.worker is not None
         return self.handle.worker.request(request, on_chunk=on_chunk, on_step=on_step, dialogue=dialogue, stop=stop)
 
+    def wake(self) -> None:
+        """See contract.Worker.wake."""
+        assert self.handle.worker is not None
+        self.handle.worker.wake()
+
     @property
     def pid(self) -> int:
         assert self.handle.worker is not None

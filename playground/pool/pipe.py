@@ -24,7 +24,7 @@ class Pipe:
         self.heard_at = time.monotonic()  # when the last message came, a sign of life included
         self._connection = connection
         self._outbox: SimpleQueue[protocol.Message | None] = SimpleQueue()
-        self._inbox: SimpleQueue[protocol.Reply | Exception] = SimpleQueue()
+        self._inbox: SimpleQueue[protocol.Reply | Exception | None] = SimpleQueue()
         Thread(target=self._read, daemon=True).start()
         Thread(target=self._write, daemon=True).start()
 
@@ -43,6 +43,10 @@ class Pipe:
             self._inbox.put(reply)  # nothing comes after it
             raise reply
         return reply
+
+    def wake(self) -> None:
+        """`receive` returns None at once. From any thread."""
+        self._inbox.put(None)
 
     def close(self) -> None:
         """The worker reads the end of the pipe, and so do the threads here. From any thread."""

@@ -184,6 +184,9 @@ class WorkerProcess:
         assert isinstance(reply, request.reply_type())
         return reply
 
+    def wake(self) -> None:
+        self._pipe.wake()
+
     def stop(self) -> None:
         """Close the pipe, then send SIGTERM and SIGKILL to the process group. Blocks until the process has ended."""
         with self._stop_lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Ticket:
     options: list[Places]
     since: float
     places: Places | None = None  # None: it waits
+    used_s: float = 0.0  # that it has generated; runs that share a turn share its time
 
 
 class Queue:
@@ -52,6 +54,7 @@ class Queue:
         self._changed = Condition()
         self._tickets: list[Ticket] = []
         self._used: dict[str, tuple[float, float]] = {}  # by person: seconds, and when
+        self._counted_at = time.monotonic()  # up to when the running tickets' time is counted
         self._closed = False
 
     def close(self) -> None:
@@ -87,7 +90,6 @@ class Queue:
 
         `on_place` gets the number of runs that are likely to come before, whenever it changes. Raises Interrupted.
         """
-        began: float | None = None
         try:
             reported: int | None = None
             while True:
@@ -105,17 +107,37 @@ class Queue:
                     break
                 if stop():
                     raise Interrupted("Interrupted while it waited for its turn.")
-            began = time.monotonic()
             assert ticket.places is not None
             yield ticket.places
         finally:
-            with self._changed:
-                self._tickets.remove(ticket)
-                if began is not None and ticket.who:
-                    now = time.monotonic()
-                    self._used[ticket.who] = self._used_s(ticket.who, now) + now - began, now
-                    self._used = {who: used for who, used in self._used.items() if self._used_s(who, now) > 0.1}
-                self._changed.notify_all()
+            self.end(ticket)
+
+    def join(self, who: str, specs: Sequence[WorkerSpec], places: Places, since: float) -> Ticket | None:
+        """A ticket that runs at once beside those that run on `places`, until `end`.
+
+        None: another run comes first, or the app is closing. `since`: when it began to wait.
+        """
+        with self._changed:
+            waiting, _ = self._waiting()
+            rivals = [run for run in waiting if any(set(option) & set(places) for option in run.load_s)]
+            waited_s = time.monotonic() - since
+            used = {**self._used_by_all(), who: self._used_s(who, time.monotonic())}
+            if self._closed or not turn_order.may_join(who, waited_s, rivals, used):
+                return None
+            self._count()
+            ticket = Ticket(who, tuple(specs), [places], since, places)
+            self._tickets.append(ticket)
+        return ticket
+
+    def end(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._count()
+            self._tickets.remove(ticket)
+            if ticket.used_s and ticket.who:
+                now = time.monotonic()
+                self._used[ticket.who] = self._used_s(ticket.who, now) + ticket.used_s, now
+                self._used = {who: used for who, used in self._used.items() if self._used_s(who, now) > 0.1}
+            self._changed.notify_all()
 
     def queued(self) -> tuple[QueuedRun, ...]:
         """The running ones first, then the waiting ones in the order in which they are likely to come."""
@@ -146,18 +168,29 @@ class Queue:
             if following is None:
                 return
             run, places = following
+            self._count()
             by_name[run.name].places = places
             self._changed.notify_all()
 
     def _ahead(self, ticket: Ticket) -> int:
         """How many runs are likely to come before it."""
         wanted = {place for option in ticket.options for place in option}
-        running = sum(bool(wanted & set(other.places or ())) for other in self._tickets)
+        # Runs that share a turn count as one.
+        running = len({other.places for other in self._tickets if wanted & set(other.places or ())})
         return max(1, self._in_order().index(ticket) + running)
 
     def _in_order(self) -> list[Ticket]:
         waiting, by_name = self._waiting()
         return [by_name[run.name] for run in turn_order.in_order(waiting, self._used_by_all())]
+
+    def _count(self) -> None:
+        """Before a ticket begins or ends: the time since then is shared by those that run on equal places."""
+        now = time.monotonic()
+        running = Counter(ticket.places for ticket in self._tickets if ticket.places is not None)
+        for ticket in self._tickets:
+            if ticket.places is not None:
+                ticket.used_s += (now - self._counted_at) / running[ticket.places]
+        self._counted_at = now
 
     def _waiting(self) -> tuple[list[turn_order.Waiting], dict[str, Ticket]]:
         now, held = time.monotonic(), self._held()

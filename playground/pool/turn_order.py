@@ -17,6 +17,9 @@ _MOST_USED_S = 60.0
 _MOST_LOAD_S = 30.0
 MOST_S = _MOST_USED_S + _MOST_LOAD_S
 
+# A run that shares a turn which has begun takes little from those that wait, and a turn of its own later more.
+_JOINING_S = 2.0
+
 # A run that needs several GPUs at once keeps other runs off them when it has waited this long.
 _RESERVES_AFTER_S = 30.0
 
@@ -56,6 +59,12 @@ def next_up(
             if len(places) > 1 and run.waited_s > _RESERVES_AFTER_S:
                 free -= set(places)
     return None
+
+
+def may_join(who: str, waited_s: float, rivals: Sequence[Waiting], used_s: Mapping[str, float]) -> bool:
+    """Whether a run may share a turn that has begun, before those that wait for the places."""
+    own = min(used_s.get(who, 0.0), _MOST_USED_S) - waited_s - _JOINING_S
+    return all(own <= score(run, places, used_s) for run in rivals for places in run.load_s)
 
 
 def decayed(used_s: float, elapsed_s: float) -> float:

@@ -29,6 +29,7 @@ from starlette.routing import BaseRoute, Route
 
 from playground.comparing import compare, comparison_request
 from playground.comparing.compare import StopFlag
+from playground.comparing.shared_turns import SEQUENCES, SharedTurns
 from playground.errors import BadInput, Busy, NotAllowed, PlaygroundError
 from playground.settings import Login, Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
@@ -46,20 +47,20 @@ PATH = "/v1"
 _HELD_BYTES = 512_000_000  # of all bodies together that are read or wait; of one person half of it
 _IMAGES_AT_MOST = 16  # times the largest image, in pixels: of all images of one request
 _SILENCE_S = 10.0  # between two signs of life in a stream
-_RETRY_S = 0.1
+_AT_ONCE = SEQUENCES + 4
 _SHORT_BYTES = 2**20  # of a body that is read within a millisecond: as long as a thread takes to begin
 _RECENT_BYTES = 64 * 2**20  # of pixels
 _LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
 
 
 class RequestLine:
-    """Where each person's requests wait before the queue, so that many of them leave room there for everybody else.
+    """Where each person's requests wait before their images are read, which take memory.
 
     Lives in the server's event loop alone.
     """
 
     def __init__(self, at_once: int, most: int) -> None:
-        """`at_once`: requests of one person that run, or wait in the queue. `most`: of one person, open."""
+        """`at_once`: requests of one person that run, or wait for a turn. `most`: of one person, open."""
         self._at_once = at_once
         self._most = most
         self._open: Counter[str] = Counter()
@@ -111,9 +112,9 @@ class OpenAiApi:
         self._parts = parts
         self._deriving = deriving
         self._metrics = metrics
-        # One runs on each place, and one waits behind them.
         places = max(1, len(parts.pool.devices.gpu_places))
-        self._line = RequestLine(places + 1, parts.settings.max_api_requests)
+        self._line = RequestLine(places * _AT_ONCE, parts.settings.max_api_requests)
+        self._turns = SharedTurns()
         self._held_bytes: Counter[str] = Counter()  # by person
         self._recent = RecentImages(parts.read_image, _RECENT_BYTES)
 
@@ -260,8 +261,7 @@ class OpenAiApi:
         loop = asyncio.get_running_loop()
 
         def updates() -> Iterator[ComparisonUpdate]:
-            _wait_for_room(mine, stop)
-            yield from self._metrics.compared(compare.run(comparison, mine.lab, stop))
+            yield from self._metrics.compared(compare.run(comparison, mine.lab, stop, turns=self._turns))
 
         def tell(update: ComparisonUpdate | Exception | None) -> None:
             try:
@@ -411,16 +411,6 @@ def _is_on_this_machine(request: Request) -> bool:
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-def _wait_for_room(mine: Parts, stop: StopFlag) -> None:
-    """The same person may have filled their share of the queue from the page."""
-    while not stop.wanted():
-        try:
-            mine.pool.check_busy()
-            return
-        except Busy:
-            time.sleep(_RETRY_S)
 
 
 def _added(before: str, now: str) -> str:

@@ -52,6 +52,7 @@ class Served:
     url: str
     endless: Variant
     metrics: RunMetrics
+    api: OpenAiApi
 
     def client(self, key: str = "unused", **options: Any) -> Any:  # its types know other models only
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **options)
@@ -66,8 +67,9 @@ def serving(parts: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
     derived = Thread()  # nothing is left to be made
     metrics = RunMetrics(parts.pool.memory)
     uploads = Uploads(parts.settings.cache_dir, 1_000_000)
+    api = OpenAiApi(parts, derived, metrics)
     app = Starlette(
-        routes=OpenAiApi(parts, derived, metrics).routes(),
+        routes=api.routes(),
         middleware=[Middleware(Admission, parts.settings, uploads, lambda session: None)],
         lifespan=guard.around(guard.Rules.of(parts.settings)),
     )
@@ -81,7 +83,7 @@ def serving(parts: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         variant = parts.catalog.open_pair(endless.model, endless.projector)
-        yield Served(parts, f"http://127.0.0.1:{port}", variant, metrics)
+        yield Served(parts, f"http://127.0.0.1:{port}", variant, metrics, api)
     finally:
         server.should_exit = True
         thread.join()
@@ -319,11 +321,14 @@ def test_client_when_it_leaves_in_the_middle_then_its_run_is_stopped(served: Ser
 def test_requests_when_32_come_at_once_then_each_is_answered_and_others_find_room(served: Served) -> None:
     pool = served.parts.pool
     waiting: list[int] = []
+    running: list[int] = []
     ended = Event()
 
     def look() -> None:
         while not ended.wait(0.01):
-            waiting.append(len(pool.memory().queue))
+            queue = pool.memory().queue
+            waiting.append(sum(run.place is None for run in queue))
+            running.append(sum(run.place is not None for run in queue))
             pool.of("somebody else").check_busy()
 
     with ThreadPoolExecutor(33) as threads, served.client() as client:
@@ -334,7 +339,32 @@ def test_requests_when_32_come_at_once_then_each_is_answered_and_others_find_roo
         watch.result()
     assert [answer.model for answer in answers] == [F16, Q2] * 16
     assert len({answer.choices[0].message.content for answer in answers}) <= 2
-    assert max(waiting) == 2  # one runs, one waits
+    assert max(waiting) <= 1  # the others wait before the queue
+    assert max(running) > 1  # they share a turn
+
+
+def test_requests_when_they_share_a_turn_then_one_can_leave_and_the_others_are_answered(served: Served) -> None:
+    options = {"model": served.endless.id, "messages": ASKED, "extra_body": {"presence_penalty": 0.5}}
+    create = served.client().chat.completions.create
+
+    def content(**more: Any) -> tuple[str, bool]:
+        answer = create(max_tokens=60, **options, **more)
+        return str(answer.choices[0].message.content), answer.timings["prompt_ms"] is not None
+
+    alone, is_timed = content()
+    assert is_timed
+    with ThreadPoolExecutor(4) as threads:
+        first = create(max_tokens=8000, stream=True, **options)
+        next(iter(first))
+        leaving = threads.submit(create, max_tokens=8000, stream=True, **options)
+        staying = [threads.submit(content), threads.submit(content, temperature=2, seed=3), threads.submit(content)]
+        until(lambda: len(served.api._turns._waiting) == 4)
+        first.close()
+        same, other, again = [answer.result() for answer in staying]
+        leaving.result().close()
+    assert same == again == (alone, False)
+    assert other != same
+    until(lambda: not served.parts.pool.memory().queue)
 
 
 def test_requests_when_beyond_the_operators_limit_then_429(opened: Parts, endless: pairs.PairFiles) -> None:
