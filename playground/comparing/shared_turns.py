@@ -155,7 +155,8 @@ class SharedTurns:
         own = [other for other in self._leading if other.who == request.who]
         alike = [other for other in own if other.sharing == request.sharing]
         first = next(o for o in self._waiting if o.who == request.who and o.sharing == request.sharing)
-        return request is first and len(own) <= places and (len(alike) < places or request.sharing is None)
+        running = len(own) + len(self._shared)
+        return request is first and running <= places and (len(alike) < places or request.sharing is None)
 
     def _open(self, request: _Request, slot: Slot, pool: Pool, specs: Sequence[WorkerSpec]) -> _Shared | None:
         """A batch, if others wait for the same model and memory holds it beside the projector."""
