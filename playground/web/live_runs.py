@@ -15,7 +15,7 @@ from threading import Lock, Thread
 
 from msgspec import UNSET, UnsetType
 
-from playground.comparing.branching import BranchPoint
+from playground.comparing.branching import MAX_BRANCHES, BranchPoint
 from playground.comparing.compare import StopFlag
 from playground.errors import Busy
 from playground.notebooks.cells import APP_ENDED, STOPPED_BY_HAND
@@ -25,7 +25,6 @@ from playground.web.replies import RunQueue, RunUpdate
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 4.0
-_MOST_WAITING = 600  # of one notebook: as many as it has cells, and some answers that go on
 _MOST_IDLE = 1000  # notebooks that are remembered though nothing runs there
 _UNEXPECTED = "Unexpected: the app's log has more."
 
@@ -139,8 +138,9 @@ class LiveRuns:
             notebook.left = self._clock()
             active = {(job.cell, job.branch) for job in (*notebook.waiting, notebook.running) if job is not None}
             new = [job for job in jobs if (job.cell, job.branch) not in active and not self.closing]
-            if new and len(notebook.waiting) + len(new) > _MOST_WAITING:
-                raise Busy(f"Busy: {len(notebook.waiting)} runs of this notebook wait already. Let some of them end.")
+            branches = sum(job.branch is not None for job in (*notebook.waiting, *new))
+            if branches > MAX_BRANCHES:  # cells are as many as the notebook has
+                raise Busy(f"Busy: {MAX_BRANCHES} answers of this notebook wait to go on. Let some of them end.")
             notebook.waiting += new
             if notebook.waiting and not notebook.working:
                 notebook.working = True

@@ -236,7 +236,7 @@ def test_runs_when_the_app_ends_then_they_stop_for_that_reason_and_none_begins(c
     assert cells.began.empty()
 
 
-def test_runs_when_very_many_wait_in_one_notebook_then_more_are_refused(cells: Cells) -> None:
+def test_branches_when_very_many_wait_in_one_notebook_then_more_are_refused(cells: Cells) -> None:
     runs = LiveRuns(cells.stream, unwatched_s=0)
 
     def go_on(n: int) -> RunJob:
@@ -244,10 +244,10 @@ def test_runs_when_very_many_wait_in_one_notebook_then_more_are_refused(cells: C
 
     runs.start("n", [go_on(0)])
     cells.begun()
-    assert len(runs.start("n", [go_on(n) for n in range(1, 601)]).waiting) == 600
-    with pytest.raises(Busy, match="600 runs of this notebook wait already"):
-        runs.start("n", [go_on(601)])
-    assert len(runs.start("n", [go_on(600)]).waiting) == 600  # it waits already
+    assert len(runs.start("n", [go_on(n) for n in range(1, 101)]).waiting) == 100
+    with pytest.raises(Busy, match="100 answers of this notebook wait to go on"):
+        runs.start("n", [go_on(101)])
+    assert len(runs.start("n", [go_on(100)]).waiting) == 100  # it waits already
     runs.stop("n")
     cells.given["a"].put(block("a", "one"))
     assert cells.over() == f"a {STOPPED_BY_HAND}"
