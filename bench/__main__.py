@@ -60,7 +60,10 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
-    parser.add_argument("--only", help="of `attack`: one input; of `conformance`: pairs, with commas between")
+    parser.add_argument(
+        "--only", help="of `attack`: one input; of `batch`: one part; of `conformance`: pairs, with commas between"
+    )
+    parser.add_argument("--server", type=Path, help="of `batch`: the program llama-server, to be compared with")
     parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")
     given = parser.parse_args()
     if given.what == "templates" and given.source is None:
@@ -146,7 +149,8 @@ def main() -> None:
                 given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
             )
             n, tokens, n_variants = (100, 60, 5) if given.gpu else (16, 32, 2)
-            found |= show("batch", batch.measure(ready, given.questions or n, tokens, n_variants))
+            questions = given.questions or n
+            found |= show("batch", batch.measure(ready, questions, tokens, n_variants, given.server, given.only))
         if given.what in ("hub", "all"):
             from bench import hub  # noqa: PLC0415
 

@@ -149,6 +149,14 @@ class Settings(BaseSettings):
         default=8, gt=0, description="Maximum number of measurements, scans and quantizations that run or wait."
     )
     max_long_jobs_per_person: int = Field(default=2, gt=0, description="Maximum number of these of one person.")
+    max_sequences: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        examples=[8],
+        description="Maximum number of questions that one model answers at once in a measurement; 1 means one after "
+        "another. Default: 32 on a GPU, 16 on a CPU.",
+    )
     unwatched_run_s: float = Field(
         default=1800,
         ge=0,

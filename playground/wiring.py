@@ -73,7 +73,7 @@ class Parts:
     @property
     def lab(self) -> Lab:
         """What a job needs of these parts."""
-        return Lab(self.pool, self.embeddings, self.result_cache)
+        return Lab(self.pool, self.embeddings, self.result_cache, self.settings.max_sequences)
 
     def open_preloaded(self) -> None:
         """Presets whose files are in the Hub's cache already are among the variants."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -12,10 +12,13 @@ from playground.engine import protocol
 from playground.errors import PlaygroundError
 from playground.pool.handles import Lease
 from playground.pool.process import as_error
+from playground.support.ahead import Ahead
 from playground.values.reasoning import Written
 from playground.values.request import Runtime, Sampling
 
-_AHEAD = 2  # prompts that wait in the worker, so that a free sequence need not wait for the pipe
+# Prompts that wait in the worker, so that a free sequence need not wait for the pipe, and as many on this side of it.
+_AHEAD = 2
+_WAIT_S = 0.05
 CELLS = 256  # llama.cpp rounds a context up to a multiple
 
 
@@ -27,7 +30,10 @@ class BatchAnswer(NamedTuple):
 
 
 def cells(prompts: Sequence[protocol.EncodedPrompt], n_answer: int, sequences: int) -> int:
-    """The tokens that so many of the prompts may hold together at most; what they share counts once."""
+    """The tokens that so many of the prompts may hold together at most; what they share counts once.
+
+    The prompts may be without their embeddings, where an image chunk's key names the image (`planned`).
+    """
     shared: dict[tuple[object, ...], int] = {}
     own = []
     for prompt in prompts:
@@ -55,7 +61,32 @@ def answer_all(
     """
     request = protocol.OpenBatch(runtime, sequences, limit, max(prompt.widest for prompt in prompts))
     joins = [protocol.Join(place, prompt, sampling) for place, prompt in enumerate(prompts)]
-    return lease.request(request, dialogue=_Answers(joins, sequences, on_answer), stop=stop)
+    return answer_each(lease, request, joins, on_answer, stop)
+
+
+def answer_each(
+    lease: Lease,
+    request: protocol.OpenBatch,
+    joins: Iterable[protocol.Join],
+    on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
+    stop: Callable[[], bool],
+) -> protocol.BatchEnded:
+    """The same with prompts that are made while others are answered: a thread takes them from `joins`, a few ahead.
+
+    Raises also what ended `joins`.
+    """
+    return _converse(lease, request, _Answers(joins, request.sequences, on_answer), stop)
+
+
+def read_each(
+    lease: Lease,
+    request: protocol.ReadBatch,
+    joins: Iterable[protocol.JoinReading],
+    on_reading: Callable[[protocol.SequenceRead], None],
+    stop: Callable[[], bool],
+) -> protocol.BatchEnded:
+    """Have the worker read answers; `on_reading` gets what each reading found. Otherwise as `answer_each`."""
+    return _converse(lease, request, _Readings(joins, request.sequences, on_reading), stop)
 
 
 def read_all(
@@ -67,9 +98,9 @@ def read_all(
     on_reading: Callable[[protocol.SequenceRead], None],
     stop: Callable[[], bool],
 ) -> protocol.BatchEnded:
-    """Have the worker read answers; `on_reading` gets what each reading found. Otherwise as `answer_all`."""
+    """The same with readings that are all there."""
     request = protocol.ReadBatch(runtime, sequences, limit, max(reading.prompt.widest for reading in readings))
-    return lease.request(request, dialogue=_Readings(readings, sequences, on_reading), stop=stop)
+    return read_each(lease, request, readings, on_reading, stop)
 
 
 class Embeddings:
@@ -94,28 +125,56 @@ class Embeddings:
 J = TypeVar("J", protocol.Join, protocol.JoinReading)
 
 
+def _converse(
+    lease: Lease,
+    request: protocol.OpenBatch | protocol.ReadBatch,
+    prompts: _Prompts[protocol.Join] | _Prompts[protocol.JoinReading],
+    stop: Callable[[], bool],
+) -> protocol.BatchEnded:
+    try:
+        ended = lease.request(request, dialogue=prompts, stop=stop)
+    finally:
+        prompts.close()
+    if prompts.error is not None:
+        raise prompts.error
+    return ended
+
+
 class _Prompts(Generic[J]):
     """The half of a Dialogue (pool/contract.py) that sends a prompt when there is room."""
 
-    def __init__(self, joins: Sequence[J], sequences: int) -> None:
-        self._left: deque[J] = deque(joins)
+    def __init__(self, joins: Iterable[J], sequences: int) -> None:
+        self._left: Ahead[J] = Ahead(joins, _AHEAD)
         self._free = sequences + _AHEAD
+        self._asked = 0  # prompts that the worker has
         self._embeddings = Embeddings()
         self._closed = False
 
+    @property
+    def error(self) -> PlaygroundError | None:
+        return self._left.error
+
+    def close(self) -> None:
+        self._left.close()
+
     def to_send(self) -> list[protocol.Message]:
         messages: list[protocol.Message] = []
-        while self._left and self._free:
+        # A worker without prompts sends nothing that would wake this side.
+        while self._free and (join := self._left.next_ready(0 if self._asked else _WAIT_S)) is not None:
+            self._asked += 1
             self._free -= 1
-            join = self._left.popleft()
             messages.append(msgspec.structs.replace(join, prompt=self._embeddings.without_sent(join.prompt)))
-        if not self._left and not self._closed:
+        if self._left.ended and not self._closed:
             self._closed = True
             messages.append(protocol.CloseBatch())
         return messages
 
+    def received(self, reply: protocol.SequenceReply) -> None:
+        raise NotImplementedError
+
     def ended(self) -> None:
         self._free += 1
+        self._asked -= 1
 
 
 class _Answers(_Prompts[protocol.Join]):
@@ -123,13 +182,13 @@ class _Answers(_Prompts[protocol.Join]):
 
     def __init__(
         self,
-        joins: Sequence[protocol.Join],
+        joins: Iterable[protocol.Join],
         sequences: int,
         on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
     ) -> None:
         super().__init__(joins, sequences)
         self._on_answer = on_answer
-        self._pieces: dict[int, list[protocol.Chunk]] = {join.id: [] for join in joins}
+        self._pieces: defaultdict[int, list[protocol.Chunk]] = defaultdict(list)
 
     def received(self, reply: protocol.SequenceReply) -> None:
         match reply:
@@ -137,7 +196,7 @@ class _Answers(_Prompts[protocol.Join]):
                 self._pieces[reply.id].append(reply.chunk)
             case protocol.SequenceEnded():
                 self.ended()
-                pieces = self._pieces.pop(reply.id)
+                pieces = self._pieces.pop(reply.id, [])
                 if reply.failed is not None:
                     self._on_answer(reply.id, as_error(reply.failed))
                     return
@@ -151,7 +210,7 @@ class _Answers(_Prompts[protocol.Join]):
 class _Readings(_Prompts[protocol.JoinReading]):
     def __init__(
         self,
-        joins: Sequence[protocol.JoinReading],
+        joins: Iterable[protocol.JoinReading],
         sequences: int,
         on_reading: Callable[[protocol.SequenceRead], None],
     ) -> None:

@@ -16,4 +16,4 @@ class Lab:
     pool: Pool
     embeddings: EmbeddingCache
     results: ResultCache
-    sequences: int | None = None  # questions of a measurement that one model answers at once at most; None: 16
+    sequences: int | None = None  # questions of a measurement that one model answers at once at most; None: 32 or 16

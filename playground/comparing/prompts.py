@@ -98,6 +98,15 @@ def ask(
     return encoded
 
 
+def planned(
+    lease: Lease, variant: Variant, prompt: str, image: Image, stop: Callable[[], bool]
+) -> protocol.EncodedPrompt:
+    """The prompt of one question about one image without the image's embeddings: nothing is encoded."""
+    bare = replace(image, rgb=b"")
+    request = protocol.Encode((question(prompt, 1),), (bare,), variant.chat_template)
+    return lease.request(request, stop=stop)
+
+
 def answer(lease: Lease, request: protocol.Generate, stop: Callable[[], bool]) -> tuple[str, tuple[int, ...]]:
     """Have a language worker answer: the text without its reasoning, all token ids. Raises what the worker raises."""
     text, ids, _ = answer_and_end(lease, request, stop)

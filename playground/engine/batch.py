@@ -90,6 +90,7 @@ class _Sequence:
     reused: int
     generated: int = 0
     forced: deque[int] = field(default_factory=deque)  # tokens that have to come next
+    unread: list[int] = field(default_factory=list)  # tokens that `answer` has not got yet
     sent_at: float = 0.0
 
     @property
@@ -121,7 +122,8 @@ class Batch:
         self._waiting: deque[Join] = deque()
         self._running: list[_Sequence] = []
         self._open = True
-        self._steps = 0
+        self._steps = self._tokens = 0
+        self._prefix_s = self._decode_s = self._idle_s = 0.0
         self._newest = NewestEmbeddings()
 
     def run(self) -> BatchEnded:
@@ -135,14 +137,18 @@ class Batch:
         except BaseException:
             self._context.clear()
             raise
-        return BatchEnded(self._steps, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return BatchEnded(self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens)
 
     def _listen(self) -> bool:
         """Take in what has come; block while there is nothing to do. False: everything has ended."""
         idle = not (self._running or self._waiting)
         try:
             while True:
+                started = time.perf_counter()
                 message = self._inbox.get(block=idle and self._open)
+                if idle:
+                    self._idle_s += time.perf_counter() - started
                 idle = False
                 match message:
                     case Join():
@@ -184,6 +190,7 @@ class Batch:
             join = self._waiting.popleft()
             number = self._free[-1]
             sampler = self._model.samplers[number - 1]
+            started = time.perf_counter()
             try:
                 check_prompt(join.prompt, self._model, self._context, self._n_ctx)
                 sampler.attach(self._context.handle, join.sampling)
@@ -204,6 +211,7 @@ class Batch:
             except PlaygroundError as error:  # a grammar that llama.cpp cannot read
                 self._fail(join.id, error)
             else:
+                self._prefix_s += time.perf_counter() - started
                 self._free.pop()
                 sampling = join.sampling
                 opened = None if sampling.bound else opened_by(join.prompt.rendered)
@@ -229,14 +237,23 @@ class Batch:
             parts.append((sequence, len(rows) - 1))
             sequence.pending = sequence.pending[n:]
             sequence.position += n
+        started, full = time.perf_counter(), None
         try:
             self._context.decode(rows)
         except ContextFull as error:
-            self._make_room(rows, error)
+            full = error
+        # On a GPU llama_decode returns at once: this is done while it computes.
+        for sequence in [sequence for sequence in self._running if sequence.unread]:
+            self._read(sequence)
+        if full is not None:
+            if self._running:
+                self._make_room(rows, full)
             return
+        self._context.synchronize()
+        self._decode_s += time.perf_counter() - started
         self._steps += 1
         for sequence, row in parts:
-            if not sequence.pending:
+            if not sequence.pending and sequence in self._running:
                 self._sample(sequence, row)
 
     def _make_room(self, rows: list[Row], error: ContextFull) -> None:
@@ -270,23 +287,36 @@ class Batch:
             self._end(sequence, "end of text")
             return
         sequence.generated += 1
+        self._tokens += 1
         sequence.pending = (token,)
-        sequence.answer.push(token)
-        if sequence.answer.stopped:
-            self._end(sequence, "stop text")
-        elif sequence.generated >= sequence.join.sampling.max_tokens:
+        sequence.unread.append(token)
+        if sequence.generated >= sequence.join.sampling.max_tokens:
             self._end(sequence, "max tokens")
         elif sequence.join.prompt.n_tokens + sequence.generated >= self._limit:
             self._end(sequence, "context full")
-        else:
-            now = time.perf_counter()
-            if now - sequence.sent_at >= SEND_INTERVAL_S:
-                self._send(SequenceChunk(sequence.join.id, sequence.answer.take()))
-                sequence.sent_at = now
-            if not sequence.forced:
-                sequence.forced.extend(sequence.answer.due(sequence.budget))
+
+    def _read(self, sequence: _Sequence) -> None:
+        """Take in the newest token, and what follows from the answer's text: its end, a piece to send, what is due."""
+        self._push(sequence)
+        if sequence.answer.stopped:
+            self._end(sequence, "stop text")
+            return
+        now = time.perf_counter()
+        if sequence.join.streamed and now - sequence.sent_at >= SEND_INTERVAL_S:
+            self._send(SequenceChunk(sequence.join.id, sequence.answer.take()))
+            sequence.sent_at = now
+        if not sequence.forced:
+            sequence.forced.extend(sequence.answer.due(sequence.budget))
+
+    def _push(self, sequence: _Sequence) -> None:
+        for token in sequence.unread:
+            sequence.answer.push(token)
+        sequence.unread.clear()
 
     def _end(self, sequence: _Sequence, reason: str) -> None:
+        self._push(sequence)
+        if sequence.answer.stopped:
+            reason = "stop text"
         self._release(sequence)
         self._send(SequenceChunk(sequence.join.id, sequence.answer.end()))
         self._send(

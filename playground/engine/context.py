@@ -96,6 +96,10 @@ class Context:
     def close(self) -> None:
         C.llama_free(self.handle)
 
+    def synchronize(self) -> None:
+        """Wait until a GPU has computed what was decoded."""
+        C.llama_synchronize(self.handle)
+
     def warm_up(self, token: int, sizes: Sequence[int]) -> None:
         C.llama_set_warmup(self.handle, True)
         for size in sizes:
@@ -138,7 +142,8 @@ class Context:
                 else:
                     self._read_image(chunk, cancelled)
                 self._kept.append((_chunk_key(chunk), self._n_pos))
-            C.llama_synchronize(self.handle)
+            if logits:  # a GPU computes what is behind the last image of a batch's prompt next
+                C.llama_synchronize(self.handle)
         except BaseException:
             self.forget()
             raise

@@ -227,8 +227,12 @@ SequenceReply = SequenceChunk | SequenceEnded | SequenceRead
 class BatchEnded(Message, frozen=True, tag=True):
     """Every sequence that joined has ended."""
 
-    steps: int  # calls of llama_decode
-    seconds: float
+    steps: int  # calls of llama_decode for tokens of answers
+    seconds: float  # of them:
+    prefix_s: float = 0.0  # prompts up to their last image; on a GPU the host's part alone
+    decode_s: float = 0.0  # the steps, until their logits are there
+    idle_s: float = 0.0  # there was no prompt
+    tokens: int = 0  # of answers
 
 
 class ImportanceWritten(Message, frozen=True, tag=True):
@@ -401,6 +405,7 @@ class Join(Message, frozen=True, tag=True):
     id: int
     prompt: EncodedPrompt
     sampling: Sampling
+    streamed: bool = True  # False: the answer is sent when it has ended
 
 
 class Leave(Message, frozen=True, tag=True):

@@ -31,7 +31,7 @@ from playground.engine.protocol import (
     Reply,
     SequenceRead,
 )
-from playground.engine.scoring import log_probabilities, recorded, texts
+from playground.engine.scoring import likelihoods, recorded, texts
 from playground.engine.sequences import Row
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import Interrupted, PlaygroundError
@@ -71,11 +71,11 @@ class _Reading:
             for logits in rows:
                 finite.check_logits(logits)
                 text, token = next(self._tokens)
-                own = log_probabilities(logits)
+                own = likelihoods(logits)
                 if token is not None:
-                    self._log_probability += float(own[token])
+                    self._log_probability += own.of(token)
                 if self._own is not None:
-                    self._own.write(own.astype(self._dtype).tobytes())
+                    self._own.write(own.as_record(self._dtype))
                 if self._recorded is not None:
                     self._drifts.append(next(self._recorded)(text, own))
         except PlaygroundError as error:
@@ -107,7 +107,8 @@ class Readings:
         self._cancelled = cancelled
         self._send = send
         self._newest = NewestEmbeddings()
-        self._steps = 0
+        self._steps = self._tokens = 0
+        self._prefix_s = self._decode_s = self._idle_s = 0.0
 
     def run(self) -> BatchEnded:
         """Read until CloseBatch or Cancel. Raises EngineError, OSError where a record cannot be written."""
@@ -124,12 +125,15 @@ class Readings:
         except BaseException:
             self._context.clear()
             raise
-        return BatchEnded(self._steps, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return BatchEnded(self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens)
 
     def _groups(self) -> Iterator[list[JoinReading]]:
         group: list[JoinReading] = []
         while not self._cancelled.is_set():
+            started = time.perf_counter()
             message = self._inbox.get()
+            self._idle_s += time.perf_counter() - started
             match message:
                 case JoinReading():
                     prompt = self._newest.filled(message.prompt)
@@ -149,6 +153,7 @@ class Readings:
             places: list[_Place] = []
             readings = []
             for number, join in enumerate(group, 1):
+                started = time.perf_counter()
                 try:
                     check_prompt(join.prompt, self._model, self._context, self._n_ctx, len(join.token_ids))
                     reading = _Reading(self._model.vocabulary, join, files)
@@ -159,6 +164,8 @@ class Readings:
                     self._send(failed(join.id, error))
                     continue
                 readings.append(reading)
+                self._prefix_s += time.perf_counter() - started
+                self._tokens += len(join.token_ids)
                 for i, token in enumerate((*pending, *join.token_ids)):
                     row = Row(token, position + i, number, i >= len(pending) - 1)
                     places.append(_Place(row, reading))
@@ -191,7 +198,10 @@ class Readings:
         """Decode, and start to read the logits; what was started before has then ended, so that rows stay in order."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
+        started = time.perf_counter()
         self._context.decode([place.row for place in stretch])
+        self._context.synchronize()
+        self._decode_s += time.perf_counter() - started
         self._steps += 1
         _await(before)
         n = self._model.vocabulary.n_tokens

@@ -7,7 +7,7 @@ not enough: shuffled projector weights move it, too, and see nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import PIL.Image
 
@@ -38,19 +38,31 @@ def key(steps: Steps, variant: Variant, item: Item, pictures: Sequence[Image]) -
     return steps.key("own picture", variant, item, steps.reference_key, [picture.sha256 for picture in pictures])
 
 
-def advantage(steps: Steps, variant: Variant, item: Item, ids: tuple[int, ...], pictures: Sequence[Image]) -> float:
+def advantage(
+    steps: Steps,
+    variant: Variant,
+    item: Item,
+    ids: tuple[int, ...],
+    pictures: Sequence[Image],
+    read: Mapping[str, float] | None = None,
+) -> float:
     """Nats by which the answer `ids` is likelier with the item's picture than with `pictures` (mean probability).
 
-    0 with no other picture.
+    0 with no other picture. `read`: what is known of them, by the picture's sha256, in nats.
     """
     name = key(steps, variant, item, pictures)
     cached = steps.lab.results.get(name, float)
     if cached is not None:
         return cached
-    own = steps.log_probability(variant, steps.prompt(variant, item), ids)
-    rivals = [
-        steps.log_probability(variant, steps.prompt(variant, item._replace(image=picture)), ids) for picture in pictures
-    ]
+
+    def log_probability(picture: Image) -> float:
+        known = (read or {}).get(picture.sha256)
+        if known is not None:
+            return known
+        return steps.log_probability(variant, steps.prompt(variant, item._replace(image=picture)), ids)
+
+    own = log_probability(item.image)
+    rivals = [log_probability(picture) for picture in pictures]
     value = own - _log_mean(rivals) if rivals else 0.0
     steps.lab.results.put(name, value)
     return value

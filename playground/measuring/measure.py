@@ -12,7 +12,10 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
+from threading import Event, Thread
 
 import msgspec
 
@@ -34,15 +37,12 @@ from playground.measuring.results import (
 from playground.measuring.scoring_rules import score
 from playground.measuring.steps import Item, Reading, Steps
 from playground.measuring.summaries import question_drift, variant_result
+from playground.support.ahead import results
 from playground.values.files import Variant
-from playground.values.request import Runtime
+from playground.values.request import Image, Runtime
 
 # A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
 _ARITHMETIC = 3
-
-
-_READ = 64  # answers that are read before the progress is shown again
-_GROUP = 4  # as many times the questions of a batch go through the batch in one turn
 
 
 _LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens below it."
@@ -80,10 +80,11 @@ class MeasureJob:
         self._plan = request.plan
         if len({v.overrides and v.overrides.image_tokens for v in self._variants}) > 1:
             self._plan = msgspec.structs.replace(request.plan, speed=True)  # the encode time belongs beside the drift
-        self._stop = stop
+        self._abandoned = Event()  # nobody takes the results any more
+        self._stop: Callable[[], bool] = lambda: self._abandoned.is_set() or stop()
         self._results = lab.results
         self._at_hand = request.variants  # those whose files are here
-        self.steps = Steps(lab, self._reference, request.runtime, request.plan.sampling, stop)
+        self.steps = Steps(lab, self._reference, request.runtime, request.plan.sampling, self._stop)
         self.problems: list[str] = list(request.questions.problems)
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
@@ -107,7 +108,10 @@ class MeasureJob:
             floors: dict[str, float] = {}
             if plan.drift:
                 floors[base.id] = yield from self.floor(base, records)
-            for variant in others:
+            for variant, following in pairwise((*others, None)):
+                assert variant is not None
+                if following is not None:
+                    self._load_ahead(following)
                 drifts[variant.id] = yield from self.read(variant, records)
                 if plan.drift:
                     floors[variant.id] = yield from self.floor(variant, records)
@@ -135,6 +139,11 @@ class MeasureJob:
             sample=self._set.sample,
         )
 
+    def _load_ahead(self, variant: Variant) -> None:
+        """On a GPU, load the next model while this one answers. On a CPU the two would fight for its cores."""
+        if self.steps.lab.pool.on_gpu:
+            Thread(target=self.steps.load_ahead, args=(variant,), daemon=True).start()
+
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---
 
     @property
@@ -159,7 +168,8 @@ class MeasureJob:
         items = []
         for question in self._judging():
             try:
-                items.append(Item(question, self._set.image(question)))
+                with self.steps.timed("pictures"):
+                    items.append(Item(question, self._set.image(question)))
             except Failure as error:
                 self._leave_out(question, error)
         answers = yield from self._answer_all(self._reference, items, f"{self._reference.label} answers")
@@ -195,14 +205,16 @@ class MeasureJob:
                 new.append(k)
             else:
                 answers[k] = self.steps.answer(variant, items[k])
-        at_once = self.steps.at_once([items[k] for k in new])
-        size = _GROUP * at_once
-        for start in range(0, len(new), size):
-            group = new[start : start + size]
-            yield self.step(what)
-            answers |= zip(group, self.steps.answers(variant, [items[k] for k in group], at_once), strict=True)
-            for _ in group[1:]:
+        asked = [items[k] for k in new]
+        written: list[RecordedAnswer | Failure] = []
+
+        def ask(done: Callable[[int], None]) -> None:
+            written.extend(self.steps.answers(variant, asked, self.steps.at_once(asked), done))
+
+        with closing(results(ask, self._abandoned)) as done:
+            for _ in done:
                 yield self.step(what)
+        answers |= zip(new, written, strict=True)
         return [answers[k] for k in range(len(items))]
 
     @staticmethod
@@ -260,15 +272,26 @@ class MeasureJob:
         what: str,
         keep: Callable[[int, protocol.SequenceRead], None],
         runtime: Runtime | None = None,
+        *,
+        fresh: bool = False,
     ) -> Iterator[Progress]:
         """Read answers in batches, as far as they can be; the others are left to be read alone. A step for each."""
-        places = [k for k in self._by_picture(self.items) if k in wanted]
-        for start in range(0, len(places), _READ):
-            part = places[start : start + _READ]
-            yield self.step(what)
-            self.steps.readings(variant, self.items, {k: wanted[k] for k in part}, keep, runtime)
-            for _ in part[1:]:
+        places = {k: wanted[k] for k in self._by_picture(self.items) if k in wanted}
+
+        def read(done: Callable[[int], None]) -> None:
+            def kept(k: int, reply: protocol.SequenceRead) -> None:
+                keep(k, reply)
+                done(k)
+
+            self.steps.readings(variant, self.items, places, kept, runtime, fresh=fresh)
+
+        found = set()
+        with closing(results(read, self._abandoned)) as done:
+            for k in done:
+                found.add(k)
                 yield self.step(what)
+        for _ in places.keys() - found:
+            yield self.step(what)
 
     def floor(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
         """How far a variant lies from itself, computed another way, on the same questions: mean KL, nats a token.
@@ -371,14 +394,21 @@ class MeasureJob:
 
     def read_once(self, variant: Variant, records: Path, label: str) -> Generator[Progress, None, list[QuestionDrift]]:
         """The drift of a variant whose files are deleted afterwards: nothing of it is cached, and errors are raised."""
-        drifts = []
         fresh = variant.projector.sha256 != self._reference.projector.sha256
-        for k, (item, answer) in enumerate(self._answered()):
-            yield self.step(f"{label}: drift")
-            prompt = self.steps.prompt(variant, item, fresh=fresh)
-            record = record_of(self._reference, records, k)
-            drifts.append(question_drift(self.steps.read(variant, prompt, answer.token_ids, record)))
-        return drifts
+        drifts: dict[int, QuestionDrift] = {}
+
+        def keep(k: int, reply: protocol.SequenceRead) -> None:
+            drifts[k] = question_drift(reply.drifts)
+
+        wanted = {
+            k: Reading(answer.token_ids, self.reference_record(records, k)) for k, answer in enumerate(self._answers)
+        }
+        yield from self._read_at_once(variant, wanted, f"{label}: drift", keep, fresh=fresh)
+        for k in wanted.keys() - drifts.keys():
+            prompt = self.steps.prompt(variant, self.items[k], fresh=fresh)
+            read = self.steps.read(variant, prompt, wanted[k].ids, self.reference_record(records, k))
+            drifts[k] = question_drift(read)
+        return [drifts[k] for k in wanted]
 
     def step(self, what: str) -> Progress:
         """Raises Interrupted when that is wanted."""
@@ -417,22 +447,58 @@ class MeasureJob:
         advantages: dict[str, list[float]] = {}
         for variant in self._at_hand:
             try:
-                seen = []
+                asked = []
                 for k in places:
-                    item, ids = self.items[k], self._right_answer(k)
+                    ids = self._right_answer(k)
                     if ids is None and variant.id == self._reference.id:
                         self._total -= 1  # its own answer fits its own picture whatever it sees
                         continue
-                    ids = ids or self._answers[k].token_ids
-                    pictures = look_test.others(item.image, images)
-                    if self._is_new(look_test.key(self.steps, variant, item, pictures)):
-                        yield self.step(f"{variant.label}: does it see?")
-                    if pictures:
-                        seen.append(look_test.advantage(self.steps, variant, item, ids, pictures))
-                advantages[variant.id] = seen
+                    pictures = look_test.others(self.items[k].image, images)
+                    asked.append((self.items[k], ids or self._answers[k].token_ids, pictures))
+                advantages[variant.id] = yield from self._advantages(variant, asked)
             except Failure as error:
                 self.problems.append(f"{variant.label}: {error.message}")
         return advantages
+
+    def _advantages(
+        self, variant: Variant, asked: Sequence[tuple[Item, tuple[int, ...], Sequence[Image]]]
+    ) -> Generator[Progress, None, list[float]]:
+        """Of each question with its answer and other pictures, read in batches on a GPU.
+
+        On a CPU some would be read in a batch and some alone, and the two differ by more than a blind pair may.
+        """
+        rows: list[tuple[int, Item]] = []
+        for i, (item, _, pictures) in enumerate(asked):
+            if self._is_new(look_test.key(self.steps, variant, item, pictures)):
+                rows += [(i, item._replace(image=image)) for image in (item.image, *pictures)]
+        wanted = {row: Reading(asked[i][1]) for row, (i, _) in enumerate(rows) if self.steps.lab.pool.on_gpu}
+        read: dict[int, dict[str, float]] = {i: {} for i, _ in rows}
+
+        def keep(row: int, reply: protocol.SequenceRead) -> None:
+            i, item = rows[row]
+            if reply.log_probability is not None:
+                read[i][item.image.sha256] = reply.log_probability
+
+        def work(done: Callable[[int], None]) -> None:
+            def kept(row: int, reply: protocol.SequenceRead) -> None:
+                keep(row, reply)
+                done(row)
+
+            self.steps.readings(variant, [item for _, item in rows], wanted, kept, once=True)
+
+        what, shown = f"{variant.label}: does it see?", set[int]()
+        with closing(results(work, self._abandoned)) as done:
+            for row in done:
+                if rows[row][0] not in shown:
+                    shown.add(rows[row][0])
+                    yield self.step(what)
+        seen = []
+        for i, (item, ids, pictures) in enumerate(asked):
+            if i in read and i not in shown:
+                yield self.step(what)
+            if pictures:
+                seen.append(look_test.advantage(self.steps, variant, item, ids, pictures, read.get(i)))
+        return seen
 
     def _right_answer(self, k: int) -> tuple[int, ...] | None:
         """The tokens of an accepted answer; None without one."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,16 +25,17 @@ from playground.errors import BadInput, EngineError, Failure, Interrupted, OutOf
 from playground.measuring.question_sets import Question
 from playground.measuring.results import QuestionDrift, RecordedAnswer
 from playground.measuring.summaries import question_drift
+from playground.pool.handles import Lease
 from playground.pool.leasing import Slot
-from playground.pool.worker_spec import WorkerSpec, language_spec
+from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
 from playground.values.request import Image, Runtime, Sampling
 
 # Questions that one model answers at once at most (bench/README.md).
-_SEQUENCES = 16
+_ON_GPU, _ON_CPU = 32, 16
 
-_GROUP = 4  # as many times the questions of a batch are read in one turn
+_TURN_S = 10.0  # of a batch while others wait for their turn
 
 # Of one answer's record. Up to it records are float32; beyond it float16, whose rounding shows in the noise floor.
 _EXACT_BYTES = 10 * 2**20
@@ -52,6 +55,25 @@ class Reading(NamedTuple):
     ids: tuple[int, ...]
     against: Path | None = None
     own: Path | None = None
+
+
+class Batch(NamedTuple):
+    """The fields of protocol.OpenBatch and ReadBatch."""
+
+    runtime: Runtime
+    sequences: int
+    limit: int | None
+    widest: int
+
+
+class _Turn(NamedTuple):
+    """Of one batch. `fresh`: images' embeddings are not cached."""
+
+    slot: Slot
+    began: float
+    variant: Variant
+    items: Sequence[Item]
+    fresh: bool
 
 
 class Condition(NamedTuple):
@@ -87,7 +109,10 @@ class Steps:
         self._tokenizer = tokenizer or reference
         self._pack = pack
         self._dtype = "float32"
-        self.sequences = lab.sequences or _SEQUENCES
+        self.sequences = lab.sequences or (_ON_GPU if lab.pool.on_gpu else _ON_CPU)
+        self.phases: dict[str, float] = {}  # seconds of what the batches were made of; for a benchmark
+        self._planned: dict[tuple[object, ...], protocol.EncodedPrompt] = {}
+        self._newest: WorkerSpec | None = None  # of a batch
         self.notes: list[str] = []  # for the person: what was done otherwise than wanted
 
     def key(self, what: str, variant: Variant, item: Item, *more: Any) -> str:
@@ -137,18 +162,20 @@ class Steps:
             raise Interrupted("Stopped.")
         return RecordedAnswer(text, ids, finished.reason, finished.in_reasoning)
 
-    def answers(self, variant: Variant, items: Sequence[Item], at_once: int) -> list[RecordedAnswer | Failure]:
+    def answers(
+        self,
+        variant: Variant,
+        items: Sequence[Item],
+        at_once: int,
+        on_answer: Callable[[int], None] = lambda place: None,
+    ) -> list[RecordedAnswer | Failure]:
         """The variant's own greedy answers, up to `at_once` together; each is cached as soon as it has ended.
 
-        Where memory is short fewer are asked at once, in the end one by one. Raises Interrupted.
+        `on_answer` gets the place of each. Where memory is short fewer are asked at once, in the end one by one.
+        Raises Interrupted.
         """
         answers: dict[int, RecordedAnswer | Failure] = {}
-        encodings: dict[int, protocol.EncodedPrompt] = {}
-        for k, item in enumerate(items):
-            try:
-                encodings[k] = self.prompt(variant, item)
-            except Failure as error:
-                answers[k] = error
+        runtime, tokens = self.runtime_of(variant), self.sampling.max_tokens
 
         def keep(k: int, answer: BatchAnswer | PlaygroundError) -> None:
             if isinstance(answer, Failure):
@@ -156,33 +183,23 @@ class Steps:
             elif isinstance(answer, BatchAnswer) and answer.reason != "stopped":
                 answers[k] = RecordedAnswer(*answer)
                 self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
+            if k in answers:
+                on_answer(k)
 
-        def ask(slot: Slot, places: Sequence[int], sequences: int) -> None:
-            encoded = [encodings[k] for k in places]
-            spec, limit = self._batch(variant, encoded, self.sampling.max_tokens, runtime, sequences)
-            with slot.lease(spec, stop=self.stop) as lease:
-                batch.answer_all(
-                    lease,
-                    encoded,
-                    self.sampling,
-                    spec.runtime,
-                    sequences,
-                    limit,
-                    lambda i, answer: keep(places[i], answer),
-                    self.stop,
-                )
+        def ask(lease: Lease, request: Batch, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
+            joins = (protocol.Join(k, prompt, self.sampling, streamed=False) for k, prompt in encoded)
+            opened = protocol.OpenBatch(*request)
+            self._count(batch.answer_each(lease, opened, joins, keep, self.stop))
 
-        runtime, tokens = self.runtime_of(variant), self.sampling.max_tokens
         for group in self._together(items):
-            self._at_once(
-                variant, [k for k in group if k in encodings], encodings, answers, tokens, runtime, at_once, ask
-            )
-        for k in [k for k in encodings if k not in answers]:
+            self._at_once(variant, items, group, answers, keep, tokens, runtime, at_once, ask)
+        for k in [k for k in range(len(items)) if k not in answers]:
             try:
-                answers[k] = self.write(variant, encodings[k])
+                answers[k] = self.write(variant, self.prompt(variant, items[k]))
                 self.lab.results.put(self.answer_key(variant, items[k]), answers[k])
             except Failure as error:
                 answers[k] = error
+            on_answer(k)
         return [answers[k] for k in range(len(items))]
 
     def at_once(self, items: Sequence[Item]) -> int:
@@ -208,47 +225,174 @@ class Steps:
     def _at_once(
         self,
         variant: Variant,
+        items: Sequence[Item],
         group: Sequence[int],
-        asked: Mapping[int, protocol.EncodedPrompt],
         done: Mapping[int, object],
+        fail: Callable[[int, PlaygroundError], None],
         n_answer: int,
         runtime: Runtime,
         at_once: int,
-        ask: Callable[[Slot, Sequence[int], int], None],
+        ask: Callable[[Lease, Batch, Iterable[tuple[int, protocol.EncodedPrompt]]], None],
+        *,
+        fresh: bool = False,
     ) -> None:
         """Have `ask` fill `done` in batches, fewer at once where memory is short; what cannot be asked so is left."""
-        while len(left := [k for k in group if k not in done]) > 1:
-            sequences = min(at_once, self.sequences)
-            if sequences < 2:
-                return
-            encoded = [asked[k] for k in left]
+        while len(left := [k for k in group if k not in done]) > 1 and min(at_once, self.sequences) > 1:
+            wanted = [language_spec(variant.model, runtime)]
+            n = min(at_once, self.sequences)
             try:
-                with self.lab.pool.turn([language_spec(variant.model, runtime)], stop=self.stop) as slot:
-                    while sequences > 1 and not slot.fits(
-                        [self._batch(variant, encoded, n_answer, runtime, sequences)[0]]
-                    ):
-                        sequences //= 2
-                    if sequences < min(at_once, self.sequences):
-                        self._ask_fewer(f"{variant.label}: memory is short.", sequences)
-                    if sequences > 1:
-                        ask(slot, left, sequences)
+                with self.lab.pool.turn(wanted, stop=self.stop) as slot:
+                    turn = _Turn(slot, time.monotonic(), variant, items, fresh)
+                    plans = self._plans(turn, left, fail)
+                    spec = self._largest(turn, list(plans.values()), runtime, n_answer, n)
+                    if spec is None or not self._made_ready(turn, plans, spec):
+                        return
+                    with contextlib.ExitStack() as leased:
+                        with self.timed("load"):
+                            lease = leased.enter_context(slot.lease(spec, stop=self.stop))
+                        widest = max(plan.widest for plan in plans.values())
+                        request = Batch(spec.runtime, spec.sequences, runtime.n_ctx, widest)
+                        ask(lease, request, self._in_turn(turn, plans, fail))
+                self._newest = spec
             except (EngineError, OutOfMemory) as error:
-                self._ask_fewer(f"{variant.label}: {error.message}", sequences // 2)
+                self._ask_fewer(f"{variant.label}: {error.message}", n // 2)
             if self.stop():
                 raise Interrupted("Stopped.")
 
-    def _batch(
+    def _largest(
+        self, turn: _Turn, plans: Sequence[protocol.EncodedPrompt], runtime: Runtime, n_answer: int, sequences: int
+    ) -> WorkerSpec | None:
+        """The worker for so many sequences, or for half as many and so on if memory is short; None: for one."""
+        if len(plans) < 2:
+            return None
+        if self.lab.pool.on_gpu:  # as many steps as with all sequences, and none of them at the end nearly empty
+            sequences = -(-len(plans) // -(-len(plans) // sequences))
+        n, spec = sequences, None
+        while n > 1 and spec is None:
+            asked = self._batch(turn.variant, batch.cells(plans, n_answer, n), runtime, n)
+            spec = asked if turn.slot.fits([asked]) else None
+            n //= 1 if spec else 2
+        if n < sequences:
+            self._ask_fewer(f"{turn.variant.label}: memory is short.", n)
+        return spec
+
+    def _batch(self, variant: Variant, cells: int, runtime: Runtime, sequences: int) -> WorkerSpec:
+        return language_spec(variant.model, replace(runtime, n_ctx=cells), sequences=sequences)
+
+    def load_ahead(self, variant: Variant) -> None:
+        """Load a variant's model with the newest batch's context, if nothing has to be unloaded for it."""
+        newest = self._newest
+        if newest is None or newest.key == language_spec(variant.model, self.runtime_of(variant)).key:
+            return
+        spec = self._batch(variant, newest.runtime.context, self.runtime_of(variant), newest.sequences)
+        if not self.lab.pool.has_room(spec):
+            return
+        with contextlib.suppress(PlaygroundError), self.lab.pool.lease(spec, stop=self.stop):
+            pass  # an error comes again when it is asked
+
+    # --- prompts, in the turn of the batch that they are for ---
+
+    def _plans(
+        self, turn: _Turn, places: Sequence[int], fail: Callable[[int, PlaygroundError], None]
+    ) -> dict[int, protocol.EncodedPrompt]:
+        """The prompts without embeddings: their sizes say how large a context is needed."""
+        plans: dict[int, protocol.EncodedPrompt] = {}
+        variant, items = turn.variant, turn.items
+        with self.timed("plan"), contextlib.ExitStack() as leased:
+            lease: Lease | None = None
+            for k in places:
+                key = self._plan_key(variant, items[k])
+                try:
+                    if key not in self._planned:
+                        if lease is None:
+                            vision = self._vision(variant, [items[k] for k in places])
+                            lease = leased.enter_context(turn.slot.lease(vision, stop=self.stop))
+                        text, image = items[k].question.question, items[k].image
+                        self._planned[key] = prompts.planned(lease, variant, text, image, self.stop)
+                    plans[k] = _named(self._planned[key], items[k].image.sha256)
+                except Failure as error:
+                    fail(k, error)
+        return plans
+
+    def _made_ready(self, turn: _Turn, plans: dict[int, protocol.EncodedPrompt], spec: WorkerSpec) -> bool:
+        """Encode the images before the batch, unless they are encoded while others are answered.
+
+        On a CPU the two would fight for its cores, and a small GPU does not hold both models. Takes out of `plans`
+        those whose image failed; False: there is no room to keep what is encoded.
+        """
+        vision = self._vision(turn.variant, [turn.items[k] for k in plans])
+        if self.lab.pool.on_gpu and turn.slot.fits([spec, vision]):
+            return True
+        if turn.fresh:
+            return False
+        encoded = set()
+        for k, plan in plans.items():
+            if self.stop() or self._others_waited(turn):
+                break
+            with contextlib.suppress(Failure):  # it comes again when the prompt is sent
+                self._filled(turn, k, plan)
+            encoded.add(k)
+        for k in plans.keys() - encoded:
+            del plans[k]
+        return bool(plans)
+
+    def _in_turn(
         self,
-        variant: Variant,
-        encoded: Sequence[protocol.EncodedPrompt],
-        n_answer: int,
-        runtime: Runtime,
-        sequences: int,
-    ) -> tuple[WorkerSpec, int | None]:
-        """The worker, and how many tokens a prompt may have with its answer: OpenBatch.limit."""
-        size = batch.cells(encoded, n_answer, sequences)
-        spec = language_spec(variant.model, replace(runtime, n_ctx=size), sequences=sequences)
-        return spec, runtime.n_ctx
+        turn: _Turn,
+        plans: Mapping[int, protocol.EncodedPrompt],
+        fail: Callable[[int, PlaygroundError], None],
+    ) -> Iterator[tuple[int, protocol.EncodedPrompt]]:
+        """The prompts as they are wanted, until others have waited for a while: the rest is asked in another turn."""
+        for k, plan in plans.items():
+            if self.stop() or self._others_waited(turn):
+                return
+            try:
+                yield k, self._filled(turn, k, plan)
+            except Failure as error:
+                fail(k, error)
+
+    def _filled(self, turn: _Turn, k: int, plan: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
+        """With its embeddings: from the cache, or encoded now."""
+        variant, item, runtime = turn.variant, turn.items[k], self.runtime_of(turn.variant)
+        cache = None if turn.fresh else self.lab.embeddings
+        if cache is not None:
+            filled = cache.fill(plan, {0: cache.key(variant.projector, item.image, runtime.image_tokens)})
+            if filled is not None:
+                return filled
+        with self.timed("encode"), turn.slot.lease(self._vision(variant, [item]), stop=self.stop) as lease:
+            messages = [prompts.question(item.question.question, 1)]
+            template = variant.chat_template
+            encoded, _ = prompts.encode(lease, cache, variant, runtime, messages, [item.image], self.stop, template)
+        return encoded
+
+    def _vision(self, variant: Variant, items: Sequence[Item]) -> WorkerSpec:
+        images = [item.image for item in items]
+        largest = sorted(images, key=lambda image: image.width * image.height)[-1:]
+        return vision_spec(variant.projector, variant.model, self.runtime_of(variant), largest)
+
+    def _plan_key(self, variant: Variant, item: Item) -> tuple[object, ...]:
+        vocabulary = variant.model.vocabulary_sha256 or variant.model.sha256
+        tokens = self.runtime_of(variant).image_tokens
+        files = (variant.projector.sha256, vocabulary, variant.chat_template, tokens)
+        return (*files, item.question.question, item.image.width, item.image.height)
+
+    def _others_waited(self, turn: _Turn) -> bool:
+        return time.monotonic() - turn.began > _TURN_S and self.lab.pool.is_wanted(turn.slot.places)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
+
+    def _count(self, ended: protocol.BatchEnded) -> None:
+        """What the worker says of its time."""
+        own = ended.seconds - ended.prefix_s - ended.decode_s - ended.idle_s
+        times = {"prefix": ended.prefix_s, "decode": ended.decode_s, "idle": ended.idle_s, "own": own}
+        for phase, seconds in (*times.items(), ("steps", ended.steps), ("tokens", ended.tokens)):
+            self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
     def readings(
         self,
@@ -257,47 +401,61 @@ class Steps:
         wanted: Mapping[int, Reading],
         keep: Callable[[int, protocol.SequenceRead], None],
         runtime: Runtime | None = None,
+        *,
+        fresh: bool = False,
+        once: bool = False,
     ) -> None:
         """Read answers to the questions at some places of `items`; `keep` gets each, as soon as it was read.
 
-        What fails, or cannot be read with others, is left to be read alone. Raises Interrupted.
+        What fails, or cannot be read with others, is left to be read alone. `fresh`: the images' embeddings are not
+        cached. `once`: what is equal to the last bit, as with a dead projector, is read once, so that it stays equal.
+        Raises Interrupted.
         """
-        encodings: dict[int, protocol.EncodedPrompt] = {}
         done: dict[int, object] = {}
+        equal: dict[tuple[object, ...], list[int]] = {}  # places, by the prompt and the answer
+        lock = Lock()
         runtime = runtime or self.runtime_of(variant)
 
-        def ask(slot: Slot, places: Sequence[int], sequences: int) -> None:
-            joins = [
-                protocol.JoinReading(
-                    k, encodings[k], wanted[k].ids, str(wanted[k].against or ""), str(wanted[k].own or ""), self._dtype
-                )
-                for k in places
-            ]
-            spec, limit = self._batch(variant, [encodings[k] for k in places], n_answer, runtime, sequences)
+        def kept(reply: protocol.SequenceRead) -> None:
+            with lock:
+                places = [*next((places for places in equal.values() if reply.id in places), [reply.id])]
+                for k in places:
+                    done[k] = reply
+            if reply.failed is None:
+                for k in places:
+                    keep(k, reply)
 
-            def kept(reply: protocol.SequenceRead) -> None:
-                done[reply.id] = reply
-                if reply.failed is None:
-                    keep(reply.id, reply)
+        def is_known(k: int, prompt: protocol.EncodedPrompt) -> bool:
+            """Whether it was sent already: it gets the same reply."""
+            chunks = (c.key if isinstance(c, protocol.ImageChunk) else c.token_ids for c in prompt.chunks)
+            with lock:
+                places = equal.setdefault((*chunks, wanted[k].ids), [])
+                if k not in places:
+                    places.append(k)
+                first, reply = places[0], done.get(places[0])
+                if reply is not None:
+                    done[k] = reply
+            if isinstance(reply, protocol.SequenceRead) and reply.failed is None:
+                keep(k, reply)
+            return k != first
 
-            with slot.lease(spec, stop=self.stop) as lease:
-                batch.read_all(lease, joins, spec.runtime, sequences, limit, kept, self.stop)
+        def join(k: int, prompt: protocol.EncodedPrompt) -> protocol.JoinReading:
+            reading = wanted[k]
+            files = (str(reading.against or ""), str(reading.own or ""), self._dtype)
+            return protocol.JoinReading(k, prompt, reading.ids, *files)
+
+        def ask(lease: Lease, request: Batch, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
+            opened = protocol.ReadBatch(*request)
+            joins = (join(k, prompt) for k, prompt in encoded if not (once and is_known(k, prompt)))
+            self._count(batch.read_each(lease, opened, joins, kept, self.stop))
 
         places = list(wanted)
         groups = [[places[i] for i in group] for group in self._together([items[k] for k in places])]
         at_once = min(self.sequences, max(map(len, groups), default=1))
         n_answer = max((len(reading.ids) for reading in wanted.values()), default=0)
         for group in groups:
-            for start in range(0, len(group), _GROUP * at_once):
-                part = group[start : start + _GROUP * at_once]
-                if len(part) < 2 or at_once < 2:
-                    continue
-                encodings.clear()  # embeddings: 9 MB each
-                for k in part:
-                    with contextlib.suppress(Failure):  # it is reported where it is read alone
-                        encodings[k] = self.prompt(variant, items[k])
-                known = [k for k in part if k in encodings]
-                self._at_once(variant, known, encodings, done, n_answer, runtime, at_once, ask)
+            # A failure is reported where the question is read alone.
+            self._at_once(variant, items, group, done, done.__setitem__, n_answer, runtime, at_once, ask, fresh=fresh)
 
     def truncated(self, answer: RecordedAnswer) -> bool:
         """Whether the answer was cut off, by the limit of tokens or because the context was full."""
@@ -418,6 +576,15 @@ class Steps:
             f"flash attention {'on' if attention else 'off'}, batches of {batch}, {threads} thread{'s'[: threads - 1]}",
             replace(runtime, n_batch=batch, flash_attention=attention, n_threads=threads),
         )
+
+
+def _named(plan: protocol.EncodedPrompt, picture: str) -> protocol.EncodedPrompt:
+    """Its image chunks by the picture: what is about one picture shares cells (batch.cells)."""
+    chunks = (
+        msgspec.structs.replace(chunk, key=picture) if isinstance(chunk, protocol.ImageChunk) else chunk
+        for chunk in plan.chunks
+    )
+    return msgspec.structs.replace(plan, chunks=tuple(chunks))
 
 
 _LATER = ("cache_type_k", "cache_type_v", "image_min_tokens", "image_max_tokens")

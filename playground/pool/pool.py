@@ -165,6 +165,16 @@ class Pool:
         with self.turn([spec], stop=stop) as slot, slot.lease(spec, stop=stop) as lease:
             yield lease
 
+    def has_room(self, spec: WorkerSpec) -> bool:
+        """Whether it can be loaded now, and nothing has to be unloaded for it."""
+        needs = [self.forecasts.of(spec, places).bytes for places in self.devices.options(spec)]
+        placement = self.budgets.choose(needs, None)
+        return placement is not None and not placement.evicted
+
+    def is_wanted(self, places: Places) -> bool:
+        """Whether a run waits that could have its turn at one of these places."""
+        return self.queue.is_wanted(places)
+
     # --- what people and operators do ----------------------------------------------------------------------------
 
     def unload(self, which: WorkerRole | WorkerSpec) -> None:

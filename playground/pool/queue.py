@@ -139,6 +139,12 @@ class Queue:
                 self._used = {who: used for who, used in self._used.items() if self._used_s(who, now) > 0.1}
             self._changed.notify_all()
 
+    def is_wanted(self, places: Places) -> bool:
+        """Whether a ticket waits for one of these places."""
+        with self._changed:
+            waiting = [ticket for ticket in self._tickets if ticket.places is None]
+            return any(set(places) & set(option) for ticket in waiting for option in ticket.options)
+
     def queued(self) -> tuple[QueuedRun, ...]:
         """The running ones first, then the waiting ones in the order in which they are likely to come."""
         with self._changed:

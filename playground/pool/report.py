@@ -66,4 +66,5 @@ def _worker_memory(
         leases=int(handle.leased),
         pinned=handle.pinned,
         idle_s=0.0 if handle.leased else time.monotonic() - handle.last_used,
+        sequences=handle.spec.sequences,
     )

@@ -255,6 +255,8 @@ def handle_row(worker: WorkerMemory, colours: Mapping[str, int]) -> HandleRow:
     forecast, peak = worker.forecast_bytes, worker.peak_bytes
     error = forecast / peak - 1 if forecast is not None and peak else None
     use = f"idle {lasted(worker.idle_s)}" if not worker.leases else "leased"
+    if worker.leases and worker.sequences > 1:
+        use = f"leased, up to {worker.sequences} questions at once"
     return HandleRow(
         worker=worker,
         colour=colours[worker.id],

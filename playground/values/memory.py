@@ -92,6 +92,7 @@ class WorkerMemory:
     leases: int
     pinned: bool
     idle_s: float
+    sequences: int = 1  # questions that its context has room for at once
 
     @property
     def forecast_bytes(self) -> int | None:

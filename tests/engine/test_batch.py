@@ -7,6 +7,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from typing import Any, cast
 
 import msgspec
 import numpy
@@ -14,17 +16,19 @@ import pytest
 
 from playground.comparing import batch
 from playground.comparing.batch import BatchAnswer
-from playground.engine import protocol
+from playground.engine import protocol, scoring
+from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadPrompt, Failure, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan, RecordedAnswer
 from playground.measuring.steps import Item, Steps
 from playground.models.presets import data_folder
+from playground.pool.leasing import Slot
 from playground.pool.worker_spec import language_spec
 from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
-from playground.values.memory import WorkerRole
+from playground.values.memory import HOST, WorkerRole
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts
 from testkit import pairs
@@ -116,11 +120,15 @@ def test_readings_when_there_is_nothing_to_read_then_no_worker_is_asked(
     assert parts.pool.memory().workers == ()
 
 
-def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and_none_twice(parts: Parts) -> None:
+@pytest.mark.parametrize(("sequences", "fewer", "n"), [(4, 2, 12), (16, 8, 32)])
+def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and_none_twice(
+    parts: Parts, sequences: int, fewer: int, n: int
+) -> None:
     (variant,) = parts.catalog.choose(["F16"], ["F16"])
-    items = about_one_picture(12)
-    lab = replace(parts.lab, sequences=4)
+    items = about_one_picture(n)
+    lab = replace(parts.lab, sequences=sequences)
     killed: list[int] = []
+    places: list[int] = []
 
     def stop() -> bool:
         done = sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
@@ -131,13 +139,82 @@ def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and
         return False
 
     steps = Steps(lab, variant, Runtime(), Sampling(max_tokens=MAX_TOKENS), stop)
-    answers = texts(steps.answers(variant, items, 4))
+    answers = texts(steps.answers(variant, items, sequences, places.append))
     assert killed
+    assert sorted(places) == list(range(n))  # each once
     assert len(answers) == len(items)
-    assert steps.sequences == 2
+    assert steps.sequences == fewer
     assert "SIGKILL" in steps.notes[0]
-    assert "at most 2 of its questions" in steps.notes[0]
+    assert f"at most {fewer} of its questions" in steps.notes[0]
     assert answers == [steps.write(variant, steps.prompt(variant, item)).text for item in items]
+
+
+def test_answers_when_memory_is_short_then_fewer_are_asked_at_once_and_it_says_so(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    monkeypatch.setattr(Slot, "fits", lambda slot, specs: all(spec.sequences <= 4 for spec in specs))
+    steps = steps_of(parts, variant, 16)
+    assert len(texts(steps.answers(variant, about_one_picture(16), 16))) == 16
+    assert steps.sequences == 4
+    assert steps.notes == ["F16: memory is short. From then on at most 4 of its questions were asked at once."]
+
+
+def test_questions_when_others_wait_for_a_turn_then_the_rest_is_asked_in_another(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("playground.measuring.steps._TURN_S", 0.0)
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    items = about_one_picture(12)
+    steps = steps_of(parts, variant, 2)
+    for item in items:
+        steps.prompt(variant, item)  # encoded
+    answered: list[int] = []
+    seen: list[int] = []
+
+    def use() -> None:
+        with parts.pool.use(language_spec(variant.model, Runtime())):
+            seen.append(len(answered))
+
+    other = Thread(target=use)
+
+    def on_answer(place: int) -> None:
+        answered.append(place)
+        if len(answered) == 1:
+            other.start()
+            while not parts.pool.is_wanted((HOST,)):
+                pass
+
+    assert len(texts(steps.answers(variant, items, 2, on_answer))) == 12
+    other.join()
+    assert 0 < seen[0] < 12
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_drift_when_computed_in_float32_then_the_exact_one(tmp_path: Path, dtype: str) -> None:
+    class Words:
+        n_tokens = 50_000
+
+        def piece(self, token: int) -> bytes:
+            return b"word"
+
+    def exact(row: Any) -> Any:
+        row = row.astype("float64")
+        return row - numpy.logaddexp.reduce(row)
+
+    rng = numpy.random.default_rng(0)
+    theirs = (3 * rng.standard_normal(Words.n_tokens)).astype("float32")
+    ours = theirs + (0.1 * rng.standard_normal(Words.n_tokens)).astype("float32")
+    (tmp_path / "record").write_bytes(scoring.likelihoods(theirs).as_record(dtype))
+    record = numpy.fromfile(tmp_path / "record", dtype)
+    assert record.astype("float64") == pytest.approx(exact(theirs), rel=1e-3 if dtype == "float16" else 1e-6)
+    vocabulary = cast(Vocabulary, Words())
+    (drift_from,) = scoring.recorded(vocabulary, str(tmp_path / "record"), dtype, 1)
+    drift = drift_from("", scoring.likelihoods(ours))
+    p, q = exact(record), exact(ours)
+    assert drift.kl == pytest.approx(float((numpy.exp(p) * (p - q)).sum()), abs=1e-7)
+    assert [candidate.token_id for candidate in drift.variant] == numpy.argsort(-ours, kind="stable")[:5].tolist()
+    assert drift.variant[0].probability == pytest.approx(float(numpy.exp(q.max())), rel=1e-5)
 
 
 def test_answers_when_one_prompt_does_not_fit_then_it_fails_alone(parts: Parts) -> None:

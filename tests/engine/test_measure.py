@@ -158,6 +158,19 @@ def test_grid_when_both_halves_are_quantized_then_each_alone_and_both_together(p
     assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
 
 
+def test_projector_when_it_is_dead_then_called_blind_also_in_batches(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: while images are encoded. In a batch the same answer is not as likely to the last bit."""
+    monkeypatch.setattr(type(parts.pool), "on_gpu", property(lambda pool: True))
+    (f16,) = parts.catalog.choose(["F16"])
+    dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
+    blind = parts.catalog.open_pair(Path(f16.model.path), dead)
+    asked = question_sets.embedded(FOLDER, level="hard").first(12)
+    found = measured(parts, asked, (f16, blind), MeasurementPlan(drift=False, look=True))
+    assert [r.looks for r in found.results] == ["sees", "blind"]
+
+
 def test_projector_when_it_is_dead_or_only_reacts_then_it_is_not_called_seeing_and_a_whole_one_is(
     parts: Parts, tmp_path: Path
 ) -> None:

@@ -154,6 +154,11 @@ def test_handle_when_leased_or_idle_then_says_so(leases: int, idle_s: float, use
     assert handle_row(worker("a", 1, leases=leases, idle_s=idle_s), {"a": 0}).use == use
 
 
+def test_handle_when_many_questions_are_asked_at_once_then_says_how_many() -> None:
+    assert handle_row(worker("a", 1, leases=1, sequences=16), {"a": 0}).use == "leased, up to 16 questions at once"
+    assert handle_row(worker("a", 1, sequences=16), {"a": 0}).use == "idle 12 s"
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0.2, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (601, "10 min"), (7500, "2 h 5 min")]
 )

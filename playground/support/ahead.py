@@ -1,0 +1,83 @@
+"""Work in a thread of its own, whose results are taken as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from queue import Empty, Queue, SimpleQueue
+from threading import Event, Thread
+from typing import Generic, TypeVar
+
+from playground.errors import PlaygroundError
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """Takes items from an iterable in a thread, up to `most` before they are wanted. `close` ends the thread."""
+
+    def __init__(self, items: Iterable[T], most: int) -> None:
+        self.error: PlaygroundError | None = None  # that ended the items
+        self._items = items
+        self._ready: Queue[T] = Queue(most)
+        self._taken = self._closed = False
+        self._ended = Event()
+        self._thread = Thread(target=self._take, daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """No item will follow."""
+        return self._ended.is_set() and self._ready.empty()
+
+    def next_ready(self, wait_s: float = 0.0) -> T | None:
+        """None: there is none yet, or none any more. Blocks for `wait_s` at most."""
+        try:
+            return self._ready.get(wait_s > 0 and not self._ended.is_set(), wait_s)
+        except Empty:
+            return None
+
+    def close(self) -> None:
+        """Blocks until the item that is being made is there."""
+        self._closed = True
+        while self._thread.is_alive():
+            self.next_ready()  # it may wait for room
+            self._thread.join(0.01)
+
+    def _take(self) -> None:
+        try:
+            for item in self._items:
+                self._ready.put(item)
+                if self._closed:
+                    return
+        except PlaygroundError as error:
+            self.error = error
+        finally:
+            self._ended.set()
+
+
+def results(work: Callable[[Callable[[T], None]], None], stop: Event) -> Generator[T, None, None]:
+    """What `work` hands over, as it comes, while it runs in a thread. Raises what `work` raises.
+
+    `stop` is set when nobody takes the results any more: then `work` has to end soon.
+    """
+    queue: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            work(lambda result: queue.put((result,)))
+            queue.put(None)
+        except BaseException as error:
+            queue.put(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (result := queue.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result[0]
+    except GeneratorExit:
+        stop.set()
+        raise
+    finally:
+        thread.join()

@@ -1,0 +1,76 @@
+"""Work in threads whose results are taken as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from threading import Event
+
+import pytest
+
+from playground.errors import BadInput
+from playground.support.ahead import Ahead, results
+
+
+def taken(ahead: Ahead[int]) -> list[int]:
+    items = []
+    while not ahead.ended:
+        item = ahead.next_ready(0.05)
+        if item is not None:
+            items.append(item)
+    return items
+
+
+def test_items_when_taken_then_all_in_their_order() -> None:
+    assert taken(Ahead(range(20), 2)) == list(range(20))
+
+
+def test_items_when_an_error_ends_them_then_it_is_kept_behind_what_came_before() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise BadInput("no more")
+
+    ahead = Ahead(items(), 2)
+    assert taken(ahead) == [1]
+    assert str(ahead.error) == "no more"
+
+
+def test_items_when_closed_then_no_more_are_made_than_wait() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        while True:
+            made.append(len(made))
+            yield made[-1]
+
+    ahead = Ahead(items(), 2)
+    assert ahead.next_ready(20) == 0
+    ahead.close()
+    n = len(made)
+    assert n <= 8
+    assert len(made) == n
+
+
+def test_results_when_the_work_fails_then_raised_behind_what_it_handed_over() -> None:
+    def work(done: Callable[[int], None]) -> None:
+        done(1)
+        done(2)
+        raise BadInput("broken")
+
+    taking = results(work, Event())
+    assert [next(taking), next(taking)] == [1, 2]
+    with pytest.raises(BadInput, match="broken"):
+        next(taking)
+
+
+def test_results_when_nobody_takes_them_then_the_work_is_told_and_has_ended() -> None:
+    stop, ended = Event(), Event()
+
+    def work(done: Callable[[int], None]) -> None:
+        done(1)
+        assert stop.wait(20)
+        ended.set()
+
+    taking = results(work, stop)
+    assert next(taking) == 1
+    taking.close()
+    assert ended.is_set()
