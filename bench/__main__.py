@@ -24,6 +24,7 @@ _WHAT = (
     "notebook",
     "lab",
     "batch",
+    "prompt",
     "suites",
     "hub",
     "load",
@@ -151,6 +152,13 @@ def main() -> None:
             n, tokens, n_variants = (100, 60, 5) if given.gpu else (16, 32, 2)
             questions = given.questions or n
             found |= show("batch", batch.measure(ready, questions, tokens, n_variants, given.server, given.only))
+        if given.what == "prompt":
+            from bench import prompt  # noqa: PLC0415
+
+            ready = engine.prepare(
+                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+            )
+            found |= show("prompt", prompt.measure(ready))
         if given.what in ("hub", "all"):
             from bench import hub  # noqa: PLC0415
 

@@ -164,6 +164,7 @@ def accuracy(
         if r.in_reasoning:
             row += f"  {r.in_reasoning} still reasoning: set --reasoning-tokens"
         typer.echo(row)
+    _print_asked_alone(measured.measurement)
     _fail_if_left_out(measured.measurement)
 
 
@@ -313,3 +314,9 @@ def _print_floor(measurement: results.Measurement) -> None:
     left_out = f" ({measurement.left_out} left out)" if measurement.left_out else ""
     n = len(measurement.questions)
     typer.echo(f"{n} questions{left_out}. The reference against itself, nats a token: {floors}")
+    _print_asked_alone(measurement)
+
+
+def _print_asked_alone(measurement: results.Measurement) -> None:
+    if measurement.asked_alone is not None:
+        typer.echo(measurement.asked_alone.words)

@@ -151,7 +151,7 @@ class _Prompts(Generic[J]):
         self._closed = False
 
     @property
-    def error(self) -> PlaygroundError | None:
+    def error(self) -> Exception | None:
         return self._left.error
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from playground.errors import BadInput, Failure, Interrupted
 from playground.measuring import look_test, question_sets, speed_test, statistics
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.measuring.results import (
+    AskedAlone,
     Measurement,
     MeasurementPlan,
     Progress,
@@ -44,6 +45,9 @@ from playground.values.request import Image, Runtime
 # A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
 _ARITHMETIC = 3
 
+
+_ALONE = 8  # questions that are asked in a batch, and then one at a time as well
+_IN_BATCHES = "in batches of questions instead of alone"
 
 _LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens below it."
 
@@ -88,6 +92,8 @@ class MeasureJob:
         self.problems: list[str] = list(request.questions.problems)
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
+        self._floors: dict[str, float] = {}  # the reference's: how far it lies from itself, computed another way
+        self._asked_alone: AskedAlone | None = None
         self.left_out = 0  # questions that could not be asked
         self._started = time.monotonic()
         self._done = self._total = 0
@@ -107,7 +113,8 @@ class MeasureJob:
             drifts = {base.id: [self._scored(QuestionDrift(), item, answer) for item, answer in self._answered()]}
             floors: dict[str, float] = {}
             if plan.drift:
-                floors[base.id] = yield from self.floor(base, records)
+                floors[base.id] = self._floors[self._other_way] = yield from self.floor(base, records)
+            yield from self._ask_alone(records)
             for variant, following in pairwise((*others, None)):
                 assert variant is not None
                 if following is not None:
@@ -131,12 +138,13 @@ class MeasureJob:
             questions=questions,
             answers=tuple(answer.text for answer in self._answers),
             results=tuple(_judged(results)),
-            floor=floors.get(base.id),
-            floors={self._other_way: floors[base.id]} if floors else {},
+            floor=max(self._floors.values(), default=None),
+            floors=self._floors,
             problems=(*self.problems, *self.steps.notes),
             elapsed_s=time.monotonic() - self._started,
             left_out=self.left_out,
             sample=self._set.sample,
+            asked_alone=self._asked_alone,
         )
 
     def _load_ahead(self, variant: Variant) -> None:
@@ -327,6 +335,38 @@ class MeasureJob:
                 if variant.id != self._reference.id:
                     own.unlink(missing_ok=True)
         return total / tokens if tokens else 0.0
+
+    def _ask_alone(self, records: Path) -> Iterator[Progress]:
+        """What asking many at once changes: some of the reference's questions are asked alone as well."""
+        if self._reference not in self._at_hand:
+            return
+        base, steps = self._reference, self.steps
+        together = steps.in_batches(self.items)
+        chosen = together[:: -(-len(together) // _ALONE)] if together else []
+        keys = {
+            k: (steps.key("alone", base, self.items[k]), steps.key("alone drift", base, self.items[k])) for k in chosen
+        }
+        self.expect(len(chosen))
+        differ, kl, tokens = 0, 0.0, 0
+        for k, (answer_key, drift_key) in keys.items():
+            try:
+                if self._is_new(answer_key):
+                    yield self.step(f"{base.label} alone")
+                    self._results.put(answer_key, steps.write(base, steps.prompt(base, self.items[k])).token_ids)
+                ids, record = self._answers[k].token_ids, record_of(base, records, k)
+                differ += self._results.get(answer_key, tuple[int, ...]) != ids
+                if self._plan.drift and not self._results.has(drift_key) and record.exists():
+                    drifts = steps.read(base, steps.prompt(base, self.items[k]), ids, record)
+                    self._results.put(drift_key, math.fsum(drift.kl for drift in drifts))
+                if self._plan.drift and (total := self._results.get(drift_key, float)) is not None:
+                    kl, tokens = kl + total, tokens + len(ids) + 1
+            except Failure as error:
+                self.problems.append(f"{base.label}, {self.items[k].question.question[:40]}, alone: {error.message}")
+                return
+        if chosen:
+            self._asked_alone = AskedAlone(len(chosen), differ)
+        if tokens:
+            self._floors[_IN_BATCHES] = kl / tokens
 
     def read(
         self, variant: Variant, records: Path, *, label: str = "", strict: bool = False
@@ -536,7 +576,7 @@ class MeasureJob:
         floor, kl = floors.get(result.variant), result.mean_kl
         within = False
         if floor is not None and kl is not None:
-            arithmetic = max(floor, floors.get(self._reference.id, 0.0), self.steps.resolution)
+            arithmetic = max(floor, *self._floors.values(), self.steps.resolution)
             within = kl.value <= _ARITHMETIC * arithmetic
         looks, own_picture = look_test.judged(advantages) if advantages is not None else (None, None)
         return msgspec.structs.replace(

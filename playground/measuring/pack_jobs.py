@@ -133,7 +133,7 @@ class PackJob(MeasureJob):
         self._pack = pack
         self._at_hand = tuple(variants)
         self._kept: list[Distributions] = []  # one for each of `items`
-        self.steps = Steps(lab, self._reference, runtime, plan.sampling, stop, variants[0], pack.digest)
+        self.steps = Steps(lab, self._reference, runtime, plan.sampling, self._stop, variants[0], pack.digest)
         self.left_out = len(record.questions) - len(located.items)
 
     @property

@@ -121,6 +121,22 @@ class VariantResult(msgspec.Struct, frozen=True, omit_defaults=True):
     items: tuple[QuestionDrift, ...] = ()
 
 
+class AskedAlone(msgspec.Struct, frozen=True):
+    """Some questions that the reference was asked together with others, and then one at a time."""
+
+    questions: int
+    differ: int  # whose answers have other tokens
+
+    @property
+    def words(self) -> str:
+        """One sentence that stands alone."""
+        n = self.questions
+        asked = f"The reference was asked {n} of these question{'s' if n > 1 else ''} one at a time as well"
+        if not self.differ:
+            return f"{asked}: no answer differs from the one in a batch."
+        return f"{asked}: {self.differ} answer{'s differ' if self.differ > 1 else ' differs'} from those in a batch."
+
+
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came out. `floor`: what the reference differs from itself with other batches, attention, a fresh encode."""
 
@@ -133,6 +149,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     elapsed_s: float = 0.0
     left_out: int = 0  # questions that could not be asked; `problems` says why
     sample: SampleRecord | None = None  # where the questions come from, if that is a dataset of the Hub
+    asked_alone: AskedAlone | None = None  # None: all were, or an older version measured it
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -206,6 +206,10 @@ class Steps:
         """How many of these questions one model answers at once at most."""
         return min(self.sequences, max(map(len, self._together(items)), default=1))
 
+    def in_batches(self, items: Sequence[Item]) -> list[int]:
+        """The places of those that are asked together with others."""
+        return sorted(k for group in self._together(items) if len(group) > 1 and self.sequences > 1 for k in group)
+
     def _together(self, items: Sequence[Item]) -> list[list[int]]:
         """The places of questions that may be in one batch. On a CPU they are about one picture.
 
@@ -343,6 +347,7 @@ class Steps:
         fail: Callable[[int, PlaygroundError], None],
     ) -> Iterator[tuple[int, protocol.EncodedPrompt]]:
         """The prompts as they are wanted, until others have waited for a while: the rest is asked in another turn."""
+        turn = turn._replace(began=time.monotonic())  # what was made ready is asked
         for k, plan in plans.items():
             if self.stop() or self._others_waited(turn):
                 return

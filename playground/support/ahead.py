@@ -7,8 +7,6 @@ from queue import Empty, Queue, SimpleQueue
 from threading import Event, Thread
 from typing import Generic, TypeVar
 
-from playground.errors import PlaygroundError
-
 T = TypeVar("T")
 
 
@@ -16,7 +14,7 @@ class Ahead(Generic[T]):
     """Takes items from an iterable in a thread, up to `most` before they are wanted. `close` ends the thread."""
 
     def __init__(self, items: Iterable[T], most: int) -> None:
-        self.error: PlaygroundError | None = None  # that ended the items
+        self.error: Exception | None = None  # that ended the items
         self._items = items
         self._ready: Queue[T] = Queue(most)
         self._taken = self._closed = False
@@ -49,7 +47,7 @@ class Ahead(Generic[T]):
                 self._ready.put(item)
                 if self._closed:
                     return
-        except PlaygroundError as error:
+        except Exception as error:
             self.error = error
         finally:
             self._ended.set()

@@ -359,4 +359,8 @@ def test_drift_when_questions_share_a_picture_then_as_one_at_a_time(parts: Parts
         assert last.floor is not None
         assert 0 < last.floor < last.results[1].mean_kl.value / 20
         kls.append(last.results[1].mean_kl.value)
+        assert (last.asked_alone is not None) == (sequences > 1)
+        if last.asked_alone is not None:
+            assert last.asked_alone.differ == 0
+            assert 0 < last.floors["in batches of questions instead of alone"] <= last.floor
     assert kls[1] == pytest.approx(kls[0], rel=0.05)
