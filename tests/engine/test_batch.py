@@ -160,6 +160,21 @@ def test_answers_when_memory_is_short_then_fewer_are_asked_at_once_and_it_says_s
     assert steps.notes == ["F16: memory is short. From then on at most 4 of its questions were asked at once."]
 
 
+def test_variant_when_loaded_ahead_then_with_the_context_of_the_batch_before(parts: Parts) -> None:
+    f16, q8 = parts.catalog.choose(["F16", "Q8_0"], ["F16"])
+    items = about_one_picture(4)
+    steps = steps_of(parts, f16, 4)
+    steps.load_ahead(q8)  # no batch was asked yet
+    steps.answers(f16, items, 4)
+    steps.load_ahead(q8)
+    loaded = {w.file: w for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
+    assert {w.sequences for w in loaded.values()} == {4}
+    assert len(loaded) == 2
+    assert len(texts(steps.answers(q8, items, 4))) == 4
+    after = {w.file: w.pid for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
+    assert after == {file: w.pid for file, w in loaded.items()}
+
+
 def test_questions_when_others_wait_for_a_turn_then_the_rest_is_asked_in_another(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
