@@ -18,7 +18,6 @@ from playground.values.request import Runtime, Sampling
 
 # Prompts that wait in the worker, so that a free sequence need not wait for the pipe, and as many on this side of it.
 _AHEAD = 2
-_WAIT_S = 0.05
 CELLS = 256  # llama.cpp rounds a context up to a multiple
 
 
@@ -75,7 +74,7 @@ def answer_each(
 
     Raises also what ended `joins`.
     """
-    return _converse(lease, request, _Answers(joins, request.sequences, on_answer), stop)
+    return _converse(lease, request, _Answers(joins, request.sequences, lease.wake, on_answer), stop)
 
 
 def read_each(
@@ -86,7 +85,7 @@ def read_each(
     stop: Callable[[], bool],
 ) -> protocol.BatchEnded:
     """Have the worker read answers; `on_reading` gets what each reading found. Otherwise as `answer_each`."""
-    return _converse(lease, request, _Readings(joins, request.sequences, on_reading), stop)
+    return _converse(lease, request, _Readings(joins, request.sequences, lease.wake, on_reading), stop)
 
 
 def read_all(
@@ -143,10 +142,10 @@ def _converse(
 class _Prompts(Generic[J]):
     """The half of a Dialogue (pool/contract.py) that sends a prompt when there is room."""
 
-    def __init__(self, joins: Iterable[J], sequences: int) -> None:
-        self._left: Ahead[J] = Ahead(joins, _AHEAD)
+    def __init__(self, joins: Iterable[J], sequences: int, wake: Callable[[], None]) -> None:
+        """`wake`: has the dialogue asked when a prompt is there (contract.Worker.wake)."""
+        self._left: Ahead[J] = Ahead(joins, _AHEAD, wake)
         self._free = sequences + _AHEAD
-        self._asked = 0  # prompts that the worker has
         self._embeddings = Embeddings()
         self._closed = False
 
@@ -159,9 +158,7 @@ class _Prompts(Generic[J]):
 
     def to_send(self) -> list[protocol.Message]:
         messages: list[protocol.Message] = []
-        # A worker without prompts sends nothing that would wake this side.
-        while self._free and (join := self._left.next_ready(0 if self._asked else _WAIT_S)) is not None:
-            self._asked += 1
+        while self._free and (join := self._left.next_ready()) is not None:
             self._free -= 1
             messages.append(msgspec.structs.replace(join, prompt=self._embeddings.without_sent(join.prompt)))
         if self._left.ended and not self._closed:
@@ -174,7 +171,6 @@ class _Prompts(Generic[J]):
 
     def ended(self) -> None:
         self._free += 1
-        self._asked -= 1
 
 
 class _Answers(_Prompts[protocol.Join]):
@@ -184,9 +180,10 @@ class _Answers(_Prompts[protocol.Join]):
         self,
         joins: Iterable[protocol.Join],
         sequences: int,
+        wake: Callable[[], None],
         on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
     ) -> None:
-        super().__init__(joins, sequences)
+        super().__init__(joins, sequences, wake)
         self._on_answer = on_answer
         self._pieces: defaultdict[int, list[protocol.Chunk]] = defaultdict(list)
 
@@ -212,9 +209,10 @@ class _Readings(_Prompts[protocol.JoinReading]):
         self,
         joins: Iterable[protocol.JoinReading],
         sequences: int,
+        wake: Callable[[], None],
         on_reading: Callable[[protocol.SequenceRead], None],
     ) -> None:
-        super().__init__(joins, sequences)
+        super().__init__(joins, sequences, wake)
         self._on_reading = on_reading
 
     def received(self, reply: protocol.SequenceReply) -> None:

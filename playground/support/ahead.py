@@ -13,9 +13,11 @@ T = TypeVar("T")
 class Ahead(Generic[T]):
     """Takes items from an iterable in a thread, up to `most` before they are wanted. `close` ends the thread."""
 
-    def __init__(self, items: Iterable[T], most: int) -> None:
+    def __init__(self, items: Iterable[T], most: int, on_news: Callable[[], None] = lambda: None) -> None:
+        """`on_news` is called in the thread when an item is ready, and at the end."""
         self.error: Exception | None = None  # that ended the items
         self._items = items
+        self._on_news = on_news
         self._ready: Queue[T] = Queue(most)
         self._taken = self._closed = False
         self._ended = Event()
@@ -27,10 +29,10 @@ class Ahead(Generic[T]):
         """No item will follow."""
         return self._ended.is_set() and self._ready.empty()
 
-    def next_ready(self, wait_s: float = 0.0) -> T | None:
-        """None: there is none yet, or none any more. Blocks for `wait_s` at most."""
+    def next_ready(self) -> T | None:
+        """None: there is none yet, or none any more. Does not block."""
         try:
-            return self._ready.get(wait_s > 0 and not self._ended.is_set(), wait_s)
+            return self._ready.get_nowait()
         except Empty:
             return None
 
@@ -45,12 +47,14 @@ class Ahead(Generic[T]):
         try:
             for item in self._items:
                 self._ready.put(item)
+                self._on_news()
                 if self._closed:
                     return
         except Exception as error:
             self.error = error
         finally:
             self._ended.set()
+            self._on_news()
 
 
 def results(work: Callable[[Callable[[T], None]], None], stop: Event) -> Generator[T, None, None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from threading import Event
+from collections.abc import Callable, Iterable, Iterator
+from threading import Event, Semaphore
 
 import pytest
 
@@ -11,17 +11,19 @@ from playground.errors import BadInput
 from playground.support.ahead import Ahead, results
 
 
-def taken(ahead: Ahead[int]) -> list[int]:
-    items = []
+def taken(items: Iterable[int]) -> tuple[list[int], Ahead[int]]:
+    news = Semaphore(0)
+    ahead = Ahead(items, 2, news.release)
+    came = []
     while not ahead.ended:
-        item = ahead.next_ready(0.05)
-        if item is not None:
-            items.append(item)
-    return items
+        assert news.acquire(timeout=20)
+        if (item := ahead.next_ready()) is not None:
+            came.append(item)
+    return came, ahead
 
 
 def test_items_when_taken_then_all_in_their_order() -> None:
-    assert taken(Ahead(range(20), 2)) == list(range(20))
+    assert taken(range(20))[0] == list(range(20))
 
 
 def test_items_when_an_error_ends_them_then_it_is_kept_behind_what_came_before() -> None:
@@ -29,8 +31,8 @@ def test_items_when_an_error_ends_them_then_it_is_kept_behind_what_came_before()
         yield 1
         raise BadInput("no more")
 
-    ahead = Ahead(items(), 2)
-    assert taken(ahead) == [1]
+    came, ahead = taken(items())
+    assert came == [1]
     assert str(ahead.error) == "no more"
 
 
@@ -42,8 +44,9 @@ def test_items_when_closed_then_no_more_are_made_than_wait() -> None:
             made.append(len(made))
             yield made[-1]
 
-    ahead = Ahead(items(), 2)
-    assert ahead.next_ready(20) == 0
+    begun = Event()
+    ahead = Ahead(items(), 2, begun.set)
+    assert begun.wait(20)
     ahead.close()
     n = len(made)
     assert n <= 8
