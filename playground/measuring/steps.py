@@ -57,7 +57,7 @@ class Reading(NamedTuple):
     own: Path | None = None
 
 
-class Batch(NamedTuple):
+class _Opening(NamedTuple):
     """The fields of protocol.OpenBatch and ReadBatch."""
 
     runtime: Runtime
@@ -186,7 +186,7 @@ class Steps:
             if k in answers:
                 on_answer(k)
 
-        def ask(lease: Lease, request: Batch, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
+        def ask(lease: Lease, request: _Opening, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
             joins = (protocol.Join(k, prompt, self.sampling, streamed=False) for k, prompt in encoded)
             opened = protocol.OpenBatch(*request)
             self._count(batch.answer_each(lease, opened, joins, keep, self.stop))
@@ -236,7 +236,7 @@ class Steps:
         n_answer: int,
         runtime: Runtime,
         at_once: int,
-        ask: Callable[[Lease, Batch, Iterable[tuple[int, protocol.EncodedPrompt]]], None],
+        ask: Callable[[Lease, _Opening, Iterable[tuple[int, protocol.EncodedPrompt]]], None],
         *,
         fresh: bool = False,
     ) -> None:
@@ -255,7 +255,7 @@ class Steps:
                         with self.timed("load"):
                             lease = leased.enter_context(slot.lease(spec, stop=self.stop))
                         widest = max(plan.widest for plan in plans.values())
-                        request = Batch(spec.runtime, spec.sequences, runtime.n_ctx, widest)
+                        request = _Opening(spec.runtime, spec.sequences, runtime.n_ctx, widest)
                         ask(lease, request, self._in_turn(turn, plans, fail))
                 self._newest = spec
             except (EngineError, OutOfMemory) as error:
@@ -449,7 +449,7 @@ class Steps:
             files = (str(reading.against or ""), str(reading.own or ""), self._dtype)
             return protocol.JoinReading(k, prompt, reading.ids, *files)
 
-        def ask(lease: Lease, request: Batch, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
+        def ask(lease: Lease, request: _Opening, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
             opened = protocol.ReadBatch(*request)
             joins = (join(k, prompt) for k, prompt in encoded if not (once and is_known(k, prompt)))
             self._count(batch.read_each(lease, opened, joins, kept, self.stop))
