@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, expect
 
 TOKEN = "vlm-quant-playground"  # under which a browser keeps what makes its notebooks its own
@@ -117,3 +118,19 @@ def top_menu(page: Page, name: str, what: str) -> None:
 
 def told(page: Page, text: str) -> None:
     expect(page.locator(".vp-toast", has_text=text)).to_be_visible()
+
+
+_AXE = {
+    "resultTypes": ["violations"],
+    "runOnly": {
+        "type": "tag",
+        "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    },
+    "rules": {"landmark-unique": {"enabled": False}},  # cells that compare the same variants have panes of one name
+}
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds on the page as it is now: WCAG 2.2 A and AA, and its best practices."""
+    found = Axe().run(page, options=_AXE).response["violations"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]

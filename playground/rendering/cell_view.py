@@ -61,6 +61,7 @@ KEYS = (
     ("Delete", "delete the cell (with Undo)"),
     ("n p", "go to the next or the previous difference in the cell's answers"),
     ("← →", "in an answer: from token to token, with the likeliest ones"),
+    ("Ctrl K", "find a command"),
     ("Ctrl /", "show these keys; so does ?"),
 )
 

@@ -36,13 +36,14 @@ CSS = [
     ),
 ]  # fmt: skip
 
-_HEAD = """<div class="vp-head"><h1>VLM Quant Playground</h1><nav aria-label="Pages">\
+_HEAD = """<a class="vp-skip" href="#{content}">Skip to the content</a>\
+<div class="vp-head"><h1>VLM Quant Playground</h1><nav aria-label="Pages">\
 <a href="./"{notebook}>Notebook</a><a href="./models"{models}>Models</a>\
 <a href="./inspect"{inspect}>Inspect</a></nav></div>"""
 _CURRENT = ' aria-current="page"'
 
-_OPENING = """<div id="vp-notebook"><p class="vp-empty">Opening the notebook. The first start makes the quantized \
-variants, which takes some seconds.</p></div>"""
+_OPENING = """<div id="vp-notebook" tabindex="-1"><p class="vp-empty">Opening the notebook. The first start makes \
+the quantized variants, which takes some seconds.</p></div>"""
 
 # Hands a cell that a panel has changed to the notebook's script.
 _CHANGED = """watch('value', () => props.value && document.dispatchEvent(
@@ -102,7 +103,7 @@ def build(
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         with gr.Row(elem_id="vp-top"):
-            _top("notebook")
+            _top("notebook", "vp-notebook")
             gr.HTML(memory_strip.html(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
             if parts.settings.login is Login.HUGGINGFACE:  # brings the routes of the login, too
                 gr.LoginButton(size="sm", scale=0)
@@ -159,17 +160,18 @@ def build(
     return blocks
 
 
-def _top(current: str) -> None:
+def _top(current: str, content: str) -> None:
+    """`content`: the id of the element that a keyboard goes to past everything above it."""
     marks = {name: _CURRENT if name == current else "" for name in ("notebook", "models", "inspect")}
-    gr.HTML(_HEAD.format(**marks), apply_default_css=False)
+    gr.HTML(_HEAD.format(content=content, **marks), apply_default_css=False)
 
 
 def _region_page(name: str, content: str, functions: list[Callable[[Any], dict[str, Any]]], element: str) -> None:
     """A page that its script fills region by region."""
     with gr.Row(elem_id="vp-top"):
-        _top(name)
+        _top(name, element)
     gr.HTML(
-        html_template=f'<div id="{element}">{content}</div>',
+        html_template=f'<div id="{element}" tabindex="-1">{content}</div>',
         js_on_load=assets.loader(f"{name}.js"),
         apply_default_css=False,
         server_functions=functions,

@@ -27,7 +27,22 @@ from playground.notebooks.file_format import to_json
 from playground.notebooks.library import Library
 from playground.values.answer import PaneState
 from testkit import notebooks
-from testkit.browser import TOKEN, cell, ended, menu, pane, prompt, reload, run, saved, tab, told, top_menu, visitor
+from testkit.browser import (
+    TOKEN,
+    cell,
+    ended,
+    menu,
+    pane,
+    prompt,
+    reload,
+    run,
+    saved,
+    tab,
+    told,
+    top_menu,
+    violations,
+    visitor,
+)
 from testkit.webapp import WebApp, running
 
 pytestmark = pytest.mark.browser
@@ -270,6 +285,20 @@ def test_keys_when_pressed_then_do_what_the_dialog_says(page: Page) -> None:
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     order(page, SHORT, "What shape is blue? Say it.\nx")
+    page.keyboard.press("Control+k")
+    field = page.get_by_role("combobox", name="Find a command")
+    expect(field).to_be_focused()
+    page.keyboard.type("up move")
+    option = page.get_by_role("option", name="Move up cell 2 Alt ↑")
+    expect(option).to_have_attribute("aria-selected", "true")
+    expect(field).to_have_attribute("aria-activedescendant", str(option.get_attribute("id")))
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Commands")).to_be_hidden()
+    expect(cell(page, 1)).to_be_focused()
+    page.keyboard.press("Control+k")
+    page.keyboard.type("up move")
+    page.keyboard.press("Enter")
+    order(page, "What shape is blue? Say it.\nx", SHORT)
 
 
 def test_a_note_when_it_holds_markdown_and_markup_then_only_the_markdown_is_rendered(page: Page) -> None:
@@ -895,8 +924,36 @@ def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> N
     for dark in (False, True):
         page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
         assert contrasts(page, "#vp-top *, #vp-main *") == []
+        assert violations(page) == []
         found[dark] = page.locator(".vp-verdict").first.evaluate("node => getComputedStyle(node).color")
     assert found[False] != found[True]
+
+
+def test_pages_when_axe_looks_at_them_then_nothing_is_wrong_and_run_all_is_near(page: Page, app: WebApp) -> None:
+    """The notebook with its answers is in the test of its colours."""
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    stops, run_all = 1, page.get_by_role("button", name="▶ Run all")
+    while not run_all.evaluate("button => button === document.activeElement"):
+        page.keyboard.press("Tab")
+        stops += 1
+        assert stops <= 10
+    names = page.locator("#vp-order input[type=radio]").evaluate_all("radios => radios.map(radio => radio.name)")
+    assert names == ["vp-order", "vp-order"]
+    page.locator("#vp-order input[type=radio]").first.press("ArrowDown")
+    expect(cell(page).locator(".vp-chips")).to_contain_text("race")
+    for address, region in (
+        ("", ".vp-cell"),
+        ("models", "#vp-hub .vp-card, #vp-hub button"),
+        ("inspect", "#vp-handles"),
+    ):
+        page.goto(f"{app.url}/{address}")
+        expect(page.locator(region).first).to_be_visible()
+        page.add_style_tag(content="* { transition: none !important }")
+        for dark in (False, True):
+            page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+            assert violations(page) == []
 
 
 def test_controls_when_reached_without_a_mouse_then_each_has_a_name_and_shows_its_focus(page: Page) -> None:

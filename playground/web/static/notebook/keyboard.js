@@ -2,6 +2,7 @@
 import {actions, edit, focusCell, follow, move, step} from "./actions.js";
 import {goTo} from "./differences.js";
 import {$, article, cellOf, frame, page} from "./page.js";
+import {openPalette} from "./palette.js";
 import {run} from "./running.js";
 
 const FIELDS = "input, textarea, select, [contenteditable]";
@@ -13,6 +14,11 @@ export function onKey(event) {
   if ((control && key === "/") || (key === "?" && !target.matches(FIELDS))) {
     event.preventDefault();
     actions.keys();
+    return;
+  }
+  if (control && key.toLowerCase() === "k" && !event.shiftKey && !document.querySelector("dialog[open]")) {
+    event.preventDefault();
+    openPalette(cell);
     return;
   }
   const two = target.closest?.("[data-two]");

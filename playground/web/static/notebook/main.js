@@ -8,8 +8,9 @@ import {onKey} from "./keyboard.js";
 import {onLikelyClick, onLikelyKey} from "./likely.js";
 import {pointAt} from "./links.js";
 import {$, $$, article, cellOf, page, panel} from "./page.js";
+import {list, onPaletteClick, onPaletteKey} from "./palette.js";
 import {onDraw, onDrawKey} from "./region.js";
-import {choose, closePanel, onPanelValues, reportText} from "./settings.js";
+import {choose, closePanel, groupRadios, onPanelValues, reportText} from "./settings.js";
 import {fill, onTwoScroll} from "./side_by_side.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
@@ -22,6 +23,7 @@ export function start({element, trigger, server, upload}) {
   const root = element.querySelector("#vp-notebook");
   panel()?.setAttribute("role", "complementary");
   panel()?.setAttribute("aria-labelledby", "vp-side-title");
+  if (panel()) groupRadios(panel());
   Object.assign(page, {element, root, trigger, server, upload, browser: storage.browser});
   root.addEventListener("click", onClick);
   root.addEventListener("click", onLikelyClick);
@@ -34,12 +36,15 @@ export function start({element, trigger, server, upload}) {
   root.addEventListener("focusout", onFocusOut);
   root.addEventListener("input", event => {
     if (event.target.matches("[data-prompt], [data-note]")) write(event.target);
+    else if (event.target.matches("[data-find]")) list();
   });
   root.addEventListener("dblclick", event => {
     if (event.target.closest(".vp-markdown") && page.canEdit) edit(cellOf(event.target));
   });
   for (const name of ["pointerdown", "pointermove", "pointerup"]) root.addEventListener(name, onDraw);
   root.addEventListener("keydown", onDrawKey);
+  root.addEventListener("keydown", onPaletteKey);
+  root.addEventListener("click", onPaletteClick);
   for (const name of ["dragover", "drop"]) root.addEventListener(name, onDrag);
   root.addEventListener("dragleave", event => event.target.closest(".vp-is-compare")?.classList.remove("vp-over"));
   document.addEventListener("paste", onPaste);

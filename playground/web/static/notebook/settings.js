@@ -55,6 +55,17 @@ export function openPanel(field) {
   named?.scrollIntoView({block: "nearest"});
 }
 
+// Gradio names each radio button apart: with one name for a group, Tab reaches the group once, and arrows go within it.
+export function groupRadios(panel) {
+  const group = () => {
+    for (const set of panel.querySelectorAll("fieldset[id]")) {
+      for (const radio of set.querySelectorAll("input[type=radio]")) if (radio.name !== set.id) radio.name = set.id;
+    }
+  };
+  new MutationObserver(group).observe(panel, {childList: true, subtree: true});
+  group();
+}
+
 // Closes the panel of a narrow page at a click outside of it.
 export function closePanel(event) {
   const outside = frame()?.classList.contains("vp-side-open") && !panel()?.contains(event.target)
