@@ -9,28 +9,14 @@ import msgspec
 import tomlkit
 import typer
 
-from playground.cli.options import AsJson, Count, Seed
+from playground.cli.options import AsJson, Count, Models, Names, Projectors, Seed, VariantOptions, choose
 from playground.errors import BadInput, cannot_write
-from playground.measuring import statistics, suite_source
+from playground.measuring import pace, statistics, suite_source
 from playground.measuring.question_sets import DEFAULT_QUESTIONS
-from playground.measuring.suite_samples import SampleJob
+from playground.measuring.suite_source import Outlook
 from playground.measuring.suites import Suite, read_suites
 from playground.settings import Settings
 from playground.wiring import open_parts
-
-
-class _Outlook(msgspec.Struct, frozen=True):
-    """What a sample would be, before anything of it is fetched."""
-
-    suite: Suite
-    commit: str
-    licence: str
-    rows: int
-    questions: int
-    seed: int
-    row_groups: int  # still to be fetched
-    bytes: int
-    shows: float | None  # the difference of two accuracies that is shown in 80 % of cases
 
 
 def suites(
@@ -43,30 +29,31 @@ def suites(
         float | None, typer.Option(help="In points: also print how many questions show such a difference.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the suite, or the guess, as TOML, to change it.")] = None,
+    variants: Names = None,
+    projector: Projectors = None,
+    model: Models = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the suites, or show one before it runs: columns, prompt, what is fetched, and what n questions can show."""
+    """List the suites, or show one before it runs: columns, prompt, what is fetched, what n questions can show, and how
+    long these variants take here."""
     if not name:
         _list(as_json=as_json)
         return
-    outlook = _outlook(name, n, seed)
+    outlook, time = _outlook(name, n, seed, VariantOptions(variants=variants, projector=projector, model=model))
     if out is not None:
         _write(out, outlook.suite)
     if as_json:
         typer.echo(msgspec.json.encode(outlook).decode())
         return
+    *about, shows = outlook.lines
+    for line in about:
+        typer.echo(line)
     suite = outlook.suite
-    typer.echo(f"{suite.name}: {suite.repo}, {suite.split}, commit {outlook.commit[:12]}, {outlook.rows:,} rows")
-    typer.echo(f"licence: {outlook.licence or 'the repository names none'}")
-    columns = msgspec.to_builtins(suite.columns)
-    typer.echo("columns: " + ", ".join(f"{role} = {column}" for role, column in columns.items()))
     typer.echo(f"prompt: {suite.before!r} + question + {suite.after!r}; rule {suite.rule}")
     typer.echo(f"source: {suite.evidence or 'not named'}")
-    if outlook.row_groups:
-        typer.echo(f"to fetch: {outlook.bytes / 1e6:,.1f} MB in {outlook.row_groups} row groups")
-    else:
-        typer.echo("to fetch: nothing, this sample is on this machine")
-    typer.echo(suite_source.what_it_shows(outlook.questions))
+    typer.echo(shows)
+    if time:
+        typer.echo(time)
     if difference is not None:
         needed = statistics.questions_for_difference(difference / 100)
         count = "More than 100,000" if needed is None else f"About {needed:,}"
@@ -83,23 +70,13 @@ def _list(*, as_json: bool) -> None:
         typer.echo(f"{id:14} {size:>7} rows  {suite.rule:12} {suite.repo:32} {suite.licence or 'licence unknown'}")
 
 
-def _outlook(name: str, n: int, seed: int) -> _Outlook:
+def _outlook(name: str, n: int, seed: int, chosen: VariantOptions) -> tuple[Outlook, str]:
+    """And how long the chosen variants will take here; empty if none are."""
     with open_parts(Settings.read(), any_folder=True) as parts:
-        opened = suite_source.open_suite(parts.hub, suite_source.SuiteChoice(name, n, seed))
-        job = SampleJob(opened.suite, opened.table, n, seed, parts.samples)
-        groups, size = job.cost(job.order)
-    questions = min(n, opened.table.n_rows)
-    return _Outlook(
-        suite=opened.suite,
-        commit=opened.table.commit,
-        licence=opened.table.licence or opened.suite.licence,
-        rows=opened.table.n_rows,
-        questions=questions,
-        seed=seed,
-        row_groups=groups,
-        bytes=size,
-        shows=statistics.detectable_difference(questions),
-    )
+        found = suite_source.outlook(parts.hub, suite_source.SuiteChoice(name, n, seed), parts.samples)
+        asked = choose(parts, chosen) if chosen != VariantOptions() else ()
+        time = pace.outlook(parts.result_cache, asked, found.questions, found.suite.max_tokens) if asked else ""
+    return found, time
 
 
 def _write(path: Path, suite: Suite) -> None:

@@ -23,7 +23,7 @@ from playground.comparing.lab import Lab
 from playground.comparing.loops import loop_of
 from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted
-from playground.measuring import look_test, question_sets, speed_test, statistics
+from playground.measuring import look_test, pace, question_sets, speed_test, statistics
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.measuring.results import (
     AskedAlone,
@@ -219,9 +219,11 @@ class MeasureJob:
         def ask(done: Callable[[int], None]) -> None:
             written.extend(self.steps.answers(variant, asked, self.steps.at_once(asked), done))
 
+        started = time.monotonic()
         with closing(results(ask, self._abandoned)) as done:
             for _ in done:
                 yield self.step(what)
+        pace.keep(self._results, variant, time.monotonic() - started, len(new), self._plan.max_tokens)
         answers |= zip(new, written, strict=True)
         return [answers[k] for k in range(len(items))]
 

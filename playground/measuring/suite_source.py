@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from playground.errors import BadInput, Offline
 from playground.measuring import statistics
 from playground.measuring.question_sets import QuestionSet, SampleRecord
@@ -100,6 +102,56 @@ def draw(
         yield kept
         return
     yield from SampleJob(opened.suite, opened.table, choice.n, choice.seed, folder, stop).run()
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What a sample would be, before anything of it is fetched."""
+
+    suite: Suite
+    commit: str
+    licence: str
+    rows: int
+    questions: int
+    seed: int
+    row_groups: int  # still to be fetched
+    bytes: int
+    shows: float | None  # the difference of two accuracies that is shown in 80 % of cases
+
+    @property
+    def lines(self) -> list[str]:
+        """For a person, without the prompt."""
+        suite = self.suite
+        columns = msgspec.to_builtins(suite.columns)
+        fetched = f"{self.bytes / 1e6:,.1f} MB in {self.row_groups} row groups"
+        category = suite.columns.category
+        return [
+            f"{suite.name}: {suite.repo}, {suite.split}, commit {self.commit[:12]}, {self.rows:,} rows",
+            f"licence: {self.licence or 'the repository names none'}",
+            "columns: " + ", ".join(f"{role} = {column}" for role, column in columns.items()),
+            f"sample: {self.questions:,} rows at random, seed {self.seed}, "
+            + (f"each {category} with its share" if category else "from all rows alike"),
+            f"to fetch: {fetched}" if self.row_groups else "to fetch: nothing, this sample is on this machine",
+            what_it_shows(self.questions),
+        ]
+
+
+def outlook(hub: DatasetHub, choice: SuiteChoice, folder: Path) -> Outlook:
+    """Reads the dataset's footers, and its column of categories. Raises as SampleJob."""
+    opened = open_suite(hub, choice)
+    job = SampleJob(opened.suite, opened.table, choice.n, choice.seed, folder)
+    groups, size = job.cost(job.order)
+    questions = min(choice.n, opened.table.n_rows)
+    return Outlook(
+        suite=opened.suite,
+        commit=opened.table.commit,
+        licence=opened.table.licence or opened.suite.licence,
+        rows=opened.table.n_rows,
+        questions=questions,
+        seed=choice.seed,
+        row_groups=groups,
+        bytes=size,
+        shows=statistics.detectable_difference(questions),
+    )
 
 
 def what_it_shows(n: int) -> str:

@@ -10,8 +10,9 @@ import base64
 import functools
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from gradio.utils import get_upload_folder
@@ -21,9 +22,10 @@ from msgspec.structs import replace
 from playground.comparing.branching import BranchPoint
 from playground.comparing.images import cropped, read_image
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput, NoNotebook, NoRoom, NotAllowed
-from playground.measuring import suite_samples, suite_source
+from playground.errors import BadInput, Interrupted, NoNotebook, NoRoom, NotAllowed
+from playground.measuring import pace, suite_samples, suite_source
 from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, read_questions
+from playground.measuring.results import Progress
 from playground.measuring.suite_source import SuiteChoice
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
@@ -49,6 +51,7 @@ from playground.web.replies import (
     PageReply,
     PictureReply,
     QueueReply,
+    Reply,
     SettingsReply,
     TextFileReply,
 )  # fmt: skip
@@ -68,6 +71,14 @@ _MOST_REPLACED = 1000  # cells whose replaced pictures can be put back
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 
 
+@dataclass(slots=True)
+class _Drawing:
+    """A sample that is being fetched."""
+
+    progress: Progress | None = None
+    stopped: Event = field(default_factory=Event)
+
+
 class NotebookActions:
     """Server functions on `parts` (see `functions`); each takes the fields of one JSON object, and returns one."""
 
@@ -82,6 +93,7 @@ class NotebookActions:
         self._samples = JobLimits("samples of datasets", _MOST_SAMPLES, 1)
         # By notebook and cell: the pictures before the last upload that replaced some, and the uploaded ones.
         self._replaced: dict[tuple[str, str], tuple[tuple[Picture, ...], tuple[Picture, ...]]] = {}
+        self._drawing: dict[tuple[str, str], _Drawing] = {}  # likewise
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         return [
@@ -90,9 +102,9 @@ class NotebookActions:
                 self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate,
                 self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
                 self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
-                self.suite_questions, self.share, self.copy, self.create, self.remove, self.export, self.card,
-                self.import_file, self.mark, self.vote, self.branch, self.crop, self.marked_questions,
-                self.questions_file,
+                self.suite_outlook, self.suite_questions, self.suite_progress, self.stop_suite, self.share,
+                self.copy, self.create, self.remove, self.export, self.card, self.import_file, self.mark,
+                self.vote, self.branch, self.crop, self.marked_questions, self.questions_file,
             )
         ]  # fmt: skip
 
@@ -537,21 +549,62 @@ class NotebookActions:
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), notice=_without_right(without) or UNSET)
 
-    def suite_questions(self, key: str, cell: str, suite: str, person: str = "") -> CellsReply:
-        """Draw as many questions as the cell asks from a suite, or from any dataset of the Hub."""
+    def suite_outlook(self, key: str, cell: str, suite: str, seed: int = 0, token: str = "") -> HtmlReply:
+        """What a sample would be, before it is fetched."""
+        choice = self._suite_choice(key, cell, suite, seed, token)
+        found = suite_source.outlook(self._parts.hub, choice, self._parts.samples)
+        asked = self._view.compare_cell(self._library.own(key), cell)
+        known = {variant.id: variant for variant in self._parts.catalog.variants}
+        variants = [known[id] for id in asked.variants if id in known]
+        time = pace.outlook(self._parts.result_cache, variants, found.questions, found.suite.max_tokens)
+        return HtmlReply(html=templating.markup("suite-outlook.html", found=found, time=time))
+
+    def suite_progress(self, key: str, cell: str) -> HtmlReply:
+        """Of the sample that is being fetched for a cell; empty if none is."""
+        drawing = self._drawing.get((self._library.own(key).id, cell))
+        if drawing is None or drawing.progress is None:
+            return HtmlReply(html="")
+        return HtmlReply(html=templating.markup("suite-progress.html", progress=drawing.progress))
+
+    def stop_suite(self, key: str, cell: str) -> Reply:
+        """What was fetched is kept: the next time it goes on from there."""
+        drawing = self._drawing.get((self._library.own(key).id, cell))
+        if drawing is not None:
+            drawing.stopped.set()
+        return Reply()
+
+    def _suite_choice(self, key: str, cell: str, suite: str, seed: int, token: str) -> SuiteChoice:
         if not self._parts.settings.downloads:
             raise NotAllowed("The operator of this page does not allow downloads from the Hub.")
         notebook = self._library.own(key)
-        self._library.check_room()
         wanted = self._view.compare_cell(notebook, cell).questions
         if wanted is None:
             raise BadInput("This cell has a question of its own.")
-        choice = SuiteChoice(suite.strip()[:200], wanted.n)
-        if choice.name.endswith(".toml"):
+        name = suite.strip()[:200]
+        if not name or name.endswith(".toml"):
             raise BadInput("Write the name of a suite, or of a dataset: owner/name.")
+        return SuiteChoice(name, wanted.n, seed, token.strip() or None)
+
+    def suite_questions(
+        self, key: str, cell: str, suite: str, person: str = "", seed: int = 0, token: str = ""
+    ) -> CellsReply:
+        """Draw as many questions as the cell asks from a suite, or from any dataset of the Hub."""
+        choice = self._suite_choice(key, cell, suite, seed, token)
+        notebook = self._library.own(key)
+        self._library.check_room()
+        drawing = _Drawing()
         with self._samples.held(person), tempfile.TemporaryDirectory() as scratch:
-            *_, drawn = suite_source.draw(self._parts.hub, choice, self._parts.samples)
-            assert isinstance(drawn, QuestionSet)
+            self._drawing[notebook.id, cell] = drawing
+            try:
+                for news in suite_source.draw(self._parts.hub, choice, self._parts.samples, drawing.stopped.is_set):
+                    if isinstance(news, QuestionSet):
+                        drawn = news
+                    else:
+                        drawing.progress = news
+            except Interrupted:
+                return CellsReply(notice="Stopped. What was fetched is kept.")
+            finally:
+                self._drawing.pop((notebook.id, cell), None)
             zipped = Path(scratch) / "sample.zip"
             suite_samples.write_zip(drawn, zipped)
             source = self._library.questions.keep(zipped)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from playground.errors import BadInput, Interrupted, NoRoom, NotAllowed, Offline
-from playground.measuring import suite_samples
+from playground.measuring import pace, suite_samples, suite_source
 from playground.measuring.question_sets import QuestionSet, read_questions
 from playground.measuring.suite_samples import SampleJob, newest_sample
 from playground.measuring.suites import Suite, guessed, read_suites
@@ -294,6 +295,49 @@ def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
         actions.suite_questions(key, cell, "nothing")
     guessed_reply = actions.suite_questions(key, cell, f"{CHARTQA.repo}:test")
     assert "The columns were guessed. The first question: What is value" in str(guessed_reply.notice)
+
+
+def test_page_when_a_suite_is_named_then_it_says_what_would_be_fetched_and_a_stop_keeps_what_was(
+    served: HubServer, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deriving = Thread(target=lambda: None)
+    deriving.start()
+    actions = NotebookActions(parts, NotebookView(parts), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
+    key = str(actions.open().key)
+    actions.add(key, "measure")
+    cell = parts.library.own(key).cells[-1]
+    actions.write(key, cell, questions=CellQuestions(n=30))
+    html = actions.suite_outlook(key, cell, "chartqa", seed=7).html
+    for text in (
+        "100 rows",
+        "30 rows at random, seed 7, each type with its share",
+        "MB in ",
+        "row groups",
+        "30 questions are too few",
+    ):
+        assert text in html
+    assert "known after the first measurement" in html
+    variants = parts.library.cell(parts.library.own(key), cell).variants
+    for variant in parts.catalog.variants:
+        if variant.id in variants:
+            pace.keep(parts.result_cache, variant, 100.0, 20, 64)
+    seen: list[str] = []
+
+    def stopping(*given: Any) -> Any:
+        for news in draw(*given):
+            yield news
+            seen.append(actions.suite_progress(key, cell).html)
+            actions.stop_suite(key, cell)
+
+    draw = suite_source.draw
+    monkeypatch.setattr(suite_source, "draw", stopping)
+    assert "Stopped" in str(actions.suite_questions(key, cell, "chartqa", seed=7).notice)
+    (fetching,) = seen
+    assert "0 of " in fetching
+    assert actions.suite_progress(key, cell).html == ""
+    later = actions.suite_outlook(key, cell, "chartqa", seed=7).html
+    assert f"about {30 * 5 * len(variants):.0f} s" in later or "min, as in the newest" in later
+    assert served.seen(where="ChartQA")
 
 
 def test_page_when_downloads_are_not_allowed_then_no_sample_is_drawn(served: HubServer, parts: Parts) -> None:

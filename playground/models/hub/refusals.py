@@ -19,7 +19,7 @@ def translated(what: str) -> Iterator[None]:
     except errors.GatedRepoError:
         raise NotAllowed(
             f"{what} is gated: accept its licence at {constants.ENDPOINT}/{repo} with your account, then "
-            "enter a token of that account (Settings, Access Tokens) here."
+            "enter a token of that account (Settings, Access Tokens) here. A command reads it from HF_TOKEN."
         ) from None
     except errors.RepositoryNotFoundError:
         raise BadInput(

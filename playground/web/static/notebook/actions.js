@@ -1,7 +1,7 @@
 // What a person does: one function for each data-do of a button, and what keys and fields share with them.
 import {call} from "./calls.js";
 import {mark, setOutputs} from "./cells.js";
-import {download, downloadCard, downloadQuestions} from "./files.js";
+import {download, downloadCard, downloadQuestions, drawQuestions, stopDrawing} from "./files.js";
 import {offset} from "./likely.js";
 import {address} from "./links.js";
 import {$, $$, article, page, position} from "./page.js";
@@ -83,6 +83,8 @@ export const actions = {
   gallery: (id, chip) => call("write", {cell: id, gallery: chip.dataset.field === "on"}),
   example: async (id, button) => { await send(id); await call("example", {cell: id, index: Number(button.dataset.index)}); },
   settings: (id, chip) => { choose(id); openPanel(chip.dataset.field); },
+  "draw-questions": drawQuestions,
+  "stop-questions": stopDrawing,
   embedded: id => turns.take(id, () => call("own_questions", {cell: id})),
   mark: async (id, button) => {
     const [run, block] = blockOf(button);

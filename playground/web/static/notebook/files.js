@@ -1,6 +1,6 @@
 // Files: pictures and question sets that are uploaded, notebooks and cards that are downloaded.
 import {call} from "./calls.js";
-import {$, article, page} from "./page.js";
+import {$, article, page, parse, sleep} from "./page.js";
 import {sendAll, turns} from "./texts.js";
 import {toast} from "./toasts.js";
 
@@ -36,13 +36,39 @@ export async function addQuestions(id, file) {
   await turns.take(id, () => call("own_questions", {cell: id, path}));
 }
 
-// A sample of a dataset takes seconds to minutes, so the cell's other changes do not wait for it.
-export async function drawQuestions(id, field) {
-  if (!field.value) return;
-  field.disabled = true;
-  toast("Reading questions from the Hub…");
-  try { await call("suite_questions", {cell: id, suite: field.value}); } finally { field.disabled = false; }
+const suiteOf = id => {
+  const value = name => $(`[data-suite${name}]`, article(id))?.value ?? "";
+  return {cell: id, suite: value(""), seed: Number(value("-seed")), token: value("-token")};
+};
+
+const outlook = id => $("[data-outlook]", article(id));
+
+// What a sample of a dataset would be, before it is fetched.
+export async function showOutlook(id) {
+  const asked = suiteOf(id);
+  if (!outlook(id)) return;
+  outlook(id).textContent = asked.suite && "Looking at the set on the Hub…";
+  if (!asked.suite) return;
+  let html = "";
+  try { ({html} = await call("suite_outlook", asked)); } finally { if (outlook(id)) outlook(id).replaceChildren(...(html ? [parse(html)] : [])); }
 }
+
+// A sample takes seconds to minutes, so the cell's other changes do not wait for it.
+export async function drawQuestions(id) {
+  let done = false;
+  const drawn = call("suite_questions", suiteOf(id)).finally(() => { done = true; });
+  outlook(id).textContent = "Reading questions from the Hub…";
+  const watch = async () => {
+    for (await sleep(500); !done; await sleep(500)) {
+      const {html} = await call("suite_progress", {cell: id});
+      if (html && !done && outlook(id)) outlook(id).replaceChildren(parse(html));
+    }
+  };
+  watch().catch(() => {}); // the draw itself says what is wrong
+  try { await drawn; } finally { if (outlook(id)) outlook(id).textContent = ""; }
+}
+
+export const stopDrawing = id => call("stop_suite", {cell: id});
 
 export async function importFile(file) {
   if (!file) return;

@@ -2,7 +2,7 @@
 import {actions, ask, edit, focusCell, look, repeat} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
-import {addPictures, addQuestions, drawQuestions, imagesOf, importFile} from "./files.js";
+import {addPictures, addQuestions, imagesOf, importFile, showOutlook} from "./files.js";
 import {parsed} from "./fragments.js";
 import {onKey} from "./keyboard.js";
 import {onLikelyClick, onLikelyKey} from "./likely.js";
@@ -101,9 +101,9 @@ function onChange({target: field}) {
   else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(ignore);
   else if (field.matches("[data-two-side]")) fill(field);
   else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(ignore).finally(empty);
-  else if (field.matches("[data-suite]")) drawQuestions(id, field).catch(ignore);
+  else if (field.matches("[data-suite], [data-suite-seed], [data-suite-token]")) showOutlook(id).catch(ignore);
   else if (field.matches("[data-repeats]")) repeat(id, Number(field.value)).catch(ignore);
-  else if (field.matches("[data-q]")) ask(id).catch(ignore);
+  else if (field.matches("[data-q]")) ask(id).then(() => field.dataset.q === "n" && showOutlook(id)).catch(ignore);
   else if (field.matches("[data-title]")) call("rename", {title: field.value}).catch(ignore);
   else if (field.matches("[data-import]")) importFile(field.files[0]).finally(empty);
 }
