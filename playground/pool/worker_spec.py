@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from playground.engine import protocol
 from playground.values.files import ModelFile, Shape
@@ -110,7 +110,7 @@ def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False, 
         role=WorkerRole.LANGUAGE,
         key=(model.sha256, str(runtime.n_gpu_layers), str(runtime.split_gpus), *_observes(observe)),
         load=protocol.LoadLanguage(model.path, runtime, observe, sequences),
-        file=Path(model.path).name,
+        file=os.path.basename(model.path),
         bytes=model.bytes,
         shape=model.shape,
         runtime=runtime,
@@ -133,7 +133,7 @@ def vision_spec(
         role=WorkerRole.VISION,
         key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *budget, *_observes(observe)),
         load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe, *tokens),
-        file=Path(projector.path).name,
+        file=os.path.basename(projector.path),
         bytes=projector.bytes,
         shape=projector.shape,
         runtime=runtime,

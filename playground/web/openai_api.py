@@ -273,7 +273,8 @@ class OpenAiApi:
             end: Exception | None = None
             try:
                 for update in updates():
-                    tell(update)
+                    if chat.stream or update.done:
+                        tell(update)
             except Exception as error:
                 end = error
             tell(end)
