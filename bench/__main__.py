@@ -25,6 +25,7 @@ _WHAT = (
     "lab",
     "batch",
     "prompt",
+    "sequences",
     "suites",
     "hub",
     "load",
@@ -159,6 +160,13 @@ def main() -> None:
                 given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
             )
             found |= show("prompt", prompt.measure(ready))
+        if given.what == "sequences":
+            from bench import sequences  # noqa: PLC0415
+
+            ready = engine.prepare(
+                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+            )
+            found |= show("sequences", sequences.measure(ready))
         if given.what in ("hub", "all"):
             from bench import hub  # noqa: PLC0415
 
