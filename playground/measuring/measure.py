@@ -38,6 +38,7 @@ from playground.measuring.results import (
 from playground.measuring.scoring_rules import score
 from playground.measuring.steps import Item, Reading, Steps
 from playground.measuring.summaries import question_drift, variant_result
+from playground.measuring.time_left import Kind, TimeLeft
 from playground.support.ahead import results
 from playground.values.files import Variant
 from playground.values.request import Image, Runtime
@@ -48,6 +49,8 @@ _ARITHMETIC = 3
 
 _ALONE = 8  # questions that are asked in a batch, and then one at a time as well
 _IN_BATCHES = "in batches of questions instead of alone"
+
+_BASELINE = (Kind.ASK, Kind.RECORD, Kind.FLOOR)  # steps for each question of the reference
 
 _LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens below it."
 
@@ -75,8 +78,14 @@ def look_request(folder: Path, variant: Variant) -> MeasureRequest:
 class MeasureJob:
     """One measurement. `run` yields Progress, and at the end a Measurement."""
 
-    def __init__(self, lab: Lab, request: MeasureRequest, stop: Callable[[], bool] = lambda: False) -> None:
-        """Raises BadInput for what cannot be compared."""
+    def __init__(
+        self,
+        lab: Lab,
+        request: MeasureRequest,
+        stop: Callable[[], bool] = lambda: False,
+        work: TimeLeft | None = None,
+    ) -> None:
+        """`work`: of all jobs that share one progress. Raises BadInput for what cannot be compared."""
         self._variants = request.variants
         self._reference = next(v for v in request.variants if v.id == request.reference)
         check(self._variants, self._reference, request.questions)
@@ -96,8 +105,8 @@ class MeasureJob:
         self._asked_alone: AskedAlone | None = None
         self.left_out = 0  # questions that could not be asked
         self._started = time.monotonic()
-        self._done = self._total = 0
-        self._per_question = 3  # steps; of a scan those of `expect_baseline`
+        self._work = work or TimeLeft()
+        self._per_question = dict.fromkeys(_BASELINE, 1)  # steps; of a scan those of `expect_baseline`
 
     def run(self) -> Iterator[Progress | Measurement]:
         """Raises Interrupted, and what makes all of it impossible. A question that fails is reported and left out."""
@@ -163,13 +172,14 @@ class MeasureJob:
         """Where the reference's distributions over the k-th answer are."""
         return record_of(self._reference, records, k)
 
-    def expect(self, steps: int) -> None:
+    def expect(self, steps: int, kind: Kind = Kind.ALONE) -> None:
         """Count so many more steps to be done."""
-        self._total += steps
+        self._work.expect(kind, steps)
 
     def expect_baseline(self, n: int) -> None:
         """The steps of `ask`, `record` and the reference's `floor` for n questions."""
-        self.expect(3 * n)
+        for kind in _BASELINE:
+            self.expect(n, kind)
 
     def ask(self) -> Iterator[Progress]:
         """Have the reference answer every question; fills `items`. Raises BadInput if none can be asked."""
@@ -180,7 +190,7 @@ class MeasureJob:
                     items.append(Item(question, self._set.image(question)))
             except Failure as error:
                 self._leave_out(question, error)
-        answers = yield from self._answer_all(self._reference, items, f"{self._reference.label} answers")
+        answers = yield from self._answer_all(self._reference, items, f"{self._reference.label} answers", Kind.ASK)
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, RecordedAnswer) and answer.token_ids:
                 self.items.append(item)
@@ -202,14 +212,14 @@ class MeasureJob:
         self.left_out += 1
 
     def _answer_all(
-        self, variant: Variant, items: Sequence[Item], what: str
+        self, variant: Variant, items: Sequence[Item], what: str, kind: Kind
     ) -> Generator[Progress, None, list[RecordedAnswer | Failure]]:
         """A variant's own answers, or why there is none. Questions about one picture follow each other: each batch
         reads it once."""
         answers: dict[int, RecordedAnswer | Failure] = {}
         new = []
         for k in self._by_picture(items):
-            if self._is_new(self.steps.answer_key(variant, items[k])):
+            if self._is_new(self.steps.answer_key(variant, items[k]), kind):
                 new.append(k)
             else:
                 answers[k] = self.steps.answer(variant, items[k])
@@ -220,9 +230,10 @@ class MeasureJob:
             written.extend(self.steps.answers(variant, asked, self.steps.at_once(asked), done))
 
         started = time.monotonic()
+        self._work.batch(kind, self.steps.at_once(asked))
         with closing(results(ask, self._abandoned)) as done:
             for _ in done:
-                yield self.step(what)
+                yield self.step(what, kind, ended=True)
         pace.keep(self._results, variant, time.monotonic() - started, len(new), self._plan.max_tokens)
         answers |= zip(new, written, strict=True)
         return [answers[k] for k in range(len(items))]
@@ -247,7 +258,8 @@ class MeasureJob:
             return self._set.items
         left_out = len(self._set.items) - len(kept)
         if left_out:
-            self.expect(-left_out * self._per_question)
+            for kind, steps in self._per_question.items():
+                self.expect(-left_out * steps, kind)
             self.problems.append(f"{left_out} questions were left out: {makers} was calibrated or searched with them.")
         return kept
 
@@ -261,7 +273,7 @@ class MeasureJob:
             or not results.has(steps.own_drift_key(base, item))
             or not all(results.has(steps.drift_key(v, item)) for v in others)
         }
-        self._total -= len(self.items) - len(wanted)
+        self.expect(len(wanted) - len(self.items), Kind.RECORD)
         if not wanted:
             return
         first = min(wanted)
@@ -271,7 +283,7 @@ class MeasureJob:
         readings = {k: Reading(self._answers[k].token_ids, own=record_of(base, records, k)) for k in sorted(wanted)}
         recorded: set[int] = set()
         what = f"{base.label} reads its answers"
-        yield from self._read_at_once(base, readings, what, lambda k, _reply: recorded.add(k))
+        yield from self._read_at_once(base, readings, what, Kind.RECORD, lambda k, _reply: recorded.add(k))
         for k in readings.keys() - recorded:
             steps.record(base, steps.prompt(base, self.items[k]), readings[k].ids, record_of(base, records, k))
 
@@ -280,6 +292,7 @@ class MeasureJob:
         variant: Variant,
         wanted: Mapping[int, Reading],
         what: str,
+        kind: Kind,
         keep: Callable[[int, protocol.SequenceRead], None],
         runtime: Runtime | None = None,
         *,
@@ -296,12 +309,13 @@ class MeasureJob:
             self.steps.readings(variant, self.items, places, kept, runtime, fresh=fresh)
 
         found = set()
+        self._work.batch(kind, self.steps.at_once([self.items[k] for k in places]))
         with closing(results(read, self._abandoned)) as done:
             for k in done:
                 found.add(k)
-                yield self.step(what)
+                yield self.step(what, kind, ended=True)
         for _ in places.keys() - found:
-            yield self.step(what)
+            yield self.step(what, kind, ended=True)
 
     def floor(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
         """How far a variant lies from itself, computed another way, on the same questions: mean KL, nats a token.
@@ -311,7 +325,8 @@ class MeasureJob:
         total, tokens = 0.0, 0
         other, results = self.steps.other_way(variant), self._results
         what = f"{variant.label} against itself: {other.name}"
-        new = [k for k, item in enumerate(self.items) if self._is_new(self.steps.own_drift_key(variant, item))]
+        keys = [self.steps.own_drift_key(variant, item) for item in self.items]
+        new = [k for k, key in enumerate(keys) if self._is_new(key, Kind.FLOOR)]
         paths = {k: record_of(variant, records, k) for k in new}
         missing = {k: Reading(self._answers[k].token_ids, own=path) for k, path in paths.items() if not path.exists()}
         self.steps.readings(variant, self.items, missing, lambda _k, _reply: None)
@@ -322,13 +337,13 @@ class MeasureJob:
 
         wanted = {k: Reading(self._answers[k].token_ids, against=path) for k, path in paths.items() if path.exists()}
         yield from self._read_at_once(
-            variant, wanted, f"{variant.label} against itself: {other.name}", keep, other.runtime
+            variant, wanted, f"{variant.label} against itself: {other.name}", Kind.FLOOR, keep, other.runtime
         )
         for k, (item, answer) in enumerate(self._answered()):
             own = record_of(variant, records, k)
             try:
                 if k in paths and k not in wanted:
-                    yield self.step(what)
+                    yield self.step(what, Kind.FLOOR)
                 total += self.steps.own_drift(variant, item, answer.token_ids, own)
                 tokens += len(answer.token_ids) + 1
             except Failure:
@@ -352,7 +367,7 @@ class MeasureJob:
         differ, kl, tokens = 0, 0.0, 0
         for k, (answer_key, drift_key) in keys.items():
             try:
-                if self._is_new(answer_key):
+                if self._is_new(answer_key, Kind.ALONE):
                     yield self.step(f"{base.label} alone")
                     self._results.put(answer_key, steps.write(base, steps.prompt(base, self.items[k])).token_ids)
                 ids, record = self._answers[k].token_ids, record_of(base, records, k)
@@ -380,7 +395,8 @@ class MeasureJob:
         label = label or variant.label
         drifts = []
         if self._plan.drift:
-            new = [k for k, item in enumerate(self.items) if self._is_new(self.steps.drift_key(variant, item))]
+            keys = [self.steps.drift_key(variant, item) for item in self.items]
+            new = [k for k, key in enumerate(keys) if self._is_new(key, Kind.DRIFT)]
             wanted = {
                 k: Reading(
                     self._answers[k].token_ids,
@@ -393,7 +409,7 @@ class MeasureJob:
             def keep(k: int, reply: protocol.SequenceRead) -> None:
                 self._results.put(self.steps.drift_key(variant, self.items[k]), question_drift(reply.drifts))
 
-            yield from self._read_at_once(variant, wanted, f"{label}: drift", keep)
+            yield from self._read_at_once(variant, wanted, f"{label}: drift", Kind.DRIFT, keep)
         for k, (item, answer) in enumerate(self._answered()):
             drift = QuestionDrift()
             try:
@@ -407,8 +423,9 @@ class MeasureJob:
             drifts.append(drift)
         if self._plan.accuracy:
             sound = [k for k, drift in enumerate(drifts) if drift.error is None]
-            self.expect(len(sound) - len(drifts))
-            answers = yield from self._answer_all(variant, [self.items[k] for k in sound], f"{label}: answers")
+            self.expect(len(sound) - len(drifts), Kind.ANSWER)
+            asked = [self.items[k] for k in sound]
+            answers = yield from self._answer_all(variant, asked, f"{label}: answers", Kind.ANSWER)
             for k, own_answer in zip(sound, answers, strict=True):
                 if isinstance(own_answer, RecordedAnswer):
                     drifts[k] = self._scored(drifts[k], self.items[k], own_answer)
@@ -445,30 +462,40 @@ class MeasureJob:
         wanted = {
             k: Reading(answer.token_ids, self.reference_record(records, k)) for k, answer in enumerate(self._answers)
         }
-        yield from self._read_at_once(variant, wanted, f"{label}: drift", keep, fresh=fresh)
+        yield from self._read_at_once(variant, wanted, f"{label}: drift", Kind.ALONE, keep, fresh=fresh)
         for k in wanted.keys() - drifts.keys():
             prompt = self.steps.prompt(variant, self.items[k], fresh=fresh)
             read = self.steps.read(variant, prompt, wanted[k].ids, self.reference_record(records, k))
             drifts[k] = question_drift(read)
         return [drifts[k] for k in wanted]
 
-    def step(self, what: str) -> Progress:
-        """Raises Interrupted when that is wanted."""
+    def step(self, what: str, kind: Kind = Kind.ALONE, *, ended: bool = False) -> Progress:
+        """A step begins or, of a batch, has ended. Raises Interrupted when that is wanted."""
         if self._stop():
             raise Interrupted("Stopped.")
-        elapsed = time.monotonic() - self._started
-        left = elapsed / self._done * (self._total - self._done) if self._done else None
-        self._done += 1
-        return Progress(what, self._done - 1, self._total, left)
+        if ended:
+            self._work.ended(kind)
+        else:
+            self._work.step(kind)
+        return Progress(what, self._work.steps - 1, self._work.total, self._work.seconds)
 
     def _expect_all(self, n_others: int) -> None:
         plan, n = self._plan, len(self._set.items)
         self._per_question = self._steps_for_question(n_others)
-        self.expect(n * self._per_question)
-        self.expect(len(self._at_hand) * (min(look_test.QUESTIONS, n) * plan.look + speed_test.ROUNDS * plan.speed))
+        for kind, steps in self._per_question.items():
+            self.expect(n * steps, kind)
+        self.expect(len(self._at_hand) * min(look_test.QUESTIONS, n) * plan.look, Kind.LOOK)
+        self.expect(len(self._at_hand) * speed_test.ROUNDS * plan.speed, Kind.SPEED)
 
-    def _steps_for_question(self, n_others: int) -> int:
-        return (3 if self._plan.drift else 1) + n_others * (2 * self._plan.drift + self._plan.accuracy)
+    def _steps_for_question(self, n_others: int) -> dict[Kind, int]:
+        drift, accuracy = self._plan.drift, self._plan.accuracy
+        return {
+            Kind.ASK: 1,
+            Kind.RECORD: drift * 1,
+            Kind.FLOOR: drift * (1 + n_others),
+            Kind.DRIFT: drift * n_others,
+            Kind.ANSWER: accuracy * n_others,
+        }
 
     def _answered(self) -> list[tuple[Item, RecordedAnswer]]:
         return list(zip(self.items, self._answers, strict=True))
@@ -484,7 +511,8 @@ class MeasureJob:
     def _look(self) -> Generator[Progress, None, dict[str, list[float]]]:
         """Of each variant: by how much its own picture makes each answer likelier, nats an answer."""
         places = look_test.chosen(self.items)
-        self.expect(len(self._at_hand) * (len(places) - min(look_test.QUESTIONS, len(self._set.items))))
+        fewer = len(places) - min(look_test.QUESTIONS, len(self._set.items))
+        self.expect(len(self._at_hand) * fewer, Kind.LOOK)
         images = [item.image for item in self.items]
         advantages: dict[str, list[float]] = {}
         for variant in self._at_hand:
@@ -493,7 +521,7 @@ class MeasureJob:
                 for k in places:
                     ids = self._right_answer(k)
                     if ids is None and variant.id == self._reference.id:
-                        self._total -= 1  # its own answer fits its own picture whatever it sees
+                        self.expect(-1, Kind.LOOK)  # its own answer fits its own picture whatever it sees
                         continue
                     pictures = look_test.others(self.items[k].image, images)
                     asked.append((self.items[k], ids or self._answers[k].token_ids, pictures))
@@ -511,7 +539,7 @@ class MeasureJob:
         """
         rows: list[tuple[int, Item]] = []
         for i, (item, _, pictures) in enumerate(asked):
-            if self._is_new(look_test.key(self.steps, variant, item, pictures)):
+            if self._is_new(look_test.key(self.steps, variant, item, pictures), Kind.LOOK):
                 rows += [(i, item._replace(image=image)) for image in (item.image, *pictures)]
         wanted = {row: Reading(asked[i][1]) for row, (i, _) in enumerate(rows) if self.steps.lab.pool.on_gpu}
         read: dict[int, dict[str, float]] = {i: {} for i, _ in rows}
@@ -529,15 +557,16 @@ class MeasureJob:
             self.steps.readings(variant, [item for _, item in rows], wanted, kept, once=True)
 
         what, shown = f"{variant.label}: does it see?", set[int]()
+        self._work.batch(Kind.LOOK)
         with closing(results(work, self._abandoned)) as done:
             for row in done:
                 if rows[row][0] not in shown:
                     shown.add(rows[row][0])
-                    yield self.step(what)
+                    yield self.step(what, Kind.LOOK, ended=True)
         seen = []
         for i, (item, ids, pictures) in enumerate(asked):
             if i in read and i not in shown:
-                yield self.step(what)
+                yield self.step(what, Kind.LOOK)
             if pictures:
                 seen.append(look_test.advantage(self.steps, variant, item, ids, pictures, read.get(i)))
         return seen
@@ -554,9 +583,9 @@ class MeasureJob:
             item = self.items[number % len(self.items)]
             for variant in self._at_hand[:: -1 if number % 2 else 1]:
                 if variant.id not in timings:
-                    self._total -= 1
+                    self.expect(-1, Kind.SPEED)
                     continue
-                yield self.step(f"{variant.label}: speed, round {number + 1} of {speed_test.ROUNDS}")
+                yield self.step(f"{variant.label}: speed, round {number + 1} of {speed_test.ROUNDS}", Kind.SPEED)
                 try:
                     timings[variant.id].append(speed_test.timed(self.steps, variant, item))
                 except Failure as error:
@@ -585,10 +614,10 @@ class MeasureJob:
             result, floor=floor, within_arithmetic=within, looks=looks, own_picture=own_picture, speed=speed
         )
 
-    def _is_new(self, key: str) -> bool:
+    def _is_new(self, key: str, kind: Kind) -> bool:
         """Whether it has to be computed; a cached result takes no step."""
         if self._results.has(key):
-            self._total -= 1
+            self.expect(-1, kind)
             return False
         return True
 

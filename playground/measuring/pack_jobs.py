@@ -18,6 +18,7 @@ from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.steps import Item, Steps
 from playground.measuring.summaries import mean_kl
+from playground.measuring.time_left import Kind
 from playground.values.files import ModelFile, Variant
 from playground.values.request import Runtime
 
@@ -35,7 +36,8 @@ def make_pack(
     others = [v for v in request.variants if v.id != request.reference]
     n = len(request.questions.items)
     job.expect_baseline(n)
-    job.expect(2 * n * len(others))  # over the whole vocabulary, and from the pack
+    job.expect(n * len(others), Kind.DRIFT)  # over the whole vocabulary
+    job.expect(n * len(others))  # from the pack
     with lab.results.scratch() as records:
         yield from job.ask()
         yield from job.record(records, None)
@@ -173,8 +175,10 @@ class PackJob(MeasureJob):
             return (yield from super().floor(variant, records))
         return self._pack.record.floor
 
-    def _steps_for_question(self, n_others: int) -> int:
-        return n_others * (2 * self._plan.drift + self._plan.accuracy)
+    def _steps_for_question(self, n_others: int) -> dict[Kind, int]:
+        """Nothing of the reference."""
+        steps = super()._steps_for_question(n_others)
+        return steps | {Kind.ASK: 0, Kind.RECORD: 0, Kind.FLOOR: n_others * self._plan.drift}
 
 
 def _located(record: PackRecord, images: QuestionSet) -> tuple[QuestionSet, dict[Question, int]]:

@@ -19,6 +19,7 @@ from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Progress
 from playground.measuring.ship_card import ShipCard
+from playground.measuring.time_left import TimeLeft
 from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState, without_paths
 from playground.quantizing.scan_files import Workshop
 from playground.quantizing.scan_results import Scan
@@ -76,16 +77,16 @@ def measure_cell(
     assert wanted is not None
     started = time.monotonic()
     runtime, chosen = run.cell.settings.runtime(), questions.first(wanted.n)
-    scanning = None
+    scanning, work = None, TimeLeft()
     if wanted.sensitivity:  # raises what is invalid before minutes are spent on the measurement
         reference = next(v for v in variants if v.id == run.reference)
         source = replace(reference, id=reference.pair_id, overrides=None)  # the files alone are scanned
         limits = wanted.limits
         scan = Scan(restore=True, max_tokens=wanted.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
-        scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime), stop.wanted)
+        scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime), stop.wanted, work)
     if wanted.measures:
         request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime)
-        for update in MeasureJob(lab, request, stop.wanted).run():
+        for update in MeasureJob(lab, request, stop.wanted, work).run():
             if isinstance(update, Progress):
                 yield update
             else:

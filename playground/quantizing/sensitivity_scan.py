@@ -20,6 +20,7 @@ from playground.measuring.question_sets import QuestionSet, fingerprint, fingerp
 from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.steps import settings_key
 from playground.measuring.summaries import mean_kl
+from playground.measuring.time_left import Kind, TimeLeft
 from playground.quantizing import importance_matrix, quantizer, recipe_search, recipes
 from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
 from playground.quantizing.scan_files import ScanFiles, Workshop
@@ -61,9 +62,14 @@ class ScanJob:
     """One scan of a pair. `run` yields Progress, and at the end a Sensitivity."""
 
     def __init__(
-        self, lab: Lab, workshop: Workshop, request: ScanRequest, stop: Callable[[], bool] = lambda: False
+        self,
+        lab: Lab,
+        workshop: Workshop,
+        request: ScanRequest,
+        stop: Callable[[], bool] = lambda: False,
+        work: TimeLeft | None = None,
     ) -> None:
-        """Raises BadInput for what cannot be scanned."""
+        """`work`: of all jobs that share one progress. Raises BadInput for what cannot be scanned."""
         source, scan = request.source, request.scan
         _check(request)
         # What calibrates, what is searched with, and what judges share no picture.
@@ -75,6 +81,7 @@ class ScanJob:
         self._results = lab.results
         self._lab = lab
         self._stop = stop
+        self._work = work or TimeLeft()
         self._files = ScanFiles(lab, workshop, source, request.runtime, stop)
         self._groups = tuple(
             group
@@ -84,17 +91,18 @@ class ScanJob:
         self._problems: list[str] = []
         self._fresh: list[Path] = []  # files of a recipe that were not there before
         self._measuring = self._measure(self._searched)
+        self._trials = [_Trial(group.half, (group,), kind) for group in self._groups for kind in scan.kinds]
+        if scan.restore:
+            self._trials += self._without_one()
+        n = len(self._searched.items)
+        self._measuring.expect_baseline(n)
+        self._measuring.expect(2 * scan.calibrate + len(self._trials) * (n + 1))
 
     def run(self) -> Iterator[Progress | Sensitivity]:
         """Raises Interrupted, and what makes all of it impossible; an error with one type stands in its rung."""
         started = time.monotonic()
         measuring, source = self._measuring, self._source
-        n = len(self._searched.items)
-        trials = [_Trial(group.half, (group,), kind) for group in self._groups for kind in self._scan.kinds]
-        if self._scan.restore:
-            trials += self._without_one()
-        measuring.expect_baseline(n)
-        measuring.expect(2 * self._scan.calibrate + len(trials) * (n + 1))
+        n, trials = len(self._searched.items), self._trials
         yield from measuring.ask()
         keys = {trial: self._key(trial) for trial in trials}
         rungs: dict[_Trial, Rung] = {}
@@ -154,7 +162,7 @@ class ScanJob:
     def _measure(self, questions: QuestionSet) -> MeasureJob:
         plan = MeasurementPlan(max_tokens=self._scan.max_tokens)
         request = MeasureRequest(questions, (self._source,), self._source.id, plan, self._request.runtime)
-        return MeasureJob(self._lab, request, self._stop)
+        return MeasureJob(self._lab, request, self._stop, self._work)
 
     def _calibrate(self) -> Iterator[Progress]:
         """Importance matrices of both halves, kept beside the recipe: whoever makes its files again needs them."""
@@ -269,7 +277,7 @@ class ScanJob:
                 note=f"Found on {len(self._measuring.items)} questions, {self._searched.name}.",
             )
             variant, commands = yield from self._make(recipe)
-            self._measuring.expect(len(self._measuring.items))
+            self._measuring.expect(len(self._measuring.items), Kind.DRIFT)
             searched_kl = mean_kl((yield from self._measuring.read(variant, records, label="recipe", strict=True)))
             if scan.max_kl is None or aim is None or searched_kl <= scan.max_kl:
                 break

@@ -10,6 +10,7 @@ from playground.measuring.measure import MeasureJob
 from playground.measuring.results import Progress, QuestionDrift
 from playground.measuring.statistics import Interval
 from playground.measuring.summaries import mean_kl
+from playground.measuring.time_left import Kind
 from playground.quantizing.recipes import FileRecipe
 from playground.quantizing.scan_files import ScanFiles
 from playground.quantizing.scan_results import UniformComparison
@@ -36,7 +37,8 @@ class UniformBaseline:
     def run(self, recipe: Variant) -> Generator[Progress, None, tuple[Interval, tuple[UniformComparison, ...]]]:
         measuring, nearest = self._measuring, self._nearest(recipe.bytes)
         measuring.expect_baseline(self._n)
-        measuring.expect((1 + len(nearest)) * self._n + len(nearest))
+        measuring.expect(self._n, Kind.DRIFT)
+        measuring.expect(len(nearest) * (self._n + 1))
         yield from measuring.ask()
         with self._files.lab.results.scratch() as records:
             yield from measuring.record(records, None)

@@ -140,7 +140,7 @@ def html(
 
 
 def progress(update: Progress) -> markupsafe.Markup:
-    left = f", about {number_format.seconds(update.seconds_left)} left" if update.seconds_left is not None else ""
+    left = f" · about {number_format.about(update.seconds_left)} left" if update.seconds_left is not None else ""
     share = update.done / max(1, update.total)
     return markupsafe.Markup(
         '<div class="vp-progress" role="status"><progress value="{}" aria-label="progress"></progress>'

@@ -1,0 +1,100 @@
+"""How long the rest of a measurement takes: its steps by kind, and what a step of each kind took so far."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Of a step, which is about one question and one variant."""
+
+    ASK = "ask"  # the reference answers
+    RECORD = "record"
+    FLOOR = "floor"
+    DRIFT = "drift"
+    ANSWER = "answer"  # a variant's own
+    LOOK = "look"
+    SPEED = "speed"
+    ALONE = "alone"  # an answer read outside of a batch, as a scan does it
+
+
+# Seconds of a step of the embedded pair on two busy cores. Only their ratios count, and only until steps of a kind were
+# seen.
+_TYPICAL = {
+    Kind.ASK: 0.21,
+    Kind.RECORD: 0.05,
+    Kind.FLOOR: 0.06,
+    Kind.DRIFT: 0.10,
+    Kind.ANSWER: 0.06,
+    Kind.LOOK: 0.49,
+    Kind.SPEED: 0.37,
+    Kind.ALONE: 0.25,
+}
+_TRUST = 2  # steps of a kind count as much as what is typical
+
+
+class TimeLeft:
+    """Owns the steps of one measurement, over all its phases."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expected: Counter[Kind] = Counter()
+        self._ended: Counter[Kind] = Counter()
+        self._spent: dict[Kind, float] = dict.fromkeys(Kind, 0.0)
+        self._kind: Kind | None = None  # of what is worked on
+        self._width = 0  # how many are worked on together; 0: a step that stands alone
+        self._since = clock()
+        self.steps = 0  # that have begun or, in batches, have ended
+
+    @property
+    def total(self) -> int:
+        return sum(self._expected.values())
+
+    def expect(self, kind: Kind, steps: int) -> None:
+        self._expected[kind] += steps
+
+    def step(self, kind: Kind) -> None:
+        """A step begins. The one before it has ended."""
+        self._turn_to(kind, 0)
+        self.steps += 1
+
+    def batch(self, kind: Kind, width: int = 1) -> None:
+        """A batch begins, of which about so many steps are worked on together."""
+        self._turn_to(kind, max(1, width))
+
+    def ended(self, kind: Kind) -> None:
+        """A step of the batch has ended."""
+        self._pass()
+        self._ended[kind] += 1
+        self.steps += 1
+
+    def _turn_to(self, kind: Kind, width: int) -> None:
+        self._pass()
+        if self._kind is not None and self._width == 0:
+            self._ended[self._kind] += 1
+        self._kind, self._width = kind, width
+
+    def _pass(self) -> None:
+        now = self._clock()
+        if self._kind is not None:
+            self._spent[self._kind] += now - self._since
+        self._since = now
+
+    @property
+    def seconds(self) -> float | None:
+        """None before a step has ended."""
+        if not self._ended.total() or self._kind is None:
+            return None
+        under_way = {k: self._width / 2 if k is self._kind else 0.0 for k in Kind}  # each is half done
+        worked = {k: self._ended[k] + min(under_way[k], self._expected[k] - self._ended[k]) for k in Kind}
+        typical = sum(_TYPICAL[k] * worked[k] for k in Kind)
+        pace = sum(self._spent.values()) / typical if typical > 0 else 1.0
+        left = 0.0
+        for k in Kind:
+            rate = (self._spent[k] + _TRUST * pace * _TYPICAL[k]) / (max(0.0, worked[k]) + _TRUST)
+            remaining = max(0.0, self._expected[k] - worked[k]) * rate
+            left += max(0.0, remaining - (self._clock() - self._since)) if k is self._kind else remaining
+        return left
