@@ -28,6 +28,13 @@ _CLICK_TO_TEXT = """() => new Promise(resolve => {
     document.querySelector(".vp-is-compare [data-do=run]").click();
 })"""
 
+_SHIFTS = """window.shifts = 0;
+new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+}).observe({type: "layout-shift", buffered: true});"""
+
+_FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
+
 
 def measure(folder: Path) -> dict[str, float]:
     """Runs the embedded pair's F16 with warm handles; the engine's own time is the pane's time to first token."""
@@ -38,10 +45,14 @@ def measure(folder: Path) -> dict[str, float]:
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page()
+        page.add_init_script(_SHIFTS)
+        foreign: list[str] = []
+        page.on("request", lambda r: None if r.url.startswith((app.url, "data:", "blob:")) else foreign.append(r.url))
         page.goto(app.url)
         page.wait_for_selector("#vp-notebook[data-ready]", timeout=30_000)
         page.get_by_label("Q4_K_M · 2.3 MB").wait_for()
         page.wait_for_timeout(1000)
+        first_paint_s, layout_shift = page.evaluate(_FIRST_PAINT) / 1000, page.evaluate("window.shifts")
         for box in page.locator("#vp-models").get_by_role("checkbox").all():
             box.set_checked("F16" in box.locator("xpath=..").inner_text())
         overheads = []
@@ -55,6 +66,9 @@ def measure(folder: Path) -> dict[str, float]:
         browser.close()
     return {
         "page_start_s": app.start_s,
+        "first_paint_s": first_paint_s,
+        "layout_shift": layout_shift,
+        "requests_to_other_hosts": float(len(foreign)),
         "click_to_first_token_overhead_s": statistics.median(overheads[1:]),
         "click_to_first_token_overhead_max_s": max(overheads[1:]),
     }

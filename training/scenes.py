@@ -217,7 +217,7 @@ def render(scene: Scene, *, detail: int = 2, letterbox: bool = True) -> Image.Im
             draw, thing.shape, (*at(*thing.box[:2]), *at(*thing.box[2:])), _shaded(rng, COLOURS[thing.colour], 12)
         )
     if scene.text is not None:
-        font = _font(scene.text.font, round(scene.text.height * scale))
+        font = font_of(scene.text.font, round(scene.text.height * scale))
         draw.text(at(*scene.text.centre), scene.text.string, _shaded(rng, COLOURS[scene.text.colour], 12), font, "mm")
     if scene.bars:
         _draw_chart(rng, draw, scene, scale)
@@ -292,7 +292,7 @@ def _text(rng: random.Random, frame: Frame, background: str, row: int, level: Le
         string = "".join(rng.choices("0123456789", k=rng.randint(3, 6)))
     font = rng.randrange(len(FONTS))
     tall = min(wanted * 100 / SIZE, height / 3 * 0.95)
-    wide = _font(font, 64).getlength(string) / 64 * tall
+    wide = font_of(font, 64).getlength(string) / 64 * tall
     if wide > width * 0.94:
         tall, wide = tall * width * 0.94 / wide, width * 0.94
     x = left + width / 2 + rng.uniform(-1, 1) * max(0, (width - wide) / 2 - 2)
@@ -307,7 +307,7 @@ def _draw_chart(rng: random.Random, draw: ImageDraw.ImageDraw, scene: Scene, sca
     grid = (120, 120, 125) if dark else (150, 150, 150)
     highest, tick, step = (9, 3, 1) if scene.bars[0].value < 10 else (100, 50, 10)
     size = max(9 * scale * 100 / SIZE, min(0.075 * height, 13 * scale * 100 / SIZE))
-    font = _font(PLAIN_FONT, round(size))
+    font = font_of(PLAIN_FONT, round(size))
     x0, x1 = size * (0.9 if highest == 9 else 1.9) + 3 * scale, width - 3 * scale
     y0, y1 = height - 1.5 * size, 3 * scale + (size if scene.values_printed else 0)
     unit = (y0 - y1) / highest
@@ -350,7 +350,7 @@ def _draw_clock(
             (*tip(turn, 0.95), *tip(turn, 0.86 if main else 0.91)), ink, max(1, round(r * (0.04 if main else 0.015)))
         )
     if clock.numerals:
-        font = _font(PLAIN_FONT, round(r * 0.2))
+        font = font_of(PLAIN_FONT, round(r * 0.2))
         for hour in range(12 // clock.numerals, 13, 12 // clock.numerals):
             draw.text(tip(hour / 12, 0.73), str(hour), ink, font, "mm")
     hour = (clock.hour % 12 + clock.minute / 60) / 12
@@ -454,7 +454,7 @@ def _noise() -> numpy.ndarray:
 
 
 @lru_cache(maxsize=2048)
-def _font(number: int, pixels: int) -> ImageFont.FreeTypeFont:
+def font_of(number: int, pixels: int) -> ImageFont.FreeTypeFont:
     package, name = FONTS[number]
     return ImageFont.truetype(str(files(package) / "files" / name), max(4, pixels))
 

@@ -26,6 +26,7 @@ from playground.rendering import (
     comparison_view,
     markdown,
     measurement_view,
+    number_format,
     sensitivity_view,
     templating,
     waterfall_view,
@@ -49,7 +50,14 @@ _CELL_EXPORTS = (
 )
 _BLIND = ("blind", "Hide the names until I vote")
 _LINK = ("copy-cell-link", "Copy a link")
-_EDITS = (("duplicate", "Duplicate"), ("up", "Move up"), ("down", "Move down"), ("collapse", "Collapse or unfold"))
+_EDITS = (
+    ("add-compare", "Add a compare cell below"),
+    ("add-measure", "Add a measure cell below"),
+    ("duplicate", "Duplicate"),
+    ("up", "Move up"),
+    ("down", "Move down"),
+    ("collapse", "Collapse or unfold"),
+)
 
 KEYS = (
     ("Ctrl Enter", "run the cell"),
@@ -112,11 +120,31 @@ class _CellView:
 
 
 def page(
-    notebook: Notebook, cells: Sequence[markupsafe.Markup], listed: Sequence[ListedNotebook], *, can_edit: bool
+    notebook: Notebook,
+    cells: Sequence[markupsafe.Markup],
+    listed: Sequence[ListedNotebook],
+    *,
+    can_edit: bool,
+    about: str = "",
 ) -> markupsafe.Markup:
+    """`about`: for readers, its models and when it was run last."""
     return templating.markup(
-        "notebook.html", notebook=notebook, cells=cells, listed=listed, can_edit=can_edit, formats=FORMATS, keys=KEYS
+        "notebook.html",
+        notebook=notebook,
+        cells=cells,
+        listed=listed,
+        can_edit=can_edit,
+        about=about,
+        formats=FORMATS,
+        keys=KEYS,
     )
+
+
+def about(cells: Iterable[Cell], runs: Iterable[RunInfo]) -> str:
+    """The models of a notebook, and when it was run last."""
+    families = dict.fromkeys(cell.family for cell in cells if isinstance(cell, CompareCell) and cell.family)
+    last = max((info.started for info in runs), default="")
+    return " · ".join(filter(None, [", ".join(map(family_name, families)), last and number_format.when(last)]))
 
 
 def note(cell: Cell, number: int, *, can_edit: bool) -> markupsafe.Markup:

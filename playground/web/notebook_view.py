@@ -72,13 +72,17 @@ class NotebookView:
                     outputs = self.outputs(notebook, cell.id, can_edit) if at_once else cell_view.LATER
             shown.append(self._cell(notebook, cell, can_edit=can_edit, outputs=outputs))
         return PageReply(
-            page=cell_view.page(notebook, shown, listed, can_edit=can_edit),
+            page=cell_view.page(notebook, shown, listed, can_edit=can_edit, about=self._about(notebook)),
             key=key,
             browser=browser,
             can_edit=can_edit,
             home=home,
             problem=self._library.problem,
         )
+
+    def _about(self, notebook: Notebook) -> str:
+        runs = [info for id in notebook.cells for info in self._library.runs(notebook, id)]
+        return cell_view.about(self.cells(notebook), runs)
 
     def _cell(
         self, notebook: Notebook, cell: Cell, *, can_edit: bool, outputs: markupsafe.Markup | None
