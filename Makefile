@@ -13,7 +13,7 @@ STYLES := $(wildcard playground/rendering/styles/*.css playground/web/static/*.c
 MARKDOWN := *.md .github bench docs examples presets suites tests training
 
 run: setup
-	$(BIN)/python app.py
+	$(if $(SHARE),PLAYGROUND_SHARE=$(SHARE)) $(BIN)/python app.py
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile

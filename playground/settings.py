@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         examples=["/team/vlm"],
         description="Path below which a reverse proxy shows the app, such as /team/vlm. The proxy takes it off.",
     )
+    share: bool = Field(
+        default=False,
+        description="Open Gradio's public link, a tunnel through gradio.live, which the page shows with a QR code. It "
+        "needs login = password.",
+    )
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="text, or json with one object per line.")
 
     # --- folders -------------------------------------------------------------------------------------------------
@@ -354,6 +359,8 @@ class Settings(BaseSettings):
             raise ValueError("A password is empty.")
         if any(len(key.get_secret_value()) < _SHORTEST_KEY for key in self.api_keys.values()):
             raise ValueError(f"A key in api_keys is too short: it needs at least {_SHORTEST_KEY} characters.")
+        if self.share and self.login is not Login.PASSWORD:
+            raise ValueError("share needs login = password: a public link is never open to everybody.")
         if self.mcp and self.login is not Login.NONE:
             raise ValueError("mcp needs login = none: Gradio's MCP server cannot log in.")
         on_space = os.environ.get("SYSTEM") == "spaces" and "OAUTH_CLIENT_ID" in os.environ

@@ -27,6 +27,7 @@ from playground.rendering import (
     markdown,
     measurement_view,
     number_format,
+    qr_code,
     sensitivity_view,
     templating,
     waterfall_view,
@@ -126,8 +127,10 @@ def page(
     *,
     can_edit: bool,
     about: str = "",
+    public: str | None = None,
 ) -> markupsafe.Markup:
-    """`about`: for readers, its models and when it was run last."""
+    """`about`: for readers, its models and when it was run last. `public`: the app's public address."""
+    address = f"{public}/?notebook={notebook.share}" if public and notebook.share else public
     return templating.markup(
         "notebook.html",
         notebook=notebook,
@@ -135,6 +138,8 @@ def page(
         listed=listed,
         can_edit=can_edit,
         about=about,
+        public=public,
+        qr_code=qr_code.svg(address) if address else "",
         formats=FORMATS,
         keys=KEYS,
     )

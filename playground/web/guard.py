@@ -23,6 +23,7 @@ from playground.web.openai_reply import error_document
 _UNSPECIFIED = ("0.0.0.0", "::", "")  # noqa: S104  compared with, not listened on
 _LOOPBACK = "localhost"  # 127.0.0.1 and ::1 are addresses, which are always accepted
 _ANY = "*"
+_TUNNELS = ".gradio.live"  # of share links: each has a name of its own below it
 _HUB = "https://huggingface.co"
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _UPLOAD = "/gradio_api/upload"
@@ -37,7 +38,7 @@ _MULTIPART_BYTES = 1_000_000  # of an upload, beside its files
 class Rules:
     """What a request must meet."""
 
-    hosts: frozenset[str]  # names without a port, in lower case; "*": every one
+    hosts: frozenset[str]  # names without a port, in lower case; "*": every one; ".name": each one below it
     origins: frozenset[str]  # "name" or "name:port", as the operator wrote them
     in_hubs_frame: bool
     max_body_bytes: int
@@ -49,7 +50,7 @@ class Rules:
         named = [name.strip().lower() for name in (*settings.allowed_hosts, *filter(None, [settings.space_host]))]
         own = [] if settings.host in _UNSPECIFIED else [settings.host.lower()]
         return cls(
-            hosts=frozenset([_LOOPBACK, *own, *map(_name, named)]),
+            hosts=frozenset([_LOOPBACK, *own, *map(_name, named), *([_TUNNELS] if settings.share else [])]),
             origins=frozenset(named) - {_ANY},
             in_hubs_frame=settings.space_id is not None,
             max_body_bytes=settings.max_body_bytes,
@@ -81,7 +82,8 @@ class Rules:
 
     def _knows(self, name: str) -> bool:
         """An address is always known: a page can take over a name (DNS rebinding), but not an address."""
-        return _ANY in self.hosts or name in self.hosts or _is_address(name)
+        below = f".{name.partition('.')[2]}"
+        return _ANY in self.hosts or name in self.hosts or below in self.hosts or _is_address(name)
 
     def _is_own(self, method: str, headers: Headers) -> bool:
         """Whether a page of this server, a person, or a program made the request; and not a page of somebody else.

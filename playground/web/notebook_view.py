@@ -18,6 +18,7 @@ from playground.notebooks.library import Library, Notebook
 from playground.notebooks.votes import VoteRow
 from playground.rendering import cell_view, measurement_view, templating
 from playground.values.files import Variant
+from playground.web.public_link import PublicLink
 from playground.web.replies import CellHtml, CellsReply, PageReply
 from playground.wiring import Parts
 
@@ -30,8 +31,9 @@ _MOST_REPEATS = 10  # that are read for the spread of the speeds
 class NotebookView:
     """Reads the library and the catalog; changes neither."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, link: PublicLink | None = None) -> None:
         self._parts = parts
+        self._link = link or PublicLink()
         self._library: Library = parts.library
         self._pictures_of = functools.lru_cache(maxsize=8)(self._pictures)
 
@@ -72,7 +74,14 @@ class NotebookView:
                     outputs = self.outputs(notebook, cell.id, can_edit) if at_once else cell_view.LATER
             shown.append(self._cell(notebook, cell, can_edit=can_edit, outputs=outputs))
         return PageReply(
-            page=cell_view.page(notebook, shown, listed, can_edit=can_edit, about=self._about(notebook)),
+            page=cell_view.page(
+                notebook,
+                shown,
+                listed,
+                can_edit=can_edit,
+                about=self._about(notebook),
+                public=self._link.address,
+            ),
             key=key,
             browser=browser,
             can_edit=can_edit,

@@ -36,6 +36,7 @@ from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.web.openai_api import OpenAiApi
 from playground.web.prometheus import RunMetrics
+from playground.web.public_link import PublicLink
 from playground.web.run_events import RunEvents
 from playground.web.run_stream import RunStream
 from playground.web.uploads import Uploads, upload_folder
@@ -85,7 +86,8 @@ def serve(settings: Settings) -> None:
         long_jobs = JobLimits(
             "measurements and quantizations", settings.max_long_jobs, settings.max_long_jobs_per_person
         )
-        view = NotebookView(parts)
+        link = PublicLink()
+        view = NotebookView(parts, link)
         runs = LiveRuns(RunStream(parts, view, deriving, metrics, long_jobs).stream, settings.unwatched_run_s)
         actions = NotebookActions(parts, view, runs, deriving)
         events = RunEvents(parts.library, view, runs, actions, parts.monitor)
@@ -103,6 +105,7 @@ def serve(settings: Settings) -> None:
             server_name=settings.host,
             server_port=settings.port,
             root_path=settings.root_path or None,
+            share=settings.share,
             theme=page.theme(),
             css_paths=page.CSS,
             head=page.head(),
@@ -129,6 +132,9 @@ def serve(settings: Settings) -> None:
             **login.door(settings),
         )
         logs.adopt_server()
+        link.address = demo.share_url.rstrip("/") if demo.share_url else None
+        if settings.share and link.address is None:
+            logging.error("There is no public link: gradio.live cannot be reached. The page is served here only.")
         try:
             demo.block_thread()
         finally:

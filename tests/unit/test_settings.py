@@ -74,6 +74,8 @@ def test_settings_when_in_file_and_environment_then_the_environment_wins(monkeyp
     ("text", "message"),
     [
         ("hots = 1", "Unknown key 'hots' in playground.toml."),
+        ("share = true", "a public link is never open to everybody"),
+        ('root_path = "team"', "write /team/vlm"),
         ('mcp = true\nlogin = "password"\npassword = "x"', "mcp needs login = none"),
         ('[api_keys]\nci = "short"', "A key in api_keys is too short: it needs at least 16 characters."),
         ('space_id = "a/b"', "Unknown key 'space_id' in playground.toml."),

@@ -19,9 +19,11 @@ from playground.errors import BadImage, BadInput, NoRoom, NotAllowed
 from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
+from playground.rendering import qr_code
 from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
+from playground.web.public_link import PublicLink
 from playground.web.replies import RunUpdate
 from playground.wiring import Parts
 from testkit.notebooks import filled
@@ -100,6 +102,23 @@ def test_part_of_an_image_when_taken_then_the_cell_or_a_new_one_has_it_under_its
             actions.crop(key, id, whole.sha256, x, 20, width, height)
     with pytest.raises(BadInput):
         actions.crop(key, id, "0" * 64, 0, 0, 5, 5)
+
+
+def test_share_menu_when_the_app_has_a_public_link_then_address_and_code_lead_to_the_shared_notebook(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    """The tunnel is Gradio's; its address is given here."""
+    opened = actions_of(parts).open()
+    key = str(opened.key)
+    assert "<svg" not in opened.page.partition("vp-cells")[0]
+    view = NotebookView(parts, PublicLink("https://abc.gradio.live"))
+    alone = view.page(key, opened.browser).page.partition("vp-cells")[0]
+    share = parts.library.share(key, True).share
+    shared = view.page(key, opened.browser).page.partition("vp-cells")[0]
+    assert 'href="https://abc.gradio.live"' in alone
+    assert str(qr_code.svg("https://abc.gradio.live")) in alone
+    assert 'data-public="https://abc.gradio.live"' in shared
+    assert str(qr_code.svg(f"https://abc.gradio.live/?notebook={share}")) in shared
 
 
 def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_none(parts: Parts) -> None:

@@ -25,7 +25,8 @@ export function show(reply) {
   const intro = $("[data-intro]");
   if (intro) intro.hidden = storage.introClosed;
   const link = $("[data-link]");
-  if (link) link.value = `${location.origin}${location.pathname}?notebook=${link.dataset.link}`;
+  const base = link?.dataset.public ? `${link.dataset.public}/` : `${location.origin}${location.pathname}`;
+  if (link) link.value = `${base}?notebook=${link.dataset.link}`;
   const first = $(".vp-is-compare");
   if (first && page.choosesFirst) choose(first.dataset.cell);
   mark();
