@@ -130,8 +130,7 @@ class AskedAlone(msgspec.Struct, frozen=True):
     @property
     def words(self) -> str:
         """One sentence that stands alone."""
-        n = self.questions
-        asked = f"The reference was asked {n} of these question{'s' if n > 1 else ''} one at a time as well"
+        asked = f"The reference was asked {self.questions} of these questions one at a time as well"
         if not self.differ:
             return f"{asked}: no answer differs from the one in a batch."
         return f"{asked}: {self.differ} answer{'s differ' if self.differ > 1 else ' differs'} from those in a batch."

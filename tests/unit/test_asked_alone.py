@@ -1,0 +1,32 @@
+"""What a measurement says about questions that were asked in a batch, and alone as well."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from playground.measuring.results import AskedAlone, Measurement
+from playground.rendering import measurement_view
+from testkit.notebooks import F16, Q2, measurement
+
+
+@pytest.mark.parametrize(
+    ("questions", "differ", "words"),
+    [
+        (8, 0, "8 of these questions one at a time as well: no answer differs from the one in a batch."),
+        (8, 1, "8 of these questions one at a time as well: 1 answer differs from those in a batch."),
+        (1, 1, "1 of these questions one at a time as well: 1 answer differs from those in a batch."),
+    ],
+)
+def test_measurement_when_some_were_asked_alone_then_the_page_says_how_many_differ(
+    questions: int, differ: int, words: str
+) -> None:
+    found = msgspec.structs.replace(measurement(), asked_alone=AskedAlone(questions, differ))
+    html = measurement_view.html(found, (F16, Q2), F16.id, lambda name: None)
+    assert f"The reference was asked {words}" in " ".join(str(html).split())
+
+
+def test_measurement_when_an_older_version_made_it_then_nothing_is_said_of_batches() -> None:
+    older = msgspec.json.decode(msgspec.json.encode(measurement()), type=Measurement)
+    assert older.asked_alone is None
+    assert "one at a time" not in str(measurement_view.html(older, (F16, Q2), F16.id, lambda name: None))
