@@ -159,8 +159,8 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         examples=[8],
-        description="Maximum number of questions that one model answers at once in a measurement; 1 means one after "
-        "another. Default: 32 on a GPU, 16 on a CPU.",
+        description="Maximum number of questions that one model answers at once, in a measurement or for /v1; 1 means "
+        "one after another. Default: 32 on a GPU, 16 on a CPU and for /v1.",
     )
     unwatched_run_s: float = Field(
         default=1800,

@@ -61,13 +61,26 @@ class _Member:
 class SharedBatch:
     """Opened in a turn, for one language model. `close` ends it. Safe to use from several threads."""
 
-    def __init__(self, slot: Slot, model: ModelFile, runtime: Runtime, sequences: int, *, one_picture: bool) -> None:
-        """`one_picture`: only requests about the same picture are answered at the same time."""
+    def __init__(
+        self,
+        slot: Slot,
+        model: ModelFile,
+        runtime: Runtime,
+        sequences: int,
+        *,
+        one_picture: bool,
+        beside: Sequence[WorkerSpec] = (),
+    ) -> None:
+        """`one_picture`: only requests about the same picture are answered at the same time.
+
+        `beside`: the workers that its requests use before they join; they have to fit into memory with it.
+        """
         self._slot = slot
         self._model = model
         self._runtime = runtime
         self._sequences = sequences
         self._one_picture = one_picture
+        self._beside = tuple(beside)
         self._ids = itertools.count()
         self._changed = Condition()
         self._waiting: list[_Member] = []
@@ -75,11 +88,11 @@ class SharedBatch:
         self._picture: tuple[object, ...] | None = None  # of the request that joined last
         self._closed = False
         self._lease: Lease | None = None  # while the worker serves
-        self._dialogue: _Dialogue | None = None
+        self.worker = self._spec(sequences)  # as it was asked for last
         self._thread = Thread(target=self._serve_all, daemon=True)
         self._thread.start()
 
-    def spec(self, sequences: int, cells: int = CELLS) -> WorkerSpec:
+    def _spec(self, sequences: int, cells: int = CELLS) -> WorkerSpec:
         return language_spec(self._model, replace(self._runtime, n_ctx=cells), sequences=sequences)
 
     def answer(
@@ -143,13 +156,21 @@ class SharedBatch:
 
     def _serve(self, first: _Member) -> None:
         """Answer those that fit into a context that `first` fits in, until none is left or another size is needed."""
-        sequences, cells = self._size(first)
+        try:
+            sequences, cells = self._size(first)
+        except OutOfMemory as error:
+            with self._changed:
+                if first in self._waiting:
+                    self._waiting.remove(first)
+                    _end(first, error)
+            return
+        self.worker = self._spec(sequences, cells)
         request = protocol.OpenBatch(
             replace(self._runtime, n_ctx=cells), sequences, self._runtime.n_ctx, first.prompt.widest
         )
         dialogue = _Dialogue(self, request)
         try:
-            with self._slot.lease(self.spec(sequences, cells), stop=self._is_deserted) as lease:
+            with self._slot.lease(self.worker, stop=self._is_deserted) as lease:
                 with self._changed:
                     self._lease = lease
                 try:
@@ -165,16 +186,19 @@ class SharedBatch:
             self._ask_again(dialogue, first, unexpected)
 
     def _size(self, first: _Member) -> tuple[int, int]:
-        """Sequences and cells: fewer where memory is short."""
+        """Sequences and cells: fewer where memory is short. Raises OutOfMemory."""
         own = first.own_tokens + _LONGER
         sequences = self._sequences
         while True:
             pictures = 2 if self._one_picture else 1 + sequences
             cells = -(-(sequences * own + pictures * first.prefix_tokens) // CELLS) * CELLS
-            if sequences <= 2 or (cells <= _MOST_CELLS and self._slot.fits([self.spec(sequences, cells)])):
+            fits = self._slot.fits([*self._beside, self._spec(sequences, cells)])
+            if fits and (sequences <= 2 or cells <= _MOST_CELLS):
                 if sequences < self._sequences:
                     logger.info("%s answers %d requests at once: memory is short", self._model.path, sequences)
                 return sequences, cells
+            if sequences <= 2:
+                raise OutOfMemory("There is not enough memory for two such requests at once. Send them one by one.")
             sequences //= 2
 
     def _is_deserted(self) -> bool:

@@ -53,7 +53,7 @@ class _Shared:
 class SharedTurns:
     """Owns what waits and the turns that are shared. Safe to use from several threads."""
 
-    def __init__(self, sequences: int = SEQUENCES) -> None:
+    def __init__(self, sequences: int) -> None:
         self._sequences = sequences
         self._changed = Condition()
         self._waiting: list[_Request] = []
@@ -136,7 +136,7 @@ class SharedTurns:
                 for shared in self._shared
                 if shared.sharing == request.sharing
                 and shared.members < self._most
-                and shared.slot.fits([*specs[:-1], shared.batch.spec(self._sequences)])
+                and shared.slot.fits([*specs[:-1], shared.batch.worker])
             ),
             None,
         )
@@ -162,12 +162,19 @@ class SharedTurns:
         """A batch, if others wait for the same model and memory holds it beside the projector."""
         sharing = request.sharing
         with self._changed:
-            if sharing is None or not any(other.sharing == sharing for other in self._waiting):
+            if sharing is None or self._sequences < 2 or not any(other.sharing == sharing for other in self._waiting):
                 return None
             if not slot.fits([*specs[:-1], language_spec(sharing.model, sharing.runtime, sequences=self._sequences)]):
                 return None
             # On a CPU, attention to all pictures costs more than a batch saves (bench/README.md).
-            batch = SharedBatch(slot, sharing.model, sharing.runtime, self._sequences, one_picture=not pool.on_gpu)
+            batch = SharedBatch(
+                slot,
+                sharing.model,
+                sharing.runtime,
+                self._sequences,
+                one_picture=not pool.on_gpu,
+                beside=specs[:-1],
+            )
             shared = _Shared(sharing, slot, batch)
             self._shared.append(shared)
             self._leading.remove(request)

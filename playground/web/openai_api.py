@@ -47,7 +47,7 @@ PATH = "/v1"
 _HELD_BYTES = 512_000_000  # of all bodies together that are read or wait; of one person half of it
 _IMAGES_AT_MOST = 16  # times the largest image, in pixels: of all images of one request
 _SILENCE_S = 10.0  # between two signs of life in a stream
-_AT_ONCE = SEQUENCES + 4
+_AHEAD = 4  # requests of one person whose images are read while the others are answered
 _SHORT_BYTES = 2**20  # of a body that is read within a millisecond: as long as a thread takes to begin
 _RECENT_BYTES = 64 * 2**20  # of pixels
 _LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
@@ -113,8 +113,9 @@ class OpenAiApi:
         self._deriving = deriving
         self._metrics = metrics
         places = max(1, len(parts.pool.devices.gpu_places))
-        self._line = RequestLine(places * _AT_ONCE, parts.settings.max_api_requests)
-        self._turns = SharedTurns()
+        sequences = parts.settings.max_sequences or SEQUENCES
+        self._line = RequestLine(places * (sequences + _AHEAD), parts.settings.max_api_requests)
+        self._turns = SharedTurns(sequences)
         self._held_bytes: Counter[str] = Counter()  # by person
         self._recent = RecentImages(parts.read_image, _RECENT_BYTES)
 

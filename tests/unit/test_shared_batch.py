@@ -12,7 +12,7 @@ import pytest
 
 from playground.comparing.shared_batch import SharedBatch
 from playground.engine import protocol
-from playground.errors import EngineError
+from playground.errors import EngineError, OutOfMemory
 from playground.pool.contract import Dialogue
 from playground.pool.leasing import Slot
 from playground.pool.worker_spec import WorkerSpec
@@ -38,7 +38,7 @@ class Worker:
         self.faults: list[Callable[[Dialogue, Sequence[protocol.Join]], None]] = []
 
     def fits(self, specs: Sequence[WorkerSpec]) -> bool:
-        return specs[0].sequences <= self.most_sequences
+        return specs[-1].sequences <= self.most_sequences
 
     @contextmanager
     def lease(self, spec: WorkerSpec, stop: Callable[[], bool]) -> Iterator[Worker]:
@@ -163,6 +163,13 @@ def test_context_when_memory_is_short_or_answers_are_long_then_fewer_are_answere
         batch.close()
         assert worker.opened[0].sequences == expected
         assert worker.opened[0].runtime.context >= expected * (max_tokens + 3) + 10
+
+
+def test_context_when_memory_holds_no_two_requests_then_refused_in_words() -> None:
+    batch = opened(Worker(1), 16)
+    with pytest.raises(OutOfMemory, match="one by one"):
+        batch.answer(asked("A"), Sampling(), lambda chunk: None, lambda: False)
+    batch.close()
 
 
 def test_request_when_it_is_larger_than_the_context_then_the_batch_is_opened_anew(threads: ThreadPoolExecutor) -> None:
