@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -14,6 +14,7 @@ import msgspec
 
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.image_decoder import DECODER
+from playground.comparing.images import Document
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadSettings
@@ -112,9 +113,9 @@ class Parts:
         """An image that `who` uploaded, scaled down to what the operator allows. Raises BadImage and Busy."""
         return DECODER.read(source, name, max_pixels=self.settings.max_image_pixels, who=who)
 
-    def read_pages(self, path: str | Path, who: str = "") -> tuple[Image, ...]:
-        """The same; of a document the first pages. Raises BadImage and Busy."""
-        return DECODER.read_pages(path, max_pixels=self.settings.max_image_pixels, who=who)
+    def read_pages(self, path: str | Path, numbers: Sequence[int] | None = None, who: str = "") -> Document:
+        """The same; pages of a document, None: the first ones. Raises BadImage and Busy."""
+        return DECODER.read_pages(path, numbers, max_pixels=self.settings.max_image_pixels, who=who)
 
     def limited(self, settings: RunSettings) -> RunSettings:
         """Of a run: no more threads than cores, and in the demo mode nothing beyond what the operator allows."""

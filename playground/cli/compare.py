@@ -26,7 +26,7 @@ from playground.cli.options import (
     json_object,
     text_or_file,
 )
-from playground.comparing import axes, branching, comparison_request, run_settings, speeds
+from playground.comparing import axes, branching, comparison_request, pages, run_settings, speeds
 from playground.comparing.compare import StopFlag
 from playground.comparing.divergence import first_word, same_answer
 from playground.comparing.image_decoder import DECODER
@@ -55,7 +55,9 @@ def variants(
 
 
 def compare(
-    image: Annotated[list[Path], typer.Option(help="An image file; may be repeated.")],
+    image: Annotated[
+        list[Path], typer.Option(help="An image file; may be repeated. Of a PDF or TIFF: file.pdf#page=3, or 2,5-7.")
+    ],
     prompt: Annotated[str, typer.Option(help="What to ask; <image> is an image's place. May be empty.")],
     variants: Names = None,
     projector: Projectors = None,
@@ -146,7 +148,8 @@ def compare(
         "image_max_tokens": image_max_tokens, "kv_types": spread.kv_types, "image_tokens": spread.image_tokens,
     }  # fmt: skip
     settings = run_settings.read_settings(given).within(usable_cores())
-    images = tuple(page for path in image for page in DECODER.read_pages(path))
+    named = [pages.split_name(str(path)) for path in image]
+    images = tuple(page for path, numbers in named for page in DECODER.read_pages(path, numbers).images)
     with open_parts(Settings.read(), any_folder=True) as parts:
         choice = VariantOptions(variants=variants, projector=projector, model=model)
         chosen = axes.spread(choose(parts, choice), settings)

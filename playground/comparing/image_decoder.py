@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import IO
 
 import msgspec
 
-from playground.comparing.images import MAX_PAGES, MAX_PIXELS, read_page
+from playground.comparing.images import MAX_PIXELS, Document, document, read_page
 from playground.errors import BadImage, Busy
 from playground.values.request import Image
 
@@ -77,11 +77,12 @@ class ImageDecoder:
         with self._turn(who):
             return self._read(source, name, 0, max_pixels)[0]
 
-    def read_pages(self, path: str | Path, *, max_pixels: int = MAX_PIXELS, who: str = "") -> tuple[Image, ...]:
-        """As `images.read_pages`. Raises as `read`."""
+    def read_pages(
+        self, path: str | Path, numbers: Sequence[int] | None = None, *, max_pixels: int = MAX_PIXELS, who: str = ""
+    ) -> Document:
+        """Pages of a document, from 1 on; None: the first ones. Of any other file its one image. Raises as `read`."""
         with self._turn(who):
-            first, pages = self._read(path, "", 0, max_pixels)
-            return (first, *(self._read(path, "", page, max_pixels)[0] for page in range(1, min(pages, MAX_PAGES))))
+            return document(lambda page: self._read(path, "", page, max_pixels), numbers)
 
     @contextmanager
     def _turn(self, who: str) -> Iterator[None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 import PIL.ExifTags
@@ -44,6 +46,14 @@ _UPRIGHT = {
 }
 
 
+class Document(NamedTuple):
+    """Pages that were read, their numbers, and how many the file has."""
+
+    images: tuple[Image, ...]
+    numbers: tuple[int, ...]
+    pages: int
+
+
 def read_image(source: str | Path | io.BytesIO, name: str = "", *, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode, turn upright, convert to sRGB of 8 bits, scale down to `max_pixels`. Raises BadImage.
 
@@ -54,9 +64,14 @@ def read_image(source: str | Path | io.BytesIO, name: str = "", *, max_pixels: i
 
 def read_pages(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Image, ...]:
     """The first pages of a document (PDF, TIFF); of any other file its one image. Raises BadImage."""
-    first, pages = read_page(source, "", 0, max_pixels=max_pixels)
-    more = range(1, min(pages, MAX_PAGES))
-    return (first, *(read_page(source, "", page, max_pixels=max_pixels)[0] for page in more))
+    return document(lambda page: read_page(source, "", page, max_pixels=max_pixels)).images
+
+
+def document(read: Callable[[int], tuple[Image, int]], numbers: Sequence[int] | None = None) -> Document:
+    """`read`: as `read_page`, by the index of a page. `numbers`: from 1 on; None: the first ones."""
+    first, pages = read(numbers[0] - 1 if numbers else 0)
+    wanted = tuple(numbers) if numbers else tuple(range(1, min(pages, MAX_PAGES) + 1))
+    return Document((first, *(read(number - 1)[0] for number in wanted[1:])), wanted, pages)
 
 
 def read_page(
@@ -74,7 +89,7 @@ def read_page(
         if not (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size):
             raise BadImage(f"{name} is empty (0 bytes). Choose another image.")
         if _is_pdf(source):
-            rgb, note, pages = _pdf_page(source, page, max_pixels)
+            rgb, note, pages = _pdf_page(source, name, page, max_pixels)
             return from_rgb(rgb, note), pages
         pillow_heif.register_heif_opener(thumbnails=False)
         with PIL.Image.open(source, formats=_FORMATS) as opened:
@@ -82,6 +97,8 @@ def read_page(
             if width * height > (PIL.Image.MAX_IMAGE_PIXELS or width * height):
                 raise PIL.Image.DecompressionBombError
             frames = _frames(opened)
+            if page and (opened.format != "TIFF" or page >= frames):
+                raise _no_page(name, page, frames if opened.format == "TIFF" else 1)
             if frames > 1:
                 more = f"more than {_MAX_FRAMES}" if frames > _MAX_FRAMES else f"{frames}"
                 if opened.format == "TIFF":
@@ -128,10 +145,18 @@ def _is_pdf(source: str | Path | io.BytesIO) -> bool:
         return file.read(5) == b"%PDF-"
 
 
-def _pdf_page(source: str | Path | io.BytesIO, page: int, max_pixels: int) -> tuple[PIL.Image.Image, str, int]:
+def _no_page(name: str, page: int, pages: int) -> BadImage:
+    return BadImage(f"{name} has {pages} page{'s'[: pages != 1]}: there is no page {page + 1}.")
+
+
+def _pdf_page(
+    source: str | Path | io.BytesIO, name: str, page: int, max_pixels: int
+) -> tuple[PIL.Image.Image, str, int]:
     """A page as pixels, the note, and the number of pages."""
     with pypdfium2.PdfDocument(source) as document:
         pages = len(document)
+        if page >= pages > 0:
+            raise _no_page(name, page, pages)
         width, height = document.get_page_size(page)
         scale = min(_PDF_SCALE, (max_pixels / max(1.0, width * height)) ** 0.5)
         rgb = document[page].render(scale=scale).to_pil().convert("RGB")

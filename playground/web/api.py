@@ -14,6 +14,7 @@ from gradio.events import api
 
 from playground.comparing import axes, branching, comparison_request, run_settings
 from playground.comparing import compare as lab
+from playground.comparing import pages as document_pages
 from playground.errors import BadInput, PlaygroundError
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import embedded
@@ -56,16 +57,18 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             image: the picture; null for a question without one.
             prompt: the question.
             variants: ids of variants, as the tool variants lists them.
-            settings: such as {"max_tokens": 64}; docs/use/api.md lists them.
+            settings: such as {"max_tokens": 64}; docs/use/api.md lists them. "pages" of a PDF or TIFF
+                file, such as "3" or "2,5-7", are asked about together; the first one if it is left out.
         """
         deriving.join()
         try:
+            numbers, settings = _pages(settings)
             given = parts.limited(run_settings.read_settings(settings))
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
             chosen = axes.spread(parts.catalog.choose(variants), given)
             person = login.person(request)
-            images = [parts.read_image(image, who=person)] if image else []
+            images = list(parts.read_pages(image, numbers, person).images) if image else []
             comparison = comparison_request.comparison_of(images, prompt, chosen, given)
             mine = parts.of(person)
             updates = branching.run(comparison, mine.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
@@ -157,3 +160,11 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
     gr.Button(visible=False).click(
         compare, [image, prompt, ids, settings], [result], api_name="compare", concurrency_limit=None
     )
+
+
+def _pages(settings: dict[str, Any] | None) -> tuple[tuple[int, ...], dict[str, Any] | None]:
+    """The pages of the image's file, and the settings of the run. Raises BadInput."""
+    if not isinstance(settings, dict) or settings.get("pages") is None:
+        return (1,), settings
+    rest = {name: value for name, value in settings.items() if name != "pages"}
+    return document_pages.read_numbers(str(settings["pages"])), rest

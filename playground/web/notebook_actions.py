@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -19,8 +19,9 @@ from gradio.utils import get_upload_folder
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from playground.comparing import pages as document_pages
 from playground.comparing.branching import BranchPoint
-from playground.comparing.images import cropped, read_image
+from playground.comparing.images import MAX_PAGES, cropped, read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, Interrupted, NoNotebook, NoRoom, NotAllowed
 from playground.measuring import pace, suite_samples, suite_source
@@ -46,6 +47,7 @@ from playground.web.replies import (
     BinaryFileReply,
     CellHtml,
     CellsReply,
+    DocumentPages,
     HtmlReply,
     OutputsReply,
     PageReply,
@@ -370,9 +372,26 @@ class NotebookActions:
 
     # --- pictures ----------------------------------------------------------------------------------------------
 
-    def add_picture(self, key: str, cell: str, path: str, instead: str | None = None, person: str = "") -> CellsReply:
-        """Take an image that this browser has just uploaded. `instead`: of which picture, by its sha256."""
+    def add_picture(
+        self,
+        key: str,
+        cell: str,
+        path: str,
+        instead: str | None = None,
+        pages: str = "",
+        others: list[str] | None = None,
+        person: str = "",
+    ) -> CellsReply:
+        """Take an image that this browser has just uploaded. `instead`: of which picture, by its sha256.
+
+        `pages`: of a document, such as "2,5-7", in place of the pictures `others`; empty: the first ones.
+        """
         uploaded = _uploaded(path)
+        if pages:
+            taken = frozenset(others or ())
+            return self._add_picture(
+                key, cell, uploaded, person, document_pages.read_numbers(pages), instead=lambda _: taken
+            )
         return self._add_picture(key, cell, uploaded, person, instead=lambda now: self._given_up(now, instead))
 
     def put_back(self, key: str, cell: str, both: bool = False) -> CellsReply:
@@ -451,29 +470,41 @@ class NotebookActions:
         cell: str,
         path: Path,
         person: str = "",
+        numbers: Sequence[int] | None = None,
         *,
         instead: Callable[[CompareCell], frozenset[str]] = lambda now: frozenset(),
     ) -> CellsReply:
+        """`numbers`: the pages of a document that a person chose. `instead`: of which pictures."""
         notebook = self._library.own(key)
         self._library.check_room()
-        images = self._parts.read_pages(path, person)
-        read = [self._library.pictures.keep(image, path.name) for image in images]
+        document = self._parts.read_pages(path, numbers, person)
+        read = [self._library.pictures.keep(image, path.name) for image in document.images]
         accepted = [picture for picture in read if self._library.files(notebook).accept(picture.sha256)]
         with self._library.writing():
             now = self._view.compare_cell(notebook, cell)
             present = {p.sha256 for p in now.pictures}
             new = tuple({p.sha256: p for p in read if p.sha256 not in present}.values())
-            if not new and not accepted:
+            if not new and not accepted and numbers is None:
                 return CellsReply(notice=f"{path.name} is in this cell already.")
-            gone = instead(now) if new else frozenset()
+            gone = instead(now) - {p.sha256 for p in read} if new or numbers else frozenset()
             at = next((n for n, picture in enumerate(now.pictures) if picture.sha256 in gone), len(now.pictures))
             kept = [[p for p in part if p.sha256 not in gone] for part in (now.pictures[:at], now.pictures[at:])]
             written, _ = self._library.write(key, replace(now, pictures=(*kept[0], *new, *kept[1])))
-            if gone:
+            if gone and numbers is None:
                 self._replaced[notebook.id, cell] = now.pictures, new
                 while len(self._replaced) > _MOST_REPLACED:
                     del self._replaced[next(iter(self._replaced))]
-        return replace(self._view.changed(key, written), replaced=bool(gone))
+        reply = replace(self._view.changed(key, written), replaced=bool(gone) and numbers is None)
+        if document.pages == 1:
+            return reply
+        shown = DocumentPages(
+            name=path.name,
+            pages=document.pages,
+            most=MAX_PAGES,
+            taken=document_pages.words(document.numbers),
+            pictures=tuple(picture.sha256 for picture in read),
+        )
+        return replace(reply, document=shown)
 
     def own_questions(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
         """Ask the questions of a zip that was just uploaded; without one, the embedded ones again."""

@@ -47,12 +47,23 @@ class CellHtml(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stale: bool | UnsetType = UNSET  # whether the cell has changed since its newest run
 
 
+class DocumentPages(msgspec.Struct, frozen=True):
+    """What was taken of a document of several pages."""
+
+    name: str
+    pages: int  # that it has
+    most: int  # that are taken at once
+    taken: str  # their numbers: 1-8
+    pictures: tuple[str, ...]  # sha256
+
+
 class CellsReply(SavedReply, frozen=True, kw_only=True):
     """Cells that have changed; ids of all cells, where their order has."""
 
     cells: tuple[CellHtml, ...] = ()
     order: tuple[str, ...] | UnsetType = UNSET
     replaced: bool = False  # an upload took the place of pictures, which can be put back
+    document: DocumentPages | UnsetType = UNSET  # an upload that other pages can be taken of
 
 
 class SettingsReply(CellsReply, frozen=True, kw_only=True):

@@ -311,6 +311,21 @@ def test_page_when_a_text_holds_markup_then_it_is_text(page: Page) -> None:
     assert page.locator(".vp-outputs img, .vp-outputs script").count() == 0
 
 
+def test_page_when_a_document_is_chosen_then_its_pages_can_be_too(page: Page, tmp_path: Path) -> None:
+    sheets = [PIL.Image.new("RGB", (60, 40), (20 * n, 0, 0)) for n in range(10)]
+    sheets[0].save(tmp_path / "ten.pdf", save_all=True, append_images=sheets[1:])
+    add_image(page, tmp_path / "ten.pdf")
+    pictures = cell(page).locator(".vp-pictures figure")
+    expect(pictures).to_have_count(8)
+    page.locator(".vp-toast").get_by_role("button", name="Choose pages").click()
+    dialog = page.get_by_role("dialog", name="Pages of a document")
+    expect(dialog).to_contain_text("Of the 10 pages of ten.pdf, at most 8")
+    dialog.get_by_role("textbox").fill("9, 2")
+    dialog.get_by_role("button", name="Take these pages").click()
+    expect(pictures).to_have_count(2)
+    expect(page.locator(".vp-toast", has_text="ten.pdf has 10 pages; in the cell: 9, 2.")).to_be_visible()
+
+
 def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: Page) -> None:
     tick_only(page, "F16")
     add_image(page, OTHER)  # in place of the example

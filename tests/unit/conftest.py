@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ def pure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def read(source: Any, name: str = "", *, max_pixels: int = images.MAX_PIXELS, who: str = "") -> Image:
         return images.read_image(source, name, max_pixels=max_pixels)
 
-    def read_pages(path: str | Path, *, max_pixels: int = images.MAX_PIXELS, who: str = "") -> tuple[Image, ...]:
-        return images.read_pages(path, max_pixels=max_pixels)
+    def read_pages(
+        path: str | Path, numbers: Sequence[int] | None = None, *, max_pixels: int = images.MAX_PIXELS, who: str = ""
+    ) -> images.Document:
+        return images.document(lambda page: images.read_page(path, "", page, max_pixels=max_pixels), numbers)
 
     monkeypatch.setattr(DECODER, "read", read)
     monkeypatch.setattr(DECODER, "read_pages", read_pages)

@@ -87,6 +87,8 @@ def test_compare_when_called_then_documents_stream_and_the_last_is_done(client: 
         ("F16", {}, "have to be a list of ids"),
         (["F16"], {"temperatur": 1}, "temperatur"),
         (["F16"], {"max_tokens": 0}, "max_tokens has to be between 1 and 8192"),
+        (["F16"], {"pages": "2"}, "has 1 page: there is no page 2"),
+        (["F16"], {"pages": "2-1"}, "Invalid pages '2-1'"),
     ],
 )
 def test_compare_when_input_is_bad_then_says_what(

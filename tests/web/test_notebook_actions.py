@@ -24,7 +24,7 @@ from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.web.public_link import PublicLink
-from playground.web.replies import RunUpdate
+from playground.web.replies import DocumentPages, RunUpdate
 from playground.wiring import Parts
 from testkit.notebooks import filled
 from testkit.running import SCENE
@@ -286,6 +286,36 @@ def test_upload_when_only_examples_are_there_or_on_a_picture_then_it_takes_their
     assert isinstance(before, CompareCell)
     assert add("blue.png", instead=before.pictures[1].sha256)
     assert names() == [example, "blue.png", "green.png"]
+
+
+def test_document_when_other_pages_are_chosen_then_they_take_the_place_of_the_first_ones(
+    parts: Parts, actions_of: ActionsOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    path = Path(get_upload_folder()) / "a.pdf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheets = [PIL.Image.new("RGB", (40, 30), (20 * n, 0, 0)) for n in range(10)]
+    sheets[0].save(path, save_all=True, append_images=sheets[1:])
+    actions, library = actions_of(parts), parts.library
+    opened = actions.open()
+    key = str(opened.key)
+    cell = library.own(key).cells[1]
+
+    def shown() -> list[str]:
+        now = library.cell(library.own(key), cell)
+        assert isinstance(now, CompareCell)
+        return [str(picture.note)[:13].strip(" ,") for picture in now.pictures]
+
+    document = actions.add_picture(key, cell, str(path)).document
+    assert isinstance(document, DocumentPages)
+    assert (document.name, document.pages, document.most, document.taken) == ("a.pdf", 10, 8, "1-8")
+    assert shown() == [f"page {n} of 10" for n in range(1, 9)]
+    chosen = actions.add_picture(key, cell, str(path), pages="9, 2", others=list(document.pictures)).document
+    assert isinstance(chosen, DocumentPages)
+    assert (chosen.taken, sorted(shown())) == ("9, 2", ["page 2 of 10", "page 9 of 10"])
+    with pytest.raises(BadInput, match="there is no page 11"):
+        actions.add_picture(key, cell, str(path), pages="11", others=list(chosen.pictures))
+    assert len(shown()) == 2
 
 
 def test_questions_when_an_imported_file_only_names_their_zip_then_they_are_not_there(

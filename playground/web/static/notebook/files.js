@@ -7,19 +7,42 @@ import {toast} from "./toasts.js";
 const notUploaded = (file, error) =>
   toast(`${file.name} could not be uploaded: ${error.message ?? error}`, {bad: true});
 
-export const imagesOf = files => [...(files ?? [])].filter(file => file.type.startsWith("image/") || /\.(pdf|heic|heif|avif)$/i.test(file.name));
+export const imagesOf = files => [...(files ?? [])].filter(file => file.type.startsWith("image/") || /\.(pdf|heic|heif|avif|tiff?)$/i.test(file.name));
 
 // `instead`: the sha256 of the picture that the first file was dropped on.
 export async function addPictures(id, files, instead) {
   for (const [at, file] of files.entries()) {
     try {
       const {path} = await page.upload(file);
-      const {replaced} = await call("add_picture", {cell: id, path, instead: at ? null : instead});
+      const {replaced, document: pages} = await call("add_picture", {cell: id, path, instead: at ? null : instead});
       if (replaced) tellReplaced(id);
+      if (pages) tellPages(id, path, pages);
     } catch (error) {
       if (!document.querySelector(".vp-toast.vp-bad")) notUploaded(file, error);
     }
   }
+}
+
+function tellPages(id, path, document) {
+  toast(`${document.name} has ${document.pages} pages; in the cell: ${document.taken}.`, {
+    actions: [["Choose pages", () => choosePages(id, path, document)]],
+  });
+}
+
+// Asks which pages of a document the cell shall hold, in place of those that it holds.
+function choosePages(id, path, {name, pages, most, taken, pictures}) {
+  const dialog = $("[data-pages]"), field = $("[data-pages-wanted]");
+  $("[data-pages-of]").textContent = `Of the ${pages} pages of ${name}, at most ${most}, such as 3 or 2, 5-7:`;
+  field.value = taken;
+  dialog.returnValue = "";
+  dialog.onclose = async () => {
+    if (dialog.returnValue !== "take") return;
+    const wanted = {cell: id, path, pages: field.value.trim() || "1", others: pictures};
+    const reply = await call("add_picture", wanted).catch(() => null); // the person was told
+    tellPages(id, path, reply?.document ?? {name, pages, most, taken, pictures});
+  };
+  dialog.showModal();
+  field.select();
 }
 
 function tellReplaced(id) {
