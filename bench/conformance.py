@@ -44,6 +44,7 @@ SETTINGS = RunSettings(max_tokens=N_TOKENS, n_ctx=N_CTX, temperature=0.0, flash_
 BUDGET = 64  # tokens of a picture, at most
 _MARKER = "<__media__>"
 _TIMEOUT_S = 300
+_TRIES = 3  # on a busy machine it ends before its log has written anything
 _MORE = 24  # tokens that llama-mtmd-cli is asked for besides: its log may lose the last ones when it ends
 
 
@@ -218,10 +219,19 @@ def _mtmd(program: list[object], paths: list[Path], update: ComparisonUpdate, co
         command += ["-p", rendered, "--jinja", "--chat-template", "{{ messages[-1].content }}"]
     else:
         command += ["-p", PROMPT, "--jinja"]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
-    )
-    return "refused" if done.returncode else _whole(control.sub("", done.stdout.decode(errors="replace")))
+    for _ in range(_TRIES):
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            check=False,
+            timeout=_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            return "refused"
+        if text := _whole(control.sub("", done.stdout.decode(errors="replace"))):
+            break
+    return text
 
 
 def _whole(text: str) -> str:

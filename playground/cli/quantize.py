@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -90,13 +91,18 @@ def quantize(
             dry_run=dry_run,
             imatrix=imatrix,
             name=name,
+            on_plan=_say_all,
             on_step=lambda step: line(f"{step.done} of {step.total} {step.tensor}"),
         )
         line("")
-    for note in made.notes:
-        say(note)
+    _say_all(made.notes if dry_run else [])
     would = "would have " if dry_run else ""
     typer.echo(f"{target.name}: {would}{made.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB")
+
+
+def _say_all(notes: Sequence[str]) -> None:
+    for note in notes:
+        say(note)
 
 
 def _print_checked(checked: CheckedVariant, source: Path) -> None:

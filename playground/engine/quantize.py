@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llama_cpp import llama_cpp as C
 
@@ -20,6 +20,8 @@ from playground.values.files import Half
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
 _LACKING = re.compile(r"did not find weights for +(\S+)")
 _SIZE = re.compile(r"quant size += +([\d.]+) MiB")
+_NARROW = re.compile(r"warning: (\S+) +- ncols +(\d+) not divisible by +(\d+) \(required for type +(\S+)\)")
+_INSTEAD = re.compile(r"-> falling back to +(\S+)")
 _NAMED = 12  # tensors that a note lists by name
 # Projectors that llama.cpp reads with this matrix transposed, which it cannot do with a quantized one.
 _TRANSPOSED = {"gemma3": "mm.input_projection.weight", "gemma3nv": "mm.input_projection.weight"}
@@ -57,6 +59,7 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
     notes: list[str] = [f"kept as in the source: {_listed([_name(one) for one in kept])}"] if kept else []
     size: list[int] = []
     lacking: list[str] = []
+    narrow: list[_Narrow] = []  # each line comes in pieces
     converted = 0
 
     def on_line(line: str) -> None:
@@ -66,7 +69,11 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
             send(Step(int(step[1]), int(step[2]), step[3]))
         elif tensor := _LACKING.search(line):
             lacking.append(tensor[1])
-        elif "fallback" in line or "is different from tensor size" in line:
+        elif row := _NARROW.search(line):
+            narrow.append(_Narrow(row[1], int(row[2]), int(row[3]), row[4].upper()))
+        elif (instead := _INSTEAD.search(line)) and narrow:
+            narrow[-1] = narrow[-1]._replace(instead=instead[1].upper())
+        elif "is different from tensor size" in line:
             notes.append(line.strip(" =\n"))
         elif mib := _SIZE.search(line):
             size.append(int(float(mib[1]) * 2**20))
@@ -88,7 +95,33 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
         )
     if without:
         notes.append(f"quantized without the matrix, which lacks them: {_listed(without)}")
+    notes = [*narrow_notes(narrow), *notes]
     return Quantized(time.perf_counter() - started, size[-1] if size else None, tuple(dict.fromkeys(notes)))
+
+
+class _Narrow(NamedTuple):
+    """A tensor whose rows are no multiple of a type's block."""
+
+    tensor: str
+    columns: int
+    block: int
+    kind: str
+    instead: str = "another type"
+
+
+def narrow_notes(narrow: Sequence[_Narrow]) -> list[str]:
+    """What a type cannot hold, and what is taken instead: one sentence for each pair of types."""
+    groups: dict[tuple[str, int, str], list[_Narrow]] = {}
+    for row in narrow:
+        groups.setdefault((row.kind, row.block, row.instead), []).append(row)
+    notes = []
+    for (kind, block, instead), rows in groups.items():
+        widths = ", ".join(map(str, sorted({row.columns for row in rows})))
+        notes.append(
+            f"{kind} cannot hold {len(rows)} tensor{'s'[: len(rows) != 1]}, whose rows ({widths}) are no multiple of "
+            f"{block}: {instead} is taken instead for {_listed([row.tensor for row in rows])}"
+        )
+    return notes
 
 
 def _imatrix(means: dict[str, Any]) -> Any:

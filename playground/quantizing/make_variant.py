@@ -133,6 +133,7 @@ class MakeJob:
         self, source: Variant, request: MakeRequest, target: Path, imatrix: Path | None, made_with: Sequence[str]
     ) -> Generator[Progress, None, quantizer.QuantizedFile]:
         made: list[quantizer.QuantizedFile] = []
+        planned: list[str] = []
 
         def work(report: Callable[[Progress], None]) -> None:
             made.append(
@@ -147,7 +148,10 @@ class MakeJob:
                     imatrix=imatrix,
                     name=request.name,
                     made_with=made_with,
-                    on_step=lambda step: report(Progress(f"quantizing {step.tensor}", step.done, step.total)),
+                    on_plan=lambda notes: planned.extend(note.partition(" for ")[0] for note in notes),
+                    on_step=lambda step: report(
+                        Progress("; ".join([f"quantizing {step.tensor}", *planned]), step.done, step.total)
+                    ),
                     stop=self._stop,
                 )
             )

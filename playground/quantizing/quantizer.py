@@ -75,10 +75,13 @@ def make(
     imatrix: Path | None = None,
     name: str = "",
     made_with: Sequence[str] = (),
+    on_plan: Callable[[Sequence[str]], None] = lambda notes: None,
     on_step: Callable[[protocol.Step], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> QuantizedFile:
     """Write a quantized file: all of it or nothing, and never over the source.
+
+    `on_plan` gets the notes before anything is quantized: what a type cannot hold, what stays as it is.
 
     `imatrix`: an importance matrix of this half (quantizing/importance_matrix.py, or llama-imatrix).
     `name`: what to call the new file's quantization where llama.cpp's name does not tell it all.
@@ -109,6 +112,7 @@ def make(
         wanted = planned.bytes or source.stat().st_size
         if dry_run:
             return QuantizedFile(None, wanted, planned.seconds, planned.notes)
+        on_plan(planned.notes)
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if wanted > free:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -100,6 +101,41 @@ def test_projector_when_it_has_convolutions_and_exact_matrices_then_they_keep_th
         "a.blk.0.conv_pw1.weight": "Q4_0",
         "v.blk.0.attn_q.weight": "Q4_0",
     }
+
+
+def test_type_when_it_cannot_hold_some_rows_then_it_is_told_before_anything_is_written(
+    parts: Parts, tmp_path: Path
+) -> None:
+    writer = GGUFWriter(source := tmp_path / "mmproj-F16.gguf", "clip")
+    for name, shape in (
+        ("v.blk.0.ffn_down.weight", (64, 288)),
+        ("v.blk.0.attn_q.weight", (64, 288)),
+        ("v.blk.0.attn_k.weight", (64, 256)),
+        ("v.blk.0.ffn_up.weight", (64, 300)),
+    ):
+        writer.add_tensor(name, numpy.ones(shape, numpy.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    target = tmp_path / "new.gguf"
+    told: list[str] = []
+
+    def on_plan(notes: Sequence[str]) -> None:
+        assert not target.exists()
+        told.extend(notes)
+
+    made = quantizer.make(source, target, "Q4_K_M", parts.pool, half=Half.PROJECTOR, on_plan=on_plan)
+    assert sorted(told) == sorted(made.notes) == [
+        "Q4_K cannot hold 1 tensor, whose rows (300) are no multiple of 256: F16 is taken instead for "
+        "v.blk.0.ffn_up.weight",
+        "Q4_K cannot hold 2 tensors, whose rows (288) are no multiple of 256: Q5_0 is taken instead for "
+        "v.blk.0.attn_q.weight, v.blk.0.ffn_down.weight",
+    ]  # fmt: skip
+    types = {t.name.removeprefix("v.blk.0."): t.tensor_type.name for t in GGUFReader(target).tensors}
+    assert types == {
+        "ffn_down.weight": "Q5_0", "attn_q.weight": "Q5_0", "attn_k.weight": "Q4_K", "ffn_up.weight": "F16",
+    }  # fmt: skip
 
 
 def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts: Parts, tmp_path: Path) -> None:
