@@ -163,7 +163,9 @@ def _answers(parts: Parts, variant: Variant, pictures: dict[str, Path], sides: S
 
     def asked(name: str, paths: list[Path], sides: Sides) -> tuple[ComparisonUpdate, Answers]:
         update = _asked(parts, variant, sides.settings, paths, PROMPT)
-        return update, Answers(name, _text(update), _mtmd(sides.program, paths, update, control), _ended(update))
+        return update, Answers(
+            name, _text(update, control), _mtmd(sides.program, paths, update, control), _ended(update)
+        )
 
     updates = []
     for name, path in pictures.items():
@@ -175,7 +177,7 @@ def _answers(parts: Parts, variant: Variant, pictures: dict[str, Path], sides: S
     yield asked(f"{BUDGET} tokens", [pictures["page"]], sides.within(BUDGET))[1]
     earlier = (Turn(PROMPT, {variant.id: updates[0].panes[0].text}),)
     update = _asked(parts, variant, sides.settings, two[:1], FOLLOW_UP, earlier)
-    yield Answers("follow-up", _text(update), _mtmd(sides.program, two[:1], update, control), _ended(update))
+    yield Answers("follow-up", _text(update, control), _mtmd(sides.program, two[:1], update, control), _ended(update))
 
 
 def _asked(
@@ -196,15 +198,17 @@ def _ended(update: ComparisonUpdate) -> bool:
     return update.panes[0].error is not None or update.panes[0].finish_reason == "end of text"
 
 
-def _text(update: ComparisonUpdate) -> str:
+def _text(update: ComparisonUpdate, control: re.Pattern[str]) -> str:
+    """All that was written, its reasoning included, without control tokens."""
     pane = update.panes[0]
     if pane.error:
         print(f"  {pane.error}", flush=True)
-    return "refused" if pane.error else _whole(pane.text)
+        return "refused"
+    return _whole(control.sub("", pane.text if pane.raw is None else pane.raw))
 
 
 def _control_tokens(model: Path) -> re.Pattern[str]:
-    """llama-mtmd-cli prints them, the app does not."""
+    """Where an answer begins or ends with one, the app and llama-mtmd-cli print it or not."""
     fields = GGUFReader(model).fields
     tokens, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
     control = (text for text, kind in zip(tokens, types, strict=True) if kind == TokenType.CONTROL)

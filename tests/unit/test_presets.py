@@ -16,7 +16,10 @@ from playground.models.presets import Derive, Preset, Suggested, presets_folder,
 PRESETS = {preset.family: preset for preset in read_presets()}
 ON_THE_HUB = [preset for preset in PRESETS.values() if preset.repo]
 # The ladder of quantizations, the most precise first.
-PRECISION = ["BF16", "F16", "Q8_0", "Q6", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K"]
+PRECISION = [
+    "BF16", "F16", "Q8_0", "UD-Q6_K_XL", "Q6", "Q6_K", "UD-Q6_K", "UD-Q5_K_S", "Q5_K_M", "UD-Q4_K_XL", "UD-Q4_K_M",
+    "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K",
+]  # fmt: skip
 OTHERS = ["README.md", "imatrix_unsloth.dat", "{base}-imatrix.gguf", "mtp-{base}-Q8_0.gguf", "config.json"]
 
 
@@ -91,6 +94,13 @@ SEEN = {
     "gemma-4-e4b": Seen("gemma-4-E4B-it-{}.gguf", "Q8_0 Q4_K_M Q4_K_S", ("mmproj-F16.gguf", "mmproj-BF16.gguf")),
     "gemma-4-31b": Seen("gemma-4-31B-it-{}.gguf", "UD-Q4_K_XL Q4_K_M Q4_K_S", ("mmproj-F16.gguf", "mmproj-BF16.gguf")),
     "qwen3.6-27b": Seen("Qwen3.6-27B-{}.gguf", "Q8_0 Q6_K UD-Q4_K_XL Q4_K_M", ("mmproj-F16.gguf", "mmproj-BF16.gguf")),
+    "gemma-4-26b-a4b": Seen(
+        "gemma-4-26B-A4B-it-{}.gguf",
+        "UD-Q6_K_XL UD-Q5_K_XL UD-Q4_K_XL UD-Q4_K_M",
+        ("mmproj-F16.gguf", "mmproj-BF16.gguf"),
+    ),
+    "qwen3.6-35b-a3b": Seen("Qwen3.6-35B-A3B-{}.gguf", "UD-Q6_K_XL UD-Q4_K_XL UD-Q4_K_M", ("mmproj-F16.gguf",)),
+    "qwen3.8-27b": Seen("Qwen3.8-27B-{}.gguf", "UD-Q6_K UD-Q5_K_S UD-Q4_K_XL UD-Q4_K_M", ("mmproj-F16.gguf",)),
     "qwen2-vl-2b": Seen(
         "Qwen2-VL-2B-Instruct-{}.gguf",
         "f16 Q8_0 Q4_K_M IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S Q2_K_L Q2_K IQ3_M IQ3_XS IQ2_M",
