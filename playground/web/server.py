@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -135,6 +136,10 @@ def serve(settings: Settings) -> None:
         link.address = demo.share_url.rstrip("/") if demo.share_url else None
         if settings.share and link.address is None:
             logging.error("There is no public link: gradio.live cannot be reached. The page is served here only.")
+        # What is there by now stays. To look through it for garbage stops all threads for 200 ms, and any large request
+        # makes Python do so.
+        gc.collect()
+        gc.freeze()
         try:
             demo.block_thread()
         finally:
