@@ -124,6 +124,7 @@ def qwen35():
         "<|vision_end|>"))
     save("qwen35", T.Qwen3_5ForConditionalGeneration(config), tokenizer, "qwen35", dict(HALF,
         size=dict(longest_edge=16777216, shortest_edge=65536), patch_size=16, temporal_patch_size=2, merge_size=2))
+    converter_options("qwen35", "--no-mtp")
 
 
 def gemma3():
