@@ -36,11 +36,26 @@ def cells(prompts: Sequence[protocol.EncodedPrompt], n_answer: int, sequences: i
     shared: dict[tuple[object, ...], int] = {}
     own = []
     for prompt in prompts:
-        images = tuple(c.key if isinstance(c, protocol.ImageChunk) else c.token_ids for c in prompt.prefix)
+        images = _pictures(prompt)
         shared[images] = sum(map(protocol.n_tokens, prompt.prefix))
         own.append(prompt.n_tokens - shared[images] + n_answer + 1)
     largest = sorted(shared.values(), reverse=True)[:sequences], sorted(own, reverse=True)[:sequences]
     return -(-sum(map(sum, largest)) // CELLS) * CELLS
+
+
+def share_pictures(prompts: Sequence[protocol.EncodedPrompt]) -> bool:
+    """Whether most of them are about a picture that another one is about too."""
+    return 2 * len(set(map(_pictures, prompts))) <= len(prompts)
+
+
+def _pictures(prompt: protocol.EncodedPrompt) -> tuple[object, ...]:
+    return tuple(c.key if isinstance(c, protocol.ImageChunk) else c.token_ids for c in prompt.prefix)
+
+
+def own_cells(prompts: Sequence[protocol.EncodedPrompt], n_answer: int, sequences: int) -> int:
+    """The same where each sequence has a cache of its own, all of one size."""
+    largest = max(prompt.n_tokens for prompt in prompts) + n_answer + 1
+    return sequences * -(-largest // CELLS) * CELLS
 
 
 def answer_all(
@@ -52,13 +67,16 @@ def answer_all(
     limit: int | None,
     on_answer: Callable[[int, BatchAnswer | PlaygroundError], None],
     stop: Callable[[], bool],
+    *,
+    kv_unified: bool = True,
 ) -> protocol.BatchEnded:
     """Have the worker answer; `on_answer` gets each answer, or the error that it ended with, with the prompt's place.
 
-    runtime.n_ctx: `cells`. limit: the tokens of a prompt with its answer. An answer that `stop` ends has the reason
+    runtime.n_ctx: `cells`, or `own_cells` without kv_unified. limit: the tokens of a prompt with its answer. An answer that `stop` ends has the reason
     "stopped". Raises what the worker raises: then the prompts of which nothing was heard have no answer.
     """
-    request = protocol.OpenBatch(runtime, sequences, limit, max(prompt.widest for prompt in prompts))
+    widest = max(prompt.widest for prompt in prompts)
+    request = protocol.OpenBatch(runtime, sequences, limit, widest, kv_unified)
     joins = [protocol.Join(place, prompt, sampling) for place, prompt in enumerate(prompts)]
     return answer_each(lease, request, joins, on_answer, stop)
 

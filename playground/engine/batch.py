@@ -114,7 +114,7 @@ class Batch:
         self._model = model
         self._n_ctx = request.limit
         self._limit = request.limit or model.n_ctx_train
-        self._context = model.batch_context(request.runtime, request.sequences, request.widest)
+        self._context = model.batch_context(request)
         self._inbox = inbox
         self._cancelled = cancelled
         self._send = send

@@ -40,6 +40,7 @@ class ContextKey:
     type_k: int  # a ggml_type
     type_v: int
     n_sequences: int = 1  # that are answered at once; n_ctx is the size of all of them together
+    kv_unified: bool = True  # one key-value cache for all sequences; False: one of equal size for each
     n_outputs: int = 0  # tokens of many sequences whose logits are wanted at once; at least 32
 
 
@@ -59,8 +60,8 @@ class Context:
         params.n_outputs_max = min(SCORED_AT_ONCE, key.n_ubatch)
         if key.n_sequences > 1:
             # Sequence 0 holds what the others share: with one cache for all, sharing copies nothing.
-            params.n_seq_max = 1 + key.n_sequences
-            params.kv_unified = True
+            params.n_seq_max = key.n_sequences + key.kv_unified
+            params.kv_unified = key.kv_unified
             params.n_outputs_max = min(max(SCORED_AT_ONCE, key.n_sequences, key.n_outputs), key.n_ubatch)
             params.n_outputs_max_per_seq = 1  # with a sampler
         params.n_threads = params.n_threads_batch = key.n_threads
@@ -75,7 +76,7 @@ class Context:
             raise llama_log.explain(f"llama.cpp could not make a context of {key.n_ctx} tokens.")
         self.handle = handle
         self.key = key
-        self.n_ctx: int = C.llama_n_ctx(handle)
+        self.n_ctx: int = C.llama_n_ctx_seq(handle)  # tokens that one sequence may hold
         self.read_s = 0.0
         self._memory = C.llama_get_memory(handle)
         self._n_swa: int = C.llama_model_n_swa(model)

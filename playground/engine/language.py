@@ -27,6 +27,8 @@ from playground.engine.protocol import (
     Finished,
     LoadLanguage,
     MemoryPlan,
+    OpenBatch,
+    ReadBatch,
 )
 from playground.engine.sampling import TokenSampler
 from playground.engine.sequences import SequenceContext
@@ -56,7 +58,7 @@ def plan(load: LoadLanguage) -> MemoryPlan:
     lines: list[str] = []
     try:
         with llama_log.listening(lines.append):
-            model.make_context(load.runtime, sequences=load.sequences)
+            model.make_context(load.runtime, sequences=load.sequences, kv_unified=load.kv_unified)
         return MemoryPlan(*llama_log.context_bytes(lines, on_gpu=model.on_gpu))
     finally:
         model.close()
@@ -97,14 +99,18 @@ class LanguageModel:
         *,
         sequences: int = 1,
         widest: int = 0,
+        kv_unified: bool = True,
     ) -> float | None:
         """Make the context for `runtime` (and for a prompt with an answer) and warm it up, if there is none yet.
 
-        sequences: that share it. widest: tokens of the largest image that is decoded without a causal mask.
+        sequences, kv_unified: as of OpenBatch. widest: tokens of the largest image that is decoded without a causal
+        mask.
         Returns the seconds that it took; None if there was nothing to do. Raises EngineError.
         """
         started = time.perf_counter()
-        context = self.make_context(runtime, prompt, n_answer, sequences=sequences, widest=widest)
+        context = self.make_context(
+            runtime, prompt, n_answer, sequences=sequences, widest=widest, kv_unified=kv_unified
+        )
         if context is None:
             return None
         # On a CPU a short prompt touches all weights. On a GPU kernels are loaded by the first use of a shape: with
@@ -119,9 +125,9 @@ class LanguageModel:
             context.warm_up(token, (2, 1))
         return time.perf_counter() - started
 
-    def batch_context(self, runtime: Runtime, sequences: int, widest: int) -> SequenceContext:
+    def batch_context(self, request: OpenBatch | ReadBatch) -> SequenceContext:
         """The context of a batch; it is made and warmed up unless there is one of this size. Raises EngineError."""
-        self.prepare(runtime, sequences=sequences, widest=widest)
+        self.prepare(request.runtime, sequences=request.sequences, widest=request.widest, kv_unified=request.kv_unified)
         assert isinstance(self._context, SequenceContext)
         return self._context
 
@@ -133,6 +139,7 @@ class LanguageModel:
         *,
         sequences: int = 1,
         widest: int = 0,
+        kv_unified: bool = True,
     ) -> Context | None:
         """Make the context that `prepare` warms up; None if a fitting one exists. Raises EngineError."""
         current = self._context.key if self._context else None
@@ -157,6 +164,7 @@ class LanguageModel:
             type_k=loading.cache_type(runtime.cache_type_k),
             type_v=loading.cache_type(runtime.cache_type_v),
             n_sequences=sequences,
+            kv_unified=kv_unified,
             n_outputs=min(n_batch, _OUTPUT_BYTES // (4 * self.vocabulary.n_tokens)) if sequences > 1 else 0,
         )
         if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
@@ -164,7 +172,8 @@ class LanguageModel:
         self._drop_context()
         if sequences > 1:
             self._context = SequenceContext(self._model, wanted, self._importance)
-            self.samplers = tuple(TokenSampler(self.vocabulary, sequence) for sequence in range(1, 1 + sequences))
+            first = int(kv_unified)
+            self.samplers = tuple(TokenSampler(self.vocabulary, first + n) for n in range(sequences))
         else:
             self._context = Context(self._model, wanted, self._importance)
         return self._context

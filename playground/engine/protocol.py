@@ -332,6 +332,7 @@ class LoadLanguage(Request[Loaded], frozen=True, tag=True):
     runtime: Runtime
     observe: bool = False
     sequences: int = 1  # of the context that is warmed up; runtime.n_ctx is the size of all together
+    kv_unified: bool = True  # as of OpenBatch
 
 
 class PlanMemory(Request[MemoryPlan], frozen=True, tag=True):
@@ -391,12 +392,15 @@ class OpenBatch(Request[BatchEnded], frozen=True, tag=True):
     moment. The worker sends SequenceChunks and one SequenceEnded for each Join. At most `sequences` prompts are in the
     batch at a time; the others wait in the worker. runtime.n_ctx: the tokens that all of them may hold together.
     limit: the tokens of a prompt with its answer; None: what the model was trained for.
+    kv_unified: one key-value cache for all sequences, which share the prefix of one picture. False: each has an equal
+    part of runtime.n_ctx, and decodes its own prefix; attention then goes over its own cells alone.
     """
 
     runtime: Runtime
     sequences: int
     limit: int | None
     widest: int = 0  # tokens of the largest image that is decoded without a causal mask
+    kv_unified: bool = True
 
 
 class Join(Message, frozen=True, tag=True):
@@ -429,6 +433,7 @@ class ReadBatch(Request[BatchEnded], frozen=True, tag=True):
     sequences: int
     limit: int | None
     widest: int = 0
+    kv_unified: bool = True
 
 
 class JoinReading(Message, frozen=True, tag=True):

@@ -102,7 +102,7 @@ class Readings:
         self._model = model
         self._n_ctx = request.limit
         self._n = request.sequences
-        self._context = model.batch_context(request.runtime, request.sequences, request.widest)
+        self._context = model.batch_context(request)
         self._inbox = inbox
         self._cancelled = cancelled
         self._send = send

@@ -130,7 +130,7 @@ class RequestServer:
                     request.model, n_gpu_layers=request.runtime.n_gpu_layers, importance=self._importance
                 )
                 loaded = time.perf_counter()
-                self._language.prepare(request.runtime, sequences=request.sequences)
+                self._language.prepare(request.runtime, sequences=request.sequences, kv_unified=request.kv_unified)
                 return Loaded(loaded - started, time.perf_counter() - loaded, self._language.n_ctx_train)
             case LoadVision():
                 started = time.perf_counter()

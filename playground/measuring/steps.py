@@ -64,6 +64,12 @@ class _Opening(NamedTuple):
     sequences: int
     limit: int | None
     widest: int
+    kv_unified: bool
+
+
+def _is_unified(spec: WorkerSpec) -> bool:
+    assert isinstance(spec.load, protocol.LoadLanguage)
+    return spec.load.kv_unified
 
 
 class _Turn(NamedTuple):
@@ -255,7 +261,7 @@ class Steps:
                         with self.timed("load"):
                             lease = leased.enter_context(slot.lease(spec, stop=self.stop))
                         widest = max(plan.widest for plan in plans.values())
-                        request = _Opening(spec.runtime, spec.sequences, runtime.n_ctx, widest)
+                        request = _Opening(spec.runtime, spec.sequences, runtime.n_ctx, widest, _is_unified(spec))
                         ask(lease, request, self._in_turn(turn, plans, fail))
                 self._newest = spec
             except (EngineError, OutOfMemory) as error:
@@ -271,24 +277,29 @@ class Steps:
             return None
         if self.lab.pool.on_gpu:  # as many steps as with all sequences, and none of them at the end nearly empty
             sequences = -(-len(plans) // -(-len(plans) // sequences))
+        # Attention to the cells of all pictures costs more than a cache for each; on a CPU they are about one picture.
+        unified = not self.lab.pool.on_gpu or batch.share_pictures(plans)
         n, spec = sequences, None
         while n > 1 and spec is None:
-            asked = self._batch(turn.variant, batch.cells(plans, n_answer, n), runtime, n)
+            cells = (batch.cells if unified else batch.own_cells)(plans, n_answer, n)
+            asked = self._batch(turn.variant, cells, runtime, n, kv_unified=unified)
             spec = asked if turn.slot.fits([asked]) else None
             n //= 1 if spec else 2
         if n < sequences:
             self._ask_fewer(f"{turn.variant.label}: memory is short.", n)
         return spec
 
-    def _batch(self, variant: Variant, cells: int, runtime: Runtime, sequences: int) -> WorkerSpec:
-        return language_spec(variant.model, replace(runtime, n_ctx=cells), sequences=sequences)
+    def _batch(self, variant: Variant, cells: int, runtime: Runtime, sequences: int, *, kv_unified: bool) -> WorkerSpec:
+        runtime = replace(runtime, n_ctx=cells)
+        return language_spec(variant.model, runtime, sequences=sequences, kv_unified=kv_unified)
 
     def load_ahead(self, variant: Variant) -> None:
         """Load a variant's model with the newest batch's context, if nothing has to be unloaded for it."""
         newest = self._newest
         if newest is None or newest.key == language_spec(variant.model, self.runtime_of(variant)).key:
             return
-        spec = self._batch(variant, newest.runtime.context, self.runtime_of(variant), newest.sequences)
+        runtime, unified = self.runtime_of(variant), _is_unified(newest)
+        spec = self._batch(variant, newest.runtime.context, runtime, newest.sequences, kv_unified=unified)
         if not self.lab.pool.has_room(spec):
             return
         with contextlib.suppress(PlaygroundError), self.lab.pool.lease(spec, stop=self.stop):

@@ -101,15 +101,17 @@ def _observes(observe: bool) -> tuple[str, ...]:
     return ("observes",) if observe else ()
 
 
-def language_spec(model: ModelFile, runtime: Runtime, *, observe: bool = False, sequences: int = 1) -> WorkerSpec:
+def language_spec(
+    model: ModelFile, runtime: Runtime, *, observe: bool = False, sequences: int = 1, kv_unified: bool = True
+) -> WorkerSpec:
     """observe: a worker of its own that collects for an importance matrix (protocol.LoadLanguage).
 
-    sequences: that it answers at once, in a context of runtime.n_ctx.
+    sequences: that it answers at once, in a context of runtime.n_ctx. kv_unified: as of protocol.OpenBatch.
     """
     return WorkerSpec(
         role=WorkerRole.LANGUAGE,
         key=(model.sha256, str(runtime.n_gpu_layers), str(runtime.split_gpus), *_observes(observe)),
-        load=protocol.LoadLanguage(model.path, runtime, observe, sequences),
+        load=protocol.LoadLanguage(model.path, runtime, observe, sequences, kv_unified),
         file=os.path.basename(model.path),
         bytes=model.bytes,
         shape=model.shape,

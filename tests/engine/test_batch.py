@@ -52,7 +52,14 @@ def texts(answers: Sequence[RecordedAnswer | Failure]) -> list[str]:
     return [answer.text for answer in answers if isinstance(answer, RecordedAnswer)]
 
 
-def at_once(parts: Parts, variant: Variant, prompts: Sequence[protocol.EncodedPrompt], sequences: int) -> list[str]:
+def at_once(
+    parts: Parts,
+    variant: Variant,
+    prompts: Sequence[protocol.EncodedPrompt],
+    sequences: int,
+    *,
+    kv_unified: bool = True,
+) -> list[str]:
     """The answers of one batch, whatever their pictures are. Each comes once."""
     answers: dict[int, str] = {}
 
@@ -61,11 +68,14 @@ def at_once(parts: Parts, variant: Variant, prompts: Sequence[protocol.EncodedPr
         assert place not in answers
         answers[place] = answer.text
 
-    size = batch.cells(prompts, MAX_TOKENS, sequences)
+    size = (batch.cells if kv_unified else batch.own_cells)(prompts, MAX_TOKENS, sequences)
     runtime = Runtime(n_ctx=size)
-    with parts.pool.lease(language_spec(variant.model, runtime, sequences=sequences)) as lease:
+    spec = language_spec(variant.model, runtime, sequences=sequences, kv_unified=kv_unified)
+    with parts.pool.lease(spec) as lease:
         sampling = Sampling(max_tokens=MAX_TOKENS)
-        batch.answer_all(lease, prompts, sampling, runtime, sequences, size, on_answer, lambda: False)
+        batch.answer_all(
+            lease, prompts, sampling, runtime, sequences, size, on_answer, lambda: False, kv_unified=kv_unified
+        )
     return [answers[k] for k in range(len(prompts))]
 
 
@@ -80,8 +90,9 @@ def test_answers_when_asked_at_once_then_those_of_one_at_a_time(parts: Parts, qu
     steps = steps_of(parts, variant, 8)
     prompts = [steps.prompt(variant, item) for item in items_of(60)]
     alone = [steps.write(variant, prompt).text for prompt in prompts]
-    together = at_once(parts, variant, prompts, 8)
-    assert sum(a != b for a, b in zip(together, alone, strict=True)) <= 1  # a near tie
+    for kv_unified in (True, False):
+        together = at_once(parts, variant, prompts, 8, kv_unified=kv_unified)
+        assert sum(a != b for a, b in zip(together, alone, strict=True)) <= 1  # a near tie
 
 
 @pytest.mark.parametrize("kind", pairs.KINDS)
@@ -96,6 +107,7 @@ def test_answers_when_of_any_kind_of_model_then_those_of_one_at_a_time(
     prompts = [steps.prompt(variant, item) for item in items]
     alone = [steps.write(variant, prompt).text for prompt in prompts]
     assert at_once(parts, variant, prompts, 3) == alone
+    assert at_once(parts, variant, prompts, 3, kv_unified=False) == alone
 
 
 def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(parts: Parts) -> None:
