@@ -56,7 +56,7 @@ def main(path: str, on_gpu: bool, n_threads: int) -> None:
         given.kv_unified = way != _WAYS[1]
         each = -(-(_DEPTH + _ROOM) // 256) * 256
         given.n_ctx = _DEPTH + n * _ROOM if shared else each * n
-        given.n_batch, given.n_ubatch, given.n_outputs_max = n_batch, n_batch, max(32, n)
+        given.n_batch, given.n_ubatch, given.n_outputs_max = n_batch, n_batch, max(32, n + shared)
         given.n_threads = given.n_threads_batch = n_threads
         given.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         return C.llama_init_from_model(model, given)

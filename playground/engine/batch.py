@@ -222,13 +222,18 @@ class Batch:
 
     def _step(self) -> None:
         """Decode one batch: the newest token of each answer, and prompts as far as there is room."""
-        rows: list[Row] = []
-        parts: list[tuple[_Sequence, int]] = []
+        taken: list[tuple[_Sequence, int]] = []
         room = self._context.key.n_batch
         for sequence in sorted(self._running, key=lambda running: running.generated == 0):  # answers first
-            n = min(len(sequence.pending), room - len(rows))
+            n = min(len(sequence.pending), room)
             if n == 0:
                 break
+            taken.append((sequence, n))
+            room -= n
+        rows: list[Row] = []
+        parts: list[tuple[_Sequence, int]] = []
+        # With a cache for each, llama.cpp computes those together whose numbers follow one another.
+        for sequence, n in sorted(taken, key=lambda part: part[0].number):
             last = n == len(sequence.pending)
             rows += [
                 Row(token, sequence.position + i, sequence.number, last and i == n - 1)
