@@ -72,8 +72,9 @@ def answer_all(
 ) -> protocol.BatchEnded:
     """Have the worker answer; `on_answer` gets each answer, or the error that it ended with, with the prompt's place.
 
-    runtime.n_ctx: `cells`, or `own_cells` without kv_unified. limit: the tokens of a prompt with its answer. An answer that `stop` ends has the reason
-    "stopped". Raises what the worker raises: then the prompts of which nothing was heard have no answer.
+    runtime.n_ctx: `cells`, or `own_cells` without kv_unified. limit: the tokens of a prompt with its answer. An answer
+    that `stop` ends has the reason "stopped". Raises what the worker raises: then the prompts of which nothing was
+    heard have no answer.
     """
     widest = max(prompt.widest for prompt in prompts)
     request = protocol.OpenBatch(runtime, sequences, limit, widest, kv_unified)
