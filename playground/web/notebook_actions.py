@@ -580,9 +580,9 @@ class NotebookActions:
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), notice=_without_right(without) or UNSET)
 
-    def suite_outlook(self, key: str, cell: str, suite: str, seed: int = 0, token: str = "") -> HtmlReply:
+    def suite_outlook(self, key: str, cell: str, suite: str, seed: int = 0, hub_token: str = "") -> HtmlReply:
         """What a sample would be, before it is fetched."""
-        choice = self._suite_choice(key, cell, suite, seed, token)
+        choice = self._suite_choice(key, cell, suite, seed, hub_token)
         found = suite_source.outlook(self._parts.hub, choice, self._parts.samples)
         asked = self._view.compare_cell(self._library.own(key), cell)
         known = {variant.id: variant for variant in self._parts.catalog.variants}
@@ -604,7 +604,7 @@ class NotebookActions:
             drawing.stopped.set()
         return Reply()
 
-    def _suite_choice(self, key: str, cell: str, suite: str, seed: int, token: str) -> SuiteChoice:
+    def _suite_choice(self, key: str, cell: str, suite: str, seed: int, hub_token: str) -> SuiteChoice:
         if not self._parts.settings.downloads:
             raise NotAllowed("The operator of this page does not allow downloads from the Hub.")
         notebook = self._library.own(key)
@@ -614,13 +614,13 @@ class NotebookActions:
         name = suite.strip()[:200]
         if not name or name.endswith(".toml"):
             raise BadInput("Write the name of a suite, or of a dataset: owner/name.")
-        return SuiteChoice(name, wanted.n, seed, token.strip() or None)
+        return SuiteChoice(name, wanted.n, seed, hub_token.strip() or None)
 
     def suite_questions(
-        self, key: str, cell: str, suite: str, person: str = "", seed: int = 0, token: str = ""
+        self, key: str, cell: str, suite: str, person: str = "", seed: int = 0, hub_token: str = ""
     ) -> CellsReply:
         """Draw as many questions as the cell asks from a suite, or from any dataset of the Hub."""
-        choice = self._suite_choice(key, cell, suite, seed, token)
+        choice = self._suite_choice(key, cell, suite, seed, hub_token)
         notebook = self._library.own(key)
         self._library.check_room()
         drawing = _Drawing()

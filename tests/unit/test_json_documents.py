@@ -93,7 +93,7 @@ def test_setting_when_not_limited_then_that_is_known_here() -> None:
     unlimited = {"stop", "flash_attention", "order", "reference", "chat_template", "probabilities"}
     unlimited |= {"projector_on_gpu", "split_gpus", "remedies"}
     unlimited |= {"grammar", "json_schema", "system", "template_variables", "image_place"}
-    unlimited |= {"cache_type_k", "cache_type_v", "kv_types", "image_tokens", "branches"}
+    unlimited |= {"cache_type_k", "cache_type_v", "kv_types", "image_tokens", "branches", "cold"}
     assert set(run_settings.RunSettings.__struct_fields__) - set(run_settings._LIMITS) == unlimited
 
 

@@ -175,7 +175,8 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
               "browser": "ben", "cell": cell, "cells": [cell], "kind": "note", "to": 1, "prompt": "x", "index": 0,
               "path": str(picture), "title": "Ben's", "shared": False, "text": "x", "run": 1, "suite": "x",
               "format": "json", "sha256": RED.sha256, "collapsed": True, "prompts": ["y"], "panel": panel,
-              "variants": ["x"], "block": 0, "variant": "x", "right": True, "at": 0, "token": 1}  # fmt: skip
+              "variants": ["x"], "block": 0, "variant": "x", "right": True, "at": 0, "token": 1,
+              "x": 0, "y": 0, "width": 9, "height": 9}  # fmt: skip
     for function in actions.functions():
         if function.__name__ not in READING:
             given = {**fields, "path": None} if function.__name__ == "own_questions" else fields

@@ -61,7 +61,7 @@ export async function addQuestions(id, file) {
 
 const suiteOf = id => {
   const value = name => $(`[data-suite${name}]`, article(id))?.value ?? "";
-  return {cell: id, suite: value(""), seed: Number(value("-seed")), token: value("-token")};
+  return {cell: id, suite: value(""), seed: Number(value("-seed")), hub_token: value("-token")};
 };
 
 const outlook = id => $("[data-outlook]", article(id));
