@@ -11,7 +11,7 @@ from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
 from playground.values.answer import ComparisonUpdate
 from playground.values.files import Variant
-from playground.values.request import Comparison, Image, Order, Runtime, Sampling
+from playground.values.request import Comparison, Image, Order, PromptForm, Runtime, Sampling
 from playground.wiring import Parts
 
 EMBEDDED = data_folder() / "tiny-vlm"
@@ -57,8 +57,10 @@ def measured(
     variants: tuple[Variant, ...],
     plan: MeasurementPlan | None = None,
     runtime: Runtime = SHORT_CONTEXT,
+    form: PromptForm | None = None,
 ) -> Measurement:
-    request = MeasureRequest(asked, variants, variants[0].id, plan or MeasurementPlan(), runtime)
+    plan, form = plan or MeasurementPlan(), form or PromptForm()
+    request = MeasureRequest(asked, variants, variants[0].id, plan, runtime, form)
     *_, last = MeasureJob(parts.lab, request).run()
     assert isinstance(last, Measurement)
     assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []

@@ -13,12 +13,16 @@ import typer
 
 from playground.cli.options import (
     AxisOptions,
+    ChatTemplate,
     ContextSize,
     ImageTokens,
     KvTypes,
     Models,
     Names,
+    Place,
     Projectors,
+    SystemMessage,
+    TemplateVariables,
     VariantOptions,
     axes_of,
     choose,
@@ -36,7 +40,7 @@ from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
 from playground.values.overrides import CacheType
-from playground.values.request import Comparison, ImagePlace, Order, Remedy
+from playground.values.request import Comparison, Order, Remedy
 from playground.wiring import Parts, open_parts, usable_cores
 
 
@@ -103,14 +107,10 @@ def compare(
     kv_type: KvTypes = None,
     image_tokens: ImageTokens = None,
     split_gpus: Annotated[bool, typer.Option("--split-gpus", help="Spread a model's layers over all GPUs.")] = False,
-    chat_template: Annotated[str | None, typer.Option(help="Jinja text, or a llama.cpp template's name.")] = None,
-    template_variables: Annotated[
-        str | None, typer.Option(help="""A JSON object for the chat template: '{"enable_thinking": false}'.""")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
-    image_place: Annotated[
-        ImagePlace | None, typer.Option(help="Before or behind the prompt, if it does not say <image>.")
-    ] = None,
+    chat_template: ChatTemplate = None,
+    template_variables: TemplateVariables = None,
+    system: SystemMessage = None,
+    image_place: Place = None,
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Print each token's probability; takes one more pass."),

@@ -30,7 +30,7 @@ from playground.measuring.question_sets import SampleRecord
 from playground.measuring.release_checks import Outcome, ReleaseCheck, ReleaseLimits
 from playground.settings import Settings
 from playground.values.files import Variant
-from playground.values.request import Runtime
+from playground.values.request import PromptForm, Runtime
 from playground.wiring import Parts, open_parts
 
 NOT_RUN = 3
@@ -48,6 +48,7 @@ class _Report(msgspec.Struct, frozen=True, omit_defaults=True):
     questions: int = 0
     left_out: int = 0
     sample: SampleRecord | None = None
+    form: PromptForm | None = None  # of every question; absent: nothing was given
     engine: str = ""
     machine: str = ""
     elapsed_s: float = 0.0
@@ -131,6 +132,7 @@ def _measured(options: GateOptions) -> _Report:
         questions=len(measurement.questions),
         left_out=measurement.left_out,
         sample=measurement.sample,
+        form=measurement.form,
         engine=engine,
         machine=machine,
         elapsed_s=measurement.elapsed_s,
@@ -165,7 +167,7 @@ def _request(parts: Parts, options: GateOptions) -> MeasureRequest:
         accuracy=limits.max_loss is not None,
     )
     plan, runtime = options.questions.limits(wanted), Runtime(n_ctx=options.questions.n_ctx)
-    return MeasureRequest(questions, variants, reference.id, plan, runtime)
+    return MeasureRequest(questions, variants, reference.id, plan, runtime, options.questions.form)
 
 
 def _variant(parts: Parts, name: str) -> Variant:
@@ -189,6 +191,8 @@ def _end(report: _Report, junit: Path | None, *, as_json: bool) -> NoReturn:
         for check in report.checks:
             words = check.words.removeprefix("Not enough questions: ")  # the outcome says it
             typer.echo(f"{report.labels[check.candidate]}, {check.check}: {check.outcome}. {words}")
+        if report.form is not None:
+            typer.echo(f"asked with: {report.form.words}")
         if report.left_out:
             typer.echo(f"{report.left_out} questions could not be asked.")
     if junit is not None:

@@ -164,7 +164,7 @@ def accuracy(
         if r.in_reasoning:
             row += f"  {r.in_reasoning} still reasoning: set --reasoning-tokens"
         typer.echo(row)
-    _print_asked_alone(measured.measurement)
+    _print_asking(measured.measurement)
     _fail_if_left_out(measured.measurement)
 
 
@@ -211,7 +211,7 @@ def card(
         engine=measured.engine,
         machine=measured.machine,
         set_name=sample.words if sample else ship.set_title(own.name if own else "", questions.level),
-        settings=ship.settings_line(questions.limits(plan), questions.n_ctx),
+        settings=ship.settings_line(questions.limits(plan), questions.n_ctx, measured.measurement.form),
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
@@ -258,6 +258,10 @@ def _measure(
 ) -> _Measured:
     if pack is not None and not (questions.max_tokens is None and questions.reasoning_tokens is None):
         raise BadInput("The length of an answer is the pack's. Leave out --max-tokens and --reasoning-tokens.")
+    form = questions.form
+    if pack is not None and form.given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in form.given)
+        raise BadInput(f"The form of the prompts is the pack's. Leave out {options}.")
     plan = questions.limits(plan)
     with open_parts(Settings.read(), any_folder=True) as parts:
         variants = axes.spread(choose(parts, choice), axes_of(sweep))
@@ -265,7 +269,7 @@ def _measure(
             return _measure_against(parts, packs.read(pack), questions, variants, plan)
         reference = comparison_request.reference_of(variants)
         runtime = Runtime(n_ctx=questions.n_ctx)
-        request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime)
+        request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime, form)
         measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
     say_problems(measurement.problems)
@@ -314,9 +318,11 @@ def _print_floor(measurement: results.Measurement) -> None:
     left_out = f" ({measurement.left_out} left out)" if measurement.left_out else ""
     n = len(measurement.questions)
     typer.echo(f"{n} questions{left_out}. The reference against itself, nats a token: {floors}")
-    _print_asked_alone(measurement)
+    _print_asking(measurement)
 
 
-def _print_asked_alone(measurement: results.Measurement) -> None:
+def _print_asking(measurement: results.Measurement) -> None:
+    if measurement.form is not None:
+        typer.echo(f"asked with: {measurement.form.words}")
     if measurement.asked_alone is not None:
         typer.echo(measurement.asked_alone.words)

@@ -26,6 +26,7 @@ from playground.quantizing import scan_results
 from playground.quantizing.make_variant import CheckedVariant
 from playground.rendering import number_format
 from playground.values.files import Variant
+from playground.values.request import ImagePlace, PromptForm
 from playground.wiring import Parts
 
 _Result = TypeVar(
@@ -65,6 +66,12 @@ ReasoningTokens = Annotated[
     int | None,
     typer.Option(min=0, help="Close the reasoning after so many tokens; the answer begins. 0: none."),
 ]
+SystemMessage = Annotated[str | None, typer.Option(help="The system message.")]
+TemplateVariables = Annotated[
+    str | None, typer.Option(help="""A JSON object for the chat template: '{"enable_thinking": false}'.""")
+]
+ChatTemplate = Annotated[str | None, typer.Option(help="Jinja text, or a llama.cpp template's name.")]
+Place = Annotated[ImagePlace | None, typer.Option(help="Before or behind the prompt, if it does not say <image>.")]
 SuiteName = Annotated[
     str,
     typer.Option(
@@ -119,6 +126,10 @@ class QuestionOptions:
     seed: Seed = 0
     max_tokens: SuiteMaxTokens = None
     reasoning_tokens: ReasoningTokens = None
+    system: SystemMessage = None
+    template_variables: TemplateVariables = None
+    image_place: Place = None
+    chat_template: ChatTemplate = None
     n_ctx: ContextSize = None
 
     def limits(self, plan: results.MeasurementPlan) -> results.MeasurementPlan:
@@ -128,6 +139,17 @@ class QuestionOptions:
             known = suite_source.known_suite(self.suite) if self.suite else None
             tokens = known.max_tokens if known else DEFAULT_MAX_TOKENS
         return msgspec.structs.replace(plan, max_tokens=tokens, reasoning_tokens=self.reasoning_tokens)
+
+    @property
+    def form(self) -> PromptForm:
+        """Raises BadInput."""
+        given: dict[str, Any] = {
+            "system": self.system,
+            "template_variables": json_object("--template-variables", self.template_variables),
+            "image_place": self.image_place,
+            "chat_template": self.chat_template,
+        }
+        return run_settings.read_settings(given).prompt_form()
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

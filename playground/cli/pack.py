@@ -54,6 +54,7 @@ def make(
             comparison_request.reference_of(variants),
             questions.limits(results.MeasurementPlan()),
             Runtime(n_ctx=questions.n_ctx),
+            questions.form,
         )
         pack = followed(pack_jobs.make_pack(parts.lab, request, engine=parts.engine, licence=licence), Pack)
     packs.write(out, pack)
@@ -123,6 +124,8 @@ def _print(record: PackRecord, size: int) -> None:
         typer.echo(f"{half}: {file.quantization}, {file.bytes / 1e6:,.1f} MB, sha256 {file.sha256}")
     source = record.sample.words if record.sample else record.set_name
     typer.echo(f"questions: {len(record.questions)} about {len(set(record.images))} images, {source}")
+    if record.form is not None:
+        typer.echo(f"asked with: {record.form.words}")
     typer.echo(f"licence: {record.licence or 'the pack names none'}")
     positions = sum(len(answer.token_ids) + 1 for answer in record.answers)
     typer.echo(f"size: {size / 1e6:,.2f} MB, {positions} positions of at most {record.n_vocabulary:,} tokens")

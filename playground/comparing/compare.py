@@ -436,9 +436,7 @@ class _ComparisonRun:
             messages += [protocol.ChatMessage("user", turn.prompt), protocol.ChatMessage("assistant", answer)]
         messages.append(protocol.ChatMessage("user", comparison.prompt))
         messages[0] = prompts.question(messages[0].text, len(comparison.images), comparison.image_place)
-        if comparison.system is not None:
-            messages.insert(0, protocol.ChatMessage("system", comparison.system))
-        return tuple(messages)
+        return prompts.with_system(messages, comparison.system)
 
     def _remarks(self, variant: Variant, prompt: protocol.EncodedPrompt) -> tuple[str, ...]:
         """What there is to know about how this variant was asked."""

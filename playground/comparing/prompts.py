@@ -16,7 +16,9 @@ from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import Variant
 from playground.values.reasoning import Written
-from playground.values.request import Image, ImagePlace, Runtime
+from playground.values.request import Image, ImagePlace, PromptForm, Runtime
+
+_USUAL = PromptForm()
 
 IMAGE_WORD = "<image>"  # in a prompt: an image goes here
 
@@ -39,6 +41,16 @@ def question(prompt: str, n_images: int, place: ImagePlace = ImagePlace.BEFORE) 
         )
     places = accumulate(len(piece) for piece in pieces[:-1])
     return protocol.ChatMessage("user", "".join(pieces), n_images, tuple(places))
+
+
+def with_system(messages: Sequence[protocol.ChatMessage], system: str | None) -> tuple[protocol.ChatMessage, ...]:
+    """The messages behind a system message, if there is one."""
+    return tuple(messages) if system is None else (protocol.ChatMessage("system", system), *messages)
+
+
+def asked(prompt: str, form: PromptForm) -> tuple[protocol.ChatMessage, ...]:
+    """The messages that ask one question about one image. Raises BadPrompt as `question`."""
+    return with_system([question(prompt, 1, form.image_place)], form.system)
 
 
 def encode(
@@ -86,24 +98,39 @@ def ask(
     image: Image,
     runtime: Runtime,
     stop: Callable[[], bool],
+    form: PromptForm = _USUAL,
     *,
     fresh: bool = False,
 ) -> protocol.EncodedPrompt:
     """The prompt of one question about one image, in a turn of its own. `fresh`: without the embedding cache."""
-    messages = [question(prompt, 1)]
     runtime = runtime.of(variant)
     cache = None if fresh else lab.embeddings
     with lab.pool.use(vision_spec(variant.projector, variant.model, runtime, [image]), stop=stop) as lease:
-        encoded, _ = encode(lease, cache, variant, runtime, messages, [image], stop, variant.chat_template)
+        return encode_one(lease, cache, variant, runtime, prompt, image, form, stop)
+
+
+def encode_one(
+    lease: Lease,
+    embeddings: EmbeddingCache | None,
+    variant: Variant,
+    runtime: Runtime,
+    prompt: str,
+    image: Image,
+    form: PromptForm,
+    stop: Callable[[], bool],
+) -> protocol.EncodedPrompt:
+    """The prompt of one question about one image. Raises as `encode`."""
+    messages, template = asked(prompt, form), form.template_of(variant)
+    encoded, _ = encode(lease, embeddings, variant, runtime, messages, [image], stop, template, form.template_variables)
     return encoded
 
 
 def planned(
-    lease: Lease, variant: Variant, prompt: str, image: Image, stop: Callable[[], bool]
+    lease: Lease, variant: Variant, prompt: str, image: Image, form: PromptForm, stop: Callable[[], bool]
 ) -> protocol.EncodedPrompt:
     """The prompt of one question about one image without the image's embeddings: nothing is encoded."""
-    bare = replace(image, rgb=b"")
-    request = protocol.Encode((question(prompt, 1),), (bare,), variant.chat_template)
+    bare, variables = replace(image, rgb=b""), dict(form.template_variables)
+    request = protocol.Encode(asked(prompt, form), (bare,), form.template_of(variant), variables)
     return lease.request(request, stop=stop)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.values.overrides import CacheType
-from playground.values.request import ImagePlace, Order, Remedy, Runtime, Sampling
+from playground.values.request import ImagePlace, Order, PromptForm, Remedy, Runtime, Sampling
 
 
 class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +66,9 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def runtime(self) -> Runtime:
         return replace(Runtime(), **self._given(Runtime))
+
+    def prompt_form(self) -> PromptForm:
+        return replace(PromptForm(), **self._given(PromptForm))
 
     def over(self, other: Mapping[str, Any]) -> RunSettings:
         """The same, with the settings of `other` where this has none."""

@@ -41,7 +41,7 @@ from playground.measuring.summaries import question_drift, variant_result
 from playground.measuring.time_left import Kind, TimeLeft
 from playground.support.ahead import results
 from playground.values.files import Variant
-from playground.values.request import Image, Runtime
+from playground.values.request import Image, PromptForm, Runtime
 
 # A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
 _ARITHMETIC = 3
@@ -66,6 +66,7 @@ class MeasureRequest(msgspec.Struct, frozen=True):
     reference: str  # a variant's id
     plan: MeasurementPlan = MeasurementPlan()
     runtime: Runtime = Runtime()
+    form: PromptForm = PromptForm()
 
 
 def look_request(folder: Path, variant: Variant) -> MeasureRequest:
@@ -97,7 +98,8 @@ class MeasureJob:
         self._stop: Callable[[], bool] = lambda: self._abandoned.is_set() or stop()
         self._results = lab.results
         self._at_hand = request.variants  # those whose files are here
-        self.steps = Steps(lab, self._reference, request.runtime, request.plan.sampling, self._stop)
+        sampling, form = request.plan.sampling, request.form
+        self.steps = Steps(lab, self._reference, request.runtime, sampling, self._stop, form=form)
         self.problems: list[str] = list(request.questions.problems)
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
@@ -154,6 +156,7 @@ class MeasureJob:
             left_out=self.left_out,
             sample=self._set.sample,
             asked_alone=self._asked_alone,
+            form=self.steps.form.or_none,
         )
 
     def _load_ahead(self, variant: Variant) -> None:

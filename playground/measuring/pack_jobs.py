@@ -20,7 +20,7 @@ from playground.measuring.steps import Item, Steps
 from playground.measuring.summaries import mean_kl
 from playground.measuring.time_left import Kind
 from playground.values.files import ModelFile, Variant
-from playground.values.request import Runtime
+from playground.values.request import PromptForm, Runtime
 
 
 def make_pack(
@@ -71,6 +71,7 @@ def make_pack(
             answers=job.answers,
             max_tokens=request.plan.max_tokens,
             reasoning_tokens=request.plan.reasoning_tokens,
+            form=request.form.or_none,
             left_out_mass=mass,
             engine=engine,
             floor=floor,
@@ -123,19 +124,20 @@ class PackJob(MeasureJob):
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`images`: a set with the images of the pack, under whatever names; the pack has the questions.
+        """`images`: a set with the images of the pack, under whatever names; the pack has the questions and their form.
 
         Raises BadInput for variants with another vocabulary, and if no image of the pack is here.
         """
         record = pack.record
         located, self._places = _located(record, images)
         plan = msgspec.structs.replace(plan, max_tokens=record.max_tokens, reasoning_tokens=record.reasoning_tokens)
-        request = MeasureRequest(located, (record.reference, *variants), record.reference.id, plan, runtime)
+        form = record.form or PromptForm()
+        request = MeasureRequest(located, (record.reference, *variants), record.reference.id, plan, runtime, form)
         super().__init__(lab, request, stop)
         self._pack = pack
         self._at_hand = tuple(variants)
         self._kept: list[Distributions] = []  # one for each of `items`
-        self.steps = Steps(lab, self._reference, runtime, plan.sampling, self._stop, variants[0], pack.digest)
+        self.steps = Steps(lab, self._reference, runtime, plan.sampling, self._stop, variants[0], pack.digest, form)
         self.left_out = len(record.questions) - len(located.items)
 
     @property

@@ -23,6 +23,7 @@ from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.results import RecordedAnswer
 from playground.support import atomic
 from playground.values.files import ModelFile, Variant
+from playground.values.request import PromptForm
 
 VERSION = 1
 # Probability of the tokens that are not kept, at most; the first whose KL is near enough to the whole one is taken.
@@ -76,6 +77,7 @@ class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     sample: SampleRecord | None = None
     chat_template: str | None = None
     reasoning_tokens: int | None = None  # of an answer; None: no limit
+    form: PromptForm | None = None  # of every question; None: nothing was given
     licence: str = ""  # of the questions and answers, as the maker of the pack says
 
     @property

@@ -12,7 +12,7 @@ from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
 from playground.values.overrides import Overrides
-from playground.values.request import Sampling
+from playground.values.request import PromptForm, Sampling
 
 
 class MeasurementPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,6 +148,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     elapsed_s: float = 0.0
     left_out: int = 0  # questions that could not be asked; `problems` says why
     sample: SampleRecord | None = None  # where the questions come from, if that is a dataset of the Hub
+    form: PromptForm | None = None  # of every question; None: nothing was given, or an older version measured it
     asked_alone: AskedAlone | None = None  # None: all were, or an older version measured it
 
 

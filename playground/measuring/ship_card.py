@@ -15,6 +15,7 @@ from playground.measuring.question_sets import Question
 from playground.measuring.results import Measurement, MeasurementPlan, Sight, Speed, VariantResult
 from playground.measuring.statistics import Count, Heavy, Interval
 from playground.values.files import Variant
+from playground.values.request import PromptForm
 
 FIT_KL = 0.01  # nats a token; a convention of this project, no measured threshold (docs/metrics.md)
 _MAX_LIMIT = 2**53  # beyond it a number measures nothing, and a notebook's file refuses it
@@ -125,9 +126,11 @@ def set_title(own: str, level: str) -> str:
     return own or f"embedded questions, {level or 'easy and hard'}"
 
 
-def settings_line(plan: MeasurementPlan, n_ctx: int | None) -> str:
+def settings_line(plan: MeasurementPlan, n_ctx: int | None, form: PromptForm | None = None) -> str:
+    """`form`: as the measurement has it."""
     budget = "" if plan.reasoning_tokens is None else f" ({plan.reasoning_tokens} of reasoning)"
-    return f"greedy, {plan.max_tokens} tokens{budget} at most, context {n_ctx or 'as needed'}"
+    line = f"greedy, {plan.max_tokens} tokens{budget} at most, context {n_ctx or 'as needed'}"
+    return line if form is None else f"{line}, {form.words}"
 
 
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:

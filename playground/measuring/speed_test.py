@@ -45,7 +45,6 @@ class Timing:
 
 def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
     pool, stop = steps.lab.pool, steps.stop
-    messages = [protocol.ChatMessage("user", item.question.question, 1)]
     sizes: list[int | None] = []
 
     def weigh(lease: Lease) -> None:
@@ -57,8 +56,8 @@ def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
     language = language_spec(variant.model, runtime)  # sized when the prompt is known
     with pool.turn([vision, language], stop=stop) as slot:
         with slot.lease(vision, stop=stop) as lease:
-            template = variant.chat_template
-            prompt, _ = prompts.encode(lease, None, variant, runtime, messages, [item.image], stop, template)
+            text, image = item.question.question, item.image
+            prompt = prompts.encode_one(lease, None, variant, runtime, text, image, steps.form, stop)
             weigh(lease)
         with slot.lease(steps.language(variant, prompt, _TOKENS), stop=stop) as lease:
             sampling = Sampling(max_tokens=_TOKENS)

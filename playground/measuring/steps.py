@@ -30,10 +30,12 @@ from playground.pool.leasing import Slot
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
-from playground.values.request import Image, Runtime, Sampling
+from playground.values.request import Image, PromptForm, Runtime, Sampling
 
 # Questions that one model answers at once at most (bench/README.md).
 _ON_GPU, _ON_CPU = 32, 16
+
+_USUAL = PromptForm()
 
 _TURN_S = 10.0  # of a batch while others wait for their turn
 
@@ -101,13 +103,15 @@ class Steps:
         stop: Callable[[], bool],
         tokenizer: Variant | None = None,
         pack: str = "",
+        form: PromptForm = _USUAL,
     ) -> None:
         """`sampling`: greedy. `tokenizer`: whose file turns texts into tokens; None: the reference's.
 
         `pack`: the digest of the reference pack that the drifts are measured against; empty: records of the whole
-        vocabulary.
+        vocabulary. `form`: of every question.
         """
         self.lab = lab
+        self.form = form
         self.runtime = runtime
         self.sampling = sampling
         self.stop = stop
@@ -125,7 +129,7 @@ class Steps:
         budget = self.sampling.reasoning_tokens
         # What later versions added stands in the key only where it is given, so old results are found.
         limits = (self.sampling.max_tokens, *(() if budget is None else (f"reasoning {budget}",)))
-        settings = (settings_key(self.runtime_of(variant)), *limits)
+        settings = (settings_key(self.runtime_of(variant)), *limits, *form_key(self.form))
         return self.lab.results.key(what, _files(variant), item.question.question, item.image.sha256, settings, *more)
 
     def runtime_of(self, variant: Variant) -> Runtime:
@@ -145,7 +149,7 @@ class Steps:
 
     def prompt(self, variant: Variant, item: Item, *, fresh: bool = False) -> protocol.EncodedPrompt:
         question = item.question.question
-        return prompts.ask(self.lab, variant, question, item.image, self.runtime, self.stop, fresh=fresh)
+        return prompts.ask(self.lab, variant, question, item.image, self.runtime, self.stop, self.form, fresh=fresh)
 
     def language(self, variant: Variant, prompt: protocol.EncodedPrompt, n_answer: int) -> WorkerSpec:
         """The worker that reads a prompt and so many tokens of an answer."""
@@ -323,7 +327,7 @@ class Steps:
                             vision = self._vision(variant, [items[k] for k in places])
                             lease = leased.enter_context(turn.slot.lease(vision, stop=self.stop))
                         text, image = items[k].question.question, items[k].image
-                        self._planned[key] = prompts.planned(lease, variant, text, image, self.stop)
+                        self._planned[key] = prompts.planned(lease, variant, text, image, self.form, self.stop)
                     plans[k] = _named(self._planned[key], items[k].image.sha256)
                 except Failure as error:
                     fail(k, error)
@@ -376,10 +380,8 @@ class Steps:
             if filled is not None:
                 return filled
         with self.timed("encode"), turn.slot.lease(self._vision(variant, [item]), stop=self.stop) as lease:
-            messages = [prompts.question(item.question.question, 1)]
-            template = variant.chat_template
-            encoded, _ = prompts.encode(lease, cache, variant, runtime, messages, [item.image], self.stop, template)
-        return encoded
+            text, image = item.question.question, item.image
+            return prompts.encode_one(lease, cache, variant, runtime, text, image, self.form, self.stop)
 
     def _vision(self, variant: Variant, items: Sequence[Item]) -> WorkerSpec:
         images = [item.image for item in items]
@@ -610,6 +612,12 @@ def settings_key(runtime: Runtime) -> msgspec.Raw:
     """For the result cache. What later versions added is left out where it is not set, so old results are found."""
     given = msgspec.to_builtins(runtime)
     return msgspec.Raw(msgspec.json.encode({k: v for k, v in given.items() if k not in _LATER or v is not None}))
+
+
+def form_key(form: PromptForm) -> tuple[str, ...]:
+    """For the result cache: empty where nothing is given, so old results are found."""
+    given = msgspec.json.encode(form.given, order="deterministic").decode()
+    return (f"form {given}",) if form.given else ()
 
 
 def _files(variant: Variant) -> tuple[str, str, str | None]:

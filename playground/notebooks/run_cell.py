@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from playground.quantizing.scan_results import Scan
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import Variant
-from playground.values.request import Image
+from playground.values.request import Image, PromptForm
 
 
 def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine: str) -> Run:
@@ -76,16 +77,17 @@ def measure_cell(
     wanted = run.cell.questions
     assert wanted is not None
     started = time.monotonic()
-    runtime, chosen = run.cell.settings.runtime(), questions.first(wanted.n)
+    runtime, form = run.cell.settings.runtime(), run.cell.settings.prompt_form()
+    chosen = questions.first(wanted.n)
     scanning, work = None, TimeLeft()
     if wanted.sensitivity:  # raises what is invalid before minutes are spent on the measurement
         reference = next(v for v in variants if v.id == run.reference)
         source = replace(reference, id=reference.pair_id, overrides=None)  # the files alone are scanned
         limits = wanted.limits
         scan = Scan(restore=True, max_tokens=wanted.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
-        scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime), stop.wanted, work)
+        scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime, form), stop.wanted, work)
     if wanted.measures:
-        request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime)
+        request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime, form)
         for update in MeasureJob(lab, request, stop.wanted, work).run():
             if isinstance(update, Progress):
                 yield update
@@ -118,6 +120,7 @@ def card_of(run: Run) -> ShipCard | None:
     command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
     command += ["-n", str(wanted.n), "--max-tokens", str(plan.max_tokens)]
     command += ["--reasoning-tokens", str(plan.reasoning_tokens)] if plan.reasoning_tokens is not None else []
+    command += _form_options(measurement.form or PromptForm())
     command += ["--ctx-size", str(runtime.n_ctx)] if runtime.n_ctx is not None else []
     given = run.cell.settings
     for option, chosen in (("--kv-type", given.kv_types), ("--image-tokens", given.image_tokens)):
@@ -139,10 +142,16 @@ def card_of(run: Run) -> ShipCard | None:
         engine=run.engine,
         machine=run.machine,
         set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
-        settings=ship_card.settings_line(plan, runtime.n_ctx),
+        settings=ship_card.settings_line(plan, runtime.n_ctx, measurement.form),
         command=shlex.join(command),
         when=run.started,
     )
+
+
+def _form_options(form: PromptForm) -> list[str]:
+    """The command line's options for what is given."""
+    texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in form.given.items()}
+    return [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
 
 
 def _with_reasons(update: ComparisonUpdate, reasons: Mapping[str, str]) -> ComparisonUpdate:

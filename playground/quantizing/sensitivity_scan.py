@@ -18,7 +18,7 @@ from playground.measuring import ship_card
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet, fingerprint, fingerprints
 from playground.measuring.results import MeasurementPlan, Progress
-from playground.measuring.steps import settings_key
+from playground.measuring.steps import form_key, settings_key
 from playground.measuring.summaries import mean_kl
 from playground.measuring.time_left import Kind, TimeLeft
 from playground.quantizing import importance_matrix, quantizer, recipe_search, recipes
@@ -27,7 +27,7 @@ from playground.quantizing.scan_files import ScanFiles, Workshop
 from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity
 from playground.quantizing.uniform_baseline import UniformBaseline
 from playground.values.files import Half, Variant
-from playground.values.request import Runtime
+from playground.values.request import PromptForm, Runtime
 
 _ROUNDS = 3  # of searching for a recipe whose measured KL is within the limit
 # The groups' costs are not quite additive: the next round aims this much below the limit. A convention.
@@ -42,6 +42,7 @@ class ScanRequest(msgspec.Struct, frozen=True):
     questions: QuestionSet
     scan: Scan
     runtime: Runtime
+    form: PromptForm = PromptForm()  # of the questions that it measures with
 
 
 class _Trial(msgspec.Struct, frozen=True):
@@ -161,7 +162,8 @@ class ScanJob:
 
     def _measure(self, questions: QuestionSet) -> MeasureJob:
         plan = MeasurementPlan(max_tokens=self._scan.max_tokens)
-        request = MeasureRequest(questions, (self._source,), self._source.id, plan, self._request.runtime)
+        runtime, form = self._request.runtime, self._request.form
+        request = MeasureRequest(questions, (self._source,), self._source.id, plan, runtime, form)
         return MeasureJob(self._lab, request, self._stop, self._work)
 
     def _calibrate(self) -> Iterator[Progress]:
@@ -222,7 +224,8 @@ class ScanJob:
             self._problems.append(f"{titles[0]}{more}: {error}")
 
     def _key(self, trial: _Trial) -> str:
-        settings = (settings_key(self._request.runtime), self._scan.max_tokens, self._scan.calibrate)
+        asked = (settings_key(self._request.runtime), self._scan.max_tokens, self._scan.calibrate)
+        settings = (*asked, *form_key(self._request.form))
         patterns = [group.pattern for group in trial.groups]
         which = (trial.half is Half.PROJECTOR, patterns, trial.kind)
         return self._results.key("rung", self._pair_key(), *which, self._questions_key(), settings)

@@ -76,6 +76,7 @@ def of_news(news: Progress | Measurement) -> dict[str, Any]:
         ],
         "problems": list(news.problems),
         "elapsed_s": news.elapsed_s,
+        "form": msgspec.to_builtins(news.form),
     }
 
 

@@ -123,6 +123,7 @@ def html(
         left_out=measured.left_out,
         floor=measured.floor,
         floors=list(measured.floors.items()),
+        form=measured.form.words if measured.form else "",
         asked_alone=measured.asked_alone.words if measured.asked_alone else "",
         problems=measured.problems[:_MAX_PROBLEMS],
         more_problems=len(measured.problems[_MAX_PROBLEMS:]),

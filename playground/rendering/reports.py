@@ -243,7 +243,9 @@ def _measured(run: Run) -> str:
         for r in run.measurement.results
     ]
     heading = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
-    return "\n\n".join([heading, "\n".join([head, *lines])])
+    form = run.measurement.form
+    asked = [] if form is None else [f"asked with {form.words}"]
+    return "\n\n".join(["; ".join([heading, *asked]), "\n".join([head, *lines])])
 
 
 def _margin(run: Run) -> float | None:

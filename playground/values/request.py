@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,6 +47,8 @@ class Sampling:
 # Tokens of a context whose size was not chosen: LLaVA's 576 of an image, an answer, and some further questions.
 SMALLEST_CONTEXT = 2048
 
+
+_SHOWN = 60  # characters of a text of a prompt's form
 
 ImageTokens = tuple[int | None, int | None]  # of an image, the least and the most
 ANY: ImageTokens = (None, None)
@@ -132,6 +135,45 @@ class ImagePlace(enum.StrEnum):
 class Order(enum.StrEnum):
     IN_TURN = "one after another"
     RACE = "race"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForm:
+    """How a question about images becomes a prompt."""
+
+    system: str | None = None  # None: no system message
+    template_variables: Mapping[str, Any] = field(default_factory=dict)  # such as enable_thinking
+    image_place: ImagePlace = ImagePlace.BEFORE
+    chat_template: str | None = None  # overrides the variants' own
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults, by name."""
+        usual = PromptForm()
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
+    @property
+    def or_none(self) -> PromptForm | None:
+        """None: everything is as the default says."""
+        return self if self.given else None
+
+    def template_of(self, variant: Variant) -> str | None:
+        return self.chat_template or variant.chat_template
+
+    @property
+    def words(self) -> str:
+        """What is given, for a person; long texts are shortened. Empty: nothing."""
+        parts = [] if self.system is None else [f"system message {_shown(self.system)}"]
+        parts += [f"{name} {_shown(value)}" for name, value in self.template_variables.items()]
+        parts += ["image behind the question"] if self.image_place is ImagePlace.BEHIND else []
+        parts += [f"chat template {_shown(self.chat_template)}"] if self.chat_template else []
+        return ", ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 
 @dataclass(frozen=True, slots=True)

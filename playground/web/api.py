@@ -108,6 +108,10 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
         questions: int = 20,
         max_tokens: int = 32,
         reasoning_tokens: int = -1,  # with one type, as MCP clients need it
+        system: str = "",
+        template_variables: dict[str, Any] = {},  # noqa: B006  only read; Gradio shows it as the default
+        image_place: str = "before",
+        chat_template: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
 
@@ -116,6 +120,10 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             questions: how many of the embedded questions are asked.
             max_tokens: the maximum length of an answer.
             reasoning_tokens: of them the reasoning's, at most; -1 (or null) for no limit.
+            system: the system message; empty for none.
+            template_variables: variables of the chat template, such as {"enable_thinking": false}.
+            image_place: "before" or "behind" the question, if it does not say <image>.
+            chat_template: Jinja text, or a llama.cpp template's name; empty for each variant's own.
         """
         deriving.join()
         person = login.person(request)
@@ -123,8 +131,16 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             if not 1 <= questions <= _MOST_QUESTIONS:
                 raise BadInput(f"questions has to be between 1 and {_MOST_QUESTIONS}, not {questions}.")
             reasoning = reasoning_tokens if (reasoning_tokens or 0) >= 0 else None
-            limits = {"max_tokens": max_tokens, "reasoning_tokens": reasoning}
-            sampling = parts.limited(run_settings.read_settings(limits)).sampling()
+            given: dict[str, Any] = {
+                "max_tokens": max_tokens,
+                "reasoning_tokens": reasoning,
+                "system": system or None,
+                "template_variables": template_variables or None,
+                "image_place": image_place or None,
+                "chat_template": chat_template or None,
+            }
+            settings = parts.limited(run_settings.read_settings(given))
+            sampling = settings.sampling()
             chosen = parts.catalog.choose(variants)
             job_request = MeasureRequest(
                 embedded(parts.evaluation).first(questions),
@@ -133,6 +149,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
                 MeasurementPlan(
                     accuracy=True, max_tokens=sampling.max_tokens, reasoning_tokens=sampling.reasoning_tokens
                 ),
+                form=settings.prompt_form(),
             )
             mine, stop = parts.of(person), lab.StopFlag()
             with long_jobs.held(person):

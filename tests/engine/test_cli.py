@@ -288,14 +288,18 @@ def test_pack_when_it_is_shown_and_measured_against_then_it_stands_in_for_the_re
     assert "questions: 150 about" in shown
     assert "check: Q2_K" in shown
     small = tmp_path / "small.safetensors"
-    made = fine(call("pack", "make", small, "--variants", "F16", "-n", 3))
+    mood = ("--template-variables", '{"mood": "calm"}')
+    made = fine(call("pack", "make", small, "--variants", "F16", "-n", 3, *mood))
+    assert 'asked with: mood "calm"' in made
     assert "check: none" in made
     assert "exists" in told(call("pack", "make", small))
     rows = fine(call("drift", "--pack", small, "--variants", "Q2_K"))
     assert re.search(r"F16 \(pack\) +reference", rows)
+    assert 'asked with: mood "calm"' in rows
     assert re.search(r"Q2_K +\d of 3", rows)
     assert "→" not in fine(call("card", "--pack", small, "--variants", "Q2_K"))
     assert "Leave out --max-tokens" in told(call("drift", "--pack", small, "--max-tokens", 8))
+    assert "Leave out --template-variables" in told(call("drift", "--pack", small, *mood))
     other = pairs.write_pair("mlp", tmp_path)
     files = ("--model", str(other.model), "--projector", str(other.projector))
     assert "another vocabulary than F16 (pack)" in told(call("drift", "--pack", small, *files))

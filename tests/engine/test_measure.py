@@ -33,7 +33,7 @@ from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
-from playground.values.request import Runtime, Sampling
+from playground.values.request import ImagePlace, PromptForm, Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import old_files, pairs
 from testkit.pairs import changed_projector
@@ -267,6 +267,23 @@ def test_answers_when_cut_off_by_the_limit_then_counted_apart(parts: Parts) -> N
     steps = Steps(parts.lab, variants[0], RUNTIME, Sampling(max_tokens=2), lambda: False)
     reasons = [RecordedAnswer("ab", (1, 2)), RecordedAnswer("a", (1,)), RecordedAnswer("ab", (1, 2), "end of text")]
     assert [steps.truncated(answer) for answer in reasons] == [True, False, False]
+
+
+def test_prompt_when_a_form_is_given_then_rendered_by_it_and_kept_under_its_own_key(parts: Parts) -> None:
+    variants = parts.catalog.choose(["F16"])
+    item = Item(WHAT, question_sets.QuestionSet("one", [WHAT], FOLDER).image(WHAT))
+    template = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}{{ mood }}"
+    form = PromptForm("Be brief.", {"mood": "calm"}, ImagePlace.BEHIND, template)
+    usual, formed = (
+        Steps(parts.lab, variants[0], RUNTIME, Sampling(max_tokens=2), lambda: False, form=given)
+        for given in (PromptForm(), form)
+    )
+    text = formed.prompt(variants[0], item).rendered
+    assert text.startswith("system=Be brief.;user=What do you see?")
+    assert text.endswith(";calm")
+    assert "Be brief." not in usual.prompt(variants[0], item).rendered
+    assert usual.answer_key(variants[0], item) != formed.answer_key(variants[0], item)
+    assert usual.drift_key(variants[0], item) != formed.drift_key(variants[0], item)
 
 
 def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path: Path) -> None:

@@ -10,18 +10,28 @@ import msgspec
 import pytest
 from gguf import TokenType
 
+from playground.comparing.compare import StopFlag
+from playground.comparing.run_settings import RunSettings
 from playground.measuring.question_sets import embedded
 from playground.measuring.results import MeasurementPlan
 from playground.models.presets import data_folder
+from playground.notebooks import run_cell
+from playground.notebooks.cells import CellQuestions, CompareCell, Run
 from playground.values.answer import Pane, PaneState
 from playground.values.files import Variant
-from playground.values.request import Image, Sampling
+from playground.values.request import Image, PromptForm, Sampling
 from playground.wiring import Parts
 from testkit import pairs
 from testkit.running import comparison, measured, run
 
 # The random pair knows no reasoning and never ends: under this template it begins inside of one.
 OPENS = "{% for m in messages %}{{ m.content }}{% endfor %} A:<think>\n"
+
+# Likewise, unless a variable of the template says otherwise.
+THINKS = (
+    "{% for m in messages %}{{ m.content }}{% endfor %} A:"
+    "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
+)
 
 
 @pytest.fixture
@@ -110,3 +120,23 @@ def test_measured_answers_when_they_never_left_their_reasoning_then_they_are_cou
     assert all(drift.text for drift in ended.results[0].items)
     assert not [p for p in ended.problems if "reasoning" in p]
     assert measured(parts, asked, variants, plan).results == free.results  # each from its own key of the cache
+
+
+@pytest.mark.parametrize("n", [1, 3])  # alone, and in a batch
+def test_measured_answers_when_thinking_is_off_then_they_have_none(parts: Parts, noise: Variant, n: int) -> None:
+    questions = embedded(data_folder() / "tiny-vlm/evaluation")
+    asked = questions.with_items(
+        [msgspec.structs.replace(questions.items[0], question=f"Go on {k}.") for k in range(n)]
+    )
+    plan = MeasurementPlan(drift=False, accuracy=True, max_tokens=10)
+    on = measured(parts, asked, (noise,), plan, form=PromptForm(chat_template=THINKS))
+    assert on.results[0].in_reasoning == n
+    off = RunSettings(n_ctx=512, chat_template=THINKS, template_variables={"enable_thinking": False})
+    cell = CompareCell("c", variants=(noise.id,), settings=off, questions=CellQuestions(plan=plan))
+    begun = run_cell.new_run(cell, [noise], "engine", "machine")
+    *_, done = run_cell.measure_cell(begun, [noise], asked, parts.lab, parts.workshop, StopFlag())
+    assert isinstance(done, Run)
+    assert done.measurement is not None
+    assert done.measurement.form == off.prompt_form()
+    assert done.measurement.results[0].in_reasoning == 0
+    assert all(drift.text for drift in done.measurement.results[0].items)
