@@ -88,8 +88,9 @@ class HubRepo:
     @cached_property
     def files(self) -> dict[str, HubFile]:
         """By name. Files that are neither GGUF nor parquet are kept by git."""
+        large = (".gguf", ".mmproj", ".parquet")
         return {
-            name: one if isinstance(one, HubFile) else HubFile(one, lfs=name.lower().endswith((".gguf", ".parquet")))
+            name: one if isinstance(one, HubFile) else HubFile(one, lfs=name.lower().endswith(large))
             for name, one in self.contents.items()
         }
 

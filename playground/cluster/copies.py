@@ -12,6 +12,7 @@ from threading import Lock
 from playground.cluster.messages import Located
 from playground.errors import BadModel, NoRoom, cannot_write
 from playground.models.checksums import Checksums
+from playground.models.gguf import file_names
 
 _SPARE_BYTES = 2**30  # that a copy leaves free on the disk
 
@@ -30,7 +31,7 @@ class Copies:
         """A file that has this sha256 now. A file that was changed since is not it."""
         copy = self._folder / sha256 / name
         candidates = [copy, *self._hub_cache.glob(f"models--*/blobs/{sha256}")]
-        candidates += [path for root in self._own_folders for path in root.rglob("*.gguf")]
+        candidates += [path for root in self._own_folders for path in root.rglob("*") if file_names.is_gguf(path.name)]
         for path in candidates:
             try:
                 if path.stat().st_size == n_bytes and self._checksums.of(path) == sha256:

@@ -96,11 +96,11 @@ def _header(hub: Hub, name: str, half: Half, token: str | None) -> GgufHeader:
     id, revision, file_name = address.parse_repo(name, hub.endpoint)
     repo = hub.repo(id, revision, token)
     file = next((file for file in repo.files if file.name == file_name), None)
-    if file is None and not (file_name or "").lower().endswith(".gguf"):  # a quantization
+    if file is None and not file_names.is_gguf(file_name or ""):  # a quantization
         named = repo.model(file_name or "") if half is Half.MODEL else repo.projector(file_name or "")
         file = named.files[0]
     if file is None:
-        names = ", ".join(file.name for file in repo.files if file.name.lower().endswith(".gguf"))
+        names = ", ".join(file.name for file in repo.files if file_names.is_gguf(file.name))
         raise BadInput(f"{id} has no file '{file_name}'. It has: {names[:400]}.")
     return hub.header(id, repo.commit, file, token)
 

@@ -194,7 +194,7 @@ def _is_listed(path: Path) -> bool:
     """Of a split model the first shard alone; no file that holds a vocabulary only."""
     shard = file_names.shard(path.name)
     return (
-        path.suffix.lower() in (".gguf", ".llamafile")
+        (file_names.is_gguf(path.name) or path.suffix.lower() == ".llamafile")
         and (shard is None or shard[1] == 1)
         and not path.name.startswith("ggml-vocab-")
     )

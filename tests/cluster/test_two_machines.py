@@ -207,3 +207,8 @@ def test_copy_when_cut_off_then_it_goes_on_where_it_was_and_its_sha256_is_checke
     assert copies.locate(sha256, "a.gguf", 3000).path is None
     with pytest.raises(NoRoom, match="Make room there"):
         copies.append(sha256, 0, data, 10**18)
+    (tmp_path / "own").mkdir()
+    for name in ("own.gguf", "own-f16.mmproj"):
+        own = tmp_path / "own" / name
+        own.write_bytes(name.encode())
+        assert copies.locate(checksums.of(own), "b.gguf", len(name)) == Located(str(own))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import gguf
 import psutil
 import pytest
 
@@ -29,7 +32,7 @@ from playground.values.request import Image, Order, Sampling, Turn
 from playground.wiring import Parts
 from testkit import pairs
 from testkit.fake_machine import GIB, FakeMachine
-from testkit.running import comparison, run
+from testkit.running import MODEL, PROJECTOR, comparison, run
 
 EVALUATION = data_folder() / "tiny-vlm/evaluation"
 WHAT = "What do you see?"
@@ -46,6 +49,42 @@ def test_embedded_pair_when_asked_of_the_evaluation_set_then_it_is_right(parts: 
             wrong.append((item["image"], answer))
     assert len(items) == 42
     assert len(wrong) <= 2, wrong
+
+
+def split(source: Path, target: Path) -> list[Path]:
+    """A model's file in two shards, as llama-gguf-split writes them."""
+    reader = gguf.GGUFReader(source)
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(target, architecture, split_max_tensors=len(reader.tensors) // 2 + 1)
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, field.contents(), field.types[0], field.types[-1] if field.types[1:] else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(target.parent.glob(f"{target.stem}-*-of-00002.gguf"))
+
+
+def test_shards_when_they_are_links_of_the_hubs_cache_then_they_answer_as_the_whole_file(
+    parts: Parts, scene: Image, tmp_path: Path
+) -> None:
+    """The second shard is chosen, and the projector's name ends in .mmproj."""
+    snapshot, blobs = (tmp_path / "models--acme--a-GGUF" / name for name in ("snapshots/c", "blobs"))
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    shards = split(MODEL, tmp_path / "a-F16.gguf")
+    for name, source in ({shard.name: shard for shard in shards} | {"a-f16.mmproj": PROJECTOR}).items():
+        blob = blobs / hashlib.sha256(name.encode()).hexdigest()
+        shutil.copyfile(source, blob)
+        (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
+    whole = parts.catalog.choose(["F16"])
+    variant = parts.catalog.open_pair(snapshot / shards[1].name, snapshot / "a-f16.mmproj")
+    assert variant.model.path == str(snapshot / shards[0].name)
+    texts = [run(parts, comparison(scene, WHAT, chosen, max_tokens=12)).panes[0].text for chosen in ((variant,), whole)]
+    assert texts[0] == texts[1] != ""
 
 
 @pytest.mark.golden

@@ -673,6 +673,7 @@ SHA = "b" * 40
         ("docker model run hf.co/acme/a-GGUF:Q4_K_M", ("acme/a-GGUF", "main", "Q4_K_M")),
         ('vllm serve "acme/a-GGUF"', ("acme/a-GGUF", "main", None)),
         ("hf download acme/a-GGUF a-Q8_0.gguf --local-dir .", ("acme/a-GGUF", "main", "a-Q8_0.gguf")),
+        ("hf download acme/a-GGUF a-f16.mmproj", ("acme/a-GGUF", "main", "a-f16.mmproj")),
         ("git clone https://huggingface.co/acme/a-GGUF", ("acme/a-GGUF", "main", None)),
         (
             'llm = Llama.from_pretrained(\n\trepo_id="acme/a-GGUF",\n\tfilename="a-Q8_0.gguf",\n)',

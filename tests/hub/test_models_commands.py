@@ -12,12 +12,14 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from playground.cli.commands import main
+from playground.models.hub.client import Hub
 from playground.settings import Settings
 from playground.wiring import open_parts
 from testkit import pairs
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 
 REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
+ENDS_IN_MMPROJ = "acme/docling-GGUF"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ def served(files: pairs.PairFiles) -> Iterator[HubServer]:
         HubRepo(REPO, {**models, "mmproj-F16.gguf": files.projector, "Q2_K/pair-Q2_K-00001-of-00002.gguf": b"GGUF"}),
         HubRepo(OTHER, {"mmproj-BF16.gguf": files.projector}),
         HubRepo(GATED, {**models, "mmproj-F16.gguf": files.projector}, gated=True),
+        HubRepo(
+            ENDS_IN_MMPROJ,
+            {"doc-bf16_q8_0.gguf": b"GGUF", "doc-q8_0.gguf": files.model, "doc-f16.mmproj": files.projector},
+        ),
     ]
     with hub_server(repos) as server:
         yield server
@@ -83,6 +89,19 @@ def test_download_when_the_projector_is_elsewhere_then_it_is_taken_from_there(ca
     done = call("download", REPO, "pair-F16.gguf", "--projector", "bf16", "--projector-repo", OTHER)
     assert done.code == 0, done.err
     assert [Path(line).name for line in done.out.splitlines()] == ["pair-F16.gguf", "mmproj-BF16.gguf"]
+
+
+def test_download_when_the_projectors_name_ends_in_mmproj_then_it_is_checked_fetched_and_opened(
+    call: Call, tmp_path: Path
+) -> None:
+    """As in Mungert's repositories, which also have files of two types: bf16_q8_0 beside q8_0."""
+    assert call("doctor", f"{ENDS_IN_MMPROJ}:Q8_0", f"{ENDS_IN_MMPROJ}:doc-f16.mmproj").code < 2
+    assert "doc-f16.mmproj" in call("doctor", f"{ENDS_IN_MMPROJ}:none.mmproj").err.partition("It has: ")[2]
+    done = call("download", ENDS_IN_MMPROJ, "Q8_0")
+    assert done.code == 0, done.err
+    assert [Path(line).name for line in done.out.splitlines()] == ["doc-q8_0.gguf", "doc-f16.mmproj"]
+    assert labels(tmp_path) == ["Q8_0"]
+    assert {file.name for file in Hub(own_token=False).cached()} == {"doc-q8_0.gguf", "doc-f16.mmproj"}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from testkit.doctor_files import sketch
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 
 REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
+TWINS = "acme/twins-GGUF"
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     models: dict[str, Any] = {f"pair-{name}.gguf": files.model for name in ("F16", "Q8_0", "Q4_K_M")}
     both = {**models, "mmproj-F16.gguf": files.projector, "mmproj-BF16.gguf": files.projector}
     repos = [HubRepo(REPO, dict(both)), HubRepo(OTHER, {"mmproj-F16.gguf": files.projector})]
+    names = ("L-Q4_0.gguf", "L-QAD-Q4_0.gguf", "L-Q8_0.gguf", "mmproj-2B-F16.gguf", "mmproj-8B-F16.gguf")
+    repos.append(HubRepo(TWINS, dict.fromkeys(names, b"GGUF"), pipeline_tag="any-to-any"))
     with hub_server([*repos, HubRepo(GATED, dict(both), gated=True)]) as server:
         yield server
         close_session()
@@ -143,6 +146,17 @@ def test_projectors_when_another_repository_is_named_then_its_projector_can_be_c
     assert f'data-commit="{served.repos[OTHER].commit}"' in html
     with pytest.raises(BadInput, match="has no projector 'nothing'"):
         actions.projectors(f"{REPO}:nothing")
+
+
+def test_repository_when_two_files_have_one_quantization_then_their_names_stand_beside_it(
+    actions: ModelActions,
+) -> None:
+    assert f'data-repo="{TWINS}"' in actions.search("twins").html  # whatever its task
+    assert "Open any other repository by its" in actions.search("no such words").html
+    names = re.findall(r'<span class="vp-dim">\s*([^<]*?)\s*</span>', actions.repo(TWINS).html)
+    assert {name for name in names if name.endswith(".gguf")} == {
+        *("L-Q4_0.gguf", "L-QAD-Q4_0.gguf", "mmproj-2B-F16.gguf", "mmproj-8B-F16.gguf"),
+    }
 
 
 # --- files of the cache --------------------------------------------------------------------------------------

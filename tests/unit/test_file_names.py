@@ -77,6 +77,9 @@ def quantizations(models: tuple[RemoteModel, ...]) -> list[str]:
         ("Qwen3.5-4B-TQ2_0.gguf", "TQ2_0"),
         ("Bonsai-8B-Q1_0.gguf", "Q1_0"),
         ("model-Q8_0-of-a-Q4_K_M.gguf", "Q4_K_M"),
+        ("SmolDocling-256M-preview-f16_q8_0.gguf", "F16_Q8_0"),  # beside bf16, f16 and q8_0
+        ("SmolDocling-256M-preview-q8_0.mmproj", "Q8_0"),
+        ("SmolDocling-256M-preview-f16.mmproj", "F16"),
         # folders and shards
         ("UD-Q4_K_XL/Qwen3.5-397B-UD-Q4_K_XL-00001-of-00005.gguf", "UD-Q4_K_XL"),
         ("Q8_0/Qwen3.5-397B-00001-of-00005.gguf", "Q8_0"),
@@ -112,6 +115,7 @@ def test_quantization_when_no_name_tells_then_a_question_mark() -> None:
         *("Qwen2.5-VL-7B-Instruct.mmproj-f16.gguf", "Qwen3-VL-2B-Instruct.BF16-mmproj.gguf"),
         *("moondream2-mmproj-f16-20250414.gguf", "Q4_K_M/mmproj-model-f16.gguf", "llama-13b-mmproj-v1.5.Q4_1.gguf"),
         *("vision/MiniCPM-o-4_5-vision-F16.gguf", "qwen2vl-vision.gguf", "qwen.qwen2-vl-2b-vision.gguf"),
+        *("SmolDocling-256M-preview-f16.mmproj", "Qwen2-VL.MMPROJ", "mmproj-Qwen3.8-Flash-F16.mmproj"),
     ],
 )
 def test_projector_when_named_as_publishers_do_then_known(name: str) -> None:
@@ -150,6 +154,7 @@ def test_vision_when_a_model_and_a_projector_end_in_it_then_mmproj_decides() -> 
         *("mtp-Qwen3.5-4B-Q8_0.gguf", "MTP-Qwen3.5-4B-Q8_0.gguf", "eagle3-Qwen3.gguf", "dflash-Qwen3-4B-F16.gguf"),
         *("dspark-a-Q4_0.gguf", "._model-Q4_K_M.gguf", "Q8_0/._model-Q8_0.gguf"),
         *("README.md", "config.json", "model.safetensors", "model.gguf.part", "imatrix.dat", ".gitattributes"),
+        *("mm_projector.bin", "mmproj-F16.mmproj.sha256"),
     ],
 )
 def test_file_when_it_is_neither_then_skipped(name: str) -> None:
@@ -187,6 +192,13 @@ def test_shards_when_some_are_missing_then_counted(gone: tuple[int, ...]) -> Non
 def test_shards_when_the_same_model_is_cut_twice_then_two_variants() -> None:
     found = repo(*shards_of("big-Q8_0", 2), *shards_of("big-Q8_0", 3)).models
     assert sorted((len(one.files), one.missing) for one in found) == [(2, 0), (3, 0)]
+
+
+def test_shards_when_in_a_folder_of_their_own_then_the_projector_above_them_is_listed_too() -> None:
+    listed = repo(*shards_of("UD-Q6_K_XL/M", 2), "UD-Q4_K_XL/M-UD-Q4_K_XL.gguf", "mmproj-F32.gguf")
+    assert sorted(quantizations(listed.models)) == ["UD-Q4_K_XL", "UD-Q6_K_XL"]
+    assert [model.missing for model in listed.models] == [0, 0]
+    assert [model.name for model in listed.projectors] == ["mmproj-F32.gguf"]
 
 
 def test_shards_when_a_projector_is_in_shards_then_one_projector() -> None:

@@ -71,6 +71,15 @@ SEEN = {
         "f16 Q8_0",
         ("mmproj-granite-docling-258M-f16.gguf", "mmproj-granite-docling-258M-Q8_0.gguf"),
     ),
+    "smoldocling-256m": Seen(
+        "SmolDocling-256M-preview-{}.gguf",
+        "bf16 q8_0 q4_k_m f16_q8_0",
+        (
+            "SmolDocling-256M-preview-f16.mmproj",
+            "SmolDocling-256M-preview-f32.mmproj",
+            "SmolDocling-256M-preview-q8_0.mmproj",
+        ),
+    ),
     "deepseek-ocr": Seen("deepseek-ocr-{}.gguf", "bf16 q8_0 Q4_K_M", ("mmproj-deepseek-ocr-bf16.gguf",)),
     "minicpm-v-4.6": Seen("MiniCPM-V-4_6-{}.gguf", "Q8_0 Q4_K_M", ("mmproj-model-f16.gguf",)),
     "kimi-vl-a3b-thinking": Seen(

@@ -8,13 +8,13 @@ from playground.web.open_pair_panel import _files, _is_projector, _neighbour
 
 
 def test_files_when_listed_then_by_their_names_in_the_folder_without_vocabularies(tmp_path: Path) -> None:
-    names = ("a/m-Q8_0.gguf", "a/mmproj-m-F16.gguf", "ggml-vocab-llama.gguf", "m-00002-of-00002.gguf", "readme.md")
-    for name in names:
+    pairs = ("a/m-Q8_0.gguf", "a/mmproj-m-F16.gguf", "b/m-f16.mmproj")
+    for name in (*pairs, "ggml-vocab-llama.gguf", "m-00002-of-00002.gguf", "readme.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     listed = _files([tmp_path])
-    assert [name for name, _ in listed] == ["a/m-Q8_0.gguf", "a/mmproj-m-F16.gguf"]
-    assert [_is_projector(path) for _, path in listed] == [False, True]
+    assert [name for name, _ in listed] == list(pairs)
+    assert [_is_projector(path) for _, path in listed] == [False, True, True]
 
 
 def test_files_when_their_names_are_in_capitals_then_listed(tmp_path: Path) -> None:

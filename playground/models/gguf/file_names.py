@@ -8,9 +8,12 @@ from pathlib import PurePosixPath
 # The quantization as Hugging Face's publishers write it, in the file's name or its folder's. It distinguishes
 # UD-Q4_K_XL from Q4_K_M, which general.file_type cannot.
 QUANTIZATION = re.compile(
-    r"(?:^|[-._])((?:UD-|i1-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?|NVFP4))(?=[-._]|$)",
+    r"(?:^|[-._])((?:UD-|i1-)?(?:(?:B?F16_)?I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?|NVFP4))"
+    r"(?=[-._]|$)",
     re.IGNORECASE,
 )
+# Mungert's repositories call a projector name-f16.mmproj. A file called mm_projector.bin is PyTorch's, not GGUF.
+ENDINGS = (".gguf", ".mmproj")
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 # A file that was cut into parts by bytes, as in older uploads; llama.cpp's shards are files of their own.
 _PART = re.compile(r"(?P<whole>.+\.gguf)[-.](?:part\d+of\d+|split-?[a-z]+|part-?[a-z0-9]+)", re.IGNORECASE)
@@ -64,9 +67,14 @@ def _numbered(name: str, base: str, number: int) -> str:
     return f"{base}-{number:05}{name[len(base) + 6 :]}"
 
 
+def is_gguf(name: str) -> bool:
+    """By its ending."""
+    return name.lower().endswith(ENDINGS)
+
+
 def is_other(name: str) -> bool:
     """Whether it is neither a language model nor a projector."""
-    return not name.lower().endswith(".gguf") or _OTHER.search(PurePosixPath(name).name) is not None
+    return not is_gguf(name) or _OTHER.search(PurePosixPath(name).name) is not None
 
 
 def is_projector(name: str) -> bool:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from playground.errors import BadModel, NoRoom
+from playground.models.gguf import file_names
 from playground.support import atomic
 
 _PIECE = 2**22
@@ -25,7 +26,7 @@ def unpack(path: Path, folder: Path) -> tuple[Path, ...]:
     target = folder / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}"
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
+            members = [member for member in archive.infolist() if file_names.is_gguf(member.filename)]
             if not members:
                 raise BadModel(f"{path.name} holds no GGUF file: it is a llamafile without a model.")
             if any(m.compress_type != zipfile.ZIP_STORED or m.file_size > stat.st_size for m in members):

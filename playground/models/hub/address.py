@@ -17,7 +17,8 @@ COMMIT = re.compile("[0-9a-f]{40}")
 # What the Hub's buttons copy: `llama-server -hf owner/name:Q4_K_M`, `ollama run hf.co/owner/name:Q4_K_M`,
 # `hf download owner/name file.gguf`, `Llama.from_pretrained(repo_id="owner/name", filename="file.gguf")`.
 _COMMAND = re.compile(
-    r"(?:^|\s)(?:-hfr?|--hf-repo|run|pull|serve|download|get|clone)(?:\s+|=)[\"']?([^\s\"']+)[\"']?(?:\s+(\S+\.gguf))?",
+    r"(?:^|\s)(?:-hfr?|--hf-repo|run|pull|serve|download|get|clone)(?:\s+|=)[\"']?([^\s\"']+)[\"']?"
+    r"(?:\s+(\S+\.(?:gguf|mmproj)))?",
     re.IGNORECASE,
 )
 _FILE_OPTION = re.compile(r"\s(?:-hff|--hf-file)(?:\s+|=)[\"']?([^\s\"']+)")

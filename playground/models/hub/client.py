@@ -22,6 +22,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
 from playground.errors import BadInput, PlaygroundError
+from playground.models.gguf import file_names
 from playground.models.gguf.header import GgufHeader, read_remote
 from playground.models.hub import address, transfer
 from playground.models.hub.datasets import (
@@ -302,7 +303,7 @@ class Hub:
             if repo.repo_type == "model"
             for revision in repo.revisions
             for file in revision.files
-            if file.file_name.lower().endswith(".gguf")
+            if file_names.is_gguf(file.file_name)
         )
 
     def delete(self, repo: str, commit: str, names: set[str]) -> int:
