@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 
@@ -115,27 +116,49 @@ def compared(built: BuiltRecipe) -> list[tuple[str, Interval, int]]:
     return sorted(rows, key=lambda row: row[2])
 
 
+class Outcome(enum.StrEnum):
+    """What the questions that were kept aside show of a recipe, against the best uniform pair that is no larger."""
+
+    WINS = "so it wins"
+    LOSES = "so it does not win"
+    EVEN = "no difference that these questions can show"
+
+
+def outcome(built: BuiltRecipe) -> Outcome | None:
+    """None: no uniform pair was measured, or by an older version, which did not count questions."""
+    if not built.uniform:
+        return None
+    rivals, best = _rivals(built)
+    if best.closer is None:
+        return None
+    wins, losses = best.closer
+    # The best of several rivals is the one to beat, so each test has its share of the error.
+    level = statistics.ALPHA / (2 * len(rivals))
+    if statistics.sign_test(wins, losses) <= level:
+        return Outcome.WINS
+    return Outcome.LOSES if statistics.sign_test(losses, wins) <= level else Outcome.EVEN
+
+
+def _rivals(built: BuiltRecipe) -> tuple[Sequence[UniformComparison], UniformComparison]:
+    """The uniform pairs that are no larger, or else the next larger one; and the best of them."""
+    rivals = [pair for pair in built.uniform if pair.bytes <= built.bytes] or built.uniform[:1]
+    return rivals, min(rivals, key=lambda pair: pair.kl.value)
+
+
 def sentence(built: BuiltRecipe) -> str:
     """Whether the recipe was worth it, from the questions that were kept aside."""
     own = (
         f"The recipe ({built.bytes / 1e6:.1f} MB) drifts by {built.kl.value:.4g} nats a token on the questions kept "
         "aside; rare questions can dominate a mean, so that is no bound"
     )
-    smaller = [pair for pair in built.uniform if pair.bytes <= built.bytes]
     if not built.uniform:
         return f"{own}."
-    rivals = smaller or built.uniform[:1]
-    best = min(rivals, key=lambda pair: pair.kl.value)
-    which = "The best uniform pair that is no larger" if smaller else "No uniform pair is as small; the next"
+    _, best = _rivals(built)
+    is_smaller = best.bytes <= built.bytes
+    which = "The best uniform pair that is no larger" if is_smaller else "No uniform pair is as small; the next"
     comparison = f"{own}. {which}, {best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}"
     if best.closer is None:
         return f"{comparison}."
     wins, losses = best.closer
     counts = f"the recipe lies closer to the reference on {wins} of {wins + losses} questions"
-    # The best of several rivals is the one to beat, so each test has its share of the error.
-    level = statistics.ALPHA / (2 * len(rivals))
-    if statistics.sign_test(wins, losses) <= level:
-        return f"{comparison}: {counts}, so it wins."
-    if statistics.sign_test(losses, wins) <= level:
-        return f"{comparison}: {counts}, so it does not win."
-    return f"{comparison}: {counts}, no difference that these questions can show."
+    return f"{comparison}: {counts}, {outcome(built)}."

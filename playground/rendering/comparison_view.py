@@ -30,6 +30,11 @@ _ICONS = {
 }
 
 
+# An answer that no pane cuts: four lines of the narrowest one, in any script.
+_SHORT_CHARACTERS = 50
+_SHORT_LINES = 3
+
+
 _REFERENCE_CHARACTERS = 160  # of its answer above one that shares too little with it
 
 
@@ -90,6 +95,11 @@ class _PaneView:
     instead: str  # the reference's answer, where this one shares too little with it to be marked
     branches: list[_BranchView]
     goes_on: tuple[int, str] | None  # the reference's token where this answer differs first: its id and text
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a narrow pane may cut it; the page's script looks whether it does."""
+        return len(self.pane.text) > _SHORT_CHARACTERS or self.pane.text.count("\n") > _SHORT_LINES
 
 
 def panes(
@@ -162,10 +172,11 @@ def _table(
         )
         for r in rows
     ]
+    known = [n for n in range(len(_COLUMNS) - 1) if any(row[n][1] != number_format.UNKNOWN for row in cells)]
     return markup(
         "table.html",
-        columns=_COLUMNS,
-        rows=list(zip(rows, cells, strict=True)),
+        columns=[_COLUMNS[0], *(_COLUMNS[n + 1] for n in known)],
+        rows=[(row, [shown[n] for n in known]) for row, shown in zip(rows, cells, strict=True)],
         plot=plots.speed_by_size(rows),
         ledger=plots.ledger(rows),
         printed=printed,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import urllib.parse
 from collections.abc import Sequence
 
 import markupsafe
 import numpy
 import PIL.Image
 
+from playground.measuring.gate import Verdict
+from playground.measuring.results import Sight
 from playground.quantizing.make_variant import CheckedVariant
 from playground.rendering import measurement_view, number_format, templating
 from playground.values.request import Image
+
+# Of a file that is sound: it was loaded, and gave numbers for all questions.
+_VERDICTS = {Verdict.BROKEN.value: "answers change a lot", Verdict.CHANGES.value: "answers change"}
 
 
 def html(checked: CheckedVariant) -> markupsafe.Markup:
@@ -25,8 +31,15 @@ def html(checked: CheckedVariant) -> markupsafe.Markup:
         kl=measurement_view.nats(checked.kl.value),
         size=number_format.file_size(checked.bytes),
         maps=maps,
+        link=link(checked.path.name),
         kind=checked.verdict.split()[0],
+        verdict=checked.verdict if checked.looks == Sight.BLIND else _VERDICTS.get(checked.verdict, checked.verdict),
     )
+
+
+def link(name: str) -> markupsafe.Markup:
+    """To a file that was made here."""
+    return markupsafe.Markup('<a href="./vp-made/{}" download>Download the file</a>').format(urllib.parse.quote(name))
 
 
 def heat_map(image: Image, cosines: Sequence[float], *, size: int = 168) -> str | None:

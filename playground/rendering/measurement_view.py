@@ -49,6 +49,13 @@ def nats(value: float | None) -> str:
     return f"{value:.1e}" if value < 0.0005 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
 
 
+def nats_alike(values: Sequence[float | None]) -> list[str]:
+    """Values that stand below each other: all in the form that the smallest one needs."""
+    smallest = min((value for value in values if value), default=1.0)
+    form = ".1e" if smallest < 0.0005 else ".4f" if smallest < 0.1 else ".2f"
+    return [number_format.UNKNOWN if v is None else format(v, form) if v else "0" for v in values]
+
+
 def level(kl: float) -> int:
     """0 to 5: how strongly a divergence is marked. The steps are a convention: each is 4 to 5 times the one before."""
     return sum(kl >= step for step in (0.01, 0.05, 0.2, 1.0, 4.0))
@@ -98,6 +105,8 @@ _COLUMNS = (
     ("memory", "of both workers: on the GPU if its driver reports it, else resident in host memory"),
 )
 
+_IN_NATS = range(4, 8)  # of a row's cells: KL to p99
+
 
 def html(
     measured: Measurement,
@@ -115,6 +124,11 @@ def html(
         _ResultRow(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], judged.get(r.variant)))
         for r in measured.results
     ]
+    for n in _IN_NATS:
+        shown = nats_alike([row.cells[n][0] for row in rows])
+        for row, number in zip(rows, shown, strict=True):
+            value, words, title = row.cells[n]
+            row.cells[n] = value, number + words.removeprefix(nats(value)), title
     kept = [n for n in range(len(_COLUMNS) - 1) if n == 0 or any(row.cells[n][0] is not None for row in rows)]
     rows = [_ResultRow(row.label, row.is_reference, [row.cells[n] for n in kept]) for row in rows]
     return templating.markup(

@@ -85,6 +85,7 @@ class Chart:
     unit: str  # of the ticks upwards
     y_ticks: tuple[plots.Tick, ...]
     x_ticks: tuple[plots.Tick, ...]
+    window: str  # how long a time is shown
     sensors: tuple[Sensor, ...]
     source: str
     bandwidth: float | None  # bytes a second
@@ -168,6 +169,7 @@ def chart(
             plots.Tick(round(100 * v * unit / end, 2), f"{v:g}") for v in plots.ticks(axis, step) if v * unit <= end
         ),
         x_ticks=_minutes(window),
+        window=_span(window),
         sensors=_sensors(seen, xs, place) if gpu else (),
         source=gpu.source if gpu else "",
         bandwidth=bandwidth,
@@ -215,6 +217,10 @@ def _parts(worker: WorkerMemory, place: str) -> str:
         "process": parts.process,
     }
     return ", ".join(f"{name} {number_format.memory(n)}" for name, n in named.items() if n)
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds} s" if seconds <= 60 else f"{seconds / 60:g} min"
 
 
 def _minutes(window: int) -> tuple[plots.Tick, ...]:

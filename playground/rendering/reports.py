@@ -30,6 +30,7 @@ from playground.values.files import Variant
 _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
 
 PictureOf = Callable[[CellQuestions | None], measurement_view.Picture]
+Thumbnail = Callable[[str], tuple[str, bytes] | None]  # by a picture's sha256: MIME type and bytes
 Whole = Sequence[tuple[Cell, Sequence[Run]]]
 
 
@@ -38,7 +39,7 @@ def write(kind: str, title: str, whole: Whole, files: OwnFiles, picture_of: Pict
     writers: dict[str, tuple[str, Callable[[], str]]] = {
         "html": ("text/html", lambda: html(title, whole, files, picture_of)),
         "json": ("application/json", lambda: file.to_json(title, whole, files.png)),
-        "md": ("text/markdown", lambda: markdown(title, whole)),
+        "md": ("text/markdown", lambda: markdown(title, whole, files.thumbnail)),
         "ipynb": ("application/x-ipynb+json", lambda: jupyter(title, whole, files, picture_of)),
     }
     if kind not in writers:
@@ -127,15 +128,16 @@ def _settings(cell: CompareCell) -> str:
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def markdown(title: str, whole: Whole) -> str:
+def markdown(title: str, whole: Whole, thumbnail: Thumbnail = lambda sha256: None) -> str:
     """Notes as they are, but for raw HTML; of each cell the questions, a table, and the answers, fenced."""
     parts = [f"# {_line(title)}"]
     for cell, runs in whole:
         if isinstance(cell, NoteCell):
             parts.append(cell.text)
         else:
-            parts.append(_asked(cell))
-            parts += [_answered(run) for run in sorted(runs, key=lambda run: -run.number)]
+            parts.append(_asked(cell, thumbnail))
+            newest_first = sorted(runs, key=lambda run: -run.number)
+            parts += [_answered(run, thumbnail, known=cell.pictures) for run in newest_first]
     if tally := _tally(whole):
         parts.append(_votes(tally))
     return as_html.inert("\n\n".join(parts) + "\n")
@@ -156,23 +158,34 @@ def _votes(tally: Sequence[VoteRow]) -> str:
     return "\n".join(lines)
 
 
-def _asked(cell: CompareCell) -> str:
+def _asked(cell: CompareCell, thumbnail: Thumbnail) -> str:
     parts = [f"## {_line(cell.prompts[0]) or 'No prompt'}"]
     if cell.family:
         parts.append(f"Model: {_line(family_name(cell.family))}")
     parts += [f"↳ {_line(prompt)}" for prompt in cell.prompts[1:]]
-    parts += [
-        f"Image: `{_line(p.name)}`, {p.width} × {p.height}, sha256 of its pixels `{p.sha256}`" for p in cell.pictures
-    ]
+    parts += [_picture(picture, thumbnail) for picture in cell.pictures]
     return "\n\n".join(parts)
 
 
-def _answered(run: Run) -> str:
+def _picture(picture: Picture, thumbnail: Thumbnail) -> str:
+    """Its data, and its thumbnail within the file."""
+    url = templating.data_url(thumbnail(picture.sha256))
+    alt = re.sub(r"[\[\]\\<>`]", " ", _line(picture.name))
+    data = (
+        f"Image: `{_line(picture.name)}`, {picture.width} × {picture.height}, sha256 of its pixels `{picture.sha256}`"
+    )
+    return f"{data}\n\n![{alt}]({url})" if url else data
+
+
+def _answered(run: Run, thumbnail: Thumbnail = lambda sha256: None, *, known: Sequence[Picture] | None = None) -> str:
+    """`known`: pictures that are shown already."""
     settings = "; ".join(f"{name} {value}" for name, value in settings_of(run).items())
     parts = [
         f"### Run {run.number}, {run.started}, {_line(run.ending)}",
         f"{run.engine}; {run.machine}; {settings}".strip("; "),
     ]
+    if known is not None:  # an older run may have asked about other pictures
+        parts += [_picture(picture, thumbnail) for picture in run.cell.pictures if picture not in known]
     for result in run.results:
         if result.picture is not None:
             parts.append(f"**{_line(result.picture.name)}**")

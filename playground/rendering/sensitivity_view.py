@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import markupsafe
 
 from playground.quantizing import recipes, scan_results
-from playground.quantizing.scan_results import Sensitivity
+from playground.quantizing.scan_results import BuiltRecipe, Outcome, Sensitivity
 from playground.rendering import number_format, templating
-from playground.rendering.measurement_view import level, nats
+from playground.rendering.measurement_view import level, nats, nats_alike
 from playground.values.files import Half
 
 _MAX_PROBLEMS = 5
@@ -42,7 +42,8 @@ def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
         lines=_lines(found),
         built=built,
         sentence=scan_results.sentence(built) if built else "",
-        compared=scan_results.compared(built) if built else (),
+        compared=_compared(built) if built else (),
+        wins=built is not None and scan_results.outcome(built) is Outcome.WINS,
         toml=recipes.to_toml(built.recipe) if built else "",
         first=_first(found),
         problems=found.problems[:_MAX_PROBLEMS],
@@ -50,12 +51,21 @@ def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
     )
 
 
+def _compared(built: BuiltRecipe) -> list[tuple[str, str, int]]:
+    rows = scan_results.compared(built)
+    shown = nats_alike([kl.value for _, kl, _ in rows])
+    return [(name, kl, size) for (name, _, size), kl in zip(rows, shown, strict=True)]
+
+
 def _lines(found: Sensitivity) -> list[_GroupLine]:
+    ranked = scan_results.ranked(found.sensed)
+    costs = iter(nats_alike([rung.kl for sensed in ranked for rung in sensed.rungs]))
+    shown_prices = nats_alike([scan_results.price(sensed) for sensed in ranked])
     prices = [p for sensed in found.sensed if (p := scan_results.price(sensed)) and p > 0]
     low, high = (math.log10(f(prices)) for f in (min, max)) if prices else (0.0, 1.0)
     restored = {r.group.name: r for r in found.restored}
     lines = []
-    for sensed in scan_results.ranked(found.sensed):
+    for sensed, shown_price in zip(ranked, shown_prices, strict=True):
         price, back = scan_results.price(sensed), restored.get(sensed.group.name)
         lines.append(
             _GroupLine(
@@ -64,13 +74,13 @@ def _lines(found: Sensitivity) -> list[_GroupLine]:
                 size=number_format.file_size(sensed.group.bytes),
                 cells=[
                     _RungCell(
-                        "" if rung.kl is None else nats(rung.kl),
+                        shown,
                         0 if rung.kl is None else level(rung.kl),
                         rung.error or f"{number_format.file_size(rung.saved)} saved",
                     )
-                    for rung in sensed.rungs
+                    for rung, shown in zip(sensed.rungs, costs, strict=False)
                 ],
-                price=nats(price),
+                price=shown_price,
                 bar=4 + 96 * (math.log10(price) - low) / max(1e-9, high - low) if price and price > 0 else 0.0,
                 restored="" if back is None else f"{nats(back.kl_of_all)} → {nats(back.kl)}",
             )

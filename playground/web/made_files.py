@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, NoRoom
@@ -26,7 +29,13 @@ TYPES = (
     "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0",
 )  # fmt: skip
 HALVES = {"Language model": Half.MODEL, "Projector (mmproj)": Half.PROJECTOR}
+_NEED_A_MATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")  # llama.cpp refuses these without one
 _QUESTIONS = 100  # that judge a new file; as many again calibrate it, if that is wanted
+
+
+def wants_calibration(quantization: str) -> bool:
+    """Types of about three bits and fewer lose much without an importance matrix, or cannot be made."""
+    return quantization.strip().upper().startswith(("IQ1_", "IQ2_", "IQ3_"))
 
 
 def make(
@@ -43,6 +52,8 @@ def make(
     request = MakeRequest(
         HALVES[half], quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
     )
+    if request.quantization.upper() in _NEED_A_MATRIX and not calibrate:
+        raise BadInput(f'{request.quantization} needs an importance matrix: tick "Calibrate with images".')
     if request.tensor_types:
         # No commas: it becomes part of a variant's id, and a command separates these by commas.
         types = " ".join(f"{tensor.pattern}={tensor.kind}" for tensor in request.tensor_types)
@@ -61,6 +72,34 @@ def make(
     runtime = Runtime()
     job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted)
     yield from job.run(source, request, questions.first(2 * _QUESTIONS if calibrate else _QUESTIONS))
+
+
+def files(parts: Parts) -> dict[str, Path]:
+    """Those that were made here, by name."""
+    return {path.name: path for path in sorted(parts.catalog.made.glob("*.gguf"))}
+
+
+def delete(parts: Parts, name: str) -> int:
+    """Delete a file that was made here; its variants go. Returns the bytes that it took. Raises BadInput."""
+    path = files(parts).get(name)
+    if path is None:
+        raise BadInput("No file of this name was made here.")
+    size = path.stat().st_size
+    path.unlink()
+    parts.catalog.refresh()
+    return size
+
+
+def routes(parts: Parts) -> list[BaseRoute]:
+    """Where a file that was made here is downloaded."""
+
+    def download(request: Request) -> Response:
+        path = files(parts).get(request.path_params["name"])
+        if path is None or parts.settings.demo:
+            return PlainTextResponse("No file of this name was made here.", 404)
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    return [Route("/vp-made/{name}", download)]
 
 
 def check_room(parts: Parts, size: int) -> None:

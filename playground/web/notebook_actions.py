@@ -183,6 +183,9 @@ class NotebookActions:
         """Name, MIME type and text of a file with a notebook, or with one cell of it."""
         notebook, _ = self._library.read(key)
         chosen = [self._library.cell(notebook, cell)] if cell else self._view.cells(notebook)
+        if format != "json" and cell is None:  # a report is not for whoever is new to the page
+            tutorial = {example.note.strip() for example in self._view.preset("").cells}
+            chosen = [c for c in chosen if not (isinstance(c, NoteCell) and c.text in tutorial)]
         whole = [(c, self._library.all_runs(notebook, c.id)) for c in chosen]
         files = self._library.files(notebook)
         pictures = functools.partial(self._view.picture_of, notebook)

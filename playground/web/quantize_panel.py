@@ -12,11 +12,11 @@ import msgspec
 from gradio.components import Component
 
 from playground.comparing.compare import StopFlag
-from playground.errors import BadInput, Interrupted, PlaygroundError
+from playground.errors import BadInput, Interrupted, NotAllowed, PlaygroundError
 from playground.measuring.results import Progress
 from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.quantizing.make_variant import CheckedVariant
-from playground.rendering import cell_view, made_view, measurement_view
+from playground.rendering import cell_view, made_view, measurement_view, number_format
 from playground.values.files import Variant
 from playground.web import demo, login, made_files
 from playground.web.active_runs import ActiveRuns
@@ -39,7 +39,8 @@ class QuantizePanel:
         self._active = active
         self._long_jobs = long_jobs
         self._turn = Lock()  # one file at a time is quantized on the page, since it takes all cores
-        with gr.Accordion("Quantize here", open=False, elem_id="vp-make", visible=not parts.settings.demo):
+        self._folded = gr.Accordion("Quantize here", open=False, elem_id="vp-make", visible=not parts.settings.demo)
+        with self._folded:
             gr.Markdown("From the most precise files of the cell's model into a new variant, checked on images.")
             half = gr.Radio(label="Half", choices=list(made_files.HALVES), value="Projector (mmproj)")
             kind = gr.Dropdown(
@@ -51,11 +52,16 @@ class QuantizePanel:
             calibrate = gr.Checkbox(
                 label="Calibrate with images", info="An importance matrix of questions and answers; IQ types need it."
             )
+            self._kind, self._calibrate = kind, calibrate
             self._inputs = [half, kind, exceptions, calibrate]
             with gr.Row():
                 self._make = gr.Button("Quantize", size="sm")
-                self._stop = gr.Button("Stop", size="sm")
+                self._stop = gr.Button("Stop", size="sm", interactive=False)
             self._result = gr.HTML(elem_id="vp-made")
+            names = self._names()
+            self._files = gr.Dropdown(label="Files made here", choices=names, value=None, visible=bool(names))
+            self._file = gr.HTML()
+            self._delete = gr.Button("Delete the file", size="sm", visible=False)
             self._ticked = gr.Textbox(visible="hidden", label="ticked")  # the cell, and which write of it
 
     def wire(self, settings: SettingsPanel, changed: gr.HTML) -> None:
@@ -77,7 +83,8 @@ class QuantizePanel:
                 source = self._source(cell)
                 questions = self._view.question_set(self._parts.library.own(key), cell.questions or CellQuestions())
                 with self._long_jobs.held(person):
-                    yield {self._result: cell_view.notice("Waiting for its turn ...")}
+                    waiting = cell_view.notice("Waiting for its turn ...")
+                    yield {self._result: waiting, self._stop: gr.update(interactive=True)}
                     with self._own_turn(stop):
                         for update in made_files.make(mine, source, half, kind, exceptions, calibrate, questions, stop):
                             if isinstance(update, Progress):
@@ -104,19 +111,65 @@ class QuantizePanel:
             marked = self._view.marked(shown)
             return settings.shown(*marked) if marked else settings.unchanged()
 
+        def on_kind(kind: str | None) -> Any:
+            return gr.update(value=True) if made_files.wants_calibration(kind or "") else gr.skip()
+
+        def on_file(name: str | None) -> dict[Component, Any]:
+            link = made_view.link(name) if name else ""
+            return {self._file: link, self._delete: gr.Button(visible=bool(name))}
+
+        def on_delete(request: gr.Request, shown: str, name: str | None) -> dict[Component, Any]:
+            try:
+                demo.refuse(self._parts.settings, "Nothing can be deleted")
+                if not self._parts.settings.may_operate(login.name_of(request)):
+                    raise NotAllowed("Only operators may delete a file: it is a variant for everybody.")
+                freed = made_files.delete(self._parts, name or "")
+            except PlaygroundError as error:
+                raise as_toast(error) from error
+            marked = self._view.marked(shown)
+            panel = settings.shown(*marked) if marked else settings.unchanged()
+            notice = cell_view.notice(f"{name} is deleted: {number_format.file_size(freed)} freed.")
+            return {self._result: notice, **self._listed(), **panel}
+
         def on_stop(request: gr.Request) -> None:
             self._active.stop(_job_of(str(request.session_hash)))
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        self._make.click(
+        making = self._make.click(
             on_make,
             [settings.cell, *self._inputs],
-            [self._result, changed, self._ticked],
+            [self._result, changed, self._ticked, self._stop],
             concurrency_limit=None,
             **private,
         )
+        listed = [self._files, self._file, self._delete]
+        making.then(
+            lambda: {self._stop: gr.update(interactive=False), **self._listed()},
+            None,
+            [self._stop, *listed],
+            queue=False,
+            **private,
+        )
+        self._folded.expand(self._listed, None, listed, queue=False, **private)
+        self._files.input(on_file, self._files, [self._file, self._delete], queue=False, **private)
+        self._delete.click(
+            on_delete, [settings.cell, self._files], [self._result, *listed, *settings.outputs], **private
+        )
+        self._kind.change(on_kind, self._kind, self._calibrate, queue=False, **private)
         self._ticked.change(on_ticked, settings.cell, settings.outputs, queue=False, **private)
         self._stop.click(on_stop, None, None, queue=False, **private)
+
+    def _names(self) -> list[str]:
+        return [] if self._parts.settings.demo else list(made_files.files(self._parts))
+
+    def _listed(self) -> dict[Component, Any]:
+        """An update of the list of files, none of which is chosen."""
+        names = self._names()
+        return {
+            self._files: gr.Dropdown(choices=names, value=None, visible=bool(names)),
+            self._file: "",
+            self._delete: gr.Button(visible=False),
+        }
 
     @contextmanager
     def _own_turn(self, stop: StopFlag) -> Iterator[None]:

@@ -27,7 +27,7 @@ from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
-from playground.web import assets, guard, login, page, remote_images
+from playground.web import assets, guard, login, made_files, page, remote_images
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
@@ -125,6 +125,7 @@ def serve(settings: Settings) -> None:
                     *assets.routes(),
                     *openai_api.routes(),
                     *events.routes(),
+                    *made_files.routes(parts),
                 ],
                 "middleware": [Middleware(Admission, settings, uploads, active.leave)],
                 "lifespan": guard.around(guard.Rules.of(settings)),

@@ -77,3 +77,11 @@ def test_model_when_its_family_has_a_preset_then_cell_run_report_and_markdown_na
     assert dict(cell_view.details(run))["model"] == "Tiny VLM 7M"
     assert "Model: Tiny VLM 7M" in reports.markdown("t", [(tiny, (run,))])
     assert dict(cell_view.details(run_of(CELL, ANSWERED)))["model"] == "fam"  # of no preset
+
+
+def test_markdown_when_pictures_are_kept_then_each_is_shown_once_also_an_older_runs() -> None:
+    runs = run_of(ELSE, ANSWERED), run_of(CELL, ANSWERED, number=2)
+    text = reports.markdown("t", [(CELL, runs)], lambda sha256: ("image/png", sha256[:1].encode()))
+    assert text.count("](data:image/png;base64,") == 2
+    assert text.index("![a.png](") < text.index("### Run 2") < text.index("### Run 1") < text.index("![b.png](")
+    assert "data:" not in reports.markdown("t", [(CELL, runs)])

@@ -78,6 +78,31 @@ def test_tokens_when_scored_then_each_shows_its_probability_and_the_text_is_whol
     assert "<i>" not in html
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("three red squares", 0), ("a red square, " * 9, 1), ("a\nb\nc\nd\ne", 1)]
+)
+def test_answer_when_a_pane_may_cut_it_then_more_can_be_opened_but_not_in_print(text: str, expected: int) -> None:
+    update = ComparisonUpdate((done(F16, text),), done=True)
+    for printed in (False, True):
+        html = str(comparison_view.panes(update, (F16,), "F16", printed=printed))
+        assert html.count("The whole answer of F16: ") == (0 if printed else expected)
+
+
+def test_pane_when_shown_then_its_figures_stand_in_a_row_of_their_own() -> None:
+    html = str(comparison_view.panes(ComparisonUpdate((done(F16, "a"),), done=True), (F16,), "F16"))
+    said = html[html.index('<div class="vp-said">') : html.index("<footer>")]
+    assert said.count("<div") == said.count("</div>")
+    assert 'class="vp-text"' in said
+
+
+def test_table_when_nothing_is_known_of_a_figure_then_it_has_no_column() -> None:
+    panes = (done(F16, "a"), replace(done(Q2, "a"), metrics=Metrics(ttft_s=0.5)))
+    html = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
+    head = " ".join(html[html.index("<thead>") : html.index("</thead>")].split())
+    assert "first token" in head
+    assert "memory" not in head
+
+
 def test_tokens_when_words_differ_then_the_changed_ones_have_theirs_too() -> None:
     before = scored(("one", 0.9), (" red", 0.8), (" ball", 0.7))
     after = scored(("one", 0.9), (" bl", 0.3), ("ue", 0.99), (" ball", 0.7))

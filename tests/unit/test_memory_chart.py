@@ -82,6 +82,18 @@ def test_chart_when_a_handle_is_gone_then_its_area_stays_and_it_is_called_unload
     assert (gone.gone, gone.now, heights(gone.path)) == (True, 0, [250, 0])
 
 
+def test_places_when_handles_were_unloaded_then_they_are_folded_below_the_loaded_ones() -> None:
+    before = report(worker("a", GIB), worker("b", GIB), worker("c", GIB), time=NOW - 9, gpus=(gpu(),))
+    drawn = charted(before, report(worker("c", GIB), gpus=(gpu(),)))
+    html = " ".join(str(templating.markup("places.html", places=[drawn], report=report())).split())
+    legend, folded = html[html.index("vp-legend") :].split("<details", 1)
+    assert "<b>c.gguf</b> 1.0 GiB" in legend
+    assert "a.gguf" not in legend
+    assert "<summary>2 unloaded in the last 60 s</summary>" in folded
+    assert folded.count("</b> unloaded") == 2
+    Tags(html)
+
+
 def test_chart_when_a_model_is_split_then_each_gpu_shows_its_forecast_share() -> None:
     parts = {"GPU 0": MemoryParts(10 * GIB), "GPU 1": MemoryParts(30 * GIB)}
     split = worker("s", 36 * GIB, "GPU 0 + GPU 1", parts=parts)

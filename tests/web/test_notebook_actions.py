@@ -157,6 +157,19 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     runs.close()
 
 
+def test_report_when_written_then_the_tutorials_notes_are_left_out_until_they_are_changed(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions = actions_of(parts)
+    key = str(actions.open().key)
+    note = parts.catalog.presets[0].cells[0].note.strip()
+    begins = note.splitlines()[0][:40]
+    assert [begins in actions.export(key, kind).text for kind in ("md", "json")] == [False, True]
+    notebook, _ = parts.library.read(key)
+    actions.write(key, notebook.cells[0], text=f"{note} Mine.")
+    assert begins in actions.export(key, "md").text
+
+
 def test_answer_when_marked_as_right_then_a_measurement_asks_it_and_a_reader_marks_none(
     parts: Parts, actions_of: ActionsOf
 ) -> None:

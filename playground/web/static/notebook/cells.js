@@ -1,6 +1,7 @@
 // The cells on the page. The server renders each of them (rendering/cell_view.py); this keeps the DOM at what it sends.
 import {morph, morphContent} from "../morph.js";
 import {call} from "./calls.js";
+import {watchLong} from "./long_answers.js";
 import {$, $$, article, cellOf, frame, page, parse, sleep} from "./page.js";
 import {watchRuns} from "./run_events.js";
 import {forgetRuns, onNews, queue} from "./running.js";
@@ -21,6 +22,7 @@ export function show(reply) {
   if (reply.home) history.replaceState(null, "", location.pathname);
   count();
   tellSaved();
+  watchLong(page.root);
   fillLater();
   const intro = $("[data-intro]");
   if (intro) intro.hidden = storage.introClosed;
@@ -43,6 +45,7 @@ export function apply(reply) {
     const line = $(".vp-runline[data-stale]", article(cell.id));
     if (line && "stale" in cell) line.dataset.stale = cell.stale;
   }
+  for (const cell of reply.cells ?? []) watchLong(article(cell.id));
   if (reply.order) reorder(reply.order);
   mark();
 }
@@ -94,6 +97,7 @@ export function setOutputs(id, html) {
   morphContent(place, html, {isHeld});
   sortAgain(place, sorted);
   markTabs(place);
+  watchLong(place);
 }
 
 export function setBlock(id, block, html) {
@@ -102,6 +106,7 @@ export function setBlock(id, block, html) {
   if (old) morph(old, fresh, {isHeld});
   else outputs.append(fresh);
   markTabs(outputs);
+  watchLong(outputs);
 }
 
 // --- what is filled in behind the first screen -------------------------------------------------------------------

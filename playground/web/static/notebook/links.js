@@ -22,6 +22,8 @@ export async function pointAt(hash) {
   shown.scrollIntoView({block: pane ? "center" : "start", inline: "start"});
   const token = pane && target.word !== null && tokenAt($(".vp-text", pane), target.word);
   if (token) {
+    const more = $(".vp-more", pane);
+    if (more) more.open = true;
     await showLikely(token);
     token.scrollIntoView({block: "center", inline: "nearest"});
   }
