@@ -116,7 +116,7 @@ def compared(built: BuiltRecipe) -> list[tuple[str, Interval, int]]:
     return sorted(rows, key=lambda row: row[2])
 
 
-class Outcome(enum.StrEnum):
+class RecipeOutcome(enum.StrEnum):
     """What the questions that were kept aside show of a recipe, against the best uniform pair that is no larger."""
 
     WINS = "so it wins"
@@ -124,7 +124,7 @@ class Outcome(enum.StrEnum):
     EVEN = "no difference that these questions can show"
 
 
-def outcome(built: BuiltRecipe) -> Outcome | None:
+def outcome(built: BuiltRecipe) -> RecipeOutcome | None:
     """None: no uniform pair was measured, or by an older version, which did not count questions."""
     if not built.uniform:
         return None
@@ -135,8 +135,8 @@ def outcome(built: BuiltRecipe) -> Outcome | None:
     # The best of several rivals is the one to beat, so each test has its share of the error.
     level = statistics.ALPHA / (2 * len(rivals))
     if statistics.sign_test(wins, losses) <= level:
-        return Outcome.WINS
-    return Outcome.LOSES if statistics.sign_test(losses, wins) <= level else Outcome.EVEN
+        return RecipeOutcome.WINS
+    return RecipeOutcome.LOSES if statistics.sign_test(losses, wins) <= level else RecipeOutcome.EVEN
 
 
 def _rivals(built: BuiltRecipe) -> tuple[Sequence[UniformComparison], UniformComparison]:

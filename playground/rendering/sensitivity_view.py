@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import markupsafe
 
 from playground.quantizing import recipes, scan_results
-from playground.quantizing.scan_results import BuiltRecipe, Outcome, Sensitivity
+from playground.quantizing.scan_results import BuiltRecipe, RecipeOutcome, Sensitivity
 from playground.rendering import number_format, templating
 from playground.rendering.measurement_view import level, nats, nats_alike
 from playground.values.files import Half
@@ -43,7 +43,7 @@ def html(found: Sensitivity, *, printed: bool = False) -> markupsafe.Markup:
         built=built,
         sentence=scan_results.sentence(built) if built else "",
         compared=_compared(built) if built else (),
-        wins=built is not None and scan_results.outcome(built) is Outcome.WINS,
+        wins=built is not None and scan_results.outcome(built) is RecipeOutcome.WINS,
         toml=recipes.to_toml(built.recipe) if built else "",
         first=_first(found),
         problems=found.problems[:_MAX_PROBLEMS],
