@@ -73,6 +73,7 @@ def main() -> None:
             page.locator(".vp-running, .vp-queued").first.wait_for(state="detached", timeout=60_000)
             page.locator(".vp-parting summary").first.click()
             page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+            page.locator(".vp-panes").first.evaluate("panes => panes.scrollTo(0, 0)")  # a phone's row of panes
             page.wait_for_timeout(2500)  # the memory strip's next reading
             # Cells that were never on the screen are not laid out: a whole page needs them all.
             page.add_style_tag(content=".vp-cell { content-visibility: visible !important }")
