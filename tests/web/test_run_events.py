@@ -65,15 +65,16 @@ def test_run_when_started_then_it_ends_though_nobody_watched_and_who_comes_later
     app, key, _, (cell, *_) = book
     with httpx.Client(base_url=app.url) as client:
         with live_runs.watching(client, key) as events:
-            before = [next(events), next(events)]
+            server = next(events)["server"]
+            since = next(event["id"] for event in events if "queue" in event)  # behind the ends of earlier runs
         queue = live_runs.start(client, key, cell)["queue"]
         assert queue["running"] == cell or queue["waiting"] == [cell]
-        with live_runs.watching(client, key, before[-1]["id"]) as events:
-            assert next(events)["server"] == before[0]["server"]
+        with live_runs.watching(client, key, since) as events:
+            assert next(events)["server"] == server
             update = live_runs.until_ended(events, cell)
             last = next(event for event in events if "queue" in event and event["queue"]["running"] is None)
         assert re.search(r"run \d", update["outputs"])
-        with live_runs.watching(client, key, before[-1]["id"]) as events:
+        with live_runs.watching(client, key, since) as events:
             assert live_runs.until_ended(events, cell)["outputs"] == update["outputs"]
         with live_runs.watching(client, key, last["id"]) as events:
             next(events)
