@@ -42,50 +42,50 @@ def measure(
     Of either way: the seconds with the models loaded, and those of a first measurement of two questions, which loads
     them. `differ`: answers that are not those of one at a time.
     """
-    found: dict[str, float] = {"questions": n, "tokens": tokens, "variants": n_variants}
+    numbers: dict[str, float] = {"questions": n, "tokens": tokens, "variants": n_variants}
     variants = ready.variants[:n_variants]
     accuracy = MeasurementPlan(drift=False, accuracy=True, max_tokens=tokens)
     if only in (None, "accuracy"):
-        found |= _both(ready, "accuracy", _questions(ready, n, 1), accuracy, variants)
+        numbers |= _both(ready, "accuracy", _questions(ready, n, 1), accuracy, variants)
     if only in (None, "eight"):
-        found |= _both(ready, "eight", _questions(ready, n, 8), accuracy, variants)
+        numbers |= _both(ready, "eight", _questions(ready, n, 8), accuracy, variants)
     if only in (None, "drift"):
-        found |= _both(ready, "drift", _questions(ready, n, 1), MeasurementPlan(max_tokens=tokens), variants)
+        numbers |= _both(ready, "drift", _questions(ready, n, 1), MeasurementPlan(max_tokens=tokens), variants)
     if server is not None and only in (None, "server"):
-        found |= _against_server(ready, _questions(ready, n, 1), accuracy, server)
-    return found
+        numbers |= _against_server(ready, _questions(ready, n, 1), accuracy, server)
+    return numbers
 
 
 def _both(
     ready: engine.Bench, name: str, asked: QuestionSet, plan: MeasurementPlan, variants: tuple[Variant, ...]
 ) -> dict[str, float]:
     ways = {"batched": None, "alone": 1}
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     measured = {}
     for way, sequences in ways.items():
         with engine.fresh_lab() as lab:
             first = _run(ready, replace(lab, sequences=sequences), _warming(ready), plan, variants)[0]
             last, phases = _run(ready, replace(lab, sequences=sequences), asked, plan, variants)
         measured[way] = last
-        found |= {f"{name}_{way}_s": last.elapsed_s, f"{name}_{way}_loads_s": first.elapsed_s}
+        numbers |= {f"{name}_{way}_s": last.elapsed_s, f"{name}_{way}_loads_s": first.elapsed_s}
         print(f"  {name}, {way}: {last.elapsed_s:.1f} s, and {first.elapsed_s:.1f} s with the loads before", flush=True)
         for phase, seconds in phases.items():
             print(f"    {phase:12} {seconds:10.2f}", flush=True)
-            found[f"{name}_{way}_{phase}"] = seconds
+            numbers[f"{name}_{way}_{phase}"] = seconds
     pairs = [
         (a.text, b.text)
         for one, other in zip(measured["alone"].results, measured["batched"].results, strict=True)
         for a, b in zip(one.items, other.items, strict=True)
     ]
     alone, batched = measured["alone"].elapsed_s, measured["batched"].elapsed_s
-    loads = {way: found[f"{name}_{way}_loads_s"] for way in ways}
-    found |= {
+    loads = {way: numbers[f"{name}_{way}_loads_s"] for way in ways}
+    numbers |= {
         f"{name}_ratio": alone / batched,
         f"{name}_ratio_with_loads": (alone + loads["alone"]) / (batched + loads["batched"]),
         f"{name}_differ": sum(a != b for a, b in pairs) / len(pairs),
     }
-    print(f"  {name}: {found[f'{name}_ratio']:.2f} x", flush=True)
-    return found
+    print(f"  {name}: {numbers[f'{name}_ratio']:.2f} x", flush=True)
+    return numbers
 
 
 def _run(
@@ -103,7 +103,7 @@ def _run(
 
 def _against_server(ready: engine.Bench, asked: QuestionSet, plan: MeasurementPlan, server: Path) -> dict[str, float]:
     """One variant each: the same questions from 16 clients to `llama-server -np 16`, and in a measurement."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for variant in (v for v in ready.variants if v.model.quantization in ("F16", "Q4_K_M")):
         with engine.fresh_lab() as lab:
             _run(ready, lab, _warming(ready), plan, (variant,))
@@ -118,14 +118,14 @@ def _against_server(ready: engine.Bench, asked: QuestionSet, plan: MeasurementPl
             list(clients.map(lambda q: _ask(ready, address, q, plan.max_tokens), asked.items))
             theirs = time.perf_counter() - started
         name = variant.model.quantization.lower()
-        found |= {
+        numbers |= {
             f"server_{name}_s": theirs,
             f"ours_{name}_s": ours,
             f"server_{name}_ratio": theirs / ours,
             f"server_{name}_ratio_images_known": theirs / again,
         }
         print(f"  {name}: llama-server {theirs:.1f} s, ours {ours:.1f} s, {theirs / ours:.2f} x", flush=True)
-    return found
+    return numbers
 
 
 @contextlib.contextmanager

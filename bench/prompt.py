@@ -108,7 +108,7 @@ def main(path: str, on_gpu: bool, n_threads: int) -> None:
     halves = [before, image[:256], image[256:512], image[512:], behind]
     other = read(small, halves)[1]
     weights = numpy.exp(likely[_THREE])
-    found = {f"{name}, tok/s": speed for name, speed in speeds.items()} | {
+    numbers = {f"{name}, tok/s": speed for name, speed in speeds.items()} | {
         "one batch of embeddings / three": speeds[_ONE] / speeds[_THREE],
         "one batch of embeddings / of tokens": speeds[_ONE] / speeds[_TEXT],
         "three batches / one of tokens": speeds[_THREE] / speeds[_TEXT],
@@ -116,7 +116,7 @@ def main(path: str, on_gpu: bool, n_threads: int) -> None:
         "KL, one batch from three": float((weights * (likely[_THREE] - likely[_ONE])).sum()),
         "KL, smaller batches from three": float((weights * (likely[_THREE] - other)).sum()),
     }
-    print(json.dumps(found))
+    print(json.dumps(numbers))
 
 
 if __name__ == "__main__":

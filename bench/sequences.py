@@ -24,7 +24,7 @@ _WAYS = ("one cache", "a cache for each", "one cache, one prompt shared")
 
 def measure(ready: engine.Bench) -> dict[str, float]:
     """Of F16 and Q4_K_M, by sequences and way: tokens a second of their prompts, and of their answers."""
-    found: dict[str, float] = {}
+    speeds: dict[str, float] = {}
     for variant in (v for v in ready.variants if v.model.quantization in ("F16", "Q4_K_M")):
         command = [sys.executable, "-m", "bench.sequences", variant.model.path, str(int(ready.gpu)), str(ready.threads)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -33,10 +33,10 @@ def measure(ready: engine.Bench) -> dict[str, float]:
                 name = f"{variant.model.quantization.lower()}, {json.loads(line)['way']}"
                 prompt, answer = (json.loads(line)[what] for what in ("prompt", "answer"))
                 print(f"  {name:50} prompts {prompt:9.0f} tok/s, answers {answer:9.1f} tok/s", flush=True)
-                found |= {f"{name}, prompts": prompt, f"{name}, answers": answer}
+                speeds |= {f"{name}, prompts": prompt, f"{name}, answers": answer}
         if process.returncode:
             raise RuntimeError(f"bench.sequences ended with {process.returncode}")
-    return found
+    return speeds
 
 
 def main(path: str, on_gpu: bool, n_threads: int) -> None:

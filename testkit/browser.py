@@ -132,5 +132,5 @@ _AXE = {
 
 def violations(page: Page) -> list[str]:
     """What axe-core finds on the page as it is now: WCAG 2.2 A and AA, and its best practices."""
-    found = Axe().run(page, options=_AXE).response["violations"]
-    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+    rules = Axe().run(page, options=_AXE).response["violations"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in rules for node in rule["nodes"]]

@@ -564,14 +564,9 @@ KIMI_SPECIAL = ["[BOS]", "[EOS]", "<|im_end|>", "<|im_user|>", "<|im_assistant|>
     "<|media_start|>", "<|media_content|>", "<|media_end|>", "<|media_pad|>", "<|media_begin|>"]
 
 
-def kimivl():
-    tokenizer = byte_pairs(KIMI_SPECIAL, bos="[BOS]", eos="<|im_end|>", pad="[EOS]", template=KIMI)
-    size = len(tokenizer)
-    config = T.DeepseekV3Config(**dsv3(size, tokenizer, 27))
-    save("kimivl", T.DeepseekV3ForCausalLM(config), tokenizer, "kimi-k2", HALF)
+def moonvit(width, inner):
+    """Tensors of the tower that Kimi-VL and Kimi K2.5 share."""
     weights = {}
-    width = 256
-    inner = 1076
     tower = "vision_tower."
     weights[tower + "patch_embed.proj.weight"] = torch.randn(width, 3, 14, 14, generator=CHANCE) * 0.08
     weights[tower + "patch_embed.proj.bias"] = torch.randn(width, generator=CHANCE) * 0.1
@@ -585,6 +580,16 @@ def kimivl():
         linear(weights, block + "mlp.fc0", inner, width)
         linear(weights, block + "mlp.fc1", width, inner)
     norm(weights, tower + "encoder.final_layernorm", width)
+    return weights
+
+
+def kimivl():
+    tokenizer = byte_pairs(KIMI_SPECIAL, bos="[BOS]", eos="<|im_end|>", pad="[EOS]", template=KIMI)
+    size = len(tokenizer)
+    config = T.DeepseekV3Config(**dsv3(size, tokenizer, 27))
+    save("kimivl", T.DeepseekV3ForCausalLM(config), tokenizer, "kimi-k2", HALF)
+    width, inner = 256, 1076
+    weights = moonvit(width, inner)
     norm(weights, "multi_modal_projector.pre_norm", width)
     linear(weights, "multi_modal_projector.linear_1", 4 * width, 4 * width)
     linear(weights, "multi_modal_projector.linear_2", WIDTH, 4 * width, gain=2)
@@ -606,22 +611,8 @@ def kimik25():
     size = len(tokenizer)
     config = T.DeepseekV3Config(**dsv3(size, tokenizer, 3, 64))
     save("kimik25", T.DeepseekV3ForCausalLM(config), tokenizer, "kimi-k2", dict(HALF, in_patch_limit=4096))
-    weights = {}
-    width = 256
-    inner = 1076
-    tower = "vision_tower."
-    weights[tower + "patch_embed.proj.weight"] = torch.randn(width, 3, 14, 14, generator=CHANCE) * 0.08
-    weights[tower + "patch_embed.proj.bias"] = torch.randn(width, generator=CHANCE) * 0.1
-    weights[tower + "patch_embed.pos_emb.weight"] = torch.randn(64, 64, width, generator=CHANCE) * 0.5
-    for i in range(3):
-        block = f"{tower}encoder.blocks.{i}."
-        linear(weights, block + "wqkv", 3 * width, width)
-        linear(weights, block + "wo", width, width)
-        norm(weights, block + "norm0", width)
-        norm(weights, block + "norm1", width)
-        linear(weights, block + "mlp.fc0", inner, width)
-        linear(weights, block + "mlp.fc1", width, inner)
-    norm(weights, tower + "encoder.final_layernorm", width)
+    width, inner = 256, 1076
+    weights = moonvit(width, inner)
     norm(weights, "mm_projector.pre_norm", width)
     linear(weights, "mm_projector.proj.0", 4 * width, 4 * width)
     linear(weights, "mm_projector.proj.2", WIDTH, 4 * width, gain=2)

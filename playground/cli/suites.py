@@ -73,10 +73,12 @@ def _list(*, as_json: bool) -> None:
 def _outlook(name: str, n: int, seed: int, chosen: VariantOptions) -> tuple[Outlook, str]:
     """And how long the chosen variants will take here; empty if none are."""
     with open_parts(Settings.read(), any_folder=True) as parts:
-        found = suite_source.outlook(parts.hub, suite_source.SuiteChoice(name, n, seed), parts.samples)
-        asked = choose(parts, chosen) if chosen != VariantOptions() else ()
-        time = pace.outlook(parts.result_cache, asked, found.questions, found.suite.max_tokens) if asked else ""
-    return found, time
+        outlook = suite_source.outlook(parts.hub, suite_source.SuiteChoice(name, n, seed), parts.samples)
+        variants = choose(parts, chosen) if chosen != VariantOptions() else ()
+        time = (
+            pace.outlook(parts.result_cache, variants, outlook.questions, outlook.suite.max_tokens) if variants else ""
+        )
+    return outlook, time
 
 
 def _write(path: Path, suite: Suite) -> None:

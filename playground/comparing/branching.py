@@ -89,8 +89,8 @@ def go_on(
     by_variant = {p.variant: p for p in points}
     kept = tuple(b for b in update.branches if BranchPoint(b.pane.variant, b.at, b.token_id) not in points)
     reference = next((p for p in update.panes if p.variant == comparison.reference), None)
-    asked = replace(comparison, variants=variants, begun=begun, branches=False)
-    for news in compare.run(asked, lab, stop, max_panes=max_panes):
+    continued = replace(comparison, variants=variants, begun=begun, branches=False)
+    for news in compare.run(continued, lab, stop, max_panes=max_panes):
         branches = (
             Branch(by_variant[p.variant].at, by_variant[p.variant].token_id, _compared(p, update, reference))
             for p in news.panes

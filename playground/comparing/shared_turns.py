@@ -75,10 +75,10 @@ class SharedTurns:
         `specs`: what the request needs; the last one is its language model.
         """
         request = _Request(pool.who, sharing, time.monotonic())
-        found = self._enter(request, pool, specs, stop)
-        if isinstance(found, Ticket):
+        entry = self._enter(request, pool, specs, stop)
+        if isinstance(entry, Ticket):
             try:
-                with pool.turn(found, stop=stop, on_place=on_place) as slot:
+                with pool.turn(entry, stop=stop, on_place=on_place) as slot:
                     shared = self._open(request, slot, pool, specs)
                     try:
                         yield slot, shared.batch if shared is not None else None
@@ -90,7 +90,7 @@ class SharedTurns:
                         self._leading.remove(request)
                     self._changed.notify_all()
             return
-        shared, ticket = found
+        shared, ticket = entry
         try:
             yield shared.slot, shared.batch
         finally:

@@ -226,14 +226,14 @@ class MeasureJob:
                 new.append(k)
             else:
                 answers[k] = self.steps.answer(variant, items[k])
-        asked = [items[k] for k in new]
+        new_items = [items[k] for k in new]
         written: list[RecordedAnswer | Failure] = []
 
         def ask(done: Callable[[int], None]) -> None:
-            written.extend(self.steps.answers(variant, asked, self.steps.at_once(asked), done))
+            written.extend(self.steps.answers(variant, new_items, self.steps.at_once(new_items), done))
 
         started = time.monotonic()
-        self._work.batch(kind, self.steps.at_once(asked))
+        self._work.batch(kind, self.steps.at_once(new_items))
         with closing(results(ask, self._abandoned)) as done:
             for _ in done:
                 yield self.step(what, kind, ended=True)
@@ -311,13 +311,13 @@ class MeasureJob:
 
             self.steps.readings(variant, self.items, places, kept, runtime, fresh=fresh)
 
-        found = set()
+        places_read = set()
         self._work.batch(kind, self.steps.at_once([self.items[k] for k in places]))
         with closing(results(read, self._abandoned)) as done:
             for k in done:
-                found.add(k)
+                places_read.add(k)
                 yield self.step(what, kind, ended=True)
-        for _ in places.keys() - found:
+        for _ in places.keys() - places_read:
             yield self.step(what, kind, ended=True)
 
     def floor(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
@@ -427,8 +427,8 @@ class MeasureJob:
         if self._plan.accuracy:
             sound = [k for k, drift in enumerate(drifts) if drift.error is None]
             self.expect(len(sound) - len(drifts), Kind.ANSWER)
-            asked = [self.items[k] for k in sound]
-            answers = yield from self._answer_all(variant, asked, f"{label}: answers", Kind.ANSWER)
+            sound_items = [self.items[k] for k in sound]
+            answers = yield from self._answer_all(variant, sound_items, f"{label}: answers", Kind.ANSWER)
             for k, own_answer in zip(sound, answers, strict=True):
                 if isinstance(own_answer, RecordedAnswer):
                     drifts[k] = self._scored(drifts[k], self.items[k], own_answer)

@@ -130,10 +130,10 @@ class AskedAlone(msgspec.Struct, frozen=True):
     @property
     def words(self) -> str:
         """One sentence that stands alone."""
-        asked = f"The reference was asked {self.questions} of these questions one at a time as well"
+        opening = f"The reference was asked {self.questions} of these questions one at a time as well"
         if not self.differ:
-            return f"{asked}: no answer differs from the one in a batch."
-        return f"{asked}: {self.differ} answer{'s differ' if self.differ > 1 else ' differs'} from those in a batch."
+            return f"{opening}: no answer differs from the one in a batch."
+        return f"{opening}: {self.differ} answer{'s differ' if self.differ > 1 else ' differs'} from those in a batch."
 
 
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):

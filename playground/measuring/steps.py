@@ -286,8 +286,8 @@ class Steps:
         n, spec = sequences, None
         while n > 1 and spec is None:
             cells = (batch.cells if unified else batch.own_cells)(plans, n_answer, n)
-            asked = self._batch(turn.variant, cells, runtime, n, kv_unified=unified)
-            spec = asked if turn.slot.fits([asked]) else None
+            candidate = self._batch(turn.variant, cells, runtime, n, kv_unified=unified)
+            spec = candidate if turn.slot.fits([candidate]) else None
             n //= 1 if spec else 2
         if n < sequences:
             self._ask_fewer(f"{turn.variant.label}: memory is short.", n)

@@ -128,8 +128,8 @@ def _elements(array: msgspec.Raw, limit: int) -> tuple[list[msgspec.Raw], int]:
     if raw.count(b",") < _MANY or not raw.startswith(b"["):
         decoded = msgspec.json.decode(raw, type=list[msgspec.Raw])
         return decoded[:limit], len(decoded)
-    found = [msgspec.Raw(element) for element in itertools.islice(pieces.elements(raw, 1), limit + 1)]
-    return found[:limit], len(found)
+    elements = [msgspec.Raw(element) for element in itertools.islice(pieces.elements(raw, 1), limit + 1)]
+    return elements[:limit], len(elements)
 
 
 def _whole_cell(raw: msgspec.Raw) -> tuple[WholeCell, list[str]]:

@@ -92,8 +92,8 @@ def has_number_above(raw: bytes, most: int) -> bool:
     begins = range(0, len(raw), _PIECE)
     if not any(_LARGE.search(raw, max(0, at - 2 * _LONGEST_NUMBER), at + _PIECE) for at in begins):
         return False  # in most files there is none in a string either
-    found = (match[1] for match in _STRING_OR_LARGE.finditer(raw) if match[1])
-    return any(_amount(number) > most for number in found)
+    numbers = (match[1] for match in _STRING_OR_LARGE.finditer(raw) if match[1])
+    return any(_amount(number) > most for number in numbers)
 
 
 def _amount(number: bytes) -> float:

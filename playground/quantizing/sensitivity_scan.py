@@ -224,8 +224,8 @@ class ScanJob:
             self._problems.append(f"{titles[0]}{more}: {error}")
 
     def _key(self, trial: _Trial) -> str:
-        asked = (settings_key(self._request.runtime), self._scan.max_tokens, self._scan.calibrate)
-        settings = (*asked, *form_key(self._request.form))
+        limits = (settings_key(self._request.runtime), self._scan.max_tokens, self._scan.calibrate)
+        settings = (*limits, *form_key(self._request.form))
         patterns = [group.pattern for group in trial.groups]
         which = (trial.half is Half.PROJECTOR, patterns, trial.kind)
         return self._results.key("rung", self._pair_key(), *which, self._questions_key(), settings)

@@ -210,8 +210,8 @@ def _went_on(branch: Branch, update: ComparisonUpdate, run: Run) -> str:
     panes = {pane.variant: pane for pane in update.panes}
     token = " ".join(branching.token_text(panes[branch.pane.variant], branch).split())
     head = f"**{_label(branch.pane, run.variants)}, from token {branch.at + 1}{f' ({token})' if token else ''} on**"
-    said = branching.verdict(branch, panes[run.reference]) if run.reference in panes else ""
-    return f"{head} {said}\n\n{_fenced(branch.pane.text or branch.pane.error or '')}"
+    verdict = branching.verdict(branch, panes[run.reference]) if run.reference in panes else ""
+    return f"{head} {verdict}\n\n{_fenced(branch.pane.text or branch.pane.error or '')}"
 
 
 def _reasoning(pane: Pane) -> str:
@@ -257,8 +257,8 @@ def _measured(run: Run) -> str:
     ]
     heading = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
     form = run.measurement.form
-    asked = [] if form is None else [f"asked with {form.words}"]
-    return "\n\n".join(["; ".join([heading, *asked]), "\n".join([head, *lines])])
+    form_words = [] if form is None else [f"asked with {form.words}"]
+    return "\n\n".join(["; ".join([heading, *form_words]), "\n".join([head, *lines])])
 
 
 def _margin(run: Run) -> float | None:

@@ -39,8 +39,8 @@ def _names(controls: tuple[str, ...]) -> tuple[frozenset[str], re.Pattern[str] |
     """Those in brackets, and an expression that finds the others: a word only where it stands alone."""
     names = {name.strip() for name in controls if name.strip()}
     others = sorted((name for name in names if not _BRACKETED.fullmatch(name)), key=lambda name: (-len(name), name))
-    found = [_alone(name) for name in others if len(name) <= _LONGEST][:_MOST_OTHERS]
-    return frozenset(names), re.compile(f"({'|'.join(found)})") if found else None
+    patterns = [_alone(name) for name in others if len(name) <= _LONGEST][:_MOST_OTHERS]
+    return frozenset(names), re.compile(f"({'|'.join(patterns)})") if patterns else None
 
 
 def _alone(name: str) -> str:

@@ -586,12 +586,12 @@ class NotebookActions:
     def suite_outlook(self, key: str, cell: str, suite: str, seed: int = 0, hub_token: str = "") -> HtmlReply:
         """What a sample would be, before it is fetched."""
         choice = self._suite_choice(key, cell, suite, seed, hub_token)
-        found = suite_source.outlook(self._parts.hub, choice, self._parts.samples)
-        asked = self._view.compare_cell(self._library.own(key), cell)
+        outlook = suite_source.outlook(self._parts.hub, choice, self._parts.samples)
+        measured_cell = self._view.compare_cell(self._library.own(key), cell)
         known = {variant.id: variant for variant in self._parts.catalog.variants}
-        variants = [known[id] for id in asked.variants if id in known]
-        time = pace.outlook(self._parts.result_cache, variants, found.questions, found.suite.max_tokens)
-        return HtmlReply(html=templating.markup("suite-outlook.html", found=found, time=time))
+        variants = [known[id] for id in measured_cell.variants if id in known]
+        time = pace.outlook(self._parts.result_cache, variants, outlook.questions, outlook.suite.max_tokens)
+        return HtmlReply(html=templating.markup("suite-outlook.html", outlook=outlook, time=time))
 
     def suite_progress(self, key: str, cell: str) -> HtmlReply:
         """Of the sample that is being fetched for a cell; empty if none is."""

@@ -153,8 +153,8 @@ class NotebookView:
         cells = self.cells(notebook)
         if not any(isinstance(cell, CompareCell) and cell.votes for cell in cells):
             return []
-        asked = (cell for cell in cells if isinstance(cell, CompareCell) and cell.questions is not None)
-        runs = (self._library.newest_run(notebook, cell.id) for cell in asked)
+        measured_cells = (cell for cell in cells if isinstance(cell, CompareCell) and cell.questions is not None)
+        runs = (self._library.newest_run(notebook, cell.id) for cell in measured_cells)
         return votes.rows(cells, (run.measurement for run in runs if run is not None and run.measurement is not None))
 
     def _repeats(self, notebook: Notebook, cell: str, shown: Run) -> list[Run]:

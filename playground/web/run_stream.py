@@ -121,13 +121,13 @@ class RunStream:
         run = self._parts.library.run(self._parts.library.own(record.key), job.cell, branch.run)
         if run is None:
             raise BadInput("This run cannot be read. Run the cell again.")
-        asked = self._parts.limited_cell(run.cell)
-        pairs = tuple(id for id in asked.variants if branch.point.variant.startswith(id))
-        variants = self._view.variants_of(msgspec.structs.replace(asked, variants=pairs))
+        limited_cell = self._parts.limited_cell(run.cell)
+        pairs = tuple(id for id in limited_cell.variants if branch.point.variant.startswith(id))
+        variants = self._view.variants_of(msgspec.structs.replace(limited_cell, variants=pairs))
         cell = self._view.compare_cell(self._parts.library.own(record.key), job.cell)
         record.begin(run)
         yield self._whole(record, run)
-        limited = msgspec.structs.replace(run, cell=asked)
+        limited = msgspec.structs.replace(run, cell=limited_cell)
         for update in go_on(limited, branch.index, branch.point, variants, files.image, mine.lab, job.stop):
             run = record.put(msgspec.structs.replace(update, cell=run.cell))
             html = cell_view.block(run, branch.index, files.thumbnail, cell=cell)

@@ -275,9 +275,8 @@ def test_zip_when_written_from_a_sample_then_it_is_the_same_questions_and_says_w
     assert len(read.first(5).sample.rows) == 5
 
 
-def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
-    served: HubServer, parts: Parts
-) -> None:
+def measuring_cell(parts: Parts) -> tuple[NotebookActions, str, str]:
+    """What the page calls, a notebook, and its cell that asks 30 questions."""
     deriving = Thread(target=lambda: None)
     deriving.start()
     actions = NotebookActions(parts, NotebookView(parts), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
@@ -285,6 +284,13 @@ def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
     actions.add(key, "measure")
     cell = parts.library.own(key).cells[-1]
     actions.write(key, cell, questions=CellQuestions(n=30))
+    return actions, key, cell
+
+
+def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
+    served: HubServer, parts: Parts
+) -> None:
+    actions, key, cell = measuring_cell(parts)
     reply = actions.suite_questions(key, cell, "chartqa")
     asked = parts.library.cell(parts.library.own(key), cell).questions
     assert (asked.n, asked.plan.max_tokens, asked.plan.accuracy) == (30, CHARTQA.max_tokens, True)
@@ -300,13 +306,7 @@ def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
 def test_page_when_a_suite_is_named_then_it_says_what_would_be_fetched_and_a_stop_keeps_what_was(
     served: HubServer, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deriving = Thread(target=lambda: None)
-    deriving.start()
-    actions = NotebookActions(parts, NotebookView(parts), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
-    key = str(actions.open().key)
-    actions.add(key, "measure")
-    cell = parts.library.own(key).cells[-1]
-    actions.write(key, cell, questions=CellQuestions(n=30))
+    actions, key, cell = measuring_cell(parts)
     html = actions.suite_outlook(key, cell, "chartqa", seed=7).html
     for text in (
         "100 rows",
