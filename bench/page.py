@@ -8,6 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from testkit.browser import tick
 from testkit.webapp import running
 
 _ROUNDS = 7
@@ -53,8 +54,7 @@ def measure(folder: Path) -> dict[str, float]:
         page.get_by_label("Q4_K_M · 2.3 MB").wait_for()
         page.wait_for_timeout(1000)
         first_paint_s, layout_shift = page.evaluate(_FIRST_PAINT) / 1000, page.evaluate("window.shifts")
-        for box in page.locator("#vp-models").get_by_role("checkbox").all():
-            box.set_checked("F16" in box.locator("xpath=..").inner_text())
+        tick(page, "F16")
         overheads = []
         for _ in range(_ROUNDS):
             shown_s = page.evaluate(_CLICK_TO_TEXT) / 1000

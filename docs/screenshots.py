@@ -10,6 +10,7 @@ from pathlib import Path
 import PIL.Image
 from playwright.sync_api import Page, sync_playwright
 
+from testkit.browser import tick
 from testkit.webapp import running
 
 DOCS = Path(__file__).parent / "images"
@@ -43,8 +44,7 @@ def measure(page: Page) -> None:
     cell = page.locator(".vp-is-compare.vp-active", has=page.locator("[data-q]"))
     cell.get_by_label("how many").fill("24")
     cell.get_by_label("Right or wrong").check()
-    for option in page.locator("#vp-models").get_by_role("checkbox").all():
-        option.set_checked(option.locator("xpath=..").inner_text().split(" ")[0] in ("F16", "Q4_K_M", "Q2_K"))
+    tick(page, "F16", "Q4_K_M", "Q2_K")
     for name in ("Q4_0", "Q2_K"):
         page.locator("#vp-projectors").get_by_label(name).check()
     page.wait_for_timeout(1000)

@@ -46,11 +46,22 @@ def ended(page: Page) -> None:
     expect(page.locator(".vp-running, .vp-queued")).to_have_count(0, timeout=60_000)
 
 
-def tick_only(page: Page, *labels: str) -> None:
-    """Tick language models of the marked cell, and wait until the cell says so."""
-    for option in page.locator("#vp-models").get_by_role("checkbox").all():
+def panel(page: Page) -> Any:
+    """The settings of the marked cell, when they are there."""
+    expect(page.locator("#vp-side:not([inert])")).to_be_visible()
+    return page.locator("#vp-side")
+
+
+def tick(page: Page, *labels: str) -> None:
+    """Tick these language models of the marked cell and no others."""
+    for option in panel(page).locator("#vp-models").get_by_role("checkbox").all():
         name = option.locator("xpath=..").inner_text()
         option.set_checked(name.split(" ")[0] in labels)
+
+
+def tick_only(page: Page, *labels: str) -> None:
+    """Tick language models of the marked cell, and wait until the cell says so."""
+    tick(page, *labels)
     shown = ", ".join(labels) or "no variant ticked"
     expect(page.locator(".vp-active .vp-chip").first).to_have_text(shown)
 

@@ -49,6 +49,9 @@ the quantized variants, which takes some seconds.</p></div>"""
 _CHANGED = """watch('value', () => props.value && document.dispatchEvent(
   new CustomEvent('vp-changed', {detail: props.value})));"""
 
+# The settings panel shows the server's values (static/notebook/settings.js).
+_FILLED = '() => document.dispatchEvent(new Event("vp-filled"))'
+
 
 def head() -> str:
     # The pages have links of their own. gr.Navbar(visible=False) has no effect (6.31), and our CSS does not reach it.
@@ -142,7 +145,9 @@ def build(
             return settings.references(panel_values.view(parts, marked[1])) if marked else gr.skip()
 
         blocks.load(on_load, None, [settings.about], **private, concurrency_limit=None)
-        notebook.choose(on_choose, None, settings.outputs, queue=False, trigger_mode="always_last", **private)
+        notebook.choose(on_choose, None, settings.outputs, queue=False, trigger_mode="always_last", **private).then(
+            None, js=_FILLED, api_visibility="private"
+        )
         notebook.references(
             on_references, None, [settings.reference], queue=False, trigger_mode="always_last", **private
         )

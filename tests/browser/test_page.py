@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from testkit import pairs
-from testkit.browser import TOKEN, cell, ended, menu, pane, prompt, ready, reload, run, tab, tick_only, visitor
+from testkit.browser import TOKEN, cell, ended, menu, pane, panel, prompt, ready, reload, run, tab, tick_only, visitor
 from testkit.cutting_proxy import cutting
 from testkit.webapp import WebApp
 
@@ -54,7 +54,7 @@ def open_endless(page: Page, endless: pairs.PairFiles) -> None:
 
 
 def set_max_tokens(page: Page, n: int) -> None:
-    page.get_by_role("button", name="Sampling and engine").click()
+    panel(page).get_by_role("button", name="Sampling and engine").click()
     page.get_by_label("Max tokens").fill(str(n))
     expect(page.locator(".vp-active .vp-chips")).to_contain_text(f"max {n}")
 
@@ -125,6 +125,21 @@ def test_page_when_a_setting_arrives_two_seconds_late_then_a_run_begun_at_once_u
     cell(page).get_by_text("run details", exact=True).click()
     expect(cell(page).locator(".vp-record")).to_contain_text("48151623")
     expect(cell(page).locator(".vp-runline")).to_have_attribute("data-stale", "false")
+
+
+HELD = """const send = window.fetch, released = new Promise(resolve => { window.release = resolve; });
+window.fetch = async (address, options) => {
+  if (String(options?.body).includes("event_data")) await released;
+  return send(address, options);
+};"""
+
+
+def test_page_when_another_cells_settings_are_on_their_way_then_nobody_ticks_what_they_replace(page: Page) -> None:
+    page.evaluate(HELD)
+    menu(cell(page), "Duplicate")
+    expect(page.locator("#vp-side[inert]")).to_be_visible()
+    page.evaluate("window.release()")
+    tick_only(page, "Q2_K")
 
 
 def test_page_when_the_server_refuses_a_setting_then_the_cell_is_not_run(page: Page) -> None:

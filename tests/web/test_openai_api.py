@@ -339,7 +339,7 @@ def test_requests_when_32_come_at_once_then_each_is_answered_and_others_find_roo
         watch.result()
     assert [answer.model for answer in answers] == [F16, Q2] * 16
     assert len({answer.choices[0].message.content for answer in answers}) <= 2
-    assert max(waiting) <= 1  # the others wait before the queue
+    assert max(waiting) <= 2  # one of each model: the others wait before the queue
     assert max(running) > 1  # they share a turn
 
 

@@ -17,10 +17,21 @@ export function choose(id) {
   if (!page.canEdit || page.active === id || article(id)?.dataset.kind !== "compare") return;
   page.active = id;
   mark();
+  hold();
   flush(id).catch(() => unsent.drop(id)).then(() => { if (page.active === id) fillPanel(); });
 }
 
-export const fillPanel = () => page.trigger("choose", {key: page.key, cell: page.active});
+export function fillPanel() {
+  hold();
+  page.trigger("choose", {key: page.key, cell: page.active});
+}
+
+// Until the server's values are there, nobody can change those that they replace. Who is typing keeps the focus.
+function hold() {
+  panel().inert = !panel().contains(document.activeElement);
+}
+
+export const onPanelFilled = () => { panel().inert = false; };
 
 export function onPanelValues({cell, values}) {
   const at = cell.lastIndexOf("/"), id = cell.slice(at + 1);
