@@ -1,6 +1,7 @@
 """Writes the parts of the documentation that the code determines: `python -m docs.generate`, with --check to compare.
 
-Typer writes the command line's reference; the table of settings and the example file come from Settings.
+Typer writes the command line's reference; the table of settings and the example file come from Settings, and the JSON
+Schema of results documents from their types.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mdformat import text as format_markdown
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
+from playground.measuring import result_documents
 from playground.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,7 @@ def main() -> int:
     }
     texts = {path: _replaced(path.read_text(), part()) for path, part in files.items()}
     texts[ROOT / "examples/playground.toml"] = example_settings()
+    texts[ROOT / "docs/use/results.schema.json"] = json.dumps(result_documents.schema(), indent=1) + "\n"
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
     if "--check" in sys.argv:

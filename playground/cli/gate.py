@@ -14,6 +14,7 @@ import typer
 from playground.cli.options import (
     AsJson,
     QuestionOptions,
+    ResultsOptions,
     derived,
     followed,
     listed,
@@ -24,10 +25,11 @@ from playground.cli.options import (
 )
 from playground.errors import BadInput, PlaygroundError, cannot_write
 from playground.measuring import gate as verdicts
-from playground.measuring import release_checks, results, suite_source
+from playground.measuring import release_checks, result_documents, results, suite_source
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import SampleRecord
 from playground.measuring.release_checks import Outcome, ReleaseCheck, ReleaseLimits
+from playground.measuring.ship_card import set_title
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import PromptForm, Runtime
@@ -60,6 +62,7 @@ class GateOptions(msgspec.Struct, frozen=True):
     candidates: tuple[str, ...]
     limits: ReleaseLimits
     questions: QuestionOptions
+    shared: ResultsOptions
 
 
 @with_options
@@ -67,6 +70,7 @@ def gate(
     reference: Annotated[str, typer.Option(help=f"The variant that works. {_PAIR_HELP}")],
     candidate: Annotated[list[str], typer.Option(help="The variant that may replace it, likewise. Repeatable.")],
     questions: QuestionOptions,
+    shared: ResultsOptions,
     max_kl: Annotated[
         float | None, typer.Option(help="Mean KL, nats per token: the larger of the means over tokens and questions.")
     ] = None,
@@ -99,7 +103,9 @@ def gate(
             candidates=tuple(listed_pairs(candidate)),
             limits=ReleaseLimits(max_kl, max_changed, margin / 100 if not_worse else None),
             questions=questions,
+            shared=shared,
         )
+        shared.check()
         if plan:
             _plan(options)
             return
@@ -123,6 +129,20 @@ def _measured(options: GateOptions) -> _Report:
         measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
         engine, machine = parts.engine, parts.machine
     say_problems(measurement.problems)
+    own, sample = options.questions.items, measurement.sample
+    options.shared.write(
+        lambda: result_documents.document(
+            measurement,
+            request.variants,
+            request.reference,
+            engine=engine,
+            machine=machine,
+            set_name=sample.words if sample else set_title(own.name if own else "", options.questions.level),
+            plan=request.plan,
+            runtime=request.runtime,
+            uploader=options.shared.uploader,
+        )
+    )
     checks = release_checks.release_checks(measurement, request.reference, options.limits)
     return _Report(
         exit_code=release_checks.exit_code(checks),

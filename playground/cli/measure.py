@@ -17,6 +17,7 @@ from playground.cli.options import (
     Look,
     PackFile,
     QuestionOptions,
+    ResultsOptions,
     VariantOptions,
     axes_of,
     bytes_of,
@@ -31,11 +32,12 @@ from playground.cli.options import (
 )
 from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import gate, packs, results, statistics, suite_source
+from playground.measuring import gate, packs, result_documents, results, statistics, suite_source
 from playground.measuring import ship_card as ship
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.pack_jobs import PackJob
 from playground.measuring.question_sets import MAX_ITEMS
+from playground.measuring.result_documents import ResultDocument
 from playground.measuring.summaries import kl_sums
 from playground.settings import Settings
 from playground.values.files import Variant
@@ -53,6 +55,24 @@ class _Measured:
     reference: str
     engine: str
     machine: str
+    plan: results.MeasurementPlan
+    runtime: Runtime
+    set_name: str
+    pack: packs.Pack | None = None
+
+    def document(self, uploader: str) -> ResultDocument:
+        return result_documents.document(
+            self.measurement,
+            self.variants,
+            self.reference,
+            engine=self.engine,
+            machine=self.machine,
+            set_name=self.set_name,
+            plan=self.plan,
+            runtime=self.runtime,
+            pack=self.pack,
+            uploader=uploader,
+        )
 
 
 @with_options
@@ -60,12 +80,13 @@ def drift(
     choice: VariantOptions,
     questions: QuestionOptions,
     sweep: AxisOptions,
+    shared: ResultsOptions,
     look: Look = False,
     pack: PackFile = None,
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    measured = _measure(choice, questions, sweep, results.MeasurementPlan(look=look), pack)
+    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(look=look), pack)
     if as_json:
         _print_json(measured.measurement)
         return
@@ -117,12 +138,13 @@ def grid(
     choice: VariantOptions,
     questions: QuestionOptions,
     sweep: AxisOptions,
+    shared: ResultsOptions,
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
     if not choice.projector and not choice.model:
         choice = replace(choice, projector=[_GRID_PROJECTORS])
-    measured = _measure(choice, questions, sweep, results.MeasurementPlan())
+    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan())
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -144,10 +166,11 @@ def accuracy(
     choice: VariantOptions,
     questions: QuestionOptions,
     sweep: AxisOptions,
+    shared: ResultsOptions,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    measured = _measure(choice, questions, sweep, results.MeasurementPlan(drift=False, accuracy=True))
+    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(drift=False, accuracy=True))
     if as_json:
         _print_json(measured.measurement)
         return
@@ -173,6 +196,7 @@ def card(
     choice: VariantOptions,
     questions: QuestionOptions,
     sweep: AxisOptions,
+    shared: ResultsOptions,
     max_size: Annotated[str, typer.Option(help="Size of both files: 5MB, 1.2GB.")] = "",
     max_memory: Annotated[str, typer.Option(help="Memory that both workers hold: 6GB.")] = "",
     min_speed: Annotated[float | None, typer.Option(help="Tokens per second.")] = None,
@@ -201,8 +225,7 @@ def card(
         card_view.check_kind(path.suffix.removeprefix("."))
         check_folder_of(path)
     plan = results.MeasurementPlan(accuracy=True, look=True, speed=True)
-    measured = _measure(choice, questions, sweep, plan, pack)
-    sample, own = measured.measurement.sample, questions.items
+    measured = _measure(choice, questions, sweep, shared, plan, pack)
     made = ship.card(
         measured.measurement,
         measured.variants,
@@ -210,8 +233,8 @@ def card(
         limits,
         engine=measured.engine,
         machine=measured.machine,
-        set_name=sample.words if sample else ship.set_title(own.name if own else "", questions.level),
-        settings=ship.settings_line(questions.limits(plan), questions.n_ctx, measured.measurement.form),
+        set_name=measured.set_name,
+        settings=ship.settings_line(measured.plan, questions.n_ctx, measured.measurement.form),
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
@@ -253,27 +276,38 @@ def _measure(
     choice: VariantOptions,
     questions: QuestionOptions,
     sweep: AxisOptions,
+    shared: ResultsOptions,
     plan: results.MeasurementPlan,
     pack: Path | None = None,
 ) -> _Measured:
+    """Measures, and writes the results document if one is wanted."""
+    shared.check()
     if pack is not None and not (questions.max_tokens is None and questions.reasoning_tokens is None):
         raise BadInput("The length of an answer is the pack's. Leave out --max-tokens and --reasoning-tokens.")
     form = questions.form
     if pack is not None and form.given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in form.given)
         raise BadInput(f"The form of the prompts is the pack's. Leave out {options}.")
-    plan = questions.limits(plan)
     with open_parts(Settings.read(), any_folder=True) as parts:
         variants = axes.spread(choose(parts, choice), axes_of(sweep))
         if pack is not None:
-            return _measure_against(parts, packs.read(pack), questions, variants, plan)
-        reference = comparison_request.reference_of(variants)
-        runtime = Runtime(n_ctx=questions.n_ctx)
-        request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime, form)
-        measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
-        engine, machine = parts.engine, parts.machine
-    say_problems(measurement.problems)
-    return _Measured(measurement, variants, reference, engine, machine)
+            measured = _measure_against(parts, packs.read(pack), questions, variants, plan)
+        else:
+            measured = _measure_here(parts, questions, variants, questions.limits(plan))
+    say_problems(measured.measurement.problems)
+    shared.write(lambda: measured.document(shared.uploader))
+    return measured
+
+
+def _measure_here(
+    parts: Parts, questions: QuestionOptions, variants: tuple[Variant, ...], plan: results.MeasurementPlan
+) -> _Measured:
+    reference, runtime = comparison_request.reference_of(variants), Runtime(n_ctx=questions.n_ctx)
+    request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime, questions.form)
+    measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
+    own, sample = questions.items, measurement.sample
+    set_name = sample.words if sample else ship.set_title(own.name if own else "", questions.level)
+    return _Measured(measurement, variants, reference, parts.engine, parts.machine, plan, runtime, set_name)
 
 
 def _measure_against(
@@ -292,11 +326,20 @@ def _measure_against(
     images = questions_of(parts, questions)
     if not variants:
         raise BadInput("No variant is chosen.")
-    job = PackJob(parts.lab, pack, images, variants, plan, Runtime(n_ctx=questions.n_ctx))
+    runtime = Runtime(n_ctx=questions.n_ctx)
+    job = PackJob(parts.lab, pack, images, variants, plan, runtime)
     measurement = followed(job.run(), results.Measurement)
-    say_problems(measurement.problems)
-    reference = record.reference
-    return _Measured(measurement, (reference, *variants), reference.id, parts.engine, parts.machine)
+    return _Measured(
+        measurement,
+        (record.reference, *variants),
+        record.reference.id,
+        parts.engine,
+        parts.machine,
+        record.limits(plan),
+        runtime,
+        record.questions_name,
+        pack,
+    )
 
 
 def _fail_if_left_out(measurement: results.Measurement) -> None:

@@ -19,7 +19,8 @@ import typer
 from playground.comparing import run_settings
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
-from playground.measuring import packs, question_sets, results, suite_source
+from playground.measuring import packs, question_sets, result_documents, results, suite_source
+from playground.measuring.result_documents import ResultDocument
 from playground.measuring.statistics import Interval
 from playground.models.catalog import Catalog
 from playground.quantizing import scan_results
@@ -95,6 +96,11 @@ PackFile = Annotated[
         "--items or --suite has its images.",
     ),
 ]
+ResultsFile = Annotated[
+    Path | None,
+    typer.Option("--results", help="Write a results document (.json), to share: numbers, hashes, settings."),
+]
+Uploader = Annotated[str, typer.Option(help="Your name in the results document. Default: none.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
@@ -150,6 +156,27 @@ class QuestionOptions:
             "chat_template": self.chat_template,
         }
         return run_settings.read_settings(given).prompt_form()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultsOptions:
+    """Where the results document goes, and whose it is."""
+
+    results: ResultsFile = None
+    uploader: Uploader = ""
+
+    def check(self) -> None:
+        """Before minutes are spent. Raises BadInput."""
+        if self.results is not None:
+            check_folder_of(self.results)
+        elif self.uploader:
+            raise BadInput("--uploader is a name in the results document: give --results FILE too.")
+
+    def write(self, made: Callable[[], ResultDocument]) -> None:
+        """If a file is wanted. Raises BadInput."""
+        if self.results is not None:
+            result_documents.write(self.results, made())
+            say(f"{self.results} written.")
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -130,7 +130,7 @@ class PackJob(MeasureJob):
         """
         record = pack.record
         located, self._places = _located(record, images)
-        plan = msgspec.structs.replace(plan, max_tokens=record.max_tokens, reasoning_tokens=record.reasoning_tokens)
+        plan = record.limits(plan)
         form = record.form or PromptForm()
         request = MeasureRequest(located, (record.reference, *variants), record.reference.id, plan, runtime, form)
         super().__init__(lab, request, stop)

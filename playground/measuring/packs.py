@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from playground.errors import BadInput, cannot_write
 from playground.measuring.question_sets import Question, SampleRecord
-from playground.measuring.results import RecordedAnswer
+from playground.measuring.results import MeasurementPlan, RecordedAnswer
 from playground.support import atomic
 from playground.values.files import ModelFile, Variant
 from playground.values.request import PromptForm
@@ -89,6 +89,14 @@ class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         )
         id = f"pack:{self.model.sha256[:12]}+{self.projector.sha256[:12]}"
         return Variant(id, self.family, f"{self.label} (pack)", model, projector, True, self.chat_template)
+
+    @property
+    def questions_name(self) -> str:
+        return self.sample.words if self.sample else self.set_name
+
+    def limits(self, plan: MeasurementPlan) -> MeasurementPlan:
+        """The plan with the pack's limits of an answer."""
+        return msgspec.structs.replace(plan, max_tokens=self.max_tokens, reasoning_tokens=self.reasoning_tokens)
 
     @property
     def missing_share(self) -> float | None:

@@ -64,6 +64,7 @@ def read_file(path: Path, header: GgufHeader, checksums: Checksums, ids: Mapping
         raise BadModel(f"{path.name}: llama.cpp reads shards only if their names end in .gguf. Rename all shards.")
     headers = [header, *(read_header(part) for part in parts[1:])]
     sums = [ids.get(part) or checksums.of(part) for part in parts]
+    repo, commit = file_links.origin(path) or ("", "")
     return ModelFile(
         path=str(path),  # of the first shard; llama.cpp finds the others beside it
         bytes=sum(part.file_bytes for part in headers),
@@ -75,6 +76,8 @@ def read_file(path: Path, header: GgufHeader, checksums: Checksums, ids: Mapping
         shape=shape(headers),
         projector_type=(projector_type(header) or "")[:80] if header.is_projector else "",
         made_with=tuple((header.text("quantize.questions") or "").split()),
+        repo=repo,
+        commit=commit,
     )
 
 

@@ -15,9 +15,10 @@ from playground.comparing import branching, compare, comparison_request, run_set
 from playground.comparing.branching import BranchPoint
 from playground.comparing.lab import Lab
 from playground.errors import BadInput
-from playground.measuring import ship_card
+from playground.measuring import result_documents, ship_card
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
+from playground.measuring.result_documents import ResultDocument
 from playground.measuring.results import Progress
 from playground.measuring.ship_card import ShipCard
 from playground.measuring.time_left import TimeLeft
@@ -144,6 +145,25 @@ def card_of(run: Run) -> ShipCard | None:
         set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
         settings=ship_card.settings_line(plan, runtime.n_ctx, measurement.form),
         command=shlex.join(command),
+        when=run.started,
+    )
+
+
+def results_of(run: Run, uploader: str = "") -> ResultDocument | None:
+    """The results document of a run that measured; `uploader`: a name that the person gives."""
+    wanted, measurement = run.cell.questions, run.measurement
+    if wanted is None or measurement is None:
+        return None
+    return result_documents.document(
+        measurement,
+        run.variants,
+        run.reference,
+        engine=run.engine,
+        machine=run.machine,
+        set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
+        plan=wanted.plan,
+        runtime=run.cell.settings.runtime(),
+        uploader=uploader,
         when=run.started,
     )
 

@@ -74,6 +74,8 @@ class ModelFile:
     # Questions that this file was calibrated or searched with (question_sets.fingerprint): they cannot judge it.
     made_with: tuple[str, ...] = ()
     projector_type: str = ""  # a projector's, as llama.cpp calls it; empty: unknown, or of an older version
+    repo: str = ""  # of the Hub that it was fetched from; empty: unknown, or of an older version
+    commit: str = ""
 
     @property
     def label(self) -> str:

@@ -5,20 +5,24 @@ Gradio makes an MCP tool of each. Its arguments' types come from the annotations
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from threading import Thread
 from typing import Any
 
 import gradio as gr
+import msgspec
 from gradio.events import api
 
 from playground.comparing import axes, branching, comparison_request, run_settings
 from playground.comparing import compare as lab
 from playground.comparing import pages as document_pages
 from playground.errors import BadInput, PlaygroundError
+from playground.measuring import result_documents
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import embedded
-from playground.measuring.results import MeasurementPlan
+from playground.measuring.results import Measurement, MeasurementPlan
+from playground.measuring.ship_card import set_title
 from playground.models import check_pair
 from playground.rendering import json_documents
 from playground.web import login
@@ -112,6 +116,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
         template_variables: dict[str, Any] = {},  # noqa: B006  only read; Gradio shows it as the default
         image_place: str = "before",
         chat_template: str = "",
+        uploader: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
 
@@ -124,6 +129,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             template_variables: variables of the chat template, such as {"enable_thinking": false}.
             image_place: "before" or "behind" the question, if it does not say <image>.
             chat_template: Jinja text, or a llama.cpp template's name; empty for each variant's own.
+            uploader: your name in the results document, which is "results" in the last document; empty for none.
         """
         deriving.join()
         person = login.person(request)
@@ -152,10 +158,25 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
                 form=settings.prompt_form(),
             )
             mine, stop = parts.of(person), lab.StopFlag()
+            document = functools.partial(
+                result_documents.document,
+                variants=chosen,
+                reference=job_request.reference,
+                engine=parts.engine,
+                machine=parts.machine,
+                set_name=set_title("", ""),
+                plan=job_request.plan,
+                runtime=job_request.runtime,
+                uploader=uploader,
+            )
+
             with long_jobs.held(person):
                 try:
                     for news in measures.measured(MeasureJob(mine.lab, job_request, stop.wanted).run()):
-                        yield json_documents.of_news(news)
+                        reply = json_documents.of_news(news)
+                        if isinstance(news, Measurement):
+                            reply["results"] = msgspec.to_builtins(document(news))
+                        yield reply
                 finally:
                     stop.run()
         except PlaygroundError as error:

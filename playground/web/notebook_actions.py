@@ -24,17 +24,17 @@ from playground.comparing.branching import BranchPoint
 from playground.comparing.images import MAX_PAGES, cropped, read_image
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, Interrupted, NoNotebook, NoRoom, NotAllowed
-from playground.measuring import pace, suite_samples, suite_source
+from playground.measuring import pace, result_documents, suite_samples, suite_source
 from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, read_questions
 from playground.measuring.results import Progress
 from playground.measuring.suite_source import SuiteChoice
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
 from playground.notebooks import marks, votes
-from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture
+from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
-from playground.notebooks.run_cell import card_of
+from playground.notebooks.run_cell import card_of, results_of
 from playground.rendering import card_view, cell_view, comparison_view, reports, templating
 from playground.values.answer import PaneState
 from playground.values.request import Sampling
@@ -105,7 +105,7 @@ class NotebookActions:
                 self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
                 self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
                 self.suite_outlook, self.suite_questions, self.suite_progress, self.stop_suite, self.share,
-                self.copy, self.create, self.remove, self.export, self.card, self.import_file, self.mark,
+                self.copy, self.create, self.remove, self.export, self.card, self.results, self.import_file, self.mark,
                 self.vote, self.branch, self.crop, self.marked_questions, self.questions_file,
             )
         ]  # fmt: skip
@@ -194,14 +194,27 @@ class NotebookActions:
 
     def card(self, key: str, cell: str, format: str, run: int | None = None) -> BinaryFileReply:
         """Name, MIME type and bytes in base64 of a run's ship card."""
-        notebook, _ = self._library.read(key)
-        infos = self._library.runs(notebook, cell)
-        shown = self._library.run(notebook, cell, run or max((info.number for info in infos), default=0))
+        shown = self._shown_run(key, cell, run)
         made = card_of(shown) if shown is not None else None
         if made is None:
             raise BadInput("A card needs a measurement with drift. Run the cell first.")
         data = base64.b64encode(card_view.write(format, made)).decode()
         return BinaryFileReply(name=f"ship-card.{format}", mime=card_view.TYPES[format], data=data)
+
+    def results(self, key: str, cell: str, uploader: str = "", run: int | None = None) -> TextFileReply:
+        """The results document of a run. `uploader`: a name that the person gives."""
+        shown = self._shown_run(key, cell, run)
+        made = results_of(shown, uploader) if shown is not None else None
+        if made is None:
+            raise BadInput("There are no results yet. Run the cell first.")
+        name = result_documents.file_name(made)
+        return TextFileReply(name=name, mime="application/json", text=result_documents.encoded(made).decode())
+
+    def _shown_run(self, key: str, cell: str, run: int | None) -> Run | None:
+        """By its number; None: the newest one."""
+        notebook, _ = self._library.read(key)
+        newest = max((info.number for info in self._library.runs(notebook, cell)), default=0)
+        return self._library.run(notebook, cell, run or newest)
 
     # --- cells -------------------------------------------------------------------------------------------------
 

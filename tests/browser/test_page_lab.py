@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from playground.measuring import result_documents
 from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
 from testkit import pairs
@@ -163,9 +164,15 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
                     card.get_by_role("button", name=kind, exact=True).click()
                 assert got.value.suggested_filename == f"ship-card.{kind}"
                 files[kind] = Path(got.value.path()).read_bytes()
+            shown.get_by_placeholder("your name, or none").fill("Anna")
+            with shown.expect_download() as got:
+                shown.get_by_role("button", name="Export results").click()
+            files["results"] = Path(got.value.path()).read_bytes()
             found.append(files)
         assert found[0] == found[1]
         assert reader.locator(".vp-fields[inert]").count() == 3
+    results = result_documents.decoded(found[0]["results"], "results")
+    assert (results.uploader, results.questions.count, len(results.variants)) == ("Anna", 4, 2)
     made = msgspec.json.decode(found[0]["json"], type=ShipCard)
     assert made.recommended is None  # four questions show nothing
     assert made.reasons == (_NONE_PASSES,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from gguf import GGUFReader
 
 from playground.cli import commands, options
 from playground.errors import BadInput
+from playground.measuring import result_documents
 from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
 from playground.quantizing import recipes
@@ -236,6 +238,8 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
         (f"sensitivity --model {MODEL}", "Give both --model and --projector"),
         ("card --out x.pdf", "written as html, json, png, not as 'pdf'"),
         ("card --out gone/x.png", "There is no folder gone"),
+        ("drift --results gone/x.json", "There is no folder gone"),
+        ("grid --uploader anna", "give --results FILE too"),
         ("card --max-kl -1", "A limit has to be a number above 0"),
         (f"quantize {MODEL}", "Say which quantization"),
         (f"quantize {MODEL} Q4_0 --recipe x.toml", "Say which quantization"),
@@ -289,11 +293,16 @@ def test_pack_when_it_is_shown_and_measured_against_then_it_stands_in_for_the_re
     assert "check: Q2_K" in shown
     small = tmp_path / "small.safetensors"
     mood = ("--template-variables", '{"mood": "calm"}')
-    made = fine(call("pack", "make", small, "--variants", "F16", "-n", 3, *mood))
-    assert 'asked with: mood "calm"' in made
-    assert "check: none" in made
+    words = fine(call("pack", "make", small, "--variants", "F16", "-n", 3, *mood))
+    assert 'asked with: mood "calm"' in words
+    assert "check: none" in words
     assert "exists" in told(call("pack", "make", small))
-    rows = fine(call("drift", "--pack", small, "--variants", "Q2_K"))
+    shared = tmp_path / "shared.json"
+    rows = fine(call("drift", "--pack", small, "--variants", "Q2_K", "--results", shared, "--uploader", "Anna B"))
+    made = result_documents.read(shared)
+    assert made.reference.pack_sha256 == hashlib.sha256(small.read_bytes()).hexdigest()
+    assert (made.uploader, made.reference_variant.label, made.settings.max_tokens) == ("Anna B", "F16 (pack)", 64)
+    assert made.settings.template_variables == {"mood": "calm"}
     assert re.search(r"F16 \(pack\) +reference", rows)
     assert 'asked with: mood "calm"' in rows
     assert re.search(r"Q2_K +\d of 3", rows)

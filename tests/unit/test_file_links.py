@@ -47,8 +47,9 @@ def test_links_when_the_hubs_cache_is_opened_by_path_then_the_quantization_is_th
     catalog: Catalog, tmp_path: Path
 ) -> None:
     snapshot = hub_cache(tmp_path / "hub", "a-Q4_K_M.gguf", "a-UD-Q4_K_XL.gguf")
-    labels = [catalog.open_pair(snapshot / f"a-{q}.gguf", snapshot / "mmproj-F16.gguf").label for q in QUANTIZATIONS]
-    assert labels == list(QUANTIZATIONS)
+    opened = [catalog.open_pair(snapshot / f"a-{q}.gguf", snapshot / "mmproj-F16.gguf") for q in QUANTIZATIONS]
+    assert [variant.label for variant in opened] == list(QUANTIZATIONS)
+    assert {(v.model.repo, v.projector.commit) for v in opened} == {("acme/a-GGUF", "c" * 40)}
 
 
 @pytest.mark.parametrize("chosen", [1, 2])

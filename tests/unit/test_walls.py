@@ -90,7 +90,7 @@ STACK: list[tuple[str, tuple[str, ...]]] = [
     ("playground.models", (SUPPORT, *VALUES)),
     ("playground.pool", (PROTOCOL, "playground", SUPPORT, *VALUES)),
     ("playground.comparing", ("playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
-    ("playground.measuring", ("playground.comparing.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
+    ("playground.measuring", ("playground.comparing.", "playground.pool.", PROTOCOL, "playground", SUPPORT, *VALUES)),
     (
         "playground.quantizing",
         ("playground.measuring.", "playground.comparing.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES),

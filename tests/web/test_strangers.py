@@ -146,6 +146,7 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
 
 READING = {
     "open", "outputs", "picture", "look", "likely", "copy", "create", "export", "card", "import_file", "questions_file",
+    "results",
 }  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from playground.models.gguf import file_names
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 _MAX_LINKS = 40  # of one chain, as in Linux
 
 
@@ -35,3 +37,12 @@ def place(path: Path, target: Path) -> Path:
     """
     repository = next((folder.parent for folder in path.parents if folder.name == "snapshots"), None)
     return path if repository is not None and target.parent == repository / "blobs" else target
+
+
+def origin(path: Path) -> tuple[str, str] | None:
+    """The repository of the Hub and its commit, of a file in the Hub's cache: models--OWNER--NAME/snapshots/COMMIT."""
+    for folder in path.parents:
+        if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
+            kind, _, repo = folder.parent.parent.name.partition("--")
+            return (repo.replace("--", "/", 1), folder.name) if kind == "models" and repo else None
+    return None

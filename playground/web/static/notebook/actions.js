@@ -1,7 +1,7 @@
 // What a person does: one function for each data-do of a button, and what keys and fields share with them.
 import {call} from "./calls.js";
 import {mark, setOutputs} from "./cells.js";
-import {download, downloadCard, downloadQuestions, drawQuestions, stopDrawing} from "./files.js";
+import {download, downloadCard, downloadQuestions, downloadResults, drawQuestions, stopDrawing} from "./files.js";
 import {offset} from "./likely.js";
 import {address} from "./links.js";
 import {$, $$, article, page, position} from "./page.js";
@@ -109,6 +109,7 @@ export const actions = {
   "export-cell-md": id => download(id, "md"),
   "export-cell-ipynb": id => download(id, "ipynb"),
   card: (id, button) => downloadCard(id, button.dataset.format),
+  results: (id, button) => downloadResults(id, $("[data-uploader]", button.parentElement).value),
   export: (id, button) => download(null, button.dataset.format),
   share: async () => { await sendAll(); await call("share", {shared: true}); $(".vp-actions .vp-menu").open = true; },
   unshare: async () => { await sendAll(); await call("share", {shared: false}); },

@@ -113,6 +113,12 @@ export async function downloadCard(cell, format) {
   save(name, mime, bytesOf(data));
 }
 
+export async function downloadResults(cell, uploader) {
+  const shown = $("[data-look]", article(cell));
+  const {name, mime, text} = await call("results", {cell, uploader, ...(shown && {run: Number(shown.value)})});
+  save(name, mime, text);
+}
+
 export async function downloadQuestions() {
   const {name, mime, data} = await call("questions_file");
   save(name, mime, bytesOf(data));
