@@ -136,7 +136,11 @@ def _example(field: FieldInfo) -> Any:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value)  # the same for what settings are: texts, numbers, booleans, lists
+    if isinstance(value, dict) and value:
+        return f"{{ {', '.join(f'{name} = {_toml(inner)}' for name, inner in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)  # the same for texts, numbers and booleans
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ PlaygroundError
 │   │   └── NoNotebook     nothing has this link or name; a deleted notebook gives the same error
 │   ├── BadModel           a file cannot be used
 │   │   └── BadPair        the projector does not belong to the language model
-│   └── EngineError        llama.cpp failed; carries its last log lines
-│       └── WorkerDied     the worker's process ended before it answered
+│   ├── EngineError        llama.cpp failed; carries its last log lines
+│   │   └── WorkerDied     the worker's process ended before it answered
+│   └── EndpointError      a server elsewhere refused, or answered what cannot be used
 ├── Unavailable            the request is valid, but the machine or the network cannot serve it now
 │   ├── Busy               too many runs wait already, or too many of this person's
 │   ├── OutOfMemory        the pool's budget cannot hold what the request needs
@@ -90,6 +91,10 @@ class EngineError(Failure):
 
 class WorkerDied(EngineError):
     code = "worker_died"
+
+
+class EndpointError(Failure):
+    code = "endpoint_error"
 
 
 class Unavailable(PlaygroundError):

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -31,6 +40,7 @@ _PREFIX = "PLAYGROUND_"
 _NAME = "vlm-quant-playground"  # of its folders
 _SHORTEST_KEY = 16  # characters
 _SURROUNDINGS = ("space_id", "space_host", "cuda_visible_devices")  # read from the environment only
+_SECRET_NAMES = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)  # workers inherit no such variable
 _PRIVATE_NETWORKS = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7")
 
 
@@ -43,6 +53,46 @@ class Login(StrEnum):
 class LogFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
+
+
+class EndpointSettings(BaseModel):
+    """One OpenAI-compatible server elsewhere (docs/use/endpoints.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: str = Field(pattern=r"^\w[\w .-]{0,39}$")
+    url: str  # of the API: .../v1
+    model: str = Field(min_length=1, max_length=300)
+    key: SecretStr | None = None
+    key_env: str | None = None  # the environment variable that holds the key
+    connect_s: float = Field(default=10, gt=0)
+    silence_s: float = Field(default=120, gt=0)  # before the first token, and between two
+    answer_s: float = Field(default=600, gt=0)  # of a whole answer
+    at_once: int = Field(default=4, ge=1, le=64)  # questions of a measurement
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", url):
+            raise ValueError("invalid url: write http://10.0.0.5:8000/v1, without a name, password or query")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if self.key is not None and self.key_env is not None:
+            raise ValueError("key and key_env exclude each other: set one of the two.")
+        if self.key_env is not None and not _SECRET_NAMES.search(self.key_env):
+            raise ValueError(
+                "The name in key_env needs TOKEN, SECRET, PASSW, CREDENTIAL or KEY in it: workers inherit no such "
+                "variable."
+            )
+        if self.key_env is not None and not os.environ.get(self.key_env):
+            raise ValueError(f"The environment variable {self.key_env} (key_env) is not set.")
+        return self
+
+    @property
+    def secret(self) -> SecretStr | None:
+        return self.key if self.key_env is None else SecretStr(os.environ.get(self.key_env, ""))
 
 
 class Settings(BaseSettings):
@@ -144,6 +194,13 @@ class Settings(BaseSettings):
         examples=["10.0.0.1:6379"],
         description="Address of a Ray cluster whose machines run models as well; auto means the one that this machine "
         "is part of. Needs the extra cluster.",
+    )
+
+    endpoints: tuple[EndpointSettings, ...] = Field(
+        default_factory=tuple,
+        examples=[[{"name": "vllm", "url": "http://10.0.0.5:8000/v1", "model": "Qwen/Qwen3-VL-8B-Instruct"}]],
+        description="OpenAI-compatible servers elsewhere, whose answers stand beside those of the variants. A JSON "
+        "list in the environment; docs/use/endpoints.md lists the keys.",
     )
 
     # --- limits --------------------------------------------------------------------------------------------------
@@ -287,6 +344,9 @@ class Settings(BaseSettings):
         except tomllib.TOMLDecodeError as error:
             raise BadSettings(f"{_file()} is not valid TOML: {error}.") from None
         except SettingsError as error:
+            if '"endpoints"' in str(error):
+                example = 'a JSON list such as [{"name": "vllm", "url": "http://10.0.0.5:8000/v1", "model": "..."}]'
+                raise BadSettings(f"{_PREFIX}ENDPOINTS must be {example} ({error}).") from None
             name = "API_KEYS" if '"api_keys"' in str(error) else "USERS"
             raise BadSettings(
                 f'{_PREFIX}{name} must be a JSON object such as {{"name": "password"}} ({error}).'
@@ -347,6 +407,14 @@ class Settings(BaseSettings):
                 raise ValueError(f"invalid address {network!r}: write 127.0.0.1, or 10.0.0.0/8") from None
         return networks
 
+    @field_validator("endpoints")
+    @classmethod
+    def _have_names(cls, endpoints: tuple[EndpointSettings, ...]) -> tuple[EndpointSettings, ...]:
+        names = [endpoint.name for endpoint in endpoints]
+        if len(set(names)) < len(names):
+            raise ValueError("two endpoints have one name")
+        return endpoints
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if (self.login is Login.PASSWORD) != (self.password is not None or bool(self.users)):
@@ -395,6 +463,7 @@ class Settings(BaseSettings):
     def secrets(self) -> tuple[str, ...]:
         """The passwords and keys, which must not be logged."""
         kept = [*self.users.values(), *self.api_keys.values(), *([self.password] if self.password else [])]
+        kept += [endpoint.secret for endpoint in self.endpoints if endpoint.secret is not None]
         return tuple(secret.get_secret_value() for secret in kept)
 
 

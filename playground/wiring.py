@@ -17,6 +17,8 @@ from playground.comparing.image_decoder import DECODER
 from playground.comparing.images import Document
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
+from playground.endpoints.client import Endpoint
+from playground.endpoints.endpoints import Endpoints
 from playground.errors import BadSettings
 from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.models import check_pair
@@ -37,7 +39,7 @@ from playground.pool.sensors import LocalSensors
 from playground.quantizing import quantizer
 from playground.quantizing.importance_matrix import delete_leftovers
 from playground.quantizing.scan_files import Workshop
-from playground.settings import Settings
+from playground.settings import EndpointSettings, Settings
 from playground.support import cgroup
 from playground.support.move_data import move_data
 from playground.support.processor import machine_name
@@ -60,6 +62,7 @@ class Parts:
     library: Library
     hub: Hub
     downloads: Downloads
+    endpoints: Endpoints
     engine: str  # for the record of a run
     machine: str
 
@@ -71,10 +74,16 @@ class Parts:
         """For Catalog.derive: quantize a file with llama.cpp's own choice of types."""
         quantizer.quantize_file(source, target, quantization, self.pool, half)
 
+    def choose(self, names: Sequence[str]) -> tuple[Variant, ...]:
+        """As Catalog.choose; an endpoint by its id. Raises BadInput."""
+        elsewhere = {v.id: v for v in self.endpoints.variants}
+        here = self.catalog.choose([name for name in names if name not in elsewhere])
+        return (*here, *(elsewhere[name] for name in dict.fromkeys(names) if name in elsewhere))
+
     @property
     def lab(self) -> Lab:
         """What a job needs of these parts."""
-        return Lab(self.pool, self.embeddings, self.result_cache, self.settings.max_sequences)
+        return Lab(self.pool, self.embeddings, self.result_cache, self.settings.max_sequences, self.endpoints)
 
     def open_preloaded(self) -> None:
         """Presets whose files are in the Hub's cache already are among the variants."""
@@ -99,7 +108,9 @@ class Parts:
         )
 
     def explain(self, variant: Variant) -> str:
-        """The doctor's most serious finding about a variant that could not be run."""
+        """The doctor's most serious finding about a variant that could not be run. Empty for one elsewhere."""
+        if variant.endpoint:
+            return ""
         diagnosis = check_pair.check_pair(
             lambda: check_pair.from_disk(variant.model.path, variant.projector.path),
             self.hardware,
@@ -208,6 +219,7 @@ def open_parts(
             library,
             hub,
             downloads,
+            Endpoints([_endpoint(given) for given in settings.endpoints]),
             engine,
             machine_name(gpus),
         )
@@ -221,6 +233,12 @@ def open_parts(
         result_cache.close()
         library.close()
         catalog.close()
+
+
+def _endpoint(given: EndpointSettings) -> Endpoint:
+    key = given.secret.get_secret_value() if given.secret is not None else ""
+    times = (given.connect_s, given.silence_s, given.answer_s)
+    return Endpoint(given.name, given.url, given.model, key, *times, given.at_once)
 
 
 def _open_cluster(

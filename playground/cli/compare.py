@@ -15,6 +15,7 @@ from playground.cli.options import (
     AxisOptions,
     ChatTemplate,
     ContextSize,
+    EndpointNames,
     ImageTokens,
     KvTypes,
     Models,
@@ -28,11 +29,12 @@ from playground.cli.options import (
     choose,
     derived,
     json_object,
+    listed,
     text_or_file,
 )
-from playground.comparing import axes, branching, comparison_request, pages, run_settings, speeds
+from playground.comparing import axes, branching, comparison_request, pages, run_settings, speeds, top_drift
 from playground.comparing.compare import StopFlag
-from playground.comparing.divergence import first_word, same_answer
+from playground.comparing.divergence import by_text, first_word, same_answer
 from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput
 from playground.rendering import json_documents, number_format
@@ -49,13 +51,14 @@ def variants(
 ) -> None:
     """List the variants that can be compared."""
     with open_parts(Settings.read(), any_folder=True) as parts:
-        listed = derived(parts).variants
+        known = (*derived(parts).variants, *parts.endpoints.variants)
     if as_json:
-        typer.echo(json.dumps([json_documents.of_variant(v) for v in listed], indent=1))
+        typer.echo(json.dumps([json_documents.of_variant(v) for v in known], indent=1))
         return
-    for v in listed:
+    for v in known:
         star = " ★" if v.reference else ""
-        typer.echo(f"{v.id:40} {v.label + star:24} {v.bytes / 1e6:9.1f} MB")
+        size = f"{'a server':>12}" if v.endpoint else f"{v.bytes / 1e6:9.1f} MB"
+        typer.echo(f"{v.id:40} {v.label + star:24} {size}")
 
 
 def compare(
@@ -66,7 +69,10 @@ def compare(
     variants: Names = None,
     projector: Projectors = None,
     model: Models = None,
-    reference: Annotated[str | None, typer.Option(help="Label or id of the variant to compare with.")] = None,
+    endpoint: EndpointNames = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Label or id of the variant, or name of the endpoint, to compare with.")
+    ] = None,
     order: Annotated[Order, typer.Option(help="In turn, for comparable speeds, or all at once.")] = Order.IN_TURN,
     temperature: Annotated[float | None, typer.Option(help="0: greedy.")] = None,
     top_k: Annotated[int | None, typer.Option()] = None,
@@ -152,7 +158,7 @@ def compare(
     images = tuple(page for path, numbers in named for page in DECODER.read_pages(path, numbers).images)
     with open_parts(Settings.read(), any_folder=True) as parts:
         choice = VariantOptions(variants=variants, projector=projector, model=model)
-        chosen = axes.spread(choose(parts, choice), settings)
+        chosen = axes.spread(choose(parts, choice), settings) + parts.endpoints.choose(listed(endpoint))
         if makers_sampling:
             settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
@@ -209,6 +215,8 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison, spreads: speed
             for label, scores in ((labels[reference.variant], reference.scores), (labels[pane.variant], pane.scores)):
                 likely = "  ".join(f"{c.text!r} {c.probability:.1%}" for c in scores[position].candidates)
                 typer.echo(f"   token {position}, {label}: {likely}")
+        if pane is not reference and (drift := top_drift.between(reference, pane)) is not None:
+            typer.echo(f"   {number_format.drift_at_least(drift)}")
         typer.echo(f"   {_numbers(pane)}")
         if repeats := spreads.get(pane.variant):
             median, span = (
@@ -230,6 +238,9 @@ def _verdict(pane: Pane, reference: Pane) -> str:
         return "reference"
     if not pane.comparable:
         return "of another family: not compared with the reference"
+    if by_text(reference, pane) and reference.state is PaneState.DONE:
+        same = same_answer(reference, pane)
+        return "same as the reference" if same else f"differs from word {first_word(reference.text, pane.text)}"
     if pane.first_divergence is None:
         return "same as the reference" if reference.state is PaneState.DONE else "no reference to compare with"
     if same_answer(reference, pane):
@@ -238,6 +249,8 @@ def _verdict(pane: Pane, reference: Pane) -> str:
 
 
 def _numbers(pane: Pane) -> str:
+    if pane.elsewhere is not None:
+        return number_format.elsewhere(pane.elsewhere)
     m = pane.metrics
     numbers = [
         f"load {m.load_s:.2f} s" if m.load_s is not None else "loaded",

@@ -84,6 +84,12 @@ Seed = Annotated[int, typer.Option(help="Which sample of the suite.")]
 ContextSize = Annotated[
     int | None, typer.Option("--ctx-size", help="Context size, tokens. Default: what each question needs.")
 ]
+EndpointNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint", help="The name of a server elsewhere (setting endpoints), which answers as well. Repeatable."
+    ),
+]
 Look = Annotated[
     bool,
     typer.Option("--look", help="Also ask with blank, shuffled and other images."),

@@ -14,7 +14,7 @@ def spread(variants: Sequence[Variant], settings: RunSettings) -> tuple[Variant,
     """Each pair with each type of the key-value cache and each number of image tokens that the settings list.
 
     The most precise value comes first: a run's reference is the first variant of its pair. Without a list, the variants
-    themselves.
+    themselves. What answers elsewhere comes last, once.
     """
     kinds = sorted(set(settings.kv_types or ()), key=_precision)
     budgets = sorted(set(settings.image_tokens or ()), reverse=True)
@@ -26,8 +26,9 @@ def spread(variants: Sequence[Variant], settings: RunSettings) -> tuple[Variant,
     return tuple(
         replace(variant, id=variant.id + given.label, label=variant.label + given.label, overrides=given)
         for variant in variants
+        if not variant.endpoint
         for given in overrides
-    )
+    ) + tuple(variant for variant in variants if variant.endpoint)
 
 
 def _precision(kind: CacheType) -> tuple[float, int]:

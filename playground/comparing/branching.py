@@ -62,6 +62,8 @@ def check(comparison: Comparison, update: ComparisonUpdate, point: BranchPoint) 
     pane = next((pane for pane in update.panes if pane.variant == point.variant), None)
     if pane is None or not 0 <= point.at <= len(pane.token_ids) or point.token_id < 0:
         raise BadInput("This answer has no such token. Reload the page.")
+    if pane.elsewhere is not None:
+        raise BadInput("An answer from elsewhere cannot go on with another token.")
     if comparison.sampling.bound:
         raise BadInput("This answer keeps to a grammar or a JSON schema. It cannot go on with another token.")
     if point.at >= comparison.sampling.max_tokens:

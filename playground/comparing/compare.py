@@ -22,6 +22,8 @@ from playground.comparing.loops import loop_of
 from playground.comparing.panes import Panes
 from playground.comparing.shared_batch import SharedBatch
 from playground.comparing.shared_turns import SharedTurns, Sharing
+from playground.endpoints.client import EndpointAnswer
+from playground.endpoints.wire import EndpointQuestion, not_sent
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
 from playground.pool.handles import Stop
@@ -33,7 +35,7 @@ from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole, machine_of
 from playground.values.reasoning import Written
-from playground.values.request import Comparison, Image, Order, Runtime
+from playground.values.request import Comparison, ConversationMessage, Image, Order, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +94,12 @@ def run(
     check(comparison, max_panes)
     answer_form.check(lab.pool, comparison.sampling)
     panes = Panes(comparison)
-    wanted = [_specs(v, comparison.runtime.of(v), comparison.images) for v in comparison.variants]
+    here = [v for v in comparison.variants if not v.endpoint]
+    wanted = [_specs(v, comparison.runtime.of(v), comparison.images) for v in here]
     specs = [spec for specs in wanted for spec in specs]
+    turn: _Turn | None = None
     if turns is None:
-        turn = partial(_alone, lab.pool, lab.pool.line_up(specs))
+        turn = partial(_alone, lab.pool, lab.pool.line_up(specs)) if here else None
     else:
         (variant,) = comparison.variants
         goes_alone = comparison.probabilities or comparison.begun or comparison.cold
@@ -140,9 +144,11 @@ class _ComparisonRun:
         lab: Lab,
         stop: StopFlag,
         panes: Panes,
-        turn: _Turn,
+        turn: _Turn | None,
     ) -> None:
+        """`turn`: None if all variants answer elsewhere."""
         self._turn = turn
+        self._endpoints = lab.endpoints
         self._comparison = comparison
         self._pool = lab.pool
         self._embeddings = lab.embeddings
@@ -160,9 +166,18 @@ class _ComparisonRun:
             self._panes.end()
 
     def _execute(self) -> None:
+        """What answers elsewhere is asked at once, beside those that need a turn here."""
+        elsewhere = [v for v in self._comparison.variants if v.endpoint]
+        with ThreadPoolExecutor(len(elsewhere) or 1) as threads:
+            for variant in elsewhere:
+                threads.submit(self._guarded, variant, self._ask_elsewhere)
+            if self._turn is not None:
+                self._answer_here(self._turn)
+
+    def _answer_here(self, turn: _Turn) -> None:
         variants = self._in_order()
         try:
-            with self._turn(stop=self._stop.wanted, on_place=self._panes.place) as (self._slot, batch):
+            with turn(stop=self._stop.wanted, on_place=self._panes.place) as (self._slot, batch):
                 if batch is not None:
                     for variant in variants:
                         self._runtimes[variant.id] = self._comparison.runtime.of(variant)
@@ -414,11 +429,48 @@ class _ComparisonRun:
             self._panes.note(f"The probabilities of {variant.label} could not be read: {error.message}")
         self._panes.set(variant.id, scores=scores, note=None)
 
+    def _ask_elsewhere(self, variant: Variant) -> None:
+        comparison = self._comparison
+        question = EndpointQuestion(
+            conversation=tuple(
+                ConversationMessage(message.role, message.text, message.places or (0,) * message.n_images)
+                for message in self._messages(variant)
+            ),
+            images=comparison.images,
+            sampling=comparison.sampling,
+            template_variables=comparison.template_variables,
+            n_candidates=comparison.n_candidates if comparison.probabilities else None,
+        )
+        remarks = [f"{name} is not asked for elsewhere." for name in not_sent(comparison.sampling)]
+        if comparison.chat_template:
+            remarks.append("Elsewhere the server's own chat template is used.")
+        self._panes.set(variant.id, state=PaneState.READING, remarks=tuple(remarks))
+
+        def show(answer: EndpointAnswer) -> None:
+            fields = {"text": answer.text, "reasoning": answer.reasoning, "elsewhere": answer.said}
+            if self._panes[variant.id].state is not PaneState.WRITING:
+                fields["state"] = PaneState.WRITING
+            self._panes.set(variant.id, **fields)
+
+        answer = self._endpoints.ask(variant.endpoint, question, stop=self._wanted(variant), on_text=show)
+        self._panes.set(
+            variant.id,
+            state=PaneState.DONE,
+            text=answer.text,
+            reasoning=answer.reasoning,
+            elsewhere=answer.said,
+            scores=answer.scores,
+            finish_reason=answer.finish_reason,
+            remarks=(*remarks, *answer.remarks),
+        )
+
     # --- what a pane has ---
 
     def _in_order(self) -> list[Variant]:
-        """The reference first: the others can then show from the first token on where they part from it."""
-        return sorted(self._comparison.variants, key=lambda v: v.id != self._comparison.reference)
+        """The variants of this machine, the reference first: the others can then show from the first token on where
+        they part from it."""
+        here = (v for v in self._comparison.variants if not v.endpoint)
+        return sorted(here, key=lambda v: v.id != self._comparison.reference)
 
     def _messages(self, variant: Variant) -> tuple[protocol.ChatMessage, ...]:
         """The conversation as this variant knows it. The images are of its first question."""
@@ -498,7 +550,7 @@ class _ComparisonRun:
         )
 
     def _fail_all(self, error: PlaygroundError) -> None:
-        for variant in self._comparison.variants:
+        for variant in self._in_order():
             if not self._panes[variant.id].state.ended:
                 self._fail(variant, error)
 

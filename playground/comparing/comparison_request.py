@@ -69,7 +69,7 @@ def reference_of(variants: Sequence[Variant], wanted: str | None = None) -> str:
         raise BadInput("No variant is ticked. Tick at least one quantization.")
     if wanted:
         for variant in variants:
-            if wanted in (variant.id, variant.label, variant.pair_id):
+            if wanted in (variant.id, variant.label, variant.pair_id, variant.endpoint):
                 return variant.id
         raise BadInput(f"The reference '{wanted}' is not among the variants of this run.")
     for variant in variants:

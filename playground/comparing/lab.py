@@ -1,10 +1,11 @@
-"""What every job needs and none owns: the workers, the image embeddings, the results of earlier measurements."""
+"""What every job needs and none owns: the workers, the image embeddings, earlier measurements, endpoints."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from playground.comparing.embedding_cache import EmbeddingCache
+from playground.endpoints.endpoints import Endpoints
 from playground.pool.pool import Pool
 from playground.support.result_cache import ResultCache
 
@@ -17,3 +18,4 @@ class Lab:
     embeddings: EmbeddingCache
     results: ResultCache
     sequences: int | None = None  # questions of a measurement that one model answers at once at most; None: 32 or 16
+    endpoints: Endpoints = field(default_factory=Endpoints)  # servers elsewhere

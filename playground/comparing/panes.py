@@ -7,7 +7,7 @@ from dataclasses import replace
 from threading import Event, Lock
 
 from playground.comparing import divergence
-from playground.values.answer import ComparisonUpdate, Pane, PaneState
+from playground.values.answer import ComparisonUpdate, Elsewhere, Pane, PaneState
 from playground.values.files import Variant
 from playground.values.request import Comparison
 
@@ -25,7 +25,11 @@ class Panes:
         self._reference = comparison.reference
         reference = next((v for v in comparison.variants if v.id == comparison.reference), None)
         self._panes = {
-            v.id: Pane(variant=v.id, comparable=reference is not None and comparable(v, reference))
+            v.id: Pane(
+                variant=v.id,
+                comparable=reference is not None and comparable(v, reference),
+                elsewhere=Elsewhere() if v.endpoint else None,
+            )
             for v in comparison.variants
         }
         self._place: int | None = None
@@ -93,13 +97,15 @@ class Panes:
         # A reference that was stopped or failed half-way is nothing to compare with.
         if reference is None or pane.variant == reference.variant or reference.state is not PaneState.DONE:
             return pane
-        if not pane.comparable:
+        if not pane.comparable or divergence.by_text(reference, pane):
             return pane
         first = divergence.first_divergence(reference.token_ids, pane.token_ids, ended=pane.state is PaneState.DONE)
         return replace(pane, first_divergence=first)
 
 
 def comparable(variant: Variant, reference: Variant) -> bool:
-    """Whether equal token ids are equal texts."""
+    """Whether equal token ids are equal texts. With an answer from elsewhere the texts are compared."""
+    if variant.endpoint or reference.endpoint:
+        return True
     same = variant.model.vocabulary_sha256 == reference.model.vocabulary_sha256
     return same or variant.family == reference.family  # another uploader's chat template makes another hash

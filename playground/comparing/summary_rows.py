@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from playground.comparing.divergence import same_answer
+from playground.comparing.divergence import by_text, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spread, Spreads, whole_ttft
 from playground.values.answer import Metrics, Pane, PaneState
 from playground.values.files import Variant
@@ -17,7 +17,7 @@ class SummaryRow:
 
     label: str
     is_reference: bool
-    bytes: int  # of both files
+    bytes: int | None  # of both files; None: it answers elsewhere
     bits_per_weight: float | None  # of the language model
     metrics: Metrics
     same_prefix: float | None  # of the reference's tokens, how many stand at the answer's beginning
@@ -49,14 +49,15 @@ def _row(pane: Pane, variant: Variant, reference: Pane | None) -> SummaryRow:
         and reference is not None
         and pane.comparable
         and pane.state is reference.state is PaneState.DONE
-        and reference.token_ids
+        and (reference.token_ids or by_text(reference, pane))
     ):
         same = same_answer(reference, pane)
-        prefix = 1.0 if pane.first_divergence is None else pane.first_divergence / len(reference.token_ids)
+        if not by_text(reference, pane):
+            prefix = 1.0 if pane.first_divergence is None else pane.first_divergence / len(reference.token_ids)
     return SummaryRow(
         label=variant.label,
         is_reference=is_reference,
-        bytes=variant.bytes,
+        bytes=variant.known_bytes,
         bits_per_weight=variant.model.bits_per_weight,
         metrics=pane.metrics,
         same_prefix=prefix,

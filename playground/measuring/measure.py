@@ -630,6 +630,8 @@ def check(variants: Sequence[Variant], reference: Variant, items: QuestionSet) -
     if not items.items:
         raise BadInput("There is no question in the set.")
     for variant in variants:
+        if variant.endpoint:
+            raise BadInput(f"{variant.label} answers elsewhere: it is not measured. Untick it.")
         if variant.model.vocabulary_sha256 != reference.model.vocabulary_sha256:
             raise BadInput(
                 f"{variant.label} has another vocabulary than {reference.label}: their distributions cannot be "

@@ -189,7 +189,7 @@ def checked_run(run: Run) -> Run:
     known = {v.id for v in run.variants}
     if run.number < 1:
         raise BadInput(f"its number is {run.number}")
-    if any(file.bytes < 1 for v in run.variants for file in (v.model, v.projector)):
+    if any(file.bytes < 1 for v in run.variants if not v.endpoint for file in (v.model, v.projector)):
         raise BadInput("it has a variant without a size")
     if run.reference not in known:
         raise BadInput("its reference is not among its variants")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import markupsafe
 import msgspec
 
+from playground.comparing.divergence import by_text, same_answer
 from playground.comparing.run_settings import RunSettings
 from playground.comparing.speeds import NO_SPREADS, Spreads, spreads
 from playground.measuring import suite_source
@@ -309,7 +310,8 @@ def details(shown: Run) -> list[tuple[str, object]]:
         "max tokens": sampling.max_tokens,
         "n ctx": "as needed",
     }
-    families = ", ".join(family_name(family) for family in dict.fromkeys(v.family for v in shown.variants))
+    here = (v.family for v in shown.variants if not v.endpoint)
+    families = ", ".join(family_name(family) for family in dict.fromkeys(here)) or "a server elsewhere"
     given = {name: "yes" if value is True else value for name, value in settings_of(shown).items()}
     return [
         ("model", families),
@@ -510,7 +512,7 @@ def agreement(results: Sequence[RunResult], variant: str, reference: str) -> tup
         pane, wanted = panes.get(variant), panes.get(reference)
         if pane and wanted and pane.comparable and pane.state is wanted.state is PaneState.DONE:
             of += 1
-            same += pane.first_divergence is None
+            same += same_answer(wanted, pane) if by_text(wanted, pane) else pane.first_divergence is None
     return same, of
 
 

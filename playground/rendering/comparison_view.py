@@ -10,10 +10,11 @@ from types import MappingProxyType
 
 import markupsafe
 
-from playground.comparing import branching
+from playground.comparing import branching, top_drift
 from playground.comparing import summary_rows as lab
 from playground.comparing.divergence import close_changes, first_word, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spreads, is_kept, whole_ttft
+from playground.comparing.top_drift import TopDrift
 from playground.rendering import answer_markup, number_format, plots
 from playground.rendering.templating import markup
 from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
@@ -95,6 +96,7 @@ class _PaneView:
     instead: str  # the reference's answer, where this one shares too little with it to be marked
     branches: list[_BranchView]
     goes_on: tuple[int, str] | None  # the reference's token where this answer differs first: its id and text
+    at_least: TopDrift | None  # the drift between an answer from elsewhere and one of this machine
 
     @property
     def is_long(self) -> bool:
@@ -210,15 +212,8 @@ def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: st
     if wanted is not None and wanted.state is PaneState.DONE and others:
         same = [p for p in others if p.state is PaneState.DONE and same_answer(wanted, p)]
         if same:
-            sizes = {v.id: v.bytes for v in variants}
-            smallest = min(same, key=lambda p: sizes[p.variant])
-            share = sizes[smallest.variant] / sizes[reference]
-            who = f"{labels[smallest.variant]} answers" if len(same) == 1 else f"{_listed(labels, same)} answer"
-            parts.append(
-                f"{who} exactly like {labels[reference]}"
-                + (", the smallest" if len(same) > 1 else "")
-                + f" at {share:.0%} of the size of both files"
-            )
+            who = f"{labels[same[0].variant]} answers" if len(same) == 1 else f"{_listed(labels, same)} answer"
+            parts.append(f"{who} exactly like {labels[reference]}{_share_of_size(same, variants, reference)}")
         for pane in others:
             if pane.state is PaneState.DONE and not same_answer(wanted, pane):
                 parts.append(f"{labels[pane.variant]} differs from word {first_word(wanted.text, pane.text)}")
@@ -227,6 +222,17 @@ def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: st
     if failed:
         parts.append(f"{', '.join(failed)} failed")
     return "; ".join(parts) + "." if parts else ""
+
+
+def _share_of_size(same: Sequence[Pane], variants: Sequence[Variant], reference: str) -> str:
+    """Of the smallest; empty where a size is not known, since it answers elsewhere."""
+    sizes = {v.id: v.known_bytes for v in variants}
+    whole = sizes[reference]
+    known = [size for pane in same if (size := sizes[pane.variant]) is not None]
+    if whole is None or not known:
+        return ""
+    smallest = ", the smallest" if len(same) > 1 else ""
+    return f"{smallest} at {min(known) / whole:.0%} of the size of both files"
 
 
 def _done(update: ComparisonUpdate) -> bool:
@@ -260,7 +266,7 @@ def _view(
     elif both_done and reference is not None and same_answer(reference, pane):
         agrees = True
         verdict = "= same" if pane.first_divergence is None else "= same answer, other reasoning"
-    elif pane.first_divergence is not None and reference is not None:
+    elif reference is not None and (both_done or pane.first_divergence is not None):
         agrees = False
         verdict = f"≠ from word {first_word(reference.text, pane.text)}" if both_done else "≠ differs"
     if both_done and not is_reference and not agrees and reference is not None:
@@ -286,8 +292,9 @@ def _view(
     own = [_branch_view(pane, branch, reference) for branch in branches if branch.pane.variant == pane.variant]
     variant = variants[pane.variant]
     return _PaneView(
-        pane, variant, is_reference, icon, verdict, agrees, runs, parting, phases, rendered, instead, own, goes_on
-    )
+        pane, variant, is_reference, icon, verdict, agrees, runs, parting, phases, rendered, instead, own, goes_on,
+        None if is_reference or reference is None else top_drift.between(reference, pane),
+    )  # fmt: skip
 
 
 def _branch_view(pane: Pane, branch: Branch, reference: Pane | None) -> _BranchView:

@@ -14,8 +14,8 @@ from playground.values.memory import MemoryReport
 
 
 def of_variant(variant: Variant) -> dict[str, Any]:
-    """bytes and sha256 are the language model's; the projector has its own keys."""
-    return {
+    """bytes and sha256 are the language model's; the projector has its own keys. None: it answers elsewhere."""
+    document = {
         "id": variant.id,
         "family": variant.family,
         "label": variant.label,
@@ -27,7 +27,16 @@ def of_variant(variant: Variant) -> dict[str, Any]:
         "projector_bytes": variant.projector.bytes,
         "projector_sha256": variant.projector.sha256,
         "reference": variant.reference,
+        "endpoint": variant.endpoint or None,
     }
+    if variant.endpoint:
+        document |= dict.fromkeys(_OF_FILES)
+    return document
+
+
+_OF_FILES = (
+    "quantization", "projector", "bytes", "sha256", "bits_per_weight", "projector_bytes", "projector_sha256",
+)  # fmt: skip
 
 
 def of_pane(pane: Pane) -> dict[str, Any]:
@@ -48,6 +57,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "token_ids": list(pane.token_ids),
         "scores": [asdict(score) for score in pane.scores],
         "timeline": [[state.value, seconds] for state, seconds in pane.timeline],
+        "elsewhere": asdict(pane.elsewhere) if pane.elsewhere is not None else None,
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 
-from playground.values.answer import Metrics
+from playground.comparing.top_drift import TopDrift
+from playground.values.answer import Elsewhere, Metrics
 from playground.values.files import Variant
 
 UNKNOWN = "–"
@@ -37,7 +38,9 @@ def file_size(value: int | None) -> str:
 
 
 def sizes(variant: Variant) -> str:
-    """Of both files, and of each: language model + projector."""
+    """Of both files, and of each: language model + projector. Empty: it answers elsewhere."""
+    if variant.endpoint:
+        return ""
     halves = [file_size(file.bytes) for file in (variant.model, variant.projector)]
     units = {half.split(" ")[1] for half in halves}
     first = halves[0].split(" ")[0] if len(units) == 1 else halves[0]
@@ -95,6 +98,23 @@ def when(started: str) -> str:
     except ValueError:
         return UNKNOWN
     return f"{at.day} {at:%b %Y %H:%M}"
+
+
+def drift_at_least(drift: TopDrift) -> str:
+    tokens = "1 token" if drift.tokens == 1 else f"{drift.tokens} tokens"
+    return f"at least {drift.kl:.2g} nats a token from the reference: a lower bound by the top tokens, over {tokens}"
+
+
+def elsewhere(said: Elsewhere) -> str:
+    """What an endpoint said of itself, and its times as this side saw them."""
+    parts = [
+        f"it says: {said.model}" if said.model is not None else "",
+        f"{said.prompt_tokens} prompt tokens" if said.prompt_tokens is not None else "",
+        f"{said.answer_tokens} answer tokens" if said.answer_tokens is not None else "",
+        f"first text {seconds(said.first_s)}" if said.first_s is not None else "",
+        f"answer {seconds(said.answer_s)}, seen here with the network" if said.answer_s is not None else "",
+    ]
+    return " · ".join(part for part in parts if part)
 
 
 def image_seen(metrics: Metrics) -> str:

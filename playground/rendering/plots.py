@@ -80,6 +80,8 @@ def speed_by_size(rows: Sequence[SummaryRow]) -> Plot | None:
     """Drift is the share of the reference's tokens that an answer begins with. None with fewer than two speeds."""
     points = []
     for row in rows:
+        if row.bytes is None:
+            continue
         drift = Drift(None)
         if (share := row.same_prefix) is not None:
             short = "" if row.same else number_format.share(share)

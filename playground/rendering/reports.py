@@ -199,11 +199,15 @@ def _answered(run: Run, thumbnail: Thumbnail = lambda sha256: None, *, known: Se
         parts += [_went_on(branch, result.update, run) for branch in result.update.branches]
     if run.measurement is not None:
         parts.append(_measured(run))
-    files = [
-        f"- {v.label}: `{_line(v.model.path)}` `{v.model.sha256}`, `{_line(v.projector.path)}` `{v.projector.sha256}`"
-        for v in run.variants
-    ]
+    files = [f"- {v.label}: {_files(v)}" for v in run.variants]
     return "\n\n".join([*parts, "\n".join(files)])
+
+
+def _files(variant: Variant) -> str:
+    if variant.endpoint:
+        return "a server elsewhere"
+    halves = (variant.model, variant.projector)
+    return ", ".join(f"`{_line(file.path)}` `{file.sha256}`" for file in halves)
 
 
 def _went_on(branch: Branch, update: ComparisonUpdate, run: Run) -> str:

@@ -68,6 +68,7 @@ environment.filters |= {
     "probability": number_format.probability,
     "when": number_format.when,
     "image_seen": number_format.image_seen,
+    "drift_at_least": number_format.drift_at_least,
     "share": number_format.share,
     "chips": chips,
     "short_id": lambda id: id.split(":", 1)[-1],

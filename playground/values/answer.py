@@ -12,14 +12,17 @@ _BESIDE_OTHERS = 0.15  # a speed that falls by more has waited for more
 class Candidate:
     """A token that could have come next, with the probability that the model gave it, before any sampler: 0 to 1."""
 
-    token_id: int
+    token_id: int | None  # None: of an answer from elsewhere
     text: str
     probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """A model's probabilities at one position of an answer. One more entry, without a token, follows the last token."""
+    """A model's probabilities at one position of an answer.
+
+    One more entry, without a token, follows the last token; none does in an answer from elsewhere.
+    """
 
     text: str  # of the token; the texts of all tokens join to what was written
     probability: float | None  # of the token, 0 to 1
@@ -92,6 +95,21 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What an endpoint said of itself and its answer. Times are those of this side, with the network's share.
+
+    None: not said, or not yet known.
+    """
+
+    model: str | None = None  # the model that answered, by the server's own word
+    fingerprint: str | None = None  # its system_fingerprint
+    first_s: float | None = None  # from sending the question to the first text
+    answer_s: float | None = None  # to the end of the answer
+    prompt_tokens: int | None = None  # as the server counts them
+    answer_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pane:
     """One variant's column on the page, at one moment."""
 
@@ -115,6 +133,7 @@ class Pane:
     raw: str | None = None  # all that was written, with every control token; None if the text is all of it
     # Each state that was entered, with the seconds since the comparison began. Empty: kept by an older version.
     timeline: tuple[tuple[PaneState, float], ...] = ()
+    elsewhere: Elsewhere | None = None  # of an endpoint's answer: it has no token ids and no metrics
 
 
 @dataclass(frozen=True, slots=True)

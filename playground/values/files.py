@@ -87,9 +87,12 @@ class ModelFile:
         return 8 * self.bytes / self.n_params if self.n_params else None
 
 
+NO_FILE = ModelFile("", 0, "", "", 0, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One pair as an entry in a comparison."""
+    """One pair as an entry in a comparison, or a model behind an endpoint: that one's files are NO_FILE."""
 
     id: str
     family: str
@@ -99,6 +102,7 @@ class Variant:
     reference: bool = False
     chat_template: str | None = None  # Jinja text or the name of a llama.cpp built-in; None: the one in the file
     overrides: Overrides | None = None  # what tells it from another variant of the same files (comparing/axes.py)
+    endpoint: str = ""  # the name of the server that answers for it; empty: its files are here
 
     def half(self, half: Half) -> ModelFile:
         return self.projector if half is Half.PROJECTOR else self.model
@@ -111,3 +115,8 @@ class Variant:
     @property
     def bytes(self) -> int:
         return self.model.bytes + self.projector.bytes
+
+    @property
+    def known_bytes(self) -> int | None:
+        """None: it answers elsewhere."""
+        return None if self.endpoint else self.bytes

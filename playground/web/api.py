@@ -40,9 +40,9 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
     """
 
     def variants() -> list[dict[str, Any]]:
-        """The variants that are there; bytes and sha256 are the language model's."""
+        """The variants that are there; bytes and sha256 are the language model's. "endpoint": it answers elsewhere."""
         deriving.join()
-        return [json_documents.of_variant(v) for v in parts.catalog.variants]
+        return [json_documents.of_variant(v) for v in (*parts.catalog.variants, *parts.endpoints.variants)]
 
     def memory() -> dict[str, Any]:
         """What the workers, the GPUs and the host hold, in bytes."""
@@ -70,7 +70,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             given = parts.limited(run_settings.read_settings(settings))
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
                 raise BadInput("The variants have to be a list of ids; /variants tells which there are.")
-            chosen = axes.spread(parts.catalog.choose(variants), given)
+            chosen = axes.spread(parts.choose(variants), given)
             person = login.person(request)
             images = list(parts.read_pages(image, numbers, person).images) if image else []
             comparison = comparison_request.comparison_of(images, prompt, chosen, given)

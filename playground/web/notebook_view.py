@@ -201,7 +201,7 @@ class NotebookView:
         return axes.spread([present[id] for id in cell.variants], cell.settings)
 
     def _variants(self) -> Mapping[str, Variant]:
-        return {v.id: v for v in self._parts.catalog.variants}
+        return {v.id: v for v in (*self._parts.catalog.variants, *self._parts.endpoints.variants)}
 
     def preset(self, family: str) -> Preset:
         """Of a family, or the embedded one: it has examples."""

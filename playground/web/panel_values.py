@@ -69,13 +69,14 @@ class PanelValues:
     reference: str
     order: str
     settings: Mapping[str, Any]  # by the names of SETTINGS
+    endpoints: Sequence[str] = ()  # ids of variants
 
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
     """A group of checkboxes."""
 
-    choices: list[tuple[str, str]]  # label and sha256
+    choices: list[tuple[str, str]]  # label, and sha256 or id
     ticked: list[str]
 
 
@@ -92,6 +93,7 @@ class PanelView:
     reference: str
     order: str
     settings: Mapping[str, Any]
+    endpoints: Ticks
 
 
 def view(parts: Parts, cell: CompareCell) -> PanelView:
@@ -99,7 +101,9 @@ def view(parts: Parts, cell: CompareCell) -> PanelView:
     ticked = [v for v in there if v.id in cell.variants]
     best = {v.model.sha256 for v in there if v.reference} | {v.projector.sha256 for v in there if v.reference}
     preset = _preset(parts, cell.family)
-    references = references_of(ticked)
+    elsewhere = parts.endpoints.variants
+    asked = [v for v in elsewhere if v.id in cell.variants]
+    references = references_of([*ticked, *asked])
     reference = cell.settings.reference or AUTOMATIC
     return PanelView(
         about=about(preset) if preset else "A pair that was opened from this machine.",
@@ -111,6 +115,7 @@ def view(parts: Parts, cell: CompareCell) -> PanelView:
         reference=reference if reference in {id for _, id in references} else AUTOMATIC,
         order=(cell.settings.order or Order.IN_TURN).value,
         settings=_shown(cell.settings),
+        endpoints=Ticks([(v.endpoint, v.id) for v in elsewhere], [v.id for v in asked]),
     )
 
 
@@ -131,6 +136,7 @@ def changed(parts: Parts, cell: CompareCell, panel: PanelValues) -> CompareCell:
         variants = [v for v in there if v.id in cell.variants]
     else:
         variants = [v for v in there if v.model.sha256 in panel.models and v.projector.sha256 in panel.projectors]
+    variants += [v for v in parts.endpoints.variants if v.id in panel.endpoints]
     given["reference"] = panel.reference if panel.reference in {v.id for v in variants} else None
     given["order"] = panel.order if panel.order != Order.IN_TURN.value else None
     return msgspec.structs.replace(

@@ -43,6 +43,14 @@ class SettingsPanel:
         self.under_family = gr.Column()
         self._models = gr.CheckboxGroup(label="Language model", elem_id="vp-models")
         self._projectors = gr.CheckboxGroup(label="Image encoder (projector, mmproj)", elem_id="vp-projectors")
+        elsewhere = [(v.endpoint, v.id) for v in parts.endpoints.variants]
+        self._endpoints = gr.CheckboxGroup(
+            label="Elsewhere",
+            info="Servers that the operator named. Your images and questions go to those that you tick.",
+            choices=elsewhere,
+            visible=bool(elsewhere),
+            elem_id="vp-endpoints",
+        )
         self.reference = gr.Dropdown(
             label="Reference",
             choices=panel_values.references_of(()),
@@ -69,6 +77,7 @@ class SettingsPanel:
             "projectors": self._projectors,
             "reference": self.reference,
             "order": self._order,
+            **({"endpoints": self._endpoints} if elsewhere else {}),
             **self._settings,
         }
 
@@ -111,6 +120,7 @@ class SettingsPanel:
             self._projectors: _group(view.projectors),
             self.reference: self.references(view),
             self._order: view.order,
+            **({self._endpoints: _group(view.endpoints)} if "endpoints" in self._inputs else {}),
             **{self._settings[name]: value for name, value in view.settings.items()},
         }
 

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from playground.comparing.divergence import close_changes, first_word, word_changes
 from playground.rendering import comparison_view, number_format, templating
-from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
-from playground.values.files import ModelFile, Variant
+from playground.values.answer import (
+    Branch,
+    Candidate,
+    ComparisonUpdate,
+    Elsewhere,
+    Metrics,
+    Pane,
+    PaneState,
+    TokenScore,
+)
+from playground.values.files import NO_FILE, ModelFile, Variant
 
 FILE = ModelFile(path="/m/a.gguf", bytes=10, sha256="0", quantization="F16", n_params=10, architecture="llama")
 F16, Q2 = (Variant(id=name, family="f", label=name, model=FILE, projector=FILE) for name in ("F16", "Q2_K"))
@@ -308,3 +317,35 @@ def test_speed_when_measured_beside_other_work_then_pane_and_plot_call_it_shared
     assert "shared" not in alone
     assert beside.count(">shared</span>") == 2
     assert "the speeds were shared" in beside
+
+
+# --- answers from elsewhere -----------------------------------------------------------------------------------
+
+BOX = Variant("elsewhere:box", "elsewhere", "elsewhere: box", NO_FILE, NO_FILE, endpoint="box")
+
+
+def test_pane_when_from_elsewhere_then_its_mark_and_its_own_times_and_compared_by_words() -> None:
+    said = Elsewhere("some/<b>model", first_s=0.25, answer_s=1.5, answer_tokens=7)
+    ours = Pane("F16", PaneState.DONE, "a red dog", token_ids=(1, 2, 3))
+    theirs = Pane(BOX.id, PaneState.DONE, "a red cat", elsewhere=said)
+    update = ComparisonUpdate((ours, theirs), done=True)
+    html = str(comparison_view.panes(update, (F16, BOX), "F16"))
+    assert html.count("elsewhere · times not comparable") == 1
+    assert "some/&lt;b&gt;model" in html
+    assert "≠ from word 3" in html
+    assert re.findall("speed|load|memory", html.split("some/&lt;b&gt;model")[1].split("</footer>", maxsplit=1)[0]) == []
+    assert comparison_view.summary(update, (F16, BOX), "F16") == "elsewhere: box differs from word 3."
+    same = ComparisonUpdate((ours, replace(theirs, text=" a red dog\n")), done=True)
+    for reference, who in (("F16", "elsewhere: box answers exactly like F16."), (BOX.id, "F16 answers exactly like")):
+        assert comparison_view.summary(same, (F16, BOX), reference).startswith(who)
+        assert "= same" in str(comparison_view.panes(same, (F16, BOX), reference))
+
+
+def test_drift_when_an_answer_is_from_elsewhere_then_named_a_lower_bound() -> None:
+    def pane(variant: Variant, p: float, elsewhere: Elsewhere | None = None) -> Pane:
+        likely = (Candidate(None, "a", p), Candidate(None, "b", 0.9 - p))
+        return Pane(variant.id, PaneState.DONE, "a", scores=(TokenScore("a", p, likely),), elsewhere=elsewhere)
+
+    update = ComparisonUpdate((pane(F16, 0.6), pane(BOX, 0.5, Elsewhere())), done=True)
+    html = str(comparison_view.panes(update, (F16, BOX), "F16"))
+    assert "at least 0.023 nats a token from the reference: a lower bound by the top tokens, over 1 token" in html

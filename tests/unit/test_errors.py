@@ -22,6 +22,7 @@ def test_code_when_of_any_error_then_its_own_and_as_published() -> None:
         "PlaygroundError": "error", "Failure": "failure", "BadInput": "bad_input", "BadImage": "bad_image",
         "BadPrompt": "bad_prompt", "NotAllowed": "not_allowed", "NoNotebook": "no_notebook", "BadModel": "bad_model",
         "BadPair": "bad_pair", "EngineError": "engine_error", "WorkerDied": "worker_died",
+        "EndpointError": "endpoint_error",
         "Unavailable": "unavailable", "Busy": "busy", "OutOfMemory": "out_of_memory", "NoRoom": "no_room",
         "Unreadable": "unreadable", "Offline": "offline", "Interrupted": "interrupted", "BadSettings": "bad_settings",
     }  # fmt: skip

@@ -12,7 +12,7 @@ from playground.comparing import run_settings
 from playground.errors import BadInput
 from playground.rendering import json_documents
 from playground.values.answer import ComparisonUpdate, Metrics, Pane, PaneState
-from playground.values.files import ModelFile, Variant
+from playground.values.files import NO_FILE, ModelFile, Variant
 from playground.values.memory import (
     HOST,
     Forecast,
@@ -222,6 +222,15 @@ def test_update_when_a_document_then_json_with_the_promised_keys() -> None:
         "The worker was killed.",
         None,
     )
+
+
+def test_variant_when_it_answers_elsewhere_then_its_files_are_null() -> None:
+    document = json_documents.of_variant(Variant("elsewhere:box", "elsewhere", "box", NO_FILE, NO_FILE, endpoint="box"))
+    known = {name: value for name, value in document.items() if value is not None}
+    assert known == {
+        "id": "elsewhere:box", "family": "elsewhere", "label": "box", "reference": False, "endpoint": "box"
+    }  # fmt: skip
+    assert json_documents.of_variant(VARIANT).keys() == document.keys()
 
 
 def test_metrics_when_unknown_then_null_and_not_0() -> None:

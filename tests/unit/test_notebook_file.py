@@ -35,7 +35,8 @@ from playground.quantizing.scan_results import Scan
 from playground.rendering import card_view as card_page
 from playground.rendering import cell_view as page
 from playground.rendering import comparison_view
-from playground.values.answer import PaneState
+from playground.values.answer import Candidate, Elsewhere, Pane, PaneState, TokenScore
+from playground.values.files import NO_FILE, Variant
 from playground.values.request import Order
 from testkit.notebooks import (
     ANSWERED,
@@ -111,6 +112,17 @@ def test_file_when_written_and_read_then_all_is_there_again() -> None:
     }
     again = to_json(title, [(one.cell, one.runs) for one in cells], lambda sha256: base64.b64decode(kept[sha256]))
     assert again == written(title)
+
+
+def test_run_when_a_server_elsewhere_answered_then_kept_with_what_it_said_of_itself() -> None:
+    box = Variant("elsewhere:box", "elsewhere", "elsewhere: box", NO_FILE, NO_FILE, endpoint="box")
+    said = Elsewhere("some/model", "fp", 0.5, 1.5, 7, 2)
+    scores = (TokenScore("cat", 0.5, (Candidate(None, "cat", 0.5),)),)
+    theirs = Pane(box.id, PaneState.DONE, "cat", scores=scores, elsewhere=said)
+    cell = compare_cell(variants=(F16.id, box.id))
+    run = run_of(cell, result(pane(F16, "cat"), theirs), variants=(without_paths(F16), without_paths(box)))
+    _, (read,), problems = from_json(to_json("T", [(cell, (run,))], lambda sha256: None))
+    assert (read.runs, problems) == ((run,), ())
 
 
 def test_file_when_written_then_one_cell_a_line_and_each_picture_once() -> None:

@@ -16,6 +16,7 @@ from testkit.webapp import ROOT
 
 EXAMPLE = ROOT / "examples/playground.toml"
 SURROUNDINGS = {"space_id", "space_host", "cuda_visible_devices"}
+BOX = "[[endpoints]]\nname = 'box'\nmodel = 'm'\n"
 ONE_OPERATOR = {"login": "password", "users": {"anna": "x", "bert": "y"}, "operators": ("anna",)}
 
 
@@ -42,7 +43,7 @@ def test_example_when_loaded_then_it_holds_every_key_with_its_default(monkeypatc
     assert Settings.read() == Settings()
     defaults = Settings().model_dump(mode="json")
     assert {name: defaults[name] for name in given} == given
-    assert {name for name in commented if defaults[name] is not None} == {"cache_dir"}
+    assert {name for name in commented if defaults[name] is not None} == {"cache_dir", "endpoints"}
 
 
 def test_example_when_its_comments_are_taken_away_then_it_loads() -> None:
@@ -95,13 +96,36 @@ def test_settings_when_in_file_and_environment_then_the_environment_wins(monkeyp
         ("allowed_users = ['anna']", "allowed_users needs login = huggingface."),
         ("operators = ['anna']", "operators needs proved names"),
         ("login = 'password'\npassword = 'x'\noperators = ['anna']", "operators needs proved names"),
+        (
+            f"{BOX}url = 'ftp://box/v1'",
+            "endpoints.0.url in playground.toml: invalid url: write http://10.0.0.5:8000/v1",
+        ),
+        (f"{BOX}url = 'http://me:geheim@box/v1'", "endpoints.0.url in playground.toml: invalid url"),
+        (f"{BOX}url = 'http://box/v1'\nkey = 'geheim'\nkey_env = 'BOX_KEY'", "key and key_env exclude each other"),
+        (f"{BOX}url = 'http://box/v1'\nkey_env = 'BOX'", "The name in key_env needs TOKEN, SECRET, PASSW, CREDENTIAL"),
+        (f"{BOX}url = 'http://box/v1'\nkey_env = 'BOX_KEY'", "The environment variable BOX_KEY (key_env) is not set."),
+        (f"{BOX}url = 'http://box/v1'\n{BOX}url = 'http://b/v1'", "two endpoints have one name"),
+        (f"{BOX}url = 'http://box/v1'\nadress = 1", "endpoints.0.adress in playground.toml: Extra inputs"),
         ("max_image_pixels = 10e9", "max_image_pixels in playground.toml: Input should be less than or equal"),
     ],
 )
 def test_file_when_it_is_wrong_then_says_which_key(text: str, message: str) -> None:
     write(text)
-    with pytest.raises(BadSettings, match=re.escape(message)):
+    with pytest.raises(BadSettings, match=re.escape(message)) as refused:
         Settings.read()
+    assert "geheim" not in str(refused.value)
+
+
+def test_endpoints_when_read_then_their_keys_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = BOX.replace("box", "two")
+    write(f"{BOX}url = 'http://box/v1/'\nkey_env = 'BOX_KEY'\n{two}url = 'https://b'\nkey = 'kkkk'")
+    monkeypatch.setenv("BOX_KEY", "gggg")
+    settings = Settings.read()
+    assert [(e.name, e.url) for e in settings.endpoints] == [("box", "http://box/v1"), ("two", "https://b")]
+    assert settings.secrets == ("gggg", "kkkk")
+    assert not re.search("gggg|kkkk", f"{settings!r} {settings.model_dump_json()}")
+    monkeypatch.setenv("PLAYGROUND_ENDPOINTS", '[{"name": "three", "url": "http://c/v1", "model": "m", "at_once": 1}]')
+    assert [(e.name, e.secret, e.at_once) for e in Settings.read().endpoints] == [("three", None, 1)]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +134,7 @@ def test_file_when_it_is_wrong_then_says_which_key(text: str, message: str) -> N
         ("GRADIO_SERVER_PORT", "x", "GRADIO_SERVER_PORT: Input should be a valid integer"),
         ("PLAYGROUND_DEMO", "maybe", "PLAYGROUND_DEMO: Input should be a valid boolean"),
         ("PLAYGROUND_USERS", "anna:geheim", "PLAYGROUND_USERS must be a JSON object"),
+        ("PLAYGROUND_ENDPOINTS", "box", "PLAYGROUND_ENDPOINTS must be a JSON list such as"),
         ("PLAYGROUND_CONFIG", "nowhere.toml", "PLAYGROUND_CONFIG names nowhere.toml, which does not exist."),
     ],
 )

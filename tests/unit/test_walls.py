@@ -89,8 +89,20 @@ SUPPORT = "playground.support."
 STACK: list[tuple[str, tuple[str, ...]]] = [
     ("playground.models", (SUPPORT, *VALUES)),
     ("playground.pool", (PROTOCOL, "playground", SUPPORT, *VALUES)),
-    ("playground.comparing", ("playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
-    ("playground.measuring", ("playground.comparing.", "playground.pool.", PROTOCOL, "playground", SUPPORT, *VALUES)),
+    ("playground.endpoints", VALUES),
+    ("playground.comparing", ("playground.endpoints.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
+    (
+        "playground.measuring",
+        (
+            "playground.comparing.",
+            "playground.endpoints.",
+            "playground.pool.",
+            PROTOCOL,
+            "playground",
+            SUPPORT,
+            *VALUES,
+        ),
+    ),
     (
         "playground.quantizing",
         ("playground.measuring.", "playground.comparing.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES),

@@ -25,9 +25,17 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from playground.comparing import top_drift
+from playground.comparing.image_decoder import DECODER
+from playground.endpoints.client import Endpoint
+from playground.endpoints.endpoints import Endpoints
+from playground.measuring.question_sets import Question
+from playground.measuring.steps import Item, Steps
 from playground.settings import Login, Settings
+from playground.values.answer import Metrics, PaneState
 from playground.values.files import Variant
 from playground.values.memory import WorkerState
+from playground.values.request import Runtime, Sampling
 from playground.web import guard, openai_api
 from playground.web.admission import Admission
 from playground.web.openai_api import OpenAiApi
@@ -401,3 +409,44 @@ def test_key_when_a_request_comes_from_elsewhere_then_it_is_needed(served: Serve
     assert httpx.get(f"{served.url}/v1/models").status_code == 200
     through_a_proxy = httpx.get(f"{served.url}/v1/models", headers={"X-Forwarded-For": "192.0.2.1"})
     assert through_a_proxy.status_code == 401
+
+
+# --- two instances, one asking the other ----------------------------------------------------------------------
+
+
+def test_instance_when_it_asks_another_then_the_same_answer_and_a_drift_below_the_whole_one(
+    served: Served, parts: Parts
+) -> None:
+    """`parts` has a pool and workers of its own."""
+    ends = [Endpoint("same", f"{served.url}/v1", F16), Endpoint("small", f"{served.url}/v1", Q2)]
+    asking = replace(parts, endpoints=Endpoints(ends))
+    reference, small = asking.catalog.choose([F16, Q2])
+    variants = (reference, *asking.endpoints.variants)
+    asked = comparison(DECODER.read(SCENE, SCENE.name), WHAT, variants, max_tokens=12)
+    update = run(asking, replace(asked, probabilities=True, n_candidates=20))
+    ours, same, other = update.panes
+    assert [pane.state for pane in update.panes] == [PaneState.DONE] * 3
+    assert (same.text, same.token_ids, same.finish_reason) == (ours.text, (), ours.finish_reason)
+    assert same.elsewhere is not None
+    assert (same.elsewhere.model, same.elsewhere.answer_tokens) == (F16, len(ours.token_ids))
+    assert same.metrics == Metrics()  # its times are not ours
+    equal = top_drift.between(ours, same)
+    assert equal is not None
+    assert (equal.tokens, equal.kl) == (len(ours.token_ids), pytest.approx(0, abs=1e-4))
+    whole = whole_kl(asking, reference, small, ours.token_ids)
+    bounds = [top_drift.at_least(a, b) for a, b in zip(ours.scores, other.scores, strict=False)]
+    parted = next((i for i, (a, b) in enumerate(zip(ours.scores, other.scores, strict=False)) if a.text != b.text), 99)
+    pairs = list(zip(bounds[: parted + 1], whole, strict=False))
+    assert pairs
+    assert all(-1e-9 <= bound <= kl + 1e-5 for bound, kl in pairs)
+    assert max(bound for bound, _ in pairs) > 0
+
+
+def whole_kl(parts: Parts, reference: Variant, variant: Variant, ids: tuple[int, ...]) -> list[float]:
+    """Over the whole vocabulary, at each of the reference's tokens."""
+    steps = Steps(parts.lab, reference, Runtime(), Sampling(), lambda: False)
+    image = DECODER.read(SCENE, SCENE.name)
+    prompts = [steps.prompt(v, Item(Question(SCENE.name, WHAT), image)) for v in (reference, variant)]
+    with parts.result_cache.scratch() as folder:
+        steps.record(reference, prompts[0], ids, folder / "record")
+        return [drift.kl for drift in steps.read(variant, prompts[1], ids, folder / "record")]

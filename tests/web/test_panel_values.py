@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from playground.comparing.run_settings import RunSettings
+from playground.endpoints.client import Endpoint
+from playground.endpoints.endpoints import Endpoints
 from playground.errors import BadInput
 from playground.notebooks.cells import CompareCell
 from playground.values.request import ImagePlace, Order, Remedy
@@ -132,3 +134,16 @@ def test_makers_sampling_when_a_preset_knows_it_then_its_numbers_and_else_none(p
     assert sampling == {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "presence_penalty": 1.5}
     assert set(panel_values.MAKERS_NAMES) >= set(sampling)
     assert panel_values.makers_sampling(parts, "tiny-vlm") == {}
+
+
+def test_endpoints_when_ticked_then_they_answer_beside_the_variants_of_any_family(parts: Parts) -> None:
+    with_box = replace(parts, endpoints=Endpoints([Endpoint("box", "http://127.0.0.1:9/v1", "m")]))
+    view = panel_values.view(with_box, CELL)
+    assert (view.endpoints.choices, view.endpoints.ticked) == ([("box", "elsewhere:box")], [])
+    ticked = replace(sent(with_box, CELL), endpoints=["elsewhere:box", "elsewhere:gone"], reference="elsewhere:box")
+    cell = panel_values.changed(with_box, CELL, ticked)
+    assert cell.variants == (*CELL.variants, "elsewhere:box")
+    assert cell.settings.reference == "elsewhere:box"
+    assert panel_values.view(with_box, cell).endpoints.ticked == ["elsewhere:box"]
+    assert panel_values.changed(with_box, cell, sent(with_box, cell)) == CELL  # unticked again
+    assert with_box.choose([CELL.variants[0], "elsewhere:box"])[-1].endpoint == "box"

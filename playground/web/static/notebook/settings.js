@@ -51,9 +51,9 @@ export function reportText({target}) {
 export const flush = id => unsent.flush(id);
 
 async function sendNow(id, values) {
-  const {family, models, projectors, reference, order, ...settings} = values;
+  const {family, models, projectors, reference, order, endpoints = [], ...settings} = values;
   const {switched} = await call("settings", {
-    cell: id, panel: {family, models, projectors, reference: reference ?? "", order, settings},
+    cell: id, panel: {family, models, projectors, reference: reference ?? "", order, endpoints, settings},
   });
   if (page.active === id) page.trigger(switched ? "choose" : "references", {key: page.key, cell: id});
 }
