@@ -39,6 +39,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
     && pip install -r requirements.txt
 COPY LICENSE README.md ./
 COPY presets presets
+COPY studies studies
 COPY suites suites
 COPY playground playground
 RUN pip install --no-deps .

@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run test quick browser cluster setup check format docs bench screenshots clean
 STYLES := $(wildcard playground/rendering/styles/*.css playground/web/static/*.css)
-MARKDOWN := *.md .github bench docs examples presets suites tests training
+MARKDOWN := *.md .github bench docs examples presets studies suites tests training
 
 run: setup
 	$(if $(SHARE),PLAYGROUND_SHARE=$(SHARE)) $(BIN)/python app.py

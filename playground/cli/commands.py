@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import agent, compare, gate, measure, models, pack, quantize, score, serve, suites
+from playground.cli import agent, compare, gate, measure, models, pack, quantize, score, serve, study, suites
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -56,6 +56,7 @@ for _command in (
     gate.gate,
     score.score,
     suites.suites,
+    study.study,
     quantize.quantize,
     quantize.sensitivity,
     models.doctor,

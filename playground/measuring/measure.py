@@ -69,6 +69,20 @@ class MeasureRequest(msgspec.Struct, frozen=True):
     form: PromptForm = PromptForm()
 
 
+def steps_of(plan: MeasurementPlan, n_questions: int, n_variants: int) -> dict[Kind, int]:
+    """How many steps of each kind a measurement takes, the reference among the variants."""
+    n_others = n_variants - 1
+    return {
+        Kind.ASK: n_questions,
+        Kind.RECORD: n_questions * plan.drift,
+        Kind.FLOOR: n_questions * plan.drift * n_variants,
+        Kind.DRIFT: n_questions * plan.drift * n_others,
+        Kind.ANSWER: n_questions * plan.accuracy * n_others,
+        Kind.LOOK: n_variants * min(look_test.QUESTIONS, n_questions) * plan.look,
+        Kind.SPEED: n_variants * speed_test.ROUNDS * plan.speed,
+    }
+
+
 def look_request(folder: Path, variant: Variant) -> MeasureRequest:
     """Does a pair look at the picture at all? Asked with the embedded questions, which are in `folder`."""
     plan = MeasurementPlan(drift=False, look=True, max_tokens=32)
@@ -491,14 +505,8 @@ class MeasureJob:
         self.expect(len(self._at_hand) * speed_test.ROUNDS * plan.speed, Kind.SPEED)
 
     def _steps_for_question(self, n_others: int) -> dict[Kind, int]:
-        drift, accuracy = self._plan.drift, self._plan.accuracy
-        return {
-            Kind.ASK: 1,
-            Kind.RECORD: drift * 1,
-            Kind.FLOOR: drift * (1 + n_others),
-            Kind.DRIFT: drift * n_others,
-            Kind.ANSWER: accuracy * n_others,
-        }
+        steps = steps_of(self._plan, 1, 1 + n_others)
+        return {kind: n for kind, n in steps.items() if kind not in (Kind.LOOK, Kind.SPEED)}
 
     def _answered(self) -> list[tuple[Item, RecordedAnswer]]:
         return list(zip(self.items, self._answers, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from playground.measuring.time_left import Kind, TimeLeft
 from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
 
@@ -21,6 +22,22 @@ def keep(results: ResultCache, variant: Variant, seconds: float, n: int, max_tok
     """What n answers took together."""
     if n >= _FEWEST:
         results.put(_key(results, variant), _Pace(seconds / n, max_tokens))
+
+
+class _Paces(msgspec.Struct, frozen=True):
+    kinds: dict[Kind, float]  # seconds of a step
+
+
+def keep_kinds(results: ResultCache, reference: Variant, work: TimeLeft) -> None:
+    """What the steps of a measurement of these files took."""
+    if work.paces:
+        results.put(_kinds_key(results, reference), _Paces(kinds(results, reference) | work.paces))
+
+
+def kinds(results: ResultCache, reference: Variant) -> dict[Kind, float]:
+    """Seconds of a step of each kind, as in the newest measurement here; empty: there was none."""
+    known = results.get(_kinds_key(results, reference), _Paces)
+    return known.kinds if known else {}
 
 
 def outlook(results: ResultCache, variants: Sequence[Variant], n: int, max_tokens: int) -> str:
@@ -42,6 +59,10 @@ def outlook(results: ResultCache, variants: Sequence[Variant], n: int, max_token
     if others:
         text += f" There answers had up to {max(others)} tokens, here up to {max_tokens}."
     return text
+
+
+def _kinds_key(results: ResultCache, variant: Variant) -> str:
+    return results.key("pace of steps", variant.model.sha256, variant.projector.sha256)
 
 
 def _key(results: ResultCache, variant: Variant) -> str:

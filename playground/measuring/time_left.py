@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 
@@ -33,7 +33,18 @@ _TYPICAL = {
     Kind.SPEED: 0.37,
     Kind.ALONE: 0.25,
 }
+_FEWEST = 5  # of fewer steps, loading the models is most of the time
 _TRUST = 2  # steps of a kind count as much as what is typical
+
+
+def expected_seconds(steps: Mapping[Kind, int], paces: Mapping[Kind, float]) -> float | None:
+    """How long so many steps take. Of a kind that was not timed, by what is typical beside those that were; None: none
+    was."""
+    known = [paces[k] / _TYPICAL[k] for k in paces]
+    if not known:
+        return None
+    beside = sum(known) / len(known)
+    return sum(n * paces.get(k, beside * _TYPICAL[k]) for k, n in steps.items())
 
 
 class TimeLeft:
@@ -70,6 +81,11 @@ class TimeLeft:
         self._pass()
         self._ended[kind] += 1
         self.steps += 1
+
+    @property
+    def paces(self) -> dict[Kind, float]:
+        """Seconds of a step of each kind that enough of them have ended of."""
+        return {k: self._spent[k] / self._ended[k] for k in Kind if self._ended[k] >= _FEWEST}
 
     def _turn_to(self, kind: Kind, width: int) -> None:
         self._pass()

@@ -141,7 +141,11 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("playground.__main__", ("playground.cli.",)),
     ("playground.cli.serve", ("playground.settings", "playground.web.server")),
     ("playground.cli.agent", ("playground.cluster", "playground.errors")),
-    ("playground.cli", ("playground.cli.", *BELOW, PROTOCOL, "playground.wiring", "playground.settings", *VALUES)),
+    (
+        "playground.cli",
+        ("playground.cli.", *BELOW, "playground.study.", PROTOCOL, "playground.wiring", "playground.settings", *VALUES),
+    ),
+    ("playground.study", ("playground.study.", *BELOW, "playground.wiring", SUPPORT, *VALUES)),
     ("playground.web", ("playground.web.", *BELOW, "playground.wiring", "playground.settings", SUPPORT, *VALUES)),
     (
         "playground.cluster",

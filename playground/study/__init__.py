@@ -1,0 +1,1 @@
+"""Studies: many measurements from one file. It is planned, run, resumed, and written as one report."""

@@ -1,0 +1,233 @@
+"""Runs a study: gets its files, times its first questions, measures what is not finished yet, one step on each GPU."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+from typing import TypeVar
+
+import msgspec
+
+from playground.errors import Interrupted, PlaygroundError
+from playground.measuring import pace
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.question_sets import QuestionSet
+from playground.measuring.results import Measurement, Progress
+from playground.measuring.time_left import TimeLeft
+from playground.study import study_files, study_plan
+from playground.study.study_file import Study, StudyFamily
+from playground.study.study_steps import FinishedStep, StepStore, StudyStep, draw, steps_of_family
+from playground.values.files import Variant
+from playground.wiring import Parts
+
+_TRIED = 6  # questions that say how long a family takes
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFamilyResult:
+    """A family with its files here."""
+
+    title: str
+    pairs: tuple[Variant, ...]
+    steps: tuple[StudyStep, ...]
+    commands: tuple[str, ...]  # that made its files
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    study: Study
+    families: tuple[StudyFamilyResult, ...]
+    sets: dict[str, QuestionSet]  # by suite
+    finished: tuple[FinishedStep, ...]
+    n_kept: int  # that an earlier run had finished
+    problems: tuple[str, ...]  # what is missing, and why
+
+
+_T = TypeVar("_T")
+
+
+def spread(work: Sequence[_T], at_once: int, do: Callable[[_T], None], stop: Event) -> None:
+    """Do each piece of work, several at once. An error sets `stop`, and is raised when all have ended."""
+
+    def guarded(piece: _T) -> None:
+        if stop.is_set():
+            raise Interrupted("Stopped.")
+        try:
+            do(piece)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="study") as threads:
+        running = [threads.submit(guarded, piece) for piece in work]
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            stop.set()
+            raise
+    errors = [error for future in running if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+        raise error  # what stopped the others comes first
+
+
+@dataclass(slots=True)
+class StudyJob:
+    """`folder`: of the study's file; `out`: where everything goes that it makes.
+
+    `on_news` gets a line for each thing that has ended, `on_progress` what is under way; both from several threads, one
+    at a time.
+    """
+
+    parts: Parts
+    study: Study
+    folder: Path
+    out: Path
+    on_news: Callable[[str], None] = lambda line: None
+    on_progress: Callable[[str, Progress], None] = lambda what, update: None
+    _stop: Event = field(default_factory=Event)
+    _lock: Lock = field(default_factory=Lock)
+    _problems: list[str] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """The steps under way end soon; what they have measured is kept."""
+        self._stop.set()
+
+    def run(self, *, only_time: bool = False) -> StudyResult | None:
+        """Raises Interrupted, and what makes all of it impossible; what fails for a part stands in `problems`.
+
+        `only_time`: stop when it is known how long all takes, and return None.
+        """
+        store = StepStore(self.out / "steps")
+        sets = self._sets()
+        families = [family for each in self.study.families if (family := self._family(each, sets)) is not None]
+        for family in families:
+            self._time(family, store)
+        steps = [step for family in families for step in family.steps]
+        kept = [step for step in steps if store.has(step.key)]
+        if kept:
+            self._tell(f"{len(kept)} of {len(steps)} measurements were finished before.")
+        self._tell(self._outlook(families, store))
+        if only_time:
+            return None
+        places = len(self.parts.pool.devices.options(None))
+        left = [step for step in steps if step not in kept]
+        spread(left, max(1, places), lambda step: self._measure(step, store), self._stop)
+        finished = tuple(step for step in (store.read(step.key) for step in steps) if step is not None)
+        return StudyResult(self.study, tuple(families), sets, finished, len(kept), tuple(self._problems))
+
+    # --- what the measurements need -----------------------------------------------------------------------------------
+
+    def _sets(self) -> dict[str, QuestionSet]:
+        sets = {}
+        for suite in self.study.suites:
+            with self._reporting(suite):
+                for update in draw(self.parts, self.study, suite, self.folder, self._stop.is_set):
+                    if isinstance(update, QuestionSet):
+                        sets[suite] = update
+                        self._problems += [f"{suite}: {problem}" for problem in update.problems]
+                    else:
+                        self._show(suite, update)
+        return sets
+
+    def _family(self, family: StudyFamily, sets: dict[str, QuestionSet]) -> StudyFamilyResult | None:
+        """None where its files cannot be had."""
+        with self._reporting(family.title):
+            files = study_files.family_files(self.parts, self.study, family, self.folder, self.out)
+            for note in files.notes:
+                self._tell(note)
+            for get in (study_files.fetch, study_files.make):
+                for update in get(self.parts, files, self._stop.is_set):
+                    self._show(family.title, update)
+            pairs = study_files.pairs(self.parts, self.study, family, files)
+            steps = steps_of_family(self.parts, self.study, family.title, pairs, sets, self.folder)
+            return StudyFamilyResult(family.title, pairs, tuple(steps), study_files.commands(files, self.out))
+        return None
+
+    def _time(self, family: StudyFamilyResult, store: StepStore) -> None:
+        """Measure the first questions where it is not known how long the family takes. They are cached."""
+        step = next((step for step in family.steps if not store.has(step.key)), None)
+        if step is None or pace.kinds(self.parts.result_cache, family.pairs[0]):
+            return
+        request = step.request
+        plan = msgspec.structs.replace(request.plan, look=False, speed=False)
+        places = range(min(1 + _TRIED, len(request.questions.items)))
+        what = f"{family.title}, the first {len(places)} questions"
+        with self._reporting(what):
+            for n, few in enumerate((places[:1], places[1:])):  # the first one loads the models
+                questions = request.questions.only(few or places)
+                tried = msgspec.structs.replace(request, questions=questions, plan=plan)
+                self._measured(tried, what, keep_pace=n > 0)
+
+    def _outlook(self, families: Iterable[StudyFamilyResult], store: StepStore) -> str:
+        seconds = 0.0
+        for family in families:
+            left = [step.request for step in family.steps if not store.has(step.key)]
+            plans = [(request.plan, len(request.questions.items)) for request in left]
+            n_variants = len(left[0].variants) if left else 0
+            paces = pace.kinds(self.parts.result_cache, family.pairs[0])
+            taken = study_plan.seconds_of(plans, n_variants, paces)
+            if taken is None:
+                return f"How long it takes is not known: {family.title} could not be timed."
+            seconds += taken
+        return study_plan.time_words(seconds)
+
+    # --- measuring ----------------------------------------------------------------------------------------------------
+
+    def _measure(self, step: StudyStep, store: StepStore) -> None:
+        with self._reporting(step.title):
+            measurement = self._measured(step.request, step.title)
+            finished = FinishedStep(
+                key=step.key,
+                what=step.what,
+                family=step.family,
+                suite=step.suite,
+                variants=step.request.variants,
+                reference=step.request.reference,
+                plan=step.request.plan,
+                measurement=measurement,
+                engine=self.parts.engine,
+                machine=self.parts.machine,
+                measured=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            )
+            store.write(finished)
+            self._tell(f"{step.title}: {len(measurement.questions)} questions measured")
+
+    def _measured(self, request: MeasureRequest, what: str, *, keep_pace: bool = True) -> Measurement:
+        work = TimeLeft()
+        result: Measurement | None = None
+        with closing(MeasureJob(self.parts.lab, request, self._stop.is_set, work).run()) as updates:  # type: ignore[type-var]
+            for update in updates:
+                if isinstance(update, Measurement):
+                    result = update
+                else:
+                    self._show(what, update)
+        assert result is not None
+        reference = next(v for v in request.variants if v.id == request.reference)
+        if keep_pace:
+            pace.keep_kinds(self.parts.result_cache, reference, work)
+        return result
+
+    @contextmanager
+    def _reporting(self, what: str) -> Iterator[None]:
+        """What fails here is reported, and the rest goes on. Raises Interrupted."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except PlaygroundError as error:
+            with self._lock:
+                self._problems.append(f"{what}: {error.message}")
+                self.on_news(self._problems[-1])
+
+    def _tell(self, line: str) -> None:
+        with self._lock:
+            self.on_news(line)
+
+    def _show(self, what: str, update: Progress) -> None:
+        with self._lock:
+            self.on_progress(what, update)
