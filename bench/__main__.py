@@ -16,6 +16,7 @@ from pathlib import Path
 
 _WHAT = (
     "engine",
+    "defaults",
     "pair",
     "encoder",
     "axes",
@@ -99,11 +100,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         from bench import engine  # noqa: PLC0415  after the arguments were read: it takes a second
 
-        if given.what in ("engine", "all"):
+        if given.what in ("engine", "defaults", "all"):
             ready = engine.prepare(
                 given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
             )
             measures = [engine.five_variants, engine.second_question, engine.decode_speed]
+            measures = [] if given.what == "defaults" else measures
             if not given.gpu:
                 measures.append(engine.defaults)
             for measure in measures:

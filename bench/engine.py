@@ -26,6 +26,7 @@ from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing.quantizer import quantize_file
 from playground.support.result_cache import ResultCache
 from playground.values.answer import ComparisonUpdate, PaneState
+from playground.values.engine_defaults import choose
 from playground.values.files import Half, Variant
 from playground.values.memory import WorkerRole
 from playground.values.request import Comparison, Image, Runtime, Sampling
@@ -213,22 +214,21 @@ def decode_speed(bench: Bench, rounds: int = 5) -> dict[str, float]:
 
 
 def defaults(bench: Bench) -> dict[str, float]:
-    """What the choice of flash attention and threads rests on (playground/engine/loading.py)."""
-    variant = next(v for v in bench.variants if v.model.quantization == "Q4_K_M")
+    """Each candidate for flash attention, threads and context as a worker measures it once on a machine, however busy
+    the machine is: seconds of the question that candidates are compared by. `waited`: more than 0.15, and the app keeps
+    nothing."""
     found = {}
-    with fresh_lab() as lab:
-        with lab.pool.lease(vision_spec(variant.projector, variant.model, bench.runtime)) as lease:
-            prompt = lease.request(protocol.Encode((protocol.ChatMessage("user", PROMPT, 1),), (bench.picture(0),)))
-        for flash in (False, True):
-            for threads in sorted({1, bench.threads}):
-                runtime = replace(bench.runtime, flash_attention=flash, n_threads=threads)
-                with lab.pool.lease(language_spec(variant.model, runtime)) as lease:
-                    speeds = []
-                    for _ in range(3):
-                        finished = lease.request(protocol.Generate(prompt, Sampling(max_tokens=64), runtime))
-                        assert finished.decode_s
-                        speeds.append(63 / finished.decode_s)
-                found[f"decode_flash_{'on' if flash else 'off'}_{threads}_threads_tok_per_s"] = max(speeds)
+    for variant in (v for v in bench.variants if v.model.quantization in ("F16", "Q4_K_M")):
+        with fresh_lab() as lab, lab.pool.lease(language_spec(variant.model, Runtime(n_gpu_layers=0))) as lease:
+            measured = lease.request(protocol.MeasureDefaults(patient=True))
+        name, chosen = variant.model.quantization, choose(measured.usual, measured.trials)
+        for trial in measured.trials:
+            marks = {"chosen": trial.settings == chosen, "usual": trial.settings == measured.usual}
+            notes = "".join(f", {mark}" for mark, holds in marks.items() if holds)
+            found[f"{name}: {trial.settings.words}{notes}, question s"] = trial.question_s
+            found[f"{name}: {trial.settings.words}, decode tok/s"] = trial.decode_tok_per_s
+        found[f"{name}: measured in s"] = measured.seconds
+        found[f"{name}: waited"] = (measured.waited_s or 0.0) / measured.seconds
     return found
 
 

@@ -219,6 +219,11 @@ class Settings(BaseSettings):
         description="Maximum number of questions that one model answers at once, in a measurement or for /v1; 1 means "
         "one after another. Default: 32 on a GPU, 16 on a CPU and for /v1.",
     )
+    measure_defaults: bool = Field(
+        default=True,
+        description="Measure once on this machine what suits each kind of model: flash attention, threads and context. "
+        "No: flash attention is off on a CPU, and there are as many threads as cores.",
+    )
     unwatched_run_s: float = Field(
         default=1800,
         ge=0,

@@ -27,6 +27,9 @@ from testkit.webapp import WebApp, running
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
+# A test's answers must not depend on what a busy machine was measured to suit (tests/engine/test_engine_defaults.py).
+os.environ.setdefault("PLAYGROUND_MEASURE_DEFAULTS", "false")
+
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")  # a busy core fails no test
 expect.set_options(timeout=20_000)  # ms; Playwright's 5 s are too short for a page that shares a busy core

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
@@ -26,6 +26,7 @@ from playground.endpoints.client import EndpointAnswer
 from playground.endpoints.wire import EndpointQuestion, not_sent
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
+from playground.pool.engine_choices import kind_of
 from playground.pool.handles import Stop
 from playground.pool.leasing import Slot
 from playground.pool.pool import Pool
@@ -54,9 +55,10 @@ _THINKING = (
 _STILL_REASONING = "The model was still reasoning when it ended: there is no answer."
 _LIMIT_REASONING = "Raise max_tokens, or limit the reasoning with reasoning_tokens."
 _NEEDS_FLASH_ATTENTION = (
-    "Quantized values of the key-value cache need flash attention, so it is on. Without them it is off on a CPU, where "
-    "it is slower."
+    "Quantized values of the key-value cache need flash attention, so it is on. Without them it is on only where this "
+    "machine was measured to be faster with it."
 )
+_MEASURING = "measuring once what suits this kind of model here"
 
 _LOADING = {WorkerRole.VISION: "projector", WorkerRole.LANGUAGE: "language model"}
 
@@ -103,7 +105,8 @@ def run(
     else:
         (variant,) = comparison.variants
         goes_alone = comparison.probabilities or comparison.begun or comparison.cold
-        alike = None if goes_alone else Sharing(variant.model, comparison.runtime.of(variant))
+        runtime = lab.pool.choices.settled(variant.model, comparison.runtime.of(variant))
+        alike = None if goes_alone else Sharing(variant.model, runtime)
         turn = partial(turns.turn, lab.pool, specs, alike)
     thread = Thread(target=_ComparisonRun(comparison, lab, stop, panes, turn).execute, daemon=True)
     thread.start()
@@ -186,6 +189,7 @@ class _ComparisonRun:
                     return
                 for variant in variants:
                     self._runtimes[variant.id] = self._fitting(variant)
+                self._settle(variants)
                 self._load_all(variants)
                 if self._comparison.order is Order.RACE:
                     for variant in variants:
@@ -224,17 +228,33 @@ class _ComparisonRun:
             self._panes.note(f"Not enough memory: {variant.label} runs {what}, so its speed is not comparable.")
         return fitting
 
+    def _settle(self, variants: Sequence[Variant]) -> None:
+        """At the first use of a kind of model, measure what suits it on this machine; all panes then use it."""
+        for variant in {kind_of(v.model): v for v in reversed(variants)}.values():
+            spec = language_spec(variant.model, self._runtimes[variant.id])
+            if not self._pool.choices.is_missing(spec):
+                continue
+            self._panes.set(variant.id, state=PaneState.LOADING, note=_MEASURING)
+            with suppress(PlaygroundError):  # it comes again when the model is asked
+                load_s = self._pool.settle(self._slot, spec, stop=self._wanted(variant))
+                if load_s is not None:
+                    self._load_s[spec] = load_s
+
+    def _settled(self, variant: Variant) -> Runtime:
+        """How its language model computes."""
+        return self._pool.choices.settled(variant.model, self._runtimes[variant.id])
+
     def _language(self, variant: Variant) -> WorkerSpec:
         """The worker of the language model, with a context that holds the question, unless its size was chosen.
 
         Where the usual size does not fit into memory, it is just as large as the question needs.
         """
-        runtime = self._runtimes[variant.id]
+        runtime = self._settled(variant)
         tokens = self._prompt(variant).n_tokens + self._comparison.sampling.max_tokens
         spec = language_spec(variant.model, runtime.sized(tokens))
         if runtime.n_ctx is None and not self._slot.fits([spec]):
-            runtime = self._runtimes[variant.id] = replace(runtime, n_ctx=tokens)
-            spec = language_spec(variant.model, runtime)
+            self._runtimes[variant.id] = replace(self._runtimes[variant.id], n_ctx=tokens)
+            spec = language_spec(variant.model, self._settled(variant))
         return spec
 
     def _load_all(self, variants: Sequence[Variant]) -> None:
@@ -325,7 +345,7 @@ class _ComparisonRun:
         prompt = self._prompt(variant)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
         spec = self._language(variant)
-        runtime = self._runtimes[variant.id]
+        runtime = self._settled(variant)
         with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
             sizes = replace(
                 self._panes[variant.id].metrics,
@@ -368,6 +388,7 @@ class _ComparisonRun:
             finish_reason=finished.reason,
             remarks=tuple(remarks),
             raw=finished.raw,
+            engine=finished.settings,
         )
 
     def _write_with_others(self, batch: SharedBatch, variant: Variant) -> None:
@@ -417,10 +438,9 @@ class _ComparisonRun:
         self._panes.set(variant.id, note="reading probabilities")
         scores: tuple[TokenScore, ...] = ()
         try:
-            runtime = self._runtimes[variant.id]
             with self._slot.lease(self._language(variant), stop=self._wanted(variant)) as lease:
                 ids, n = self._panes[variant.id].token_ids, self._comparison.n_candidates
-                request = protocol.Score(prompt, ids, runtime, n)
+                request = protocol.Score(prompt, ids, self._settled(variant), n)
                 scored = lease.request(request, stop=self._wanted(variant))
             scores = scored.scores
         except Interrupted:

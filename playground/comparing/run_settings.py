@@ -93,7 +93,7 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {
             name: value
             for name in kind.__dataclass_fields__  # type: ignore[attr-defined]
-            if (value := getattr(self, name)) is not None
+            if (value := getattr(self, name, None)) is not None
         }
 
 

@@ -21,6 +21,7 @@ from playground.engine import finite, llama_log
 from playground.engine.importance import Importance
 from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk, n_tokens
 from playground.errors import EngineError, Interrupted
+from playground.values.engine_defaults import EngineSettings
 
 # Tokens whose logits are on the host at once; 32 x 150,000 logits are 19 MB.
 SCORED_AT_ONCE = 32
@@ -97,8 +98,25 @@ class Context:
     def close(self) -> None:
         C.llama_free(self.handle)
 
+    @property
+    def settings(self) -> EngineSettings:
+        attention = {C.LLAMA_FLASH_ATTN_TYPE_ENABLED: True, C.LLAMA_FLASH_ATTN_TYPE_DISABLED: False}
+        return EngineSettings(attention.get(self.key.flash_attention), self.key.n_threads, self.n_ctx)
+
     def synchronize(self) -> None:
         """Wait until a GPU has computed what was decoded."""
+        C.llama_synchronize(self.handle)
+
+    def set_threads(self, n_threads: int) -> None:
+        """From the next batch on. The key keeps the number that the context was made with."""
+        C.llama_set_n_threads(self.handle, n_threads, n_threads)
+
+    def extend(self, token_ids: Sequence[int], cancelled: Event) -> None:
+        """Decode up to n_batch tokens behind those in the cache, until the last one's logits are there.
+
+        The cache is not to be used for a prompt afterwards: forget it. Raises Interrupted, EngineError.
+        """
+        self._decode_tokens(token_ids, cancelled, n_logits=1)
         C.llama_synchronize(self.handle)
 
     def warm_up(self, token: int, sizes: Sequence[int]) -> None:

@@ -81,10 +81,15 @@ class LanguageModel:
         self.samplers: tuple[TokenSampler, ...] = ()  # of a batch's sequences
 
     def close(self) -> None:
-        self._drop_context()
+        self.drop_context()
         C.llama_model_free(self._model)
 
-    def _drop_context(self) -> None:
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return int(C.llama_model_size(self._model))
+
+    def drop_context(self) -> None:
         if self._context is not None:
             self._context.close()
             self._context = None
@@ -159,7 +164,7 @@ class LanguageModel:
             n_ctx=n_ctx,
             n_batch=n_batch,
             n_ubatch=max(n_batch, min(max(widest, on_gpu), n_ctx)),
-            n_threads=runtime.n_threads or loading.default_threads(C.llama_model_size(self._model)),
+            n_threads=runtime.n_threads or loading.default_threads(self.bytes),
             flash_attention=loading.flash_attention(runtime, self.on_gpu),
             type_k=loading.cache_type(runtime.cache_type_k),
             type_v=loading.cache_type(runtime.cache_type_v),
@@ -169,7 +174,7 @@ class LanguageModel:
         )
         if current and replace(current, n_ubatch=wanted.n_ubatch) == wanted and current.n_ubatch >= wanted.n_ubatch:
             return None
-        self._drop_context()
+        self.drop_context()
         if sequences > 1:
             self._context = SequenceContext(self._model, wanted, self._importance)
             first = int(kv_unified)
@@ -278,6 +283,7 @@ class LanguageModel:
             reasoning_s=reasoned_at - first_at if answer.reasoning_tokens else None,
             in_reasoning=answer.in_reasoning,
             raw=answer.raw,
+            settings=context.settings,
             waited_s=waited - waited_before if waited is not None and waited_before is not None else None,
         )
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, get_args
 import msgspec
 
 from playground.values.answer import TokenDrift, TokenScore
+from playground.values.engine_defaults import EngineSettings, Trial
 from playground.values.files import Half
 from playground.values.reasoning import Written
 from playground.values.request import Image, Runtime, Sampling
@@ -61,6 +62,16 @@ class Bandwidth(Message, frozen=True, tag=True):
 
     bytes_per_s: float
     device: str
+
+
+class DefaultsMeasured(Message, frozen=True, tag=True):
+    """How fast each candidate is (engine/trials.py); as values.engine_defaults.EngineDefaults has them."""
+
+    usual: EngineSettings
+    trials: tuple[Trial, ...]
+    depth: int
+    seconds: float
+    waited_s: float | None  # within the seconds: for a free processor, all threads together; None: not known
 
 
 class TextChunk(Message, frozen=True, tag=True):
@@ -161,6 +172,7 @@ class Finished(Message, frozen=True, tag=True):
     in_reasoning: bool = False  # the end came before the reasoning's
     raw: str | None = None  # with all control tokens and the reasoning's marks; None if the answer is all of it
     waited_s: float | None = None  # within decode_s: for a free processor, all threads together; None: not known
+    settings: EngineSettings | None = None  # None: it was stopped before that
 
 
 class Scored(Message, frozen=True, tag=True):
@@ -271,6 +283,7 @@ Reply = (
     | Loaded
     | MemoryPlan
     | Bandwidth
+    | DefaultsMeasured
     | EncodedPrompt
     | Chunk
     | Finished
@@ -345,6 +358,15 @@ class MeasureBandwidth(Request[Bandwidth], frozen=True, tag=True):
     """Copy memory on the device that this worker sees first, its host if it sees none."""
 
     bytes: int  # of each of the two buffers
+
+
+class MeasureDefaults(Request[DefaultsMeasured], frozen=True, tag=True):
+    """Try flash attention, threads and context sizes with the loaded language model.
+
+    patient: it never gives up, however busy the processors are and however long it takes.
+    """
+
+    patient: bool = False
 
 
 class ChatMessage(Message, frozen=True, tag=True):
@@ -560,6 +582,7 @@ AnyRequest = (
     | Quantize
     | PlanMemory
     | MeasureBandwidth
+    | MeasureDefaults
     | CheckGrammar
     | Ping
     | Heartbeat

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 
-from playground.engine import grammar, loading, scoring  # first: llama_cpp before numpy (see there)
+from playground.engine import grammar, loading, scoring, trials  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
 from playground.engine.batch import Batch
 from playground.engine.ggml import devices
@@ -40,6 +40,7 @@ from playground.engine.protocol import (
     Measure,
     MeasureBandwidth,
     Measured,
+    MeasureDefaults,
     OpenBatch,
     Ping,
     PlanMemory,
@@ -189,6 +190,8 @@ class RequestServer:
                 return plan(request.load)
             case MeasureBandwidth():
                 return measure_bandwidth(request)
+            case MeasureDefaults():
+                return trials.measure(self._language_model, request, self._cancelled)
             case CheckGrammar():
                 grammar.check(request.sampling)
                 return GrammarChecked()

@@ -39,6 +39,7 @@ from playground.measuring.scoring_rules import score
 from playground.measuring.steps import Item, Reading, Steps
 from playground.measuring.summaries import question_drift, variant_result
 from playground.measuring.time_left import Kind, TimeLeft
+from playground.pool.engine_choices import kind_of
 from playground.support.ahead import results
 from playground.values.files import Variant
 from playground.values.request import Image, PromptForm, Runtime
@@ -200,6 +201,8 @@ class MeasureJob:
 
     def ask(self) -> Iterator[Progress]:
         """Have the reference answer every question; fills `items`. Raises BadInput if none can be asked."""
+        for variant in {kind_of(v.model): v for v in reversed(self._at_hand)}.values():
+            self.steps.settle(variant)
         items = []
         for question in self._judging():
             try:

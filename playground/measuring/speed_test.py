@@ -61,7 +61,7 @@ def timed(steps: Steps, variant: Variant, item: Item) -> Timing:
             weigh(lease)
         with slot.lease(steps.language(variant, prompt, _TOKENS), stop=stop) as lease:
             sampling = Sampling(max_tokens=_TOKENS)
-            request = protocol.Generate(_unseen(prompt), sampling, runtime, ignore_end=True)
+            request = protocol.Generate(_unseen(prompt), sampling, steps.settled(variant), ignore_end=True)
             finished = lease.request(request, stop=stop)
             weigh(lease)
     known = [size for size in sizes if size is not None]

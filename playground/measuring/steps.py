@@ -129,16 +129,32 @@ class Steps:
         budget = self.sampling.reasoning_tokens
         # What later versions added stands in the key only where it is given, so old results are found.
         limits = (self.sampling.max_tokens, *(() if budget is None else (f"reasoning {budget}",)))
-        settings = (settings_key(self.runtime_of(variant)), *limits, *form_key(self.form))
+        settings = (settings_key(self._computed(variant)), *limits, *form_key(self.form))
         return self.lab.results.key(what, _files(variant), item.question.question, item.image.sha256, settings, *more)
 
     def runtime_of(self, variant: Variant) -> Runtime:
         return self.runtime.of(variant)
 
+    def settled(self, variant: Variant) -> Runtime:
+        """How its language model computes: with what was measured to suit this machine."""
+        return self.lab.pool.choices.settled(variant.model, self.runtime_of(variant))
+
+    def settle(self, variant: Variant) -> None:
+        """At the first use of a kind of model, measure what suits it on this machine, in a turn of its own."""
+        spec = language_spec(variant.model, self.runtime_of(variant))
+        if not self.lab.pool.choices.is_missing(spec):
+            return
+        with contextlib.suppress(PlaygroundError), self.lab.pool.turn([spec], stop=self.stop) as slot:
+            self.lab.pool.settle(slot, spec, stop=self.stop)  # an error comes again when the model is asked
+
+    def _computed(self, variant: Variant) -> Runtime:
+        """For the result cache."""
+        return self.lab.pool.choices.computed(variant.model, self.runtime_of(variant))
+
     @property
     def reference_key(self) -> tuple[Any, ...]:
         files = _files(self._reference)
-        own = () if self._reference.overrides is None else (settings_key(self.runtime_of(self._reference)),)
+        own = () if self._reference.overrides is None else (settings_key(self._computed(self._reference)),)
         return (*files, *own, *((f"pack {self._pack}",) if self._pack else ()))
 
     def answer_key(self, variant: Variant, item: Item) -> str:
@@ -153,7 +169,7 @@ class Steps:
 
     def language(self, variant: Variant, prompt: protocol.EncodedPrompt, n_answer: int) -> WorkerSpec:
         """The worker that reads a prompt and so many tokens of an answer."""
-        return language_spec(variant.model, self.runtime_of(variant).sized(prompt.n_tokens + n_answer))
+        return language_spec(variant.model, self.settled(variant).sized(prompt.n_tokens + n_answer))
 
     def answer(self, variant: Variant, item: Item) -> RecordedAnswer:
         """The variant's own greedy answer."""
@@ -166,7 +182,7 @@ class Steps:
 
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
         with self.lab.pool.use(self.language(variant, prompt, self.sampling.max_tokens), stop=self.stop) as lease:
-            request = protocol.Generate(prompt, self.sampling, self.runtime_of(variant))
+            request = protocol.Generate(prompt, self.sampling, self.settled(variant))
             text, ids, finished = prompts.answer_and_end(lease, request, self.stop)
         if finished.reason == "stopped":
             raise Interrupted("Stopped.")
@@ -185,7 +201,7 @@ class Steps:
         Raises Interrupted.
         """
         answers: dict[int, RecordedAnswer | Failure] = {}
-        runtime, tokens = self.runtime_of(variant), self.sampling.max_tokens
+        runtime, tokens = self.settled(variant), self.sampling.max_tokens
 
         def keep(k: int, answer: BatchAnswer | PlaygroundError) -> None:
             if isinstance(answer, Failure):
@@ -300,9 +316,9 @@ class Steps:
     def load_ahead(self, variant: Variant) -> None:
         """Load a variant's model with the newest batch's context, if nothing has to be unloaded for it."""
         newest = self._newest
-        if newest is None or newest.key == language_spec(variant.model, self.runtime_of(variant)).key:
+        if newest is None or newest.key == language_spec(variant.model, self.settled(variant)).key:
             return
-        runtime, unified = self.runtime_of(variant), _is_unified(newest)
+        runtime, unified = self.settled(variant), _is_unified(newest)
         spec = self._batch(variant, newest.runtime.context, runtime, newest.sequences, kv_unified=unified)
         if not self.lab.pool.has_room(spec):
             return
@@ -432,7 +448,7 @@ class Steps:
         done: dict[int, object] = {}
         equal: dict[tuple[object, ...], list[int]] = {}  # places, by the prompt and the answer
         lock = Lock()
-        runtime = runtime or self.runtime_of(variant)
+        runtime = runtime or self.settled(variant)
 
         def kept(reply: protocol.SequenceRead) -> None:
             with lock:
@@ -527,13 +543,13 @@ class Steps:
     def log_probability(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...]) -> float:
         """Of a whole answer, in nats."""
         with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            reply = lease.request(protocol.Score(prompt, ids, self.runtime_of(variant)), stop=self.stop)
+            reply = lease.request(protocol.Score(prompt, ids, self.settled(variant)), stop=self.stop)
         return math.fsum(math.log(max(score.probability or 0.0, 1e-300)) for score in reply.scores[: len(ids)])
 
     def record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
         """Write the variant's distributions over an answer to `path`. Returns the size of the vocabulary."""
         with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            request = protocol.Record(prompt, ids, self.runtime_of(variant), str(path), self._dtype)
+            request = protocol.Record(prompt, ids, self.settled(variant), str(path), self._dtype)
             reply = lease.request(request, stop=self.stop)
         return reply.n_vocabulary
 
@@ -549,7 +565,7 @@ class Steps:
         """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given."""
         with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
             request = protocol.Measure(
-                prompt, ids, runtime or self.runtime_of(variant), str(record), self._dtype, str(own) if own else ""
+                prompt, ids, runtime or self.settled(variant), str(record), self._dtype, str(own) if own else ""
             )
             reply = lease.request(request, stop=self.stop)
         return reply.drifts
@@ -582,7 +598,7 @@ class Steps:
 
         Quantized values of the key-value cache need flash attention: it stays on.
         """
-        runtime = self.runtime_of(variant)
+        runtime = self.settled(variant)
         # On a GPU a batch of 32 tokens takes as long as one of 128, and the floor as long as all else together.
         size = 128 if self.lab.pool.on_gpu else 32
         batch = size if runtime.n_batch > size else size * 2
@@ -611,6 +627,7 @@ _LATER = ("cache_type_k", "cache_type_v", "image_min_tokens", "image_max_tokens"
 def settings_key(runtime: Runtime) -> msgspec.Raw:
     """For the result cache. What later versions added is left out where it is not set, so old results are found."""
     given = msgspec.to_builtins(runtime)
+    del given["least_ctx"]  # room alone changes nothing
     return msgspec.Raw(msgspec.json.encode({k: v for k, v in given.items() if k not in _LATER or v is not None}))
 
 

@@ -22,6 +22,7 @@ from playground.measuring.result_documents import ResultDocument
 from playground.measuring.results import Progress
 from playground.measuring.ship_card import ShipCard
 from playground.measuring.time_left import TimeLeft
+from playground.notebooks import engine_changes
 from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState, without_paths
 from playground.quantizing.scan_files import Workshop
 from playground.quantizing.scan_results import Scan
@@ -188,10 +189,12 @@ def run_cell(
     *,
     max_panes: int,
     explain: Callable[[Variant], str] = lambda variant: "",
+    before: Run | None = None,
 ) -> Iterator[Run]:
     """Ask what the run's cell asks and has no answer yet. Yields as compare.run does; the last one has an end.
 
-    `explain`: more about a variant whose pane failed.
+    `explain`: more about a variant whose pane failed. `before`: the cell's run before this one, which computed in the
+    same way, or the run says so.
     Raises BadInput or BadPrompt for what is invalid, before anything is loaded.
     """
     cell = run.cell
@@ -203,19 +206,20 @@ def run_cell(
     pictures = {p.sha256: image(p) for p in cell.pictures}
     for turn, picture in cell.asks[len(run.results) :]:
         shown = [pictures[p.sha256] for p in ([picture] if picture else cell.pictures)]
-        comparison = comparison_request.comparison_of(shown, cell.prompts[turn], variants, cell.settings, run.turns)
-        before = run.results
+        settings = engine_changes.as_before(cell.settings, run)
+        comparison = comparison_request.comparison_of(shown, cell.prompts[turn], variants, settings, run.turns)
+        results = run.results
         last: ComparisonUpdate | None = None
         reasons: dict[str, str] = {}
         for update in branching.run(comparison, lab, stop, max_panes=max_panes):
             for pane in update.panes:
                 if pane.state is PaneState.FAILED and pane.variant not in reasons:
                     reasons[pane.variant] = explain(next(v for v in variants if v.id == pane.variant))
-            last = _with_reasons(update, reasons)
-            yield msgspec.structs.replace(run, results=(*before, RunResult(turn, last, picture)))
+            last = engine_changes.said(_with_reasons(update, reasons), before, cell.settings)
+            yield msgspec.structs.replace(run, results=(*results, RunResult(turn, last, picture)))
         assert last is not None
         run = msgspec.structs.replace(
-            run, results=(*before, RunResult(turn, last, picture)), elapsed_s=time.monotonic() - started
+            run, results=(*results, RunResult(turn, last, picture)), elapsed_s=time.monotonic() - started
         )
         if stop.wanted():
             break
@@ -243,6 +247,7 @@ def go_on(
     if variant is None or then is None or _files(variant) != _files(then):
         raise BadInput("The files of this variant are not those of the run any more. Run the cell again.")
     cell, settings = run.cell, msgspec.structs.replace(run.cell.settings, reference=None)
+    settings = engine_changes.as_before(settings, run)
     earlier = msgspec.structs.replace(run, results=run.results[:index]).turns
     shown = [image(p) for p in ([result.picture] if result.picture else cell.pictures)]
     comparison = comparison_request.comparison_of(shown, cell.prompts[result.turn], [variant], settings, earlier)

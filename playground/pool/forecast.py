@@ -18,6 +18,7 @@ import msgspec
 from playground.engine import protocol
 from playground.pool.worker_spec import WorkerSpec
 from playground.support.byte_cache import BytesCache
+from playground.values.engine_defaults import EngineDefaults
 from playground.values.files import Shape
 from playground.values.memory import Forecast, MemoryParts, WorkerRole, host_of, is_host
 from playground.values.request import Remedy, Runtime
@@ -100,6 +101,13 @@ class Forecasts:
 
     def keep_bandwidth(self, place: str, bytes_per_s: float) -> None:
         self._put(f"bandwidth {self._devices[place]}", bytes_per_s)
+
+    def engine_defaults(self, place: str, kind: str) -> EngineDefaults | None:
+        """What suits a kind of model on the device of a place; None: not measured."""
+        return self._get(f"engine defaults {self._engine} {self._devices[place]} {kind}", EngineDefaults)
+
+    def keep_engine_defaults(self, place: str, kind: str, defaults: EngineDefaults) -> None:
+        self._put(f"engine defaults {self._engine} {self._devices[place]} {kind}", defaults)
 
     def _process_key(self, spec: WorkerSpec, places: Sequence[str]) -> str:
         kind = "float" if spec.shape is not None and spec.shape.is_float else "quantized"

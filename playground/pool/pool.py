@@ -17,6 +17,7 @@ from playground.pool import placement
 from playground.pool.budgets import Budgets, PoolLimits
 from playground.pool.contract import Joined, Sensors, WorkerFactory
 from playground.pool.devices import Devices
+from playground.pool.engine_choices import EngineChoices
 from playground.pool.forecast import Forecasts
 from playground.pool.handles import Handle, Handles, Lease, Stop, never
 from playground.pool.leasing import Leases, Slot
@@ -48,6 +49,7 @@ class Pool:
     loader: Loader
     leases: Leases
     queue: Queue
+    choices: EngineChoices
     who: str = ""  # whose turns the queue counts; "": no person in particular
 
     @classmethod
@@ -81,7 +83,8 @@ class Pool:
                 return HeldPlaces([(h.spec, h.places, h.bytes) for h in handles.all()], budgets.by_place())
 
         queue = Queue(held, limits.waiting, limits.waiting_per_person)
-        return cls(limits, sensors, devices, handles, learned, budgets, watch, loader, leases, queue)
+        choices = EngineChoices(learned, devices, measures=limits.measures_defaults)
+        return cls(limits, sensors, devices, handles, learned, budgets, watch, loader, leases, queue, choices)
 
     def of(self, who: str) -> Pool:
         """The same workers and the same queue, for another person's turns."""
@@ -165,6 +168,17 @@ class Pool:
         with self.turn([spec], stop=stop) as slot, slot.lease(spec, stop=stop) as lease:
             yield lease
 
+    def settle(self, slot: Slot, spec: WorkerSpec, *, stop: Stop = never) -> float | None:
+        """At the first use of a kind of language model, measure what suits it; not while somebody waits for its place.
+
+        Returns the seconds of its load; None if it was loaded, or nothing was to do. Raises as `lease`.
+        """
+        if not self.choices.is_missing(spec) or self.is_wanted(slot.places):
+            return None
+        with slot.lease(spec, stop=stop) as lease:
+            self.choices.measure(lease, stop)
+        return lease.load_s
+
     def has_room(self, spec: WorkerSpec) -> bool:
         """Whether it can be loaded now, and nothing has to be unloaded for it."""
         needs = [self.forecasts.of(spec, places).bytes for places in self.devices.options(spec)]
@@ -206,7 +220,9 @@ class Pool:
 
     def memory(self) -> MemoryReport:
         """What is held where, now. Takes milliseconds: a page reads Monitor.newest."""
-        return memory_report(self.sensors, self.devices, self.handles, self.budgets, self.watch, self.queue)
+        return memory_report(
+            self.sensors, self.devices, self.handles, self.budgets, self.watch, self.queue, self.choices
+        )
 
     def worker_bytes(self, pid: int) -> tuple[int | None, int | None]:
         """Resident host memory and GPU memory of a worker; None for what cannot be known."""

@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from playground.pool.budgets import Budgets
 from playground.pool.contract import Sensors, Worker
 from playground.pool.devices import Devices
+from playground.pool.engine_choices import EngineChoices
 from playground.pool.handles import Handle, Handles
 from playground.pool.memory_watch import MemoryWatch
 from playground.pool.queue import Queue
-from playground.values.memory import MemoryReport, WorkerMemory
+from playground.values.memory import MemoryReport, WorkerMemory, WorkerRole
 
 
 def memory_report(
-    sensors: Sensors, devices: Devices, handles: Handles, budgets: Budgets, watch: MemoryWatch, queue: Queue
+    sensors: Sensors,
+    devices: Devices,
+    handles: Handles,
+    budgets: Budgets,
+    watch: MemoryWatch,
+    queue: Queue,
+    choices: EngineChoices,
 ) -> MemoryReport:
     """Reads the sensors, and notes in `budgets` what other programs hold. Takes milliseconds."""
     rest = watch.at_rest
@@ -28,7 +35,7 @@ def memory_report(
     host = sensors.host()
     return MemoryReport(
         time=time.time(),
-        workers=tuple(_worker_memory(handle, worker, sensors, listed) for handle, worker in live),
+        workers=tuple(_worker_memory(handle, worker, sensors, listed, choices) for handle, worker in live),
         gpus=gpus or devices.of_ggml(),
         host_total_bytes=host.total_bytes,
         host_available_bytes=host.available_bytes,
@@ -42,8 +49,13 @@ def memory_report(
 
 
 def _worker_memory(
-    handle: Handle, worker: Worker, sensors: Sensors, listed: Mapping[int, Mapping[str, int]]
+    handle: Handle,
+    worker: Worker,
+    sensors: Sensors,
+    listed: Mapping[int, Mapping[str, int]],
+    choices: EngineChoices,
 ) -> WorkerMemory:
+    is_language = handle.spec.role is WorkerRole.LANGUAGE
     resident = sensors.process(worker.pid).resident_bytes
     on_gpu = sum(listed[worker.pid].values()) if worker.pid in listed else None
     gpu = on_gpu if on_gpu is not None else handle.difference
@@ -67,4 +79,5 @@ def _worker_memory(
         pinned=handle.pinned,
         idle_s=0.0 if handle.leased else time.monotonic() - handle.last_used,
         sequences=handle.spec.sequences,
+        defaults=choices.of(handle.spec, handle.spec.runtime) if is_language else None,
     )

@@ -224,7 +224,8 @@ class ScanJob:
             self._problems.append(f"{titles[0]}{more}: {error}")
 
     def _key(self, trial: _Trial) -> str:
-        limits = (settings_key(self._request.runtime), self._scan.max_tokens, self._scan.calibrate)
+        runtime = self._lab.pool.choices.computed(self._source.model, self._request.runtime)
+        limits = (settings_key(runtime), self._scan.max_tokens, self._scan.calibrate)
         settings = (*limits, *form_key(self._request.form))
         patterns = [group.pattern for group in trial.groups]
         which = (trial.half is Half.PROJECTOR, patterns, trial.kind)

@@ -56,6 +56,7 @@ def of_pane(pane: Pane) -> dict[str, Any]:
         "remarks": list(pane.remarks),
         "token_ids": list(pane.token_ids),
         "scores": [asdict(score) for score in pane.scores],
+        "engine": asdict(pane.engine) if pane.engine is not None else None,
         "timeline": [[state.value, seconds] for state, seconds in pane.timeline],
         "elsewhere": asdict(pane.elsewhere) if pane.elsewhere is not None else None,
     }

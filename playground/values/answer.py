@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from playground.values.engine_defaults import EngineSettings
+
 _BESIDE_OTHERS = 0.15  # a speed that falls by more has waited for more
 
 
@@ -134,6 +136,7 @@ class Pane:
     # Each state that was entered, with the seconds since the comparison began. Empty: kept by an older version.
     timeline: tuple[tuple[PaneState, float], ...] = ()
     elsewhere: Elsewhere | None = None  # of an endpoint's answer: it has no token ids and no metrics
+    engine: EngineSettings | None = None  # how llama.cpp computed it; None: kept by an older version, or in a batch
 
 
 @dataclass(frozen=True, slots=True)

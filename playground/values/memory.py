@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from playground.values.engine_defaults import EngineDefaults
+
 
 class WorkerRole(enum.StrEnum):
     VISION = "vision"
@@ -93,6 +95,7 @@ class WorkerMemory:
     pinned: bool
     idle_s: float
     sequences: int = 1  # questions that its context has room for at once
+    defaults: EngineDefaults | None = None  # what was measured to suit its kind of model; None: not measured
 
     @property
     def forecast_bytes(self) -> int | None:

@@ -69,11 +69,12 @@ class Runtime:
     cache_type_v: CacheType | None = None  # a quantized one needs flash attention
     image_min_tokens: int | None = None  # of an image, where the encoder resizes images; None: as the model's file says
     image_max_tokens: int | None = None
+    least_ctx: int | None = None  # of a context whose size was not chosen; None: SMALLEST_CONTEXT
 
     @property
     def context(self) -> int:
         """The size of the context that is made, as far as it is known before a question is."""
-        return self.n_ctx or SMALLEST_CONTEXT
+        return self.n_ctx or self.least_ctx or SMALLEST_CONTEXT
 
     @property
     def image_tokens(self) -> ImageTokens:
@@ -111,7 +112,7 @@ class Runtime:
         """
         if self.n_ctx is not None:
             return self
-        size = SMALLEST_CONTEXT
+        size = self.context
         while size < tokens:
             size *= 2
         return replace(self, n_ctx=size)

@@ -88,12 +88,15 @@ class InspectPage:
                     chart(seen, window, place, self._colours, self._pool.bandwidth(place)) for place in now.places
                 ]
                 handles = [handle_row(worker, self._colours) for worker in now.workers]
+                defaults = list(dict.fromkeys(worker.defaults for worker in now.workers if worker.defaults))
                 shared = {
                     "alarms": templating.markup("alarms.html", alarms=now.alarms[::-1]),
                     "places": templating.markup("places.html", places=places, report=now),
                 }
                 for allowed in (True, False):
-                    shared[f"handles {allowed}"] = templating.markup("handles.html", handles=handles, may=allowed)
+                    shared[f"handles {allowed}"] = templating.markup(
+                        "handles.html", handles=handles, defaults=defaults, may=allowed
+                    )
                 self._drawn = (now.time, shared)
             shared = self._drawn[1]
         return {

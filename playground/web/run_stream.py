@@ -93,6 +93,7 @@ class RunStream:
             job.stop,
             max_panes=self._parts.settings.max_panes,
             explain=self._parts.explain,
+            before=None if run.number else last,
         )
         yield from self._compare(record, self._metrics.ran(updates))
 

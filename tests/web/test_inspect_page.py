@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from playground.rendering import memory_strip
+from playground.values.engine_defaults import EngineDefaults, EngineSettings, Trial
 from playground.values.memory import MemoryParts, QueuedRun
 from playground.web.inspect_page import InspectPage
 from playground.web.replies import InspectReply
@@ -43,6 +44,24 @@ def test_page_when_names_hold_markup_then_it_is_text_and_every_tag_is_closed() -
         html = rendered(made.look(visitor)) + str(made.page()) + memory_strip.html(now)
         assert "script" not in Tags(html).seen
         assert "by difference" in html
+
+
+def test_page_when_a_kind_of_model_was_measured_then_all_candidates_and_the_choice_are_shown_once() -> None:
+    usual, chosen = EngineSettings(False, 2, 2048), EngineSettings(True, 2, 2048)
+    trials = (Trial(usual, 500.0, 140.0), Trial(chosen, 510.0, 180.0))
+    measured = EngineDefaults(chosen, usual, trials, 256, 2.04, 0.01, BAD_NAME)
+    models = [replace(worker(id, GIB), defaults=measured) for id in ("F16", "Q4_K_M")]
+    html = page(HandMade((report(*models),))).look(ME)["handles"]
+    assert html.count("<details") == 1
+    assert "its other quantizations: flash attention on, 2 threads, context 2048" in html
+    assert "2.0 s, once on this machine, with a prompt of 256 tokens" in " ".join(html.split())
+    words = Tags(html).seen
+    assert "script" not in words
+    rows = re.findall(r'<th scope="row">\s*(flash.*?)</th>\s*<td>(.*?)</td>\s*<td>(.*?)</td>', html, re.S)
+    assert [(" ".join(re.sub("<.*?>", "", name).split()), reads, writes) for name, reads, writes in rows] == [
+        ("flash attention off, 2 threads, context 2048 usual", "500 tok/s", "140 tok/s"),
+        ("flash attention on, 2 threads, context 2048 chosen", "510 tok/s", "180 tok/s"),
+    ]
 
 
 def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -> None:
