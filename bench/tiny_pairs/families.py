@@ -139,7 +139,7 @@ def gemma3():
         num_hidden_layers=3, num_attention_heads=4, image_size=896, patch_size=14, vision_use_head=False,
         hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-06), mm_tokens_per_image=256,
         boi_token_index=pieces.piece_to_id("<start_of_image>"), eoi_token_index=pieces.piece_to_id("<end_of_image>"),
-        image_token_index=4)
+        image_token_index=pieces.vocab_size() - 1)
     save("gemma3", T.Gemma3ForConditionalGeneration(config), None, "gemma", dict(HALF, image_seq_length=256,
         size=dict(height=896, width=896), image_processor_type="Gemma3ImageProcessor", do_pan_and_scan=None), tied=True,
         branch=2.0, embed_std=0.15, boost=("post_feed",), boost_mean=9.0,

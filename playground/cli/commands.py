@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import agent, compare, gate, measure, models, pack, quantize, score, serve, study, suites
+from playground.cli import agent, compare, gate, measure, models, pack, parity, quantize, score, serve, study, suites
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -54,6 +54,7 @@ for _command in (
     measure.accuracy,
     measure.card,
     gate.gate,
+    parity.parity,
     score.score,
     suites.suites,
     study.study,

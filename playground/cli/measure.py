@@ -32,7 +32,7 @@ from playground.cli.options import (
 )
 from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import gate, packs, result_documents, results, statistics, suite_source
+from playground.measuring import gate, packs, parity, result_documents, results, statistics, suite_source
 from playground.measuring import ship_card as ship
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.pack_jobs import PackJob
@@ -270,6 +270,7 @@ def _print_card(made: ship.ShipCard) -> None:
         )
     for reason in made.reasons:
         typer.echo(reason)
+    typer.echo(parity.words(made.parity))
 
 
 def _measure(

@@ -19,7 +19,7 @@ import typer
 from playground.comparing import run_settings
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
-from playground.measuring import packs, question_sets, result_documents, results, suite_source
+from playground.measuring import packs, parity, question_sets, result_documents, results, suite_source
 from playground.measuring.result_documents import ResultDocument
 from playground.measuring.statistics import Interval
 from playground.models.catalog import Catalog
@@ -31,7 +31,13 @@ from playground.values.request import ImagePlace, PromptForm
 from playground.wiring import Parts
 
 _Result = TypeVar(
-    "_Result", results.Measurement, scan_results.Sensitivity, CheckedVariant, question_sets.QuestionSet, packs.Pack
+    "_Result",
+    results.Measurement,
+    scan_results.Sensitivity,
+    CheckedVariant,
+    question_sets.QuestionSet,
+    packs.Pack,
+    parity.Parity,
 )
 DEFAULT_MAX_TOKENS = 64
 
@@ -183,6 +189,14 @@ class ResultsOptions:
         if self.results is not None:
             result_documents.write(self.results, made())
             say(f"{self.results} written.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewQuestions(QuestionOptions):
+    """The same for a model that is slow: few questions, of every level."""
+
+    level: Level = ""
+    n: Count = 8
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

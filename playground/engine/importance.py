@@ -8,8 +8,6 @@ short answer is what the model is for), and so does the head, even where it is t
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,107 +16,12 @@ from typing import Any
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine.ggml import Memory, function
 from playground.engine.protocol import ImportanceWritten, WriteImportance
+from playground.engine.tensors import F32, Ggml, Tensor, check_layout
 from playground.errors import BadInput, EngineError, cannot_write
-
-_DIMENSIONS, _SOURCES, _PARAMETER_BYTES, _NAME_BYTES = 4, 10, 64, 64
-_F32, _F16 = 0, 1
 
 _SUMS, _ROWS = ".in_sum2", ".counts"
 _DATASETS, _READINGS, _READING_ROWS = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
-
-
-class _Tensor(ctypes.Structure):
-    """ggml_tensor of ggml.h, which has no functions for its sources, lengths and strides. `_check_layout` guards it."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * _DIMENSIONS),  # elements, the length of a row first
-        ("nb", ctypes.c_size_t * _DIMENSIONS),  # strides in bytes
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * (_PARAMETER_BYTES // 4)),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * _SOURCES),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * _NAME_BYTES),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
-
-
-class _Ggml:
-    """The functions of ggml that the bindings leave out."""
-
-    def __init__(self) -> None:
-        pointer, number, text, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_size_t
-        try:
-            self.init = function("ggml_init", pointer, Memory)
-            self.free = function("ggml_free", None, pointer)
-            self.new_matrix = function("ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, number, number)
-            self.mul_mat = function("ggml_mul_mat", pointer, pointer, pointer, pointer)
-            self.transpose = function("ggml_transpose", pointer, pointer, pointer)
-            self.set_name = function("ggml_set_name", pointer, pointer, text)
-            self.name = function("ggml_get_name", text, pointer)
-            self.data = function("ggml_get_data", pointer, pointer)
-            self.n_bytes = function("ggml_nbytes", size, pointer)
-            self.n_elements = function("ggml_nelements", number, pointer)
-            self.overhead = function("ggml_tensor_overhead", size)
-            self.type_name = function("ggml_type_name", text, ctypes.c_int)
-            self.op_name = function("ggml_op_name", text, ctypes.c_int)
-            self.op_of = function("ggml_op_desc", text, pointer)
-            self.is_host = function("ggml_backend_buffer_is_host", ctypes.c_bool, pointer)
-            self.get = function("ggml_backend_tensor_get", None, pointer, pointer, size, size)
-        except AttributeError as error:
-            raise _other_llama_cpp(str(error)) from None
-
-
-def _other_llama_cpp(what: str) -> EngineError:
-    return EngineError(
-        f"Importance matrices do not work with this version of llama.cpp ({what}). Install the "
-        "llama-cpp-python that pyproject.toml names, or make the matrix with llama-imatrix."
-    )
-
-
-def _check_layout(ggml: _Ggml, layout: type[_Tensor] = _Tensor) -> None:
-    """Have ggml make tensors with known fields, and read them with our struct. Raises EngineError if they differ."""
-    context = ggml.init(Memory(16 * ggml.overhead(), None, False))
-    try:
-        weight, rows = ggml.new_matrix(context, _F16, 32, 3), ggml.new_matrix(context, _F32, 32, 5)
-        ggml.set_name(weight, b"blk.0.attn_q.weight")
-        product, turned = ggml.mul_mat(context, weight, rows), ggml.transpose(context, rows)
-        w, r, p, t = (layout.from_address(each) for each in (weight, rows, product, turned))
-        for what, ours, known in (
-            ("size", ctypes.sizeof(layout) < ggml.overhead(), True),
-            ("type", (ggml.type_name(w.type), ggml.type_name(r.type)), (b"f16", b"f32")),
-            ("ne", (*w.ne, *r.ne, *p.ne, *t.ne), (32, 3, 1, 1, 32, 5, 1, 1, 3, 5, 1, 1, 5, 32, 1, 1)),
-            ("nb", (*w.nb, *t.nb), (2, 64, 192, 192, 128, 4, 640, 640)),
-            ("elements", [_n_elements(each) for each in (w, r)], [ggml.n_elements(each) for each in (weight, rows)]),
-            ("bytes", [_n_bytes(r), _n_bytes(t)], [ggml.n_bytes(rows), ggml.n_bytes(turned)]),
-            ("op", (ggml.op_name(w.op), ggml.op_name(p.op)), (b"NONE", ggml.op_of(product))),
-            ("src", (*p.src[:3], w.src[0]), (weight, rows, None, None)),
-            ("view_src", (t.view_src, t.view_offs, w.view_src), (rows, 0, None)),
-            ("data", (w.data, p.data, t.data), (ggml.data(weight), ggml.data(product), ggml.data(rows))),
-            ("name", w.name, ggml.name(weight)),
-            ("buffer", (w.buffer, w.extra), (None, None)),
-        ):
-            if ours != known:
-                raise _other_llama_cpp(f"ggml_tensor, {what}: {ours} instead of {known}")
-    finally:
-        ggml.free(context)
-
-
-def _n_elements(tensor: _Tensor) -> int:
-    return int(math.prod(tensor.ne))
-
-
-def _n_bytes(tensor: _Tensor) -> int:
-    """From the first to the last of a tensor's elements of 4 bytes; some between may not be its own."""
-    lengths, strides = tuple(tensor.ne), tuple(tensor.nb)
-    return 4 + int(sum((length - 1) * stride for length, stride in zip(lengths, strides, strict=True)))
 
 
 @dataclass(slots=True)
@@ -148,8 +51,8 @@ class Importance:
 
     def __init__(self) -> None:
         """Raises EngineError if this llama.cpp has another layout of ggml_tensor."""
-        self._ggml = _Ggml()
-        _check_layout(self._ggml)
+        self._ggml = Ggml()
+        check_layout(self._ggml)
         self.callback = C.ggml_backend_sched_eval_callback(self._on_node)
         self._watching = False
         self._error: Exception | None = None
@@ -211,11 +114,11 @@ class Importance:
             op = self._ggml.op_of(pointer)
             if op not in (b"MUL_MAT", b"MUL_MAT_ID"):
                 return False
-            node = _Tensor.from_address(pointer)
-            weight, rows = _Tensor.from_address(node.src[0]), _Tensor.from_address(node.src[1])
+            node = Tensor.from_address(pointer)
+            weight, rows = Tensor.from_address(node.src[0]), Tensor.from_address(node.src[1])
             name = _weight_name(weight.name.decode("utf-8", "replace"))
             # A computed tensor is not a weight: its columns differ from the file's (views, transposed weights).
-            if rows.type != _F32 or self._ggml.op_name(weight.op) != b"NONE" or not name.endswith(".weight"):
+            if rows.type != F32 or self._ggml.op_name(weight.op) != b"NONE" or not name.endswith(".weight"):
                 return False
             if not ask and self._error is None:
                 more = self._of_experts(node, weight, rows) if op == b"MUL_MAT_ID" else self._of(weight, rows)
@@ -224,7 +127,7 @@ class Importance:
             self._error = error
         return True
 
-    def _of(self, weight: _Tensor, rows: _Tensor) -> _Sums:
+    def _of(self, weight: Tensor, rows: Tensor) -> _Sums:
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
         squares = self._squares(rows).sum(axis=2, dtype=numpy.float64)
@@ -234,11 +137,11 @@ class Importance:
         n = rows.ne[1] * rows.ne[2] * rows.ne[3] / (n2 * n3)
         return _Sums(squares.reshape(1, -1), numpy.array([n]))
 
-    def _of_experts(self, node: _Tensor, weight: _Tensor, rows: _Tensor) -> _Sums:
+    def _of_experts(self, node: Tensor, weight: Tensor, rows: Tensor) -> _Sums:
         """rows: columns x experts used (or one for all of them) x tokens. The third source: which experts, by token."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-        chosen = self._values(_Tensor.from_address(node.src[2]), numpy.int32)[0, 0]  # tokens x experts used
+        chosen = self._ggml.values(Tensor.from_address(node.src[2]), numpy.int32)[0, 0]  # tokens x experts used
         squares = self._squares(rows)[0]
         squares = numpy.broadcast_to(squares, (*chosen.shape, rows.ne[0]))
         n_experts = weight.ne[2]
@@ -247,26 +150,14 @@ class Importance:
             sums[expert] = squares[chosen == expert].sum(axis=0, dtype=numpy.float64)
         return _Sums(sums, numpy.bincount(chosen.ravel(), minlength=n_experts).astype(numpy.float64))
 
-    def _squares(self, rows: _Tensor) -> Any:
+    def _squares(self, rows: Tensor) -> Any:
         """float32 (ne3, ne2, ne1, ne0). Raises EngineError."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-        squares = numpy.square(self._values(rows, numpy.float32))
+        squares = numpy.square(self._ggml.values(rows, numpy.float32))
         if not numpy.isfinite(squares).all():
             raise EngineError("The model's activations are NaN or infinite: the file is damaged.")
         return squares
-
-    def _values(self, tensor: _Tensor, dtype: Any) -> Any:
-        """(ne3, ne2, ne1, ne0) elements of 4 bytes, valid only until the callback returns."""
-        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
-
-        n = _n_bytes(tensor)
-        if self._ggml.is_host(tensor.buffer):
-            memory: Any = (ctypes.c_char * n).from_address(tensor.data)
-        else:
-            memory = (ctypes.c_char * n)()
-            self._ggml.get(ctypes.byref(tensor), memory, 0, n)
-        return numpy.ndarray(tuple(tensor.ne)[::-1], dtype, memory, strides=tuple(tensor.nb)[::-1])
 
 
 def watching(importance: Importance | None) -> AbstractContextManager[None]:

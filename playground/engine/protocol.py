@@ -78,12 +78,20 @@ class TextChunk(Message, frozen=True, tag=True):
     token_ids: tuple[int, ...]
 
 
+class EncoderInput(msgspec.Struct, frozen=True):
+    """A preprocessed image, as the encoder's graph gets it."""
+
+    shape: tuple[int, ...]  # images, channels, height, width
+    values: bytes  # float32
+
+
 class ImageChunk(Message, frozen=True, tag=True):
     """A stretch of image embeddings; a tiled image has several.
 
     embeddings: n_tokens x n_embd_inp float32, empty if the image came without pixels.
     positions: with M-RoPE, 4 x n_tokens int32 in the order t, y, x, z; else empty.
     pixels: width and height that the encoder saw. None: mtmd tells the grid of tokens with M-RoPE only.
+    inputs: what it saw, if the worker keeps it (LoadVision.keep_inputs).
     """
 
     image: int  # which of the images
@@ -94,6 +102,7 @@ class ImageChunk(Message, frozen=True, tag=True):
     positions: bytes
     embeddings: bytes
     pixels: tuple[int, int] | None = None
+    inputs: tuple[EncoderInput, ...] = ()
 
 
 def n_tokens(chunk: TextChunk | ImageChunk) -> int:
@@ -323,6 +332,7 @@ class LoadVision(Request[Loaded], frozen=True, tag=True):
     """Load a projector and, without its weights, a language model that it belongs to.
 
     observe: collect for an importance matrix while images are encoded (WriteImportance); that is slower.
+    keep_inputs: send the preprocessed images with what was encoded of them.
     """
 
     projector: str
@@ -332,6 +342,7 @@ class LoadVision(Request[Loaded], frozen=True, tag=True):
     observe: bool = False
     image_min_tokens: int | None = None  # of an image, where the encoder resizes images; None: as the file says
     image_max_tokens: int | None = None
+    keep_inputs: bool = False
 
 
 class LoadLanguage(Request[Loaded], frozen=True, tag=True):

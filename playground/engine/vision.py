@@ -21,6 +21,7 @@ from llama_cpp import llama_cpp as C
 from llama_cpp import mtmd_cpp as M
 
 from playground.engine import finite, llama_log, loading, templates
+from playground.engine.encoder_inputs import EncoderInputs
 from playground.engine.importance import Importance, watching
 from playground.engine.protocol import ChatMessage, EncodedPrompt, ImageChunk, MemoryPlan, TextChunk
 from playground.engine.vocabulary import Vocabulary
@@ -70,9 +71,13 @@ class VisionModel:
         n_threads: int | None,
         image_tokens: ImageTokens = ANY,
         importance: Importance | None = None,
+        inputs: EncoderInputs | None = None,
     ) -> None:
+        """`importance` and `inputs`: one of them watches the encoder, or none."""
         templates.start()  # while the files load
         self._importance = importance
+        self._inputs = inputs
+        watcher = importance or inputs
         self._model = loading.load_model(model, weights=False)
         self._load_projector = functools.partial(
             loading.load_projector,
@@ -81,7 +86,7 @@ class VisionModel:
             use_gpu=use_gpu,
             n_threads=n_threads or loading.default_threads(os.path.getsize(projector)),
             image_tokens=image_tokens,
-            observer=importance and importance.callback,
+            observer=watcher and watcher.callback,
         )
         lines: list[str] = []
         try:
@@ -189,6 +194,8 @@ class VisionModel:
                     n_past += len(text.token_ids)
                     continue
                 image = int(M.mtmd_input_chunk_get_id(chunk))  # all tiles of an image carry its id
+                if self._inputs is not None:
+                    self._inputs.take()  # of the warm-up
                 encode_started = time.perf_counter()
                 embeddings = self._embeddings(chunk) if images[image].rgb else b""
                 encode_s += time.perf_counter() - encode_started
@@ -266,6 +273,7 @@ class VisionModel:
             positions=self._positions(chunk, n_tokens, n_past),
             embeddings=embeddings,
             pixels=self._pixels(chunk),
+            inputs=self._inputs.take() if self._inputs is not None else (),
         )
 
     def _pixels(self, chunk: object) -> tuple[int, int] | None:

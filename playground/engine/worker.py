@@ -16,6 +16,7 @@ from threading import Event, Lock, Thread
 from playground.engine import grammar, loading, scoring, trials  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
 from playground.engine.batch import Batch
+from playground.engine.encoder_inputs import EncoderInputs
 from playground.engine.ggml import devices
 from playground.engine.importance import Importance
 from playground.engine.language import LanguageModel, plan
@@ -143,6 +144,7 @@ class RequestServer:
                     n_threads=request.n_threads,
                     image_tokens=(request.image_min_tokens, request.image_max_tokens),
                     importance=self._importance,
+                    inputs=EncoderInputs() if request.keep_inputs else None,
                 )
                 loaded = time.perf_counter()
                 if request.use_gpu and loading.GPU_OFFLOAD:

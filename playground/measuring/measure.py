@@ -24,6 +24,7 @@ from playground.comparing.loops import loop_of
 from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted
 from playground.measuring import look_test, pace, question_sets, speed_test, statistics
+from playground.measuring.parity import Parity, key_parts
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.measuring.results import (
     AskedAlone,
@@ -172,6 +173,7 @@ class MeasureJob:
             sample=self._set.sample,
             asked_alone=self._asked_alone,
             form=self.steps.form.or_none,
+            parity=self._results.get(self._results.key(*key_parts(base.model.sha256, base.projector.sha256)), Parity),
         )
 
     def _load_ahead(self, variant: Variant) -> None:

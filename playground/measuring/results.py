@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from playground.measuring import statistics
+from playground.measuring.parity import Parity
 from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
@@ -150,6 +151,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     sample: SampleRecord | None = None  # where the questions come from, if that is a dataset of the Hub
     form: PromptForm | None = None  # of every question; None: nothing was given, or an older version measured it
     asked_alone: AskedAlone | None = None  # None: all were, or an older version measured it
+    parity: Parity | None = None  # of the reference, as it was known then; None: nobody had looked
 
 
 class Progress(msgspec.Struct, frozen=True):

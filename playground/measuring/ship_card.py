@@ -11,6 +11,7 @@ import msgspec
 from playground.errors import BadInput
 from playground.measuring import gate, statistics
 from playground.measuring.gate import Gate, Verdict
+from playground.measuring.parity import Parity
 from playground.measuring.question_sets import Question
 from playground.measuring.results import Measurement, MeasurementPlan, Sight, Speed, VariantResult
 from playground.measuring.statistics import Count, Heavy, Interval
@@ -84,6 +85,7 @@ class ShipCard(msgspec.Struct, frozen=True):
     settings: str
     measured: str  # ISO 8601
     command: str  # repeats it
+    parity: Parity | None = None  # of the reference with the original model; None: nobody has looked
 
 
 def card(
@@ -118,6 +120,7 @@ def card(
         settings=settings,
         measured=when or datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         command=command,
+        parity=measured.parity,
     )
 
 

@@ -51,6 +51,14 @@ _LINE_BYTES = 8192  # of stderr; a longer line is cut
 _SECRETS = re.compile(r"^PLAYGROUND_|TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 
 
+def child_environment() -> dict[str, str]:
+    """Of a child that imports this package: the app's own without its secrets."""
+    package_parent = str(Path(playground.__file__).parent.parent)
+    inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
+    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    return inherited | {"PYTHONPATH": path}
+
+
 class WorkerProcess:
     """A Worker (contract.py): owns a child process and its pipe."""
 
@@ -65,15 +73,8 @@ class WorkerProcess:
         self._stop_lock = Lock()
         self._tail: deque[str] = deque(maxlen=60)
         ours, theirs = socket.socketpair()
-        package_parent = str(Path(playground.__file__).parent.parent)
-        whole = (
-            {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
-            | {
-                "GGML_NO_BACKTRACE": "1",  # else ggml starts gdb when it aborts
-                "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
-            }
-            | dict(environment or {})
-        )
+        # ggml starts gdb when it aborts, unless it is told not to.
+        whole = child_environment() | {"GGML_NO_BACKTRACE": "1"} | dict(environment or {})
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "playground.engine.worker", str(theirs.fileno())],

@@ -97,8 +97,8 @@ class WorkerSpec:
         return self.role is WorkerRole.LANGUAGE and self.wants_gpu and self.runtime.split_gpus
 
 
-def _observes(observe: bool) -> tuple[str, ...]:
-    return ("observes",) if observe else ()
+def _observes(observe: bool, keep_inputs: bool = False) -> tuple[str, ...]:
+    return ("observes",) * observe + ("keeps inputs",) * keep_inputs
 
 
 def language_spec(
@@ -121,11 +121,18 @@ def language_spec(
 
 
 def vision_spec(
-    projector: ModelFile, model: ModelFile, runtime: Runtime, images: Sequence[Image] = (), *, observe: bool = False
+    projector: ModelFile,
+    model: ModelFile,
+    runtime: Runtime,
+    images: Sequence[Image] = (),
+    *,
+    observe: bool = False,
+    keep_inputs: bool = False,
 ) -> WorkerSpec:
     """images: what it is to encode, for the forecast.
 
-    observe: a worker of its own that collects for an importance matrix (protocol.LoadVision).
+    observe: a worker of its own that collects for an importance matrix (protocol.LoadVision). keep_inputs: one that
+    sends what it encoded.
     """
     use_gpu = runtime.n_gpu_layers != 0 and runtime.projector_on_gpu
     vocabulary = model.vocabulary_sha256 or model.sha256
@@ -133,8 +140,17 @@ def vision_spec(
     budget = () if tokens == ANY else tuple(map(str, tokens))
     return WorkerSpec(
         role=WorkerRole.VISION,
-        key=(projector.sha256, vocabulary, str(use_gpu), str(runtime.n_threads), *budget, *_observes(observe)),
-        load=protocol.LoadVision(projector.path, model.path, use_gpu, runtime.n_threads, observe, *tokens),
+        key=(
+            projector.sha256,
+            vocabulary,
+            str(use_gpu),
+            str(runtime.n_threads),
+            *budget,
+            *_observes(observe, keep_inputs),
+        ),
+        load=protocol.LoadVision(
+            projector.path, model.path, use_gpu, runtime.n_threads, observe, *tokens, keep_inputs=keep_inputs
+        ),
         file=os.path.basename(projector.path),
         bytes=projector.bytes,
         shape=projector.shape,

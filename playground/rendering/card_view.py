@@ -14,6 +14,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from playground.errors import BadInput
+from playground.measuring import parity
 from playground.measuring.ship_card import CardRow, ShipCard
 from playground.models.presets import family_name
 from playground.rendering import measurement_view, number_format, plots, templating
@@ -68,7 +69,12 @@ def model_of(card: ShipCard) -> str:
 def verdict(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
     """What is recommended and why; `printed`: without the buttons that write files."""
     return templating.markup(
-        "card-verdict.html", card=card, model=model_of(card), kinds=list(_WRITERS), printed=printed
+        "card-verdict.html",
+        card=card,
+        model=model_of(card),
+        kinds=list(_WRITERS),
+        printed=printed,
+        parity=parity.words(card.parity),
     )
 
 
@@ -207,7 +213,8 @@ _PAGE = 760
 
 def _png(card: ShipCard) -> bytes:
     drawn, lines = _plot(card), _rows(card)
-    wrapped = [part for reason in card.reasons for part in _wrapped(reason, 108)]
+    sentences = (*card.reasons, parity.words(card.parity))
+    wrapped = [part for sentence in sentences for part in _wrapped(sentence, 108)]
     height = 76 + 19 * len(wrapped) + (drawn.height + 30 if drawn else 0) + 24 * (len(lines) + 1) + 74
     page = PIL.Image.new("RGB", (_PAGE * _SCALE, height * _SCALE), _PAPER)
     draw = PIL.ImageDraw.Draw(page)

@@ -204,22 +204,22 @@ def test_ggml_when_another_one_then_said_before_anything_is_read() -> None:
     """A field that moved, as between versions of llama.cpp."""
     code = """
 import ctypes
-from playground.engine import importance
+from playground.engine import tensors
 from playground.errors import EngineError
-fields = list(importance._Tensor._fields_)
+fields = list(tensors.Tensor._fields_)
 for i in range(len(fields) - 1):
     moved = [*fields[:i], fields[i + 1], fields[i], *fields[i + 2:]]
     changed = [("new", ctypes.c_int64), *fields], [f for f in fields if f[0] != fields[i][0]], moved
     for layout in changed[:3 if i < 9 else 2]:  # data, name and what is behind them have room to spare
         try:
-            importance._check_layout(importance._Ggml(), type("T", (ctypes.Structure,), {"_fields_": layout}))
+            tensors.check_layout(tensors.Ggml(), type("T", (ctypes.Structure,), {"_fields_": layout}))
         except EngineError as error:
             assert "do not work with this version" in str(error)
         except AttributeError as error:
             assert fields[i][0] in str(error)
         else:
             assert fields[i][0] in ("op_params", "flags", "extra", "padding"), fields[i][0]
-importance._check_layout(importance._Ggml())
+tensors.check_layout(tensors.Ggml())
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert child.returncode == 0, child.stderr[-2000:]

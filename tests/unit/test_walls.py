@@ -66,6 +66,8 @@ def test_files_when_looked_for_then_they_are_found() -> None:
         ),
         ("pyarrow", ["playground/models/hub/datasets.py"]),
         ("ray", ["playground/cluster/"]),
+        ("torch", ["playground/original/"]),
+        ("transformers", ["playground/original/"]),
         ("diskcache", ["playground/support/byte_cache.py"]),
         ("prometheus_client", ["playground/web/prometheus.py", "playground/web/health.py"]),
         ("training", ["training/"]),  # it makes the embedded pair; the app only has its files
@@ -166,6 +168,7 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("playground.errors", ()),
     ("playground.support", ("playground.support.", "playground.errors")),
     (PROTOCOL, ("playground.values.",)),
+    ("playground.original", ("playground.original.",)),
     ("playground.engine", ("playground.engine.", "playground.support.atomic", "playground.support.cgroup", *VALUES)),
     *((room, (f"{room}.", *above)) for room, above in STACK),
     ("playground", ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Condition
@@ -38,6 +38,8 @@ from playground.values.files import Half
 
 _KEPT_LISTINGS = 64
 _KEPT_HEADER_ENTRIES = 400_000  # keys and tensors of all headers together, some 300 bytes each; a header has hundreds
+# What transformers reads of a repository.
+_ORIGINAL = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 disable_progress_bars()
 
 
@@ -192,6 +194,26 @@ class Hub:
             return Path(
                 hf.hf_hub_download(listing.id, name, repo_type="dataset", revision=listing.commit, token=access)
             )
+
+    def original(
+        self,
+        id: str,
+        revision: str = "main",
+        token: str | None = None,
+        *,
+        check: Callable[[Mapping[str, int]], object] = lambda counts: None,
+    ) -> Path:
+        """A model of transformers: the folder in the cache that has its configuration and weights.
+
+        `check` gets how many values of each type there are before any is fetched; what it raises is passed on.
+        Raises Offline, BadInput, NotAllowed, NoRoom.
+        """
+        access = self._token(token)
+        with translated(id):
+            weights = self._api.get_safetensors_metadata(id, revision=revision, token=access)
+        check({str(kind): n for kind, n in weights.parameter_count.items()})
+        with translated(id):
+            return Path(hf.snapshot_download(id, revision=revision, token=access, allow_patterns=_ORIGINAL))
 
     def push_to_dataset(self, id: str, path: Path, *, private: bool, token: str | None = None) -> str:
         """Commit a file to a dataset repository, which is created where it is missing. Returns the commit.

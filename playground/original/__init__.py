@@ -1,0 +1,1 @@
+"""The original model of a pair, in a child process: the only importer of torch and transformers."""
