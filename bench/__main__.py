@@ -34,6 +34,7 @@ _WHAT = (
     "templates",
     "projectors",
     "conformance",
+    "parity",
     "statistics",
     "attack",
     "app",
@@ -52,19 +53,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the random pair is written; default: a temporary folder")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each half of `load`, and of `cuts`")
     parser.add_argument(
-        "--source", type=Path, help="of `templates`, `projectors`, `conformance` (makes pairs): llama.cpp's source"
+        "--source",
+        type=Path,
+        help="of `templates`, `projectors`, `conformance` and `parity` (make pairs): llama.cpp's source",
     )
     parser.add_argument(
-        "--pairs", type=Path, help="of `encoder`, `axes`, `projectors`, `conformance`: a folder of pairs"
+        "--pairs", type=Path, help="of `encoder`, `axes`, `projectors`, `conformance`, `parity`: a folder of pairs"
     )
     parser.add_argument("--mtmd-cli", type=Path, help="of `conformance`: the program llama-mtmd-cli")
     parser.add_argument("--make", action="store_true", help="of `conformance`: quantize either half, measure the drift")
-    parser.add_argument("--peer", type=Path, help="of `templates`, `conformance`: a Python that has transformers")
+    parser.add_argument("--peer", type=Path, help="of `templates`, `conformance`, `parity`: a Python with transformers")
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
     parser.add_argument(
-        "--only", help="of `attack`: one input; of `batch`: one part; of `conformance`: pairs, with commas between"
+        "--only",
+        help="of `attack`: one input; of `batch`: one part; of `conformance`, `parity`: pairs, `A,B`",
     )
     parser.add_argument("--server", type=Path, help="of `batch`: the program llama-server, to be compared with")
     parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")
@@ -73,6 +77,8 @@ def main() -> None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
     if given.what == "conformance" and given.pairs is None:
         parser.error("conformance needs --pairs, a folder of pairs; with --source they are made there")
+    if given.what == "parity" and given.pairs is None:
+        parser.error("parity needs --pairs, a folder of pairs and originals; with --source they are made there")
     found: dict[str, object] = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -191,6 +197,12 @@ def main() -> None:
                 Path(temporary), given.pairs, given.mtmd_cli, make=given.make, gpu=given.gpu, only=only
             )
             found |= show("conformance", results)
+        if given.what == "parity":
+            from bench import parity  # noqa: PLC0415
+
+            only = given.only.split(",") if given.only else []
+            python = str(given.peer or sys.executable)
+            found |= show("parity", parity.measure(Path(temporary), given.pairs, given.source, python, only))
         if given.what in ("api", "all"):
             from bench import api  # noqa: PLC0415
 

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where NAME/NAME-F16.gguf and NAME/mmproj-NAME-F16.gguf are written")
     parser.add_argument("names", nargs="*", help="families; default: all")
     parser.add_argument("--source", type=Path, required=True, help="llama.cpp's source")
+    parser.add_argument("--originals", action="store_true", help="keep NAME/original/NAME, as transformers saves it")
     parser.add_argument("--checkpoint", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_intermixed_args()
     if given.checkpoint:
@@ -32,15 +33,18 @@ def main() -> None:
 
         FAMILIES[given.names[0]]()
         return
-    failed = [name for name in given.names or TITLES if not _made(given.folder, given.source, name)]
+    failed = [
+        name for name in given.names or TITLES if not _made(given.folder, given.source, name, keep=given.originals)
+    ]
     if failed:
         raise SystemExit(f"Not made: {', '.join(failed)}.")
 
 
-def _made(folder: Path, source: Path, name: str) -> bool:
-    """Whether both files are there; they are made unless they were before."""
+def _made(folder: Path, source: Path, name: str, *, keep: bool) -> bool:
+    """Whether both files are there; they are made unless they were before. `keep`: with the original."""
     model, projector = folder / name / f"{name}-F16.gguf", folder / name / f"mmproj-{name}-F16.gguf"
-    if model.exists() and projector.exists():
+    original = model.parent / "original"
+    if model.exists() and projector.exists() and (original.exists() or not keep):
         return True
     model.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,6 +64,8 @@ def _made(folder: Path, source: Path, name: str) -> bool:
         else:
             whole = _ran([*converter, "--mmproj", "--outfile", projector], environment, name)
         whole = whole and _ran([*converter, *mine, "--outfile", model], environment, name)
+        if whole and keep:
+            shutil.copytree(checkpoint, original / name, dirs_exist_ok=True)
     print(f"{name}: {'made' if whole else 'FAILED'}", flush=True)
     return whole
 

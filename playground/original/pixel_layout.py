@@ -4,6 +4,7 @@ A picture is float32 (3, height, width). The layouts:
 
 - whole images: (images, 3, height, width), or with one more axis in front; `image_sizes` cuts their padding off;
 - Qwen's patches: (patches, 3 x frames x patch x patch) in the order of merged blocks, `image_grid_thw` has the grid;
+- PaddleOCR's patches: (patches, 3, patch, patch), row by row, `image_grid_thw` has the grid;
 - SigLIP 2's patches: (images, patches, patch x patch x 3), row by row, `spatial_shapes` has the grid.
 """
 
@@ -25,6 +26,8 @@ def pictures_of(inputs: Arrays, patch: int | None, merge: int | None) -> list[An
         return None
     if "image_grid_thw" in inputs and values.ndim == 2 and patch and merge:
         return _of_blocks(values, inputs["image_grid_thw"], patch, merge)
+    if "image_grid_thw" in inputs:
+        return _of_patches(values, inputs["image_grid_thw"]) if values.ndim == 4 else None
     if "spatial_shapes" in inputs and values.ndim == 3 and patch:
         grids = inputs["spatial_shapes"]
         return [_of_rows(rows, int(high), int(wide), patch) for rows, (high, wide) in zip(values, grids, strict=True)]
@@ -52,6 +55,8 @@ def with_pictures(
         blocks = numpy.concatenate([_as_blocks(picture, patch, merge, frames) for picture in pictures])
         grids = [(1, picture.shape[1] // patch, picture.shape[2] // patch) for picture in pictures]
         return {**inputs, "pixel_values": blocks, "image_grid_thw": numpy.array(grids)}
+    if "image_grid_thw" in inputs:
+        return _as_patches(inputs, pictures)
     if "spatial_shapes" in inputs and values.ndim == 3 and patch:
         return _as_rows(inputs, pictures, patch)
     sizes = inputs.get("image_sizes")
@@ -85,6 +90,29 @@ def _as_blocks(picture: Any, patch: int, merge: int, frames: int) -> Any:
     blocks = picture.reshape(_CHANNELS, high, merge, patch, wide, merge, patch).transpose(1, 4, 2, 5, 0, 3, 6)
     still = numpy.repeat(blocks[..., None, :, :], frames, axis=-3)
     return still.reshape(high * wide * merge**2, -1)
+
+
+def _of_patches(values: Any, grids: Any) -> list[Any] | None:
+    pictures, start, side = [], 0, values.shape[-1]
+    for frames, high, wide in (map(int, grid) for grid in grids):
+        if frames != 1 or len(values) < start + high * wide:
+            return None
+        patches = values[start : start + high * wide].reshape(high, wide, _CHANNELS, side, side)
+        pictures.append(patches.transpose(2, 0, 3, 1, 4).reshape(_CHANNELS, high * side, wide * side))
+        start += high * wide
+    return pictures
+
+
+def _as_patches(inputs: Arrays, pictures: Sequence[Any]) -> dict[str, Any] | None:
+    side = inputs["pixel_values"].shape[-1]
+    if any(length % side for picture in pictures for length in picture.shape[1:]):
+        return None
+    grids = [(1, picture.shape[1] // side, picture.shape[2] // side) for picture in pictures]
+    values = [
+        picture.reshape(_CHANNELS, high, side, wide, side).transpose(1, 3, 0, 2, 4).reshape(-1, _CHANNELS, side, side)
+        for picture, (_, high, wide) in zip(pictures, grids, strict=True)
+    ]
+    return {**inputs, "pixel_values": numpy.concatenate(values), "image_grid_thw": numpy.array(grids)}
 
 
 def _of_rows(rows: Any, high: int, wide: int, patch: int) -> Any:

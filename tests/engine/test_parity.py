@@ -137,13 +137,11 @@ def test_parity_when_the_pair_is_the_original_then_no_part_differs_and_the_card_
 def test_parity_when_one_part_differs_then_it_is_named(parts: Parts, pair: Variant, tmp_path: Path) -> None:
     known = prepare(parts, pair)
     turned = known.rows[::-1]
-    first = known.prompt.chunks[0]
-    assert isinstance(first, TextChunk)
-    more = tuple(range(40, 60))
-    longer = msgspec.structs.replace(
-        known.prompt, chunks=(TextChunk((*more, *first.token_ids)), *known.prompt.chunks[1:])
-    )
-    ids, slots = numpy.concatenate([more, known.arrays["ids"]]), known.arrays["slots"] + len(more)
+    last = known.prompt.chunks[-1]
+    assert isinstance(last, TextChunk)
+    backwards = last.token_ids[::-1]
+    other_text = msgspec.structs.replace(known.prompt, chunks=(*known.prompt.chunks[:-1], TextChunk(backwards)))
+    ids = numpy.concatenate([known.arrays["ids"][: -len(backwards)], backwards])
     for part, changed, original, prompt, finding in (
         (
             Part.ENCODER,
@@ -168,9 +166,9 @@ def test_parity_when_one_part_differs_then_it_is_named(parts: Parts, pair: Varia
         ),
         (
             Part.PROMPT,
-            {"ids": ids, "slots": slots},
+            {"ids": ids},
             pair,
-            longer,
+            other_text,
             "Prompt: the original's chat template gives other tokens than the pair's",
         ),
     ):

@@ -201,6 +201,19 @@ def test_rows_when_read_and_written_then_the_same_pictures() -> None:
     assert written["pixel_attention_mask"].sum() == 6
 
 
+def test_patches_when_read_and_written_then_the_same_pictures() -> None:
+    one = picture(28, 42)
+    values = one.reshape(3, 2, 14, 3, 14).transpose(1, 3, 0, 2, 4).reshape(6, 3, 14, 14)
+    inputs = {"pixel_values": values, "image_grid_thw": numpy.array([[1, 2, 3]])}
+    read = pixel_layout.pictures_of(inputs, 14, 2)
+    assert read is not None
+    numpy.testing.assert_array_equal(read[0], one)
+    written = pixel_layout.with_pictures(inputs, [one], 14, 2)
+    assert written is not None
+    numpy.testing.assert_array_equal(written["pixel_values"], values)
+    assert pixel_layout.with_pictures(inputs, [picture(20, 28)], 14, 2) is None
+
+
 def test_whole_images_when_padded_then_their_sizes_cut_them() -> None:
     one = picture(20, 30)
     inputs = {
