@@ -40,6 +40,7 @@ def test_markdown_when_made_to_be_slow_then_shown_within_seconds(render: Callabl
     assert time.monotonic() - begun < SECONDS
 
 
+@pytest.mark.thorough
 def test_markdown_when_a_long_note_has_many_links_then_they_are_links() -> None:
     assert str(markdown.render("See [a](https://b.c).\n\n" * 5000)).count("<a href") == 5000
 
@@ -103,6 +104,7 @@ def long_run(n_tokens: int) -> Run:
     return run_of(compare_cell(), result(*long), measurement=measurement())
 
 
+@pytest.mark.thorough
 def test_run_when_it_has_megabytes_then_read_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run = long_run(8192)
     raw = msgspec.json.encode(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy
 import pytest
-from scipy import stats
+import scipy
 
 from bench import statistics as simulated
 from playground.measuring import statistics
@@ -13,9 +13,9 @@ from playground.measuring import statistics
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (5, 10), (49, 50), (200, 200), (1, 210)])
 def test_proportion_when_counted_then_clopper_and_pearsons_interval(hits: int, n: int) -> None:
     interval = statistics.count([True] * hits + [False] * (n - hits)).interval
-    exact = stats.binomtest(hits, n).proportion_ci(method="exact")
+    exact = scipy.stats.binomtest(hits, n).proportion_ci(method="exact")
     assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
-    one_sided = stats.binomtest(hits, n, alternative="less").proportion_ci(method="exact").high
+    one_sided = scipy.stats.binomtest(hits, n, alternative="less").proportion_ci(method="exact").high
     assert statistics.count([True] * hits + [False] * (n - hits)).at_most == pytest.approx(one_sided, abs=1e-9)
 
 
@@ -25,9 +25,9 @@ def test_median_when_ordered_then_the_interval_holds_at_least_95_percent(n: int)
     assert interval.low is not None
     assert interval.high is not None
     # So many of n values lie below the interval with probability 1/2 each; scipy's binomial law.
-    covered = 1 - 2 * stats.binom.cdf(int(interval.low), n, 0.5)
+    covered = 1 - 2 * scipy.stats.binom.cdf(int(interval.low), n, 0.5)
     assert covered >= 0.95
-    assert 1 - 2 * stats.binom.cdf(int(interval.low) + 1, n, 0.5) < 0.95  # no narrower one does
+    assert 1 - 2 * scipy.stats.binom.cdf(int(interval.low) + 1, n, 0.5) < 0.95  # no narrower one does
 
 
 def test_median_when_there_are_five_values_then_without_an_interval() -> None:
