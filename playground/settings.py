@@ -161,6 +161,19 @@ class Settings(BaseSettings):
         description="Folders whose GGUF files may be opened from the page. Separated by ':' in the environment.",
     )
 
+    results_dir: Path | None = Field(
+        default=None,
+        examples=["/data/results"],
+        description="Folder whose results documents the page Results shows to every visitor, with all folders below it."
+        " Default: none.",
+    )
+    results_repos: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        examples=[["owner/name"]],
+        description="Dataset repositories of the Hub whose results documents the page Results shows to every visitor, "
+        "as owner/name or owner/name@revision. Separated by ',' in the environment.",
+    )
+
     # --- budgets -------------------------------------------------------------------------------------------------
     memory_budget_bytes: int | None = Field(
         default=None,
@@ -382,7 +395,7 @@ class Settings(BaseSettings):
     def _split_folders(cls, value: object) -> object:
         return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("allowed_users", "operators", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("allowed_users", "operators", "allowed_hosts", "trusted_proxies", "results_repos", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
@@ -393,6 +406,14 @@ class Settings(BaseSettings):
         for name in names:
             if name != "*" and not re.fullmatch(r"[\w.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", name):
                 raise ValueError(f"invalid host name {name!r}: write play.example.org, or play.example.org:8443")
+        return names
+
+    @field_validator("results_repos")
+    @classmethod
+    def _are_repositories(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
+                raise ValueError(f"invalid dataset repository {name!r}: write owner/name, or owner/name@revision")
         return names
 
     @field_validator("root_path")

@@ -1,10 +1,14 @@
-"""A results document of the ship card's five variants."""
+"""Results documents of the ship card's five variants."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from playground.errors import PlaygroundError
 from playground.measuring import result_documents
 from playground.measuring.packs import Pack
 from playground.measuring.result_documents import ResultDocument
@@ -47,3 +51,47 @@ def document(
         uploader=uploader,
         when=when,
     )
+
+
+MARKUP = "<b>ben</b>\x1b[31m<script>alert(1)</script>"  # a stranger's name
+
+
+def write_shelf(folder: Path) -> Path:
+    """A folder with two documents of other files under the same labels, a newer one, a damaged one and another JSON."""
+    result_documents.write(folder / "a.results.json", document(uploader="anna"))
+    result_documents.write(folder / "sub/b.results.json", document(uploader=MARKUP, salt="other"))
+    (folder / "c.results.json").write_text('{"format": "vlm-quant-playground.results", "version": 9}')
+    (folder / "d.results.json").write_bytes((folder / "a.results.json").read_bytes()[:200])
+    (folder / "e.json").write_text('{"format": "other"}')
+    return folder
+
+
+@dataclass
+class _RepoFile:
+    name: str
+    bytes: int = 10
+
+
+@dataclass
+class _Listing:
+    commit: str
+    files: Sequence[_RepoFile]
+
+
+class OneRepo:
+    """A Hub with one dataset repository, whose files lie in a folder; it also lists one that is far too large."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[str, str]] = []
+        self.failure: PlaygroundError | None = None
+
+    def dataset_files(self, id: str, revision: str = "main", token: str | None = None) -> Any:
+        self.asked.append((id, revision))
+        if self.failure is not None:
+            raise self.failure
+        names = sorted(path.name for path in self.folder.glob("*"))
+        return _Listing("c" * 40, [*map(_RepoFile, names), _RepoFile("h.json", 2**40)])
+
+    def dataset_file(self, listing: Any, name: str, token: str | None = None) -> Path:
+        return self.folder / name

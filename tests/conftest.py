@@ -18,7 +18,7 @@ from playground.settings import Settings
 from playground.support import logs
 from playground.values.request import Image
 from playground.wiring import Parts, open_parts
-from testkit import pairs
+from testkit import pairs, result_documents
 from testkit.browser import chromium, ready
 from testkit.webapp import WebApp, running
 
@@ -93,7 +93,8 @@ def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPa
     cache = folder / "cache"
     cache.mkdir()
     (cache / "derived").symlink_to(derived / "derived")
-    with running(cache, folder / "log.txt", model_dirs=(endless.model.parent,)) as started:
+    shelf = {"PLAYGROUND_RESULTS_DIR": str(result_documents.write_shelf(folder / "results"))}
+    with running(cache, folder / "log.txt", model_dirs=(endless.model.parent,), more=shelf) as started:
         yield started
 
 

@@ -13,7 +13,21 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from playground.cli import agent, compare, gate, measure, models, pack, parity, quantize, score, serve, study, suites
+from playground.cli import (
+    agent,
+    compare,
+    gate,
+    measure,
+    models,
+    pack,
+    parity,
+    quantize,
+    results,
+    score,
+    serve,
+    study,
+    suites,
+)
 from playground.errors import BadInput, PlaygroundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -73,6 +87,15 @@ _packs.command(cls=_Command)(pack.show)
 _packs.command(cls=_Command)(pack.push)
 _packs.command(cls=_Command)(pack.pull)
 app.add_typer(_packs, name="pack")
+
+_results = typer.Typer(
+    cls=results.ResultsGroup,
+    no_args_is_help=True,
+    help="Results documents: one table over them (show, the default); push.",
+)
+_results.command(cls=_Command)(results.show)
+_results.command(cls=_Command)(results.push)
+app.add_typer(_results, name="results")
 
 
 def main() -> None:

@@ -258,6 +258,10 @@ def file_name(made: ResultDocument) -> str:
     return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.")[:60] or "results" for part in parts) + ".results.json"
 
 
+class AnotherFormat(BadInput):
+    """A JSON document, but not one of these."""
+
+
 class _Head(msgspec.Struct):
     format: str = ""
     version: int = 0
@@ -274,15 +278,17 @@ def read(path: Path) -> ResultDocument:
 
 
 def decoded(data: bytes, name: str) -> ResultDocument:
-    """`name`: for the sentence. Raises BadInput as `read` does."""
+    """`name`: for the sentence. Raises BadInput as `read` does, AnotherFormat for other JSON."""
     if len(data) > MAX_BYTES:
         raise BadInput(f"{name} is larger than {MAX_BYTES // 1_000_000} MB.")
     try:
         head = msgspec.json.decode(data, type=_Head)
+    except msgspec.ValidationError:
+        raise AnotherFormat(f"{name} is not a results document.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadInput(f"{name} is not a results document, or it is damaged or cut short.") from None
     if head.format != FORMAT:
-        raise BadInput(f"{name} is not a results document.")
+        raise AnotherFormat(f"{name} is not a results document.")
     if head.version > VERSION:
         raise BadInput(
             f"{name} was written by a newer version of the app (format {head.version}; this one reads {VERSION}). "

@@ -19,35 +19,6 @@ from playground.measuring.ship_card import CardRow, ShipCard
 from playground.models.presets import family_name
 from playground.rendering import measurement_view, number_format, plots, templating
 
-_WIDTH, _HEIGHT = 720, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 690, 16, 256
-
-
-@dataclass(frozen=True, slots=True)
-class _CardMark:
-    x: float
-    y: float
-    label: str
-    title: str
-    kind: str  # recommended, pareto, other
-    flipped: bool  # the label stands on the left: it would leave the plot
-
-
-@dataclass(frozen=True, slots=True)
-class _CardPlot:
-    """Pixels, y downwards: size to the right, KL upwards on a logarithmic scale; the reference stands on the axis."""
-
-    marks: tuple[_CardMark, ...]
-    front: tuple[tuple[float, float], ...]  # a line through what nothing beats
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    width: int = _WIDTH
-    height: int = _HEIGHT
-    left: int = _LEFT
-    right: int = _RIGHT
-    top: int = _TOP
-    bottom: int = _BOTTOM
-
 
 def check_kind(kind: str) -> None:
     """Raises BadInput for an unknown kind of file."""
@@ -142,46 +113,21 @@ def _kind(card: ShipCard, row: CardRow) -> str:
     return "recommended" if row.variant == card.recommended else "pareto" if row.pareto else "other"
 
 
-def _plot(card: ShipCard) -> _CardPlot | None:
+def _plot(card: ShipCard) -> plots.DriftPlot | None:
     """None if there is nothing to compare."""
-    drifted = [row.kl.value for row in card.rows if row.kl is not None]
-    if not drifted:
-        return None
-    low = min([kl for kl in (*drifted, card.floor) if kl and kl > 0], default=1e-6)
-    first, last = max(-9, math.floor(math.log10(low))), max(0, math.ceil(math.log10(max(*drifted, 1e-9))))
-    x_end, x_step = plots.scale(max(row.bytes for row in card.rows))
-
-    def x(value: float) -> float:
-        return round(_LEFT + (_RIGHT - _LEFT) * value / x_end, 1)
-
-    def y(kl: float | None) -> float:
-        if kl is None:
-            return float(_BOTTOM)
-        share = (math.log10(max(kl, 10.0**first)) - first) / max(1, last - first)
-        return round(_BOTTOM - 14 - (_BOTTOM - 14 - _TOP) * share, 1)
-
-    marks: list[_CardMark] = []
-    for row in sorted(card.rows, key=lambda row: -row.bytes):
+    points = []
+    for row in card.rows:
         kl = row.kl.value if row.kl else None
         if kl is None and row.variant != card.reference:  # it could not be measured, and has no place here
             continue
-        at, up = x(row.bytes), y(kl)
         values = (
             number_format.file_size(row.bytes),
             f"KL {measurement_view.nats(kl)}",
             number_format.speed(row.tokens_per_second),
         )
-        # On the left where it would leave the plot, or run into the label of a neighbour.
-        near = any(abs(m.y - up) < 14 and 0 <= m.x - at < 110 and not m.flipped for m in marks)
-        flipped = at > _RIGHT - 130 or near
-        marks.append(_CardMark(at, up, row.label, f"{row.label}: {', '.join(values)}", _kind(card, row), flipped))
-    front = sorted((m.x, m.y) for m in marks if m.kind != "other")
-    return _CardPlot(
-        marks=tuple(marks),
-        front=tuple(front),
-        x_ticks=tuple((x(v), number_format.file_size(int(v))) for v in plots.ticks(x_end, x_step)),
-        y_ticks=tuple((y(10.0**n), f"{10.0**n:g}") for n in range(first, last + 1)),
-    )
+        title = f"{row.label}: {', '.join(values)}"
+        points.append(plots.DriftPoint(row.label, _kind(card, row), row.bytes, kl, title))
+    return plots.drift_by_size(points, card.floor)
 
 
 _NEAR, _FAR = -4, 0  # powers of ten of the mean KL, at the ends of the colour scale; a convention

@@ -148,6 +148,79 @@ def scatter(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DriftPoint:
+    """A variant in the plot of drift against size."""
+
+    label: str
+    kind: str  # recommended, pareto, other
+    bytes: int  # of both files
+    kl: float | None  # mean, nats a token; None: the reference, which stands on the axis
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriftMark:
+    x: float
+    y: float
+    label: str
+    title: str
+    kind: str  # recommended, pareto, other
+    flipped: bool  # the label stands on the left: it would leave the plot
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPlot:
+    """Pixels, y downwards: size to the right, KL upwards on a logarithmic scale; the reference stands on the axis."""
+
+    marks: tuple[DriftMark, ...]
+    front: tuple[tuple[float, float], ...]  # a line through what nothing beats
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    width: int = 720
+    height: int = 300
+    left: int = 62
+    right: int = 690
+    top: int = 16
+    bottom: int = 256
+
+
+def drift_by_size(points: Sequence[DriftPoint], floor: float | None = None, *, joined: bool = True) -> DriftPlot | None:
+    """`floor`: a KL that the axis shows as well. `joined`: a line leads through what nothing beats.
+
+    None if there is nothing to compare.
+    """
+    drifted = [point.kl for point in points if point.kl is not None]
+    if not drifted:
+        return None
+    place = DriftPlot((), (), (), ())
+    low = min([kl for kl in (*drifted, floor) if kl and kl > 0], default=1e-6)
+    first, last = max(-9, math.floor(math.log10(low))), max(0, math.ceil(math.log10(max(*drifted, 1e-9))))
+    x_end, x_step = scale(max(1, *(point.bytes for point in points)))
+
+    def x(value: float) -> float:
+        return round(place.left + (place.right - place.left) * value / x_end, 1)
+
+    def y(kl: float | None) -> float:
+        if kl is None:
+            return float(place.bottom)
+        share = (math.log10(max(kl, 10.0**first)) - first) / max(1, last - first)
+        return round(place.bottom - 14 - (place.bottom - 14 - place.top) * share, 1)
+
+    marks: list[DriftMark] = []
+    for point in sorted(points, key=lambda point: -point.bytes):
+        at, up = x(point.bytes), y(point.kl)
+        # On the left where it would leave the plot, or run into the label of a neighbour.
+        near = any(abs(m.y - up) < 14 and 0 <= m.x - at < 110 and not m.flipped for m in marks)
+        marks.append(DriftMark(at, up, point.label, point.title, point.kind, at > place.right - 130 or near))
+    return DriftPlot(
+        marks=tuple(marks),
+        front=tuple(sorted((m.x, m.y) for m in marks if m.kind != "other")) if joined else (),
+        x_ticks=tuple((x(v), number_format.file_size(int(v))) for v in ticks(x_end, x_step)),
+        y_ticks=tuple((y(10.0**n), f"{10.0**n:g}") for n in range(first, last + 1)),
+    )
+
+
 def scale(largest: float) -> tuple[float, float]:
     """The end of an axis and the step of its ticks: round numbers, at most five steps."""
     magnitude = 10 ** math.floor(math.log10(largest))

@@ -23,8 +23,9 @@ from playground.web import login
 from playground.web.uploads import Uploads
 
 # What somebody needs in order to log in, and what needs no login (docs/operate/login.md).
-_OPEN = ("", "/models", "/inspect", "/login", "/logout", "/enter", "/favicon.ico", "/robots.txt", "/manifest.json",
-         "/health", "/health/ready", "/metrics", "/theme.css", "/gradio_api/startup-events")  # fmt: skip
+_OPEN = ("", "/models", "/results", "/inspect", "/login", "/logout", "/enter", "/favicon.ico", "/robots.txt",
+         "/manifest.json", "/health", "/health/ready", "/metrics", "/theme.css",
+         "/gradio_api/startup-events")  # fmt: skip
 _OPEN_BELOW = ("/login/", "/assets/", "/static/", "/svelte/", "/vp-static/",
                "/v1/")  # asks for a key itself (openai_api.person)  # fmt: skip
 # Gradio's, and not this page's: they keep files of whoever asks, or fetch something.

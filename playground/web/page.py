@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from playground.measuring.result_sources import ResultsShelf
 from playground.rendering import memory_strip, templating
 from playground.settings import Login
 from playground.web import api, assets, panel_values
@@ -22,6 +23,7 @@ from playground.web.notebook_view import NotebookView
 from playground.web.open_pair_panel import OpenPairPanel
 from playground.web.prometheus import RunMetrics
 from playground.web.quantize_panel import QuantizePanel
+from playground.web.results_page import ResultsPage
 from playground.web.settings_panel import SettingsPanel
 from playground.wiring import Parts
 
@@ -31,7 +33,7 @@ CSS = [
     *(
         assets.STATIC / f"{name}.css"
         for name in (
-            "shell", "menu", "notebook", "cell", "cell-measure", "dialogs", "quantize", "models", "inspect",
+            "shell", "menu", "notebook", "cell", "cell-measure", "dialogs", "quantize", "models", "inspect", "results",
         )
     ),
 ]  # fmt: skip
@@ -39,6 +41,7 @@ CSS = [
 _HEAD = """<a class="vp-skip" href="#{content}">Skip to the content</a>\
 <div class="vp-head"><h1>VLM Quant Playground</h1><nav aria-label="Pages">\
 <a href="./"{notebook}>Notebook</a><a href="./models"{models}>Models</a>\
+<a href="./results"{results}>Results</a>\
 <a href="./inspect"{inspect}>Inspect</a></nav></div>"""
 _CURRENT = ' aria-current="page"'
 
@@ -158,6 +161,9 @@ def build(
     with blocks.route("Models", "/models", show_in_navbar=False):
         model_actions = ModelActions(parts)
         _region_page("models", model_actions.page(), model_actions.functions(), "vp-hub")
+    with blocks.route("Results", "/results", show_in_navbar=False):
+        results = ResultsPage(ResultsShelf(parts.hub, parts.settings.results_dir, parts.settings.results_repos))
+        _region_page("results", results.page(), results.functions(), "vp-results")
     with blocks.route("Inspect", "/inspect", show_in_navbar=False):
         inspected = InspectPage(parts.pool, parts.monitor, parts.settings.may_operate)
         _region_page("inspect", inspected.page(), inspected.functions(), "vp-inspect")
@@ -167,7 +173,7 @@ def build(
 
 def _top(current: str, content: str) -> None:
     """`content`: the id of the element that a keyboard goes to past everything above it."""
-    marks = {name: _CURRENT if name == current else "" for name in ("notebook", "models", "inspect")}
+    marks = {name: _CURRENT if name == current else "" for name in ("notebook", "models", "results", "inspect")}
     gr.HTML(_HEAD.format(content=content, **marks), apply_default_css=False)
 
 

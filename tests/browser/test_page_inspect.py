@@ -178,3 +178,21 @@ def test_app_when_a_handle_is_pinned_and_unloaded_then_the_pool_did_so(page: Pag
     expect(row.locator(".vp-pinned")).to_have_count(0)
     page.locator(f"tr[data-handle='{id}']").get_by_role("button", name="Unload").click()
     expect(page.locator(f"tr[data-handle='{id}']")).to_have_count(0, timeout=10_000)
+
+
+def test_results_when_sorted_and_filtered_then_rows_of_all_documents_and_a_strangers_name_is_text(
+    opened: Page, app: WebApp
+) -> None:
+    opened.goto(f"{app.url.rstrip('/')}/results")
+    rows = opened.locator("#vp-results tbody tr")
+    expect(rows).to_have_count(10)
+    problems = opened.locator("#vp-results .vp-problems li").all_text_contents()
+    assert [words.partition(" ")[0] for words in problems] == ["c.results.json", "d.results.json", "1"]
+    expect(opened.locator("#vp-results svg circle")).to_have_count(8)
+    opened.get_by_role("button", name="size", exact=True).click()
+    assert "Q2" in (rows.first.text_content() or "")
+    opened.get_by_role("searchbox").fill("q8 ben")
+    expect(rows).to_have_count(1)
+    assert "<b>ben</b> [31m<script>alert(1)</script>" in (rows.first.text_content() or "")
+    opened.get_by_role("searchbox").fill("nothing of this")
+    expect(opened.locator("#vp-results .vp-empty")).to_have_text("No row has all of these words.")

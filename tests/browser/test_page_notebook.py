@@ -948,6 +948,7 @@ def test_pages_when_axe_looks_at_them_then_nothing_is_wrong_and_run_all_is_near(
     for address, region in (
         ("", ".vp-cell"),
         ("models", "#vp-hub .vp-card, #vp-hub button"),
+        ("results", "#vp-results[data-ready] tbody tr"),
         ("inspect", "#vp-handles"),
     ):
         page.goto(f"{app.url}/{address}")

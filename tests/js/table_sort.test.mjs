@@ -14,3 +14,7 @@ test("values, when sorted both ways, then by number, and what is unknown stays a
 test("values, when they are Python's truth values, then False comes before True", () => {
   assert.deepEqual(sorted(["True", "False", "True"], 1), ["False", "True", "True"]);
 });
+
+test("values, when they are texts, then by letters, and what is unknown stays at the end", () => {
+  assert.deepEqual(sorted(["b", "", "a", "c"], -1), ["c", "b", "a", ""]);
+});

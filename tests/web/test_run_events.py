@@ -45,7 +45,7 @@ def test_page_when_a_proxy_shows_it_below_a_path_then_page_scripts_and_runs_are_
 ) -> None:
     app, key, _, (cell, *_) = book
     with below("/team/vlm", app.url) as proxy, httpx.Client(base_url=proxy.url) as client:
-        for name in ("", "models", "inspect"):
+        for name in ("", "models", "results", "inspect"):
             page = client.get(name)
             assert page.status_code == 200
             scripts = set(re.findall(r"vp-static/[0-9a-f]+/[\w./-]+\.js", page.text))

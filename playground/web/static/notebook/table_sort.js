@@ -3,8 +3,10 @@
 const number = text => ({True: 1, False: 0})[text] ?? Number(text);
 
 // What is unknown stays at the end, whatever the direction (1 or -1).
-export const compare = (a, b, direction) =>
-  (a === "") - (b === "") || direction * (number(a) - number(b)) || 0;
+export function compare(a, b, direction) {
+  const difference = number(a) - number(b);
+  return (a === "") - (b === "") || direction * (Number.isNaN(difference) ? a.localeCompare(b) : difference) || 0;
+}
 
 export function sortBy(button) {
   const head = button.closest("th");
