@@ -140,6 +140,7 @@ class SharedReference(msgspec.Struct, frozen=True):
     pack_sha256: Sha256 | None = None  # of the reference pack that stood for it; None: its files were here
     pack_version: Whole | None = None
     original_kl: Positive | None = None  # from the original model, nats a token; None: nobody has looked
+    original: Name | None = None  # that model: a folder's name, or an id of the Hub
 
 
 class SharedQuestions(msgspec.Struct, frozen=True):
@@ -226,6 +227,8 @@ def document(
             places.index(reference),
             pack.digest if pack is not None else None,
             pack.record.version if pack is not None else None,
+            _at_least_0(measured.parity.kl) if measured.parity is not None else None,
+            _name(measured.parity.original) if measured.parity is not None else None,
         ),
         questions=_questions(measured, set_name, pack),
         settings=_settings(plan, runtime, measured.form),

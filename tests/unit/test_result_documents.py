@@ -13,6 +13,7 @@ import pytest
 
 from playground.errors import BadInput
 from playground.measuring import result_documents
+from playground.measuring.parity import Parity
 from playground.measuring.question_sets import SampleRecord
 from playground.measuring.result_documents import ResultDocument
 from playground.measuring.results import Measurement, MeasurementPlan
@@ -69,6 +70,15 @@ def test_document_when_drawn_from_a_suite_or_spread_over_an_axis_then_it_says_wh
     assert questions.sha256 == result_documents.questions_sha256(ASKED)
     assert (made.variants[1].kv_type, made.variants[1].image_tokens) == ("q8_0", 256)
     assert (made.settings.max_tokens, made.settings.reasoning_tokens, made.settings.kv_type_k) == (9, 3, None)
+
+
+def test_document_when_somebody_looked_at_the_original_then_the_distance_of_the_reference() -> None:
+    looked = Parity("acme/m", "float32", "m", "p", "F16", "e", "2026", 3, 30, 0.002, 1.0, 3, 1e-7, {}, None)
+    measured = Measurement(ASKED[:1], ("a",), (result("F16"),), parity=looked)
+    made = result_documents.document(
+        measured, [VARIANTS["F16"]], VARIANTS["F16"].id, engine="e", machine="m", set_name="s"
+    )
+    assert (made.reference.original_kl, made.reference.original) == (0.002, "acme/m")
 
 
 def damaged(**changes: Any) -> bytes:
