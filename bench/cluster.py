@@ -1,4 +1,4 @@
-"""What Ray adds: the same requests on the page's own host, and on a second Ray node of this machine.
+"""What Ray adds, and what a second place gives: requests and a measurement on this host and on a second Ray node.
 
 `python -m bench.cluster`, with the extra cluster. Both nodes share the processor, so the figures hold no network.
 """
@@ -9,6 +9,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
@@ -17,30 +18,84 @@ os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_EN
 from ray.cluster_utils import Cluster
 
 from playground.engine import protocol
+from playground.measuring import question_sets
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import Measurement, MeasurementPlan
 from playground.pool.worker_spec import language_spec, vision_spec
+from playground.quantizing import quantizer
 from playground.settings import Settings
+from playground.support.result_cache import ResultCache
+from playground.values.files import Half, Variant
+from playground.values.memory import WorkerRole
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit.running import MODEL, PROJECTOR
 
 ROUNDS, RUNTIME = 30, Runtime(n_ctx=512)
+OTHERS = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0", "Q3_K_M")  # of 8 variants; the F16 file is the reference
+QUESTIONS = 12
 
 
-def added_ms(parts: Parts, place: str) -> tuple[float, float]:
-    """Medians: what comes on top of the worker's own times, to the first piece of an answer, and to its end."""
+def added_ms(parts: Parts, place: str) -> tuple[float, float, float]:
+    """Medians: what comes on top of the worker's own times, to the first piece of an answer, to each later piece, and
+    to its end. A later piece is due in even steps."""
     pair = parts.catalog.open_pair(MODEL, PROJECTOR)
     with parts.pool.use(vision_spec(pair.projector, pair.model, RUNTIME)) as lease:
         prompt = lease.request(protocol.Encode((protocol.ChatMessage("user", "Hello"),), ()))
     generate = protocol.Generate(prompt, Sampling(max_tokens=20), RUNTIME, ignore_end=True)
-    spec, firsts, ends = language_spec(pair.model, RUNTIME), list[float](), list[float]()
+    spec, firsts, pieces, ends = language_spec(pair.model, RUNTIME), list[float](), list[float](), list[float]()
     with parts.pool.turn([spec], where=[(place,)]) as slot, slot.lease(spec) as lease:
         for _ in range(ROUNDS):
             began, came = time.perf_counter(), list[float]()
             finished = lease.request(generate, on_chunk=lambda chunk, came=came: came.append(time.perf_counter()))
             whole = time.perf_counter() - began
-            firsts.append(1000 * (came[0] - began - (finished.first_token_s or 0)))
-            ends.append(1000 * (whole - (finished.first_token_s or 0) - (finished.decode_s or 0)))
-    return statistics.median(firsts), statistics.median(ends)
+            first_s, decode_s = finished.first_token_s or 0, finished.decode_s or 0
+            firsts.append(1000 * (came[0] - began - first_s))
+            due = [began + first_s + k * decode_s / (len(came) - 1) for k in range(len(came))]
+            pieces += [1000 * (at - then) for at, then in list(zip(came, due, strict=True))[1:]]
+            ends.append(1000 * (whole - first_s - decode_s))
+    return statistics.median(firsts), statistics.median(pieces), statistics.median(ends)
+
+
+def eight(parts: Parts, folder: Path) -> tuple[Variant, ...]:
+    variants = [parts.catalog.open_pair(MODEL, PROJECTOR)]
+    for quantization in OTHERS:
+        file = folder / f"tiny-{quantization}.gguf"
+        quantizer.make(MODEL, file, quantization, parts.pool, Half.MODEL)
+        variants.append(replace(parts.catalog.read_pair(file, PROJECTOR), id=quantization))
+    return tuple(variants)
+
+
+def measured_s(parts: Parts, variants: tuple[Variant, ...], folder: Path) -> tuple[float, float, Measurement]:
+    """Seconds of a measurement of which nothing is known, and of them those of the reference alone.
+
+    Each worker has one thread, so that two places are twice as much as one.
+    """
+    questions = question_sets.embedded(parts.evaluation, level="hard").first(QUESTIONS)
+    plan, runtime = MeasurementPlan(accuracy=True), replace(RUNTIME, n_threads=1)
+    request = MeasureRequest(questions, variants, variants[0].id, plan, runtime)
+    for role in (WorkerRole.LANGUAGE, WorkerRole.VISION):
+        parts.pool.unload(role)
+    began, alone_s = time.perf_counter(), 0.0
+    for update in MeasureJob(replace(parts.lab, results=ResultCache(folder, "engine")), request).run():
+        if isinstance(update, Measurement):
+            return time.perf_counter() - began, alone_s, update
+        if not alone_s and ("drift" in update.what or "against itself" in update.what):
+            alone_s = time.perf_counter() - began
+    raise AssertionError
+
+
+def spread(parts: Parts, folder: Path) -> None:
+    variants = eight(parts, folder)
+    measured_s(parts, variants, folder / "warm")  # copies the files, and encodes the pictures
+    one_s, alone_s, on_one = measured_s(replace(parts, pool=parts.pool.at(("host",))), variants, folder / "one")
+    two_s, _, on_two = measured_s(parts, variants, folder / "two")
+    at_best = one_s / (alone_s + (one_s - alone_s) / 2)
+    print(f"{len(variants)} variants, {QUESTIONS} questions: {one_s:.1f} s on one place, {two_s:.1f} s on two")
+    print(
+        f"ratio {one_s / two_s:.2f} (goal 1.7), at best {at_best:.2f}: the reference answers alone for {alone_s:.1f} s"
+    )
+    print(f"the results are {'equal' if on_one.results == on_two.results else 'DIFFERENT'}")
 
 
 def main() -> None:
@@ -50,8 +105,9 @@ def main() -> None:
         settings = Settings(cache_dir=Path(folder), cluster=cluster.address)
         with open_parts(settings, any_folder=True) as parts:
             for place in ("host", "box2 · host"):
-                first, end = added_ms(parts, place)
-                print(f"{place}: first piece {first:.1f} ms, end {end:.1f} ms beyond the worker's own time")
+                first, piece, end = added_ms(parts, place)
+                print(f"{place}: first piece {first:.1f} ms, later {piece:.1f} ms, end {end:.1f} ms after the worker")
+            spread(parts, Path(folder))
     cluster.shutdown()
 
 

@@ -11,6 +11,7 @@ PlaygroundError
 │   │   └── BadPair        the projector does not belong to the language model
 │   ├── EngineError        llama.cpp failed; carries its last log lines
 │   │   └── WorkerDied     the worker's process ended before it answered
+│   │       └── MachineLost  the worker's machine left the cluster
 │   └── EndpointError      a server elsewhere refused, or answered what cannot be used
 ├── Unavailable            the request is valid, but the machine or the network cannot serve it now
 │   ├── Busy               too many runs wait already, or too many of this person's
@@ -91,6 +92,20 @@ class EngineError(Failure):
 
 class WorkerDied(EngineError):
     code = "worker_died"
+
+
+class MachineLost(WorkerDied):
+    """What was asked may be asked again: it is then asked elsewhere."""
+
+    code = "machine_lost"
+
+    def __init__(self, message: str, log: tuple[str, ...] = (), machine: str = "") -> None:
+        super().__init__(message, log)
+        self.machine = machine
+
+    @classmethod
+    def of(cls, machine: str, why: str) -> MachineLost:
+        return cls(f"The machine {machine} was lost ({why}). Run again: another machine takes its place.", (), machine)
 
 
 class EndpointError(Failure):

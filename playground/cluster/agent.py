@@ -149,6 +149,8 @@ class Agent:
     async def tell(self, pid: int, number: int, messages: Sequence[protocol.Message]) -> None:
         """For the request that the worker serves now. `number`: counts the calls for it, from 0."""
         self._outboxes[pid].put(number, messages)
+        if (worker := self._workers.get(pid)) is not None:
+            worker.wake()
 
     async def cancel(self, pid: int) -> None:
         self._outboxes[pid].cancelled.set()

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from playground.cluster.agent import Agent, versions
 from playground.cluster.machine import Machine
 from playground.cluster.remote_worker import RemoteWorker
-from playground.errors import BadSettings, WorkerDied
+from playground.errors import BadSettings, MachineLost
 from playground.pool.contract import HostMemory, Joined, ProcessMemory, Sensors, Worker, WorkerFactory
 from playground.pool.turn_order import Places
 from playground.values.memory import GpuMemory, MachineMemory, machine_of
@@ -53,6 +53,7 @@ class Cluster:
         self._problems: dict[str, str] = {}  # of machines that are not used, by name
         self._wait: dict[str, int] = {}  # rounds, by the node's id
         self._count = 0
+        self._leave: Callable[[str], None] = lambda name: None
         self._closing = Event()
         self._thread: Thread | None = None
         try:
@@ -67,6 +68,7 @@ class Cluster:
 
     def start(self, join: Callable[[Joined], None], leave: Callable[[str], None]) -> None:
         """Looks for machines twice a second; the first look is over when this returns."""
+        self._leave = leave
         with ThreadPoolExecutor(8) as threads:
             self._look(join, leave, threads)
         self._thread = Thread(target=self._keep, args=(join, leave), name="cluster", daemon=True)
@@ -122,7 +124,7 @@ class Cluster:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor = ray.remote(Agent).options(num_cpus=0, scheduling_strategy=where).remote()
         try:
-            machine = Machine(name, self._count, actor, self._sha256_of)
+            machine = Machine(name, self._count, actor, self._sha256_of, self._leave)
             theirs, ours = machine.description.versions, versions()
             if theirs == ours:
                 return machine
@@ -154,7 +156,7 @@ class Cluster:
             return self._start_local(name, places)
         machine = self._machines.get(machine_name)
         if machine is None:
-            raise WorkerDied(f"The machine {machine_name} has left the cluster. Run again: another takes its place.")
+            raise MachineLost.of(machine_name, "it left the cluster")
         return RemoteWorker(machine, name, tuple(place.rpartition(" · ")[2] for place in places))
 
     # --- Sensors -------------------------------------------------------------------------------------------------

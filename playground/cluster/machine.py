@@ -10,10 +10,10 @@ from threading import Lock
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from playground.cluster.messages import Description, SensorReadings
-from playground.errors import WorkerDied
+from playground.errors import MachineLost, WorkerDied
 from playground.pool.contract import Joined, ProcessMemory
 from playground.values.memory import GpuMemory, MachineMemory, place_on
 
@@ -26,11 +26,15 @@ _FRESH_S = 0.05
 class Machine:
     """Owns an agent's handle. Safe to use from several threads."""
 
-    def __init__(self, name: str, number: int, actor: Any, sha256_of: Callable[[Path], str]) -> None:
-        """Blocks until the agent has started. Raises RayError."""
+    def __init__(
+        self, name: str, number: int, actor: Any, sha256_of: Callable[[Path], str], on_lost: Callable[[str], None]
+    ) -> None:
+        """Blocks until the agent has started. Raises RayError. `on_lost` gets the name, once."""
         self.name = name
         self.sha256_of = sha256_of
         self.lost = ""  # why it is not used any more
+        self._on_lost = on_lost
+        self._losing = Lock()
         self._number = number
         self._actor = actor
         self.description: Description = ray.get(actor.describe.remote(), timeout=120)
@@ -45,7 +49,7 @@ class Machine:
     # --- calls of the agent --------------------------------------------------------------------------------------
 
     def call(self, method: str, *args: Any, timeout_s: float = _CALL_S) -> Any:
-        """Raises WorkerDied when the machine does not answer."""
+        """Raises MachineLost, and WorkerDied when the agent does not answer in time."""
         if self.lost:
             raise self.gone()
         reference = getattr(self._actor, method).remote(*args)
@@ -57,7 +61,9 @@ class Machine:
                     return ray.get(reference)
         except RayError as error:
             raise self.gone(error) from None
-        raise self.gone()
+        if self.lost:
+            raise self.gone()
+        raise WorkerDied(f"The agent of {self.name} did not answer within {timeout_s:.0f} s. Run again.")
 
     def send(self, method: str, *args: Any) -> None:
         """Without waiting."""
@@ -67,8 +73,17 @@ class Machine:
         return getattr(self._actor, method).options(num_returns="streaming").remote(*args)
 
     def gone(self, error: RayError | None = None) -> WorkerDied:
-        why = self.lost or (type(error).__name__ if error is not None else "it did not answer in time")
-        return WorkerDied(f"The machine {self.name} was lost ({why}). Run again: another machine takes its place.")
+        """What to raise. If the agent is gone, the machine is lost: the pool uses its places no more."""
+        if isinstance(error, RayTaskError):
+            return WorkerDied(f"The agent of {self.name} failed: {error.cause}. Run again.")
+        self._lose(f"its agent does not answer: {type(error).__name__}")
+        return MachineLost.of(self.name, self.lost)
+
+    def _lose(self, why: str) -> None:
+        with self._losing:
+            if not self.lost:
+                self._on_lost(self.name)
+                self.lost = why  # whoever reads it finds the places given up
 
     # --- sensors -------------------------------------------------------------------------------------------------
 
@@ -81,7 +96,7 @@ class Machine:
                 self._readings = ray.get(self._actor.read_sensors.remote(), timeout=LOST_S)
                 self._read_at = time.monotonic()
             except RayError as error:
-                self.lost = f"its agent does not answer: {type(error).__name__}"
+                self._lose(f"its agent does not answer: {type(error).__name__}")
 
     @property
     def readings(self) -> SensorReadings:

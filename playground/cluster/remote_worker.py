@@ -19,6 +19,7 @@ from playground.engine import protocol
 from playground.errors import Interrupted, WorkerDied
 from playground.pool.contract import Dialogue
 from playground.pool.turn_order import Places
+from playground.support import atomic
 from playground.values.memory import WorkerState
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class RemoteWorker:
         self.name = name
         self.state = WorkerState.STARTING
         self._machine = machine
+        self._replies: SimpleQueue[Any] = SimpleQueue()  # of the running request; None: a call to wake
         self._own_pid: int = machine.call("start", name, places)
         self.pid = machine.pid(self._own_pid)
 
@@ -93,7 +95,7 @@ class RemoteWorker:
         return reply
 
     def wake(self) -> None:
-        """Its dialogue is asked 20 times a second anyway."""
+        self._replies.put(None)
 
     def stop(self) -> None:
         if self.state is WorkerState.STOPPED:
@@ -112,7 +114,7 @@ class RemoteWorker:
         dialogue: Dialogue | None,
         stop: Callable[[], bool],
     ) -> protocol.Message | Fault:
-        replies: SimpleQueue[Any] = SimpleQueue()
+        self._replies = replies = SimpleQueue[Any]()
         stream = self._machine.stream("request", self._own_pid, request)
         Thread(target=_read, args=(stream, replies), daemon=True).start()
         cancelled, n_told = False, 0
@@ -133,6 +135,8 @@ class RemoteWorker:
                     raise self._machine.gone() from None
                 if self.state is WorkerState.STOPPED:
                     raise WorkerDied("The worker was ended. Run again to start it anew.") from None
+                continue
+            if batch is None:
                 continue
             if isinstance(batch, RayError):
                 raise self._machine.gone(batch)
@@ -234,7 +238,7 @@ class RemoteWorker:
                 self._machine.call("write", theirs, piece, timeout_s=60.0)
 
     def _fetch(self, theirs: str, ours: str) -> None:
-        with open(ours, "wb") as file:
+        with atomic.replacing(Path(ours)) as part, open(part, "wb") as file:  # the machine may be lost in between
             while piece := self._machine.call("read", theirs, file.tell(), _PIECE_BYTES, timeout_s=60.0):
                 file.write(piece)
 

@@ -12,8 +12,12 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from itertools import pairwise
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, zip_longest
 from pathlib import Path
 from threading import Event, Thread
 
@@ -22,7 +26,7 @@ import msgspec
 from playground.comparing.lab import Lab
 from playground.comparing.loops import loop_of
 from playground.engine import protocol
-from playground.errors import BadInput, Failure, Interrupted
+from playground.errors import BadInput, Failure, Interrupted, MachineLost
 from playground.measuring import look_test, pace, question_sets, speed_test, statistics
 from playground.measuring.parity import Parity, key_parts
 from playground.measuring.question_sets import Question, QuestionSet, embedded
@@ -37,10 +41,13 @@ from playground.measuring.results import (
     VariantResult,
 )
 from playground.measuring.scoring_rules import score
+from playground.measuring.shares import Shares
 from playground.measuring.steps import Item, Reading, Steps
 from playground.measuring.summaries import question_drift, variant_result
 from playground.measuring.time_left import Kind, TimeLeft
 from playground.pool.engine_choices import kind_of
+from playground.pool.turn_order import Places
+from playground.pool.worker_spec import WorkerSpec, language_spec
 from playground.support.ahead import results
 from playground.values.files import Variant
 from playground.values.request import Image, PromptForm, Runtime
@@ -56,6 +63,9 @@ _BASELINE = (Kind.ASK, Kind.RECORD, Kind.FLOOR)  # steps for each question of th
 
 _LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens below it."
 
+
+_MOST_PLACES = 64
+_LOOK_S = 1.0  # how often a measurement looks for a place that has come
 
 _DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
@@ -83,6 +93,17 @@ def steps_of(plan: MeasurementPlan, n_questions: int, n_variants: int) -> dict[K
         Kind.LOOK: n_variants * min(look_test.QUESTIONS, n_questions) * plan.look,
         Kind.SPEED: n_variants * speed_test.ROUNDS * plan.speed,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What was measured of one variant."""
+
+    drifts: list[QuestionDrift]
+    floor: float | None
+    sight: list[float] | None  # None: not asked for, or it failed
+    problems: list[str]
+    asked_alone: AskedAlone | None  # of the reference
 
 
 def look_request(folder: Path, variant: Variant) -> MeasureRequest:
@@ -120,7 +141,6 @@ class MeasureJob:
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
         self._floors: dict[str, float] = {}  # the reference's: how far it lies from itself, computed another way
-        self._asked_alone: AskedAlone | None = None
         self.left_out = 0  # questions that could not be asked
         self._started = time.monotonic()
         self._work = work or TimeLeft()
@@ -131,32 +151,27 @@ class MeasureJob:
         plan, base = self._plan, self._reference
         # Variants with one language model stand together, so that it is loaded once.
         order = [v.model.sha256 for v in self._variants]
+        order.insert(0, base.model.sha256)
         others = sorted((v for v in self._variants if v.id != base.id), key=lambda v: order.index(v.model.sha256))
         self._expect_all(len(others))
         with self._results.scratch() as records:
             yield from self.ask()
             if plan.drift:
                 yield from self.record(records, others)
-            drifts = {base.id: [self._scored(QuestionDrift(), item, answer) for item, answer in self._answered()]}
-            floors: dict[str, float] = {}
-            if plan.drift:
-                floors[base.id] = self._floors[self._other_way] = yield from self.floor(base, records)
-            yield from self._ask_alone(records)
-            for variant, following in pairwise((*others, None)):
-                assert variant is not None
-                if following is not None:
-                    self._load_ahead(following)
-                drifts[variant.id] = yield from self.read(variant, records)
-                if plan.drift:
-                    floors[variant.id] = yield from self.floor(variant, records)
-            sights = (yield from self._look()) if plan.look else {}
+            outcomes: dict[str, _Outcome] = {}
+            yield from self._measure_all((base, *others), records, outcomes)
+            for variant in (base, *others):
+                self.problems += outcomes[variant.id].problems
+            floor = outcomes[base.id].floor
+            if floor is not None:
+                self._floors = {self._other_way: floor, **self._floors}
             speeds = (yield from self._time()) if plan.speed else {}
         questions = tuple(item.question for item in self.items)
+        drifts = {id: outcome.drifts for id, outcome in outcomes.items()}
         results = [
             self._result(
                 variant_result(v.id, drifts[v.id], None if v.id == base.id else drifts[base.id], questions),
-                floors,
-                sights.get(v.id),
+                outcomes[v.id],
                 speeds.get(v.id),
             )
             for v in self._variants
@@ -171,15 +186,88 @@ class MeasureJob:
             elapsed_s=time.monotonic() - self._started,
             left_out=self.left_out,
             sample=self._set.sample,
-            asked_alone=self._asked_alone,
+            asked_alone=outcomes[base.id].asked_alone,
             form=self.steps.form.or_none,
             parity=self._results.get(self._results.key(*key_parts(base.model.sha256, base.projector.sha256)), Parity),
         )
 
-    def _load_ahead(self, variant: Variant) -> None:
-        """On a GPU, load the next model while this one answers. On a CPU the two would fight for its cores."""
-        if self.steps.lab.pool.on_gpu:
-            Thread(target=self.steps.load_ahead, args=(variant,), daemon=True).start()
+    # --- variants over places ---
+
+    def _measure_all(
+        self, variants: Sequence[Variant], records: Path, outcomes: dict[str, _Outcome]
+    ) -> Iterator[Progress]:
+        """Fills `outcomes`, at all places at once: one language model after another at each. A place that comes gets
+        its share, and what a lost machine had not ended is measured elsewhere."""
+        pool = self.steps.lab.pool
+
+        def spec(variant: Variant) -> WorkerSpec:
+            return language_spec(variant.model, self.steps.runtime_of(variant))
+
+        groups = [list(group) for _, group in groupby(variants, key=lambda variant: variant.model.sha256)]
+        shares = Shares[Variant, Places](
+            groups,
+            fits=lambda places, variant: pool.fits_at(places, spec(variant)),
+            loaded_at=lambda variant: pool.loaded_at(spec(variant)),
+            is_there=pool.devices.has,
+        )
+
+        def take(places: Places) -> list[Variant]:
+            """Once the place is free: while somebody else generates there, another place may take the group."""
+            with suppress(Interrupted), pool.at(places).turn(stop=lambda: shares.none_left or self._stop()):
+                pass
+            return shares.take(places)
+
+        def measure_at(places: Places, done: Callable[[Progress], None]) -> None:
+            steps, group = self.steps.at(places), take(places)
+            while group:
+                ahead = shares.take(places, ahead=True)
+                for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
+                    if then is not None and pool.on_gpu:  # on a CPU the two would fight for its cores
+                        Thread(target=steps.load_ahead, args=(then,), daemon=True).start()
+                    job = copy(self)
+                    job.steps, job.problems = steps, []
+                    outcomes[variant.id] = _drained(job._measure(variant, records), done)
+                group = ahead or take(places)
+            shares.leave(places)
+
+        def work(done: Callable[[Progress], None]) -> None:
+            seen, running = set[Places](), set[Future[None]]()
+            with ThreadPoolExecutor(_MOST_PLACES) as threads:
+                try:
+                    while True:
+                        there = pool.turn_options([spec(self._at_hand[0])])
+                        for places in set(there) - seen:
+                            shares.join(places)
+                            where = f", on {' + '.join(places)}" if len(there) > 1 else ""
+                            running.add(threads.submit(measure_at, places, partial(_say, done, where)))
+                        seen = set(there)
+                        ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+                        for lane in ended:
+                            lane.result()
+                        if not running:
+                            return
+                except BaseException:
+                    self._abandoned.set()  # the other places end too
+                    raise
+
+        with closing(results(work, self._abandoned)) as progress:
+            yield from progress
+
+    def _measure(self, variant: Variant, records: Path) -> Generator[Progress, None, _Outcome]:
+        """All of one variant but its speed. The reference has answered already."""
+        floor = asked_alone = None
+        if variant.id == self._reference.id:
+            drifts = [self._scored(QuestionDrift(), item, answer) for item, answer in self._answered()]
+            if self._plan.drift:
+                floor = yield from self.floor(variant, records)
+            asked_alone = yield from self._ask_alone(records)
+        else:
+            drifts = yield from self.read(variant, records)
+            if self._plan.drift:
+                floor = yield from self.floor(variant, records)
+        looks = self._plan.look and variant in self._at_hand
+        sight = (yield from self._look(variant)) if looks else None
+        return _Outcome(drifts, floor, sight, self.problems, asked_alone)
 
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---
 
@@ -375,10 +463,10 @@ class MeasureJob:
                     own.unlink(missing_ok=True)
         return total / tokens if tokens else 0.0
 
-    def _ask_alone(self, records: Path) -> Iterator[Progress]:
+    def _ask_alone(self, records: Path) -> Generator[Progress, None, AskedAlone | None]:
         """What asking many at once changes: some of the reference's questions are asked alone as well."""
         if self._reference not in self._at_hand:
-            return
+            return None
         base, steps = self._reference, self.steps
         together = steps.in_batches(self.items)
         chosen = together[:: -(-len(together) // _ALONE)] if together else []
@@ -401,11 +489,10 @@ class MeasureJob:
                     kl, tokens = kl + total, tokens + len(ids) + 1
             except Failure as error:
                 self.problems.append(f"{base.label}, {self.items[k].question.question[:40]}, alone: {error.message}")
-                return
-        if chosen:
-            self._asked_alone = AskedAlone(len(chosen), differ)
+                return None
         if tokens:
             self._floors[_IN_BATCHES] = kl / tokens
+        return AskedAlone(len(chosen), differ) if chosen else None
 
     def read(
         self, variant: Variant, records: Path, *, label: str = "", strict: bool = False
@@ -524,27 +611,24 @@ class MeasureJob:
             drift, text=answer.text, score=points, truncated=truncated, in_reasoning=in_reasoning
         )
 
-    def _look(self) -> Generator[Progress, None, dict[str, list[float]]]:
-        """Of each variant: by how much its own picture makes each answer likelier, nats an answer."""
+    def _look(self, variant: Variant) -> Generator[Progress, None, list[float] | None]:
+        """By how much its own picture makes each answer likelier, nats an answer; None: it failed."""
         places = look_test.chosen(self.items)
-        fewer = len(places) - min(look_test.QUESTIONS, len(self._set.items))
-        self.expect(len(self._at_hand) * fewer, Kind.LOOK)
+        self.expect(len(places) - min(look_test.QUESTIONS, len(self._set.items)), Kind.LOOK)
         images = [item.image for item in self.items]
-        advantages: dict[str, list[float]] = {}
-        for variant in self._at_hand:
-            try:
-                asked = []
-                for k in places:
-                    ids = self._right_answer(k)
-                    if ids is None and variant.id == self._reference.id:
-                        self.expect(-1, Kind.LOOK)  # its own answer fits its own picture whatever it sees
-                        continue
-                    pictures = look_test.others(self.items[k].image, images)
-                    asked.append((self.items[k], ids or self._answers[k].token_ids, pictures))
-                advantages[variant.id] = yield from self._advantages(variant, asked)
-            except Failure as error:
-                self.problems.append(f"{variant.label}: {error.message}")
-        return advantages
+        try:
+            asked = []
+            for k in places:
+                ids = self._right_answer(k)
+                if ids is None and variant.id == self._reference.id:
+                    self.expect(-1, Kind.LOOK)  # its own answer fits its own picture whatever it sees
+                    continue
+                pictures = look_test.others(self.items[k].image, images)
+                asked.append((self.items[k], ids or self._answers[k].token_ids, pictures))
+            return (yield from self._advantages(variant, asked))
+        except Failure as error:
+            self.problems.append(f"{variant.label}: {error.message}")
+            return None
 
     def _advantages(
         self, variant: Variant, asked: Sequence[tuple[Item, tuple[int, ...], Sequence[Image]]]
@@ -594,6 +678,26 @@ class MeasureJob:
 
     def _time(self) -> Generator[Progress, None, dict[str, Speed]]:
         """Rounds in which every variant takes its turn; one that fails is reported and left out."""
+        while True:
+            before = self._work.steps
+            try:
+                return (yield from self._rounds(self.steps.at(self._timed_at())))
+            except MachineLost as error:
+                self.steps.note_loss(error)
+                self.expect(self._work.steps - before, Kind.SPEED)  # all rounds anew: machines differ in speed
+
+    def _timed_at(self) -> Places:
+        """Speeds are compared with each other, so they are all measured at one place: where most variants fit."""
+        pool = self.steps.lab.pool
+        specs = [language_spec(variant.model, self.steps.runtime_of(variant)) for variant in self._at_hand]
+
+        def suits(places: Places) -> tuple[int, int]:
+            n_fit = sum(pool.fits_at(places, spec) for spec in specs)
+            return n_fit, sum(places in pool.loaded_at(spec) for spec in specs)
+
+        return max(pool.turn_options(specs), key=suits)
+
+    def _rounds(self, steps: Steps) -> Generator[Progress, None, dict[str, Speed]]:
         timings: dict[str, list[speed_test.Timing]] = {variant.id: [] for variant in self._at_hand}
         for number in range(speed_test.ROUNDS):
             item = self.items[number % len(self.items)]
@@ -603,7 +707,9 @@ class MeasureJob:
                     continue
                 yield self.step(f"{variant.label}: speed, round {number + 1} of {speed_test.ROUNDS}", Kind.SPEED)
                 try:
-                    timings[variant.id].append(speed_test.timed(self.steps, variant, item))
+                    timings[variant.id].append(speed_test.timed(steps, variant, item))
+                except MachineLost:
+                    raise
                 except Failure as error:
                     self.problems.append(f"{variant.label}: {error.message}")
                     del timings[variant.id]
@@ -616,11 +722,10 @@ class MeasureJob:
     def _result(
         self,
         result: VariantResult,
-        floors: Mapping[str, float],
-        advantages: Sequence[float] | None,
+        outcome: _Outcome,
         speed: Speed | None,
     ) -> VariantResult:
-        floor, kl = floors.get(result.variant), result.mean_kl
+        floor, kl, advantages = outcome.floor, result.mean_kl, outcome.sight
         within = False
         if floor is not None and kl is not None:
             arithmetic = max(floor, *self._floors.values(), self.steps.resolution)
@@ -650,6 +755,20 @@ def check(variants: Sequence[Variant], reference: Variant, items: QuestionSet) -
                 f"{variant.label} has another vocabulary than {reference.label}: their distributions cannot be "
                 "compared. Measure variants of one language model."
             )
+
+
+def _drained(steps: Generator[Progress, None, _Outcome], done: Callable[[Progress], None]) -> _Outcome:
+    """What they return."""
+    while True:
+        try:
+            done(next(steps))
+        except StopIteration as end:
+            outcome: _Outcome = end.value
+            return outcome
+
+
+def _say(done: Callable[[Progress], None], where: str, progress: Progress) -> None:
+    done(msgspec.structs.replace(progress, what=progress.what + where))
 
 
 def _judged(results: Sequence[VariantResult]) -> list[VariantResult]:

@@ -10,10 +10,11 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,12 +22,13 @@ from playground.comparing import batch, prompts
 from playground.comparing.batch import BatchAnswer
 from playground.comparing.lab import Lab
 from playground.engine import protocol
-from playground.errors import BadInput, EngineError, Failure, Interrupted, OutOfMemory, PlaygroundError
+from playground.errors import BadInput, EngineError, Failure, Interrupted, MachineLost, OutOfMemory, PlaygroundError
 from playground.measuring.question_sets import Question
 from playground.measuring.results import QuestionDrift, RecordedAnswer
 from playground.measuring.summaries import question_drift
 from playground.pool.handles import Lease
 from playground.pool.leasing import Slot
+from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
@@ -36,6 +38,9 @@ from playground.values.request import Image, PromptForm, Runtime, Sampling
 _ON_GPU, _ON_CPU = 32, 16
 
 _USUAL = PromptForm()
+
+_MOST_LOSSES = 8  # of machines, before a measurement gives up
+_T = TypeVar("_T")
 
 _TURN_S = 10.0  # of a batch while others wait for their turn
 
@@ -124,6 +129,14 @@ class Steps:
         self._planned: dict[tuple[object, ...], protocol.EncodedPrompt] = {}
         self._newest: WorkerSpec | None = None  # of a batch
         self.notes: list[str] = []  # for the person: what was done otherwise than wanted
+        self._losses = 0
+        self._settled: dict[tuple[str, Runtime], Runtime] = {}
+
+    def at(self, places: Places) -> Steps:
+        """The same steps at these places, while others are taken elsewhere."""
+        steps = copy(self)
+        steps.lab = replace(self.lab, pool=self.lab.pool.at(places))
+        return steps
 
     def key(self, what: str, variant: Variant, item: Item, *more: Any) -> str:
         budget = self.sampling.reasoning_tokens
@@ -136,8 +149,13 @@ class Steps:
         return self.runtime.of(variant)
 
     def settled(self, variant: Variant) -> Runtime:
-        """How its language model computes: with what was measured to suit this machine."""
-        return self.lab.pool.choices.settled(variant.model, self.runtime_of(variant))
+        """How its language model computes: with what was measured to suit this machine.
+
+        The same for the whole measurement, whatever machine joins and whatever is measured meanwhile.
+        """
+        given = self.runtime_of(variant)
+        key = variant.model.sha256, given
+        return self._settled.setdefault(key, self.lab.pool.choices.settled(variant.model, given))
 
     def settle(self, variant: Variant) -> None:
         """At the first use of a kind of model, measure what suits it on this machine, in a turn of its own."""
@@ -149,7 +167,7 @@ class Steps:
 
     def _computed(self, variant: Variant) -> Runtime:
         """For the result cache."""
-        return self.lab.pool.choices.computed(variant.model, self.runtime_of(variant))
+        return replace(self.runtime_of(variant), flash_attention=self.settled(variant).flash_attention)
 
     @property
     def reference_key(self) -> tuple[Any, ...]:
@@ -164,8 +182,38 @@ class Steps:
         return self.key("drift", variant, item, self.reference_key)
 
     def prompt(self, variant: Variant, item: Item, *, fresh: bool = False) -> protocol.EncodedPrompt:
-        question = item.question.question
-        return prompts.ask(self.lab, variant, question, item.image, self.runtime, self.stop, self.form, fresh=fresh)
+        text, image = item.question.question, item.image
+        return self._again(
+            lambda: prompts.ask(self.lab, variant, text, image, self.runtime, self.stop, self.form, fresh=fresh)
+        )
+
+    def _use(self, spec: WorkerSpec, ask: Callable[[Lease], _T]) -> _T:
+        """What one worker says, in a turn of its own."""
+
+        def in_turn() -> _T:
+            with self.lab.pool.use(spec, stop=self.stop) as lease:
+                return ask(lease)
+
+        return self._again(in_turn)
+
+    def _again(self, ask: Callable[[], _T]) -> _T:
+        """What is asked; it is asked again, elsewhere, if its machine was lost."""
+        while True:
+            try:
+                return ask()
+            except MachineLost as error:
+                self.note_loss(error)
+
+    def note_loss(self, error: MachineLost) -> None:
+        """Raises `error` after too many."""
+        self._losses += 1
+        if self._losses > _MOST_LOSSES:
+            raise error
+        note = f"The machine {error.machine} was lost. What it had not answered was asked elsewhere."
+        if note not in self.notes:
+            self.notes.append(note)
+        if self.stop():
+            raise Interrupted("Stopped.") from None
 
     def language(self, variant: Variant, prompt: protocol.EncodedPrompt, n_answer: int) -> WorkerSpec:
         """The worker that reads a prompt and so many tokens of an answer."""
@@ -181,9 +229,11 @@ class Steps:
         return answer
 
     def write(self, variant: Variant, prompt: protocol.EncodedPrompt) -> RecordedAnswer:
-        with self.lab.pool.use(self.language(variant, prompt, self.sampling.max_tokens), stop=self.stop) as lease:
-            request = protocol.Generate(prompt, self.sampling, self.settled(variant))
-            text, ids, finished = prompts.answer_and_end(lease, request, self.stop)
+        request = protocol.Generate(prompt, self.sampling, self.settled(variant))
+        text, ids, finished = self._use(
+            self.language(variant, prompt, self.sampling.max_tokens),
+            lambda lease: prompts.answer_and_end(lease, request, self.stop),
+        )
         if finished.reason == "stopped":
             raise Interrupted("Stopped.")
         return RecordedAnswer(text, ids, finished.reason, finished.in_reasoning)
@@ -284,6 +334,8 @@ class Steps:
                         request = _Opening(spec.runtime, spec.sequences, runtime.n_ctx, widest, _is_unified(spec))
                         ask(lease, request, self._in_turn(turn, plans, fail))
                 self._newest = spec
+            except MachineLost as error:
+                self.note_loss(error)
             except (EngineError, OutOfMemory) as error:
                 self._ask_fewer(f"{variant.label}: {error.message}", n // 2)
             if self.stop():
@@ -345,6 +397,8 @@ class Steps:
                         text, image = items[k].question.question, items[k].image
                         self._planned[key] = prompts.planned(lease, variant, text, image, self.form, self.stop)
                     plans[k] = _named(self._planned[key], items[k].image.sha256)
+                except MachineLost:
+                    raise
                 except Failure as error:
                     fail(k, error)
         return plans
@@ -384,6 +438,8 @@ class Steps:
                 return
             try:
                 yield k, self._filled(turn, k, plan)
+            except MachineLost:
+                raise
             except Failure as error:
                 fail(k, error)
 
@@ -535,23 +591,25 @@ class Steps:
         key = self.lab.results.key("tokens", self._reference.model.sha256, text)
         known = self.lab.results.get(key, tuple[int, ...])
         if known is None:
-            with self.lab.pool.use(language_spec(self._tokenizer.model, self.runtime), stop=self.stop) as lease:
-                known = lease.request(protocol.Tokenize(text), stop=self.stop).token_ids
+            known = self._use(
+                language_spec(self._tokenizer.model, self.runtime),
+                lambda lease: lease.request(protocol.Tokenize(text), stop=self.stop),
+            ).token_ids
             self.lab.results.put(key, known)
         return known
 
     def log_probability(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...]) -> float:
         """Of a whole answer, in nats."""
-        with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            reply = lease.request(protocol.Score(prompt, ids, self.settled(variant)), stop=self.stop)
+        request = protocol.Score(prompt, ids, self.settled(variant))
+        spec = self.language(variant, prompt, len(ids))
+        reply = self._use(spec, lambda lease: lease.request(request, stop=self.stop))
         return math.fsum(math.log(max(score.probability or 0.0, 1e-300)) for score in reply.scores[: len(ids)])
 
     def record(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...], path: Path) -> int:
         """Write the variant's distributions over an answer to `path`. Returns the size of the vocabulary."""
-        with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            request = protocol.Record(prompt, ids, self.settled(variant), str(path), self._dtype)
-            reply = lease.request(request, stop=self.stop)
-        return reply.n_vocabulary
+        request = protocol.Record(prompt, ids, self.settled(variant), str(path), self._dtype)
+        spec = self.language(variant, prompt, len(ids))
+        return self._use(spec, lambda lease: lease.request(request, stop=self.stop)).n_vocabulary
 
     def read(
         self,
@@ -563,12 +621,11 @@ class Steps:
         own: Path | None = None,
     ) -> tuple[TokenDrift, ...]:
         """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given."""
-        with self.lab.pool.use(self.language(variant, prompt, len(ids)), stop=self.stop) as lease:
-            request = protocol.Measure(
-                prompt, ids, runtime or self.settled(variant), str(record), self._dtype, str(own) if own else ""
-            )
-            reply = lease.request(request, stop=self.stop)
-        return reply.drifts
+        request = protocol.Measure(
+            prompt, ids, runtime or self.settled(variant), str(record), self._dtype, str(own) if own else ""
+        )
+        spec = self.language(variant, prompt, len(ids))
+        return self._use(spec, lambda lease: lease.request(request, stop=self.stop)).drifts
 
     def choose_dtype(self, n_vocabulary: int, n_records: int, folder: Path) -> None:
         """By the vocabulary alone, so that cached results were rounded alike. Raises BadInput if the records would not

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from threading import RLock
 
 
 class Kind(StrEnum):
@@ -48,9 +49,13 @@ def expected_seconds(steps: Mapping[Kind, int], paces: Mapping[Kind, float]) -> 
 
 
 class TimeLeft:
-    """Owns the steps of one measurement, over all its phases."""
+    """Owns the steps of one measurement, over all its phases. Safe to use from several threads.
+
+    Where several are at work, the time between two steps counts for the one that ends it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock = RLock()
         self._clock = clock
         self._expected: Counter[Kind] = Counter()
         self._ended: Counter[Kind] = Counter()
@@ -62,25 +67,30 @@ class TimeLeft:
 
     @property
     def total(self) -> int:
-        return sum(self._expected.values())
+        with self._lock:
+            return sum(self._expected.values())
 
     def expect(self, kind: Kind, steps: int) -> None:
-        self._expected[kind] += steps
+        with self._lock:
+            self._expected[kind] += steps
 
     def step(self, kind: Kind) -> None:
         """A step begins. The one before it has ended."""
-        self._turn_to(kind, 0)
-        self.steps += 1
+        with self._lock:
+            self._turn_to(kind, 0)
+            self.steps += 1
 
     def batch(self, kind: Kind, width: int = 1) -> None:
         """A batch begins, of which about so many steps are worked on together."""
-        self._turn_to(kind, max(1, width))
+        with self._lock:
+            self._turn_to(kind, max(1, width))
 
     def ended(self, kind: Kind) -> None:
         """A step of the batch has ended."""
-        self._pass()
-        self._ended[kind] += 1
-        self.steps += 1
+        with self._lock:
+            self._pass(kind)
+            self._ended[kind] += 1
+            self.steps += 1
 
     @property
     def paces(self) -> dict[Kind, float]:
@@ -88,20 +98,24 @@ class TimeLeft:
         return {k: self._spent[k] / self._ended[k] for k in Kind if self._ended[k] >= _FEWEST}
 
     def _turn_to(self, kind: Kind, width: int) -> None:
-        self._pass()
+        self._pass(self._kind)
         if self._kind is not None and self._width == 0:
             self._ended[self._kind] += 1
         self._kind, self._width = kind, width
 
-    def _pass(self) -> None:
+    def _pass(self, kind: Kind | None) -> None:
         now = self._clock()
-        if self._kind is not None:
-            self._spent[self._kind] += now - self._since
+        if kind is not None:
+            self._spent[kind] += now - self._since
         self._since = now
 
     @property
     def seconds(self) -> float | None:
         """None before a step has ended."""
+        with self._lock:
+            return self._seconds()
+
+    def _seconds(self) -> float | None:
         if not self._ended.total() or self._kind is None:
             return None
         under_way = {k: self._width / 2 if k is self._kind else 0.0 for k in Kind}  # each is half done

@@ -107,7 +107,8 @@ class Budgets:
                     _take(room, handle.bytes)
             for spec, options in wanted.items():
                 current = loaded.get(spec)
-                places = current.places if current else max(options, key=lambda way: min(room[place] for place in way))
+                roomiest = max(options, key=lambda way: min(room.get(place, 0) for place in way))
+                places = current.places if current else roomiest
                 forecast = self._forecasts.of(spec, places)
                 if current is None:
                     need = forecast.bytes
@@ -117,7 +118,7 @@ class Budgets:
                     need = larger(forecast, current.bytes)
                 _take(room, need)
                 needed |= need.keys()
-        return all(room[place] >= 0 for place in needed)
+        return all(room.get(place, -1) >= 0 for place in needed)
 
 
 def host_budget(limit: int | None, host: HostMemory) -> int:

@@ -72,6 +72,10 @@ class Devices:
     def _usable(self, machines: Mapping[str, Places]) -> Iterator[Places]:
         return (gpus for machine, gpus in machines.items() if gpus and machine not in self._idle_gpus)
 
+    def has(self, places: Places) -> bool:
+        """Whether the machine of these places is there."""
+        return machine_of(places[0]) in self._machines
+
     def options_within(self, spec: WorkerSpec, turn: Places) -> list[Places]:
         """The options that lie in a turn's places; all options if none does."""
         options = self.options(spec)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from playground.errors import Interrupted, OutOfMemory
+from playground.errors import Interrupted, MachineLost, OutOfMemory
 from playground.pool.budgets import Budgets, PoolLimits, growth, larger
 from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts, remedied
@@ -16,7 +16,7 @@ from playground.pool.memory_watch import MemoryWatch
 from playground.pool.shortage import shortage
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import is_host
+from playground.values.memory import is_host, machine_of
 from playground.values.request import Remedy, Runtime
 
 _WAIT_S = 0.05  # how often a caller that waits for a worker looks at its stop flag
@@ -126,7 +126,7 @@ class Slot:
 
     @contextmanager
     def lease(self, spec: WorkerSpec, *, stop: Stop = never) -> Iterator[Lease]:
-        """Borrow the worker for `spec` here. Blocks and raises as Pool.lease."""
+        """Borrow the worker for `spec` here. Blocks and raises as Pool.lease, and MachineLost."""
         with self._leases.lease(spec, self._options(spec), stop) as lease:
             yield lease
 
@@ -145,4 +145,6 @@ class Slot:
         return next((way for way in ways if self.fits(specs(way))), runtime)
 
     def _options(self, spec: WorkerSpec) -> list[Places]:
+        if not self._devices.has(self.places):
+            raise MachineLost.of(machine_of(self.places[0]), "it left the cluster")
         return self._devices.options_within(spec, self.places)

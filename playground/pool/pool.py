@@ -51,6 +51,7 @@ class Pool:
     queue: Queue
     choices: EngineChoices
     who: str = ""  # whose turns the queue counts; "": no person in particular
+    only: Places = ()  # where its turns and leases are, as long as these places are there; (): anywhere
 
     @classmethod
     def open(
@@ -90,6 +91,10 @@ class Pool:
         """The same workers and the same queue, for another person's turns."""
         return replace(self, who=who)
 
+    def at(self, places: Places) -> Pool:
+        """The same workers and the same queue, for turns at these places alone, until their machine is lost."""
+        return replace(self, only=places)
+
     def close(self) -> None:
         """End every worker. Blocks until they have ended."""
         self.queue.close()
@@ -127,7 +132,14 @@ class Pool:
 
     def line_up(self, specs: Sequence[WorkerSpec]) -> Ticket:
         """Queue up for a turn with `specs`; the ticket has to be used (`turn`). Raises Busy when too many wait."""
-        return self.queue.line_up(self.who, specs, self.devices.turn_options(specs), limited=True)
+        return self.queue.line_up(self.who, specs, self.turn_options(specs), limited=True)
+
+    def turn_options(self, specs: Sequence[WorkerSpec]) -> list[Places]:
+        """Where a run with these workers may have its turn. Runs at different ones go on side by side."""
+        return self._allowed(self.devices.turn_options(specs))
+
+    def _allowed(self, options: list[Places]) -> list[Places]:
+        return [places for places in options if set(places) <= set(self.only)] or options
 
     def check_busy(self) -> None:
         """Raises Busy if `line_up` would. For a run of many turns: once it has begun it is not refused."""
@@ -149,7 +161,7 @@ class Pool:
         if isinstance(wanted, Ticket):
             ticket = wanted
         else:
-            ticket = self.queue.line_up(self.who, wanted, where or self.devices.turn_options(wanted))
+            ticket = self.queue.line_up(self.who, wanted, where or self.turn_options(wanted))
         with self.queue.turn(ticket, stop=stop, on_place=on_place) as places:
             yield Slot(places, self.leases, self.devices, self.budgets)
 
@@ -159,7 +171,7 @@ class Pool:
 
         It unloads idle workers to make room. Raises OutOfMemory, Interrupted, WorkerDied, and what loading raises.
         """
-        with self.leases.lease(spec, self.devices.options(spec), stop) as lease:
+        with self.leases.lease(spec, self._allowed(self.devices.options(spec)), stop) as lease:
             yield lease
 
     @contextmanager
@@ -181,9 +193,16 @@ class Pool:
 
     def has_room(self, spec: WorkerSpec) -> bool:
         """Whether it can be loaded now, and nothing has to be unloaded for it."""
-        needs = [self.forecasts.of(spec, places).bytes for places in self.devices.options(spec)]
+        needs = [self.forecasts.of(spec, places).bytes for places in self._allowed(self.devices.options(spec))]
         placement = self.budgets.choose(needs, None)
         return placement is not None and not placement.evicted
+
+    def fits_at(self, places: Places, spec: WorkerSpec) -> bool:
+        """Whether it can be loaded there, if everything idle gives way."""
+        return self.devices.has(places) and self.budgets.fits({spec: self.devices.options_within(spec, places)})
+
+    def loaded_at(self, spec: WorkerSpec) -> list[Places]:
+        return [h.places for h in self.handles.all() if h.spec == spec and h.usable and not h.leaving]
 
     def is_wanted(self, places: Places) -> bool:
         """Whether a run waits that could have its turn at one of these places."""

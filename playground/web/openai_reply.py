@@ -20,6 +20,7 @@ _STATUS = {
     "busy": 429,
     "engine_error": 500,
     "worker_died": 500,
+    "machine_lost": 503,
     "error": 500,
     "unavailable": 503,
     "out_of_memory": 503,

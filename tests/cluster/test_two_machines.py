@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -24,6 +25,8 @@ from playground.cluster.messages import Located
 from playground.engine import protocol
 from playground.errors import BadModel, NoRoom, WorkerDied
 from playground.measuring import question_sets
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.models.checksums import Checksums
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import quantizer
@@ -33,7 +36,7 @@ from playground.values.answer import ComparisonUpdate
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
-from testkit.running import MODEL, PROJECTOR, SCENE, WHAT, comparison, measured, run
+from testkit.running import MODEL, PROJECTOR, SCENE, SHORT_CONTEXT, WHAT, comparison, measured, run
 
 BOX2 = "box2 · host"
 LONG = Runtime(n_ctx=4096)
@@ -187,6 +190,65 @@ def test_measurement_when_on_another_machine_then_the_same_numbers(
         assert len(workers_of(parts, BOX2)) == 3
     assert on_page.results[1].mean_kl is not None
     assert [result.mean_kl for result in on_box2.results] == [result.mean_kl for result in on_page.results]
+
+
+LADDER = ("Q4_0", "Q5_0", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def ladder(page: Parts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Variant, ...]:
+    folder, variants = tmp_path_factory.mktemp("ladder"), [page.catalog.open_pair(MODEL, PROJECTOR)]
+    for quantization in LADDER:
+        file = folder / f"tiny-{quantization}.gguf"
+        quantizer.make(MODEL, file, quantization, page.pool, Half.MODEL)
+        variants.append(replace(page.catalog.read_pair(file, PROJECTOR), id=quantization))
+    return tuple(variants)
+
+
+def measure(
+    parts: Parts, variants: tuple[Variant, ...], folder: Path, on_progress: Callable[[Progress], None]
+) -> Measurement:
+    """With a cache of its own, so that nothing is known."""
+    questions = question_sets.embedded(parts.evaluation, level="hard").first(3)
+    request = MeasureRequest(questions, variants, variants[0].id, MeasurementPlan(), SHORT_CONTEXT)
+    lab = replace(parts.lab, results=ResultCache(folder, "engine"))
+    for update in MeasureJob(lab, request).run():
+        if isinstance(update, Measurement):
+            return update
+        on_progress(update)
+    raise AssertionError
+
+
+def test_measurement_when_spread_over_two_machines_then_the_same_numbers(
+    parts: Parts, ladder: tuple[Variant, ...], tmp_path: Path
+) -> None:
+    """And when one of them is lost in the middle."""
+    with parts.pool.turn((), where=[("host",)]):
+        alone = replace(parts, pool=parts.pool.at((BOX2,)))
+        on_one = measure(alone, ladder, tmp_path / "one", lambda progress: None)
+    seen = set[str]()
+    on_two = measure(parts, ladder, tmp_path / "two", lambda progress: seen.add(progress.what.rpartition(", on ")[2]))
+    assert {"host", BOX2} <= seen
+    assert msgspec.structs.replace(on_two, elapsed_s=0.0) == msgspec.structs.replace(on_one, elapsed_s=0.0)
+
+
+def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewhere_and_counts_nothing_twice(
+    parts: Parts, ladder: tuple[Variant, ...], tmp_path: Path, nodes: Any, box2: Any
+) -> None:
+    whole = measure(replace(parts, pool=parts.pool.at(("host",))), ladder, tmp_path / "whole", lambda progress: None)
+    steps, removed = list[Progress](), list[str]()
+
+    def on_progress(progress: Progress) -> None:
+        steps.append(progress)
+        if not removed and progress.what.endswith(BOX2):
+            removed.append(progress.what)
+            nodes.remove_node(box2, allow_graceful=False)
+
+    cut = measure(parts, ladder, tmp_path / "cut", on_progress)
+    assert removed
+    assert "The machine box2 was lost. What it had not answered was asked elsewhere." in cut.problems
+    assert (cut.answers, cut.results) == (whole.answers, whole.results)
+    assert steps[-1].done <= steps[-1].total
 
 
 def test_copy_when_cut_off_then_it_goes_on_where_it_was_and_its_sha256_is_checked(tmp_path: Path) -> None:

@@ -28,14 +28,17 @@ from playground.measuring.results import Measurement, MeasurementPlan, Progress,
 from playground.measuring.steps import Item, Steps
 from playground.models.presets import data_folder
 from playground.notebooks.library import Library
+from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec
 from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
+from playground.values.memory import WorkerRole
 from playground.values.request import ImagePlace, PromptForm, Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import old_files, pairs
+from testkit.fake_machine import GIB, FakeMachine
 from testkit.pairs import changed_projector
 from testkit.running import measured
 
@@ -463,3 +466,25 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
     assert last.results[3].mean_kl is not None
     results.close()
     library.close()
+
+
+def test_measurement_when_there_are_two_gpus_then_spread_each_model_loaded_once_and_the_same_numbers(
+    parts: Parts, tmp_path: Path
+) -> None:
+    variants = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K"])
+    questions = question_sets.embedded(FOLDER, level="hard").first(2)
+    one_by_one = parts.settings.model_copy(update={"max_sequences": 1})  # a batch's numbers depend on its size
+    alone = replace(parts, settings=one_by_one)
+    measurements, places = list[Measurement](), list[dict[str, str]]()
+    for n_gpus in (1, 2):
+        machine = FakeMachine(n_gpus=n_gpus, total=80 * GIB)
+        cache = ResultCache(tmp_path / f"{n_gpus}", "engine")
+        with closing(Pool.open(sensors=machine, start_worker=machine.start_worker)) as pool, closing(cache):
+            measurements.append(measured(replace(alone, pool=pool, result_cache=cache), questions, variants))
+            workers = [w for w in pool.memory().workers if w.role is WorkerRole.LANGUAGE]
+            assert len(workers) == len(variants)
+            places.append({worker.file: worker.place for worker in workers})
+    on_one, on_two = (msgspec.structs.replace(measurement, elapsed_s=0.0) for measurement in measurements)
+    assert on_one == on_two
+    assert [len(at) for at in places] == [4, 4]
+    assert [set(at.values()) for at in places] == [{"GPU 0"}, {"GPU 0", "GPU 1"}]

@@ -23,6 +23,7 @@ def test_code_when_of_any_error_then_its_own_and_as_published() -> None:
         "BadPrompt": "bad_prompt", "NotAllowed": "not_allowed", "NoNotebook": "no_notebook", "BadModel": "bad_model",
         "BadPair": "bad_pair", "EngineError": "engine_error", "WorkerDied": "worker_died",
         "EndpointError": "endpoint_error",
+        "MachineLost": "machine_lost",
         "Unavailable": "unavailable", "Busy": "busy", "OutOfMemory": "out_of_memory", "NoRoom": "no_room",
         "Unreadable": "unreadable", "Offline": "offline", "Interrupted": "interrupted", "BadSettings": "bad_settings",
     }  # fmt: skip

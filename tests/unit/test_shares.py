@@ -1,0 +1,91 @@
+"""Which place measures which variants, when a measurement is spread over several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from playground.measuring.shares import Shares
+
+
+def shares(
+    groups: Sequence[str],
+    *,
+    fits: Callable[[str, str], bool] = lambda place, variant: True,
+    loaded: Sequence[tuple[str, str]] = (),
+    lost: Sequence[str] = (),
+    at: Sequence[str] = ("here", "there"),
+) -> Shares[str, str]:
+    """Each letter is a variant. `at`: the places at work. `lost`: those whose machine is gone; the list may change."""
+    made: Shares[str, str] = Shares(
+        [list(group) for group in groups],
+        fits=fits,
+        loaded_at=lambda variant: [place for place, held in loaded if held == variant],
+        is_there=lambda place: place not in lost,
+    )
+    for place in at:
+        made.join(place)
+    return made
+
+
+def test_groups_when_places_take_them_in_turn_then_each_is_given_once_and_wholly() -> None:
+    left = shares(["ab", "c", "d"])
+    assert (left.take("here"), left.take("there")) == (["a", "b"], ["c"])
+    assert left.take("there") == ["d"]
+    assert (left.take("here"), left.take("there")) == ([], [])
+
+
+def test_group_when_loaded_at_a_place_then_that_place_gets_it() -> None:
+    left = shares(["a", "b", "c"], loaded=[("there", "a"), ("here", "c")])
+    assert left.take("here") == ["c"]
+    assert left.take("there") == ["a"]
+    assert left.take("here") == ["b"]
+
+
+def test_group_when_loaded_at_another_place_then_a_fresh_one_is_taken_first() -> None:
+    left = shares(["b", "a"], loaded=[("there", "b")])
+    assert left.take("here") == ["a"]
+    assert left.take("here") == ["b"]
+
+
+def test_group_when_too_large_for_a_place_then_it_is_left_to_one_that_holds_it() -> None:
+    left = shares(["a", "B"], fits=lambda place, variant: place == "large" or variant.islower(), at=("large", "small"))
+    assert left.take("large") == ["a"]
+    assert left.take("small") == []
+    assert left.take("large") == ["B"]
+
+
+def test_group_when_it_fits_nowhere_then_somebody_takes_it_and_says_why() -> None:
+    left = shares(["A"], fits=lambda place, variant: False)
+    assert left.take("here") == ["A"]
+
+
+def test_last_groups_when_taken_ahead_then_they_are_left_to_whoever_is_free_first() -> None:
+    left = shares(["a", "b", "c", "d"])
+    left.take("here")
+    left.take("there")
+    assert left.take("here", ahead=True) == ["c"]
+    assert left.take("there", ahead=True) == []
+    assert left.take("there") == ["d"]
+
+
+def test_place_when_lost_then_the_others_take_what_is_left() -> None:
+    lost = list[str]()
+    left = shares(["a", "b", "c"], lost=lost)
+    left.take("here")
+    left.take("there")
+    lost.append("there")
+    assert left.take("there") == []
+    assert left.take("here") == ["c"]
+
+
+def test_place_when_lost_and_no_other_is_at_work_then_it_goes_on_with_what_is_left() -> None:
+    lost = list[str]()
+    left = shares(["a", "b", "c"], lost=lost, fits=lambda place, variant: place not in lost)
+    left.take("here")
+    left.take("there")
+    assert left.take("here") == ["c"]
+    lost.append("there")
+    assert (left.take("here"), left.take("there")) == ([], [])
+    alone = shares(["a", "b"], lost=lost, at=["there"])
+    assert alone.take("there") == ["a"]
+    assert alone.take("there") == ["b"]
