@@ -29,6 +29,7 @@ from playground.values.memory import GpuMemory, MachineMemory, machine_of
 logger = logging.getLogger(__name__)
 
 _EVERY_S = 0.5
+_WHY_CHARACTERS = 300  # of Ray's message
 _AGAIN = 10  # rounds until a machine that failed is tried again
 
 
@@ -59,8 +60,8 @@ class Cluster:
         try:
             ray.init(address=address, namespace="playground", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, RayError, AuthenticationError) as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise BadSettings(f"cluster: no Ray cluster could be joined at {address}: {first}") from None
+            why = " ".join(str(error).split())[:_WHY_CHARACTERS] or type(error).__name__
+            raise BadSettings(f"cluster: no Ray cluster could be joined at {address}: {why}") from None
         self._own_node = ray.get_runtime_context().get_node_id()
         self._warn_of_public_networks()
 

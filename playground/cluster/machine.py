@@ -123,7 +123,14 @@ class Machine:
     @property
     def memory(self) -> MachineMemory:
         host = self.readings.host
-        return MachineMemory(self.name, host.total_bytes, host.available_bytes)
+        described = self.description
+        return MachineMemory(
+            self.name,
+            host.total_bytes,
+            host.available_bytes,
+            processor=described.processor,
+            engine=described.versions.engine,
+        )
 
     @property
     def joined(self) -> Joined:

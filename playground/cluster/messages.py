@@ -19,6 +19,9 @@ class Versions:
     playground: str
     engine: str  # llama-cpp-python
 
+    def __str__(self) -> str:
+        return f"playground {self.playground} and llama-cpp-python {self.engine}"
+
 
 @dataclass(frozen=True, slots=True)
 class Description:

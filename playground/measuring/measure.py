@@ -50,6 +50,7 @@ from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec, language_spec
 from playground.support.ahead import results
 from playground.values.files import Variant
+from playground.values.memory import machine_of
 from playground.values.request import Image, PromptForm, Runtime
 
 # A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
@@ -104,6 +105,7 @@ class _Outcome:
     sight: list[float] | None  # None: not asked for, or it failed
     problems: list[str]
     asked_alone: AskedAlone | None  # of the reference
+    place: str  # with its device
 
 
 def look_request(folder: Path, variant: Variant) -> MeasureRequest:
@@ -141,6 +143,7 @@ class MeasureJob:
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
         self._floors: dict[str, float] = {}  # the reference's: how far it lies from itself, computed another way
+        self._speeds_at = ""
         self.left_out = 0  # questions that could not be asked
         self._started = time.monotonic()
         self._work = work or TimeLeft()
@@ -168,6 +171,9 @@ class MeasureJob:
             speeds = (yield from self._time()) if plan.speed else {}
         questions = tuple(item.question for item in self.items)
         drifts = {id: outcome.drifts for id, outcome in outcomes.items()}
+        places = tuple(sorted({outcome.place for outcome in outcomes.values()} | {self._speeds_at} - {""}))
+        if len(places) == 1 and not machine_of(places[0]):
+            places = ()  # the page's only one, or the only one that was free
         results = [
             self._result(
                 variant_result(v.id, drifts[v.id], None if v.id == base.id else drifts[base.id], questions),
@@ -187,6 +193,8 @@ class MeasureJob:
             left_out=self.left_out,
             sample=self._set.sample,
             asked_alone=outcomes[base.id].asked_alone,
+            places=places,
+            speeds_at=self._speeds_at if places else "",
             form=self.steps.form.or_none,
             parity=self._results.get(self._results.key(*key_parts(base.model.sha256, base.projector.sha256)), Parity),
         )
@@ -255,7 +263,7 @@ class MeasureJob:
 
     def _measure(self, variant: Variant, records: Path) -> Generator[Progress, None, _Outcome]:
         """All of one variant but its speed. The reference has answered already."""
-        floor = asked_alone = None
+        pool, floor, asked_alone = self.steps.lab.pool, None, None
         if variant.id == self._reference.id:
             drifts = [self._scored(QuestionDrift(), item, answer) for item, answer in self._answered()]
             if self._plan.drift:
@@ -267,7 +275,7 @@ class MeasureJob:
                 floor = yield from self.floor(variant, records)
         looks = self._plan.look and variant in self._at_hand
         sight = (yield from self._look(variant)) if looks else None
-        return _Outcome(drifts, floor, sight, self.problems, asked_alone)
+        return _Outcome(drifts, floor, sight, self.problems, asked_alone, pool.described(pool.only))
 
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---
 
@@ -681,7 +689,10 @@ class MeasureJob:
         while True:
             before = self._work.steps
             try:
-                return (yield from self._rounds(self.steps.at(self._timed_at())))
+                steps = self.steps.at(self._timed_at())
+                speeds = yield from self._rounds(steps)
+                self._speeds_at = steps.lab.pool.described(steps.lab.pool.only)
+                return speeds
             except MachineLost as error:
                 self.steps.note_loss(error)
                 self.expect(self._work.steps - before, Kind.SPEED)  # all rounds anew: machines differ in speed

@@ -234,7 +234,7 @@ def document(
         settings=_settings(plan, runtime, measured.form),
         floors={_name(way): kl for way, kl in measured.floors.items()},
         engine=_name(engine),
-        machine=_name(machine),
+        machine=_name(measured.where(machine)),
         measured=when or datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         elapsed_s=measured.elapsed_s,
         app_version=playground.__version__,

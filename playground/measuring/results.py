@@ -152,6 +152,20 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     form: PromptForm | None = None  # of every question; None: nothing was given, or an older version measured it
     asked_alone: AskedAlone | None = None  # None: all were, or an older version measured it
     parity: Parity | None = None  # of the reference, as it was known then; None: nobody had looked
+    # With their devices, such as "box2 · GPU 0: NVIDIA L4"; empty: on the page's only place.
+    places: tuple[str, ...] = ()
+    speeds_at: str = ""  # likewise; speeds are all measured at one place
+
+    def where(self, machine: str) -> str:
+        """For a record of it. `machine`: the page's own."""
+        if not self.places:
+            return machine
+        notes = [", ".join(self.places)]
+        if len({place.partition(": ")[2] for place in self.places}) > 1:
+            notes.append("unlike devices, whose rounding differs beyond the noise floor")
+        if self.speeds_at and len(self.places) > 1:
+            notes.append(f"all speeds of {self.speeds_at}")
+        return "; ".join(notes)
 
 
 class Progress(msgspec.Struct, frozen=True):

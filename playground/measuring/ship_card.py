@@ -116,7 +116,7 @@ def card(
         floor=measured.floor,
         files=files(variants),
         engine=engine,
-        machine=machine,
+        machine=measured.where(machine),
         settings=settings,
         measured=when or datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         command=command,

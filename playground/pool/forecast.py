@@ -92,6 +92,10 @@ class Forecasts:
         bare = sum(p.total for place, p in _parts(spec, places, planned, 0).items() if place in places)
         self._put(self._process_key(spec, places), max(0, measured - bare) // len(places))
 
+    def device(self, place: str) -> str:
+        """What computes there: a GPU's name, or the host's processor."""
+        return self._devices.get(place, "")
+
     def knows(self, place: str) -> bool:
         return place in self._devices
 

@@ -197,6 +197,10 @@ class Pool:
         placement = self.budgets.choose(needs, None)
         return placement is not None and not placement.evicted
 
+    def described(self, places: Places) -> str:
+        """The places with their device."""
+        return f"{' + '.join(places)}: {self.forecasts.device(places[0])}"
+
     def fits_at(self, places: Places, spec: WorkerSpec) -> bool:
         """Whether it can be loaded there, if everything idle gives way."""
         return self.devices.has(places) and self.budgets.fits({spec: self.devices.options_within(spec, places)})

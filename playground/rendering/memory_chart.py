@@ -11,6 +11,7 @@ from playground.rendering import number_format, plots
 from playground.values.memory import (
     HOST,
     GpuMemory,
+    MachineMemory,
     MemoryParts,
     MemoryReport,
     QueuedRun,
@@ -299,6 +300,42 @@ def waiting(queue: Sequence[QueuedRun], person: str | None) -> list[QueueRow]:
         )
         for queued in queue
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRow:
+    """A machine of the cluster."""
+
+    name: str  # "": the page's own
+    gpus: str
+    memory: str
+    engine: str
+    runs: int
+    problem: str
+
+
+def machine_rows(report: MemoryReport) -> list[MachineRow]:
+    """The page's own machine first; none where there is no other."""
+    if not report.machines:
+        return []
+    own = MachineMemory("", report.host_total_bytes, report.host_available_bytes)
+    return [
+        MachineRow(
+            name=machine.name,
+            gpus=", ".join(gpu.name for gpu in report.gpus if gpu.machine == machine.name) or machine.processor,
+            memory=_free(machine.host_available_bytes, machine.host_total_bytes),
+            engine=machine.engine,
+            runs=sum(queued.is_on(machine.name) for queued in report.queue),
+            problem=machine.problem,
+        )
+        for machine in (own, *report.machines)
+    ]
+
+
+def _free(available: int | None, total: int | None) -> str:
+    if available is None or total is None:
+        return ""
+    return f"{number_format.memory(available)} of {number_format.memory(total)} free"
 
 
 def lasted(seconds: float) -> str:

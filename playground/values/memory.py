@@ -148,6 +148,8 @@ class MachineMemory:
     host_total_bytes: int | None = None
     host_available_bytes: int | None = None
     problem: str = ""  # why it is not used, in words
+    processor: str = ""
+    engine: str = ""  # llama-cpp-python's version
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,10 @@ class QueuedRun:
     files: tuple[str, ...]
     waited_s: float
     place: str | None  # where it runs; None: it waits
+
+    def is_on(self, machine: str) -> bool:
+        """Whether it runs on a machine; "": the page's own."""
+        return self.place is not None and machine_of(self.place) == machine
 
 
 @dataclass(frozen=True, slots=True)

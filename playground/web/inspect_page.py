@@ -11,7 +11,7 @@ import markupsafe
 
 from playground.errors import NotAllowed
 from playground.rendering import templating
-from playground.rendering.memory_chart import chart, colours, handle_row, thinned, waiting
+from playground.rendering.memory_chart import chart, colours, handle_row, machine_rows, thinned, waiting
 from playground.values.memory import MemoryReport
 from playground.web.replies import InspectReply
 from playground.web.server_function import server_function
@@ -91,7 +91,7 @@ class InspectPage:
                 defaults = list(dict.fromkeys(worker.defaults for worker in now.workers if worker.defaults))
                 shared = {
                     "alarms": templating.markup("alarms.html", alarms=now.alarms[::-1]),
-                    "places": templating.markup("places.html", places=places, report=now),
+                    "places": templating.markup("places.html", places=places, report=now, machines=machine_rows(now)),
                 }
                 for allowed in (True, False):
                     shared[f"handles {allowed}"] = templating.markup(

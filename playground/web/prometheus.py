@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from playground.errors import Busy, Interrupted, PlaygroundError
 from playground.notebooks.cells import Run
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
-from playground.values.memory import MemoryReport
+from playground.values.memory import MemoryReport, machine_of
 
 _Update = TypeVar("_Update")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -123,7 +123,7 @@ class _PoolCollector(Collector):
             sizes = worker.bytes, worker.peak_bytes, worker.forecast_bytes
             groups.setdefault((worker.role.value, worker.state.value, worker.place), []).append(sizes)
         for (role, state, place), workers in groups.items():
-            where = {"role": role, "state": state, "place": place}
+            where = {"role": role, "state": state, "place": place} | on(machine_of(place))
             held, peak, forecast = (_sum(column) for column in zip(*workers, strict=True))
             add("workers", "Processes that hold a model.", len(workers), **where)
             add("worker_bytes", "What they hold; on a GPU if they use one.", held, **where)
@@ -142,10 +142,12 @@ class _PoolCollector(Collector):
             add("host_total_bytes", "", machine.host_total_bytes, **on(machine.name))
             add("host_available_bytes", "", machine.host_available_bytes, **on(machine.name))
         for place, budget in report.budgets.items():
-            add("budget_bytes", "For all workers of a place.", budget, place=place)
-        running = sum(queued.place is not None for queued in report.queue)
-        add("queue_runs", "Runs that generate or wait.", running, state="running")
-        add("queue_runs", "", len(report.queue) - running, state="waiting")
+            add("budget_bytes", "For all workers of a place.", budget, place=place, **on(machine_of(place)))
+        for name in ("", *(machine.name for machine in report.machines)):
+            running = sum(queued.is_on(name) for queued in report.queue)
+            add("queue_runs", "Runs that generate or wait.", running, state="running", **on(name))
+        waiting = sum(queued.place is None for queued in report.queue)
+        add("queue_runs", "", waiting, state="waiting", **on(""))
         add("memory_alarms", "Times that memory did not come back, of the last 20.", len(report.alarms))
         yield from families.values()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +24,7 @@ if importlib.util.find_spec("ray") is None:
 
 from playground.cluster.copies import Copies
 from playground.cluster.machine import PIDS
-from playground.cluster.messages import Located
+from playground.cluster.messages import Located, Versions
 from playground.engine import protocol
 from playground.errors import BadModel, NoRoom, WorkerDied
 from playground.measuring import question_sets
@@ -161,6 +164,40 @@ def test_agent_when_killed_then_its_workers_end_and_another_agent_is_started(par
     assert run_on_box2(parts, variant, 5).panes[0].text
 
 
+def test_machine_when_it_has_another_llama_cpp_then_it_is_refused_in_words_until_it_has_the_same(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent is killed, so that the page opens it again."""
+
+    def problem() -> str:
+        return next((machine.problem for machine in parts.pool.memory().machines), "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("playground.cluster.cluster.versions", lambda: Versions("1", "0.2.90"))
+        parts.pool.sensors._machines["box2"].end()  # type: ignore[attr-defined]
+        until(lambda: "install the same versions" in problem(), 60)
+        assert "the page has playground 1 and llama-cpp-python 0.2.90" in problem()
+        assert parts.pool.devices.host_places == ("host",)
+    until(lambda: BOX2 in parts.pool.devices.host_places, 60)
+    assert problem() == ""
+
+
+OLD_RAY = """
+import ray
+ray.__version__ = "2.1.0"
+from playground.cluster.cluster import Cluster
+Cluster({address!r}, None, None, None)
+"""
+
+
+def test_page_when_it_has_another_ray_then_it_is_refused_and_both_versions_are_named(nodes: Any) -> None:
+    code = OLD_RAY.format(address=nodes.address)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "BadSettings: cluster: no Ray cluster could be joined" in ended.stderr
+    assert "Ray: 2.1.0" in ended.stderr
+    assert f"Ray: {importlib.metadata.version('ray')}" in ended.stderr
+
+
 def test_worker_when_killed_then_its_last_words_come_from_its_machine(parts: Parts, variant: Variant) -> None:
     error, _ = answer_until(parts, variant, lambda: os.kill(workers_of(parts, BOX2)[0], signal.SIGKILL))
     assert "SIGKILL" in error.message
@@ -229,7 +266,9 @@ def test_measurement_when_spread_over_two_machines_then_the_same_numbers(
     seen = set[str]()
     on_two = measure(parts, ladder, tmp_path / "two", lambda progress: seen.add(progress.what.rpartition(", on ")[2]))
     assert {"host", BOX2} <= seen
-    assert msgspec.structs.replace(on_two, elapsed_s=0.0) == msgspec.structs.replace(on_one, elapsed_s=0.0)
+    assert [place.partition(":")[0] for place in (*on_one.places, *on_two.places)] == [BOX2, BOX2, "host"]
+    here, there = (msgspec.structs.replace(m, elapsed_s=0.0, places=()) for m in (on_one, on_two))
+    assert here == there
 
 
 def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewhere_and_counts_nothing_twice(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playground.rendering import memory_strip, plots, templating
-from playground.rendering.memory_chart import Chart, chart, colours, handle_row, lasted, thinned, waiting
-from playground.values.memory import HOST, Forecast, MemoryParts, MemoryReport, QueuedRun, WorkerRole
+from playground.rendering.memory_chart import Chart, chart, colours, handle_row, lasted, machine_rows, thinned, waiting
+from playground.values.memory import HOST, Forecast, MachineMemory, MemoryParts, MemoryReport, QueuedRun, WorkerRole
 from testkit.html_tags import Tags
 from testkit.memory_reports import GIB, NOW, gpu, report, worker
 
@@ -43,6 +43,27 @@ def test_colours_when_handles_come_and_go_then_who_stays_keeps_its_own(
     before: dict[str, int], ids: list[str], expected: dict[str, int]
 ) -> None:
     assert colours(before, ids) == expected
+
+
+# --- machines of a cluster -------------------------------------------------------------------------------------------
+
+
+def test_machines_when_in_a_cluster_then_each_with_its_gpus_memory_and_runs_and_a_refused_one_with_its_reason() -> None:
+    box2 = MachineMemory("box2", 128 * GIB, 64 * GIB, processor="EPYC", engine="0.3.16")
+    box3 = MachineMemory("box3", 32 * GIB, 16 * GIB, processor="Xeon", engine="0.3.16")
+    box4 = MachineMemory("box4", problem="It has <llama 1>, and the page has 2: install the same versions.")
+    ahead = QueuedRun("ann", (), 1.0, "box2 · GPU 0"), QueuedRun("", (), 1.0, "GPU 0"), QueuedRun("", (), 1.0, None)
+    now = report(gpus=(gpu(), gpu(machine="box2")), machines=(box2, box3, box4), queue=ahead)
+    h100 = "NVIDIA H100 80GB HBM3"
+    assert [(row.name, row.gpus, row.runs) for row in machine_rows(now)] == [
+        ("", h100, 1), ("box2", h100, 1), ("box3", "Xeon", 0), ("box4", "", 0),
+    ]  # fmt: skip
+    html = " ".join(str(templating.markup("places.html", places=[], report=now, machines=machine_rows(now))).split())
+    assert "64.0 GiB of 128.0 GiB free" in html
+    assert "not used: It has &lt;llama 1&gt;, and the page has 2" in html
+    Tags(html)
+    assert machine_rows(report()) == []
+    assert "Machines" not in templating.markup("places.html", places=[], report=report(), machines=[])
 
 
 # --- memory over time ------------------------------------------------------------------------------------------------

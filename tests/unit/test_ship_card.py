@@ -235,6 +235,32 @@ def test_speeds_when_drift_was_measured_then_their_colour_is_its_decade_and_its_
     assert "vp-mark" not in page.section(card_of(*unknown))
 
 
+H100, L4, H100_TOO = "GPU 0: NVIDIA H100", "box2 · GPU 0: NVIDIA L4", "box3 · GPU 0: NVIDIA H100"
+
+
+@pytest.mark.parametrize(
+    ("places", "speeds_at", "words"),
+    [
+        ((), "", "2 cores"),
+        ((L4,), L4, L4),
+        ((H100, H100_TOO), "", f"{H100}, {H100_TOO}"),
+        (
+            (H100, L4),
+            L4,
+            f"{H100}, {L4}; unlike devices, whose rounding differs beyond the noise floor; all speeds of {L4}",
+        ),
+    ],
+    ids=["on the page's own", "on another machine", "on two of a kind", "on unlike machines"],
+)
+def test_machine_when_a_measurement_was_spread_then_the_card_names_the_places_and_that_of_the_speeds(
+    places: tuple[str, ...], speeds_at: str, words: str
+) -> None:
+    measured = Measurement(ASKED, (), LADDER, places=places, speeds_at=speeds_at)
+    given = {"engine": "llama 1", "machine": "2 cores", "set_name": "", "settings": "", "command": ""}
+    made = ship.card(measured, tuple(VARIANTS.values()), VARIANTS["F16"].id, ShipLimits(), **given)
+    assert made.machine == words
+
+
 @pytest.mark.parametrize("kind", ["", "pdf", "HTML", "../x", "x" * 1000])
 def test_kind_when_there_is_none_then_refused_and_those_that_there_are_named(kind: str) -> None:
     with pytest.raises(BadInput, match="written as html, json, png, not as") as refused:

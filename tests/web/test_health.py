@@ -24,6 +24,7 @@ from playground.values.memory import (
     HOST,
     Forecast,
     GpuMemory,
+    MachineMemory,
     MemoryParts,
     MemoryReport,
     QueuedRun,
@@ -126,6 +127,29 @@ def test_metrics_when_there_is_a_gpu_then_what_is_unknown_has_no_sample() -> Non
     assert found['queue_runs{state="running"}'] == found['queue_runs{state="waiting"}'] == 1
     assert found["memory_alarms"] == 1
     assert not re.search("secret|anna|bert", text)
+
+
+def test_metrics_when_there_are_several_machines_then_each_sample_says_of_which() -> None:
+    report = MemoryReport(
+        time=0.0,
+        workers=(worker(place="box2 · GPU 0"),),
+        gpus=(GpuMemory(0, "H100", 80_000, 20_000), GpuMemory(0, "L4", 24_000, 0, machine="box2")),
+        host_total_bytes=64_000,
+        host_available_bytes=32_000,
+        budgets={HOST: 10, "box2 · GPU 0": 20_000},
+        queue=(QueuedRun("anna", (), 0.0, "box2 · GPU 0"), QueuedRun("bert", (), 3.0, None)),
+        machines=(MachineMemory("box2", 16_000, 8_000), MachineMemory("box3", problem="other versions")),
+    )
+    found = samples(RunMetrics(lambda: report).text().decode())
+    assert found['gpu_total_bytes{gpu="0",machine=""}'] == 80_000
+    assert found['gpu_total_bytes{gpu="0",machine="box2"}'] == 24_000
+    assert found['host_total_bytes{machine="box2"}'] == 16_000
+    assert 'host_total_bytes{machine="box3"}' not in found
+    assert found['worker_bytes{machine="box2",place="box2 · GPU 0",role="language",state="ready"}'] == 1000
+    assert found['budget_bytes{machine="box2",place="box2 · GPU 0"}'] == 20_000
+    assert found['queue_runs{machine="box2",state="running"}'] == 1
+    assert found['queue_runs{machine="",state="running"}'] == 0
+    assert found['queue_runs{machine="",state="waiting"}'] == 1
 
 
 def nothing_held() -> MemoryReport:
