@@ -122,6 +122,7 @@ class Batch:
         self._waiting: deque[Join] = deque()
         self._running: list[_Sequence] = []
         self._open = True
+        self._full = False  # the cache has no room for more until a sequence ends
         self._steps = self._tokens = 0
         self._prefix_s = self._decode_s = self._idle_s = 0.0
         self._newest = NewestEmbeddings()
@@ -186,7 +187,7 @@ class Batch:
 
     def _admit(self) -> None:
         """Let prompts join that wait, as long as there is room."""
-        while self._waiting and self._free and not self._cancelled.is_set():
+        while self._waiting and self._free and not self._full and not self._cancelled.is_set():
             join = self._waiting.popleft()
             number = self._free[-1]
             sampler = self._model.samplers[number - 1]
@@ -276,6 +277,7 @@ class Batch:
         else:
             self._release(newest)
             self._waiting.appendleft(newest.join)
+            self._full = True
 
     def _sample(self, sequence: _Sequence, row: int) -> None:
         try:
@@ -339,6 +341,7 @@ class Batch:
         self._running.remove(sequence)
         self._context.end(sequence.number)
         self._free.append(sequence.number)
+        self._full = False
 
     def _fail(self, id: int, error: PlaygroundError) -> None:
         self._send(SequenceEnded(id, "", failed=Failed(kind=type(error).__name__, message=str(error))))

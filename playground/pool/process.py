@@ -63,10 +63,15 @@ class WorkerProcess:
     """A Worker (contract.py): owns a child process and its pipe."""
 
     def __init__(
-        self, name: str, environment: Mapping[str, str] | None = None, *, silence_s: float = SILENCE_S
+        self,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        silence_s: float = SILENCE_S,
+        module: str = "playground.engine.worker",
     ) -> None:
         """environment: variables that differ from the app's own. silence_s: a busy worker that answers no heartbeat
-        and uses no processor time for that long is killed."""
+        and uses no processor time for that long is killed. module: what the process runs."""
         self.name = name
         self._silence_s = silence_s
         self.state = WorkerState.STARTING
@@ -77,7 +82,7 @@ class WorkerProcess:
         whole = child_environment() | {"GGML_NO_BACKTRACE": "1"} | dict(environment or {})
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "playground.engine.worker", str(theirs.fileno())],
+                [sys.executable, "-m", module, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

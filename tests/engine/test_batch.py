@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -22,15 +23,18 @@ from playground.errors import BadPrompt, Failure, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan, RecordedAnswer
-from playground.measuring.steps import Item, Steps
+from playground.measuring.steps import Item, Reading, Steps
 from playground.models.presets import data_folder
 from playground.pool.leasing import Slot
+from playground.pool.process import WorkerProcess
+from playground.pool.turn_order import Places
 from playground.pool.worker_spec import language_spec
+from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
 from playground.values.memory import HOST, WorkerRole
 from playground.values.request import Runtime, Sampling
-from playground.wiring import Parts
+from playground.wiring import Parts, open_parts
 from testkit import pairs
 
 FOLDER = data_folder() / "tiny-vlm/evaluation"
@@ -159,6 +163,52 @@ def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and
     assert "SIGKILL" in steps.notes[0]
     assert f"at most {fewer} of its questions" in steps.notes[0]
     assert answers == [steps.write(variant, steps.prompt(variant, item)).text for item in items]
+
+
+@pytest.mark.parametrize("fault", ["-2:4", "-3:4", "context:4"])  # of llama_decode: no memory, failed to compute
+def test_batch_when_memory_runs_out_in_it_then_half_as_many_at_once_and_each_question_once(
+    derived: Path, tmp_path: Path, fault: str
+) -> None:
+    with faulty(derived, tmp_path, fault) as parts:
+        (variant,) = parts.catalog.choose(["F16"], ["F16"])
+        steps, items = steps_of(parts, variant, 8), about_one_picture(10)
+        places: list[int] = []
+        answers = steps.answers(variant, items, 8, places.append)
+        assert sorted(places) == list(range(10))
+        assert texts(answers) == [steps.write(variant, steps.prompt(variant, item)).text for item in items]
+        assert steps.sequences == 4
+        assert len(steps.notes) == 1
+        assert "at most 4 of its questions were asked at once" in steps.notes[0]
+
+        steps = steps_of(parts, variant, 8)
+        wanted = {k: Reading(a.token_ids) for k, a in enumerate(answers) if isinstance(a, RecordedAnswer)}
+        read: list[int] = []
+        steps.readings(variant, items, wanted, lambda k, reply: read.append(k))
+        assert sorted(read) == list(range(10))
+        assert steps.sequences == 4
+
+
+def test_batch_when_its_cache_is_full_then_the_newest_wait_and_each_question_is_answered(
+    derived: Path, tmp_path: Path
+) -> None:
+    with faulty(derived, tmp_path, "1:4") as parts:
+        (variant,) = parts.catalog.choose(["F16"], ["F16"])
+        steps, items = steps_of(parts, variant, 8), about_one_picture(10)
+        answers = texts(steps.answers(variant, items, 8))
+        assert answers == [steps.write(variant, steps.prompt(variant, item)).text for item in items]
+        assert steps.notes == []  # nothing was asked twice
+
+
+@contextmanager
+def faulty(derived: Path, folder: Path, fault: str) -> Iterator[Parts]:
+    """Parts whose workers fail (testkit/faulty_worker_child.py)."""
+    (folder / "derived").symlink_to(derived / "derived")
+
+    def start(name: str, places: Places) -> WorkerProcess:
+        return WorkerProcess(name, {"FAULT": fault}, module="testkit.faulty_worker_child")
+
+    with open_parts(Settings(cache_dir=folder), any_folder=True, start_worker=start) as parts:
+        yield parts
 
 
 def test_answers_when_memory_is_short_then_fewer_are_asked_at_once_and_it_says_so(
