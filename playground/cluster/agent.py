@@ -21,11 +21,13 @@ from typing import TypeVar
 
 import playground
 from playground.cluster.copies import Copies
-from playground.cluster.messages import Description, Fault, Located, SensorReadings, Versions
+from playground.cluster.messages import Description, Fault, Located, SensorReadings, Versions, WantedFile
 from playground.engine import protocol
 from playground.errors import EngineError, PlaygroundError
 from playground.models.checksums import Checksums
 from playground.models.hub.address import hub_cache
+from playground.models.hub.client import Hub
+from playground.models.hub.listing import RemoteFile
 from playground.models.presets import data_folder
 from playground.pool.budgets import host_budget
 from playground.pool.local_workers import LocalWorkers
@@ -39,6 +41,7 @@ from playground.values.memory import WorkerState
 logger = logging.getLogger(__name__)
 
 UNHEARD_S = 5.0
+_NEWS_S = 0.2
 _AT_ONCE = 128  # calls that block; far more than workers fit on a machine
 _T = TypeVar("_T")
 
@@ -97,6 +100,8 @@ class Agent:
         own = [data_folder() / "tiny-vlm", *settings.model_dirs]
         checksums = Checksums(settings.cache_dir / "checksums")
         self._copies = Copies(settings.cache_dir / "copies", own, hub_cache(), checksums)
+        self._hub = Hub(own_token=True)
+        self._downloads: dict[str, Event] = {}  # set: stop it; by sha256
         self._heard_at = time.monotonic()
         Thread(target=self._watch, name="page watch", daemon=True).start()
 
@@ -164,14 +169,38 @@ class Agent:
 
     # --- files ---------------------------------------------------------------------------------------------------
 
-    async def locate(self, sha256: str, name: str, n_bytes: int) -> Located:
-        return await self._in_thread(lambda: self._copies.locate(sha256, name, n_bytes))
+    async def locate(self, file: WantedFile) -> Located:
+        return await self._in_thread(lambda: self._copies.locate(file))
 
-    async def append(self, sha256: str, offset: int, piece: bytes, n_bytes: int) -> int | Fault:
-        return await self._in_thread(lambda: _fault_of(lambda: self._copies.append(sha256, offset, piece, n_bytes)))
+    async def append(self, file: WantedFile, offset: int, piece: bytes) -> int | Fault:
+        return await self._in_thread(lambda: _fault_of(lambda: self._copies.append(file, offset, piece)))
 
-    async def finish(self, sha256: str, name: str) -> str | Fault:
-        return await self._in_thread(lambda: _fault_of(lambda: self._copies.finish(sha256, name)))
+    async def finish(self, file: WantedFile) -> str | Fault:
+        return await self._in_thread(lambda: _fault_of(lambda: self._copies.finish(file)))
+
+    async def together(self, shards: Sequence[str]) -> str:
+        return await self._in_thread(lambda: self._copies.together(shards))
+
+    async def download(self, file: WantedFile) -> AsyncIterator[int | str | Fault]:
+        """From the Hub into its cache: how many bytes are there, a few times a second; at last the path, or a Fault."""
+        assert file.origin is not None
+        repo, commit = file.origin
+        stopped = self._downloads[file.sha256] = Event()
+        wanted, done = RemoteFile(file.name, file.bytes, file.sha256), [0]
+
+        def fetch() -> str:
+            path = self._hub.fetch(
+                repo, commit, wanted, None, on_bytes=lambda n: done.__setitem__(0, n), stop=stopped.is_set
+            )
+            return self._copies.checked(path, file)
+
+        fetching = asyncio.ensure_future(self._in_thread(lambda: _fault_of(fetch)))
+        while not (await asyncio.wait([fetching], timeout=_NEWS_S))[0]:
+            yield done[0]
+        yield fetching.result()
+
+    async def stop_download(self, sha256: str) -> None:
+        self._downloads[sha256].set()
 
     async def scratch(self, suffix: str) -> str:
         """The path of a file that a request writes or reads."""
@@ -231,6 +260,8 @@ class Agent:
             if time.monotonic() - self._heard_at > UNHEARD_S:
                 with self._changing:
                     workers, self._workers = tuple(self._workers.values()), {}
+                for stopped in tuple(self._downloads.values()):
+                    stopped.set()
                 for worker in workers:
                     logger.warning("no page has been heard for %.0f s: %s is ended", UNHEARD_S, worker.name)
                     worker.kill()

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from playground.cluster.messages import Description, SensorReadings
-from playground.errors import MachineLost, WorkerDied
+from playground.errors import Interrupted, MachineLost, WorkerDied
 from playground.pool.contract import Joined, ProcessMemory
-from playground.values.memory import GpuMemory, MachineMemory, place_on
+from playground.values.memory import Arriving, GpuMemory, MachineMemory, place_on
 
 PIDS = 10_000_000  # process ids of machine 2 begin at 20,000,000; Linux has none above 4,194,304
 LOST_S = 2.5  # without an answer of its agent
 _CALL_S = 10.0
 _FRESH_S = 0.05
+_WAIT_S = 0.2  # how often a caller that waits looks at its stop flag
 
 
 class Machine:
@@ -35,6 +38,9 @@ class Machine:
         self.lost = ""  # why it is not used any more
         self._on_lost = on_lost
         self._losing = Lock()
+        self._bringing_lock = Lock()
+        self._bringing: dict[str, Lock] = {}  # by sha256
+        self._arriving: dict[str, Arriving] = {}  # by name
         self._number = number
         self._actor = actor
         self.description: Description = ray.get(actor.describe.remote(), timeout=120)
@@ -69,8 +75,13 @@ class Machine:
         """Without waiting."""
         getattr(self._actor, method).remote(*args)
 
-    def stream(self, method: str, *args: Any) -> Any:
-        return getattr(self._actor, method).options(num_returns="streaming").remote(*args)
+    def stream(self, replies: SimpleQueue[Any], method: str, *args: Any) -> None:
+        """Puts into `replies` what the method yields, and the RayError that ends it.
+
+        In a thread: an iterator of Ray cannot be waited for with a limit.
+        """
+        stream = getattr(self._actor, method).options(num_returns="streaming").remote(*args)
+        Thread(target=_read, args=(stream, replies), daemon=True).start()
 
     def gone(self, error: RayError | None = None) -> WorkerDied:
         """What to raise. If the agent is gone, the machine is lost: the pool uses its places no more."""
@@ -84,6 +95,29 @@ class Machine:
             if not self.lost:
                 self._on_lost(self.name)
                 self.lost = why  # whoever reads it finds the places given up
+
+    # --- files that it gets --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def bringing(self, sha256: str, stop: Callable[[], bool]) -> Iterator[None]:
+        """For one thread at a time. Raises Interrupted by `stop`, and MachineLost."""
+        with self._bringing_lock:
+            lock = self._bringing.setdefault(sha256, Lock())
+        while not lock.acquire(timeout=_WAIT_S):
+            if stop():
+                raise Interrupted("Stopped while a model was copied.")
+            if self.lost:
+                raise self.gone()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def note_arriving(self, file: Arriving) -> None:
+        self._arriving = {**self._arriving, file.file: file}
+
+    def note_arrived(self, name: str) -> None:
+        self._arriving = {other: file for other, file in self._arriving.items() if other != name}
 
     # --- sensors -------------------------------------------------------------------------------------------------
 
@@ -130,6 +164,7 @@ class Machine:
             host.available_bytes,
             processor=described.processor,
             engine=described.versions.engine,
+            arriving=tuple(self._arriving.values()),
         )
 
     @property
@@ -142,3 +177,11 @@ class Machine:
             ray.kill(self._actor)
         except RayError:
             pass  # it has ended
+
+
+def _read(stream: Any, replies: SimpleQueue[Any]) -> None:
+    try:
+        for reference in stream:
+            replies.put(ray.get(reference))
+    except RayError as error:
+        replies.put(error)

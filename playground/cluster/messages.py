@@ -56,6 +56,16 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A model file of the page's machine, one shard of a model in several."""
+
+    name: str
+    sha256: str
+    bytes: int
+    origin: tuple[str, str] | None = None  # the Hub's repository and commit; None: it is not in the Hub's cache
+
+
+@dataclass(frozen=True, slots=True)
 class Located:
     """Where an agent has a file; or, with no path, how many bytes of a copy it has already."""
 

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any
 
 import msgspec
-import ray
 from ray.exceptions import RayError
 
+from playground.cluster.bringing import brought
 from playground.cluster.machine import Machine
 from playground.cluster.messages import Fault
 from playground.engine import protocol
-from playground.errors import Interrupted, WorkerDied
+from playground.errors import WorkerDied
 from playground.pool.contract import Dialogue
 from playground.pool.turn_order import Places
 from playground.support import atomic
@@ -77,7 +76,7 @@ class RemoteWorker:
         self.state = WorkerState.BUSY
         scratch: list[str] = []
         try:
-            sent, fetched, scratch = self._with_its_paths(request, stop)
+            sent, fetched, scratch = self._with_its_paths(request, stop, on_step)
             reply = self._ask(sent, on_chunk, on_step, dialogue, stop)
             for theirs, ours in fetched.items():
                 self._fetch(theirs, ours)
@@ -115,8 +114,7 @@ class RemoteWorker:
         stop: Callable[[], bool],
     ) -> protocol.Message | Fault:
         self._replies = replies = SimpleQueue[Any]()
-        stream = self._machine.stream("request", self._own_pid, request)
-        Thread(target=_read, args=(stream, replies), daemon=True).start()
+        self._machine.stream(replies, "request", self._own_pid, request)
         cancelled, n_told = False, 0
         readings: dict[int, protocol.JoinReading] = {}  # as its machine has them, by id
         own: dict[int, str] = {}  # where the page wants what they write
@@ -162,12 +160,12 @@ class RemoteWorker:
     # --- files ---------------------------------------------------------------------------------------------------
 
     def _with_its_paths(
-        self, request: protocol.Request[Any], stop: Callable[[], bool]
+        self, request: protocol.Request[Any], stop: Callable[[], bool], on_step: Callable[[protocol.Step], None]
     ) -> tuple[protocol.Request[Any], dict[str, str], list[str]]:
         """The request as its machine understands it, what has to be fetched behind it, and what is then deleted."""
 
         def model(path: str) -> str:
-            return self._model(path, stop)
+            return brought(self._machine, path, stop, on_step)
 
         match request:
             case protocol.LoadLanguage():
@@ -188,25 +186,6 @@ class RemoteWorker:
                 return sent, {own: request.own} if own else {}, [path, *([own] if own else [])]
             case _:
                 return request, {}, []
-
-    def _model(self, path: str, stop: Callable[[], bool]) -> str:
-        """Where its machine has this model file: copied there, if it has to be."""
-        sha256, name, n_bytes = self._machine.sha256_of(Path(path)), Path(path).name, Path(path).stat().st_size
-        located = self._machine.call("locate", sha256, name, n_bytes, timeout_s=600.0)  # it may hash its own files
-        if located.path is not None:
-            return str(located.path)
-        offset = located.copied
-        logger.info("copying %s to %s from byte %d on", name, self._machine.name, offset)
-        with open(path, "rb") as file:
-            while offset < n_bytes:
-                if stop():
-                    raise Interrupted("Stopped while a model was copied. The next run goes on with the copy.")
-                file.seek(offset)
-                piece = file.read(_PIECE_BYTES)
-                if not piece:
-                    break  # it was cut short meanwhile: its sha256 tells
-                offset = self._known(self._machine.call("append", sha256, offset, piece, n_bytes, timeout_s=60.0))
-        return str(self._known(self._machine.call("finish", sha256, name, timeout_s=600.0)))
 
     def _joining(
         self, message: protocol.Message, readings: dict[int, protocol.JoinReading], own: dict[int, str]
@@ -241,12 +220,3 @@ class RemoteWorker:
         with atomic.replacing(Path(ours)) as part, open(part, "wb") as file:  # the machine may be lost in between
             while piece := self._machine.call("read", theirs, file.tell(), _PIECE_BYTES, timeout_s=60.0):
                 file.write(piece)
-
-
-def _read(stream: Any, replies: SimpleQueue[Any]) -> None:
-    """In a thread: an iterator of Ray cannot be waited for with a limit."""
-    try:
-        for reference in stream:
-            replies.put(ray.get(reference))
-    except RayError as error:
-        replies.put(error)

@@ -277,7 +277,7 @@ class _ComparisonRun:
             is_projector = spec.role is WorkerRole.VISION
             self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[spec.role])
             try:
-                with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
+                with self._slot.lease(spec, stop=self._wanted(variant), on_step=self._arriving(variant)) as lease:
                     self._load_s[spec] = lease.load_s
             except PlaygroundError as error:
                 if is_projector and isinstance(error, Failure | Unavailable):
@@ -290,6 +290,14 @@ class _ComparisonRun:
 
         with ThreadPoolExecutor(min(len(specs), os.cpu_count() or 1)) as threads:
             list(threads.map(load, specs))
+
+    def _arriving(self, variant: Variant) -> Callable[[protocol.Step], None]:
+        """A note in the pane while its file is copied to another machine."""
+
+        def on_step(step: protocol.Step) -> None:
+            self._panes.set(variant.id, note=f"{step.tensor}: {100 * step.done // max(1, step.total)} %")
+
+        return on_step
 
     def _encode(self, variant: Variant) -> None:
         """Have the prompt encoded, once for all variants that share it, and note what this pane waited for."""
@@ -316,7 +324,7 @@ class _ComparisonRun:
         messages = self._messages(variant)
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.VISION])
         spec = vision_spec(variant.projector, variant.model, self._runtimes[variant.id], comparison.images)
-        with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
+        with self._slot.lease(spec, stop=self._wanted(variant), on_step=self._arriving(variant)) as lease:
             self._panes.set(
                 variant.id,
                 state=PaneState.READING,
@@ -346,7 +354,7 @@ class _ComparisonRun:
         self._panes.set(variant.id, state=PaneState.LOADING, note=_LOADING[WorkerRole.LANGUAGE])
         spec = self._language(variant)
         runtime = self._settled(variant)
-        with self._slot.lease(spec, stop=self._wanted(variant)) as lease:
+        with self._slot.lease(spec, stop=self._wanted(variant), on_step=self._arriving(variant)) as lease:
             sizes = replace(
                 self._panes[variant.id].metrics,
                 load_s=self._load_s.get(spec, lease.load_s),

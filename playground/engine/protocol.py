@@ -262,7 +262,7 @@ class ImportanceWritten(Message, frozen=True, tag=True):
 
 
 class Step(Message, frozen=True, tag=True):
-    """How far a quantization has come."""
+    """How far a quantization has come; or the copy of a file, `tensor`, to another machine, in bytes."""
 
     done: int
     total: int

@@ -117,6 +117,7 @@ class Worker(Protocol):
         """ready -> busy -> ready. Blocks until the final reply; the callbacks run in this thread.
 
         When `stop` returns True the worker is asked to end early; 2 s later it is killed, and Interrupted is raised.
+        `on_step` is called also while the model of a load is copied to the worker's machine, with bytes.
         A worker that gives no sign of life is killed after the time that the operator set.
         Raises the error that the worker reports, and WorkerDied.
         """

@@ -18,8 +18,15 @@ from playground.values.memory import Forecast, is_host
 Stop = Callable[[], bool]
 
 
+OnStep = Callable[[protocol.Step], None]
+
+
 def never() -> bool:
     return False
+
+
+def unheard(step: protocol.Step) -> None:
+    """For whoever does not want to know how far it has come."""
 
 
 class Handle:

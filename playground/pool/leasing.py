@@ -10,7 +10,7 @@ from playground.errors import Interrupted, MachineLost, OutOfMemory
 from playground.pool.budgets import Budgets, PoolLimits, growth, larger
 from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts, remedied
-from playground.pool.handles import Handle, Handles, Lease, Stop, never
+from playground.pool.handles import Handle, Handles, Lease, OnStep, Stop, never, unheard
 from playground.pool.loading import Loader, Misjudged
 from playground.pool.memory_watch import MemoryWatch
 from playground.pool.shortage import shortage
@@ -42,12 +42,14 @@ class Leases:
         self._loader = loader
 
     @contextmanager
-    def lease(self, spec: WorkerSpec, options: Sequence[Places], stop: Stop) -> Iterator[Lease]:
+    def lease(
+        self, spec: WorkerSpec, options: Sequence[Places], stop: Stop, on_step: OnStep = unheard
+    ) -> Iterator[Lease]:
         """Borrow the worker for `spec` at one of `options`. Blocks and raises as Pool.lease."""
         while True:
             handle, victims = self._acquire(spec, options, stop)
             try:
-                load_s = self._loader.make_ready(handle, victims, stop)
+                load_s = self._loader.make_ready(handle, victims, stop, on_step)
                 break
             except Misjudged:
                 self._release(handle)
@@ -125,9 +127,12 @@ class Slot:
     _budgets: Budgets
 
     @contextmanager
-    def lease(self, spec: WorkerSpec, *, stop: Stop = never) -> Iterator[Lease]:
-        """Borrow the worker for `spec` here. Blocks and raises as Pool.lease, and MachineLost."""
-        with self._leases.lease(spec, self._options(spec), stop) as lease:
+    def lease(self, spec: WorkerSpec, *, stop: Stop = never, on_step: OnStep = unheard) -> Iterator[Lease]:
+        """Borrow the worker for `spec` here. Blocks and raises as Pool.lease, and MachineLost.
+
+        `on_step`: while its model is copied to another machine, with bytes.
+        """
+        with self._leases.lease(spec, self._options(spec), stop, on_step) as lease:
             yield lease
 
     def fits(self, specs: Iterable[WorkerSpec]) -> bool:

@@ -12,7 +12,7 @@ from playground.pool.budgets import Budgets, growth
 from playground.pool.contract import Worker, WorkerFactory
 from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts
-from playground.pool.handles import Handle, Handles, Stop
+from playground.pool.handles import Handle, Handles, OnStep, Stop
 from playground.pool.memory_watch import MemoryWatch
 from playground.pool.turn_order import Places
 
@@ -47,7 +47,7 @@ class Loader:
         self._devices = devices
         self._watch = watch
 
-    def make_ready(self, handle: Handle, victims: list[Handle], stop: Stop) -> float | None:
+    def make_ready(self, handle: Handle, victims: list[Handle], stop: Stop, on_step: OnStep) -> float | None:
         """Load the model of a leased handle unless it is loaded, and unload `victims`.
 
         Returns the seconds from the start of the process to a loaded model, warm-up included; None if it was loaded.
@@ -58,7 +58,7 @@ class Loader:
             if handle.worker is not None and self._answers(handle, handle.worker):
                 self.unload(victims)
                 return None
-            self._load(handle, victims, stop)
+            self._load(handle, victims, stop, on_step)
         except BaseException:
             if handle.worker is not None:
                 handle.worker.stop()
@@ -89,27 +89,28 @@ class Loader:
             finally:
                 self._handles.end_leaving(victims)
 
-    def _load(self, handle: Handle, victims: list[Handle], stop: Stop) -> None:
+    def _load(self, handle: Handle, victims: list[Handle], stop: Stop, on_step: OnStep) -> None:
         grown: list[int | None] = []
         with self._watch.growth(handle.places, grown):
             handle.worker = worker = self._start_worker(f"{handle.spec.role} {handle.spec.file}", handle.places)
             if self._handles.closed:  # Pool.close may have run before this worker was there to be stopped
                 raise Interrupted("The app is closing.")
             self._devices.learn(worker.wait_ready(), handle.places)
-            self._plan(handle, worker, victims)
+            self._plan(handle, worker, victims, stop, on_step)
         for victim in victims:
             logger.info("unloading %s for %s", victim.spec.file, handle.spec.file)
         self.unload(victims)
         self._await_leaving(handle.places)
         with self._watch.growth(handle.places, grown):
-            loaded = worker.request(handle.spec.load, stop=stop) if handle.spec.load is not None else None
+            load = handle.spec.load
+            loaded = worker.request(load, stop=stop, on_step=on_step) if load is not None else None
             if loaded is not None and loaded.plan is not None:
                 self._learn(handle, loaded.plan)
         known = [n for n in grown if n is not None]
         is_measured = self._watch.is_hidden(handle) and len(known) == len(grown)
         handle.difference = sum(known) if is_measured else None
 
-    def _plan(self, handle: Handle, worker: Worker, victims: list[Handle]) -> None:
+    def _plan(self, handle: Handle, worker: Worker, victims: list[Handle], stop: Stop, on_step: OnStep) -> None:
         """Ask llama.cpp how much it will take, once for a file and a context. Adds to `victims` if that is more.
 
         Raises Misjudged if that does not fit now, and what loading raises.
@@ -117,7 +118,7 @@ class Loader:
         spec = handle.spec
         if not isinstance(spec.load, protocol.LoadLanguage) or self._forecasts.has_plan(spec, handle.places):
             return
-        plan = worker.request(protocol.PlanMemory(spec.load))
+        plan = worker.request(protocol.PlanMemory(spec.load), stop=stop, on_step=on_step)
         self._forecasts.planned(spec, handle.places, plan)
         forecast = self._forecasts.of(spec, handle.places)
         with self._handles.changed:

@@ -311,6 +311,7 @@ class MachineRow:
     memory: str
     engine: str
     runs: int
+    arriving: tuple[str, ...]  # files that it is getting
     problem: str
 
 
@@ -326,6 +327,10 @@ def machine_rows(report: MemoryReport) -> list[MachineRow]:
             memory=_free(machine.host_available_bytes, machine.host_total_bytes),
             engine=machine.engine,
             runs=sum(queued.is_on(machine.name) for queued in report.queue),
+            arriving=tuple(
+                f"{file.file}: {number_format.memory(file.done)} of {number_format.memory(file.total)}"
+                for file in machine.arriving
+            ),
             problem=machine.problem,
         )
         for machine in (own, *report.machines)

@@ -141,6 +141,15 @@ class GpuMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Arriving:
+    """A file that a machine is getting."""
+
+    file: str
+    done: int  # bytes
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class MachineMemory:
     """Another machine of the cluster. None: unknown, since the machine is not used."""
 
@@ -150,6 +159,7 @@ class MachineMemory:
     problem: str = ""  # why it is not used, in words
     processor: str = ""
     engine: str = ""  # llama-cpp-python's version
+    arriving: tuple[Arriving, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

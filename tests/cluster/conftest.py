@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 
+from testkit.hub_server import HubServer, hub_server
+
 
 @pytest.fixture(scope="session")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def hub() -> Iterator[HubServer]:
+    """Of the agents; without a repository, until a test adds one."""
+    with hub_server([]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nodes(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """ray.cluster_utils.Cluster with its head; a test adds "box2"."""
     folder = tmp_path_factory.mktemp("box2")
     changed = {
@@ -20,6 +29,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PLAYGROUND_CACHE_DIR": str(folder / "cache"),  # of the agents: the page's settings are given in the tests
         "PYTHONPATH": str(Path(__file__).parents[2]),
+        **hub.environment(folder / "hf"),
     }
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -22,15 +21,13 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     pytest.skip("the extra cluster is not installed: make cluster", allow_module_level=True)
 
-from playground.cluster.copies import Copies
 from playground.cluster.machine import PIDS
-from playground.cluster.messages import Located, Versions
+from playground.cluster.messages import Versions
 from playground.engine import protocol
-from playground.errors import BadModel, NoRoom, WorkerDied
+from playground.errors import WorkerDied
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
-from playground.models.checksums import Checksums
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import quantizer
 from playground.settings import Settings
@@ -39,6 +36,7 @@ from playground.values.answer import ComparisonUpdate
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
+from testkit.hub_server import HubRepo, HubServer
 from testkit.running import MODEL, PROJECTOR, SCENE, SHORT_CONTEXT, WHAT, comparison, measured, run
 
 BOX2 = "box2 · host"
@@ -290,26 +288,22 @@ def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewh
     assert steps[-1].done <= steps[-1].total
 
 
-def test_copy_when_cut_off_then_it_goes_on_where_it_was_and_its_sha256_is_checked(tmp_path: Path) -> None:
-    data, checksums = os.urandom(3000), Checksums(tmp_path / "checksums")
-    sha256 = hashlib.sha256(data).hexdigest()
-    copies = Copies(tmp_path / "copies", [tmp_path / "own"], tmp_path / "hub", checksums)
-    assert copies.append(sha256, 0, data[:1000], 3000) == 1000
-    assert copies.locate(sha256, "a.gguf", 3000) == Located(None, 1000)
-    assert copies.append(sha256, 0, data[:1000], 3000) == 1000  # a second run sends the same piece
-    copies.append(sha256, 1000, data[1000:2999] + b"?", 3000)
-    with pytest.raises(BadModel, match="changed while it was copied"):
-        copies.finish(sha256, "a.gguf")
-    assert copies.locate(sha256, "a.gguf", 3000) == Located(None, 0)
-    copies.append(sha256, 0, data, 3000)
-    path = copies.finish(sha256, "a.gguf")
-    assert copies.locate(sha256, "a.gguf", 3000) == Located(path)
-    Path(path).write_bytes(bytes(3000))  # somebody changes the file
-    assert copies.locate(sha256, "a.gguf", 3000).path is None
-    with pytest.raises(NoRoom, match="Make room there"):
-        copies.append(sha256, 0, data, 10**18)
-    (tmp_path / "own").mkdir()
-    for name in ("own.gguf", "own-f16.mmproj"):
-        own = tmp_path / "own" / name
-        own.write_bytes(name.encode())
-        assert copies.locate(checksums.of(own), "b.gguf", len(name)) == Located(str(own))
+@pytest.mark.parametrize("is_there", [True, False], ids=["the Hub has it", "the Hub has lost it"])
+def test_model_when_another_machine_lacks_it_then_it_downloads_it_from_the_hub_or_gets_a_copy(
+    parts: Parts, variant: Variant, hub: HubServer, tmp_path: Path, is_there: bool
+) -> None:
+    data = MODEL.read_bytes() + bytes(64 if is_there else 128)  # a file that box2 does not have
+    repo = HubRepo("acme/tiny", {f"tiny-{is_there}.gguf": data})
+    file = tmp_path / f"models--acme--tiny/snapshots/{repo.commit}/tiny-{is_there}.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    hub.repos = {"acme/tiny": repo} if is_there else {}
+    hub.forget()
+    spec, steps = language_spec(parts.catalog.read_pair(file, PROJECTOR).model, LONG), list[protocol.Step]()
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec, on_step=steps.append) as lease:
+        assert lease.load_s is not None
+    assert {step.tensor for step in steps} == {f"{file.name}, to box2"}
+    assert {step.total for step in steps} == {len(data)}
+    assert sum(seen.sent for seen in hub.seen("GET", file.name, cdn=True)) == (len(data) if is_there else 0)
+    assert is_there or steps[-1].done == len(data)
+    assert [machine.arriving for machine in parts.pool.memory().machines] == [()]
