@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +17,9 @@ def agent(
         str, typer.Option(help="Address of the cluster's first machine, such as 10.0.0.1:6379. Default: start one.")
     ] = "",
     name: Annotated[str, typer.Option(help="Name of this machine on the page. Default: its host name.")] = "",
+    host: Annotated[
+        str, typer.Option(help="Address under which the other machines reach this one. Default: Ray finds it out.")
+    ] = "",
     port: Annotated[int, typer.Option(help="Port that the first machine listens on.")] = 6379,
 ) -> None:
     """Start a Ray cluster on this machine, or join one, until it is interrupted. Needs the extra cluster."""
@@ -25,6 +28,6 @@ def agent(
     if importlib.util.find_spec("ray") is None:
         raise BadInput("This needs Ray: pip install 'vlm-quant-playground[cluster]'.")
     where = [f"--address={address}"] if address else ["--head", f"--port={port}", "--include-dashboard=false"]
-    named = [f"--node-name={name}"] if name else []
+    named = [*([f"--node-name={name}"] if name else []), *([f"--node-ip-address={host}"] if host else [])]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *named, "--disable-usage-stats", "--block"]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    os.execv(sys.executable, command)  # noqa: S606  whoever stops this process stops Ray

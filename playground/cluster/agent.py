@@ -89,7 +89,7 @@ class Agent:
     def __init__(self) -> None:
         settings = Settings.read()
         self._settings = settings
-        self._sensors = LocalSensors()
+        self._sensors = LocalSensors(settings.cuda_visible_devices)
         self._start_worker = LocalWorkers(self._sensors.gpus(), settings.worker_silence_s)
         self._threads = ThreadPoolExecutor(_AT_ONCE)
         self._workers: dict[int, WorkerProcess] = {}

@@ -1,15 +1,17 @@
-"""Two Ray nodes on this machine: the page's own, and "box2"."""
+"""Two Ray nodes on this machine: the page's own, and "box2"; and two machines with a network between them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testkit.hub_server import HubServer, hub_server
+from testkit.two_networks import Network, NotPermitted, two_networks
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +22,8 @@ def hub() -> Iterator[HubServer]:
 
 
 @pytest.fixture(scope="session")
-def nodes(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """ray.cluster_utils.Cluster with its head; a test adds "box2"."""
+def surroundings(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The environment of the agents, and of the page. Ray reads it once, when it is imported."""
     folder = tmp_path_factory.mktemp("box2")
     changed = {
         "RAY_AUTH_MODE": "token",
@@ -33,13 +35,28 @@ def nodes(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
-    from ray.cluster_utils import Cluster  # reads the environment once, when it is imported
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
+    yield
     for name, value in before.items():
         if value is None:
             del os.environ[name]
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def nodes(surroundings: None) -> Iterator[Any]:
+    """ray.cluster_utils.Cluster with its head; a test adds "box2"."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def network(surroundings: None) -> Iterator[Network]:
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(two_networks())
+        except NotPermitted as error:
+            pytest.skip(f"{error} (it needs root and iproute2)")

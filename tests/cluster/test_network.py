@@ -1,0 +1,154 @@
+"""Two machines with real TCP between them, which is cut; and a page that is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("the extra cluster is not installed: make cluster", allow_module_level=True)
+
+from playground.cluster.machine import PIDS
+from playground.engine import protocol
+from playground.errors import MachineLost
+from playground.measuring import question_sets
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import Measurement, MeasurementPlan
+from playground.pool.worker_spec import language_spec, vision_spec
+from playground.settings import Settings
+from playground.support.result_cache import ResultCache
+from playground.values.answer import ComparisonUpdate
+from playground.values.files import Variant
+from playground.values.request import Runtime, Sampling
+from playground.wiring import Parts, open_parts
+from testkit.running import MODEL, PROJECTOR, SCENE, SHORT_CONTEXT, WHAT, comparison, run
+from testkit.two_networks import Network
+
+BOX2 = "box2 · host"
+LONG = Runtime(n_ctx=4096)
+
+# A page of its own: it loads a model on box2, says which processes it has there, and answers until it is killed.
+OTHER_PAGE = """
+import sys
+from pathlib import Path
+from playground.pool.worker_spec import language_spec
+from playground.settings import Settings
+from playground.values.request import Runtime
+from playground.wiring import open_parts
+from testkit.running import MODEL, PROJECTOR
+
+with open_parts(Settings(cache_dir=Path(sys.argv[1]), cluster=sys.argv[2]), any_folder=True) as parts:
+    spec = language_spec(parts.catalog.open_pair(MODEL, PROJECTOR).model, Runtime(n_ctx=512))
+    with parts.pool.turn([spec], where=[("box2 · host",)]) as slot, slot.lease(spec) as lease:
+        print(lease.pid, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def page(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    settings = Settings(cache_dir=tmp_path_factory.mktemp("page"), cluster=network.address)
+    with open_parts(settings, any_folder=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def parts(page: Parts, network: Network) -> Iterator[Parts]:
+    until(lambda: BOX2 in page.pool.devices.host_places)
+    yield page
+    network.mend()
+
+
+@pytest.fixture
+def variant(parts: Parts) -> Variant:
+    return parts.catalog.open_pair(MODEL, PROJECTOR)
+
+
+def until(true: Callable[[], bool]) -> float:
+    """Seconds until it is true."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < 120
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def answered(parts: Parts, variant: Variant, place: str) -> ComparisonUpdate:
+    here = replace(parts, pool=parts.pool.at((place,)))
+    return run(here, comparison(here.read_image(SCENE), WHAT, (variant,), max_tokens=20))
+
+
+def test_answer_when_the_network_is_cut_then_it_fails_in_words_and_the_machine_comes_back_with_it(
+    parts: Parts, variant: Variant, network: Network
+) -> None:
+    before = answered(parts, variant, BOX2).panes[0]
+    assert before.token_ids == answered(parts, variant, "host").panes[0].token_ids
+    with parts.pool.use(vision_spec(variant.projector, variant.model, Runtime())) as lease:
+        prompt = lease.request(protocol.Encode((protocol.ChatMessage("user", "Hello"),), ()))
+    spec, cut = language_spec(variant.model, LONG), list[float]()
+
+    def on_chunk(chunk: protocol.Chunk) -> None:
+        if not cut:
+            network.cut()
+            cut.append(time.monotonic())
+
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec) as lease:
+        pid = lease.pid % PIDS
+        request = protocol.Generate(prompt, Sampling(max_tokens=100_000), LONG, ignore_end=True)
+        with pytest.raises(MachineLost, match="box2 was lost") as lost:
+            lease.request(request, on_chunk=on_chunk)
+    print(f"lost after {time.monotonic() - cut[0]:.1f} s: {lost.value}")
+    assert parts.pool.devices.host_places == ("host",)
+    until(lambda: not psutil.pid_exists(pid))
+    print(f"its worker ended after {time.monotonic() - cut[0]:.1f} s")
+    network.mend()
+    print(f"back after {until(lambda: BOX2 in parts.pool.devices.host_places):.1f} s")
+    assert answered(parts, variant, BOX2).panes[0].token_ids == before.token_ids
+
+
+def test_page_when_killed_then_its_workers_end_and_another_page_goes_on(
+    parts: Parts, variant: Variant, network: Network, tmp_path: Path
+) -> None:
+    spec = language_spec(variant.model, SHORT_CONTEXT)
+    command = [sys.executable, "-c", OTHER_PAGE, str(tmp_path), network.address]
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec) as lease:
+        own = lease.pid % PIDS
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            theirs = int(other.stdout.readline()) % PIDS
+            assert theirs != own
+            assert psutil.pid_exists(theirs)
+            other.send_signal(signal.SIGKILL)
+        print(f"the killed page's worker ended after {until(lambda: not psutil.pid_exists(theirs)):.1f} s")
+        assert psutil.pid_exists(own)
+        assert lease.request(protocol.Tokenize("Hello")).token_ids
+
+
+def test_measurement_when_the_network_is_cut_for_good_then_it_goes_on_elsewhere(
+    parts: Parts, variant: Variant, network: Network, tmp_path: Path
+) -> None:
+    """Last, since box2 is away then: the cable is mended behind it."""
+    questions = question_sets.embedded(parts.evaluation, level="hard").first(3)
+    request = MeasureRequest(questions, (variant,), variant.id, MeasurementPlan(), SHORT_CONTEXT)
+
+    def measured(name: str, at: str, on_progress: Callable[[], None]) -> Measurement:
+        lab = replace(parts.lab, pool=parts.pool.at((at,)), results=ResultCache(tmp_path / name, "engine"))
+        for update in MeasureJob(lab, request).run():
+            if isinstance(update, Measurement):
+                return update
+            on_progress()
+        raise AssertionError
+
+    whole = measured("whole", "host", lambda: None)
+    cut = measured("cut", BOX2, network.cut)
+    assert "The machine box2 was lost. What it had not answered was asked elsewhere." in cut.problems
+    assert (cut.answers, cut.results, cut.floors) == (whole.answers, whole.results, whole.floors)
