@@ -68,7 +68,7 @@ class EndpointSettings(BaseModel):
     connect_s: float = Field(default=10, gt=0)
     silence_s: float = Field(default=120, gt=0)  # before the first token, and between two
     answer_s: float = Field(default=600, gt=0)  # of a whole answer
-    at_once: int = Field(default=4, ge=1, le=64)  # questions of a measurement
+    at_once: int = Field(default=4, ge=1, le=64)  # questions of everybody
 
     @field_validator("url")
     @classmethod

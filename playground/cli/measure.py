@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ import typer
 from playground.cli.options import (
     AsJson,
     AxisOptions,
+    EndpointNames,
     Look,
     PackFile,
     QuestionOptions,
@@ -24,6 +26,7 @@ from playground.cli.options import (
     check_folder_of,
     choose,
     followed,
+    listed,
     questions_of,
     range_of,
     say,
@@ -32,9 +35,9 @@ from playground.cli.options import (
 )
 from playground.comparing import axes, comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import gate, packs, parity, result_documents, results, statistics, suite_source
+from playground.measuring import endpoint_jobs, gate, packs, parity, result_documents, results, statistics, suite_source
 from playground.measuring import ship_card as ship
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureRequest
 from playground.measuring.pack_jobs import PackJob
 from playground.measuring.question_sets import MAX_ITEMS
 from playground.measuring.result_documents import ResultDocument
@@ -83,17 +86,22 @@ def drift(
     shared: ResultsOptions,
     look: Look = False,
     pack: PackFile = None,
+    endpoint: Annotated[
+        str, typer.Option(help="The name of a server elsewhere as the reference: each KL is then a lower bound.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
-    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(look=look), pack)
+    plan = results.MeasurementPlan(look=look)
+    measured = _measure(choice, questions, sweep, shared, plan, pack, [endpoint] if endpoint else (), endpoint or None)
     if as_json:
         _print_json(measured.measurement)
         return
     _print_floor(measured.measurement)
+    kl = "KL at least" if endpoint else "KL/token"
     timed = any(r.speed is not None for r in measured.measurement.results)
     typer.echo(
-        f"{'variant':28} {'changed':>9} {'at most':>8} {'KL/token':>9} {'/question':>9} {'own floor':>9}"
+        f"{'variant':28} {'changed':>9} {'at most':>8} {kl:>9} {'/question':>9} {'own floor':>9}"
         f"{_ENCODE if timed else ''}  verdict"
     )
     gates = gate.gates(measured.measurement.results, measured.measurement.questions, measured.reference)
@@ -167,10 +175,12 @@ def accuracy(
     questions: QuestionOptions,
     sweep: AxisOptions,
     shared: ResultsOptions,
+    endpoint: EndpointNames = None,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
-    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(drift=False, accuracy=True))
+    plan = results.MeasurementPlan(drift=False, accuracy=True)
+    measured = _measure(choice, questions, sweep, shared, plan, endpoints=listed(endpoint))
     if as_json:
         _print_json(measured.measurement)
         return
@@ -280,9 +290,16 @@ def _measure(
     shared: ResultsOptions,
     plan: results.MeasurementPlan,
     pack: Path | None = None,
+    endpoints: Sequence[str] = (),
+    reference: str | None = None,
 ) -> _Measured:
-    """Measures, and writes the results document if one is wanted."""
+    """Measures, and writes the results document if one is wanted.
+
+    `endpoints`: answer as well. `reference`: one of them, in place of a variant.
+    """
     shared.check()
+    if reference is not None and (pack is not None or shared.results is not None):
+        raise BadInput("With --endpoint as the reference there is no --pack, and no --results: its files are unknown.")
     if pack is not None and not (questions.max_tokens is None and questions.reasoning_tokens is None):
         raise BadInput("The length of an answer is the pack's. Leave out --max-tokens and --reasoning-tokens.")
     form = questions.form
@@ -294,18 +311,23 @@ def _measure(
         if pack is not None:
             measured = _measure_against(parts, packs.read(pack), questions, variants, plan)
         else:
-            measured = _measure_here(parts, questions, variants, questions.limits(plan))
+            variants += parts.endpoints.choose(endpoints)
+            measured = _measure_here(parts, questions, variants, questions.limits(plan), reference)
     say_problems(measured.measurement.problems)
     shared.write(lambda: measured.document(shared.uploader))
     return measured
 
 
 def _measure_here(
-    parts: Parts, questions: QuestionOptions, variants: tuple[Variant, ...], plan: results.MeasurementPlan
+    parts: Parts,
+    questions: QuestionOptions,
+    variants: tuple[Variant, ...],
+    plan: results.MeasurementPlan,
+    wanted: str | None,
 ) -> _Measured:
-    reference, runtime = comparison_request.reference_of(variants), Runtime(n_ctx=questions.n_ctx)
+    reference, runtime = comparison_request.reference_of(variants, wanted), Runtime(n_ctx=questions.n_ctx)
     request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime, questions.form)
-    measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
+    measurement = followed(endpoint_jobs.job_of(parts.lab, request).run(), results.Measurement)
     own, sample = questions.items, measurement.sample
     set_name = sample.words if sample else ship.set_title(own.name if own else "", questions.level)
     return _Measured(measurement, variants, reference, parts.engine, parts.machine, plan, runtime, set_name)
@@ -361,7 +383,8 @@ def _print_floor(measurement: results.Measurement) -> None:
     floors = ", ".join(f"{name} {kl:.1e}" for name, kl in measurement.floors.items())
     left_out = f" ({measurement.left_out} left out)" if measurement.left_out else ""
     n = len(measurement.questions)
-    typer.echo(f"{n} questions{left_out}. The reference against itself, nats a token: {floors}")
+    itself = f" The reference against itself, nats a token: {floors}" if floors else ""
+    typer.echo(f"{n} questions{left_out}.{itself}")
     _print_asking(measurement)
 
 

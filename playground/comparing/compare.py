@@ -36,7 +36,7 @@ from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole, machine_of
 from playground.values.reasoning import Written
-from playground.values.request import Comparison, ConversationMessage, Image, Order, Runtime
+from playground.values.request import Comparison, Image, Order, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -460,10 +460,7 @@ class _ComparisonRun:
     def _ask_elsewhere(self, variant: Variant) -> None:
         comparison = self._comparison
         question = EndpointQuestion(
-            conversation=tuple(
-                ConversationMessage(message.role, message.text, message.places or (0,) * message.n_images)
-                for message in self._messages(variant)
-            ),
+            conversation=prompts.spoken(self._messages(variant)),
             images=comparison.images,
             sampling=comparison.sampling,
             template_variables=comparison.template_variables,

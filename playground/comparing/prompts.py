@@ -16,7 +16,7 @@ from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import Variant
 from playground.values.reasoning import Written
-from playground.values.request import Image, ImagePlace, PromptForm, Runtime
+from playground.values.request import ConversationMessage, Image, ImagePlace, PromptForm, Runtime
 
 _USUAL = PromptForm()
 
@@ -46,6 +46,11 @@ def question(prompt: str, n_images: int, place: ImagePlace = ImagePlace.BEFORE) 
 def with_system(messages: Sequence[protocol.ChatMessage], system: str | None) -> tuple[protocol.ChatMessage, ...]:
     """The messages behind a system message, if there is one."""
     return tuple(messages) if system is None else (protocol.ChatMessage("system", system), *messages)
+
+
+def spoken(messages: Sequence[protocol.ChatMessage]) -> tuple[ConversationMessage, ...]:
+    """The messages for a server elsewhere."""
+    return tuple(ConversationMessage(m.role, m.text, m.places or (0,) * m.n_images) for m in messages)
 
 
 def asked(prompt: str, form: PromptForm) -> tuple[protocol.ChatMessage, ...]:

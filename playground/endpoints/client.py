@@ -43,7 +43,7 @@ class Endpoint:
     connect_s: float = 10.0
     silence_s: float = 120.0
     answer_s: float = 600.0
-    at_once: int = 4
+    at_once: int = 4  # questions of everybody
 
     @property
     def hidden(self) -> tuple[str, ...]:

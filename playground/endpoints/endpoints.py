@@ -1,28 +1,34 @@
-"""The endpoints that the operator set up, as variants; and what each said of its model last."""
+"""The endpoints that the operator set up, as variants; who is asking each, and what each said of its model last."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from threading import Lock
+from threading import Condition
 
 from playground.endpoints import client
 from playground.endpoints.client import Endpoint, EndpointAnswer
 from playground.endpoints.wire import EndpointQuestion
-from playground.errors import BadInput
+from playground.errors import BadInput, Busy, Interrupted
 from playground.values.answer import Elsewhere
 from playground.values.files import NO_FILE, Variant
 
 FAMILY = "elsewhere"
+_MOST_WAITING = 64  # questions to one endpoint
+_LOOK_S = 0.1  # how often a waiting question looks whether it is still wanted
 
 
 class Endpoints:
-    """Owns what each endpoint said of itself last. Safe to use from several threads."""
+    """Owns the places of each endpoint, and what it said of itself last. Safe to use from several threads."""
 
     def __init__(self, endpoints: Sequence[Endpoint] = ()) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._said: dict[str, Elsewhere] = {}
-        self._lock = Lock()
+        self._asking: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+        self._changed = Condition()  # held while one of these is changed
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -52,12 +58,40 @@ class Endpoints:
         stop: Callable[[], bool] = lambda: False,
         on_text: Callable[[EndpointAnswer], None] = lambda answer: None,
     ) -> EndpointAnswer:
-        """As client.ask, with a remark where the server names another model than in its answer before."""
-        answer = client.ask(self.named(name), question, stop=stop, on_text=on_text)
-        with self._lock:
+        """As client.ask, with a remark where the server names another model than in its answer before.
+
+        At most `at_once` questions of everybody are asked at a time, the others wait. Raises Busy.
+        """
+        endpoint = self.named(name)
+        with self._place(endpoint, stop):
+            answer = client.ask(endpoint, question, stop=stop, on_text=on_text)
+        with self._changed:
             before, self._said[name] = self._said.get(name), answer.said
         changes = [] if before is None else _changes(before, answer.said)
         return replace(answer, remarks=(*answer.remarks, *changes))
+
+    @contextmanager
+    def _place(self, endpoint: Endpoint, stop: Callable[[], bool]) -> Iterator[None]:
+        """Raises Busy and Interrupted."""
+        name = endpoint.name
+        with self._changed:
+            if self._waiting[name] >= _MOST_WAITING:
+                raise Busy(f"Busy: {_MOST_WAITING} questions to {name} wait already. Try again later.")
+            self._waiting[name] += 1
+            try:
+                while self._asking[name] >= endpoint.at_once:
+                    if stop():
+                        raise Interrupted("Stopped.")
+                    self._changed.wait(_LOOK_S)
+                self._asking[name] += 1
+            finally:
+                self._waiting[name] -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._asking[name] -= 1
+                self._changed.notify_all()
 
 
 def _changes(before: Elsewhere, now: Elsewhere) -> list[str]:

@@ -194,6 +194,13 @@ class Tokenized(Message, frozen=True, tag=True):
     token_ids: tuple[int, ...]
 
 
+class TokensFound(Message, frozen=True, tag=True):
+    """For each piece the tokens that write it, the usual one first; empty: there is none."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    n_vocabulary: int
+
+
 class Recorded(Message, frozen=True, tag=True):
     n_vocabulary: int
     seconds: float
@@ -299,6 +306,7 @@ Reply = (
     | Scored
     | Recorded
     | Tokenized
+    | TokensFound
     | Measured
     | SequenceChunk
     | SequenceEnded
@@ -495,6 +503,12 @@ class Tokenize(Request[Tokenized], frozen=True, tag=True):
     text: str
 
 
+class FindTokens(Request[TokensFound], frozen=True, tag=True):
+    """The tokens that write some bytes. To a language worker."""
+
+    pieces: tuple[bytes, ...]
+
+
 class Record(Request[Recorded], frozen=True, tag=True):
     """Read an answer to a prompt and keep what the model held likely at each of its tokens. To a language worker.
 
@@ -587,6 +601,7 @@ AnyRequest = (
     | JoinReading
     | Score
     | Tokenize
+    | FindTokens
     | Record
     | Measure
     | WriteImportance

@@ -29,6 +29,7 @@ from playground.engine.protocol import (
     CloseBatch,
     Encode,
     Failed,
+    FindTokens,
     Generate,
     GrammarChecked,
     Heartbeat,
@@ -56,6 +57,7 @@ from playground.engine.protocol import (
     Scored,
     Tokenize,
     Tokenized,
+    TokensFound,
     WriteImportance,
     receive_request,
     send,
@@ -175,6 +177,9 @@ class RequestServer:
                 return Scored(scoring.score(self._language_model, request, cancelled=self._cancelled))
             case Tokenize():
                 return Tokenized(self._language_model.vocabulary.token_ids(request.text))
+            case FindTokens():
+                vocabulary = self._language_model.vocabulary
+                return TokensFound(tuple(map(vocabulary.tokens_that_write, request.pieces)), vocabulary.n_tokens)
             case Record():
                 started = time.perf_counter()
                 n_vocabulary = scoring.record(self._language_model, request, cancelled=self._cancelled)

@@ -25,9 +25,10 @@ import msgspec
 
 from playground.comparing.lab import Lab
 from playground.comparing.loops import loop_of
+from playground.endpoints.client import EndpointAnswer
 from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted, MachineLost
-from playground.measuring import look_test, pace, question_sets, speed_test, statistics
+from playground.measuring import elsewhere, look_test, pace, question_sets, speed_test, statistics
 from playground.measuring.parity import Parity, key_parts
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.measuring.results import (
@@ -108,6 +109,11 @@ class _Outcome:
     place: str  # with its device
 
 
+def _asked(drifts: list[QuestionDrift]) -> _Outcome:
+    """Of what answers elsewhere."""
+    return _Outcome(drifts, None, None, [], None, "")
+
+
 def look_request(folder: Path, variant: Variant) -> MeasureRequest:
     """Does a pair look at the picture at all? Asked with the embedded questions, which are in `folder`."""
     plan = MeasurementPlan(drift=False, look=True, max_tokens=32)
@@ -136,7 +142,7 @@ class MeasureJob:
         self._abandoned = Event()  # nobody takes the results any more
         self._stop: Callable[[], bool] = lambda: self._abandoned.is_set() or stop()
         self._results = lab.results
-        self._at_hand = request.variants  # those whose files are here
+        self._at_hand = tuple(v for v in request.variants if not v.endpoint)  # those whose files are here
         sampling, form = request.plan.sampling, request.form
         self.steps = Steps(lab, self._reference, request.runtime, sampling, self._stop, form=form)
         self.problems: list[str] = list(request.questions.problems)
@@ -155,15 +161,21 @@ class MeasureJob:
         # Variants with one language model stand together, so that it is loaded once.
         order = [v.model.sha256 for v in self._variants]
         order.insert(0, base.model.sha256)
-        others = sorted((v for v in self._variants if v.id != base.id), key=lambda v: order.index(v.model.sha256))
+        rivals = [v for v in self._variants if v.id != base.id]
+        others = sorted((v for v in rivals if not v.endpoint), key=lambda v: order.index(v.model.sha256))
         self._expect_all(len(others))
         with self._results.scratch() as records:
             yield from self.ask()
             if plan.drift:
                 yield from self.record(records, others)
             outcomes: dict[str, _Outcome] = {}
-            yield from self._measure_all((base, *others), records, outcomes)
-            for variant in (base, *others):
+            for rival in (v for v in rivals if v.endpoint):  # first: a server that is gone takes no work along
+                outcomes[rival.id] = _asked((yield from self._asked_elsewhere(rival)))
+            if base.endpoint:
+                outcomes[base.id] = _asked([self._scored(QuestionDrift(), *answered) for answered in self._answered()])
+            here = others if base.endpoint else [base, *others]
+            yield from self._measure_all(here, records, outcomes)
+            for variant in here:
                 self.problems += outcomes[variant.id].problems
             floor = outcomes[base.id].floor
             if floor is not None:
@@ -171,7 +183,8 @@ class MeasureJob:
             speeds = (yield from self._time()) if plan.speed else {}
         questions = tuple(item.question for item in self.items)
         drifts = {id: outcome.drifts for id, outcome in outcomes.items()}
-        places = tuple(sorted({outcome.place for outcome in outcomes.values()} | {self._speeds_at} - {""}))
+        at = {outcome.place for id, outcome in outcomes.items() if id in {v.id for v in here}}
+        places = tuple(sorted(at | {self._speeds_at} - {""}))
         if len(places) == 1 and not machine_of(places[0]):
             places = ()  # the page's only one, or the only one that was free
         results = [
@@ -277,6 +290,51 @@ class MeasureJob:
         sight = (yield from self._look(variant)) if looks else None
         return _Outcome(drifts, floor, sight, self.problems, asked_alone, pool.described(pool.only))
 
+    # --- what answers elsewhere ---
+
+    def _answer_elsewhere(
+        self, variant: Variant, items: Sequence[Item], kind: Kind, n_candidates: int | None = None
+    ) -> Generator[Progress, None, list[EndpointAnswer | Failure]]:
+        """A server's own answers, or why there is none. They are asked anew each time: its model may have changed."""
+        answers: dict[int, EndpointAnswer | Failure] = {}
+
+        def ask(done: Callable[[int], None]) -> None:
+            for k, answer in elsewhere.ask_each(self.steps, variant.endpoint, items, n_candidates):
+                answers[k] = answer
+                done(k)
+
+        with closing(results(ask, self._abandoned)) as done:
+            for _ in done:
+                yield self.step(f"{variant.label} answers", kind, ended=True)
+        read = [answer for answer in answers.values() if isinstance(answer, EndpointAnswer)]
+        remarks = [remark for answer in read for remark in answer.remarks]
+        self.problems += [f"{variant.label}: {remark}" for remark in dict.fromkeys(remarks)]
+        models = dict.fromkeys(answer.said.model for answer in read if answer.said.model is not None)
+        if models:
+            self.problems.append(f"{variant.label}: by its own word {', '.join([*models][:5])} answered.")
+        self.problems += [f"{variant.label}: {text}" for text in elsewhere.not_asked_for(self.steps)]
+        return [answers[k] for k in range(len(items))]
+
+    def _asked_elsewhere(self, variant: Variant) -> Generator[Progress, None, list[QuestionDrift]]:
+        """Its answers, scored. Its distributions over the reference's answers are not known."""
+        answers = yield from self._answer_elsewhere(variant, self.items, Kind.ALONE)
+        drifts = []
+        for item, answer in zip(self.items, answers, strict=True):
+            if isinstance(answer, Failure):
+                drifts.append(self._failed(variant.label, item, answer))
+            else:
+                drifts.append(self._scored(QuestionDrift(), item, elsewhere.recorded(answer)))
+        given = [
+            (answer, ours)
+            for answer, ours in zip(answers, self._answers, strict=True)
+            if isinstance(answer, EndpointAnswer)
+        ]
+        same = sum(answer.text.strip() == ours.text.strip() for answer, ours in given)
+        self.problems.append(
+            f"{variant.label}: {same} of {len(given)} answers are those of {self._reference.label}, word for word."
+        )
+        return drifts
+
     # --- stages; a scan of many variants goes through them itself (quantizing/sensitivity_scan.py) ---
 
     @property
@@ -299,15 +357,8 @@ class MeasureJob:
 
     def ask(self) -> Iterator[Progress]:
         """Have the reference answer every question; fills `items`. Raises BadInput if none can be asked."""
-        for variant in {kind_of(v.model): v for v in reversed(self._at_hand)}.values():
-            self.steps.settle(variant)
-        items = []
-        for question in self._judging():
-            try:
-                with self.steps.timed("pictures"):
-                    items.append(Item(question, self._set.image(question)))
-            except Failure as error:
-                self._leave_out(question, error)
+        self._settle()
+        items = self._opened()
         answers = yield from self._answer_all(self._reference, items, f"{self._reference.label} answers", Kind.ASK)
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, RecordedAnswer) and answer.token_ids:
@@ -319,6 +370,22 @@ class MeasureJob:
         self._report_ends(self._reference, self._answers)
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
+
+    def _settle(self) -> None:
+        """At the first use of a kind of model, measure what suits it on this machine."""
+        for variant in {kind_of(v.model): v for v in reversed(self._at_hand)}.values():
+            self.steps.settle(variant)
+
+    def _opened(self) -> list[Item]:
+        """The questions whose images can be opened."""
+        items = []
+        for question in self._judging():
+            try:
+                with self.steps.timed("pictures"):
+                    items.append(Item(question, self._set.image(question)))
+            except Failure as error:
+                self._leave_out(question, error)
+        return items
 
     @property
     def answers(self) -> tuple[RecordedAnswer, ...]:
@@ -603,6 +670,7 @@ class MeasureJob:
             self.expect(n * steps, kind)
         self.expect(len(self._at_hand) * min(look_test.QUESTIONS, n) * plan.look, Kind.LOOK)
         self.expect(len(self._at_hand) * speed_test.ROUNDS * plan.speed, Kind.SPEED)
+        self.expect(n * sum(bool(v.endpoint) and v != self._reference for v in self._variants))
 
     def _steps_for_question(self, n_others: int) -> dict[Kind, int]:
         steps = steps_of(self._plan, 1, 1 + n_others)
@@ -628,7 +696,7 @@ class MeasureJob:
             asked = []
             for k in places:
                 ids = self._right_answer(k)
-                if ids is None and variant.id == self._reference.id:
+                if ids is None and (variant.id == self._reference.id or not self._answers[k].token_ids):
                     self.expect(-1, Kind.LOOK)  # its own answer fits its own picture whatever it sees
                     continue
                 pictures = look_test.others(self.items[k].image, images)
@@ -755,15 +823,18 @@ class MeasureJob:
 
 
 def check(variants: Sequence[Variant], reference: Variant, items: QuestionSet) -> None:
-    """Raises BadInput for variants whose tokens are not the reference's, and for no items."""
+    """Raises BadInput for variants whose tokens are not the reference's, and for no items.
+
+    What answers elsewhere has no tokens here.
+    """
     if not items.items:
         raise BadInput("There is no question in the set.")
-    for variant in variants:
-        if variant.endpoint:
-            raise BadInput(f"{variant.label} answers elsewhere: it is not measured. Untick it.")
-        if variant.model.vocabulary_sha256 != reference.model.vocabulary_sha256:
+    here = [v for v in variants if not v.endpoint]
+    base = next(iter(here), reference) if reference.endpoint else reference
+    for variant in here:
+        if variant.model.vocabulary_sha256 != base.model.vocabulary_sha256:
             raise BadInput(
-                f"{variant.label} has another vocabulary than {reference.label}: their distributions cannot be "
+                f"{variant.label} has another vocabulary than {base.label}: their distributions cannot be "
                 "compared. Measure variants of one language model."
             )
 

@@ -18,7 +18,7 @@ from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.steps import Item, Steps
 from playground.measuring.summaries import mean_kl
-from playground.measuring.time_left import Kind
+from playground.measuring.time_left import Kind, TimeLeft
 from playground.values.files import ModelFile, Variant
 from playground.values.request import PromptForm, Runtime
 
@@ -111,7 +111,38 @@ def _file(file: ModelFile) -> PackFile:
     )
 
 
-class PackJob(MeasureJob):
+class KeptJob(MeasureJob):
+    """A measurement whose reference's answers and likeliest tokens are kept, and is not here itself."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        request: MeasureRequest,
+        stop: Callable[[], bool] = lambda: False,
+        work: TimeLeft | None = None,
+    ) -> None:
+        super().__init__(lab, request, stop, work)
+        self._kept: list[Distributions] = []  # one for each of `items`
+        self._n_vocabulary = 0  # set with them
+
+    def record(self, records: Path, others: Sequence[Variant] | None) -> Iterator[Progress]:
+        """What is kept is written for the workers."""
+        yield from ()
+        self.steps.choose_dtype(self._n_vocabulary, len(self.items), records)  # of each variant's own
+        for k, kept in enumerate(self._kept):
+            with self.reference_record(records, k).open("wb") as file:
+                kept.write(file, self._n_vocabulary)
+
+    def reference_record(self, records: Path, k: int) -> Path:
+        return records / f"pack-{k}.npz"
+
+    def _steps_for_question(self, n_others: int) -> dict[Kind, int]:
+        """The reference has no records and no floor."""
+        steps = super()._steps_for_question(n_others)
+        return steps | {Kind.RECORD: 0, Kind.FLOOR: n_others * self._plan.drift}
+
+
+class PackJob(KeptJob):
     """A measurement whose reference is a pack. `run` yields Progress, and at the end a Measurement."""
 
     def __init__(
@@ -136,7 +167,7 @@ class PackJob(MeasureJob):
         super().__init__(lab, request, stop)
         self._pack = pack
         self._at_hand = tuple(variants)
-        self._kept: list[Distributions] = []  # one for each of `items`
+        self._n_vocabulary = record.n_vocabulary
         self.steps = Steps(lab, self._reference, runtime, plan.sampling, self._stop, variants[0], pack.digest, form)
         self.left_out = len(record.questions) - len(located.items)
 
@@ -159,18 +190,6 @@ class PackJob(MeasureJob):
         if not self.items:
             raise BadInput(f"No question could be asked. {self.problems[-1]}")
 
-    def record(self, records: Path, others: Sequence[Variant] | None) -> Iterator[Progress]:
-        """What the pack has is written for the workers."""
-        yield from ()
-        n = self._pack.record.n_vocabulary
-        self.steps.choose_dtype(n, len(self.items), records)  # of each variant's own
-        for k, kept in enumerate(self._kept):
-            with self.reference_record(records, k).open("wb") as file:
-                kept.write(file, n)
-
-    def reference_record(self, records: Path, k: int) -> Path:
-        return records / f"pack-{k}.npz"
-
     def floor(self, variant: Variant, records: Path) -> Generator[Progress, None, float]:
         """The reference's is the pack's."""
         if variant.id != self._reference.id:
@@ -179,8 +198,7 @@ class PackJob(MeasureJob):
 
     def _steps_for_question(self, n_others: int) -> dict[Kind, int]:
         """Nothing of the reference."""
-        steps = super()._steps_for_question(n_others)
-        return steps | {Kind.ASK: 0, Kind.RECORD: 0, Kind.FLOOR: n_others * self._plan.drift}
+        return super()._steps_for_question(n_others) | {Kind.ASK: 0}
 
 
 def _located(record: PackRecord, images: QuestionSet) -> tuple[QuestionSet, dict[Question, int]]:

@@ -213,16 +213,20 @@ def document(
 ) -> ResultDocument:
     """`set_name`: of questions that are no sample of a suite. `when`: ISO 8601; empty: now.
 
-    None of `plan` and `runtime`: unknown. `pack`: stood for the reference.
+    None of `plan` and `runtime`: unknown. `pack`: stood for the reference. What answers elsewhere is left out; raises
+    BadInput if that is the reference.
     """
     by_id = {v.id: v for v in variants}
+    if by_id[reference].endpoint:
+        raise BadInput(f"The files of {by_id[reference].label} are not known: there is no results document.")
     judged = gate.gates(measured.results, measured.questions, reference)
-    places = [r.variant for r in measured.results]
+    shared = [r for r in measured.results if not by_id[r.variant].endpoint]
+    places = [r.variant for r in shared]
     return ResultDocument(
         format=FORMAT,
         version=VERSION,
         model=_name(by_id[reference].family),
-        variants=tuple(_variant(by_id[r.variant], r, judged.get(r.variant)) for r in measured.results),
+        variants=tuple(_variant(by_id[r.variant], r, judged.get(r.variant)) for r in shared),
         reference=SharedReference(
             places.index(reference),
             pack.digest if pack is not None else None,

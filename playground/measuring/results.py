@@ -192,6 +192,8 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
     """Every variant by its two halves; empty unless there are several of either."""
     by_id = {v.id: v for v in variants}
     base = by_id[reference]
+    if base.endpoint:
+        return ()
     labels = {id: v.overrides or Overrides() for id, v in by_id.items()}
     halves = {
         id: (v.model.sha256 + labels[id].model_label, v.projector.sha256 + labels[id].projector_label)

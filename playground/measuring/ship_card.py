@@ -139,7 +139,8 @@ def settings_line(plan: MeasurementPlan, n_ctx: int | None, form: PromptForm | N
 def rows(measured: Measurement, variants: Sequence[Variant], reference: str, limits: ShipLimits) -> tuple[CardRow, ...]:
     by_id = {v.id: v for v in variants}
     gates = gate.gates(measured.results, measured.questions, reference, limits.max_changed)
-    drafts = [_row(by_id[r.variant], r, measured.questions, gates.get(r.variant), limits) for r in measured.results]
+    here = [r for r in measured.results if not by_id[r.variant].endpoint]
+    drafts = [_row(by_id[r.variant], r, measured.questions, gates.get(r.variant), limits) for r in here]
     # Of one that could not be measured nothing is known, and it must not beat anything by that.
     known = [row for row in drafts if row.kl is not None or row.variant == reference]
     return tuple(
@@ -268,7 +269,7 @@ def _duration(seconds: float) -> str:
 
 
 def files(variants: Sequence[Variant]) -> tuple[CardFile, ...]:
-    distinct = {f.sha256: f for v in variants for f in (v.model, v.projector)}
+    distinct = {f.sha256: f for v in variants if not v.endpoint for f in (v.model, v.projector)}
     return tuple(CardFile(f.path.rsplit("/", 1)[-1], f.quantization, f.bytes, f.sha256) for f in distinct.values())
 
 

@@ -132,6 +132,10 @@ class Steps:
         self._losses = 0
         self._settled: dict[tuple[str, Runtime], Runtime] = {}
 
+    def measure_against(self, pack: str) -> None:
+        """`pack`: as for the constructor, where it is known only when the reference has answered."""
+        self._pack = pack
+
     def at(self, places: Places) -> Steps:
         """The same steps at these places, while others are taken elsewhere."""
         steps = copy(self)
@@ -588,7 +592,7 @@ class Steps:
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         """Of a text, in the reference's vocabulary, which all variants share."""
-        key = self.lab.results.key("tokens", self._reference.model.sha256, text)
+        key = self.lab.results.key("tokens", self._reference.model.sha256 or self._tokenizer.model.sha256, text)
         known = self.lab.results.get(key, tuple[int, ...])
         if known is None:
             known = self._use(
@@ -597,6 +601,11 @@ class Steps:
             ).token_ids
             self.lab.results.put(key, known)
         return known
+
+    def tokens_that_write(self, pieces: Sequence[bytes]) -> protocol.TokensFound:
+        """In the vocabulary of the tokenizer."""
+        with self.lab.pool.use(language_spec(self._tokenizer.model, self.runtime), stop=self.stop) as lease:
+            return lease.request(protocol.FindTokens(tuple(pieces)), stop=self.stop)
 
     def log_probability(self, variant: Variant, prompt: protocol.EncodedPrompt, ids: tuple[int, ...]) -> float:
         """Of a whole answer, in nats."""

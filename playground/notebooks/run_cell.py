@@ -15,8 +15,8 @@ from playground.comparing import branching, compare, comparison_request, run_set
 from playground.comparing.branching import BranchPoint
 from playground.comparing.lab import Lab
 from playground.errors import BadInput
-from playground.measuring import result_documents, ship_card
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring import endpoint_jobs, result_documents, ship_card
+from playground.measuring.measure import MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.result_documents import ResultDocument
 from playground.measuring.results import Progress
@@ -84,13 +84,15 @@ def measure_cell(
     scanning, work = None, TimeLeft()
     if wanted.sensitivity:  # raises what is invalid before minutes are spent on the measurement
         reference = next(v for v in variants if v.id == run.reference)
+        if reference.endpoint:
+            raise BadInput(f"{reference.label} has no tensors here. Choose another reference for the scan.")
         source = replace(reference, id=reference.pair_id, overrides=None)  # the files alone are scanned
         limits = wanted.limits
         scan = Scan(restore=True, max_tokens=wanted.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
         scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime, form), stop.wanted, work)
     if wanted.measures:
         request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime, form)
-        for update in MeasureJob(lab, request, stop.wanted, work).run():
+        for update in endpoint_jobs.job_of(lab, request, stop.wanted, work).run():
             if isinstance(update, Progress):
                 yield update
             else:
@@ -110,6 +112,8 @@ def card_of(run: Run) -> ShipCard | None:
     wanted, measurement = run.cell.questions, run.measurement
     if wanted is None or measurement is None or all(r.mean_kl is None for r in measurement.results):
         return None
+    if any(v.endpoint for v in run.variants if v.id == run.reference):
+        return None  # its size is not known, and the drift from it is a lower bound
     runtime, plan = run.cell.settings.runtime(), wanted.plan
     command = [
         "python",
@@ -117,7 +121,7 @@ def card_of(run: Run) -> ShipCard | None:
         "playground",
         "card",
         "--variants",
-        ",".join(dict.fromkeys(v.pair_id for v in run.variants)),
+        ",".join(dict.fromkeys(v.pair_id for v in run.variants if not v.endpoint)),
     ]
     command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
     command += ["-n", str(wanted.n), "--max-tokens", str(plan.max_tokens)]

@@ -121,7 +121,11 @@ def html(
     by_id = {v.id: v for v in variants}
     judged = gate.gates(measured.results, measured.questions, reference, margin)
     rows = [
-        _ResultRow(by_id[r.variant].label, r.variant == reference, _cells(r, by_id[r.variant], judged.get(r.variant)))
+        _ResultRow(
+            by_id[r.variant].label,
+            r.variant == reference,
+            _cells(r, by_id[r.variant], judged.get(r.variant), is_bound=bool(by_id[reference].endpoint)),
+        )
         for r in measured.results
     ]
     for n in _IN_NATS:
@@ -163,8 +167,11 @@ def progress(update: Progress) -> markupsafe.Markup:
     ).format(f"{share:.4f}", update.what, update.done + 1, update.total, left)
 
 
-def _cells(r: VariantResult, variant: Variant, judged: Gate | None) -> list[tuple[float | None, str, str]]:
-    """`judged`: None of the reference."""
+def _cells(
+    r: VariantResult, variant: Variant, judged: Gate | None, *, is_bound: bool
+) -> list[tuple[float | None, str, str]]:
+    """`judged`: None of the reference. `is_bound`: its drift is a lower bound: the reference answers elsewhere."""
+    at_least = " at least" if is_bound else ""
     heavy = statistics.heavy(kl_sums(r.items))
     changed = judged.changed if judged else None
     kl = heavy.per_token if heavy else None
@@ -173,11 +180,11 @@ def _cells(r: VariantResult, variant: Variant, judged: Gate | None) -> list[tupl
         share += "; computing the same thing another way changes as much"
     unknown = (None, number_format.UNKNOWN, "")
     return [
-        (variant.bytes, number_format.file_size(variant.bytes), ""),
+        (variant.known_bytes, number_format.file_size(variant.known_bytes), ""),
         (changed.share, f"{changed.hits} of {changed.n}", "") if changed else unknown,
         (changed.at_most, f"{changed.at_most:.1%}", "") if changed else unknown,
         (judged.evidence, judged.verdict, judged.words) if judged else unknown,
-        (kl, nats(kl) + (" = arithmetic" if r.within_arithmetic else ""), share),
+        (kl, nats(kl) + (" = arithmetic" if r.within_arithmetic else at_least if heavy else ""), share),
         (heavy.per_question if heavy else None, nats(heavy.per_question if heavy else None), ""),
         (r.floor, nats(r.floor), ""),
         (r.p99_kl, nats(r.p99_kl), ""),

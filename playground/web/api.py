@@ -18,8 +18,8 @@ from playground.comparing import axes, branching, comparison_request, run_settin
 from playground.comparing import compare as lab
 from playground.comparing import pages as document_pages
 from playground.errors import BadInput, PlaygroundError
-from playground.measuring import result_documents
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring import endpoint_jobs, result_documents
+from playground.measuring.measure import MeasureRequest
 from playground.measuring.question_sets import embedded
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.ship_card import set_title
@@ -147,7 +147,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             }
             settings = parts.limited(run_settings.read_settings(given))
             sampling = settings.sampling()
-            chosen = parts.catalog.choose(variants)
+            chosen = parts.choose(variants)
             job_request = MeasureRequest(
                 embedded(parts.evaluation).first(questions),
                 chosen,
@@ -172,7 +172,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
 
             with long_jobs.held(person):
                 try:
-                    for news in measures.measured(MeasureJob(mine.lab, job_request, stop.wanted).run()):
+                    for news in measures.measured(endpoint_jobs.job_of(mine.lab, job_request, stop.wanted).run()):
                         reply = json_documents.of_news(news)
                         if isinstance(news, Measurement):
                             reply["results"] = msgspec.to_builtins(document(news))

@@ -29,7 +29,7 @@ from playground.notebooks.cells import (
     without_paths,
 )
 from playground.notebooks.file_format import MAX_CELLS, WholeCell, from_json, to_json
-from playground.notebooks.run_cell import card_of
+from playground.notebooks.run_cell import card_of, results_of
 from playground.notebooks.run_diff import changes
 from playground.quantizing.scan_results import Scan
 from playground.rendering import card_view as card_page
@@ -123,6 +123,31 @@ def test_run_when_a_server_elsewhere_answered_then_kept_with_what_it_said_of_its
     run = run_of(cell, result(pane(F16, "cat"), theirs), variants=(without_paths(F16), without_paths(box)))
     _, (read,), problems = from_json(to_json("T", [(cell, (run,))], lambda sha256: None))
     assert (read.runs, problems) == ((run,), ())
+
+
+def test_measurement_when_a_server_elsewhere_answered_then_it_has_a_row_and_no_place_on_card_and_results() -> None:
+    box = Variant("elsewhere:box", "elsewhere", "elsewhere: box", NO_FILE, NO_FILE, endpoint="box")
+    reference, other = measurement().results
+    run = run_of(compare_cell(variants=(F16.id, Q2.id, box.id), questions=CellQuestions()), variants=(F16, Q2, box))
+
+    def measured(reference_id: str) -> Run:
+        theirs = msgspec.structs.replace(reference, variant=box.id, speed=None)
+        changed = msgspec.structs.replace(measurement(), results=(reference, other, theirs), floors={}, floor=None)
+        return msgspec.structs.replace(run, measurement=changed, reference=reference_id)
+
+    beside, first = measured(F16.id), measured(box.id)
+    made, shared = card_of(beside), results_of(beside)
+    assert made is not None
+    assert shared is not None
+    assert [row.variant for row in made.rows] == [F16.id, Q2.id]
+    assert "" not in {file.sha256 for file in made.files}
+    assert [v.label for v in shared.variants] == ["F16", "Q2_K"]
+    assert card_of(first) is None
+    with pytest.raises(BadInput, match="The files of elsewhere: box are not known"):
+        results_of(first)
+    html = "".join(map(str, page.measurement(first, lambda name: None, printed=True)))
+    assert "elsewhere: box" in html
+    assert html.count(" at least") == 1  # Q2_K's drift
 
 
 def test_file_when_written_then_one_cell_a_line_and_each_picture_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
@@ -190,6 +191,36 @@ def test_model_when_it_changed_since_the_answer_before_then_that_is_said(box: En
         f"Its model changed since its answer before: from {MODEL} to cheap/model."
         in endpoints.ask("box", ASKED).remarks
     )
+
+
+def test_question_when_all_places_are_taken_then_it_waits_and_can_be_stopped(box: EndpointServer) -> None:
+    endpoints = Endpoints([box.endpoint(at_once=1)])
+    written, stopped = Event(), Event()
+
+    def waits(reply: Reply) -> None:
+        reply.head()
+        reply.piece("a ")
+        reply.server.go_on.wait()
+        reply.piece("cat", end="stop")
+
+    def stop() -> bool:
+        stopped.set()  # it has looked
+        return True
+
+    box.answer = waits
+    box.go_on.clear()
+    n = len(box.asked)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(endpoints.ask, "box", ASKED, on_text=lambda answer: written.set())
+        assert written.wait(60)
+        with pytest.raises(Interrupted):
+            endpoints.ask("box", ASKED, stop=stop)
+        assert len(box.asked) == n + 1
+        box.go_on.set()
+        assert first.result().text == "a cat"
+    box.answer = says("a")
+    assert endpoints.ask("box", ASKED).text == "a"  # its place is free again
+    assert stopped.is_set()
 
 
 def test_logprobs_when_given_then_scores_and_invalid_ones_are_left_out(box: EndpointServer) -> None:

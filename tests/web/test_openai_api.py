@@ -29,7 +29,10 @@ from playground.comparing import top_drift
 from playground.comparing.image_decoder import DECODER
 from playground.endpoints.client import Endpoint
 from playground.endpoints.endpoints import Endpoints
-from playground.measuring.question_sets import Question
+from playground.measuring import endpoint_jobs
+from playground.measuring.measure import MeasureRequest
+from playground.measuring.question_sets import Question, embedded
+from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.steps import Item, Steps
 from playground.settings import Login, Settings
 from playground.values.answer import Metrics, PaneState
@@ -440,6 +443,42 @@ def test_instance_when_it_asks_another_then_the_same_answer_and_a_drift_below_th
     assert pairs
     assert all(-1e-9 <= bound <= kl + 1e-5 for bound, kl in pairs)
     assert max(bound for bound, _ in pairs) > 0
+
+
+def test_measurement_when_another_instance_answers_then_as_reference_a_lower_bound_and_beside_the_same_accuracy(
+    served: Served, parts: Parts
+) -> None:
+    ends = [Endpoint("same", f"{served.url}/v1", F16), Endpoint("small", f"{served.url}/v1", Q2, at_once=2)]
+    asking = replace(parts, endpoints=Endpoints(ends))
+    here, (same, small) = asking.catalog.choose([F16, Q2]), asking.endpoints.variants
+    questions = embedded(asking.evaluation, level="easy").first(2)
+
+    def measured(variants: tuple[Variant, ...], plan: MeasurementPlan) -> Measurement:
+        request = MeasureRequest(questions, variants, variants[0].id, plan, Runtime(n_ctx=512))
+        *_, last = endpoint_jobs.job_of(asking.lab, request).run()
+        assert isinstance(last, Measurement)
+        assert last.left_out == 0
+        return last
+
+    plan = MeasurementPlan(accuracy=True, max_tokens=8)
+    whole = measured((*here, small), plan)
+    bound = measured((same, *here), plan)
+    assert bound.answers == whole.answers
+    assert any("is a lower bound" in problem for problem in bound.problems)
+    equal, quantized = bound.results[1:]
+    assert equal.mean_kl is not None
+    assert equal.mean_kl.value == pytest.approx(0, abs=1e-4)
+    for ours, theirs in zip(whole.results[1].items, quantized.items, strict=True):
+        assert len(theirs.kl) == len(ours.kl) - 1  # nothing is known behind the last token
+        assert all(-1e-9 <= low.kl <= high.kl + 1e-5 for low, high in zip(theirs.kl, ours.kl, strict=False))
+    assert sum(token.kl for item in quantized.items for token in item.kl) > 0
+    assert (bound.results[0].mean_kl, bound.floors, quantized.floor is None) == (None, {}, False)
+    local, elsewhere = whole.results[1:]
+    assert (elsewhere.accuracy, elsewhere.mean_kl) == (local.accuracy, None)
+    n_same = sum(item.text == answer for item, answer in zip(local.items, whole.answers, strict=True))
+    assert f"elsewhere: small: {n_same} of 2 answers are those of F16, word for word." in whole.problems
+    assert f"elsewhere: small: by its own word {Q2} answered." in whole.problems
+    assert [item.text for item in elsewhere.items] == [item.text for item in local.items]
 
 
 def whole_kl(parts: Parts, reference: Variant, variant: Variant, ids: tuple[int, ...]) -> list[float]:
