@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +12,12 @@ import msgspec
 import typer
 from filelock import FileLock, Timeout
 
-from playground.cli.options import AsJson, line, say
+from playground.cli.options import AsJson, Uploader, line, say
 from playground.errors import BadInput, cannot_write
 from playground.measuring.results import Progress
 from playground.rendering import number_format
 from playground.settings import Settings
-from playground.study import study_file
+from playground.study import study_file, study_report
 from playground.study.study_job import StudyJob
 from playground.study.study_plan import study_plan
 from playground.wiring import open_parts
@@ -32,6 +35,7 @@ def study(
     time: Annotated[
         bool, typer.Option("--time", help="Get the files, measure a few questions, print how long all take, and stop.")
     ] = False,
+    uploader: Uploader = "",
     as_json: AsJson = False,
 ) -> None:
     """Families, quantizations and suites from one file: download, quantize, measure, and write one report. Run it again
@@ -46,24 +50,39 @@ def study(
             return
         for words in plan.lines:
             say(words)
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(target / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise BadInput(f"Another process runs a study in {target}.") from None
-        except OSError as error:
-            raise cannot_write(target, error) from None
         job = StudyJob(parts, read, folder, target, _news, _progress)
-        try:
+        with _alone(target):
             result = job.run(only_time=time)
-        finally:
-            line("")
-            lock.release()
-    if result is None:
-        return
+            if result is None:
+                return
+            text = path.read_text(encoding="utf-8")
+            command = ["python", "-m", "playground", *sys.argv[1:]]
+            files = study_report.write(result, target, study_text=text, command=command, uploader=uploader)
+    if as_json:
+        documents = [made for _, made in study_report.documents(result, uploader)]
+        typer.echo(msgspec.json.encode(documents).decode())
+    else:
+        typer.echo("\n".join(map(str, files)))
     if result.problems or len(result.finished) < plan.measurements:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time in a study's folder, which is made. Raises BadInput, NoRoom."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise BadInput(f"Another process runs a study in {folder}.") from None
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        yield
+    finally:
+        line("")
+        lock.release()
 
 
 def _news(words: str) -> None:

@@ -89,6 +89,20 @@ def judged(advantages: Sequence[float]) -> tuple[Sight, tuple[int, int]]:
     return Sight.SEES if statistics.sign_test(wins, losses) <= _LEVEL else Sight.REACTS, (wins, losses)
 
 
+def pooled(verdicts: Sequence[str | None], own_pictures: Sequence[tuple[int, int] | None]) -> Sight | None:
+    """Of one pair over several sets of questions, by what each found; None: none was asked."""
+    counts = [counted for counted in own_pictures if counted is not None]
+    if not counts:
+        return None
+    wins, losses = (sum(side) for side in zip(*counts, strict=True))
+    known = [verdict for verdict in verdicts if verdict not in (None, Sight.UNKNOWN)]
+    if not known and wins + losses < _LEAST:
+        return Sight.UNKNOWN
+    if not wins + losses:
+        return Sight.BLIND
+    return Sight.SEES if statistics.sign_test(wins, losses) <= _LEVEL else Sight.REACTS
+
+
 def words(verdict: str | None, own_picture: tuple[int, int] | None) -> str:
     """One sentence that stands alone; empty where nothing was asked."""
     if verdict is None or own_picture is None:

@@ -15,6 +15,7 @@ import nbformat
 from playground.comparing import branching, summary_rows
 from playground.errors import BadInput
 from playground.measuring.gate import gates
+from playground.measuring.results import Measurement
 from playground.models.presets import family_name
 from playground.notebooks import file_format as file
 from playground.notebooks import votes
@@ -149,13 +150,12 @@ def _tally(whole: Whole) -> list[VoteRow]:
 
 
 def _votes(tally: Sequence[VoteRow]) -> str:
-    lines = ["## Blind votes", "", "| variant | accepted | share | 95 % | KL a token |", "|---" * 5 + "|"]
+    rows = []
     for row in tally:
         ends = f"{number_format.share(row.share.low)} to {number_format.share(row.share.high)}"
-        variant = _line(row.variant).replace("|", "\\|")
-        values = (variant, f"{row.accepted} of {row.shown}", number_format.share(row.share.value), ends)
-        lines.append(f"| {' | '.join(values)} | {measurement_view.nats(row.kl)} |")
-    return "\n".join(lines)
+        values = (row.variant, f"{row.accepted} of {row.shown}", number_format.share(row.share.value), ends)
+        rows.append([*values, measurement_view.nats(row.kl)])
+    return "## Blind votes\n\n" + as_html.table(("variant", "accepted", "share", "95 %", "KL a token"), rows)
 
 
 def _asked(cell: CompareCell, thumbnail: Thumbnail) -> str:
@@ -223,7 +223,7 @@ def _reasoning(pane: Pane) -> str:
 
 
 def _table(panes: Sequence[Pane], run: Run) -> str:
-    head = "| variant | size | bits | first token | decode | memory | same prefix | exact |\n" + "|---" * 8 + "|"
+    columns = ("variant", "size", "bits", "first token", "decode", "memory", "same prefix", "exact")
     lines = []
     for row in summary_rows.summary_rows(panes, run.variants, run.reference):
         same = (
@@ -236,7 +236,7 @@ def _table(panes: Sequence[Pane], run: Run) -> str:
             else "≠"
         )
         values = (
-            row.label.replace("|", "\\|"),
+            row.label,
             number_format.file_size(row.bytes),
             number_format.bits(row.bits_per_weight),
             number_format.seconds(row.metrics.ttft_s),
@@ -245,24 +245,24 @@ def _table(panes: Sequence[Pane], run: Run) -> str:
             number_format.share(row.same_prefix),
             same,
         )
-        lines.append(f"| {' | '.join(values)} |")
-    return "\n".join([head, *lines])
+        lines.append(values)
+    return as_html.table(columns, lines)
 
 
 def _measured(run: Run) -> str:
     assert run.measurement is not None
-    labels = {v.id: v.label for v in run.variants}
-    judged = gates(run.measurement.results, run.measurement.questions, run.reference, _margin(run))
+    return measured(run.measurement, run.variants, run.reference, _margin(run))
+
+
+def measured(measurement: Measurement, variants: Sequence[Variant], reference: str, margin: float | None = None) -> str:
+    """A measurement's numbers as Markdown."""
+    labels = {v.id: v.label for v in variants}
+    judged = gates(measurement.results, measurement.questions, reference, margin)
     columns = ("variant", "changed", "at most (95 %)", "verdict", "KL a token", "KL a question", "same top", "accuracy")
-    head = f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
-    lines = [
-        f"| {labels[r.variant]} | " + " | ".join(measurement_view.numbers(r, judged.get(r.variant))) + " |"
-        for r in run.measurement.results
-    ]
-    heading = f"{len(run.measurement.questions)} questions; noise floor {measurement_view.nats(run.measurement.floor)}"
-    form = run.measurement.form
-    form_words = [] if form is None else [f"asked with {form.words}"]
-    return "\n\n".join(["; ".join([heading, *form_words]), "\n".join([head, *lines])])
+    rows = [[labels[r.variant], *measurement_view.numbers(r, judged.get(r.variant))] for r in measurement.results]
+    heading = f"{len(measurement.questions)} questions; noise floor {measurement_view.nats(measurement.floor)}"
+    form_words = [] if measurement.form is None else [f"asked with {measurement.form.words}"]
+    return "\n\n".join(["; ".join([heading, *form_words]), as_html.table(columns, rows)])
 
 
 def _margin(run: Run) -> float | None:

@@ -57,7 +57,8 @@ class StudyFamily(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     def title(self) -> str:
         """How the report calls it."""
         if self.name or not self.preset:
-            return self.name or self.repo or Path(self.model_files[0]).stem
+            stem = Path(self.model_files[0]).stem if self.model_files else ""
+            return self.name or self.repo or file_names.QUANTIZATION.sub("", stem) or stem
         return preset_of(self).name
 
 

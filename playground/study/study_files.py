@@ -252,7 +252,12 @@ def pairs(parts: Parts, study: Study, family: StudyFamily, files: FamilyFiles) -
         variant = variant_of(family.title, read.model, read.projector)
         id = f"{variant.id}@{variant.model.sha256[:8]}.{variant.projector.sha256[:8]}"
         made.append(replace(variant, id=id, chat_template=files.chat_template, reference=(m, p) == (0, 0)))
-    return with_unique_labels(made)
+    labelled = with_unique_labels(made)
+    short = [variant.label.replace(" (here)", "") for variant in labelled]  # which files were made stands with them
+    return tuple(
+        replace(variant, label=label) if short.count(label) == 1 else variant
+        for variant, label in zip(labelled, short, strict=True)
+    )
 
 
 def commands(files: FamilyFiles, out: Path) -> tuple[str, ...]:

@@ -129,7 +129,6 @@ class StudyJob:
                 for update in draw(self.parts, self.study, suite, self.folder, self._stop.is_set):
                     if isinstance(update, QuestionSet):
                         sets[suite] = update
-                        self._problems += [f"{suite}: {problem}" for problem in update.problems]
                     else:
                         self._show(suite, update)
         return sets
