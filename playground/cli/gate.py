@@ -11,8 +11,10 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
+from playground.cli.measured import check_for_pack, measure_against, measure_here
 from playground.cli.options import (
     AsJson,
+    PackFile,
     QuestionOptions,
     ResultsOptions,
     derived,
@@ -25,11 +27,10 @@ from playground.cli.options import (
 )
 from playground.errors import BadInput, PlaygroundError, cannot_write
 from playground.measuring import gate as verdicts
-from playground.measuring import release_checks, result_documents, results, suite_source
+from playground.measuring import packs, release_checks, results, suite_source
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import SampleRecord
 from playground.measuring.release_checks import Outcome, ReleaseCheck, ReleaseLimits
-from playground.measuring.ship_card import set_title
 from playground.settings import Settings
 from playground.values.files import Variant
 from playground.values.request import PromptForm, Runtime
@@ -58,19 +59,23 @@ class _Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class GateOptions(msgspec.Struct, frozen=True):
-    reference: str
+    reference: str  # empty: the pack
     candidates: tuple[str, ...]
     limits: ReleaseLimits
     questions: QuestionOptions
     shared: ResultsOptions
+    pack: Path | None = None
 
 
 @with_options
 def gate(
-    reference: Annotated[str, typer.Option(help=f"The variant that works. {_PAIR_HELP}")],
-    candidate: Annotated[list[str], typer.Option(help="The variant that may replace it, likewise. Repeatable.")],
+    candidate: Annotated[
+        list[str], typer.Option(help=f"The variant that may replace the reference. {_PAIR_HELP} Repeatable.")
+    ],
     questions: QuestionOptions,
     shared: ResultsOptions,
+    reference: Annotated[str, typer.Option(help="The variant that works, likewise; or --pack in its place.")] = "",
+    pack: PackFile = None,
     max_kl: Annotated[
         float | None, typer.Option(help="Mean KL, nats per token: the larger of the means over tokens and questions.")
     ] = None,
@@ -104,7 +109,14 @@ def gate(
             limits=ReleaseLimits(max_kl, max_changed, margin / 100 if not_worse else None),
             questions=questions,
             shared=shared,
+            pack=pack,
         )
+        if bool(reference) == (pack is not None):
+            raise BadInput("Give --reference or --pack, one of the two.")
+        if pack is not None:
+            check_for_pack(questions)
+        if pack is not None and plan:
+            raise BadInput("--plan times a reference's answers, and a pack has them. Leave out --plan.")
         shared.check()
         if plan:
             _plan(options)
@@ -125,36 +137,28 @@ def listed_pairs(values: Sequence[str]) -> list[str]:
 
 def _measured(options: GateOptions) -> _Report:
     with open_parts(Settings.read(), any_folder=True) as parts:
-        request = _request(parts, options)
-        measurement = followed(MeasureJob(parts.lab, request).run(), results.Measurement)
-        engine, machine = parts.engine, parts.machine
+        if options.pack is not None:
+            variants = tuple({v.id: v for name in options.candidates for v in [_variant(parts, name)]}.values())
+            measured = measure_against(parts, packs.read(options.pack), options.questions, variants, _wanted(options))
+        else:
+            variants, reference = _variants(parts, options)
+            plan = options.questions.limits(_wanted(options))
+            measured = measure_here(parts, options.questions, variants, plan, reference)
+    measurement = measured.measurement
     say_problems(measurement.problems)
-    own, sample = options.questions.items, measurement.sample
-    options.shared.write(
-        lambda: result_documents.document(
-            measurement,
-            request.variants,
-            request.reference,
-            engine=engine,
-            machine=machine,
-            set_name=sample.words if sample else set_title(own.name if own else "", options.questions.level),
-            plan=request.plan,
-            runtime=request.runtime,
-            uploader=options.shared.uploader,
-        )
-    )
-    checks = release_checks.release_checks(measurement, request.reference, options.limits)
+    options.shared.write(lambda: measured.document(options.shared.uploader))
+    checks = release_checks.release_checks(measurement, measured.reference, options.limits)
     return _Report(
         exit_code=release_checks.exit_code(checks),
-        reference=request.reference,
-        labels={variant.id: variant.label for variant in request.variants},
+        reference=measured.reference,
+        labels={variant.id: variant.label for variant in measured.variants},
         checks=checks,
         questions=len(measurement.questions),
         left_out=measurement.left_out,
         sample=measurement.sample,
         form=measurement.form,
-        engine=engine,
-        machine=machine,
+        engine=measured.engine,
+        machine=measured.machine,
         elapsed_s=measurement.elapsed_s,
     )
 
@@ -175,19 +179,28 @@ def _plan(options: GateOptions) -> None:
 
 
 def _request(parts: Parts, options: GateOptions) -> MeasureRequest:
+    variants, reference = _variants(parts, options)
+    questions = questions_of(parts, options.questions)
+    plan, runtime = options.questions.limits(_wanted(options)), Runtime(n_ctx=options.questions.n_ctx)
+    return MeasureRequest(questions, variants, reference, plan, runtime, options.questions.form)
+
+
+def _variants(parts: Parts, options: GateOptions) -> tuple[tuple[Variant, ...], str]:
+    """The reference and the candidates, each once; and the reference's id."""
     reference = _variant(parts, options.reference)
     candidates = [_variant(parts, name) for name in options.candidates]
     variants = tuple({variant.id: variant for variant in (reference, *candidates)}.values())
     if len(variants) < 2:
         raise BadInput("The candidate is the reference itself. Name another one.")
-    questions = questions_of(parts, options.questions)
+    return variants, reference.id
+
+
+def _wanted(options: GateOptions) -> results.MeasurementPlan:
     limits = options.limits
-    wanted = results.MeasurementPlan(
+    return results.MeasurementPlan(
         drift=limits.max_kl is not None or limits.max_changed is not None,
         accuracy=limits.max_loss is not None,
     )
-    plan, runtime = options.questions.limits(wanted), Runtime(n_ctx=options.questions.n_ctx)
-    return MeasureRequest(questions, variants, reference.id, plan, runtime, options.questions.form)
 
 
 def _variant(parts: Parts, name: str) -> Variant:

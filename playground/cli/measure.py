@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from playground.cli.measured import MeasuredVariants, check_for_pack, measure_against, measure_here
 from playground.cli.options import (
     AsJson,
     AxisOptions,
@@ -25,57 +26,22 @@ from playground.cli.options import (
     bytes_of,
     check_folder_of,
     choose,
-    followed,
     listed,
-    questions_of,
     range_of,
     say,
     say_problems,
     with_options,
 )
-from playground.comparing import axes, comparison_request
+from playground.comparing import axes
 from playground.errors import BadInput, cannot_write
-from playground.measuring import endpoint_jobs, gate, packs, parity, result_documents, results, statistics, suite_source
+from playground.measuring import gate, packs, parity, results, statistics
 from playground.measuring import ship_card as ship
-from playground.measuring.measure import MeasureRequest
-from playground.measuring.pack_jobs import PackJob
-from playground.measuring.question_sets import MAX_ITEMS
-from playground.measuring.result_documents import ResultDocument
 from playground.measuring.summaries import kl_sums
 from playground.settings import Settings
-from playground.values.files import Variant
-from playground.values.request import Runtime
-from playground.wiring import Parts, open_parts
+from playground.wiring import open_parts
 
 _ENCODE = f"{'encode':>10}"
 _GRID_PROJECTORS = "F16,Q8_0,Q4_0,Q2_K"
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    measurement: results.Measurement
-    variants: tuple[Variant, ...]
-    reference: str
-    engine: str
-    machine: str
-    plan: results.MeasurementPlan
-    runtime: Runtime
-    set_name: str
-    pack: packs.Pack | None = None
-
-    def document(self, uploader: str) -> ResultDocument:
-        return result_documents.document(
-            self.measurement,
-            self.variants,
-            self.reference,
-            engine=self.engine,
-            machine=self.machine,
-            set_name=self.set_name,
-            plan=self.plan,
-            runtime=self.runtime,
-            pack=self.pack,
-            uploader=uploader,
-        )
 
 
 @with_options
@@ -147,12 +113,13 @@ def grid(
     questions: QuestionOptions,
     sweep: AxisOptions,
     shared: ResultsOptions,
+    pack: PackFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
     if not choice.projector and not choice.model:
         choice = replace(choice, projector=[_GRID_PROJECTORS])
-    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan())
+    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(), pack)
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -176,11 +143,12 @@ def accuracy(
     sweep: AxisOptions,
     shared: ResultsOptions,
     endpoint: EndpointNames = None,
+    pack: PackFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
     plan = results.MeasurementPlan(drift=False, accuracy=True)
-    measured = _measure(choice, questions, sweep, shared, plan, endpoints=listed(endpoint))
+    measured = _measure(choice, questions, sweep, shared, plan, pack, endpoints=listed(endpoint))
     if as_json:
         _print_json(measured.measurement)
         return
@@ -292,7 +260,7 @@ def _measure(
     pack: Path | None = None,
     endpoints: Sequence[str] = (),
     reference: str | None = None,
-) -> _Measured:
+) -> MeasuredVariants:
     """Measures, and writes the results document if one is wanted.
 
     `endpoints`: answer as well. `reference`: one of them, in place of a variant.
@@ -300,69 +268,20 @@ def _measure(
     shared.check()
     if reference is not None and (pack is not None or shared.results is not None):
         raise BadInput("With --endpoint as the reference there is no --pack, and no --results: its files are unknown.")
-    if pack is not None and not (questions.max_tokens is None and questions.reasoning_tokens is None):
-        raise BadInput("The length of an answer is the pack's. Leave out --max-tokens and --reasoning-tokens.")
-    form = questions.form
-    if pack is not None and form.given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in form.given)
-        raise BadInput(f"The form of the prompts is the pack's. Leave out {options}.")
+    if pack is not None and endpoints:
+        raise BadInput("A server elsewhere is not measured against a pack. Leave out --endpoint or --pack.")
+    if pack is not None:
+        check_for_pack(questions)
     with open_parts(Settings.read(), any_folder=True) as parts:
         variants = axes.spread(choose(parts, choice), axes_of(sweep))
         if pack is not None:
-            measured = _measure_against(parts, packs.read(pack), questions, variants, plan)
+            measured = measure_against(parts, packs.read(pack), questions, variants, plan)
         else:
             variants += parts.endpoints.choose(endpoints)
-            measured = _measure_here(parts, questions, variants, questions.limits(plan), reference)
+            measured = measure_here(parts, questions, variants, questions.limits(plan), reference)
     say_problems(measured.measurement.problems)
     shared.write(lambda: measured.document(shared.uploader))
     return measured
-
-
-def _measure_here(
-    parts: Parts,
-    questions: QuestionOptions,
-    variants: tuple[Variant, ...],
-    plan: results.MeasurementPlan,
-    wanted: str | None,
-) -> _Measured:
-    reference, runtime = comparison_request.reference_of(variants, wanted), Runtime(n_ctx=questions.n_ctx)
-    request = MeasureRequest(questions_of(parts, questions), variants, reference, plan, runtime, questions.form)
-    measurement = followed(endpoint_jobs.job_of(parts.lab, request).run(), results.Measurement)
-    own, sample = questions.items, measurement.sample
-    set_name = sample.words if sample else ship.set_title(own.name if own else "", questions.level)
-    return _Measured(measurement, variants, reference, parts.engine, parts.machine, plan, runtime, set_name)
-
-
-def _measure_against(
-    parts: Parts,
-    pack: packs.Pack,
-    questions: QuestionOptions,
-    variants: tuple[Variant, ...],
-    plan: results.MeasurementPlan,
-) -> _Measured:
-    """All questions of the pack are asked; `questions` says where their images are."""
-    record, sample = pack.record, pack.record.sample
-    if questions.items is None and not questions.suite and sample is not None:
-        questions = replace(questions, suite=suite_source.name_of(sample), seed=sample.seed, n=len(sample.rows))
-    else:
-        questions = replace(questions, level="", n=MAX_ITEMS)
-    images = questions_of(parts, questions)
-    if not variants:
-        raise BadInput("No variant is chosen.")
-    runtime = Runtime(n_ctx=questions.n_ctx)
-    job = PackJob(parts.lab, pack, images, variants, plan, runtime)
-    measurement = followed(job.run(), results.Measurement)
-    return _Measured(
-        measurement,
-        (record.reference, *variants),
-        record.reference.id,
-        parts.engine,
-        parts.machine,
-        record.limits(plan),
-        runtime,
-        record.questions_name,
-        pack,
-    )
 
 
 def _fail_if_left_out(measurement: results.Measurement) -> None:

@@ -25,7 +25,8 @@ from playground.support import atomic
 from playground.values.files import ModelFile, Variant
 from playground.values.request import PromptForm
 
-VERSION = 1
+VERSION = 2  # version 1 has no limit of the reasoning, and no form of the questions
+_VERSIONS = {str(version) for version in range(1, VERSION + 1)}
 # Probability of the tokens that are not kept, at most; the first whose KL is near enough to the whole one is taken.
 LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 UNCHECKED = 1e-4  # where no variant is at hand to check with
@@ -169,10 +170,10 @@ def read(path: Path) -> Pack:
             metadata = opened.metadata() or {}
             if metadata.get("format") != _NAME:
                 raise BadInput(f"{path.name} is not a reference pack.")
-            if metadata.get("version") != str(VERSION):
+            if metadata.get("version") not in _VERSIONS:
                 raise BadInput(
                     f"{path.name} was written by a newer version of the app (format {metadata.get('version')!r}; this "
-                    f"one reads {VERSION}). Update the app."
+                    f"one reads up to {VERSION}). Update the app."
                 )
             record = msgspec.json.decode(metadata.get("pack", ""), type=PackRecord)
             arrays = {name: opened.get_tensor(name) for name in _ARRAYS}

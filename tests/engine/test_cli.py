@@ -306,7 +306,17 @@ def test_pack_when_it_is_shown_and_measured_against_then_it_stands_in_for_the_re
     assert re.search(r"F16 \(pack\) +reference", rows)
     assert 'asked with: mood "calm"' in rows
     assert re.search(r"Q2_K +\d of 3", rows)
-    assert "→" not in fine(call("card", "--pack", small, "--variants", "Q2_K"))
+    card = call("card", "--pack", small, "--variants", "Q2_K", "--json")
+    assert "64 tokens" in json.loads(fine(card))["settings"]
+    assert json.loads(card.out)["recommended"] is None
+    assert re.search(r"Q2_K +\d", fine(call("accuracy", "--pack", small, "--variants", "Q2_K")))
+    gate = call("gate", "--pack", small, "--candidate", "Q2_K", "--max-kl", "0.000001", "--json")
+    assert gate.code == 1
+    assert set(json.loads(gate.out)["labels"].values()) == {"F16 (pack)", "Q2_K"}
+    assert call("gate", "--pack", small, "--reference", "F16", "--candidate", "Q2_K").code == 3
+    assert call("gate", "--candidate", "Q2_K").code == 3
+    halves = ("--variants", "F16,Q2_K", "--projector", "F16,Q2_K")
+    assert re.search(r"Q2_K +[\d.]+ +[\d.]+", fine(call("grid", "--pack", small, *halves)))
     assert "Leave out --max-tokens" in told(call("drift", "--pack", small, "--max-tokens", 8))
     assert "Leave out --template-variables" in told(call("drift", "--pack", small, *mood))
     other = pairs.write_pair("mlp", tmp_path)

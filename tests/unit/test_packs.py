@@ -14,7 +14,8 @@ from playground.errors import BadInput
 from playground.measuring import packs
 from playground.measuring.packs import Pack, PackFile, PackRecord
 from playground.measuring.question_sets import Question
-from playground.measuring.results import RecordedAnswer
+from playground.measuring.results import MeasurementPlan, RecordedAnswer
+from playground.values.request import ImagePlace, PromptForm
 
 _RANDOM = numpy.random.default_rng(1)
 
@@ -85,7 +86,17 @@ def test_pack_when_written_and_read_then_the_same(tmp_path: Path) -> None:
     assert opened.record.missing_share is None
 
 
-def changed(path: Path, *, version: str = "1", record: dict[str, Any] | None = None, **arrays: Any) -> Path:
+def test_pack_when_a_form_and_a_reasoning_budget_were_given_then_it_keeps_them(tmp_path: Path) -> None:
+    form = PromptForm("Be brief.", {"enable_thinking": False}, ImagePlace.BEHIND, "chatml")
+    given = msgspec.structs.replace(pack().record, form=form, reasoning_tokens=0, max_tokens=5)
+    packs.write(tmp_path / "a.safetensors", Pack(given, pack().distributions))
+    record = packs.read(tmp_path / "a.safetensors").record
+    assert record.form == form
+    plan = record.limits(MeasurementPlan(accuracy=True))
+    assert (plan.max_tokens, plan.reasoning_tokens, plan.accuracy) == (5, 0, True)
+
+
+def changed(path: Path, *, version: str = "2", record: dict[str, Any] | None = None, **arrays: Any) -> Path:
     """The file, with something else in it."""
     good = pack()
     tensors = {
@@ -106,7 +117,9 @@ def changed(path: Path, *, version: str = "1", record: dict[str, Any] | None = N
     ("how", "message"),
     [
         ({}, ""),
-        ({"version": "2"}, "was written by a newer version of the app"),
+        ({"version": "1"}, ""),
+        ({"version": "3"}, "was written by a newer version of the app"),
+        ({"version": "x"}, "was written by a newer version of the app"),
         ({"record": {"images": ["1"]}}, "other numbers of questions, images and answers"),
         ({"record": {"questions": "?"}}, "not a valid reference pack: Expected `array`"),
         ({"record": {"n_vocabulary": 2}}, "tokens beyond its vocabulary"),

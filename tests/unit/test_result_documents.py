@@ -81,6 +81,16 @@ def test_document_when_somebody_looked_at_the_original_then_the_distance_of_the_
     assert (made.reference.original_kl, made.reference.original) == (0.002, "acme/m")
 
 
+def test_document_when_a_variant_answers_elsewhere_then_it_is_left_out_and_refused_as_the_reference() -> None:
+    variants = [replace(v, endpoint="other" * (name == "Q8")) for name, v in VARIANTS.items()]
+    given: dict[str, Any] = {"engine": "e", "machine": "m", "set_name": "s"}
+    measured = Measurement(ASKED, ("a",) * N, LADDER)
+    made = result_documents.document(measured, variants, variants[0].id, **given)
+    assert [v.label for v in made.variants] == ["F16", "Q6", "Q4", "Q2"]
+    with pytest.raises(BadInput, match="The reference answers elsewhere"):
+        result_documents.document(measured, variants, variants[1].id, **given)
+
+
 def damaged(**changes: Any) -> bytes:
     """A document with other values at some places: variants__0__family."""
     plain = msgspec.to_builtins(document())
