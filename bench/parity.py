@@ -23,7 +23,7 @@ from gguf import GGUFReader
 from bench.tiny_pairs import TITLES
 from playground.errors import PlaygroundError
 from playground.measuring import question_sets
-from playground.measuring.parity import Parity, Part
+from playground.measuring.parity import LIMIT, Parity, Part
 from playground.measuring.parity_job import ParityJob, ParityRequest
 from playground.settings import Settings
 from playground.values.request import Runtime
@@ -34,7 +34,10 @@ FAMILIES = (
     "qwen2vl", "qwen25vl", "qwen3vl", "qwen35", "gemma3", "smolvlm", "idefics3", "internvl", "lfm2vl", "glm4v",
     "paddleocr",
 )  # fmt: skip
-NOISE = 1e-3  # nats a token
+# Of llama.cpp itself, found by this bench. InternVL: its graph puts the class token behind the patches; the position
+# table has it in front, so each patch gets the position of the one before it. With the table's first row moved to the
+# end the encoder's part is 5.7e-6.
+KNOWN = {"internvl": Part.ENCODER}
 _RUNTIME = Runtime(n_ctx=8192, n_gpu_layers=0, n_threads=1)
 _TOKENS = 8
 
@@ -94,7 +97,7 @@ def measure(folder: Path, pairs: Path, source: Path | None, python: str, only: C
         if subprocess.run(command, check=False).returncode:
             raise SystemExit("Not all pairs could be made. It needs the extra: pip install '.[conformance]'")
     questions = _questions(folder)
-    failures = planted = found = 0
+    beyond = known = planted = found = 0
     print("| family | KL | preprocessing | encoder | language model | floor | same answers |")
     print("| -- | -- | -- | -- | -- | -- | -- |")
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
@@ -103,13 +106,14 @@ def measure(folder: Path, pairs: Path, source: Path | None, python: str, only: C
                 reading = _asked(parts, pairs / name, name, questions, python)
             except PlaygroundError as error:
                 print(f"| {TITLES[name]} | {error.message} |", flush=True)
-                failures += 1
+                beyond += 1
                 continue
             print(f"| {' | '.join(_columns(TITLES[name], reading))} |", flush=True)
-            noise = [reading.parts.get(part, 0.0) for part in (Part.ENCODER, Part.MODEL)]
+            loud = {part for part in (Part.ENCODER, Part.MODEL) if reading.parts.get(part, 0.0) > LIMIT}
             for finding in reading.findings:
                 print(f"  {finding}", flush=True)
-            failures += max(noise) > NOISE
+            known += bool(loud) and loud == {KNOWN.get(name)}
+            beyond += bool(loud) and loud != {KNOWN.get(name)}
         print("\n| planted | named | KL |\n| -- | -- | -- |")
         for mistake in MISTAKES:
             if mistake.family not in names:
@@ -122,10 +126,11 @@ def measure(folder: Path, pairs: Path, source: Path | None, python: str, only: C
             found += reading.culprit is mistake.part
     return {
         "families": len(names),
-        "beyond float noise, or not asked": failures,
+        "beyond float noise, or not asked": beyond,
+        "beyond it and known": known,
         "mistakes planted": planted,
         "found and named": found,
-        "failures": planted - found,
+        "failures": beyond + planted - found,
     }
 
 

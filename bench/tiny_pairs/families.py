@@ -134,7 +134,7 @@ def gemma3():
             add_dummy_prefix=False)
     text = dict(vocab_size=pieces.vocab_size(), hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=1, head_dim=64, max_position_embeddings=8192, sliding_window=512,
-        layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=64, rms_norm_eps=1e-06)
+        layer_types=["sliding_attention"] * 2, query_pre_attn_scalar=64, rms_norm_eps=1e-06)
     config = T.Gemma3Config(text_config=text, vision_config=dict(hidden_size=288, intermediate_size=1076,
         num_hidden_layers=3, num_attention_heads=4, image_size=896, patch_size=14, vision_use_head=False,
         hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-06), mm_tokens_per_image=256,

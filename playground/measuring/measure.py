@@ -209,7 +209,7 @@ class MeasureJob:
             places=places,
             speeds_at=self._speeds_at if places else "",
             form=self.steps.form.or_none,
-            parity=self._results.get(self._results.key(*key_parts(base.model.sha256, base.projector.sha256)), Parity),
+            parity=self._results.get(self._results.key(*key_parts(base, self.steps.runtime)), Parity),
         )
 
     # --- variants over places ---

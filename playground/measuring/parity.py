@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import numpy
 
-from playground.measuring import statistics
+from playground.values.files import Variant
+from playground.values.request import ANY, Runtime
 
 # Nats a token that a part may change before it is named; a convention of this project (docs/metrics.md). The floor
 # counts as well: what the pair differs from itself, computed another way.
@@ -111,9 +112,10 @@ def words(parity: Parity | None) -> str:
     return UNKNOWN if parity is None else parity.words
 
 
-def key_parts(model_sha256: str, projector_sha256: str) -> tuple[str, str, str]:
-    """For the result cache."""
-    return "parity", model_sha256, projector_sha256
+def key_parts(variant: Variant, runtime: Runtime) -> tuple[object, ...]:
+    """For the result cache. A limit of image tokens makes another picture of the same image."""
+    tokens = runtime.of(variant).image_tokens
+    return "parity", variant.model.sha256, variant.projector.sha256, *(() if tokens == ANY else tokens)
 
 
 def limit_of(floor: float) -> float:
@@ -180,14 +182,15 @@ def token_errors(original: Any, pair: Any, grid: tuple[int, int] | None) -> Toke
 
 
 def vocabulary_problem(pair: Sequence[str], original: Sequence[str | None]) -> str | None:
-    """Ids mean the same if their texts do. An id without a text in the original is filled up by the converter."""
+    """Ids mean the same if their texts do.
+
+    Either may have more: a converter fills up what the model's head has, and leaves out what only the tokenizer has.
+    """
     differing = [
         (id, ours, theirs)
         for id, (ours, theirs) in enumerate(zip(pair, original, strict=False))
         if theirs is not None and ours != theirs
     ]
-    if len(original) > len(pair):
-        return f"The original has {len(original):,} tokens, the pair {len(pair):,}."
     if not differing:
         return None
     id, ours, theirs = differing[0]
@@ -196,6 +199,17 @@ def vocabulary_problem(pair: Sequence[str], original: Sequence[str | None]) -> s
         f"{n:,} token id{'s mean' if n > 1 else ' means'} another text in the pair: {id} is {ours!r}, in the original "
         f"{theirs!r}."
     )
+
+
+def ends(answers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
+    """Of both greedy answers to each question: a sentence if one goes on where the other ends."""
+    n = sum(a != b and a[: len(b)] == b[: len(a)] for a, b in answers)
+    if not n:
+        return []
+    return [
+        f"{Part.PROMPT.capitalize()}: in {n} of {len(answers)} questions one answer goes on where the other ends. The "
+        "tokens that end an answer differ (eos_token_id)."
+    ]
 
 
 def findings(pictures: Sequence[PictureParity], parts: Mapping[Part, float], floor: float, prompt: str) -> list[str]:
@@ -268,9 +282,3 @@ def _encoder(pictures: Sequence[PictureParity]) -> list[str]:
         across, down = errors.place
         sentence += f", most at {across:.0%} of the width and {down:.0%} of the height"
     return [f"{sentence}."]
-
-
-def mean(sums: Sequence[tuple[float, int]]) -> float:
-    """KL sums and numbers of tokens of each question: nats a token."""
-    heavy = statistics.heavy(sums)
-    return heavy.per_token if heavy else 0.0

@@ -7,10 +7,8 @@ both pictures: its own and the pair's. The pair's language model reads the origi
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +22,9 @@ from playground.comparing import prompts
 from playground.comparing.lab import Lab
 from playground.comparing.prompts import IMAGE_WORD
 from playground.engine import protocol
-from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
-from playground.errors import BadInput, Failure
-from playground.measuring import original, parity
+from playground.engine.protocol import EncodedPrompt
+from playground.errors import BadInput, BadModel, Failure
+from playground.measuring import original, parity, parity_prompts
 from playground.measuring.parity import Parity, Part, PictureParity, TokenErrors
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Progress
@@ -35,9 +33,6 @@ from playground.pool.worker_spec import vision_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
 from playground.values.request import PromptForm, Runtime, Sampling
-
-_SLOT = -1  # as original/child.py has it
-_FLOAT = 4
 
 
 class ParityRequest(msgspec.Struct, frozen=True):
@@ -79,7 +74,7 @@ class _Read(NamedTuple):
     sums: dict[Part, float]
     total: tuple[TokenDrift, ...]
     floor: float
-    prompt_differs: bool
+    difference: str | None  # of the texts' tokens
 
 
 class ParityJob:
@@ -126,7 +121,8 @@ class ParityJob:
                 readings.append(self._read(folder, question, self._answer(folder, k, len(tokens))))
                 yield self._step("the pair reads the original's answers")
         reading = self._reading(readings, problem)
-        self._lab.results.put(self._lab.results.key(*parity.key_parts(reading.model, reading.projector)), reading)
+        key = self._lab.results.key(*parity.key_parts(self._request.variant, self._request.runtime))
+        self._lab.results.put(key, reading)
         yield reading
 
     def _step(self, what: str) -> Progress:
@@ -146,7 +142,9 @@ class ParityJob:
         for k, (item, prompt, _) in enumerate(questions):
             image = item.image
             PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb).save(folder / f"{k}.png")
-            numpy.savez(folder / f"inputs-{k}.npz", **{str(i): p for i, p in enumerate(_pictures(prompt))})
+            numpy.savez(
+                folder / f"inputs-{k}.npz", **{str(i): p for i, p in enumerate(parity_prompts.pictures_of(prompt))}
+            )
 
     def _job(self, questions: Sequence[_Question]) -> dict[str, Any]:
         form = self._request.form
@@ -161,7 +159,7 @@ class ParityJob:
                     "name": str(k),
                     "image": f"{k}.png",
                     "inputs": f"inputs-{k}.npz",
-                    "frame": _frame(question.prompt),
+                    "frame": parity_prompts.frame_of(question.prompt),
                     "messages": [
                         {"role": message.role, "parts": _parts(message)}
                         for message in prompts.asked(question.item.question.question, form)
@@ -180,6 +178,8 @@ class ParityJob:
     def _answer(self, folder: Path, k: int, n_vocabulary: int) -> _Answer:
         document = json.loads((folder / f"{k}.json").read_text())
         ids = tuple(document["answer"])
+        if any(id >= n_vocabulary for id in ids):
+            raise BadModel("The original's answer has a token that the pair's vocabulary lacks.")
         original.record_rows(folder / f"{k}.f32", len(ids) + 1, n_vocabulary)
         arrays = original.read_arrays(folder / f"{k}.npz")
         return _Answer(ids, document["native"], document["aligned"], arrays, folder / f"{k}.f32")
@@ -188,18 +188,19 @@ class ParityJob:
         """The chain of prompts, from the original's to the pair's."""
         variant, steps = self._request.variant, self._steps
         own = question.prompt
-        whole = _with_embeddings(own, answer) if answer.aligned else _prompt_of(own, answer)
-        chain: list[tuple[Part, EncodedPrompt]] = []
-        if whole is not None:
-            chain.append((Part.MODEL, whole))
+        theirs = _original_prompt(own, answer)
+        texts = theirs or own
         seen = answer.arrays.get("embeddings-of-inputs")
-        prompt_differs = not answer.aligned and not _only_images_differ(own, answer)
-        if seen is not None and _fits(own, seen):
-            # Where the texts differ as well, the next step changes both; the pair's words are counted as its prompt's.
-            chain.append((Part.PROMPT if prompt_differs else Part.PREPROCESSING, _filled(own, seen)))
-            chain.append((Part.ENCODER, own))
-        else:
-            chain.append((Part.ENCODER if not prompt_differs else Part.PROMPT, own))
+        encoded = None if seen is None else parity_prompts.with_rows(own, seen)
+        difference = parity_prompts.first_difference(own, texts)
+        chain: list[tuple[Part, EncodedPrompt]] = []
+        if theirs is not None:
+            chain.append((Part.MODEL, theirs))
+        if encoded is not None:
+            chain.append((Part.PREPROCESSING, parity_prompts.around(texts, encoded)))
+        chain.append((Part.ENCODER, parity_prompts.around(texts, own)))
+        if difference is not None:
+            chain.append((Part.PROMPT, own))
         sums: dict[Part, float] = {}
         against = answer.record
         for part, prompt in chain:
@@ -209,7 +210,7 @@ class ParityJob:
             against = path
         total = steps.read(variant, own, answer.ids, answer.record)
         floor = steps.read(variant, own, answer.ids, against, steps.other_way(variant).runtime)
-        return _Read(question, answer, sums, total, math.fsum(drift.kl for drift in floor), prompt_differs)
+        return _Read(question, answer, sums, total, math.fsum(drift.kl for drift in floor), difference)
 
     def _reading(self, readings: Sequence[_Read], vocabulary: str | None) -> Parity:
         variant = self._request.variant
@@ -221,10 +222,9 @@ class ParityJob:
         }
         floor = math.fsum(reading.floor for reading in readings) / n
         pictures = tuple(_picture(reading) for reading in readings)
-        prompt = vocabulary or ""
-        differing = [reading for reading in readings if reading.prompt_differs]
-        if differing:
-            prompt = f"{prompt} {_first_difference(differing[0])}".strip()
+        difference = next((reading.difference for reading in readings if reading.difference is not None), None)
+        prompt = " ".join(filter(None, (vocabulary, difference)))
+        answers = [(reading.question.answer, reading.answer.ids) for reading in readings]
         files = dict.fromkeys((variant.model.quantization, variant.projector.quantization))
         return Parity(
             original=self._request.name,
@@ -238,11 +238,11 @@ class ParityJob:
             tokens=n,
             kl=math.fsum(drift.kl for reading in readings for drift in reading.total) / n,
             same_top=sum(drift.same_top for reading in readings for drift in reading.total) / n,
-            same_answers=sum(reading.question.answer == reading.answer.ids for reading in readings),
+            same_answers=sum(ours == theirs for ours, theirs in answers),
             floor=floor,
             parts=parts,
             culprit=parity.culprit_of(parts, floor),
-            findings=tuple(parity.findings(pictures, parts, floor, prompt)),
+            findings=(*parity.findings(pictures, parts, floor, prompt), *parity.ends(answers)),
             pictures=pictures,
             native=all(reading.answer.native for reading in readings),
             problems=tuple(self._problems),
@@ -255,120 +255,21 @@ def _parts(message: protocol.ChatMessage) -> list[str]:
     return [part for part in (first, *(word for text in rest for word in (IMAGE_WORD, text))) if part]
 
 
-def _frame(prompt: EncodedPrompt) -> list[int]:
-    """The prompt's tokens, with _SLOT for each of an image."""
-    frame: list[int] = []
-    for chunk in prompt.chunks:
-        frame += chunk.token_ids if isinstance(chunk, TextChunk) else [_SLOT] * chunk.n_tokens
-    return frame
+def _original_prompt(pair: EncodedPrompt, answer: _Answer) -> EncodedPrompt | None:
+    """What the original was asked, for the pair's language model; None: it cannot read it.
 
-
-def _pictures(prompt: EncodedPrompt) -> list[Any]:
-    """What the encoder saw, one array (3, height, width) each."""
-    inputs = (given for chunk in prompt.chunks if isinstance(chunk, ImageChunk) for given in chunk.inputs)
-    arrays = (numpy.frombuffer(given.values, numpy.float32).reshape(given.shape) for given in inputs)
-    return [picture for batch in arrays for picture in batch]
-
-
-def _images(prompt: EncodedPrompt) -> list[ImageChunk]:
-    return [chunk for chunk in prompt.chunks if isinstance(chunk, ImageChunk)]
-
-
-def _fits(prompt: EncodedPrompt, rows: Any) -> bool:
-    return bool(rows.shape == (prompt.n_image_tokens, prompt.n_embd))
-
-
-def _filled(prompt: EncodedPrompt, rows: Any) -> EncodedPrompt:
-    """The pair's prompt with other embeddings."""
-    start, chunks = 0, []
-    for chunk in prompt.chunks:
-        if isinstance(chunk, ImageChunk):
-            data = numpy.ascontiguousarray(rows[start : start + chunk.n_tokens], numpy.float32).tobytes()
-            start += chunk.n_tokens
-            chunk = msgspec.structs.replace(chunk, embeddings=data, key=_key(data))
-        chunks.append(chunk)
-    return msgspec.structs.replace(prompt, chunks=tuple(chunks))
-
-
-def _key(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _with_embeddings(prompt: EncodedPrompt, answer: _Answer) -> EncodedPrompt | None:
-    rows = answer.arrays["embeddings"]
-    return _filled(prompt, rows) if _fits(prompt, rows) else None
-
-
-def _prompt_of(prompt: EncodedPrompt, answer: _Answer) -> EncodedPrompt | None:
-    """The original's prompt for the pair's language model; None: the widths differ."""
-    rows, ids = answer.arrays["embeddings"], answer.arrays["ids"].tolist()
-    if rows.shape[1] != prompt.n_embd:
-        return None
-    first = _images(prompt)[0]
-    positions = answer.arrays.get("positions")
-    row = {place: k for k, place in enumerate(answer.arrays["slots"].tolist())}
-    chunks: list[TextChunk | ImageChunk] = []
-    place = 0
-    while place < len(ids):
-        end = place
-        while end < len(ids) and (end in row) == (place in row):
-            end += 1
-        if place not in row:
-            chunks.append(TextChunk(tuple(ids[place:end])))
-        else:
-            run = slice(row[place], row[end - 1] + 1)
-            data = numpy.ascontiguousarray(rows[run], numpy.float32).tobytes()
-            at, n_pos = b"", end - place
-            if first.positions:
-                if positions is None:
-                    return None
-                axes = positions[:, run]
-                n_pos = int(axes.max() - axes.min()) + 1
-                at = b"".join(array("i", axis.tolist()).tobytes() for axis in axes) + bytes(_FLOAT * (end - place))
-            chunks.append(
-                msgspec.structs.replace(
-                    first, key=_key(data), n_tokens=end - place, n_pos=n_pos, positions=at, embeddings=data, inputs=()
-                )
-            )
-        place = end
-    return msgspec.structs.replace(prompt, chunks=tuple(chunks))
-
-
-def _texts(frame: Sequence[int]) -> list[int]:
-    """Tokens of the text, with one _SLOT for each stretch of an image."""
-    return [token for k, token in enumerate(frame) if token != _SLOT or not k or frame[k - 1] != _SLOT]
-
-
-def _original_frame(answer: _Answer) -> list[int]:
-    slots = set(answer.arrays["slots"].tolist())
-    return [_SLOT if place in slots else token for place, token in enumerate(answer.arrays["ids"].tolist())]
-
-
-def _only_images_differ(prompt: EncodedPrompt, answer: _Answer) -> bool:
-    """Whether what stands before the first image and behind the last one is the same."""
-    ours, theirs = _texts(_frame(prompt)), _texts(_original_frame(answer))
-    if _SLOT not in theirs:
-        return False
-    ends = [(frame.index(_SLOT), frame[::-1].index(_SLOT)) for frame in (ours, theirs)]
-    (start, behind), (their_start, their_behind) = ends
-    return ours[:start] == theirs[:their_start] and ours[len(ours) - behind :] == theirs[len(theirs) - their_behind :]
-
-
-def _first_difference(reading: _Read) -> str:
-    ours, theirs = _texts(_frame(reading.question.prompt)), _texts(_original_frame(reading.answer))
-    at = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    return (
-        f"the original's chat template gives other tokens than the pair's, first at place {at}: "
-        f"{_shown(theirs[at : at + 4])} instead of {_shown(ours[at : at + 4])}."
-    )
-
-
-def _shown(ids: Sequence[int]) -> str:
-    return " ".join("<image>" if id == _SLOT else str(id) for id in ids) or "the end"
+    Where both prompts have the same tokens it has the pair's form: what the original has as text, such as the breaks
+    between rows of an image, may be part of the pair's image.
+    """
+    arrays = answer.arrays
+    if answer.aligned:
+        return parity_prompts.with_rows(pair, arrays["embeddings"])
+    ids, slots = arrays["ids"].tolist(), arrays["slots"].tolist()
+    return parity_prompts.of_tokens(pair, ids, slots, arrays["embeddings"], arrays.get("positions"))
 
 
 def _picture(reading: _Read) -> PictureParity:
-    pair, theirs = _pictures(reading.question.prompt), _original_pictures(reading.answer)
+    pair, theirs = parity_prompts.pictures_of(reading.question.prompt), _original_pictures(reading.answer)
     fits = [parity.channel_fits(y, x) for x, y in zip(pair, theirs, strict=False)]
     same = len(pair) == len(theirs) and bool(fits) and all(fits)
     channels = parity.mean_fit(fits) if same else ()
@@ -397,18 +298,7 @@ def _sizes(pictures: Sequence[Any]) -> str:
 
 def _errors(reading: _Read) -> TokenErrors | None:
     seen, prompt = reading.answer.arrays.get("embeddings-of-inputs"), reading.question.prompt
-    if seen is None or not _fits(prompt, seen):
+    own = parity_prompts.rows_of(prompt)
+    if seen is None or seen.shape != own.shape:
         return None
-    chunks = _images(prompt)
-    own = numpy.frombuffer(b"".join(chunk.embeddings for chunk in chunks), numpy.float32).reshape(seen.shape)
-    return parity.token_errors(seen, own, _grid(chunks))
-
-
-def _grid(chunks: Sequence[ImageChunk]) -> tuple[int, int] | None:
-    """Tokens across and down, of one whole picture."""
-    if len(chunks) != 1 or len(chunks[0].inputs) != 1:
-        return None
-    *_, high, wide = chunks[0].inputs[0].shape
-    n = chunks[0].n_tokens
-    across = round(math.sqrt(n * wide / high))
-    return (across, n // across) if across and n % across == 0 else None
+    return parity.token_errors(seen, own, parity_prompts.grid_of(prompt))

@@ -25,6 +25,7 @@ from playground.original import pixel_layout
 
 _SLOT = -1  # in a pair's prompt: an image embedding goes here
 _MARKER = "<image>"
+_TOKEN_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}  # that are made here
 
 
 class _Failed(Exception):
@@ -101,8 +102,13 @@ class _Original:
         return list(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
 
     def image_inputs(self, image: PIL.Image.Image) -> dict[str, Any]:
-        prepared = self._image_processor(images=[image], return_tensors="pt")
-        return {name: value for name, value in prepared.items() if name in self._accepted}
+        prepared: Mapping[str, Any] = {}
+        if self._processor is not None:
+            with suppress(Exception):  # it may want what an image processor alone does not
+                prepared = self._processor(text=[self._processor.image_token], images=[image], return_tensors="pt")
+        if "pixel_values" not in prepared:
+            prepared = self._image_processor(images=[image], return_tensors="pt")
+        return {name: value for name, value in prepared.items() if name in self._accepted - _TOKEN_INPUTS}
 
     def pictures(self, inputs: Mapping[str, Any]) -> list[Any] | None:
         return pixel_layout.pictures_of(_arrays(inputs), self._patch, self._merge)
@@ -113,8 +119,8 @@ class _Original:
             return None
         return {name: torch.from_numpy(numpy.ascontiguousarray(value)) for name, value in changed.items()}
 
-    def prompts(self, question: Mapping[str, Any], image: PIL.Image.Image) -> list[_Prompt]:
-        """The best first: the original's own, the pair's tokens, the pair's with the original's tokens of an image."""
+    def prompts(self, question: Mapping[str, Any], image: PIL.Image.Image, inputs: Mapping[str, Any]) -> list[_Prompt]:
+        """The best first: the original's own, the pair's tokens, the pair's with as many of the image as it takes."""
         prompts = []
         if self._processor is not None:
             with suppress(Exception):  # a template that takes no images, or none at all
@@ -126,6 +132,9 @@ class _Original:
         first, last = frame.index(_SLOT), len(frame) - frame[::-1].index(_SLOT)
         with suppress(Exception):
             prompts.append(_Prompt([*frame[:first], *self._of_image(image), *frame[last:]], False))
+        with suppress(Exception):
+            slots = [self._image_token] * self._n_features(inputs)
+            prompts.append(_Prompt([*frame[:first], *slots, *frame[last:]], False))
         return prompts
 
     def _templated(self, question: Mapping[str, Any], image: PIL.Image.Image) -> list[int]:
@@ -149,6 +158,14 @@ class _Original:
         ids = list(map(int, ids))
         first, last = ids.index(self._image_token), len(ids) - ids[::-1].index(self._image_token)
         return ids[first:last]
+
+    def _n_features(self, inputs: Mapping[str, Any]) -> int:
+        """How many tokens the encoder makes of an image."""
+        model = self._model
+        with torch.no_grad():
+            features = model.get_image_features(**{name: self._placed(value) for name, value in inputs.items()})
+        rows = getattr(features, "pooler_output", features)
+        return sum(part.numel() // part.shape[-1] for part in (rows if isinstance(rows, list | tuple) else [rows]))
 
     def embed(self, ids: Sequence[int], inputs: Mapping[str, Any]) -> _Embedded:
         """Raises what the model raises where the tokens do not fit the image."""
@@ -195,11 +212,10 @@ class _Original:
         kinds = (tokens == self._image_token).long()
         whole = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **inputs}
         whole |= {name: kinds for name in ("mm_token_type_ids", "token_type_ids") if name in self._accepted}
-        model = self._model
-        return {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-            for name, value in whole.items()
-        }
+        return {name: self._placed(value) for name, value in whole.items()}
+
+    def _placed(self, value: Any) -> Any:
+        return value.to(self._model.device, self._model.dtype if value.is_floating_point() else value.dtype)
 
     def _capture(self, _module: Any, _arguments: Any, given: Mapping[str, Any]) -> None:
         rows, positions = given.get("inputs_embeds"), given.get("position_ids")
@@ -232,7 +248,9 @@ def _size(value: Any) -> int | None:
 
 
 def _arrays(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.cpu().numpy() for name, value in inputs.items()}
+    return {
+        name: (value.float() if value.is_floating_point() else value).cpu().numpy() for name, value in inputs.items()
+    }
 
 
 def _ask(original: _Original, folder: Path, question: Mapping[str, Any]) -> None:
@@ -240,7 +258,7 @@ def _ask(original: _Original, folder: Path, question: Mapping[str, Any]) -> None
     image = PIL.Image.open(folder / question["image"]).convert("RGB")
     inputs = original.image_inputs(image)
     prompt, own, problem = None, None, ""
-    for candidate in original.prompts(question, image):
+    for candidate in original.prompts(question, image, inputs):
         try:
             own, prompt = original.embed(candidate.ids, inputs), candidate
             break

@@ -45,7 +45,7 @@ def with_pictures(
 ) -> dict[str, Any] | None:
     """The same inputs with other pictures, also of other sizes where the layout takes them; None: it does not."""
     known = pictures_of(inputs, patch, merge)
-    if known is None or len(known) != len(pictures):
+    if known is None or not known or not pictures:
         return None
     values = inputs["pixel_values"]
     if "image_grid_thw" in inputs and values.ndim == 2 and patch and merge:
@@ -60,6 +60,9 @@ def with_pictures(
     if "spatial_shapes" in inputs and values.ndim == 3 and patch:
         return _as_rows(inputs, pictures, patch)
     sizes = inputs.get("image_sizes")
+    if len(known) != len(pictures):
+        tiles = values.ndim == 4 and sizes is None and all(picture.shape == values.shape[1:] for picture in pictures)
+        return {**inputs, "pixel_values": numpy.stack(pictures)} if tiles else None
     if all(one.shape == other.shape for one, other in zip(known, pictures, strict=True)):
         changed = numpy.array(values)
         whole = changed.reshape(-1, *values.shape[-3:])

@@ -12,11 +12,13 @@ import msgspec
 import numpy
 import pytest
 import safetensors.numpy
+from typer.testing import CliRunner
 
+from playground.cli.commands import app
 from playground.comparing import prompts
 from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
-from playground.errors import BadModel, EngineError
-from playground.measuring import parity, question_sets
+from playground.errors import BadInput, BadModel, EngineError
+from playground.measuring import original, parity, question_sets
 from playground.measuring.parity import Parity, Part
 from playground.measuring.parity_job import ParityJob, ParityRequest
 from playground.measuring.results import MeasurementPlan
@@ -79,13 +81,13 @@ def prepare(parts: Parts, variant: Variant) -> Prepared:
 
 
 def asked(
-    parts: Parts, variant: Variant, folder: Path, known: Prepared, original: Variant, prompt: EncodedPrompt
+    parts: Parts, variant: Variant, folder: Path, known: Prepared, source: Variant, prompt: EncodedPrompt
 ) -> Parity:
-    """Parity with an original that is `original`'s language model, which was asked `prompt`."""
+    """Parity with an original that is `source`'s language model, which was asked `prompt`."""
     prepared = folder / "prepared"
     prepared.mkdir()
     steps = Steps(parts.lab, variant, SHORT_CONTEXT, Sampling(max_tokens=TOKENS), lambda: False)
-    steps.record(original, prompt, known.answer, prepared / "0.f32")
+    steps.record(source, prompt, known.answer, prepared / "0.f32")
     numpy.savez(prepared / "0.npz", **known.arrays)
     document = {"answer": known.answer, "text": "", "native": True, "aligned": known.aligned}
     (prepared / "0.json").write_text(json.dumps(document))
@@ -142,7 +144,7 @@ def test_parity_when_one_part_differs_then_it_is_named(parts: Parts, pair: Varia
     backwards = last.token_ids[::-1]
     other_text = msgspec.structs.replace(known.prompt, chunks=(*known.prompt.chunks[:-1], TextChunk(backwards)))
     ids = numpy.concatenate([known.arrays["ids"][: -len(backwards)], backwards])
-    for part, changed, original, prompt, finding in (
+    for part, changed, source, prompt, finding in (
         (
             Part.ENCODER,
             {"embeddings": turned, "embeddings-of-inputs": turned},
@@ -169,16 +171,47 @@ def test_parity_when_one_part_differs_then_it_is_named(parts: Parts, pair: Varia
             {"ids": ids},
             pair,
             other_text,
-            "Prompt: the original's chat template gives other tokens than the pair's",
+            "Prompt: behind the image the original's chat template gives other tokens than the pair's",
         ),
     ):
         folder = tmp_path / part.name
         folder.mkdir()
         case = replace(known, arrays=known.arrays | changed, aligned=part is not Part.PROMPT)
-        reading = asked(parts, pair, folder, case, original, prompt)
+        reading = asked(parts, pair, folder, case, source, prompt)
         assert reading.culprit is part
         assert max(kl for other, kl in reading.parts.items() if other is not part) < 1e-5
         assert [seen for seen in reading.findings if seen.startswith(finding)], reading.findings
+
+
+def test_command_when_called_then_it_prints_the_reading_and_its_exit_code_says_whether_a_part_differs(
+    parts: Parts, pair: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = prepare(parts, pair)
+    monkeypatch.setenv("PLAYGROUND_CACHE_DIR", str(tmp_path / "cache"))
+    for source, code, words in (
+        (pair, 0, "no part differs by more than 0.01"),
+        (parts.catalog.choose(["Q2_K"])[0], 1, "most of it comes from the language model."),
+    ):
+        folder = tmp_path / source.label
+        folder.mkdir()
+        reading = asked(parts, pair, folder, known, source, known.prompt)
+        command = ["parity", str(folder / "original"), "--model", pair.model.path, "--projector", pair.projector.path]
+        command += ["--level", "hard", "-n", "1", "--max-tokens", str(TOKENS), "--python", str(folder / "python")]
+        called = CliRunner().invoke(app, command)
+        assert called.exit_code == code, called.output
+        assert f"language model   {reading.parts[Part.MODEL]:10.3g}" in called.stdout
+        assert words in called.stdout
+    printed = msgspec.json.decode(CliRunner().invoke(app, [*command, "--json"]).stdout, type=Parity)
+    assert (printed.parts, printed.culprit, printed.original) == (reading.parts, Part.MODEL, "original")
+
+
+def test_command_when_the_interpreter_has_no_torch_then_it_says_what_to_install(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    for given in (python, tmp_path / "none"):
+        with pytest.raises(BadInput, match=r"pip install 'vlm-quant-playground\[parity\]'"):
+            original.check_interpreter(str(given))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,11 @@ def test_findings_when_the_language_model_or_the_prompt_differs_then_each_has_a_
     assert "Language model: with the original's own tokens and image embeddings it is 0.5 nats" in text
 
 
+def test_answers_when_one_goes_on_then_their_ends_differ() -> None:
+    assert parity.ends([((1, 2), (1, 2)), ((1, 2), (1, 3)), ((), ())]) == []
+    assert "in 2 of 3 questions one answer goes on" in parity.ends([((1, 2), (1,)), ((), (5,)), ((1, 2), (1, 2))])[0]
+
+
 def reading(kl: float, culprit: Part | None) -> Parity:
     return Parity(
         "owner/model", "float32", "a", "b", "F16", "engine", "2026-11-27T00:00:00+00:00", 8, 100, kl, 0.9, 7, 1e-4,
@@ -146,7 +151,7 @@ def test_words_when_nobody_has_looked_then_they_say_so() -> None:
         (["a", "b"], None),  # filled up by the converter
         (["a", None, "c"], None),
         (["a", "c", "b"], "2 token ids mean another text in the pair: 1 is 'b', in the original 'c'."),
-        (["a", "b", "c", "d"], "The original has 4 tokens, the pair 3."),
+        (["a", "b", "c", "d"], None),  # no answer can have it
     ],
 )
 def test_vocabulary_when_ids_mean_other_texts_then_the_first_is_named(
@@ -229,7 +234,10 @@ def test_whole_images_when_padded_then_their_sizes_cut_them() -> None:
     assert written["image_sizes"].tolist() == [[10, 40]]
     tiles = {"pixel_values": RNG.normal(size=(1, 5, 3, 8, 8))}
     assert len(pixel_layout.pictures_of(tiles, 14, None) or ()) == 5
-    assert pixel_layout.with_pictures(tiles, [picture(8, 8)], 14, None) is None
+    assert pixel_layout.with_pictures(tiles, [picture(8, 8)], 14, None) is None  # a mask may belong to the five
+    fewer = pixel_layout.with_pictures({"pixel_values": tiles["pixel_values"][0]}, [picture(8, 8)] * 2, 14, None)
+    assert fewer is not None
+    assert fewer["pixel_values"].shape == (2, 3, 8, 8)
 
 
 @pytest.mark.parametrize("values", [None, numpy.zeros((4, 9)), numpy.zeros((2, 8, 8, 3))])

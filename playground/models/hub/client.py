@@ -39,7 +39,7 @@ from playground.values.files import Half
 _KEPT_LISTINGS = 64
 _KEPT_HEADER_ENTRIES = 400_000  # keys and tensors of all headers together, some 300 bytes each; a header has hundreds
 # What transformers reads of a repository.
-_ORIGINAL = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_ORIGINAL = (".json", ".safetensors", ".jinja", ".model", ".txt")
 disable_progress_bars()
 
 
@@ -209,11 +209,20 @@ class Hub:
         Raises Offline, BadInput, NotAllowed, NoRoom.
         """
         access = self._token(token)
+        with translated(id), understood():
+            info = self._api.model_info(id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=access)
+            commit = str(info.sha)
+            names = [s.rfilename for s in info.siblings or () if address.is_inside(s.rfilename)]
         with translated(id):
-            weights = self._api.get_safetensors_metadata(id, revision=revision, token=access)
+            try:
+                weights = self._api.get_safetensors_metadata(id, revision=commit, token=access)
+            except hf.errors.NotASafetensorsRepoError:
+                raise BadInput(f"{id} has no weights in safetensors files: pickles are never opened.") from None
         check({str(kind): n for kind, n in weights.parameter_count.items()})
         with translated(id):
-            return Path(hf.snapshot_download(id, revision=revision, token=access, allow_patterns=_ORIGINAL))
+            wanted = [name for name in names if name.endswith(_ORIGINAL) and "/" not in name]
+            paths = [hf.hf_hub_download(id, name, revision=commit, token=access) for name in wanted]
+        return Path(paths[0]).parent
 
     def push_to_dataset(self, id: str, path: Path, *, private: bool, token: str | None = None) -> str:
         """Commit a file to a dataset repository, which is created where it is missing. Returns the commit.
