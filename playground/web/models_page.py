@@ -25,11 +25,12 @@ from playground.models.gguf import file_names
 from playground.models.gguf.header import read_start
 from playground.models.hub import address
 from playground.models.hub.downloads import Download, DownloadState
+from playground.models.hub.glances import Glances, with_sizes
 from playground.models.hub.listing import RemoteModel, RepoListing, matches
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
-from playground.web.replies import DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, UseReply
+from playground.web.replies import CardsReply, DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, UseReply
 from playground.web.server_function import server_function
 from playground.wiring import Parts
 
@@ -59,6 +60,8 @@ class _Card:
     sizes: str
     bytes: int | None  # of the smallest pair
     fits: bool | None  # None: the sizes are unknown
+    downloads: int | None = None  # None: the Hub was not asked, or did not say
+    changed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,11 @@ class ModelActions:
         self._parts = parts
         self._hub = parts.hub
         self._presets = tuple(preset for preset in parts.catalog.presets if preset.repo)
+        self._glances = Glances(parts.hub, parts.result_cache)
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         methods = (
-            self.search, self.repo, self.projectors, self.check, self.download, self.downloads, self.cancel,
+            self.search, self.cards, self.repo, self.projectors, self.check, self.download, self.downloads, self.cancel,
             self.resume, self.forget, self.on_disk, self.use, self.inspect, self.look, self.delete,
         )  # fmt: skip
         return [server_function(method) for method in methods]
@@ -118,6 +122,18 @@ class ModelActions:
         self._may()
         repos = self._hub.search(text.strip()[:200], token or None)
         return HtmlReply(html=templating.markup("found.html", found=repos, text=text))
+
+    def cards(self, families: list[str]) -> CardsReply:
+        """Cards of known models with what the Hub says of their repositories; those that it does not list are left
+        out."""
+        self._may()
+        presets = [preset for preset in self._presets if preset.family in families[:_MAX_CARDS]]
+        listings = self._glances.of(presets)
+        free = _free(self._parts.hardware)
+        cards = [_card(preset, free, listings[preset.family]) for preset in presets if preset.family in listings]
+        return CardsReply(
+            cards={card.preset.family: templating.markup("preset.html", card=card, offline=False) for card in cards}
+        )
 
     def projectors(self, text: str, token: str | None = None) -> HtmlReply:
         """Projectors of another repository, to choose from."""
@@ -398,19 +414,31 @@ class ModelActions:
         return pairs
 
 
+_MAX_CARDS = 12  # of one request
+
 # What a context, an image and the workers take beside the files: a guess, since no header was read.
 _BESIDE_THE_FILES = 1_000_000_000
 
 
 def _cards(presets: Sequence[Preset], hardware: Hardware) -> list[_Card]:
     """The smallest pair first; those of unknown size last."""
-    free, cards = _free(hardware), []
-    for preset in presets:
-        sizes = [f"{size:g} GB {name}" for name, size in preset.sizes.items()]
-        least = preset.pair_bytes
-        fits = None if least is None else least + _BESIDE_THE_FILES <= free
-        cards.append(_Card(preset, " · ".join(sizes), least, fits))
+    free = _free(hardware)
+    cards = [_card(preset, free) for preset in presets]
     return sorted(cards, key=lambda card: (card.bytes is None, card.bytes or 0, card.preset.name))
+
+
+def _card(preset: Preset, free: int, listing: RepoListing | None = None) -> _Card:
+    known = with_sizes(preset, listing) if listing else preset
+    sizes = [f"{size:g} GB {name}" for name, size in known.sizes.items()]
+    least = known.pair_bytes
+    return _Card(
+        preset,
+        " · ".join(sizes),
+        least,
+        None if least is None else least + _BESIDE_THE_FILES <= free,
+        listing.downloads if listing else None,
+        listing.changed if listing else None,
+    )
 
 
 def findings_html(findings: Sequence[Finding]) -> markupsafe.Markup:

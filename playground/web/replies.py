@@ -98,6 +98,12 @@ class BinaryFileReply(Reply, frozen=True, kw_only=True):
     data: str  # base64
 
 
+class CardsReply(Reply, frozen=True, kw_only=True):
+    """Cards of known models, by family."""
+
+    cards: dict[str, str]
+
+
 class FindingsReply(HtmlReply, frozen=True, kw_only=True):
     """What the doctor found in the chosen files of a repository."""
 

@@ -49,6 +49,7 @@ def hub(hubby: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
         HubRepo("acme/mixed-GGUF", dict(mixed), gguf=read),
         HubRepo("acme/swapped-GGUF", dict(swapped), gguf=read),
         HubRepo("acme/gated-GGUF", dict(hubby), gguf=read, gated=True),
+        HubRepo("ggml-org/granite-docling-258M-GGUF", {"granite-docling-258M-F16.gguf": b"GGUF"}, downloads=12_345),
     ]
     with hub_server(repos) as server:
         yield server
@@ -102,7 +103,7 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
         wanted = sum(file.stat().st_size for file in hubby.values())
         expect(repo.locator("[data-total]")).to_have_text(f"{wanted / 1e6:.1f} MB to download")
         hub.behave("cdn", slow=600_000)
-        page.get_by_role("button", name="Download").click()
+        page.get_by_role("button", name="Download", exact=True).click()
         expect(download(page, "hubby-F16.gguf")).to_contain_text("/s ·", timeout=15_000)  # a rate, and what is left
         os.kill(app.pid, signal.SIGKILL)
     hub.well_behaved()
@@ -145,7 +146,7 @@ def test_cancel_when_it_has_the_focus_then_it_keeps_it_while_the_download_goes_o
         for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf"):
             tick(page, name)
         hub.behave("cdn", slow=300_000)
-        page.get_by_role("button", name="Download").click()
+        page.get_by_role("button", name="Download", exact=True).click()
         row = download(page, "hubby-F16.gguf")
         cancel = row.get_by_role("button", name="Cancel")
         expect(row).to_contain_text("/s ·", timeout=15_000)
@@ -173,7 +174,7 @@ def test_repository_when_gated_then_says_where_to_accept_and_a_token_opens_it_an
         find(page, "acme/gated-GGUF")
         expect(page.locator(".vp-findings, .vp-repo .vp-same").first).to_be_visible(timeout=15_000)
         tick(page, "hubby-Q4_0.gguf")
-        page.get_by_role("button", name="Download").click()
+        page.get_by_role("button", name="Download", exact=True).click()
         expect(download(page, "hubby-Q4_0.gguf")).to_contain_text("done", timeout=20_000)
         assert all(TOKEN not in (seen.token or "") for seen in hub.seen(cdn=True))
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
@@ -204,6 +205,19 @@ def shared_app(hub: HubServer, derived: Path, tmp_path_factory: pytest.TempPathF
         yield app
 
 
+def test_card_when_ordered_by_downloads_then_the_hubs_number_stands_on_it_and_it_is_the_first(
+    shared_app: WebApp, opened: Page
+) -> None:
+    page = opened
+    models_page(page, shared_app)
+    first = page.locator(".vp-preset").first
+    expect(first).not_to_contain_text("Granite Docling")
+    page.locator("[data-order]").select_option("most downloads")
+    expect(first).to_contain_text("Granite Docling 258M")
+    expect(first).to_contain_text("12,345 downloads · 2026-03-04")
+    expect(page.locator("[data-region=toast]")).to_be_empty()
+
+
 def test_pair_when_on_disk_then_it_can_be_checked_and_a_file_deleted_takes_its_variant_along(
     hub: HubServer, shared_app: WebApp, opened: Page
 ) -> None:
@@ -212,7 +226,7 @@ def test_pair_when_on_disk_then_it_can_be_checked_and_a_file_deleted_takes_its_v
     find(page, "acme/hubby-GGUF")
     for name in ("hubby-Q8_0.gguf", "hubby-Q4_0.gguf"):
         tick(page, name)
-    page.get_by_role("button", name="Download").click()
+    page.get_by_role("button", name="Download", exact=True).click()
     for name in ("hubby-Q8_0.gguf", "hubby-Q4_0.gguf", "mmproj-hubby-F16.gguf"):
         expect(page.locator(f"tr[data-file='{name}']")).to_be_visible(timeout=20_000)
     row = page.locator("tr[data-file='hubby-Q4_0.gguf']")

@@ -15,6 +15,7 @@ from huggingface_hub.utils import close_session
 from playground.errors import BadInput, BadPair, NotAllowed
 from playground.settings import Settings
 from playground.web.models_page import ModelActions
+from playground.web.replies import CardsReply
 from playground.wiring import open_parts
 from testkit import pairs
 from testkit.doctor_files import sketch
@@ -22,6 +23,7 @@ from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 
 REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
 TWINS = "acme/twins-GGUF"
+DOCLING, DOCLING_REPO = "granite-docling-258m", "ggml-org/granite-docling-258M-GGUF"  # a preset without sizes
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     repos = [HubRepo(REPO, dict(both)), HubRepo(OTHER, {"mmproj-F16.gguf": files.projector})]
     names = ("L-Q4_0.gguf", "L-QAD-Q4_0.gguf", "L-Q8_0.gguf", "mmproj-2B-F16.gguf", "mmproj-8B-F16.gguf")
     repos.append(HubRepo(TWINS, dict.fromkeys(names, b"GGUF"), pipeline_tag="any-to-any"))
+    docling = {f"granite-docling-258M-{name}.gguf": files.model for name in ("f16", "Q8_0", "Q4_0")}
+    docling["mmproj-granite-docling-258M-f16.gguf"] = files.projector
+    repos.append(HubRepo(DOCLING_REPO, dict(docling), downloads=12_345))
     with hub_server([*repos, HubRepo(GATED, dict(both), gated=True)]) as server:
         yield server
         close_session()
@@ -71,6 +76,41 @@ def test_known_models_when_shown_then_the_smallest_pair_is_first_and_what_is_too
     fits = [fit for fit, size in cards if size]
     assert fits == sorted(fits, reverse=True)  # yes, then no
     assert {fit for fit, size in cards if not size} == {""}
+
+
+def test_card_when_it_comes_into_view_then_one_request_a_day_says_sizes_downloads_and_date(
+    served: HubServer, actions: ModelActions
+) -> None:
+    assert f'data-preset="{DOCLING}"' in actions.page()
+    assert served.seen() == []
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(lambda _: actions.cards([DOCLING, "unknown"]), range(8)))
+    (card,) = replies[0].cards.values()
+    assert all(reply == replies[0] for reply in replies)
+    assert [request.path for request in served.seen()] == [f"/api/models/{DOCLING_REPO}/revision/main"]
+    assert ("12,345 downloads" in card, "2026-03-04" in card, "size unknown" in card) == (True, True, False)
+    assert [re.findall(rf"[\d.]+ GB {name}", card) != [] for name in ("F16", "Q8_0", "Q4_0")] == [True, True, False]
+    assert re.findall(r'data-fits="(.*?)"\s+data-bytes="(\d+)"\s+data-downloads="12345"', card)
+    served.forget()
+    assert ModelActions(actions._parts).cards([DOCLING]) == replies[0]  # a server that has been started anew
+    assert served.seen() == []
+
+
+def test_card_when_the_hub_does_not_list_its_repository_then_the_others_have_their_numbers(
+    served: HubServer, actions: ModelActions
+) -> None:
+    assert set(actions.cards(["gemma-3-4b", DOCLING]).cards) == {DOCLING}
+    actions.cards(["gemma-3-4b"])
+    assert len(served.seen()) == 2
+
+
+def test_card_when_the_hub_refuses_then_it_stays_and_no_other_repository_is_requested(
+    served: HubServer, actions: ModelActions
+) -> None:
+    served.behave("/api/models/", status=429)
+    assert actions.cards([DOCLING]) == CardsReply(cards={})
+    assert actions.cards(["gemma-3-4b", DOCLING]) == CardsReply(cards={})
+    assert len(served.seen()) == 1
 
 
 def test_ticks_when_a_repository_is_open_then_one_listing_a_commit_and_one_header_a_file(

@@ -155,6 +155,10 @@ class Hub:
             self._listings[_key(id, listing.commit, access)] = listing
         return listing
 
+    def glance(self, id: str, revision: str = "main") -> RepoListing:
+        """The same, always in one request: which file is the projector is decided by names alone. Nothing is kept."""
+        return self._list_names(id, revision, self._token(None))
+
     def header(self, repo: str, commit: str, file: RemoteFile, token: str | None = None) -> GgufHeader:
         """A file's GGUF header, by ranges: a language model's up to its vocabulary. Raises as `repo`, and BadModel."""
         return self._header_of_commit(repo, commit, self._token(token), file)
@@ -358,13 +362,21 @@ class Hub:
     # --- help ---------------------------------------------------------------------------------------------------------
 
     def _list(self, id: str, revision: str, access: str | bool) -> RepoListing:
+        listing = self._list_names(id, revision, access)
+        files = () if listing.gated and access is False else listing.undecided
+        with ThreadPoolExecutor(max(1, len(files))) as threads:
+            halves = threads.map(lambda file: self._half(listing.id, listing.commit, access, file), files)
+            read = {file.name: half for file, half in zip(files, halves, strict=True) if half is not None}
+        return msgspec.structs.replace(listing, halves=read)
+
+    def _list_names(self, id: str, revision: str, access: str | bool) -> RepoListing:
         with translated(id), understood():
             info = self._api.model_info(
                 id, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=access
             )
             gguf: dict[str, Any] = dict(info.gguf or {})
             base = getattr(info.card_data, "base_model", None) if info.card_data else None
-            listing = RepoListing(
+            return RepoListing(
                 id=info.id,
                 commit=str(info.sha),
                 files=tuple(
@@ -378,12 +390,9 @@ class Hub:
                 architecture=gguf.get("architecture"),
                 n_params=gguf.get("total"),
                 chat_template=gguf.get("chat_template"),
+                downloads=info.downloads,
+                changed=info.last_modified.date().isoformat() if info.last_modified else None,
             )
-        files = () if listing.gated and access is False else listing.undecided
-        with ThreadPoolExecutor(max(1, len(files))) as threads:
-            halves = threads.map(lambda file: self._half(listing.id, listing.commit, access, file), files)
-            read = {file.name: half for file, half in zip(files, halves, strict=True) if half is not None}
-        return msgspec.structs.replace(listing, halves=read)
 
     def _half(self, repo: str, commit: str, access: str | bool, file: RemoteFile) -> Half | None:
         """By the header; None if it cannot be read now."""

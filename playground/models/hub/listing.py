@@ -45,6 +45,8 @@ class RepoListing(msgspec.Struct, frozen=True):
     n_params: int | None = None
     chat_template: str | None = None
     halves: dict[str, Half] = {}  # of the files whose headers were read, by name
+    downloads: int | None = None  # of the last 30 days
+    changed: str | None = None  # the day of its last commit
 
     @property
     def models(self) -> tuple[RemoteModel, ...]:

@@ -1,5 +1,5 @@
 // The models page: regions of HTML that the server renders (web/models_page.py).
-import {morphContent} from "./morph.js";
+import {morph, morphContent} from "./morph.js";
 import {regionsOf} from "./regions.js";
 import {fileSize} from "./words.js";
 
@@ -84,6 +84,43 @@ export function start({element, server}) {
     $("[data-none]").hidden = cards.some(card => !card.hidden);
   }
 
+  // The smallest first, or the largest number, the newest day; what is unknown comes last.
+  function order() {
+    const key = $("[data-order]").value, smallestFirst = key === "bytes";
+    const value = card => key === "changed" ? Date.parse(card.dataset.changed) : Number(card.dataset[key] || NaN);
+    const rank = card => Number.isNaN(value(card)) ? Infinity : smallestFirst ? value(card) : -value(card);
+    const cards = $$(".vp-preset"), sorted = [...cards].sort((a, b) => rank(a) - rank(b) || 0);
+    if (sorted.some((card, i) => card !== cards[i])) $(".vp-presets").append(...sorted);
+  }
+
+  // What the Hub says of the cards that have come into view: a few a request, and each card once.
+  const unasked = new Set(), inView = new IntersectionObserver(entries => {
+    for (const {target, isIntersecting} of entries) if (isIntersecting) { inView.unobserve(target); want([target]); }
+  });
+  let asking = false;
+
+  async function want(cards) {
+    for (const card of cards) if (!card.dataset.asked) { card.dataset.asked = "yes"; unasked.add(card); }
+    if (asking) return;
+    asking = true;
+    while (unasked.size) {
+      const some = [...unasked].slice(0, 8);
+      for (const card of some) unasked.delete(card);
+      const reply = await server.cards({families: some.map(card => card.dataset.preset)}).catch(() => null);
+      for (const card of some) show(card, reply?.cards?.[card.dataset.preset]);
+      if ($("[data-order]").value !== "bytes") order();
+      filter();
+    }
+    asking = false;
+  }
+
+  function show(card, html) {
+    if (!html) return; // the Hub said nothing: the card stays
+    const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
+    fresh.dataset.asked = "yes";
+    morph(card, fresh);
+  }
+
   const actions = {
     repo: button => open(button.dataset.repo),
     preset: button => open(button.dataset.repo, button.dataset.preset),
@@ -141,6 +178,11 @@ export function start({element, server}) {
   });
   root.addEventListener("change", event => { if (event.target.matches("[name=projector], [name=model]")) check(); });
   root.addEventListener("change", event => { if (event.target.matches("[data-filter]")) filter(); });
+  root.addEventListener("change", event => {
+    if (!event.target.matches("[data-order]")) return;
+    order();
+    if (event.target.value !== "bytes") want($$(".vp-preset:enabled"));
+  });
   root.addEventListener("submit", async event => {
     event.preventDefault();
     const text = event.target.text.value.trim();
@@ -149,6 +191,7 @@ export function start({element, server}) {
     const reply = await call("search", {text, token: token()}).catch(() => null);
     if (reply) region("found").innerHTML = reply.html;
   });
+  for (const card of $$(".vp-preset:enabled")) inView.observe(card);
   call("downloads").catch(() => {});
   call("on_disk").catch(() => {}).finally(() => { root.dataset.ready = "true"; });
 }
