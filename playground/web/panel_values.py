@@ -21,6 +21,7 @@ from playground.values.request import ImagePlace, Order, Runtime, Sampling
 from playground.wiring import Parts
 
 AUTOMATIC = ""  # the reference dropdown's first choice
+FLASH_ATTENTION = {"automatic": None, "on": True, "off": False}  # its dropdown's choices
 _MOST_PRECISE = ("most precise", AUTOMATIC)
 
 # What the panel shows for a setting that a cell does not have.
@@ -39,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "stop": "",
     "probabilities": True,
     "cold": False,
+    "branches": False,
+    "flash_attention": "automatic",
     "chat_template": "",
     "system": "",
     "image_place": ImagePlace.BEFORE.value,
@@ -52,10 +55,11 @@ _JSON = ("template_variables", "json_schema")
 
 SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
-    "dry_multiplier", "seed", "max_tokens", "reasoning_tokens", "n_ctx", "n_batch", "n_threads", "n_gpu_layers",
-    "split_gpus", "remedies", "cache_type_k", "cache_type_v", "kv_types", "image_min_tokens", "image_max_tokens",
-    "image_tokens", "stop", "probabilities", "cold", "system", "image_place", "chat_template", "template_variables",
-    "grammar", "json_schema",
+    "penalty_last_n", "dry_multiplier", "dry_base", "dry_allowed_length", "seed", "max_tokens", "reasoning_tokens",
+    "n_ctx", "n_batch", "n_threads", "n_gpu_layers", "flash_attention", "projector_on_gpu", "split_gpus", "remedies",
+    "cache_type_k", "cache_type_v", "kv_types", "image_min_tokens", "image_max_tokens", "image_tokens", "stop",
+    "probabilities", "branches", "cold", "system", "image_place", "chat_template", "template_variables", "grammar",
+    "json_schema",
 )  # fmt: skip
 
 
@@ -209,6 +213,8 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
         given["stop"] = tuple(line for line in given["stop"].splitlines() if line)
     if "image_tokens" in given:
         given["image_tokens"] = _numbers(given["image_tokens"])
+    if "flash_attention" in given:
+        given["flash_attention"] = FLASH_ATTENTION.get(given["flash_attention"], given["flash_attention"])
     given |= {name: _object(name, given[name]) for name in _JSON if name in given}
     given["probabilities"] = bool(known.get("probabilities"))
     return given
@@ -242,6 +248,7 @@ def _shown(settings: RunSettings) -> dict[str, Any]:
         if isinstance(shown[name], dict):
             shown[name] = json.dumps(shown[name], ensure_ascii=False)
     shown["image_tokens"] = ", ".join(map(str, settings.image_tokens)) if settings.image_tokens is not None else None
+    shown["flash_attention"] = next(word for word, on in FLASH_ATTENTION.items() if on is settings.flash_attention)
     shown["kv_types"] = [kind.value for kind in settings.kv_types] if settings.kv_types is not None else None
     shown["remedies"] = [remedy.value for remedy in settings.remedies] if settings.remedies is not None else None
     return {name: DEFAULTS[name] if value is None else value for name, value in shown.items()}

@@ -12,7 +12,7 @@ from playground.notebooks.cells import CompareCell
 from playground.values.overrides import CacheType
 from playground.values.request import ImagePlace, Order, Remedy
 from playground.web import panel_values
-from playground.web.panel_values import AUTOMATIC, DEFAULTS, MAKERS_NAMES, PanelView, Ticks
+from playground.web.panel_values import AUTOMATIC, DEFAULTS, FLASH_ATTENTION, MAKERS_NAMES, PanelView, Ticks
 from playground.wiring import Parts
 
 _HEAD = """<div class="vp-side-head"><span class="vp-dim" id="vp-side-title">Settings of the selected cell</span>\
@@ -151,7 +151,10 @@ def _settings_inputs() -> dict[str, Component]:
         inputs["repeat_penalty"] = number("repeat_penalty", "Repeat penalty (1: off)", step=0.05)
         inputs["presence_penalty"] = number("presence_penalty", "Presence penalty (0: off)", step=0.1)
         inputs["frequency_penalty"] = number("frequency_penalty", "Frequency penalty (0: off)", step=0.1)
+        inputs["penalty_last_n"] = number("penalty_last_n", "Penalties look back (tokens)", minimum=0, precision=0)
         inputs["dry_multiplier"] = number("dry_multiplier", "DRY multiplier (0: off)", minimum=0, step=0.1)
+        inputs["dry_base"] = number("dry_base", "DRY base", minimum=1, maximum=4, step=0.05)
+        inputs["dry_allowed_length"] = number("dry_allowed_length", "DRY allowed length", minimum=1, precision=0)
         inputs["seed"] = number("seed", "Seed", minimum=0, precision=0)
         inputs["max_tokens"] = number("max_tokens", "Max tokens", minimum=1, precision=0)
         inputs["reasoning_tokens"] = number(
@@ -162,6 +165,16 @@ def _settings_inputs() -> dict[str, Component]:
         inputs["n_batch"] = number("n_batch", "Batch size", minimum=8, precision=0)
         inputs["n_threads"] = number("n_threads", "Threads (0: automatic)", minimum=0, precision=0)
         inputs["n_gpu_layers"] = number("n_gpu_layers", "GPU layers (-1: all)", minimum=-1, precision=0)
+        inputs["flash_attention"] = gr.Dropdown(
+            label="Flash attention",
+            choices=[*FLASH_ATTENTION],
+            value=DEFAULTS["flash_attention"],
+            filterable=False,
+            min_width=110,
+        )
+        inputs["projector_on_gpu"] = gr.Checkbox(
+            label="Projector on the GPU", info="Where the language model has layers there.", value=True, min_width=110
+        )
         inputs["split_gpus"] = gr.Checkbox(
             label="Over all GPUs", info="Its layers, where one GPU is too small.", min_width=110
         )
@@ -206,6 +219,12 @@ def _settings_inputs() -> dict[str, Component]:
         label="Token probabilities",
         info="The app reads each answer once more when all are written: hover over a word, or see where two part.",
         value=True,
+        min_width=200,
+    )
+    inputs["branches"] = gr.Checkbox(
+        label="Branches",
+        info="Where a variant first differs, it answers again from the reference's word on. Needs token probabilities.",
+        value=False,
         min_width=200,
     )
     inputs["cold"] = gr.Checkbox(

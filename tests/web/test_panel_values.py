@@ -72,8 +72,19 @@ def test_panel_when_a_value_is_invalid_then_it_is_named(parts: Parts, settings: 
 
 
 def test_panel_when_the_page_sends_settings_that_it_does_not_have_then_they_are_dropped(parts: Parts) -> None:
-    changed = panel_values.changed(parts, CELL, sent(parts, CELL, reference="x", projector_on_gpu=False))
+    changed = panel_values.changed(parts, CELL, sent(parts, CELL, reference="x", n_predict=7))
     assert changed == CELL
+
+
+def test_panel_when_a_cell_has_any_setting_then_it_is_shown_and_kept(parts: Parts) -> None:
+    assert {*panel_values.SETTINGS, "reference", "order"} == {*RunSettings.__struct_fields__}
+    rare = RunSettings(
+        penalty_last_n=128, dry_base=1.5, dry_allowed_length=3, flash_attention=False, projector_on_gpu=False,
+        branches=True, probabilities=True,
+    )  # fmt: skip
+    cell = msgspec.structs.replace(CELL, settings=rare)
+    assert panel_values.view(parts, cell).settings["flash_attention"] == "off"
+    assert panel_values.changed(parts, cell, sent(parts, cell)) == cell
 
 
 def test_reference_when_its_variant_is_unticked_then_it_is_the_most_precise_again(parts: Parts) -> None:
