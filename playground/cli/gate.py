@@ -32,6 +32,7 @@ from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import SampleRecord
 from playground.measuring.release_checks import Outcome, ReleaseCheck, ReleaseLimits
 from playground.settings import Settings
+from playground.values import durations
 from playground.values.files import Variant
 from playground.values.request import PromptForm, Runtime
 from playground.wiring import Parts, open_parts
@@ -173,8 +174,8 @@ def _plan(options: GateOptions) -> None:
             timed = msgspec.structs.replace(request, questions=questions.only(part or places))
             measurement = followed(MeasureJob(parts.lab, timed).run(), results.Measurement)
     seconds = measurement.elapsed_s / len(measurement.questions) * len(questions.items)
-    minutes = "less than a minute" if seconds < 60 else f"about {seconds / 60:.0f} minutes"
-    typer.echo(f"{len(questions.items)} questions take {minutes} here, by {len(measurement.questions)} of them.")
+    n, timed_questions = len(questions.items), len(measurement.questions)
+    typer.echo(f"{n} questions take {durations.about(seconds)} here, by {timed_questions} of them.")
     typer.echo(suite_source.what_it_shows(len(questions.items)))
 
 

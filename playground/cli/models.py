@@ -12,7 +12,7 @@ import typer
 
 from playground.cli.options import AsJson, followed, line, open_pairs, say
 from playground.errors import PlaygroundError
-from playground.measuring import measure, results
+from playground.measuring import look_test, measure, results
 from playground.models import check_pair
 from playground.models.doctor import Finding, Level, worst
 from playground.models.download_pairs import PairChoice, download_pairs
@@ -55,10 +55,11 @@ def doctor(
         )
         findings = diagnosis.findings
         if look and projector and diagnosis.level < Level.BROKEN:
-            looks = _looks(parts, Path(model), Path(projector))
+            result = _look(parts, Path(model), Path(projector))
+            looks = result.looks
             if looks == results.Sight.BLIND:
-                blind = "The look test: its answers do not change with the picture. It ignores the picture."
-                findings = (Finding(Level.BROKEN, "blind", blind, "Use the model's own mmproj file."), *findings)
+                blind = f"The look test: {look_test.words(looks, result.own_picture)}"
+                findings = (Finding(Level.BROKEN, "blind", blind, look_test.remedy(looks)), *findings)
     report = _Report(model, projector or None, int(worst(findings)), findings, looks)
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
@@ -135,10 +136,10 @@ def _wait(parts: Parts, keys: set[str]) -> None:
     line("")
 
 
-def _looks(parts: Parts, model: Path, projector: Path) -> str | None:
+def _look(parts: Parts, model: Path, projector: Path) -> results.VariantResult:
     (variant,) = open_pairs(parts, [str(model)], [str(projector)])
     job = measure.MeasureJob(parts.lab, measure.look_request(parts.evaluation, variant))
-    return followed(job.run(), results.Measurement).results[0].looks
+    return followed(job.run(), results.Measurement).results[0]
 
 
 def _problems(preset: Preset, parts: Parts, token: str) -> list[str]:

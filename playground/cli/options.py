@@ -25,7 +25,7 @@ from playground.measuring.statistics import Interval
 from playground.models.catalog import Catalog
 from playground.quantizing import scan_results
 from playground.quantizing.make_variant import CheckedVariant
-from playground.rendering import number_format
+from playground.values import durations
 from playground.values.files import Variant
 from playground.values.request import ImagePlace, PromptForm
 from playground.wiring import Parts
@@ -259,7 +259,7 @@ def followed(updates: Iterator[results.Progress | _Result], kind: type[_Result])
         if isinstance(update, kind):
             result = update
         elif isinstance(update, results.Progress):
-            left = f", {number_format.about(update.seconds_left)} left" if update.seconds_left is not None else ""
+            left = f", {durations.about(update.seconds_left)} left" if update.seconds_left is not None else ""
             line(f"{update.done} of {update.total}{left}: {update.what}")
     line("")
     assert result is not None

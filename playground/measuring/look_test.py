@@ -116,6 +116,11 @@ def words(verdict: str | None, own_picture: tuple[int, int] | None) -> str:
     }.get(verdict, f"{count}: too few to say whether it sees.")
 
 
+def remedy(verdict: str | None) -> str:
+    """What helps a pair that does not see; empty: nothing has to."""
+    return "Use the model's own mmproj file." if verdict == Sight.BLIND else ""
+
+
 def _resized(image: Image, like: Image) -> Image:
     if (image.width, image.height) == (like.width, like.height):
         return image

@@ -693,15 +693,15 @@ class MeasureJob:
         self.expect(len(places) - min(look_test.QUESTIONS, len(self._set.items)), Kind.LOOK)
         images = [item.image for item in self.items]
         try:
-            asked = []
+            readings = []
             for k in places:
                 ids = self._right_answer(k)
                 if ids is None and (variant.id == self._reference.id or not self._answers[k].token_ids):
                     self.expect(-1, Kind.LOOK)  # its own answer fits its own picture whatever it sees
                     continue
                 pictures = look_test.others(self.items[k].image, images)
-                asked.append((self.items[k], ids or self._answers[k].token_ids, pictures))
-            return (yield from self._advantages(variant, asked))
+                readings.append((self.items[k], ids or self._answers[k].token_ids, pictures))
+            return (yield from self._advantages(variant, readings))
         except Failure as error:
             self.problems.append(f"{variant.label}: {error.message}")
             return None

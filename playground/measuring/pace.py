@@ -8,6 +8,7 @@ import msgspec
 
 from playground.measuring.time_left import Kind, TimeLeft
 from playground.support.result_cache import ResultCache
+from playground.values import durations
 from playground.values.files import Variant
 
 _FEWEST = 5  # of fewer questions, loading the models is most of the time
@@ -47,14 +48,10 @@ def outlook(results: ResultCache, variants: Sequence[Variant], n: int, max_token
     if not known or len(known) < len(variants):
         return "How long it takes is known after the first measurement of these variants on this machine."
     seconds = n * sum(pace.seconds for pace in known)
-    shown = (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
+    text = (
+        f"{n:,} answers of each of {len(known)} variants take {durations.about(seconds)}, as in the newest measurement "
+        "here."
     )
-    text = f"{n:,} answers of each of {len(known)} variants take about {shown}, as in the newest measurement here."
     others = {pace.max_tokens for pace in known} - {max_tokens}
     if others:
         text += f" There answers had up to {max(others)} tokens, here up to {max_tokens}."

@@ -15,6 +15,7 @@ from playground.measuring.parity import Parity
 from playground.measuring.question_sets import Question
 from playground.measuring.results import Measurement, MeasurementPlan, Sight, Speed, VariantResult
 from playground.measuring.statistics import Count, Heavy, Interval
+from playground.values import durations
 from playground.values.files import Variant
 from playground.values.request import PromptForm
 
@@ -232,7 +233,7 @@ def _nothing(
         )
     needed = statistics.questions_needed(margin, alpha=statistics.ALPHA / len(rivals))
     if needed is not None:
-        took = _duration(needed * seconds_a_question) if seconds_a_question else ""
+        took = f", which takes {durations.about(needed * seconds_a_question)} here" if seconds_a_question else ""
         sentences.append(f"About {needed} questions without a change would show {margin:.0%}{took}.")
     return tuple(sentences)
 
@@ -261,11 +262,6 @@ def _only_unknown(row: CardRow) -> bool:
 
 
 _UNSHOWN = "not enough questions"
-
-
-def _duration(seconds: float) -> str:
-    minutes = max(1, math.ceil(seconds / 60))
-    return f", which takes about {minutes} minute{'s' if minutes > 1 else ''} here"
 
 
 def files(variants: Sequence[Variant]) -> tuple[CardFile, ...]:

@@ -28,6 +28,7 @@ _ARCHITECTURES = {
 }
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)B", re.IGNORECASE)
 _MAX_LAYERS = 1000  # of an encoder; a stranger's header may claim billions
+_EQUAL_SIZES = "Equal sizes prove nothing. Run the look test, or use the mmproj file of the model's own repository."
 _SHORT = 100  # characters of a text from a file; a stranger may have written megabytes
 # Beside weights and key-value cache, of the two workers: Python and llama.cpp, compute buffers, and on a GPU two
 # contexts of CUDA of half a GiB (measured on an H100).
@@ -288,14 +289,14 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
     elif contradiction := family_signs.contradiction(model, projector):
         yield Finding(
             Level.DOUBTFUL, "sign", f"The sizes match ({writes} values), but {contradiction}.",
-            "Equal sizes prove nothing. Run the look test, or use the mmproj file of the model's own repository.",
+            _EQUAL_SIZES,
         )  # fmt: skip
     elif _related(model, projector) is False:
         yield Finding(
             Level.DOUBTFUL, "lineage",
             f"The sizes match ({writes} values), but the files name different models: {_lineage(model)} and "
             f"{_lineage(projector)}.",
-            "Equal sizes prove nothing. Run the look test, or use the mmproj file of the model's own repository.",
+            _EQUAL_SIZES,
         )  # fmt: skip
 
 

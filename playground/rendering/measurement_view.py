@@ -31,6 +31,7 @@ from playground.measuring.scoring_rules import scored_text
 from playground.measuring.statistics import Interval
 from playground.measuring.summaries import kl_sums
 from playground.rendering import number_format, templating
+from playground.values import durations
 from playground.values.files import Variant
 
 _MAX_PROBLEMS = 5
@@ -159,7 +160,7 @@ def html(
 
 
 def progress(update: Progress) -> markupsafe.Markup:
-    left = f" · about {number_format.about(update.seconds_left)} left" if update.seconds_left is not None else ""
+    left = f" · {durations.about(update.seconds_left)} left" if update.seconds_left is not None else ""
     share = update.done / max(1, update.total)
     return markupsafe.Markup(
         '<div class="vp-progress" role="status"><progress value="{}" aria-label="progress"></progress>'

@@ -21,15 +21,6 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
 
 
-def about(value: float) -> str:
-    """A time that is left, as a person says it: whole seconds, then minutes, then hours."""
-    if value < 9.5:
-        return "a few seconds"
-    if value < 90:
-        return f"{round(value, -1):.0f} s"
-    return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} hours"
-
-
 def file_size(value: int | None) -> str:
     """Decimal units, as the Hub shows files."""
     if value is None:

@@ -319,8 +319,8 @@ class ModelActions:
         assert isinstance(last, Measurement)
         result = last.results[0]
         sentence = look_test.words(result.looks, result.own_picture)
-        remedy = " Use its own mmproj file." if result.looks == Sight.BLIND else ""
-        return LookReply(looks=result.looks == Sight.SEES, verdict=sentence + remedy)
+        remedy = look_test.remedy(result.looks)
+        return LookReply(looks=result.looks == Sight.SEES, verdict=f"{sentence} {remedy}".rstrip())
 
     def delete(self, repo: str, commit: str, model: str, visitor: str | None = None) -> DiskReply:
         """Delete a file of the cache, with its other shards."""

@@ -30,7 +30,9 @@ def test_outlook_when_nothing_or_too_little_was_measured_then_it_is_not_known(re
     assert "known after the first measurement" in pace.outlook(results, [], 100, 16)
 
 
-@pytest.mark.parametrize(("n", "words"), [(50, "about 38 s,"), (1000, "about 12 min,"), (20_000, "about 4.2 h,")])
+@pytest.mark.parametrize(
+    ("n", "words"), [(50, "about 40 s,"), (1000, "about 12 minutes,"), (20_000, "about 4.2 hours,")]
+)
 def test_outlook_when_all_variants_were_measured_then_their_newest_paces_add_up(
     results: ResultCache, n: int, words: str
 ) -> None:
