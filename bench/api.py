@@ -36,8 +36,8 @@ def measure(folder: Path) -> dict[str, float]:
         while client.get(f"{app.url}/health/ready").status_code != 200:
             time.sleep(0.2)
         bodies = [_body(question) for question in questions.items]
-        found = _overhead(client, app, bodies[:64])
-        found["left_client_s"] = _leaving(client, app, bodies[0])
+        figures = _overhead(client, app, bodies[:64])
+        figures["left_client_s"] = _leaving(client, app, bodies[0])
     rates: dict[str, list[float]] = {"api": [], "own": []}
     answers: dict[str, list[str]] = {}
     for turn in range(_ROUNDS):  # in turns: the machine's other work meets both
@@ -49,10 +49,10 @@ def measure(folder: Path) -> dict[str, float]:
     for turn in range(_ROUNDS):
         rates["own"].append(_own_measurement(folder / f"own-{turn}", folder, questions, answers))
     best = {name: max(values) for name, values in rates.items()}
-    found |= {f"{name}_items_per_minute": value for name, value in best.items()}
-    found["api_to_own"] = best["api"] / best["own"]
-    found["different_answers"] = sum(a != b for a, b in zip(answers["api"], answers["own"], strict=True))
-    return found
+    figures |= {f"{name}_items_per_minute": value for name, value in best.items()}
+    figures["api_to_own"] = best["api"] / best["own"]
+    figures["different_answers"] = sum(a != b for a, b in zip(answers["api"], answers["own"], strict=True))
+    return figures
 
 
 def _body(question: Question, **more: Any) -> dict[str, Any]:

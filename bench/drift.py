@@ -17,17 +17,17 @@ def measure(ready: engine.Bench) -> dict[str, float]:
         noise = ready.picture(n)
         PIL.Image.frombytes("RGB", (noise.width, noise.height), noise.rgb).save(ready.folder / f"noise-{n}.png")
         names.append(f"noise-{n}.png")
-    asked = question_sets.QuestionSet(
+    questions = question_sets.QuestionSet(
         "noise", [question_sets.Question(name, engine.PROMPT) for name in names], ready.folder
     )
     plan = MeasurementPlan(max_tokens=60)
-    request = MeasureRequest(asked, ready.variants, ready.variants[0].id, plan, ready.runtime)
+    request = MeasureRequest(questions, ready.variants, ready.variants[0].id, plan, ready.runtime)
     with engine.fresh_lab() as lab:
         *_, last = MeasureJob(lab, request).run()
     assert isinstance(last, Measurement)
-    found = {"drift_5_variants_20_items_s": last.elapsed_s, "tokens_an_item": len(last.results[1].items[0].kl)}
-    found |= {f"floor, {name}": kl for name, kl in last.floors.items()}
+    figures = {"drift_5_variants_20_items_s": last.elapsed_s, "tokens_an_item": len(last.results[1].items[0].kl)}
+    figures |= {f"floor, {name}": kl for name, kl in last.floors.items()}
     for result in last.results[1:]:
         if result.mean_kl is not None:
-            found[f"mean KL, {result.variant.split(':')[-1]}"] = result.mean_kl.value
-    return found
+            figures[f"mean KL, {result.variant.split(':')[-1]}"] = result.mean_kl.value
+    return figures

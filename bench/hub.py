@@ -50,10 +50,10 @@ print(time.perf_counter() - begun, done[0][0] - begun, done[0][1])
 
 
 def measure(folder: Path) -> dict[str, float]:
-    found = _requests(folder)
-    found |= _throughput(folder)
-    found |= _damaged_headers(folder)
-    return found
+    figures = _requests(folder)
+    figures |= _throughput(folder)
+    figures |= _damaged_headers(folder)
+    return figures
 
 
 def _requests(folder: Path) -> dict[str, float]:
@@ -89,7 +89,7 @@ def _throughput(folder: Path) -> dict[str, float]:
         block = random.Random(1).randbytes(10**7)
         for _ in range(_BYTES // len(block)):
             file.write(block)
-    found = {}
+    figures = {}
     for name, pace in (("loopback", None), ("gigabit", _GIGABIT)):
         with _server(served, pace) as url:
             ours, curls, theirs = [], [], []
@@ -98,19 +98,19 @@ def _throughput(folder: Path) -> dict[str, float]:
                 curls.append(_curl(url, folder))
                 ours.append(_fetch(url, cache)[0])
                 if pace is None and n == 0:
-                    found |= _resumed(url, cache)
+                    figures |= _resumed(url, cache)
                 shutil.rmtree(cache)
                 if pace is None:
                     theirs.append(_fetch(url, cache, "theirs")[0])
                     shutil.rmtree(cache)
             if theirs:
-                found["loopback_fetch_vs_huggingface_hub"] = statistics.median(theirs) / statistics.median(ours)
-            found |= {
+                figures["loopback_fetch_vs_huggingface_hub"] = statistics.median(theirs) / statistics.median(ours)
+            figures |= {
                 f"{name}_curl_mb_s": _BYTES / 1e6 / statistics.median(curls),
                 f"{name}_fetch_mb_s": _BYTES / 1e6 / statistics.median(ours),
                 f"{name}_fetch_vs_curl": statistics.median(curls) / statistics.median(ours),
             }
-    return found
+    return figures
 
 
 def _resumed(url: str, cache: Path) -> dict[str, float]:

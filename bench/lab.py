@@ -34,19 +34,19 @@ def measure(folder: Path, tools: Path) -> dict[str, float]:
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
         parts.catalog.derive(parts.quantize)
         ladder = parts.catalog.choose(("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"))
-        found = _timed(parts, ladder, _captions(50), folder, "drift_6_variants_50_items")
+        figures = _timed(parts, ladder, _captions(50), folder, "drift_6_variants_50_items")
         models = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
         grid = parts.catalog.choose(models, ("F16", "Q8_0", "Q4_0", "Q2_K"))
         questions = question_sets.embedded(_IMAGES, level="hard").first(100)
-        found |= _timed(parts, grid, questions, folder, "grid_7_x_4_100_items")
+        figures |= _timed(parts, grid, questions, folder, "grid_7_x_4_100_items")
         large = pairs.write_llava(folder, n_embd=1024, n_head=16, n_head_kv=4, n_layer=8, n_ff=4096, name="large")
         opened = parts.catalog.open_pair(large.model, large.projector)
         for name, variant in (("embedded", ladder[0]), ("168m", opened)):
-            found |= _reading(parts, variant, folder, name)
-        found |= _quantizing(parts, large.model, folder, tools)
-        found |= _text_kl(ladder[0], ladder[3], folder, tools)
-        found |= _text_importance(parts, ladder[0], folder, tools)
-    return found
+            figures |= _reading(parts, variant, folder, name)
+        figures |= _quantizing(parts, large.model, folder, tools)
+        figures |= _text_kl(ladder[0], ladder[3], folder, tools)
+        figures |= _text_importance(parts, ladder[0], folder, tools)
+    return figures
 
 
 def _captions(n: int) -> question_sets.QuestionSet:
@@ -58,9 +58,9 @@ def _captions(n: int) -> question_sets.QuestionSet:
 
 
 def _timed(
-    parts: Parts, variants: tuple[Variant, ...], asked: question_sets.QuestionSet, folder: Path, name: str
+    parts: Parts, variants: tuple[Variant, ...], questions: question_sets.QuestionSet, folder: Path, name: str
 ) -> dict[str, float]:
-    measuring = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), _RUNTIME))
+    measuring = MeasureJob(parts.lab, MeasureRequest(questions, variants, variants[0].id, MeasurementPlan(), _RUNTIME))
     *_, last = measuring.run()
     assert isinstance(last, Measurement)
     tokens = sum(len(one.kl) for one in last.results[1].items)
@@ -70,10 +70,10 @@ def _timed(
 def _reading(parts: Parts, variant: Variant, folder: Path, name: str) -> dict[str, float]:
     """Reading an answer in batches, distributions written, against writing it token by token."""
     item = question_sets.Question("hard-62.png", "What do you see?")
-    asked = question_sets.QuestionSet("one", [item], _IMAGES)
+    questions = question_sets.QuestionSet("one", [item], _IMAGES)
     runtime = Runtime(n_ctx=2048)
-    measuring = MeasureJob(parts.lab, MeasureRequest(asked, (variant,), variant.id, MeasurementPlan(), runtime))
-    prompt = measuring.steps.prompt(variant, Item(item, asked.image(item)))
+    measuring = MeasureJob(parts.lab, MeasureRequest(questions, (variant,), variant.id, MeasurementPlan(), runtime))
+    prompt = measuring.steps.prompt(variant, Item(item, questions.image(item)))
     ids = measuring.steps.write(variant, prompt).token_ids
     reading, writing = [], []
     with parts.pool.lease(language_spec(variant.model, runtime)) as lease:
@@ -104,13 +104,13 @@ def _text_kl(base: Variant, quantized: Variant, folder: Path, tools: Path) -> di
     theirs = subprocess.run(
         [str(tool), "-m", files[1], *common, "--kl-divergence"], check=True, capture_output=True, text=True
     )
-    told = theirs.stdout + theirs.stderr
-    found = {f"text_kl_{name}": value for name, value in json.loads(ours.stdout.splitlines()[-1]).items()}
+    printed = theirs.stdout + theirs.stderr
+    figures = {f"text_kl_{name}": value for name, value in json.loads(ours.stdout.splitlines()[-1]).items()}
     for name, pattern in (("mean", r"Mean +KLD: +([\d.]+)"), ("max", r"Maximum KLD: +([\d.]+)")):
-        match = re.search(pattern, told)
-        assert match is not None, told[-2000:]
-        found[f"text_kl_{name}_llama_perplexity"] = float(match[1])
-    return found
+        match = re.search(pattern, printed)
+        assert match is not None, printed[-2000:]
+        figures[f"text_kl_{name}_llama_perplexity"] = float(match[1])
+    return figures
 
 
 def _text(folder: Path) -> Path:
@@ -178,7 +178,7 @@ def _quantizing(parts: Parts, source: Path, folder: Path, tools: Path) -> dict[s
             subprocess.run([str(tool), str(source), str(target), "Q4_K_M", "2"], check=True, capture_output=True)
             theirs.append(time.perf_counter() - begun)
             target.unlink()
-    found = {"quantize_s": sorted(mine)[1]}
+    figures = {"quantize_s": sorted(mine)[1]}
     if theirs:
-        found["quantize_speed_against_llama_quantize"] = sorted(theirs)[1] / sorted(mine)[1]
-    return found
+        figures["quantize_speed_against_llama_quantize"] = sorted(theirs)[1] / sorted(mine)[1]
+    return figures

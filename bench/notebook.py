@@ -49,13 +49,13 @@ def measure(folder: Path) -> dict[str, float]:
         browser = parts.library.browser(None)[0]
         whole = [WholeCell(run.cell, (run,)) for _ in range(_CELLS)]
         notebook = parts.library.create(browser, "fifty cells", whole)
-        found = {"run_bytes": float(len(msgspec.json.encode(run)))}
+        figures = {"run_bytes": float(len(msgspec.json.encode(run)))}
         saving = []
         for _ in range(30):
             begun = time.perf_counter()
             parts.library.save_run(notebook.id, msgspec.structs.replace(run, cell=_renamed(run, notebook.cells[0])))
             saving.append(time.perf_counter() - begun)
-        found |= {"save_run_s": statistics.median(saving), "save_run_max_s": max(saving)}
+        figures |= {"save_run_s": statistics.median(saving), "save_run_max_s": max(saving)}
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
@@ -63,11 +63,11 @@ def measure(folder: Path) -> dict[str, float]:
         context = chromium.new_context(viewport={"width": 1366, "height": 900})
         context.add_init_script(f"localStorage.setItem('vlm-quant-playground', {browser!r})")
         with running(cache, folder / "log.txt") as app:
-            found |= _opening(context.new_page(), app.url)
+            figures |= _opening(context.new_page(), app.url)
         with running(cache, folder / "paced.txt", command=("-m", "bench.paced")) as app:
-            found |= _streaming(context.new_page(), app.url, app.pid)
+            figures |= _streaming(context.new_page(), app.url, app.pid)
         chromium.close()
-    return found
+    return figures
 
 
 def _one_run(parts: Parts) -> Run:

@@ -28,7 +28,7 @@ _THREE, _ONE, _TEXT = "three batches", "one batch of embeddings", "one batch of 
 def measure(ready: engine.Bench) -> dict[str, float]:
     """Tokens a second of a prompt in either way, and as text alone, which is what llama-bench measures; and how far the
     next token's log-probabilities lie apart, beside what smaller batches change."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for variant in (v for v in ready.variants if v.model.quantization in ("F16", "Q4_K_M")):
         command = [sys.executable, "-m", "bench.prompt", variant.model.path, str(int(ready.gpu)), str(ready.threads)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -36,8 +36,8 @@ def measure(ready: engine.Bench) -> dict[str, float]:
             raise RuntimeError(done.stderr[-3000:])
         name = variant.model.quantization.lower()
         numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        found |= {f"{name}, {what}": number for what, number in numbers.items()}
-    return found
+        figures |= {f"{name}, {what}": number for what, number in numbers.items()}
+    return figures
 
 
 def main(path: str, on_gpu: bool, n_threads: int) -> None:

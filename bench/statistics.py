@@ -103,17 +103,17 @@ def _share_above(values: Sequence[float]) -> statistics.Interval:
 
 def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str], list[float]]:
     """By law and by what is estimated: the coverage at each size."""
-    found: dict[tuple[str, str], list[float]] = {}
+    figures: dict[tuple[str, str], list[float]] = {}
     for sigma in (1, 2, 3):
 
         def lognormal(rng: _Rng, n: int, sigma: int = sigma) -> Sequence[float]:
             return list(_SCALE * rng.lognormal(0, sigma, n))
 
         # The median of the law is its scale, and half of it lies above.
-        found[f"lognormal, sigma {sigma}", "median"] = [
+        figures[f"lognormal, sigma {sigma}", "median"] = [
             coverage(lognormal, _SCALE, statistics.median, n, draws) for n in sizes
         ]
-        found[f"lognormal, sigma {sigma}", "share above 0.01"] = [
+        figures[f"lognormal, sigma {sigma}", "share above 0.01"] = [
             coverage(lognormal, 0.5, _share_above, n, draws) for n in sizes
         ]
     _, variants = read()
@@ -125,10 +125,10 @@ def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str],
         def resampled(rng: _Rng, n: int, values: numpy.ndarray = means) -> Sequence[float]:
             return list(rng.choice(values, n))
 
-        found[label, "median"] = [
+        figures[label, "median"] = [
             coverage(resampled, float(numpy.median(means)), statistics.median, n, draws) for n in sizes
         ]
-        found[label, "share above 0.01"] = [
+        figures[label, "share above 0.01"] = [
             coverage(resampled, float((means > 0.01).mean()), _share_above, n, draws) for n in sizes
         ]
 
@@ -136,11 +136,11 @@ def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str],
             return list(rng.choice(numpy.array(values, float), n))
 
         truth = float(numpy.mean(variant.changed))
-        found[label, "changed answers"] = [
+        figures[label, "changed answers"] = [
             coverage(changed, truth, lambda v: statistics.count([x > 0 for x in v]).interval, n, draws) for n in sizes
         ]
     for lost, won in ((0.02, 0.0), (0.05, 0.01), (0.0151, 0.0)):
-        found[f"{lost:.1%} lost, {won:.0%} won", "difference (Tango), exact"] = [
+        figures[f"{lost:.1%} lost, {won:.0%} won", "difference (Tango), exact"] = [
             _tangos_coverage(lost, won, n) for n in sizes
         ]
     few = max(draws // 5, 40)  # these bets take 20 ms each
@@ -149,7 +149,7 @@ def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str],
         def scores(rng: _Rng, n: int, mean: float = mean, spread: float = spread) -> Sequence[float]:
             return list(rng.beta(mean / spread, (1 - mean) / spread, n))
 
-        found[f"scores around {mean}", "mean (bets)"] = [
+        figures[f"scores around {mean}", "mean (bets)"] = [
             coverage(scores, mean, statistics.bounded_mean, n, few) for n in sizes
         ]
 
@@ -161,10 +161,10 @@ def coverages(draws: int, sizes: Sequence[int] = SIZES) -> dict[tuple[str, str],
         pictures = [k // 5 for k in range(len(values))]
         return statistics.count([v > 0 for v in values], statistics.design_effect(values, pictures)).interval
 
-    found["five questions a picture", "changed answers"] = [
+    figures["five questions a picture", "changed answers"] = [
         coverage(clustered, 0.1, by_picture, n, draws) for n in sizes
     ]
-    return found
+    return figures
 
 
 def _tangos_coverage(lost: float, won: float, n: int) -> float:
@@ -274,8 +274,8 @@ def main(draws: int = 1000) -> None:
             print(f"  {rivals} variants, {discordant:.0%} of the questions flip: {wrong:.1%}")
     print("Power: how often 'worse' is found by 1,000 questions, and after how many (median)")
     for lost, won in ((0.18, 0.0), (0.05, 0.0), (0.06, 0.03), (0.02, 0.0)):
-        found, needed = power(draws, lost, won)
-        print(f"  {lost:.0%} lost, {won:.0%} won: {found:.0%}, {'-' if needed is None else f'{needed:.0f}'} questions")
+        share, needed = power(draws, lost, won)
+        print(f"  {lost:.0%} lost, {won:.0%} won: {share:.0%}, {'-' if needed is None else f'{needed:.0f}'} questions")
     print("Decisions over random draws of the 210 embedded questions: passes the gate / is recommended, %")
     labels: list[str] = []
     for n in (4, 8, 12, 24, 50, 100, 150, 200, 210):

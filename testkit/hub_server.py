@@ -379,11 +379,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._allowed():
             return self._error(401, "", "Invalid username or password.")
         if self._seen.path == "/api/repos/create":
-            asked = json.loads(body)
-            id = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            wanted = json.loads(body)
+            id = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
             repos, repo = (
                 self.server_hub.repos,
-                HubRepo(id, {}, dataset=True, private=asked.get("visibility") == "private"),
+                HubRepo(id, {}, dataset=True, private=wanted.get("visibility") == "private"),
             )
             if f"datasets/{id}" in repos:
                 return self._error(409, "", "You already created this dataset repo")

@@ -162,13 +162,13 @@ def compare(
         if makers_sampling:
             settings = settings.over(_makers(parts, chosen))
         comparison = comparison_request.comparison_of(images, prompt, chosen, settings)
-        asked: list[ComparisonUpdate] = []
+        updates: list[ComparisonUpdate] = []
         for _ in range(repeat):
             for last in branching.run(comparison, parts.lab, StopFlag(), max_panes=parts.settings.max_panes):
                 if not as_json:
                     _show_progress(last)
-            asked.append(last)
-    spreads = speeds.spreads(asked)
+            updates.append(last)
+    spreads = speeds.spreads(updates)
     if as_json:
         document = json_documents.of_update(last)
         if repeat > 1:
