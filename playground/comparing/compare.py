@@ -434,6 +434,7 @@ class _ComparisonRun:
         }
         if chunk.controls:
             fields["controls"] = tuple(dict.fromkeys(pane.controls + chunk.controls))
+            fields["control_ids"] = tuple(dict.fromkeys(pane.control_ids + chunk.control_ids))
         if pane.state is not PaneState.WRITING:
             fields["state"] = PaneState.WRITING
         self._panes.set(variant.id, **fields)

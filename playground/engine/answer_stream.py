@@ -23,7 +23,7 @@ class AnswerStream:
         self._raw: list[bytes] = []
         self._written = Written()
         self._ids: list[int] = []
-        self._controls: list[str] = []
+        self._controls: dict[int, str] = {}  # by their ids
         self._forced = False
         self._n_tokens = 0
         self.reasoning_tokens = 0  # with the marks around it
@@ -51,13 +51,14 @@ class AnswerStream:
         was_inside = self.in_reasoning
         self._read(self._text.push(shown), 1)
         if shown and not was_inside and not self.in_reasoning and self._vocabulary.is_named(token):
-            self._controls.append(shown.decode("utf-8", "replace"))
+            self._controls[token] = shown.decode("utf-8", "replace")
 
     def take(self) -> Chunk:
         """What came since the last chunk."""
-        written, ids, controls = self._written, tuple(self._ids), tuple(dict.fromkeys(self._controls))
-        self._written, self._ids, self._controls = Written(), [], []
-        return Chunk(written.answer, ids, written.reasoning, written.all_reasoned, controls)
+        written, ids, controls = self._written, tuple(self._ids), self._controls
+        self._written, self._ids, self._controls = Written(), [], {}
+        names = tuple(dict.fromkeys(controls.values()))
+        return Chunk(written.answer, ids, written.reasoning, written.all_reasoned, names, tuple(controls))
 
     def end(self) -> Chunk:
         """The last chunk, with what was held back."""

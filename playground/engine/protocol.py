@@ -158,6 +158,7 @@ class Chunk(Message, frozen=True, tag=True):
     reasoning: str = ""
     all_reasoned: bool = False  # the text of all chunks before this one was reasoning
     controls: tuple[str, ...] = ()  # the different control tokens in its text
+    control_ids: tuple[int, ...] = ()  # theirs
 
     @property
     def written(self) -> Written:

@@ -254,7 +254,7 @@ def _lists(run: Run) -> Iterator[Sized]:
     for update in (result.update for result in run.results):
         yield from (update.notes, update.branches)
         for p in (*update.panes, *(branch.pane for branch in update.branches)):
-            yield from (p.token_ids, p.scores, p.log, p.remarks, p.controls, p.timeline)
+            yield from (p.token_ids, p.scores, p.log, p.remarks, p.controls, p.control_ids, p.timeline)
             yield from (p.metrics.progress or (), p.metrics.image_pixels or ())
     if (measured := run.measurement) is not None:
         yield from (measured.questions, measured.answers, measured.results, measured.floors, measured.problems)

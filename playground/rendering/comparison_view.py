@@ -47,6 +47,15 @@ class _PhaseShare:
 
 
 @dataclass(frozen=True, slots=True)
+class _Token:
+    """The text of a token, or the part of it that is in a span."""
+
+    text: str
+    probability: float | None
+    control: bool | None  # None: its id is not known, so its text decides
+
+
+@dataclass(frozen=True, slots=True)
 class _TextSpan:
     """Consecutive text of an answer that is shown in one way, cut into tokens with their probabilities."""
 
@@ -54,7 +63,7 @@ class _TextSpan:
     gap: str  # white space in front of a change: it is not marked
     before: str  # the reference's words in its place
     apart: bool  # these had white space in front of them that the answer has not
-    tokens: list[tuple[str, float | None]]
+    tokens: list[_Token]
     within: bool = False  # it is part of a word
 
 
@@ -321,16 +330,20 @@ def _shortened(text: str) -> str:
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:
     """The changes, their text cut where its tokens end."""
     scores, begins = _tokens(pane)
+    ids = [id for id, score in zip(pane.token_ids, pane.scores, strict=False) if score.text] if scores else []
+    controls = frozenset(pane.control_ids)
     runs, start = [], 0
     for kind, before, after in changes:
         end = start + len(after)
         gap = "" if kind == "equal" else after[: len(after) - len(after.lstrip())]
         start += len(gap)
         cuts = [start, *begins[bisect.bisect_right(begins, start) : bisect.bisect_left(begins, end)], end]
-        tokens: list[tuple[str, float | None]] = []
+        tokens: list[_Token] = []
         for a, b in itertools.pairwise(cuts):
             token = bisect.bisect_right(begins, a) - 1
-            tokens.append((pane.text[a:b], scores[token].probability if token < len(scores) else None))
+            probability = scores[token].probability if token < len(scores) else None
+            control = ids[token] in controls if controls and 0 <= token < len(ids) else None
+            tokens.append(_Token(pane.text[a:b], probability, control))
         apart = not gap and before != before.lstrip()
         within = not gap and not apart and start > 0 and not pane.text[start - 1].isspace()
         runs.append(_TextSpan(kind, gap, before.strip(), apart, tokens if start < end else [], within))

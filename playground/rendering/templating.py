@@ -34,6 +34,15 @@ def chips(text: str, controls: Collection[str]) -> markupsafe.Markup:
     return markupsafe.Markup("").join(html)
 
 
+def chip_if(text: str, is_control: bool) -> markupsafe.Markup:
+    """A token's text, escaped; a chip if the token is a control token. White space around it stays outside."""
+    name = text.strip()
+    if not is_control or not name:
+        return markupsafe.escape(text)
+    before, _, behind = text.partition(name)
+    return markupsafe.escape(before) + _CHIP.format(name) + markupsafe.escape(behind)
+
+
 @functools.lru_cache(maxsize=64)
 def _names(controls: tuple[str, ...]) -> tuple[frozenset[str], re.Pattern[str] | None]:
     """Those in brackets, and an expression that finds the others: a word only where it stands alone."""
@@ -71,6 +80,7 @@ environment.filters |= {
     "drift_at_least": number_format.drift_at_least,
     "share": number_format.share,
     "chips": chips,
+    "chip_if": chip_if,
     "short_id": lambda id: id.split(":", 1)[-1],
     "plain": lambda number: f"{number:.10g}",
 }

@@ -132,6 +132,7 @@ class Pane:
     finish_reason: str | None = None  # "end of text", "max tokens", "stop text", "stopped", "context full"
     reasoning: str = ""  # what was written before the answer, without the marks around it
     controls: tuple[str, ...] = ()  # the different control tokens in the text
+    control_ids: tuple[int, ...] = ()  # theirs; empty: kept by an older version, or there are none
     raw: str | None = None  # all that was written, with every control token; None if the text is all of it
     # Each state that was entered, with the seconds since the comparison began. Empty: kept by an older version.
     timeline: tuple[tuple[PaneState, float], ...] = ()

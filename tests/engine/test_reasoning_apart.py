@@ -99,6 +99,7 @@ def test_answer_when_it_has_control_tokens_then_they_are_part_of_its_text(
     pane = answer(parts, scene, parts.catalog.open_pair(model, Path(noise.projector.path)), None, max_tokens=12)
     assert (pane.token_ids, pane.text) == (plain.token_ids, plain.text)
     assert pane.controls == (piece,) != ("",)
+    assert (plain.control_ids, pane.control_ids) == ((), (token,))
     assert "".join(score.text for score in pane.scores) == pane.text
 
 

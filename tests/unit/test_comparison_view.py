@@ -193,6 +193,18 @@ def test_pane_when_the_answer_has_control_tokens_then_they_are_chips_in_its_text
     assert '<code class="vp-token">&lt;loc_1&gt;</code>a &lt;b&gt;' in html
 
 
+@pytest.mark.parametrize(("control_ids", "chips"), [((7,), 1), ((), 2)])  # older versions kept no ids
+def test_pane_when_a_word_is_written_like_a_control_token_then_its_id_tells_which_of_them_is_a_chip(
+    control_ids: tuple[int, ...], chips: int
+) -> None:
+    pane = done(F16, "a box, box.", scored(("a", 0.9), (" box", 0.9), (",", 0.9), (" box", 0.4), (".", 0.9)))
+    pane = replace(pane, token_ids=(1, 5, 3, 7, 4), controls=("box",), control_ids=control_ids)
+    html = str(comparison_view.panes(ComparisonUpdate((pane,), done=True), (F16,), "F16"))
+    assert Texts(html).texts == ["a box, box."]
+    assert html.count('<code class="vp-token">') == chips
+    assert '<span title="40.0%" class="vp-unsure"> <code class="vp-token">box</code></span>' in html
+
+
 def test_verdict_when_answers_are_control_tokens_and_words_then_the_words_are_told_apart() -> None:
     before, after = (f"<doctag><loc_1>Report <fcel>1,{n}<nl></doctag>" for n in (410, 470))
     assert word_changes(before, after) == [
