@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 from playground.cli.options import AsJson, Uploader, line, say
 from playground.errors import BadInput, cannot_write
 from playground.measuring.results import Progress
-from playground.rendering import number_format
 from playground.settings import Settings
 from playground.study import study_file, study_report
 from playground.study.study_job import StudyJob
 from playground.study.study_plan import study_plan
+from playground.values import durations
 from playground.wiring import open_parts
 
 
@@ -91,5 +91,5 @@ def _news(words: str) -> None:
 
 
 def _progress(what: str, update: Progress) -> None:
-    left = f", {number_format.about(update.seconds_left)} left" if update.seconds_left is not None else ""
+    left = f", {durations.about(update.seconds_left)} left" if update.seconds_left is not None else ""
     line(f"{what}: {update.done} of {update.total}{left}: {update.what}")

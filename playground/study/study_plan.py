@@ -20,6 +20,7 @@ from playground.study import study_files
 from playground.study.study_file import Study, StudyFamily, preset_of, suite_name
 from playground.study.study_files import FamilyFiles, Origin
 from playground.study.study_steps import StepStore, drawn_before, plan_of, steps_of_family
+from playground.values import durations
 from playground.wiring import Parts
 
 
@@ -124,7 +125,7 @@ class StudyPlan(msgspec.Struct, frozen=True):
 
 def time_words(seconds: float) -> str:
     return (
-        f"time: {number_format.about(seconds)}, by what these families took on this machine"
+        f"time: {durations.about(seconds)}, by what these families took on this machine"
         if seconds
         else ("time: none, everything is measured")
     )
