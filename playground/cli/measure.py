@@ -144,11 +144,14 @@ def accuracy(
     shared: ResultsOptions,
     endpoint: EndpointNames = None,
     pack: PackFile = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Label or id of the variant, or name of the endpoint, to compare with.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Accepted answers, and whether a variant is better or worse than the reference on the same questions."""
     plan = results.MeasurementPlan(drift=False, accuracy=True)
-    measured = _measure(choice, questions, sweep, shared, plan, pack, endpoints=listed(endpoint))
+    measured = _measure(choice, questions, sweep, shared, plan, pack, listed(endpoint), reference)
     if as_json:
         _print_json(measured.measurement)
         return
@@ -263,13 +266,15 @@ def _measure(
 ) -> MeasuredVariants:
     """Measures, and writes the results document if one is wanted.
 
-    `endpoints`: answer as well. `reference`: one of them, in place of a variant.
+    `endpoints`: answer as well. `reference`: a variant, or one of them; None: the most precise variant.
     """
     shared.check()
-    if reference is not None and (pack is not None or shared.results is not None):
+    if reference in endpoints and (pack is not None or shared.results is not None):
         raise BadInput("With --endpoint as the reference there is no --pack, and no --results: its files are unknown.")
     if pack is not None and endpoints:
         raise BadInput("A server elsewhere is not measured against a pack. Leave out --endpoint or --pack.")
+    if pack is not None and reference is not None:
+        raise BadInput("The pack is the reference. Leave out --reference or --pack.")
     if pack is not None:
         check_for_pack(questions)
     with open_parts(Settings.read(), any_folder=True) as parts:

@@ -161,7 +161,8 @@ def _packed_drift(
 ) -> TokenDrift:
     """All other tokens count as one: the KL is a lower bound of that over the whole vocabulary.
 
-    `ids`: the likeliest first. `rest`: the natural logarithm of what the others have together.
+    `ids`: the likeliest first; empty where nothing is known. `rest`: the natural logarithm of what the others have
+    together.
     """
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
@@ -176,7 +177,7 @@ def _packed_drift(
     return TokenDrift(
         text=text,
         kl=max(0.0, kl),
-        same_top=int(ids[0]) == int(own.argmax()),
+        same_top=not len(ids) or int(ids[0]) == int(own.argmax()),
         reference=tuple(Candidate(token, _shown(vocabulary, token), math.exp(value)) for token, value in first),
         variant=_likeliest(vocabulary, softmax),
     )

@@ -77,21 +77,19 @@ class OwnTokens:
         self._ids = dict(zip(pieces, found.token_ids, strict=True))
 
     def read(self, answer: EndpointAnswer) -> tuple[tuple[int, ...], Distributions] | None:
-        """The answer's tokens but the last, and what the server held likely at each and behind them.
+        """The answer's tokens, and what the server held likely at each and behind them: there nothing may be known.
 
-        The last one may be the end of the text, which needs no id. None: a token is not one of this vocabulary.
+        None: a token is not one of this vocabulary.
         """
         *tokens, last = answer.tokens
-        ids = [self._usual(token) for token in tokens]
-        if None in ids:
+        rows = [self._likely(token) for token in answer.tokens]
+        if answer.text.encode().endswith(token_bytes(last)):  # else it is the end of the text
+            tokens.append(last)
+            rows.append({})
+        ids = tuple(id for token in tokens if (id := self._usual(token)) is not None)
+        if len(ids) < len(tokens) or not rows[0] or not all(rows[:-1]):
             return None
-        rows = [self._likely(token) for token in (*tokens, last)]
-        while rows and not rows[-1]:
-            rows.pop()  # its tokens are not known here
-        if not rows or not all(rows):
-            return None
-        kept = tuple(id for id in ids if id is not None)[: len(rows) - 1]
-        return kept, _distributions(rows)
+        return ids, _distributions(rows)
 
     def _usual(self, token: TokenLogprob) -> int | None:
         return next(iter(self._ids[token_bytes(token)]), None)

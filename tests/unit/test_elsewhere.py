@@ -20,14 +20,14 @@ def token(text: str, p: float, *beside: tuple[str, float], raw: bytes | None = N
     return TokenLogprob(text, math.log(p), list(raw) if raw is not None else None, top)
 
 
-def read(*tokens: TokenLogprob) -> tuple[tuple[int, ...], Any] | None:
-    answer = EndpointAnswer(tokens=tokens)
+def read(*tokens: TokenLogprob, text: str = "") -> tuple[tuple[int, ...], Any] | None:
+    answer = EndpointAnswer(text, tokens=tokens)
     pieces = elsewhere.pieces([answer])
     found = TokensFound(tuple(IDS.get(piece.decode("utf-8", "replace"), ()) for piece in pieces), 100)
     return elsewhere.OwnTokens(found, pieces).read(answer)
 
 
-def test_answer_when_its_tokens_are_known_then_ids_but_the_last_and_the_likely_ones_at_each() -> None:
+def test_answer_when_its_tokens_are_known_then_their_ids_and_the_likely_ones_at_each_and_at_its_end() -> None:
     answer = read(token("The", 0.9, ("A", 0.05)), token(" cat", 0.6, (" dog", 0.3)), token("</s>", 0.8))
     assert answer is not None
     ids, likely = answer
@@ -38,10 +38,13 @@ def test_answer_when_its_tokens_are_known_then_ids_but_the_last_and_the_likely_o
     assert likely.rest.tolist() == pytest.approx([math.log(p) for p in (0.1, 0.1, 0.2)], abs=1e-5)
 
 
-def test_answer_when_its_last_token_is_not_known_then_up_to_there() -> None:
-    answer = read(token("The", 0.9), token(" cat", 0.6), token("<eos>", 0.8))
+@pytest.mark.parametrize("end", [(), (token("<eos>", 0.8),)])
+def test_answer_when_its_end_is_not_known_then_nothing_is_likely_there(end: tuple[TokenLogprob, ...]) -> None:
+    answer = read(token("The", 0.9), token(" cat", 0.6), *end, text="The cat")
     assert answer is not None
-    assert (answer[0], answer[1].counts.tolist()) == ((10,), [1, 1])
+    ids, likely = answer
+    assert (ids, likely.counts.tolist()) == ((10, 11), [1, 1, 0])
+    assert likely.rest.tolist()[-1] == 0  # all of the probability
 
 
 @pytest.mark.parametrize("tokens", [(token("Le", 0.9), token(" cat", 0.5)), (token("Le", 0.9),)])
