@@ -51,6 +51,12 @@ class StudyResult:
 _T = TypeVar("_T")
 
 
+def measurements_at_once(places: int, steps: Sequence[StudyStep]) -> int:
+    """A measurement spreads its language models over the places itself; what is left of these is for others."""
+    models = [len({variant.model.sha256 for variant in step.request.variants}) for step in steps]
+    return max(1, places // max(models, default=1))
+
+
 def spread(work: Sequence[_T], at_once: int, do: Callable[[_T], None], stop: Event) -> None:
     """Do each piece of work, several at once. An error sets `stop`, and is raised when all have ended."""
 
@@ -114,9 +120,9 @@ class StudyJob:
         self._tell(self._outlook(families, store))
         if only_time:
             return None
-        places = len(self.parts.pool.devices.options(None))
         left = [step for step in steps if step not in kept]
-        spread(left, max(1, places), lambda step: self._measure(step, store), self._stop)
+        at_once = measurements_at_once(len(self.parts.pool.devices.options(None)), left)
+        spread(left, at_once, lambda step: self._measure(step, store), self._stop)
         finished = tuple(step for step in (store.read(step.key) for step in steps) if step is not None)
         return StudyResult(self.study, tuple(families), sets, finished, len(kept), tuple(self._problems))
 

@@ -321,7 +321,10 @@ def _missing(result: StudyResult) -> list[str]:
 
 def _about(result: StudyResult) -> list[str]:
     n = sum(len(step.measurement.questions) for step in result.finished if step.what == QUESTIONS)
-    shown = [f"{suite}: {what_it_shows(len(questions.items))}" for suite, questions in result.sets.items()]
+    shown = [
+        f"{questions.sample.words if questions.sample else suite}: {what_it_shows(len(questions.items))}"
+        for suite, questions in result.sets.items()
+    ]
     where = dict.fromkeys(f"{step.engine}; {step.machine}" for step in result.finished)
     families, suites = len(result.families), len(result.sets)
     first = (

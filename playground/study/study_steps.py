@@ -20,6 +20,7 @@ from playground.measuring import question_sets, speed_test, suite_source
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
+from playground.measuring.steps import settings_key
 from playground.measuring.suite_samples import newest_sample
 from playground.measuring.suite_source import SuiteChoice
 from playground.study.study_file import EMBEDDED, Study, is_own, suite_name
@@ -177,10 +178,11 @@ def _step(
     form: PromptForm,
 ) -> StudyStep:
     runtime = Runtime(n_ctx=n_ctx)
-    files = [(v.id, v.model.sha256, v.projector.sha256, v.chat_template, v.overrides) for v in variants]
+    # The fields that decide, by name: later versions add others, and what is finished stays so.
+    files = [(v.id, v.model.sha256, v.projector.sha256, v.chat_template) for v in variants]
     asked = [(questions.picture(item), item) for item in questions.items]
     digest = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
     where = parts.machine if what == SPEED else ""
-    key = parts.result_cache.key("study", what, files, digest, plan, runtime, form.given, where)
+    key = parts.result_cache.key("study", what, files, digest, plan, settings_key(runtime), form.given, where)
     request = MeasureRequest(questions, tuple(variants), variants[0].id, plan, runtime, form)
     return StudyStep(key, what, family, suite, request)

@@ -11,14 +11,15 @@ from threading import Barrier, Event
 import pytest
 
 from playground.errors import BadInput, Interrupted
-from playground.measuring import result_documents
+from playground.measuring import look_test, result_documents
+from playground.measuring.measure import MeasureRequest
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan, QuestionDrift, Sight, Speed, TokenCost
 from playground.measuring.summaries import variant_result
 from playground.study.study_file import parse
-from playground.study.study_job import StudyFamilyResult, StudyResult, spread
+from playground.study.study_job import StudyFamilyResult, StudyResult, measurements_at_once, spread
 from playground.study.study_report import documents, html, markdown, pooled, write
-from playground.study.study_steps import QUESTIONS, SPEED, FinishedStep, StepStore
+from playground.study.study_steps import QUESTIONS, SPEED, FinishedStep, StepStore, StudyStep
 from playground.values.files import ModelFile, Variant
 from testkit.html_tags import Tags
 
@@ -125,7 +126,6 @@ def test_sight_when_taken_together_then_all_questions_decide(
     counts: tuple[tuple[int, int] | None, ...],
     verdict: Sight | None,
 ) -> None:
-    from playground.measuring import look_test
 
     assert look_test.pooled(verdicts, counts) == verdict
 
@@ -196,6 +196,15 @@ def test_measurement_when_kept_then_it_is_found_by_all_that_it_follows_from(
     path.write_bytes(path.read_bytes()[:-10])
     assert store.read(kept.key) is None
     assert "is measured again" in caplog.text
+
+
+@pytest.mark.parametrize(("places", "at_once"), [(1, 1), (2, 1), (4, 2), (9, 4)])
+def test_measurements_when_there_are_more_places_than_language_models_then_several_run_at_once(
+    tmp_path: Path, places: int, at_once: int
+) -> None:
+    request = MeasureRequest(QuestionSet("set", (), tmp_path), PAIRS, BASE)  # two language models
+    assert measurements_at_once(places, [StudyStep("k", QUESTIONS, FAMILY, "set", request)]) == at_once
+    assert measurements_at_once(places, []) == places
 
 
 def test_work_when_there_are_two_places_then_two_pieces_are_done_at_once() -> None:
