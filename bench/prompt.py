@@ -41,9 +41,11 @@ def measure(ready: engine.Bench) -> dict[str, float]:
 
 
 def main(path: str, on_gpu: bool, n_threads: int) -> None:
+    # In this order: with numpy, which gguf imports, before llama_cpp loading a model crashed on a GPU machine.
+    from llama_cpp import llama_cpp as C  # noqa: I001, PLC0415
+
     import gguf  # noqa: PLC0415
     import numpy  # noqa: PLC0415
-    from llama_cpp import llama_cpp as C  # noqa: PLC0415  before numpy
 
     C.llama_backend_init()
     params = C.llama_model_default_params()

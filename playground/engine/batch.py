@@ -35,7 +35,7 @@ from playground.engine.protocol import (
 )
 from playground.engine.sampling import TokenSampler
 from playground.engine.sequences import Row, SequenceContext
-from playground.errors import BadPair, BadPrompt, EngineError, Interrupted, PlaygroundError
+from playground.errors import BadPrompt, EngineError, Interrupted, PlaygroundError
 from playground.values.reasoning import opened_by
 
 
@@ -123,7 +123,7 @@ class Batch:
         self._running: list[_Sequence] = []
         self._open = True
         self._full = False  # the cache has no room for more until a sequence ends
-        self._steps = self._tokens = 0
+        self._steps = self._tokens = self._prefix_batches = 0
         self._prefix_s = self._decode_s = self._idle_s = 0.0
         self._newest = NewestEmbeddings()
 
@@ -139,7 +139,9 @@ class Batch:
             self._context.clear()
             raise
         seconds = time.perf_counter() - started
-        return BatchEnded(self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens)
+        return BatchEnded(
+            self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens, self._prefix_batches
+        )
 
     def _listen(self) -> bool:
         """Take in what has come; block while there is nothing to do. False: everything has ended."""
@@ -188,38 +190,51 @@ class Batch:
     def _admit(self) -> None:
         """Let prompts join that wait, as long as there is room."""
         while self._waiting and self._free and not self._full and not self._cancelled.is_set():
-            join = self._waiting.popleft()
-            number = self._free[-1]
-            sampler = self._model.samplers[number - 1]
-            started = time.perf_counter()
+            started, batches = time.perf_counter(), self._context.batches
+            joins = self._next_joins()
             try:
-                check_prompt(join.prompt, self._model, self._context, self._n_ctx)
-                sampler.attach(self._context.handle, join.sampling)
-                pending, position, reused = self._context.begin(number, join.prompt, self._cancelled)
+                begun = self._context.begin_together({n: join.prompt for n, join in joins.items()}, self._cancelled)
             except Interrupted:
-                self._send(SequenceEnded(join.id, "stopped"))
+                for join in joins.values():
+                    self._send(SequenceEnded(join.id, "stopped"))
+                continue
             except ContextFull as error:
+                ((number, join),) = joins.items()  # with a cache for each there is room
                 self._context.end(number)
                 if not self._running:
                     self._fail(join.id, error)
                     continue
                 self._waiting.appendleft(join)  # when another one has ended
                 return
-            except (BadPair, BadPrompt) as error:
-                self._fail(join.id, error)
-            except EngineError:
-                raise
-            except PlaygroundError as error:  # a grammar that llama.cpp cannot read
-                self._fail(join.id, error)
-            else:
-                self._prefix_s += time.perf_counter() - started
-                self._free.pop()
+            self._prefix_s += time.perf_counter() - started
+            self._prefix_batches += self._context.batches - batches
+            for number, (pending, position, reused) in begun.items():
+                join, sampler = joins[number], self._model.samplers[number - 1]
+                self._free.remove(number)
                 sampling = join.sampling
                 opened = None if sampling.bound else opened_by(join.prompt.rendered)
                 answer = AnswerStream(self._model.vocabulary, sampling.stop, opened)
                 sequence = _Sequence(join, number, sampler, answer, pending, position, reused)
                 sequence.forced.extend(answer.due(sequence.budget))
                 self._running.append(sequence)
+
+    def _next_joins(self) -> dict[int, Join]:
+        """By the number of a free sequence: with one cache for all one prompt, else as many as there are. What is wrong
+        with one of them ends it alone."""
+        joins: dict[int, Join] = {}
+        free = self._free[::-1][: 1 if self._context.key.kv_unified else None]
+        while self._waiting and len(joins) < len(free):
+            join, number = self._waiting.popleft(), free[len(joins)]
+            try:
+                check_prompt(join.prompt, self._model, self._context, self._n_ctx)
+                self._model.samplers[number - 1].attach(self._context.handle, join.sampling)
+            except EngineError:
+                raise
+            except PlaygroundError as error:  # of another model, too long, a grammar that llama.cpp cannot read
+                self._fail(join.id, error)
+            else:
+                joins[number] = join
+        return joins
 
     def _step(self) -> None:
         """Decode one batch: the newest token of each answer, and prompts as far as there is room."""

@@ -11,6 +11,7 @@ import ctypes
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
@@ -79,6 +80,7 @@ class Context:
         self.key = key
         self.n_ctx: int = C.llama_n_ctx_seq(handle)  # tokens that one sequence may hold
         self.read_s = 0.0
+        self.batches = 0  # that were decoded
         self._memory = C.llama_get_memory(handle)
         self._n_swa: int = C.llama_model_n_swa(model)
         self._n_pos = 0
@@ -151,23 +153,33 @@ class Context:
 
     def _read_chunks(self, chunks: Sequence[TextChunk | ImageChunk], cancelled: Event, *, logits: bool) -> None:
         """Decode chunks behind those in the cache. `logits`: of the last token."""
-        # Between tokens the caller looks at `cancelled`; within a prompt batch ggml asks (CPU only).
-        abort = C.ggml_abort_callback(lambda _data: cancelled.is_set())
-        C.llama_set_abort_callback(self.handle, abort, None)
         try:
-            for i, chunk in enumerate(chunks, start=1):
-                if isinstance(chunk, TextChunk):
-                    self._read_text(chunk, cancelled, logits=logits and i == len(chunks))
-                else:
-                    self._read_image(chunk, cancelled)
-                self._kept.append((_chunk_key(chunk), self._n_pos))
-            if logits:  # a GPU computes what is behind the last image of a batch's prompt next
-                C.llama_synchronize(self.handle)
+            with self._listening(cancelled):
+                self._decode_chunks(chunks, cancelled, logits=logits)
+                if logits:  # a GPU computes what is behind the last image of a batch's prompt next
+                    C.llama_synchronize(self.handle)
         except BaseException:
             self.forget()
             raise
+
+    @contextmanager
+    def _listening(self, cancelled: Event) -> Iterator[None]:
+        """Between tokens the caller looks at `cancelled`; within a prompt batch ggml asks (CPU only)."""
+        abort = C.ggml_abort_callback(lambda _data: cancelled.is_set())
+        C.llama_set_abort_callback(self.handle, abort, None)
+        try:
+            yield
         finally:
             C.llama_set_abort_callback(self.handle, C.ggml_abort_callback(), None)
+
+    def _decode_chunks(self, chunks: Sequence[TextChunk | ImageChunk], cancelled: Event, *, logits: bool) -> None:
+        """As mtmd_helper_eval_chunks does."""
+        for i, chunk in enumerate(chunks, start=1):
+            if isinstance(chunk, TextChunk):
+                self._read_text(chunk, cancelled, logits=logits and i == len(chunks))
+            else:
+                self._read_image(chunk, cancelled)
+            self._kept.append((chunk_key(chunk), self._n_pos))
 
     def read_answer(self, token_ids: Sequence[int], n_vocabulary: int, cancelled: Event) -> Iterator[Any]:
         """Decode an answer to the prompt that was read. Yields the logits that each token was chosen from, and those
@@ -210,7 +222,7 @@ class Context:
             return 0
         n = 0
         limit = min(len(self._kept), len(chunks))
-        while n < limit and self._kept[n][0] == _chunk_key(chunks[n]):
+        while n < limit and self._kept[n][0] == chunk_key(chunks[n]):
             n += 1
         if n == 0:
             self.forget()
@@ -245,38 +257,45 @@ class Context:
 
     def _text_batch(self, token_ids: Sequence[int], n_logits: int) -> C.llama_batch:
         n = len(token_ids)
-        _fill(self._tokens, array("i", token_ids))
-        _fill(self._positions, array("i", range(self._n_pos, self._n_pos + n)))
+        fill(self._tokens, array("i", token_ids))
+        fill(self._positions, array("i", range(self._n_pos, self._n_pos + n)))
         ctypes.memset(self._wants_logits, 0, n - n_logits)
         ctypes.memset(ctypes.byref(self._wants_logits, n - n_logits), 1, n_logits)
         self._n_pos += n
         return self._batch(n)
 
     def _read_image(self, chunk: ImageChunk, cancelled: Event) -> None:
-        width = len(chunk.embeddings) // chunk.n_tokens  # bytes of one embedding
-        # No copy: 9 MB in an image of 576 tokens. The chunk keeps them alive.
-        embeddings = ctypes.cast(ctypes.c_char_p(chunk.embeddings), ctypes.c_void_p).value or 0
-        sections = array("i", chunk.positions)
+        positions = array("i", chunk.positions or range(self._n_pos, self._n_pos + chunk.n_tokens))
         if chunk.non_causal:
             C.llama_set_causal_attn(self.handle, False)
         try:
-            for start in range(0, chunk.n_tokens, self._n_ubatch):
-                n = min(self._n_ubatch, chunk.n_tokens - start)
-                if sections:
-                    for section in range(4):
-                        first = section * chunk.n_tokens + start
-                        _fill(self._positions, sections[first : first + n], section * n)
-                else:
-                    _fill(self._positions, array("i", range(self._n_pos + start, self._n_pos + start + n)))
-                ctypes.memset(self._wants_logits, 0, n)
-                batch = self._batch(n)
-                batch.token = None
-                batch.embd = ctypes.cast(embeddings + start * width, ctypes.POINTER(ctypes.c_float))
-                self._decode(batch, cancelled)
+            self._decode_embeddings(chunk.embeddings, chunk.n_tokens, positions, cancelled)
         finally:
             if chunk.non_causal:
                 C.llama_set_causal_attn(self.handle, True)
         self._n_pos += chunk.n_pos
+
+    def _decode_embeddings(
+        self, embeddings: bytes, count: int, positions: array[int], cancelled: Event | None, *, logits: bool = False
+    ) -> None:
+        """Decode embeddings behind those in the cache. positions: with M-RoPE in the order t, y, x, z.
+
+        `logits`: of the last one.
+        """
+        width = len(embeddings) // count  # bytes of one embedding
+        # No copy: 9 MB in an image of 576 tokens. The caller keeps them alive.
+        address = ctypes.cast(ctypes.c_char_p(embeddings), ctypes.c_void_p).value or 0
+        for start in range(0, count, self._n_ubatch):
+            n = min(self._n_ubatch, count - start)
+            for section in range(len(positions) // count):
+                first = section * count + start
+                fill(self._positions, positions[first : first + n], section * n)
+            ctypes.memset(self._wants_logits, 0, n)
+            self._wants_logits[n - 1] = logits and start + n == count
+            batch = self._batch(n)
+            batch.token = None
+            batch.embd = ctypes.cast(address + start * width, ctypes.POINTER(ctypes.c_float))
+            self._decode(batch, cancelled)
 
     def _batch(self, n: int) -> C.llama_batch:
         return C.llama_batch(
@@ -290,6 +309,7 @@ class Context:
         )
 
     def _decode(self, batch: C.llama_batch, cancelled: Event | None = None) -> None:
+        self.batches += 1
         code = C.llama_decode(self.handle, batch)
         if cancelled is not None and cancelled.is_set():
             raise Interrupted("Interrupted while the prompt was read.")
@@ -302,10 +322,10 @@ class Context:
             raise kind(f"llama.cpp could not continue decoding: {reason}.", llama_log.last_lines())
 
 
-def _fill(target: ctypes.Array[ctypes.c_int32], values: array[int], start: int = 0) -> None:
+def fill(target: ctypes.Array[ctypes.c_int32], values: array[int], start: int = 0) -> None:
     """Set target[start:] with one memory copy."""
     ctypes.memmove(ctypes.byref(target, 4 * start), values.buffer_info()[0], 4 * len(values))
 
 
-def _chunk_key(chunk: TextChunk | ImageChunk) -> object:
+def chunk_key(chunk: TextChunk | ImageChunk) -> object:
     return chunk.token_ids if isinstance(chunk, TextChunk) else (chunk.key, chunk.positions)

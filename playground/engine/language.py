@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 from llama_cpp import llama_cpp as C
 
@@ -32,6 +32,7 @@ from playground.engine.protocol import (
 )
 from playground.engine.sampling import TokenSampler
 from playground.engine.sequences import SequenceContext
+from playground.engine.token_rows import TokenRows
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadPair, BadPrompt, Interrupted
 from playground.values.reasoning import opened_by
@@ -46,7 +47,7 @@ _PROGRESS_STEPS = 40
 
 # On a GPU images go in larger stretches than text, most of them whole. 1,024 tokens instead of 512 take 100 MB more
 # (7 B, flash attention), 2,048 take 300.
-_IMAGE_BATCHES, _IMAGE_TOKENS = 2, 1024
+_IMAGE_BATCHES, _IMAGE_TOKENS = 2, 1024  # twice that where the prompts of several sequences are one batch
 
 
 def plan(load: LoadLanguage) -> MemoryPlan:
@@ -76,6 +77,9 @@ class LanguageModel:
         self.vocabulary = Vocabulary(self._model)
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self._model)
         self.n_embd: int = C.llama_model_n_embd_inp(self._model)
+        self._path = path
+        self._rows: TokenRows | Literal[False] | None = None  # False: this model needs ids; None: not tried
+        self._looked_up: Context | None = None  # the newest context that was tried with them
         self._context: Context | None = None
         self._sampler = TokenSampler(self.vocabulary)
         self.samplers: tuple[TokenSampler, ...] = ()  # of a batch's sequences
@@ -134,7 +138,27 @@ class LanguageModel:
         """The context of a batch; it is made and warmed up unless there is one of this size. Raises EngineError."""
         self.prepare(request.runtime, sequences=request.sequences, widest=request.widest, kv_unified=request.kv_unified)
         assert isinstance(self._context, SequenceContext)
+        if not request.kv_unified and self._context is not self._looked_up and self._importance is None:
+            self._looked_up = self._context
+            self._look_up(self._context)
         return self._context
+
+    def _look_up(self, context: SequenceContext) -> None:
+        """Let the context read prompts with images as one batch, if this model can (token_rows.py)."""
+        if self._rows is None:
+            n_embd: int = C.llama_model_n_embd(self._model)
+            self._rows = TokenRows.open(self._path, n_embd, self.n_embd) or False
+        if not self._rows:
+            return
+        scale = loading.metadata(
+            self._model, f"{loading.metadata(self._model, 'general.architecture')}.embedding_scale"
+        )
+        scales = (1.0, math.sqrt(C.llama_model_n_embd(self._model)), *([float(scale)] if scale else []))
+        for sampler in self.samplers:  # with one in the graph the logits stay on the device
+            sampler.detach(context.handle)
+        if not context.use_rows(self._rows, scales):
+            self._rows.close()
+            self._rows = False
 
     def make_context(
         self,
@@ -159,7 +183,8 @@ class LanguageModel:
         # While an image is decoded without a causal mask, all of it has to be in one micro-batch.
         widest = prompt.widest if prompt else widest
         # From the start, not when an image comes: so the forecast holds, and no prompt waits for another context.
-        on_gpu = min(_IMAGE_BATCHES * n_batch, _IMAGE_TOKENS) if self.on_gpu else 0
+        packs = 2 if sequences > 1 and not kv_unified else 1
+        on_gpu = packs * min(_IMAGE_BATCHES * n_batch, _IMAGE_TOKENS) if self.on_gpu else 0
         wanted = ContextKey(
             n_ctx=n_ctx,
             n_batch=n_batch,

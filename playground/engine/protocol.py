@@ -262,6 +262,7 @@ class BatchEnded(Message, frozen=True, tag=True):
     decode_s: float = 0.0  # the steps, until their logits are there
     idle_s: float = 0.0  # there was no prompt
     tokens: int = 0  # of answers
+    prefix_batches: int = 0  # calls of llama_decode for prompts up to their last image
 
 
 class ImportanceWritten(Message, frozen=True, tag=True):

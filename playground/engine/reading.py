@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
@@ -107,7 +107,7 @@ class Readings:
         self._cancelled = cancelled
         self._send = send
         self._newest = NewestEmbeddings()
-        self._steps = self._tokens = 0
+        self._steps = self._tokens = self._prefix_batches = 0
         self._prefix_s = self._decode_s = self._idle_s = 0.0
 
     def run(self) -> BatchEnded:
@@ -126,7 +126,9 @@ class Readings:
             self._context.clear()
             raise
         seconds = time.perf_counter() - started
-        return BatchEnded(self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens)
+        return BatchEnded(
+            self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens, self._prefix_batches
+        )
 
     def _groups(self) -> Iterator[list[JoinReading]]:
         group: list[JoinReading] = []
@@ -151,24 +153,21 @@ class Readings:
     def _read(self, group: Sequence[JoinReading], pool: ThreadPoolExecutor) -> None:
         with ExitStack() as files:
             places: list[_Place] = []
-            readings = []
+            readings: dict[int, _Reading] = {}
+            joins: dict[int, JoinReading] = {}
             for number, join in enumerate(group, 1):
-                started = time.perf_counter()
                 try:
                     check_prompt(join.prompt, self._model, self._context, self._n_ctx, len(join.token_ids))
-                    reading = _Reading(self._model.vocabulary, join, files)
-                    pending, position, _ = self._context.begin(number, join.prompt, self._cancelled)
-                except (Interrupted, MemoryError):
-                    raise
+                    readings[number] = _Reading(self._model.vocabulary, join, files)
+                    joins[number] = join
                 except PlaygroundError as error:
                     self._send(failed(join.id, error))
-                    continue
-                readings.append(reading)
-                self._prefix_s += time.perf_counter() - started
-                self._tokens += len(join.token_ids)
-                for i, token in enumerate((*pending, *join.token_ids)):
+            for number, (pending, position, _) in self._begun(joins, readings).items():
+                ids = joins[number].token_ids
+                self._tokens += len(ids)
+                for i, token in enumerate((*pending, *ids)):
                     row = Row(token, position + i, number, i >= len(pending) - 1)
-                    places.append(_Place(row, reading))
+                    places.append(_Place(row, readings[number]))
             tasks: list[Future[None]] = []
             for stretch in self._stretches(places):
                 if self._cancelled.is_set():
@@ -177,8 +176,28 @@ class Readings:
             _await(tasks)
             for number in range(1, 1 + len(group)):
                 self._context.end(number)
-        for reading in readings:
+        for reading in readings.values():
             self._send(reading.reply())
+
+    def _begun(
+        self, joins: Mapping[int, JoinReading], readings: dict[int, _Reading]
+    ) -> dict[int, tuple[tuple[int, ...], int, int]]:
+        """Decode what comes before the answers; a reading that fails is taken out. Raises Interrupted, MemoryError."""
+        together = [[number] for number in joins] if self._context.key.kv_unified else [list(joins)]
+        begun: dict[int, tuple[tuple[int, ...], int, int]] = {}
+        started, batches = time.perf_counter(), self._context.batches
+        for numbers in together:
+            try:
+                begun |= self._context.begin_together({n: joins[n].prompt for n in numbers}, self._cancelled)
+            except (Interrupted, MemoryError):
+                raise
+            except PlaygroundError as error:
+                for number in numbers:
+                    del readings[number]
+                    self._send(failed(joins[number].id, error))
+        self._prefix_s += time.perf_counter() - started
+        self._prefix_batches += self._context.batches - batches
+        return begun
 
     def _stretches(self, places: Sequence[_Place]) -> Iterator[list[_Place]]:
         """As many tokens, and as many of them with logits, as fit into one batch."""
@@ -190,7 +209,8 @@ class Readings:
                 stretch, outputs = [], 0
             stretch.append(place)
             outputs += place.row.wants_logits
-        yield stretch
+        if stretch:
+            yield stretch
 
     def _decode(
         self, stretch: Sequence[_Place], before: Sequence[Future[None]], pool: ThreadPoolExecutor

@@ -8,15 +8,20 @@ the way: on an H200 a step of 24 sequences with 700 tokens each then takes less 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine.context import SCORED_AT_ONCE, Context, ContextKey
+from playground.engine.context import SCORED_AT_ONCE, Context, ContextKey, chunk_key, fill
 from playground.engine.importance import Importance
-from playground.engine.protocol import EncodedPrompt, TextChunk, n_tokens
+from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk, n_tokens
+from playground.engine.token_rows import TokenRows
+
+_PROBE = (101, 57, 23, 8, 211, 77)  # tokens that tell whether a model computes the same from their rows
+_SAME = 1e-3  # of the largest logit; a wrong factor or missing ids change far more, other batches less
 
 
 class Row(NamedTuple):
@@ -26,6 +31,21 @@ class Row(NamedTuple):
     position: int
     sequence: int
     wants_logits: bool
+
+
+class _Whole(NamedTuple):
+    """Text and images as one batch of embeddings."""
+
+    embeddings: bytes
+    n: int
+    sections: list[array[int]]  # positions; with M-RoPE t, y, x, z
+    ends: list[int]  # the position behind each chunk
+
+
+def _rest(prompt: EncodedPrompt) -> tuple[int, ...]:
+    """The tokens behind the last image."""
+    chunks = prompt.chunks[len(prompt.prefix) :]
+    return tuple(token for chunk in chunks if isinstance(chunk, TextChunk) for token in chunk.token_ids)
 
 
 class SequenceContext(Context):
@@ -38,6 +58,9 @@ class SequenceContext(Context):
         self._first = int(key.kv_unified)  # llama.cpp's number of sequence 1
         ids = self._ids = (C.llama_seq_id * (1 + key.n_sequences))(*range(1 + key.n_sequences))
         self._id_of = [ctypes.cast(ctypes.byref(ids, 4 * i), ctypes.POINTER(C.llama_seq_id)) for i in range(len(ids))]
+        self._rows: TokenRows | None = None
+        self._n_vocab: int = C.llama_vocab_n_tokens(C.llama_model_get_vocab(model))
+        self._has_sections = C.llama_model_rope_type(model) in (C.LLAMA_ROPE_TYPE_MROPE, C.LLAMA_ROPE_TYPE_IMROPE)
         self._mixed_ids = (ctypes.POINTER(C.llama_seq_id) * self._n_ubatch)()
 
     def begin(self, sequence: int, prompt: EncodedPrompt, cancelled: Event) -> tuple[tuple[int, ...], int, int]:
@@ -56,8 +79,123 @@ class SequenceContext(Context):
         self._read_chunks(chunks[kept:n], cancelled, logits=False)
         if n and self.key.kv_unified:
             C.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-        rest = tuple(token for chunk in chunks[n:] if isinstance(chunk, TextChunk) for token in chunk.token_ids)
-        return rest, self._n_pos, sum(map(n_tokens, chunks[:kept]))
+        return _rest(prompt), self._n_pos, sum(map(n_tokens, chunks[:kept]))
+
+    def use_rows(self, rows: TokenRows, scales: Sequence[float]) -> bool:
+        """Look up the text of prompts in `rows` from now on, if this model computes the same from them as from tokens.
+
+        `scales`: by which its graph may multiply tokens' rows. Raises EngineError.
+        """
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        ids = [n % self._n_vocab for n in _PROBE]
+
+        def logits() -> Any:
+            row = numpy.ctypeslib.as_array(C.llama_get_logits_ith(self.handle, -1), (self._n_vocab,)).astype("float64")
+            self.clear()
+            return row - row.mean()
+
+        self.clear()
+        self._decode(self._text_batch(ids, n_logits=1))
+        expected = logits()
+        for scale in scales:
+            rows.scale = scale
+            positions = self._text_positions(0, len(ids))
+            self._decode_embeddings(rows.of(ids), len(ids), positions, None, logits=True)
+            if float(numpy.abs(logits() - expected).max()) <= _SAME * float(numpy.abs(expected).max()):
+                self._rows = rows
+                return True
+        return False
+
+    def _text_positions(self, first: int, n: int) -> array[int]:
+        """Of n tokens as embeddings. With M-RoPE llama.cpp gives tokens the same number three times, and a zero."""
+        numbers = array("i", range(first, first + n))
+        return numbers * 3 + array("i", bytes(4 * n)) if self._has_sections else numbers
+
+    def _decode_chunks(self, chunks: Sequence[TextChunk | ImageChunk], cancelled: Event, *, logits: bool) -> None:
+        """In one batch of embeddings, where that can be."""
+        if not self._is_whole(chunks):
+            super()._decode_chunks(chunks, cancelled, logits=logits)
+            return
+        whole = self._whole(chunks, self._n_pos)
+        positions = array("i", b"".join(section.tobytes() for section in whole.sections))
+        self._decode_embeddings(whole.embeddings, whole.n, positions, cancelled, logits=logits)
+        self._n_pos = whole.ends[-1]
+        self._kept += [(chunk_key(chunk), end) for chunk, end in zip(chunks, whole.ends, strict=True)]
+
+    def _is_whole(self, chunks: Sequence[TextChunk | ImageChunk]) -> bool:
+        """Whether text and images can be one batch: the model computes the same from its text's rows, and every image
+        has a causal mask."""
+        images = [chunk for chunk in chunks if isinstance(chunk, ImageChunk)]
+        return self._rows is not None and bool(images) and not any(image.non_causal for image in images)
+
+    def _whole(self, chunks: Sequence[TextChunk | ImageChunk], position: int) -> _Whole:
+        assert self._rows is not None
+        pieces, ends, count = [], [], 0
+        sections = [array("i") for _ in range(4 if self._has_sections else 1)]
+        for chunk in chunks:
+            n = n_tokens(chunk)
+            if isinstance(chunk, TextChunk):
+                pieces.append(self._rows.of(chunk.token_ids))
+                positions, step = self._text_positions(position, n), n
+            else:
+                pieces.append(chunk.embeddings)
+                positions, step = array("i", chunk.positions or range(position, position + n)), chunk.n_pos
+            for k, section in enumerate(sections):
+                section.extend(positions[k * n : (k + 1) * n])
+            count, position = count + n, position + step
+            ends.append(position)
+        return _Whole(b"".join(pieces), count, sections, ends)
+
+    def begin_together(
+        self, prompts: Mapping[int, EncodedPrompt], cancelled: Event
+    ) -> dict[int, tuple[tuple[int, ...], int, int]]:
+        """As `begin`, for several sequences. With a cache for each, their prefixes are decoded in as few batches as
+        they fit into."""
+        begun = {}
+        for pack in self._packs(prompts):
+            if len(pack) == 1:
+                begun[pack[0]] = self.begin(pack[0], prompts[pack[0]], cancelled)
+                continue
+            wholes = {number: self._whole(prompts[number].prefix, 0) for number in pack}
+            self._decode_pack(wholes, cancelled)
+            for number, whole in wholes.items():
+                begun[number] = _rest(prompts[number]), whole.ends[-1], 0
+        return begun
+
+    def _packs(self, prompts: Mapping[int, EncodedPrompt]) -> list[list[int]]:
+        packs: list[list[int]] = []
+        room = 0
+        for number in sorted(prompts):  # llama.cpp computes those together whose numbers follow one another
+            prefix = prompts[number].prefix
+            n = sum(map(n_tokens, prefix))
+            packs_well = not self.key.kv_unified and self._is_whole(prefix)
+            if packs_well and n <= room:
+                packs[-1].append(number)
+                room -= n
+            else:
+                packs.append([number])
+                room = self._n_ubatch - n if packs_well else 0
+        return packs
+
+    def _decode_pack(self, wholes: Mapping[int, _Whole], cancelled: Event) -> None:
+        for number in wholes:
+            self.end(number)
+        self._kept.clear()
+        at, total = 0, sum(whole.n for whole in wholes.values())
+        for number, whole in wholes.items():
+            for k, section in enumerate(whole.sections):
+                fill(self._positions, section, k * total + at)
+            for i in range(at, at + whole.n):
+                self._mixed_ids[i] = self._id_of[self._number(number)]
+            at += whole.n
+        ctypes.memset(self._wants_logits, 0, total)
+        embeddings = b"".join(whole.embeddings for whole in wholes.values())
+        batch = self._batch(total)
+        batch.token, batch.seq_id = None, self._mixed_ids
+        batch.embd = ctypes.cast(ctypes.c_char_p(embeddings), ctypes.POINTER(ctypes.c_float))
+        with self._listening(cancelled):
+            self._decode(batch, cancelled)
 
     def end(self, sequence: int) -> None:
         """Free the cells that no other sequence shares."""

@@ -485,7 +485,8 @@ class Steps:
         """What the worker says of its time."""
         own = ended.seconds - ended.prefix_s - ended.decode_s - ended.idle_s
         times = {"prefix": ended.prefix_s, "decode": ended.decode_s, "idle": ended.idle_s, "own": own}
-        for phase, seconds in (*times.items(), ("steps", ended.steps), ("tokens", ended.tokens)):
+        counts = {"steps": ended.steps, "tokens": ended.tokens, "prefix batches": ended.prefix_batches}
+        for phase, seconds in (times | counts).items():
             self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
     def readings(

@@ -114,6 +114,35 @@ def test_answers_when_of_any_kind_of_model_then_those_of_one_at_a_time(
     assert at_once(parts, variant, prompts, 3, kv_unified=False) == alone
 
 
+@pytest.mark.parametrize(("kind", "batches"), [("mlp", 1), ("qwen2vl", 1), ("gemma3", 6)])
+def test_prompts_when_each_has_a_cache_then_they_are_one_batch_and_compute_the_same(
+    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str, batches: int
+) -> None:
+    """Their text is looked up in the file. An image without a causal mask, as Gemma's, stays a batch of its own."""
+    variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
+    steps = steps_of(parts, variant, 3)
+    prompts = [steps.prompt(variant, item) for item in items_of(3)]
+    read: dict[bool, dict[int, float | None]] = {True: {}, False: {}}
+    decoded = {}
+    for kv_unified, found in read.items():
+        runtime = Runtime(n_ctx=(batch.cells if kv_unified else batch.own_cells)(prompts, 3, 3))
+        spec = language_spec(variant.model, runtime, sequences=3, kv_unified=kv_unified)
+        request = protocol.ReadBatch(runtime, 3, None, max(prompt.widest for prompt in prompts), kv_unified)
+        readings = [protocol.JoinReading(k, prompt, (5, 6, 7)) for k, prompt in enumerate(prompts)]
+        with parts.pool.lease(spec) as lease:
+            ended = batch.read_each(
+                lease,
+                request,
+                readings,
+                lambda reply, found=found: found.update({reply.id: reply.log_probability}),  # type: ignore[misc]
+                lambda: False,
+            )
+        decoded[kv_unified] = ended.prefix_batches
+    assert decoded == {True: 4, False: batches}  # one cache for all keeps the text before the image
+    assert read[False] == pytest.approx(read[True], rel=1e-3)
+    assert len(set(read[True].values())) == 3
+
+
 def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(parts: Parts) -> None:
     (variant,) = parts.catalog.choose(["F16"], ["F16"])
     steps = steps_of(parts, variant, 16)
