@@ -182,10 +182,13 @@ class _Original:
         return self.seen
 
     def answer(self, ids: Sequence[int], inputs: Mapping[str, Any]) -> list[int]:
-        """The greedy answer's tokens, without the one that ends it."""
+        """The greedy answer's tokens, without the one that ends it.
+
+        A token that stands for an image ends it, too: the model could not read the answer again.
+        """
         generation = self._model.generation_config
         ends = generation.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.eos_token_id}
+        ends = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.eos_token_id, self._image_token}
         with torch.no_grad():
             whole = self._model.generate(
                 **self._inputs(ids, inputs), max_new_tokens=self._max_tokens, do_sample=False, num_beams=1,
