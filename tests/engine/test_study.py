@@ -23,7 +23,7 @@ from playground.study.study_steps import plan_of
 from playground.wiring import Parts, open_parts
 from testkit import pairs
 
-N = 12
+N = 8
 KILLED = """
 import os, pathlib, signal, sys
 from playground.settings import Settings
@@ -32,7 +32,7 @@ from playground.study.study_job import StudyJob
 from playground.wiring import open_parts
 
 def on_progress(what, update):
-    if what.endswith("embedded:hard") and update.done >= 6:
+    if what.endswith("embedded:hard") and update.done >= 4:
         os.kill(os.getpid(), signal.SIGKILL)
 
 path, out = map(pathlib.Path, sys.argv[1:])
@@ -47,12 +47,10 @@ def study(tmp_path: Path, few: pairs.PairFiles) -> Path:
     path.write_text(f"""\
 name = "Small"
 models = ["source", "Q8_0"]
-projectors = ["source", "Q8_0"]
-pairs = "halves"
 suites = ["embedded:easy", "embedded:hard"]
 questions = {N}
-max_tokens = 4
-measure = ["drift", "accuracy"]
+max_tokens = 2
+measure = ["drift"]
 
 [[families]]
 name = "Few"
@@ -77,7 +75,7 @@ def test_study_when_killed_in_the_middle_then_the_same_command_goes_on_and_measu
     (first,) = (out / "steps").iterdir()
     before = first.stat().st_mtime_ns
     made = {path: path.stat().st_mtime_ns for path in (out / "files").rglob("*.gguf")}
-    assert len(made) == 2
+    assert len(made) == 1
 
     steps, news = Counter[str](), list[str]()
 
@@ -88,7 +86,7 @@ def test_study_when_killed_in_the_middle_then_the_same_command_goes_on_and_measu
     with open_parts(Settings.read(), any_folder=True) as parts:
         assert study_plan(parts, read, tmp_path, out).done == 1
         result = StudyJob(parts, read, tmp_path, out, news.append, on_progress).run()
-        whole = sum(steps_of(plan_of(read, "embedded:hard", tmp_path), N, 3).values())
+        whole = sum(steps_of(plan_of(read, "embedded:hard", tmp_path), N, 2).values())
     assert result is not None
     assert result.problems == ()
     assert (len(result.finished), result.n_kept) == (2, 1)
@@ -106,7 +104,7 @@ def test_study_when_killed_in_the_middle_then_the_same_command_goes_on_and_measu
     assert "2 of 2 measurements were finished before." in printed.err
     documents = json.loads(printed.out)
     assert [document["questions"]["count"] for document in documents] == [N, N]
-    assert {variant["label"] for variant in documents[0]["variants"]} == {"F16", "Q8_0", "F16 + mmproj-Q8_0"}
+    assert {variant["label"] for variant in documents[0]["variants"]} == {"F16", "Q8_0"}
     page = (out / "report.html").read_text()
     assert "One change at a time" in page
     assert all(path.name in page for path in made)
