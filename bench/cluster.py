@@ -33,7 +33,7 @@ from testkit.running import MODEL, PROJECTOR
 
 ROUNDS, RUNTIME = 30, Runtime(n_ctx=512)
 OTHERS = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0", "Q3_K_M")  # of 8 variants; the F16 file is the reference
-QUESTIONS = 12
+QUESTIONS = 6
 
 
 def added_ms(parts: Parts, place: str) -> tuple[float, float, float]:

@@ -22,6 +22,7 @@ from typing import TypeVar
 import playground
 from playground.cluster.copies import Copies
 from playground.cluster.messages import Description, Fault, Located, SensorReadings, Versions, WantedFile
+from playground.cluster.shared_embeddings import References, put_back
 from playground.engine import protocol
 from playground.errors import EngineError, PlaygroundError
 from playground.models.checksums import Checksums
@@ -130,9 +131,10 @@ class Agent:
         return None if worker is None else await self._in_thread(worker.ping)
 
     async def request(
-        self, pid: int, request: protocol.Request[protocol.Message]
+        self, pid: int, request: protocol.Request[protocol.Message], references: References
     ) -> AsyncIterator[Sequence[protocol.Reply | Fault]]:
         """What the worker says, as it comes; the last is the final reply, or a Fault."""
+        whole = await put_back(request, references)
         loop, replies = asyncio.get_running_loop(), asyncio.Queue[tuple[protocol.Message | Fault, bool]]()
 
         def say(reply: protocol.Message | Fault, is_last: bool = False) -> None:
@@ -141,7 +143,7 @@ class Agent:
         outbox = self._outboxes[pid] = Outbox(say)
 
         def ask(worker: WorkerProcess) -> protocol.Message:
-            return worker.request(request, on_chunk=say, on_step=say, dialogue=outbox, stop=outbox.cancelled.is_set)
+            return worker.request(whole, on_chunk=say, on_step=say, dialogue=outbox, stop=outbox.cancelled.is_set)
 
         self._threads.submit(lambda: say(self._or_fault(pid, ask), True))
         ended = False
@@ -151,9 +153,10 @@ class Agent:
             ended = batch[-1][1]
             yield [reply for reply, _ in batch]  # type: ignore[misc]
 
-    async def tell(self, pid: int, number: int, messages: Sequence[protocol.Message]) -> None:
+    async def tell(self, pid: int, number: int, messages: Sequence[tuple[protocol.Message, References]]) -> None:
         """For the request that the worker serves now. `number`: counts the calls for it, from 0."""
-        self._outboxes[pid].put(number, messages)
+        outbox = self._outboxes[pid]
+        outbox.put(number, [await put_back(message, references) for message, references in messages])
         if (worker := self._workers.get(pid)) is not None:
             worker.wake()
 

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from playground.cluster.agent import Agent, versions
 from playground.cluster.machine import Machine
 from playground.cluster.remote_worker import RemoteWorker
+from playground.cluster.shared_embeddings import SharedEmbeddings
 from playground.errors import BadSettings, MachineLost
 from playground.pool.contract import HostMemory, Joined, ProcessMemory, Sensors, Worker, WorkerFactory
 from playground.pool.turn_order import Places
@@ -50,6 +51,7 @@ class Cluster:
         self._local = sensors
         self._start_local = start_worker
         self._sha256_of = sha256_of
+        self._embeddings = SharedEmbeddings()
         self._machines: dict[str, Machine] = {}  # by name
         self._problems: dict[str, str] = {}  # of machines that are not used, by name
         self._wait: dict[str, int] = {}  # rounds, by the node's id
@@ -158,7 +160,8 @@ class Cluster:
         machine = self._machines.get(machine_name)
         if machine is None:
             raise MachineLost.of(machine_name, "it left the cluster")
-        return RemoteWorker(machine, name, tuple(place.rpartition(" · ")[2] for place in places))
+        own = tuple(place.rpartition(" · ")[2] for place in places)
+        return RemoteWorker(machine, name, own, self._embeddings)
 
     # --- Sensors -------------------------------------------------------------------------------------------------
 

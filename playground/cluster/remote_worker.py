@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from playground.cluster.bringing import brought
 from playground.cluster.machine import Machine
 from playground.cluster.messages import Fault
+from playground.cluster.shared_embeddings import SharedEmbeddings
 from playground.engine import protocol
 from playground.errors import WorkerDied
 from playground.pool.contract import Dialogue
@@ -32,11 +33,12 @@ _PIECE_BYTES = 8 * 2**20
 class RemoteWorker:
     """Owns a worker that an agent started. See contract.Worker."""
 
-    def __init__(self, machine: Machine, name: str, places: Places) -> None:
+    def __init__(self, machine: Machine, name: str, places: Places, embeddings: SharedEmbeddings) -> None:
         """`places`: as its machine names them."""
         self.name = name
         self.state = WorkerState.STARTING
         self._machine = machine
+        self._embeddings = embeddings
         self._replies: SimpleQueue[Any] = SimpleQueue()  # of the running request; None: a call to wake
         self._own_pid: int = machine.call("start", name, places)
         self.pid = machine.pid(self._own_pid)
@@ -114,7 +116,7 @@ class RemoteWorker:
         stop: Callable[[], bool],
     ) -> protocol.Message | Fault:
         self._replies = replies = SimpleQueue[Any]()
-        self._machine.stream(replies, "request", self._own_pid, request)
+        self._machine.stream(replies, "request", self._own_pid, *self._embeddings.taken_out(request))
         cancelled, n_told = False, 0
         readings: dict[int, protocol.JoinReading] = {}  # as its machine has them, by id
         own: dict[int, str] = {}  # where the page wants what they write
@@ -124,7 +126,8 @@ class RemoteWorker:
                 self._machine.send("cancel", self._own_pid)
             if dialogue is not None and (messages := dialogue.to_send()):
                 joining = [self._joining(message, readings, own) for message in messages]
-                self._machine.send("tell", self._own_pid, n_told, joining)
+                told = [self._embeddings.taken_out(message) for message in joining]
+                self._machine.send("tell", self._own_pid, n_told, told)
                 n_told += 1
             try:
                 batch = replies.get(timeout=_POLL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -21,6 +22,7 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     pytest.skip("the extra cluster is not installed: make cluster", allow_module_level=True)
 
+from playground.cluster import shared_embeddings
 from playground.cluster.machine import PIDS
 from playground.cluster.messages import Versions
 from playground.engine import protocol
@@ -181,7 +183,6 @@ def test_machine_when_it_has_another_llama_cpp_then_it_is_refused_in_words_until
 
 
 OLD_RAY = """
-import ray
 ray.__version__ = "2.1.0"
 from playground.cluster.cluster import Cluster
 Cluster({address!r}, None, None, None)
@@ -286,6 +287,21 @@ def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewh
     assert "The machine box2 was lost. What it had not answered was asked elsewhere." in cut.problems
     assert (cut.answers, cut.results) == (whole.answers, whole.results)
     assert steps[-1].done <= steps[-1].total
+
+
+def test_embeddings_when_several_variants_need_them_elsewhere_then_the_page_shares_them_once(
+    parts: Parts, ladder: tuple[Variant, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that no other test asks about."""
+    ray = importlib.import_module("ray")
+    shared, put = list[bytes](), ray.put
+    monkeypatch.setattr(ray, "put", lambda data: (shared.append(data), put(data))[1])
+    picture = parts.read_image(SCENE.with_name("hard-60.png"))
+    asked = comparison(picture, WHAT, ladder, max_tokens=10)
+    here, there = (run(replace(parts, pool=parts.pool.at((place,))), asked) for place in ("host", BOX2))
+    assert [pane.token_ids for pane in there.panes] == [pane.token_ids for pane in here.panes]
+    assert all("Answered on box2" in " ".join(pane.remarks) for pane in there.panes)
+    assert [len(data) >= shared_embeddings.LEAST_BYTES for data in shared] == [True]
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["the Hub has it", "the Hub has lost it"])
