@@ -17,6 +17,7 @@ from playground.values.memory import (
     QueuedRun,
     WorkerMemory,
     WorkerRole,
+    machine_of,
     place_on,
 )
 
@@ -158,7 +159,7 @@ def chart(
     budget = now.budgets.get(place)
     return Chart(
         place=place,
-        name=gpu.name if gpu else "this machine's memory",
+        name=gpu.name if gpu else f"{machine_of(place) or 'this machine'}'s memory",
         total=total,
         used=used,
         budget=budget,
@@ -319,11 +320,14 @@ def machine_rows(report: MemoryReport) -> list[MachineRow]:
     """The page's own machine first; none where there is no other."""
     if not report.machines:
         return []
-    own = MachineMemory("", report.host_total_bytes, report.host_available_bytes)
+    engine = next((machine.engine for machine in report.machines if machine.engine), "")  # all have the same
+    own = MachineMemory("", report.host_total_bytes, report.host_available_bytes, engine=engine)
     return [
         MachineRow(
             name=machine.name,
-            gpus=", ".join(gpu.name for gpu in report.gpus if gpu.machine == machine.name) or machine.processor,
+            gpus=", ".join(gpu.name for gpu in report.gpus if gpu.machine == machine.name)
+            or machine.processor
+            or ("" if machine.problem else "no GPU"),
             memory=_free(machine.host_available_bytes, machine.host_total_bytes),
             engine=machine.engine,
             runs=sum(queued.is_on(machine.name) for queued in report.queue),

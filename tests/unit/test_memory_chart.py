@@ -63,6 +63,9 @@ def test_machines_when_in_a_cluster_then_each_with_its_gpus_memory_and_runs_and_
     assert "not used: It has &lt;llama 1&gt;, and the page has 2" in html
     Tags(html)
     assert machine_rows(report()) == []
+    hosts = report(machines=(box3,), budgets={HOST: GIB, "box3 · host": GIB})
+    assert [charted(hosts, place=place).name for place in hosts.places] == ["this machine's memory", "box3's memory"]
+    assert [row.engine for row in machine_rows(hosts)] == ["0.3.16", "0.3.16"]
     assert "Machines" not in templating.markup("places.html", places=[], report=report(), machines=[])
 
 
