@@ -12,10 +12,11 @@ from playground.pool.handles import Handle, Handles
 from playground.pool.placement import Placement
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import HOST, Forecast, GpuMemory, machine_of, place_on
+from playground.values.memory import HOST, Forecast, GpuMemory, MachineMemory, machine_of, place_on
 
 # Left free on a GPU for what no forecast sees: fragments, another program's window.
 _MARGIN_SHARE = 0.03
+_HOST_SHARE = 0.8  # of what is available on a host
 _MARGIN_BYTES = 512 * 2**20
 
 
@@ -47,6 +48,7 @@ class Budgets:
         self._handles = handles
         self._forecasts = forecasts
         self._hosts = {HOST: host_budget(limits.host_bytes, host)}  # of each machine's host
+        self._available: dict[str, int] = {}  # of the hosts of other machines, as their agents saw it last
         self._total = {gpu.place: gpu.total_bytes for gpu in gpus}
         self._others = {gpu.place: gpu.used_bytes for gpu in gpus}  # what other programs hold, by GPU
 
@@ -59,6 +61,9 @@ class Budgets:
         """What all workers on a place may take together."""
         with self._handles.changed:
             budgets = dict(self._hosts)
+            for place, available in self._available.items():
+                own = sum(handle.bytes.get(place, 0) for handle in self._handles.all())
+                budgets[place] = min(budgets[place], own + int(_HOST_SHARE * available))
             for place, total in self._total.items():
                 room = total - self._others.get(place, 0) - max(_MARGIN_BYTES, int(_MARGIN_SHARE * total))
                 budgets[place] = max(0, min(room, self._limits.gpu_bytes or room))
@@ -74,6 +79,7 @@ class Budgets:
         """Its places have no budget any more: the queue gives no turn there."""
         with self._handles.changed:
             self._hosts = {place: n for place, n in self._hosts.items() if machine_of(place) != name}
+            self._available.pop(place_on(name, HOST), None)
             self._total = {place: n for place, n in self._total.items() if machine_of(place) != name}
 
     def observe(self, gpus: Sequence[GpuMemory], listed: Mapping[int, Mapping[str, int]]) -> None:
@@ -83,6 +89,12 @@ class Budgets:
             for gpu in gpus:
                 own = sum(listed.get(pid, bytes).get(gpu.place, 0) for pid, bytes in workers)
                 self._others[gpu.place] = max(0, gpu.used_bytes - own)
+
+    def observe_hosts(self, machines: Sequence[MachineMemory]) -> None:
+        """Note what is left on other machines, where another page may have workers too."""
+        with self._handles.changed:
+            left = {place_on(machine.name, HOST): machine.host_available_bytes for machine in machines}
+            self._available = {place: n for place, n in left.items() if n is not None and place in self._hosts}
 
     def choose(
         self, needs: Sequence[Mapping[str, int]], kept: Handle | None, *, leased_stay: bool = True
@@ -123,7 +135,7 @@ class Budgets:
 
 def host_budget(limit: int | None, host: HostMemory) -> int:
     """`limit`: what the operator allows."""
-    return limit or int(0.8 * host.available_bytes)
+    return limit or int(_HOST_SHARE * host.available_bytes)
 
 
 def growth(forecast: Forecast, held: Mapping[str, int]) -> dict[str, int]:

@@ -26,7 +26,8 @@ def memory_report(
 ) -> MemoryReport:
     """Reads the sensors, and notes in `budgets` what other programs hold. Takes milliseconds."""
     rest = watch.at_rest
-    gpus, listed = sensors.gpus(), sensors.gpu_processes()
+    gpus, listed, machines = sensors.gpus(), sensors.gpu_processes(), sensors.machines()
+    budgets.observe_hosts(machines)
     with handles.changed:
         live = [(h, h.worker) for h in handles.all() if h.worker is not None and h.worker.alive]
         if rest == watch.moves:  # none of our workers came or went while the sensors were read
@@ -44,7 +45,7 @@ def memory_report(
         alarms=watch.alarms,
         container_bytes=host.limit_bytes,
         container_processors=host.processors,
-        machines=sensors.machines(),
+        machines=machines,
     )
 
 
