@@ -25,6 +25,7 @@ if importlib.util.find_spec("ray") is None:
 from playground.cluster import shared_embeddings
 from playground.cluster.machine import PIDS
 from playground.cluster.messages import Versions
+from playground.cluster.remote_worker import RemoteWorker
 from playground.engine import protocol
 from playground.errors import WorkerDied
 from playground.measuring import question_sets
@@ -274,18 +275,20 @@ def test_measurement_when_spread_over_two_machines_then_the_same_numbers(
 
 
 def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewhere_and_counts_nothing_twice(
-    parts: Parts, ladder: tuple[Variant, ...], tmp_path: Path, nodes: Any, box2: Any
+    parts: Parts, ladder: tuple[Variant, ...], tmp_path: Path, nodes: Any, box2: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is lost when the first reading is asked of it."""
     whole = measure(replace(parts, pool=parts.pool.at(("host",))), ladder, tmp_path / "whole", lambda progress: None)
-    steps, removed = list[Progress](), list[str]()
+    steps, removed, request = list[Progress](), list[Any](), RemoteWorker.request
 
-    def on_progress(progress: Progress) -> None:
-        steps.append(progress)
-        if not removed and progress.what.endswith(BOX2):
-            removed.append(progress.what)
+    def asked(worker: RemoteWorker, message: Any, **given: Any) -> Any:
+        if isinstance(message, protocol.Measure | protocol.ReadBatch) and not removed:
+            removed.append(message)
             nodes.remove_node(box2, allow_graceful=False)
+        return request(worker, message, **given)
 
-    cut = measure(parts, ladder, tmp_path / "cut", on_progress)
+    monkeypatch.setattr(RemoteWorker, "request", asked)
+    cut = measure(parts, ladder, tmp_path / "cut", steps.append)
     assert removed
     assert "The machine box2 was lost. What it had not answered was asked elsewhere." in cut.problems
     assert (cut.answers, cut.results) == (whole.answers, whole.results)
