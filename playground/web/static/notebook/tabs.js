@@ -19,8 +19,8 @@ function marked(panes) {
     tab.ariaSelected = n === at;
     tab.tabIndex = n === at ? 0 : -1;
   });
-  [...panes.children].forEach((pane, n) => pane.toggleAttribute("data-shown", n === at)); // the row is as tall as it
   if (!tabs.length) return;
+  [...panes.children].forEach((pane, n) => pane.toggleAttribute("data-shown", n === at)); // the row is as tall as it
   tabs[0].closest(".vp-tabs").lastElementChild.textContent = `${at + 1} of ${tabs.length}`;
   const strip = tabs[0].parentElement, {offsetLeft, offsetWidth} = tabs[at];
   if (offsetLeft < strip.scrollLeft || offsetLeft + offsetWidth > strip.scrollLeft + strip.clientWidth) {
