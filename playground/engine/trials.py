@@ -16,7 +16,7 @@ from playground.engine.context import Context
 from playground.engine.language import LanguageModel
 from playground.engine.protocol import DefaultsMeasured, MeasureDefaults
 from playground.errors import EngineError, Interrupted
-from playground.values.engine_defaults import BUSY_SHARE, EngineSettings, Trial, choose, thread_candidates
+from playground.values.engine_defaults import EngineSettings, Trial, choose, is_busy, thread_candidates
 from playground.values.request import SMALLEST_CONTEXT, Runtime
 
 _DEPTH = 512  # tokens of the prompt at most, as of a question about an image
@@ -60,7 +60,7 @@ class _Watch:
         return None if now is None or self._waited is None else max(0.0, now - self._waited)
 
     def check_busy(self) -> None:
-        if not self._patient and (self.waited_s or 0.0) > BUSY_SHARE * self.seconds:
+        if not self._patient and is_busy(self.waited_s, self.seconds):
             raise _GaveUp
 
     def timed(self, context: Context, token_ids: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts
 from playground.pool.handles import Lease, Stop
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.engine_defaults import BUSY_SHARE, EngineDefaults, choose
+from playground.values.engine_defaults import EngineDefaults, choose, is_busy
 from playground.values.files import ModelFile
 from playground.values.memory import HOST, WorkerRole
 from playground.values.request import SMALLEST_CONTEXT, Runtime
@@ -90,11 +90,11 @@ class EngineChoices:
         except EngineError as error:
             logger.warning("what suits %s could not be measured: %s", spec.file, error)
             raise
-        waited = None if reply.waited_s is None else reply.waited_s / reply.seconds
-        if not reply.trials or (waited or 0.0) > BUSY_SHARE:
+        if not reply.trials or is_busy(reply.waited_s, reply.seconds):
             logger.info("what suits %s was not measured: the processors are busy, or it is slow", spec.file)
             return
         chosen = choose(reply.usual, reply.trials)
+        waited = None if reply.waited_s is None else reply.waited_s / reply.seconds
         self._forecasts.keep_engine_defaults(
             HOST,
             kind,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 # The question that the candidates are compared by: LLaVA's image with some text, and an answer.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 600, 128
 
-# Of a measurement's seconds, all threads together: others keep the processors busy, and no candidate can be judged.
-BUSY_SHARE = 0.15
+_BUSY_SHARE, _SHORT_S = 0.15, 0.25
 _ALONE_BYTES = 256 * 2**20
 _TIE = 0.03  # a candidate that is less than this faster does not replace what is usual: two measurements differ so
 
@@ -55,6 +54,14 @@ class EngineDefaults:
     seconds: float
     waited_share: float | None  # of these seconds: for a free processor, all threads together; None: not known
     file: str  # that was measured
+
+
+def is_busy(waited_s: float | None, seconds: float) -> bool:
+    """Whether others kept the processors busy, so that no candidate can be judged. waited_s: all threads together.
+
+    Of a short time the start of threads is a large part: the share is that of 0.25 s at least.
+    """
+    return (waited_s or 0.0) > _BUSY_SHARE * max(seconds, _SHORT_S)
 
 
 def choose(usual: EngineSettings, trials: Iterable[Trial]) -> EngineSettings:

@@ -16,7 +16,14 @@ from playground.pool.devices import Devices
 from playground.pool.engine_choices import EngineChoices, kind_of
 from playground.pool.forecast import Forecasts
 from playground.values.answer import ComparisonUpdate
-from playground.values.engine_defaults import EngineDefaults, EngineSettings, Trial, choose, thread_candidates
+from playground.values.engine_defaults import (
+    EngineDefaults,
+    EngineSettings,
+    Trial,
+    choose,
+    is_busy,
+    thread_candidates,
+)
 from playground.values.files import ModelFile, Shape
 from playground.values.memory import HOST
 from playground.values.overrides import CacheType
@@ -68,6 +75,14 @@ def test_choice_when_a_candidate_is_clearly_faster_then_it_else_what_is_usual(
 
 def test_choice_when_the_prompt_is_slower_and_the_answer_faster_then_by_the_time_of_a_question() -> None:
     assert choose(USUAL, [Trial(USUAL, 600, 128), Trial(ON, 300, 192)]) == USUAL
+
+
+def test_machine_when_threads_waited_for_others_then_busy_but_not_by_the_start_of_a_thread() -> None:
+    assert is_busy(0.4, 2.0)
+    assert not is_busy(0.2, 2.0)
+    assert not is_busy(0.03, 0.02)
+    assert is_busy(0.04, 0.02)
+    assert not is_busy(None, 2.0)  # not known
 
 
 def test_threads_when_the_model_is_large_then_one_thread_is_not_tried() -> None:
