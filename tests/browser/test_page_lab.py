@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from playground.measuring import result_documents
 from playground.measuring.ship_card import ShipCard
 from playground.models.presets import data_folder
-from testkit import pairs
+from testkit import endpoint_server, pairs
 from testkit.browser import ended, menu, opened, ready, reload, saved, tick_only, told, top_menu, visitor
 from testkit.webapp import WebApp, running
 
@@ -33,8 +33,12 @@ def cache(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def app(cache: Path, few: pairs.PairFiles) -> Iterator[WebApp]:
-    with running(cache, cache / "log.txt", model_dirs=(few.model.parent,)) as started:
-        yield started
+    """With a server elsewhere, which is called box."""
+    with endpoint_server.serving(endpoint_server.says("a ", "cat")) as box:
+        ends = json.dumps([{"name": "box", "url": f"{box.url}/v1", "model": endpoint_server.MODEL}])
+        more = {"PLAYGROUND_ENDPOINTS": ends}
+        with running(cache, cache / "log.txt", model_dirs=(few.model.parent,), more=more) as started:
+            yield started
 
 
 @pytest.fixture
@@ -286,3 +290,22 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
         ready(newcomer)
         newcomer.get_by_role("radio", name="few").check()
         expect(newcomer.locator("#vp-projectors").get_by_label("Q4_0 v.blk.0=q8_0")).to_be_visible()
+
+
+# --- servers elsewhere ------------------------------------------------------------------------------------------------
+
+
+def test_server_elsewhere_when_ticked_then_its_pane_stands_beside_the_others_without_their_figures(page: Page) -> None:
+    tick_only(page, "F16")
+    page.locator("#vp-endpoints").get_by_label("box").check()
+    mine = page.locator(".vp-is-compare.vp-active")
+    expect(mine.locator(".vp-chip").first).to_have_text("F16, elsewhere: box")
+    run(mine)
+    theirs = mine.locator("[data-variant='elsewhere:box'][data-state=done]")
+    expect(theirs).to_be_visible(timeout=60_000)
+    ended(page)
+    expect(theirs.locator(".vp-text")).to_have_text("a cat")
+    expect(theirs.locator(".vp-elsewhere")).to_have_text("elsewhere · times not comparable")
+    assert theirs.locator("dt").all_text_contents() == ["model", "tokens", "first text", "answer"]
+    page.locator("#vp-endpoints").get_by_label("box").uncheck()
+    expect(mine.locator(".vp-chip").first).to_have_text("F16")
