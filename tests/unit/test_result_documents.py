@@ -87,7 +87,7 @@ def test_document_when_a_variant_answers_elsewhere_then_it_is_left_out_and_refus
     measured = Measurement(ASKED, ("a",) * N, LADDER)
     made = result_documents.document(measured, variants, variants[0].id, **given)
     assert [v.label for v in made.variants] == ["F16", "Q6", "Q4", "Q2"]
-    with pytest.raises(BadInput, match="The reference answers elsewhere"):
+    with pytest.raises(BadInput, match="The files of Q8 are not known"):
         result_documents.document(measured, variants, variants[1].id, **given)
 
 
