@@ -66,6 +66,8 @@ class CellQuestions(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""  # of the zip
     level: str = "hard"  # of the embedded set: easy, hard, or both (empty)
     n: int = 30
+    pack: str = ""  # sha256 of a reference pack that the library keeps, in place of a reference; empty: none
+    pack_name: str = ""  # of its file
     plan: MeasurementPlan = MeasurementPlan()
     sensitivity: bool = False  # which tensors need their bits
     limits: ShipLimits = ShipLimits()  # for what is recommended, and for a recipe
@@ -233,6 +235,8 @@ def _check_questions(questions: CellQuestions) -> None:
         raise BadInput(f"Invalid level '{questions.level[:20]}': questions are easy or hard.")
     if questions.source and not _SHA256.fullmatch(questions.source):
         raise BadInput("The set of questions has an invalid sha256.")
+    if questions.pack and not _SHA256.fullmatch(questions.pack):
+        raise BadInput("The reference pack has an invalid sha256.")
     if not 1 <= questions.n <= MAX_ITEMS:
         raise BadInput(f"The number of questions must be between 1 and {MAX_ITEMS}.")
     if not 1 <= questions.plan.max_tokens <= 2048:

@@ -519,10 +519,10 @@ class Library:
 
 
 def _named(cell: Cell, runs: Sequence[Run]) -> set[str]:
-    """The sha256 of the pictures and of the question zips that a cell and its runs name."""
+    """The sha256 of the pictures, the question zips and the packs that a cell and its runs name."""
     question_sets = [cell.questions if isinstance(cell, CompareCell) else None, *(run.cell.questions for run in runs)]
-    sources = {questions.source for questions in question_sets if questions is not None and questions.source}
-    return sources | {picture.sha256 for picture in pictures_of(cell, runs)}
+    named = (sha256 for asked in question_sets if asked is not None for sha256 in (asked.source, asked.pack))
+    return {sha256 for sha256 in named if sha256} | {picture.sha256 for picture in pictures_of(cell, runs)}
 
 
 def _cell_id() -> str:

@@ -6,7 +6,8 @@ names one without holding what it names must not get another person's picture by
 
 from __future__ import annotations
 
-from playground.errors import BadImage
+from playground.errors import BadImage, BadInput
+from playground.measuring.packs import Pack
 from playground.measuring.question_sets import QuestionSet
 from playground.notebooks.cells import Picture
 from playground.notebooks.entries import Entries
@@ -58,3 +59,9 @@ class OwnFiles:
     def questions(self, source: str) -> QuestionSet:
         """Of a source that `has_questions`. Raises BadInput."""
         return self._questions.read(source)
+
+    def pack(self, sha256: str, name: str) -> Pack:
+        """Raises BadInput if it is not on this machine, or another notebook's."""
+        if not (self._questions.has_pack(sha256) and self.may_show(sha256)):
+            raise BadInput(f"The reference pack {name} is not on this machine. Choose its file again.")
+        return self._questions.read_pack(sha256)

@@ -16,14 +16,16 @@ from playground.comparing.branching import BranchPoint
 from playground.comparing.lab import Lab
 from playground.errors import BadInput
 from playground.measuring import endpoint_jobs, result_documents, ship_card
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.pack_jobs import PackJob
+from playground.measuring.packs import Pack
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.result_documents import ResultDocument
 from playground.measuring.results import Progress
 from playground.measuring.ship_card import ShipCard
 from playground.measuring.time_left import TimeLeft
 from playground.notebooks import engine_changes
-from playground.notebooks.cells import CompareCell, Picture, Run, RunResult, RunState, without_paths
+from playground.notebooks.cells import CellQuestions, CompareCell, Picture, Run, RunResult, RunState, without_paths
 from playground.quantizing.scan_files import Workshop
 from playground.quantizing.scan_results import Scan
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
@@ -66,6 +68,21 @@ def continues(run: Run, fresh: Run) -> bool:
     )
 
 
+def against_pack(run: Run, pack: Pack, variants: Sequence[Variant]) -> Run:
+    """The run, whose reference is a pack. Raises BadInput for what cannot be measured against one."""
+    wanted = run.cell.questions
+    if wanted is not None and wanted.sensitivity:
+        raise BadInput(
+            "Where bits can be saved is looked for in the reference's files. Take the pack away, or untick it."
+        )
+    elsewhere = [v.label for v in variants if v.endpoint]
+    if elsewhere:
+        raise BadInput(f"{', '.join(elsewhere)} answers elsewhere and is not measured against a pack. Untick it.")
+    reference = pack.record.reference
+    others = tuple(v for v in run.variants if v.id != reference.id)
+    return msgspec.structs.replace(run, variants=(without_paths(reference), *others), reference=reference.id)
+
+
 def measure_cell(
     run: Run,
     variants: Sequence[Variant],
@@ -73,8 +90,11 @@ def measure_cell(
     lab: Lab,
     workshop: Workshop,
     stop: compare.StopFlag,
+    pack: Pack | None = None,
 ) -> Iterator[Progress | Run]:
-    """Measure what the run's cell asks for. Yields Progress, the run as soon as it has its measurement, and at the end
+    """Measure what the run's cell asks for. `pack`: the reference (`against_pack`).
+
+    Yields Progress, the run as soon as it has its measurement, and at the end
     the run that is done. Raises what MeasureJob and ScanJob raise."""
     wanted = run.cell.questions
     assert wanted is not None
@@ -91,8 +111,12 @@ def measure_cell(
         scan = Scan(restore=True, max_tokens=wanted.plan.max_tokens, max_bytes=limits.max_bytes, max_kl=limits.max_kl)
         scanning = ScanJob(lab, workshop, ScanRequest(source, chosen, scan, runtime, form), stop.wanted, work)
     if wanted.measures:
-        request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime, form)
-        for update in endpoint_jobs.job_of(lab, request, stop.wanted, work).run():
+        if pack is not None:
+            job: MeasureJob = PackJob(lab, pack, questions, variants, wanted.plan, runtime, stop.wanted)
+        else:
+            request = MeasureRequest(chosen, tuple(variants), run.reference, wanted.plan, runtime, form)
+            job = endpoint_jobs.job_of(lab, request, stop.wanted, work)
+        for update in job.run():
             if isinstance(update, Progress):
                 yield update
             else:
@@ -121,12 +145,19 @@ def card_of(run: Run) -> ShipCard | None:
         "playground",
         "card",
         "--variants",
-        ",".join(dict.fromkeys(v.pair_id for v in run.variants if not v.endpoint)),
+        ",".join(
+            dict.fromkeys(
+                v.pair_id for v in run.variants if not (v.endpoint or (wanted.pack and v.id == run.reference))
+            )
+        ),
     ]
-    command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
-    command += ["-n", str(wanted.n), "--max-tokens", str(plan.max_tokens)]
-    command += ["--reasoning-tokens", str(plan.reasoning_tokens)] if plan.reasoning_tokens is not None else []
-    command += _form_options(measurement.form or PromptForm())
+    if wanted.pack:  # it settles the rest
+        command += ["--pack", wanted.pack_name, *(["--items", wanted.name] if wanted.source else [])]
+    else:
+        command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
+        command += ["-n", str(wanted.n), "--max-tokens", str(plan.max_tokens)]
+        command += ["--reasoning-tokens", str(plan.reasoning_tokens)] if plan.reasoning_tokens is not None else []
+        command += _form_options(measurement.form or PromptForm())
     command += ["--ctx-size", str(runtime.n_ctx)] if runtime.n_ctx is not None else []
     given = run.cell.settings
     for option, chosen in (("--kv-type", given.kv_types), ("--image-tokens", given.image_tokens)):
@@ -147,7 +178,7 @@ def card_of(run: Run) -> ShipCard | None:
         limits,
         engine=run.engine,
         machine=run.machine,
-        set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
+        set_name=_set_name(wanted),
         settings=ship_card.settings_line(plan, runtime.n_ctx, measurement.form),
         command=shlex.join(command),
         when=run.started,
@@ -159,18 +190,33 @@ def results_of(run: Run, uploader: str = "") -> ResultDocument | None:
     wanted, measurement = run.cell.questions, run.measurement
     if wanted is None or measurement is None:
         return None
-    return result_documents.document(
+    made = result_documents.document(
         measurement,
         run.variants,
         run.reference,
         engine=run.engine,
         machine=run.machine,
-        set_name=ship_card.set_title(wanted.name if wanted.source else "", wanted.level),
+        set_name=_set_name(wanted),
         plan=wanted.plan,
         runtime=run.cell.settings.runtime(),
         uploader=uploader,
         when=run.started,
     )
+    if not wanted.pack:
+        return made
+    return msgspec.structs.replace(made, reference=msgspec.structs.replace(made.reference, pack_sha256=wanted.pack))
+
+
+def _set_name(wanted: CellQuestions) -> str:
+    if wanted.pack:
+        return f"questions of {wanted.pack_name}"
+    return ship_card.set_title(wanted.name if wanted.source else "", wanted.level)
+
+
+def _is_here(variant: Variant, run: Run) -> bool:
+    """Neither elsewhere nor the pack's reference."""
+    packed = run.cell.questions is not None and bool(run.cell.questions.pack) and variant.id == run.reference
+    return not variant.endpoint and not packed
 
 
 def _form_options(form: PromptForm) -> list[str]:

@@ -38,7 +38,7 @@ from playground.notebooks.run_cell import card_of, results_of
 from playground.rendering import card_view, cell_view, comparison_view, reports, templating
 from playground.values.answer import PaneState
 from playground.values.request import Sampling
-from playground.web import panel_values
+from playground.web import demo, panel_values
 from playground.web.job_limits import JobLimits
 from playground.web.live_runs import BranchJob, LiveRuns, RunJob
 from playground.web.notebook_view import NotebookView
@@ -104,6 +104,7 @@ class NotebookActions:
                 self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate,
                 self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
                 self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
+                self.own_pack,
                 self.suite_outlook, self.suite_questions, self.suite_progress, self.stop_suite, self.share,
                 self.copy, self.create, self.remove, self.export, self.card, self.results, self.import_file, self.mark,
                 self.vote, self.branch, self.crop, self.marked_questions, self.questions_file,
@@ -282,7 +283,7 @@ class NotebookActions:
                 if prompts is not None:
                     changed["prompts"] = tuple(prompts)
                 if questions is not None and now.questions is not None:
-                    own = {"source": now.questions.source, "name": now.questions.name}
+                    own = {name: getattr(now.questions, name) for name in ("source", "name", "pack", "pack_name")}
                     changed["questions"] = replace(questions, **own)
                 if blind is not None:
                     changed["blind"] = blind
@@ -541,6 +542,29 @@ class NotebookActions:
             written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), problems=problems[:10])
+
+    def own_pack(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
+        """Measure against a reference pack that was just uploaded; without one, against a variant again."""
+        self._library.own(key)
+        pack, name = None, ""
+        if path is not None:
+            demo.refuse(self._parts.settings, "Reference packs are not used here")
+            uploaded = _uploaded(path)
+            self._library.check_room()
+            with self._imports.held(person):
+                pack, name = self._library.questions.keep_pack(uploaded), uploaded.name
+        with self._library.writing():
+            notebook = self._library.own(key)
+            now = self._view.compare_cell(notebook, cell)
+            if now.questions is None:
+                raise BadInput("This cell has a question of its own.")
+            questions = replace(now.questions, pack="", pack_name="")
+            if pack is not None:
+                limits = pack.record.limits(questions.plan)
+                questions = replace(questions, pack=pack.digest, pack_name=name[:200], plan=limits)
+            written, _ = self._library.write(key, replace(now, questions=questions))
+            self._library.files(notebook).accept(questions.pack)
+        return self._view.changed(key, written)
 
     def mark(self, key: str, cell: str, run: int, block: int, variant: str, right: bool) -> CellsReply:
         """Mark an answer as right or wrong; the same mark again takes it away."""

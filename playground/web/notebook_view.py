@@ -10,6 +10,7 @@ import msgspec
 
 from playground.comparing import axes
 from playground.errors import BadInput, PlaygroundError
+from playground.measuring.packs import Pack
 from playground.measuring.question_sets import Question, QuestionSet, embedded
 from playground.models.presets import Example, Preset, data_folder
 from playground.notebooks import votes
@@ -209,13 +210,17 @@ class NotebookView:
         return next((p for p in presets if p.family == family and p.examples), presets[0])
 
     def question_set(self, notebook: Notebook, asked: CellQuestions) -> QuestionSet:
-        """Raises BadInput if it is not on this machine."""
+        """Of a pack, the set with its images. Raises BadInput if it is not on this machine."""
         if not asked.source:
-            return embedded(self._parts.evaluation, level=asked.level)
+            return embedded(self._parts.evaluation, level="" if asked.pack else asked.level)
         files = self._library.files(notebook)
         if not files.has_questions(asked.source):
             raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
         return files.questions(asked.source)
+
+    def pack(self, notebook: Notebook, asked: CellQuestions) -> Pack:
+        """Raises BadInput if it is not on this machine."""
+        return self._library.files(notebook).pack(asked.pack, asked.pack_name)
 
     def picture_of(self, notebook: Notebook, asked: CellQuestions | None) -> measurement_view.Picture:
         """How to show the images of a set of questions."""

@@ -14,7 +14,7 @@ from playground.errors import BadInput, Interrupted, PlaygroundError
 from playground.measuring.results import Progress
 from playground.notebooks.cells import APP_ENDED, CellQuestions, CompareCell, Run, RunState, settled
 from playground.notebooks.library import Library, Unfinished
-from playground.notebooks.run_cell import continues, go_on, measure_cell, new_run, run_cell
+from playground.notebooks.run_cell import against_pack, continues, go_on, measure_cell, new_run, run_cell
 from playground.rendering import cell_view, measurement_view
 from playground.values.files import Variant
 from playground.web import demo, made_files
@@ -161,6 +161,11 @@ class RunStream:
         job: RunJob,
     ) -> Iterator[RunUpdate]:
         mine.pool.check_busy()
+        pack = None
+        if questions.pack:
+            demo.refuse(self._parts.settings, "Reference packs are not used here")
+            pack = self._view.pack(self._parts.library.own(record.key), questions)
+            run = against_pack(run, pack, variants)
         run = record.begin(run)
         with self._unfinished(job, run.number):
             limits = questions.limits
@@ -169,7 +174,7 @@ class RunStream:
                 if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
                     made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
             question_set = self._view.question_set(self._parts.library.own(record.key), questions)
-            updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, job.stop)
+            updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, job.stop, pack)
             shown_at = 0.0
             for update in self._metrics.measured(updates):
                 if not isinstance(update, Progress):  # the run with what it has so far

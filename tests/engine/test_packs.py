@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from playground.comparing.compare import StopFlag
 from playground.comparing.image_decoder import DECODER
+from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
 from playground.measuring import packs, question_sets
 from playground.measuring.measure import MeasureRequest
@@ -16,8 +19,11 @@ from playground.measuring.packs import Pack
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
+from playground.notebooks.cells import CellQuestions, Run
+from playground.notebooks.run_cell import against_pack, card_of, measure_cell, new_run, results_of
 from playground.values.files import Variant
 from playground.wiring import Parts
+from testkit.notebooks import compare_cell
 from testkit.running import SHORT_CONTEXT, measured
 
 FOLDER = data_folder() / "tiny-vlm/evaluation"
@@ -25,11 +31,15 @@ QUESTIONS = question_sets.embedded(FOLDER, level="hard").first(8)
 
 
 def made(parts: Parts, variants: tuple[Variant, ...], path: Path) -> Pack:
+    return packs.read(written(parts, variants, path))
+
+
+def written(parts: Parts, variants: tuple[Variant, ...], path: Path) -> Path:
     request = MeasureRequest(QUESTIONS, variants, variants[0].id, MeasurementPlan(), SHORT_CONTEXT)
     *_, pack = make_pack(parts.lab, request, engine=parts.engine, licence="CC0-1.0")
     assert isinstance(pack, Pack)
     packs.write(path, pack)
-    return packs.read(path)
+    return path
 
 
 def against(
@@ -86,3 +96,27 @@ def test_pack_when_images_have_other_names_then_found_and_when_some_are_missing_
     with pytest.raises(BadInput, match=r"images are not in none. The pack was made with embedded questions, hard."):
         against(parts, pack, variants[1:], QuestionSet("none", [], tmp_path))
     assert DECODER.read(FOLDER / names[0]).sha256 in pack.record.images
+
+
+def test_cell_when_measured_against_a_pack_then_its_run_card_and_results_say_so(parts: Parts, tmp_path: Path) -> None:
+    variants = parts.catalog.choose(["F16", "Q2_K"])
+    kept = parts.library.questions.keep_pack(written(parts, variants[:1], tmp_path / "a.safetensors"))
+    plan = kept.record.limits(MeasurementPlan())
+    asked = CellQuestions(pack=kept.digest, pack_name="a.safetensors", plan=plan)
+    cell = compare_cell(questions=asked, settings=RunSettings(n_ctx=SHORT_CONTEXT.n_ctx))
+    run = against_pack(new_run(cell, variants[1:], "engine", "machine"), kept, variants[1:])
+    pack = parts.library.questions.read_pack(kept.digest)
+    images = question_sets.embedded(FOLDER)
+    *_, done = measure_cell(run, variants[1:], images, parts.lab, parts.workshop, StopFlag(), pack)
+    assert isinstance(done, Run)
+    assert [v.label for v in done.variants] == ["F16 (pack)", "Q2_K"]
+    card, shared = card_of(done), results_of(done, "anna")
+    assert card is not None
+    assert shared is not None
+    assert "--pack a.safetensors" in card.command
+    assert variants[0].id not in card.command
+    assert (card.questions, card.rows[0].label) == (len(QUESTIONS.items), "F16 (pack)")
+    assert (shared.reference.pack_sha256, shared.questions.name) == (kept.digest, "questions of a.safetensors")
+    scan = msgspec.structs.replace(run, cell=compare_cell(questions=CellQuestions(pack="a" * 64, sensitivity=True)))
+    with pytest.raises(BadInput, match="is looked for in the reference's files"):
+        against_pack(scan, pack, variants[1:])

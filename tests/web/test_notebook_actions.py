@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+import msgspec
 import PIL.Image
 import pytest
 from gradio.utils import get_upload_folder
@@ -263,6 +264,48 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     forged = re.sub(r'("images":\{"[0-9a-f]{64}":")[^"]*', r"\1AAAA", whole)
     third = actions.import_file("a fourth browser", forged)
     assert library.files(library.own(str(third.key))).png(picture.sha256) is None
+
+
+def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets_it_by_no_name(
+    parts: Parts, actions_of: ActionsOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    uploads = Path(get_upload_folder())
+    uploads.mkdir(parents=True, exist_ok=True)
+    data = (Path(__file__).parents[2] / "examples/tiny-vlm-7M-F16-hard-150.safetensors").read_bytes()
+    (uploads / "a.safetensors").write_bytes(data)
+    (uploads / "cut.safetensors").write_bytes(data[:999])
+    actions, library, view = actions_of(parts), parts.library, NotebookView(parts)
+    key = str(actions.open().key)
+    cell = actions.add(key, "measure").cells[0].id
+
+    def asked(key: str, cell: str) -> CellQuestions:
+        now = library.cell(library.own(key), cell)
+        assert isinstance(now, CompareCell)
+        assert now.questions is not None
+        return now.questions
+
+    before = asked(key, cell)
+    with pytest.raises(BadInput, match=r"cut\.safetensors is damaged or cut short"):
+        actions.own_pack(key, cell, str(uploads / "cut.safetensors"))
+    with pytest.raises(NotAllowed):
+        actions.own_pack(key, cell, str(tmp_path / "../a.safetensors"))
+    shown = actions.own_pack(key, cell, str(uploads / "a.safetensors")).cells[0].html
+    assert "against the pack <b>a.safetensors</b>" in shown
+    actions.write(key, cell, questions=msgspec.structs.replace(before, n=5))  # as the page's fields do
+    chosen = asked(key, cell)
+    assert (chosen.pack_name, chosen.n) == ("a.safetensors", 5)
+    assert len(view.pack(library.own(key), chosen).record.questions) == 150
+    stranger = actions.import_file("another browser", actions.export(key, "json", cell).text)
+    other = str(stranger.key)
+    (copied,) = library.own(other).cells
+    assert asked(other, copied).pack == chosen.pack
+    with pytest.raises(BadInput, match=r"The reference pack a\.safetensors is not on this machine"):
+        view.pack(library.own(other), asked(other, copied))
+    actions.own_pack(other, copied, str(uploads / "a.safetensors"))
+    assert view.pack(library.own(other), asked(other, copied)).digest == chosen.pack
+    actions.own_pack(key, cell)
+    assert asked(key, cell).pack == ""
 
 
 def test_upload_when_only_examples_are_there_or_on_a_picture_then_it_takes_their_place_and_they_come_back(

@@ -85,6 +85,7 @@ export const actions = {
   settings: (id, chip) => { choose(id); openPanel(chip.dataset.field); },
   "draw-questions": drawQuestions,
   "stop-questions": stopDrawing,
+  "no-pack": id => turns.take(id, () => call("own_pack", {cell: id})),
   embedded: id => turns.take(id, () => call("own_questions", {cell: id})),
   mark: async (id, button) => {
     const [run, block] = blockOf(button);

@@ -52,11 +52,15 @@ function tellReplaced(id) {
   });
 }
 
-export async function addQuestions(id, file) {
+export const addQuestions = (id, file) => addFile(id, file, "own_questions");
+
+export const addPack = (id, file) => addFile(id, file, "own_pack");
+
+async function addFile(id, file, name) {
   if (!file) return;
   let path;
   try { ({path} = await page.upload(file)); } catch (error) { notUploaded(file, error); return; }
-  await turns.take(id, () => call("own_questions", {cell: id, path}));
+  await turns.take(id, () => call(name, {cell: id, path}));
 }
 
 const suiteOf = id => {

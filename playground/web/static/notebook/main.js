@@ -2,7 +2,7 @@
 import {actions, ask, edit, focusCell, look, repeat} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
-import {addPictures, addQuestions, imagesOf, importFile, showOutlook} from "./files.js";
+import {addPictures, addPack, addQuestions, imagesOf, importFile, showOutlook} from "./files.js";
 import {parsed} from "./fragments.js";
 import {onKey} from "./keyboard.js";
 import {onLikelyClick, onLikelyKey} from "./likely.js";
@@ -102,6 +102,7 @@ function onChange({target: field}) {
   else if (field.matches("[data-look]") || field.matches("[data-beside]")) look(id).catch(ignore);
   else if (field.matches("[data-two-side]")) fill(field);
   else if (field.matches("[data-questions]")) addQuestions(id, field.files[0]).catch(ignore).finally(empty);
+  else if (field.matches("[data-pack]")) addPack(id, field.files[0]).catch(ignore).finally(empty);
   else if (field.matches("[data-suite], [data-suite-seed], [data-suite-token]")) showOutlook(id).catch(ignore);
   else if (field.matches("[data-repeats]")) repeat(id, Number(field.value)).catch(ignore);
   else if (field.matches("[data-q]")) ask(id).then(() => field.dataset.q === "n" && showOutlook(id)).catch(ignore);
