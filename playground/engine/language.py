@@ -34,7 +34,7 @@ from playground.engine.sampling import TokenSampler
 from playground.engine.sequences import SequenceContext
 from playground.engine.token_rows import TokenRows
 from playground.engine.vocabulary import Vocabulary
-from playground.errors import BadPair, BadPrompt, Interrupted
+from playground.errors import BadPair, BadPrompt, EngineError, Interrupted
 from playground.values.reasoning import opened_by
 from playground.values.request import Runtime, Sampling
 
@@ -156,7 +156,12 @@ class LanguageModel:
         scales = (1.0, math.sqrt(C.llama_model_n_embd(self._model)), *([float(scale)] if scale else []))
         for sampler in self.samplers:  # with one in the graph the logits stay on the device
             sampler.detach(context.handle)
-        if not context.use_rows(self._rows, scales):
+        try:
+            same = context.use_rows(self._rows, scales)
+        except EngineError:  # prompts are read as they were
+            context.clear()
+            same = False
+        if not same:
             self._rows.close()
             self._rows = False
 
