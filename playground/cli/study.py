@@ -80,6 +80,9 @@ def _alone(folder: Path) -> Iterator[None]:
         raise cannot_write(folder, error) from None
     try:
         yield
+    except KeyboardInterrupt:
+        say("Stopped. The same command goes on.")
+        raise
     finally:
         line("")
         lock.release()

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from statistics import median
 from threading import RLock
 
 
@@ -40,11 +41,13 @@ _TRUST = 2  # steps of a kind count as much as what is typical
 
 def expected_seconds(steps: Mapping[Kind, int], paces: Mapping[Kind, float]) -> float | None:
     """How long so many steps take. Of a kind that was not timed, by what is typical beside those that were; None: none
-    was."""
-    known = [paces[k] / _TYPICAL[k] for k in paces]
-    if not known:
+    was.
+
+    By the median: a large picture makes the first answers to it, which encode it, many times as slow as all else.
+    """
+    if not paces:
         return None
-    beside = sum(known) / len(known)
+    beside = median(pace / _TYPICAL[k] for k, pace in paces.items())
     return sum(n * paces.get(k, beside * _TYPICAL[k]) for k, n in steps.items())
 
 
