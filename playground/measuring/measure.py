@@ -241,7 +241,7 @@ class MeasureJob:
         def measure_at(places: Places, done: Callable[[Progress], None]) -> None:
             steps, group = self.steps.at(places), take(places)
             while group:
-                ahead = shares.take(places, ahead=True)
+                ahead = shares.take(places, ahead=True) if pool.on_gpu else []
                 for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
                     if then is not None and pool.on_gpu:  # on a CPU the two would fight for its cores
                         Thread(target=steps.load_ahead, args=(then,), daemon=True).start()
