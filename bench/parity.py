@@ -32,7 +32,7 @@ from playground.wiring import Parts, open_parts
 # Families whose classes are part of transformers, and whose small checkpoints it can ask.
 FAMILIES = (
     "qwen2vl", "qwen25vl", "qwen3vl", "qwen35", "gemma3", "smolvlm", "idefics3", "internvl", "lfm2vl", "glm4v",
-    "paddleocr",
+    "paddleocr", "pixtral", "mistral3",
 )  # fmt: skip
 # Of llama.cpp itself, found by this bench. InternVL: its graph puts the class token behind the patches; the position
 # table has it in front, so each patch gets the position of the one before it. With the table's first row moved to the

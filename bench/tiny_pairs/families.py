@@ -62,6 +62,13 @@ HALF = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
 IMNET = dict(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
 
 
+def pixtral_processor(name, patch_size, merge):
+    """Without it transformers takes the processor of Llava, or merges no patches."""
+    tokens = dict(image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]")
+    document = dict(processor_class="PixtralProcessor", patch_size=patch_size, spatial_merge_size=merge, **tokens)
+    (checkpoint(name) / "processor_config.json").write_text(json.dumps(document))
+
+
 def qwen_tok(template, extra=()):
     return byte_pairs(QWEN_SPECIAL + list(extra), eos="<|im_end|>", pad="<|endoftext|>", template=template)
 
@@ -199,7 +206,8 @@ def pixtral():
     def patch(config):
         config["text_config"]["architectures"] = ["MistralForCausalLM"]
     save("pixtral", T.LlavaForConditionalGeneration(config), tokenizer, "pixtral", dict(CLIP,
-        size=dict(longest_edge=1024), patch_size=16), patch)
+        size=dict(longest_edge=1024), patch_size=16, image_processor_type="PixtralImageProcessor"), patch)
+    pixtral_processor("pixtral", patch_size=16, merge=1)
 
 
 def mistral3():
@@ -217,7 +225,8 @@ def mistral3():
     def patch(config):
         config["text_config"].pop("architectures", None)
     save("mistral3", T.Mistral3ForConditionalGeneration(config), tokenizer, "tekken", dict(CLIP,
-        size=dict(longest_edge=1540), patch_size=14), patch)
+        size=dict(longest_edge=1540), patch_size=14, image_processor_type="PixtralImageProcessor"), patch)
+    pixtral_processor("mistral3", patch_size=14, merge=2)
 
 
 def internvl():

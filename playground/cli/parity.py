@@ -62,7 +62,7 @@ def parity(
             variant,
             questions_of(parts, questions),
             folder,
-            original.rstrip("/").rsplit("/", 1)[-1] if folder == Path(original) else original,
+            folder.resolve().name if folder == Path(original) else original,
             python,
             free,
             dtype,

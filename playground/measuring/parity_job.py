@@ -198,7 +198,10 @@ class ParityJob:
             chain.append((Part.MODEL, theirs))
         if encoded is not None:
             chain.append((Part.PREPROCESSING, parity_prompts.around(texts, encoded)))
-        chain.append((Part.ENCODER, parity_prompts.around(texts, own)))
+        # Where the encoders cannot be compared, a picture of another size is reason enough.
+        resized = own.n_image_tokens != len(answer.arrays["slots"])
+        last = Part.PREPROCESSING if encoded is None and resized else Part.ENCODER
+        chain.append((last, parity_prompts.around(texts, own)))
         if difference is not None:
             chain.append((Part.PROMPT, own))
         sums: dict[Part, float] = {}

@@ -159,6 +159,19 @@ class _Original:
         first, last = ids.index(self._image_token), len(ids) - ids[::-1].index(self._image_token)
         return ids[first:last]
 
+    def paired(self, frame: Sequence[int], pictures: Sequence[Any]) -> list[tuple[list[int], list[int]]]:
+        """The pair's tokens with the pair's pictures, and the places of the image: as they are, and with the original's
+        own tokens between rows of such a picture."""
+        places = [place for place, token in enumerate(frame) if token == _SLOT]
+        tokens = [self._image_token if token == _SLOT else token for token in frame]
+        prompts = [(tokens, places)]
+        with suppress(Exception):
+            (picture,) = pictures
+            block = self._of_image(PIL.Image.new("RGB", picture.shape[:0:-1]))
+            if len(block) == len(places):
+                prompts.append(([*frame[: places[0]], *block, *frame[places[-1] + 1 :]], places))
+        return prompts
+
     def _n_features(self, inputs: Mapping[str, Any]) -> int:
         """How many tokens the encoder makes of an image."""
         model = self._model
@@ -286,10 +299,7 @@ def _ask(original: _Original, folder: Path, question: Mapping[str, Any]) -> None
     seen = original.with_pictures(inputs, given)
     if seen is not None:
         same = pictures is not None and [p.shape for p in pictures] == [p.shape for p in given]
-        paired = [
-            original_id if token == _SLOT else token for token in frame for original_id in [original._image_token]
-        ]
-        for ids, places in ((prompt.ids, slots), (paired, framed)) if same else ((paired, framed),):
+        for ids, places in ((prompt.ids, slots), *original.paired(frame, given))[0 if same else 1 :]:
             try:
                 arrays["embeddings-of-inputs"] = original.embed(ids, seen).rows[places]
                 break
