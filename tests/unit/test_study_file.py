@@ -39,6 +39,14 @@ def test_shipped_studies_when_read_then_all_are_there_and_say_why() -> None:
         assert find_study(path.stem) == path
 
 
+def test_shipped_studies_when_they_quantize_here_then_each_family_has_16_bits_to_begin_with() -> None:
+    families = [family for path in SHIPPED for family in read_study(path).families]
+    assert len(families) == 10
+    for family in families:
+        preset = study_file.preset_of(family)
+        assert not preset.repo or {"F16", "BF16"} & {*preset.ticked, *preset.sizes}
+
+
 def test_study_of_encoders_when_read_then_four_families_are_asked_about_documents_charts_and_texts() -> None:
     study = read_study(find_study("vision-encoder-4bit"))
     assert len(study.families) == 4
