@@ -1,7 +1,7 @@
 """Tries flash attention, threads and context sizes with a loaded language model.
 
 Each candidate reads the same number of tokens and writes a few behind them, in turn with the others, so that a machine
-that gets slower favours none. On two cores a model of 168 M takes 2 s, one of 7 B about as long as its load.
+that gets slower favours none.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from playground.values.engine_defaults import EngineSettings, Trial, choose, is_
 from playground.values.request import SMALLEST_CONTEXT, Runtime
 
 _DEPTH = 512  # tokens of the prompt at most, as of a question about an image
-_PROMPT_S = 0.3  # of a candidate for flash attention and the context's size
+_PROMPT_S = 0.2  # of a candidate for flash attention and the context's size
 _ROUND_S = 0.03  # of writing
-_ROUNDS = 3
-_SLOW_S = 0.02  # a token of a model that reads shorter pieces
-_MOST_S, _MOST_TOKENS = 3.0, 60  # then it gives up: after these seconds, or the time of so many tokens if that is more
+_ROUNDS, _SLOW_ROUNDS = 3, 1
+_SLOW_S = 0.02  # a token of a model that reads shorter pieces and writes one round
+_MOST_S, _MOST_TOKENS = 6.0, 120  # then it gives up: after these seconds, or the time of so many tokens if that is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class _Pace:
     piece: int  # tokens of the prompt that are read at once
     pieces: int
     written: int  # tokens in a round
+    rounds: int
 
 
 class _GaveUp(Exception):
@@ -107,7 +108,8 @@ def _pace(model: LanguageModel, settings: EngineSettings, threads: tuple[int, ..
     watch.check_busy()
     most = min(_DEPTH, settings.n_ctx // 4) // piece
     rounds = max(1, min(most, int(_PROMPT_S / piece_s)) // len(threads))
-    return _Pace(threads, piece, rounds * len(threads), max(2, min(16, int(_ROUND_S / token_s))))
+    written = max(2, min(16, int(_ROUND_S / token_s)))
+    return _Pace(threads, piece, rounds * len(threads), written, _ROUNDS if token_s < _SLOW_S else _SLOW_ROUNDS)
 
 
 def _try(model: LanguageModel, settings: EngineSettings, pace: _Pace, watch: _Watch) -> tuple[Trial, ...]:
@@ -124,7 +126,7 @@ def _try(model: LanguageModel, settings: EngineSettings, pace: _Pace, watch: _Wa
         context.set_threads(n)
         reading[n] += watch.timed(context, [token] * pace.piece)
     writing = dict.fromkeys(threads, float("inf"))
-    for _ in range(_ROUNDS):
+    for _ in range(pace.rounds):
         for n in threads:
             context.set_threads(n)
             watch.timed(context, [token])  # without the threads' start
