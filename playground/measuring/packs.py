@@ -33,6 +33,7 @@ UNCHECKED = 1e-4  # where no variant is at hand to check with
 WITHIN = 0.01  # of the KL over the whole vocabulary
 _LEAST, _MOST = 5, 4096  # tokens of a position: those that the page shows, and what a flat distribution may take
 _MAX_BYTES = 4 * 2**30
+ID = "pack:"  # before the sha256 in the id of a pack's reference, where other ids have their family
 _NAME = "playground.reference-pack"
 _ARRAYS = {"counts": "int32", "ids": "int32", "log_probabilities": "float32", "rest": "float32"}
 
@@ -88,7 +89,7 @@ class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
             ModelFile("", f.bytes, f.sha256, f.quantization, f.n_params, f.architecture, f.vocabulary_sha256)
             for f in (self.model, self.projector)
         )
-        id = f"pack:{self.model.sha256[:12]}+{self.projector.sha256[:12]}"
+        id = f"{ID}{self.model.sha256[:12]}+{self.projector.sha256[:12]}"
         return Variant(id, self.family, f"{self.label} (pack)", model, projector, True, self.chat_template)
 
     @property

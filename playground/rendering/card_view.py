@@ -14,7 +14,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from playground.errors import BadInput
-from playground.measuring import parity
+from playground.measuring import packs, parity
 from playground.measuring.ship_card import CardRow, ShipCard
 from playground.models.presets import family_name
 from playground.rendering import measurement_view, number_format, plots, templating
@@ -34,7 +34,9 @@ def write(kind: str, card: ShipCard) -> bytes:
 
 def model_of(card: ShipCard) -> str:
     """The model family that the card is about."""
-    return family_name(card.reference.partition(":")[0])
+    ids = [card.reference, *(row.variant for row in card.rows)]
+    named = next((id for id in ids if not id.startswith(packs.ID)), card.reference)
+    return family_name(named.partition(":")[0])
 
 
 def verdict(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:

@@ -21,6 +21,7 @@ from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
 from playground.notebooks.cells import CellQuestions, Run
 from playground.notebooks.run_cell import against_pack, card_of, measure_cell, new_run, results_of
+from playground.rendering import card_view
 from playground.values.files import Variant
 from playground.wiring import Parts
 from testkit.notebooks import compare_cell
@@ -113,6 +114,7 @@ def test_cell_when_measured_against_a_pack_then_its_run_card_and_results_say_so(
     card, shared = card_of(done), results_of(done, "anna")
     assert card is not None
     assert shared is not None
+    assert card_view.model_of(card) == "Tiny VLM 7M"
     assert "--pack a.safetensors" in card.command
     assert variants[0].id not in card.command
     assert (card.questions, card.rows[0].label) == (len(QUESTIONS.items), "F16 (pack)")
