@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -27,15 +28,21 @@ def box() -> Iterator[EndpointServer]:
         yield server
 
 
+def apart(ask: Callable[..., EndpointAnswer], *values: Any, **options: Any) -> EndpointAnswer:
+    """In a thread of its own: the browser that other tests of this process opened has its loop in this one."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(ask, *values, **options).result()
+
+
 def answered(box: EndpointServer, answer: Answer, **options: object) -> EndpointAnswer:
     box.answer = answer
-    return ask(box.endpoint(**options), ASKED)  # type: ignore[arg-type]
+    return apart(ask, box.endpoint(**options), ASKED)  # type: ignore[arg-type]
 
 
 def test_answer_when_streamed_then_text_usage_and_model_and_the_picture_is_sent(box: EndpointServer) -> None:
     box.answer = says("a ", "cat")
     texts: list[str] = []
-    answer = ask(box.endpoint(key=KEY), ASKED, on_text=lambda now: texts.append(now.text))
+    answer = apart(ask, box.endpoint(key=KEY), ASKED, on_text=lambda now: texts.append(now.text))
     assert (answer.text, answer.finish_reason, texts) == ("a cat", "end of text", ["a ", "a cat"])
     assert (answer.said.model, answer.said.prompt_tokens, answer.said.answer_tokens) == (MODEL, 7, 2)
     assert answer.remarks == ()
@@ -68,7 +75,7 @@ def test_answer_when_stopped_while_the_server_waits_then_it_ends(box: EndpointSe
     box.answer = waits
     box.go_on.clear()
     with pytest.raises(Interrupted):
-        ask(box.endpoint(), ASKED, stop=written.is_set, on_text=lambda answer: written.set())
+        apart(ask, box.endpoint(), ASKED, stop=written.is_set, on_text=lambda answer: written.set())
     box.go_on.set()
 
 
@@ -153,7 +160,7 @@ def test_answer_when_nobody_listens_then_unavailable_without_the_address() -> No
     with serving(says("a")) as server:
         gone = server.endpoint(key=KEY)
     with pytest.raises(Unavailable, match=r"^box cannot be reached\. Does it run\?$"):
-        ask(gone, ASKED)
+        apart(ask, gone, ASKED)
 
 
 def test_answer_when_the_server_is_silent_then_that_is_said(box: EndpointServer) -> None:
@@ -184,12 +191,12 @@ def test_model_when_the_server_names_another_or_none_then_that_is_said(box: Endp
 def test_model_when_it_changed_since_the_answer_before_then_that_is_said(box: EndpointServer) -> None:
     endpoints = Endpoints([box.endpoint()])
     box.answer = says("a")
-    assert endpoints.ask("box", ASKED).remarks == ()
-    assert endpoints.ask("box", ASKED).remarks == ()
+    assert apart(endpoints.ask, "box", ASKED).remarks == ()
+    assert apart(endpoints.ask, "box", ASKED).remarks == ()
     box.answer = says("a", model="cheap/model")
     assert (
         f"Its model changed since its answer before: from {MODEL} to cheap/model."
-        in endpoints.ask("box", ASKED).remarks
+        in apart(endpoints.ask, "box", ASKED).remarks
     )
 
 
@@ -214,12 +221,12 @@ def test_question_when_all_places_are_taken_then_it_waits_and_can_be_stopped(box
         first = threads.submit(endpoints.ask, "box", ASKED, on_text=lambda answer: written.set())
         assert written.wait(60)
         with pytest.raises(Interrupted):
-            endpoints.ask("box", ASKED, stop=stop)
+            apart(endpoints.ask, "box", ASKED, stop=stop)
         assert len(box.asked) == n + 1
         box.go_on.set()
         assert first.result().text == "a cat"
     box.answer = says("a")
-    assert endpoints.ask("box", ASKED).text == "a"  # its place is free again
+    assert apart(endpoints.ask, "box", ASKED).text == "a"  # its place is free again
     assert stopped.is_set()
 
 
@@ -236,7 +243,7 @@ def test_logprobs_when_given_then_scores_and_invalid_ones_are_left_out(box: Endp
 
     def scored(answer: Answer) -> EndpointAnswer:
         box.answer = answer
-        return ask(box.endpoint(), asked)
+        return apart(ask, box.endpoint(), asked)
 
     answer = scored(gives(-0.5, [("dog", -1.5), ("cat", -0.5)]))
     assert box.asked[-1]["top_logprobs"] == 2

@@ -13,17 +13,19 @@ export function sortBy(button) {
   sort(head, head.ariaSort === "ascending" ? -1 : 1);
 }
 
-// How the tables within are sorted, to be handed to `sortAgain` once they have been written anew.
+// How the tables within are sorted, to be handed to `sortAgain` once they have been written anew. By the name of the
+// column: those that were empty come meanwhile.
 export const sorting = within => [...within.querySelectorAll("table")].map(table => {
   const head = table.querySelector("th[aria-sort=ascending], th[aria-sort=descending]");
-  return head && [head.cellIndex, head.ariaSort === "ascending" ? 1 : -1];
+  return head && [head.textContent.trim(), head.ariaSort === "ascending" ? 1 : -1];
 });
 
 export function sortAgain(within, sorted) {
   const tables = within.querySelectorAll("table");
   sorted.forEach((order, at) => {
-    const head = order && tables[at]?.tHead?.rows[0].cells[order[0]];
-    if (head?.querySelector("[data-sort]")) sort(head, order[1]);
+    const heads = order ? [...tables[at]?.tHead?.rows[0].cells ?? []] : [];
+    const head = heads.find(head => head.querySelector("[data-sort]") && head.textContent.trim() === order[0]);
+    if (head) sort(head, order[1]);
   });
 }
 
