@@ -26,13 +26,14 @@ from playground.endpoints.client import EndpointAnswer
 from playground.endpoints.wire import EndpointQuestion, not_sent
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Interrupted, PlaygroundError, Unavailable
-from playground.pool.engine_choices import kind_of
+from playground.pool.engine_choices import kind_of, with_defaults
 from playground.pool.handles import Stop
 from playground.pool.leasing import Slot
 from playground.pool.pool import Pool
 from playground.pool.queue import Ticket
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import ComparisonUpdate, PaneState, TokenScore
+from playground.values.engine_defaults import EngineDefaults
 from playground.values.files import Variant
 from playground.values.memory import WorkerRole, machine_of
 from playground.values.reasoning import Written
@@ -161,6 +162,7 @@ class _ComparisonRun:
         self._load_s: dict[WorkerSpec, float | None] = {}
         self._slot: Slot  # from when it is this run's
         self._runtimes: dict[str, Runtime] = {}  # by variant: what fits into memory
+        self._defaults: dict[str, EngineDefaults | None] = {}  # by variant: what was measured to suit this machine
 
     def execute(self) -> None:
         try:
@@ -182,14 +184,16 @@ class _ComparisonRun:
         try:
             with turn(stop=self._stop.wanted, on_place=self._panes.place) as (self._slot, batch):
                 if batch is not None:
+                    self._runtimes |= {v.id: self._comparison.runtime.of(v) for v in variants}
+                    self._keep_choices(variants)
                     for variant in variants:
-                        self._runtimes[variant.id] = self._comparison.runtime.of(variant)
                         self._guarded(variant, self._encode)
                         self._guarded(variant, partial(self._write_with_others, batch))
                     return
                 for variant in variants:
                     self._runtimes[variant.id] = self._fitting(variant)
                 self._settle(variants)
+                self._keep_choices(variants)
                 self._load_all(variants)
                 if self._comparison.order is Order.RACE:
                     for variant in variants:
@@ -242,7 +246,11 @@ class _ComparisonRun:
 
     def _settled(self, variant: Variant) -> Runtime:
         """How its language model computes."""
-        return self._pool.choices.settled(variant.model, self._runtimes[variant.id])
+        return with_defaults(self._runtimes[variant.id], self._defaults[variant.id])
+
+    def _keep_choices(self, variants: Sequence[Variant]) -> None:
+        """For the whole run: another one may measure the machine meanwhile, and all panes compute in the same way."""
+        self._defaults = {v.id: self._pool.choices.of(v.model, self._runtimes[v.id]) for v in variants}
 
     def _language(self, variant: Variant) -> WorkerSpec:
         """The worker of the language model, with a context that holds the question, unless its size was chosen.

@@ -45,20 +45,8 @@ class EngineChoices:
         return self._forecasts.engine_defaults(HOST, kind)
 
     def settled(self, model: ModelFile, runtime: Runtime) -> Runtime:
-        """With what was measured in place of what is not set. Flash attention stays unset where it is off as usual."""
-        defaults = self.of(model, runtime)
-        if defaults is None:
-            return runtime
-        chosen = defaults.chosen
-        attention = runtime.flash_attention
-        if attention is None and chosen.flash_attention and not runtime.needs_flash_attention:
-            attention = True
-        return replace(
-            runtime,
-            flash_attention=attention,
-            n_threads=runtime.n_threads or chosen.n_threads,
-            least_ctx=chosen.n_ctx if chosen.n_ctx < SMALLEST_CONTEXT else None,
-        )
+        """With what was measured in place of what is not set."""
+        return with_defaults(runtime, self.of(model, runtime))
 
     def computed(self, model: ModelFile, runtime: Runtime) -> Runtime:
         """For the key of a result: threads, and room for more tokens, are no part of it."""
@@ -104,6 +92,22 @@ class EngineChoices:
     def _is_here(self, runtime: Runtime) -> bool:
         on_gpu = self._devices.on_gpu and runtime.n_gpu_layers != 0
         return not on_gpu and self._devices.host_places == (HOST,)
+
+
+def with_defaults(runtime: Runtime, defaults: EngineDefaults | None) -> Runtime:
+    """Flash attention stays unset where it is off as usual."""
+    if defaults is None:
+        return runtime
+    chosen = defaults.chosen
+    attention = runtime.flash_attention
+    if attention is None and chosen.flash_attention and not runtime.needs_flash_attention:
+        attention = True
+    return replace(
+        runtime,
+        flash_attention=attention,
+        n_threads=runtime.n_threads or chosen.n_threads,
+        least_ctx=chosen.n_ctx if chosen.n_ctx < SMALLEST_CONTEXT else None,
+    )
 
 
 def kind_of(file: ModelFile | WorkerSpec) -> str | None:

@@ -135,7 +135,9 @@ def test_ticks_when_many_come_at_once_then_they_share_the_requests(served: HubSe
     fields = ticked(served, "F16", projector_repo=OTHER)
     with ThreadPoolExecutor(8) as threads:
         replies = list(threads.map(lambda _: actions.check(**fields), range(8)))
-    assert all(reply == replies[0] for reply in replies)
+    assert all(
+        reply.level == replies[0].level for reply in replies
+    )  # their text names the memory that is free just now
     assert sorted(request.path for request in served.seen(where="/api/models/")) == sorted(
         f"/api/models/{id}/revision/{served.repos[id].commit}" for id in (REPO, OTHER)
     )

@@ -23,6 +23,7 @@ from playground.measuring.suites import Suite, guessed, read_suites
 from playground.models.hub.client import Hub
 from playground.notebooks.cells import CellQuestions
 from playground.support import atomic
+from playground.values import durations
 from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
@@ -336,7 +337,7 @@ def test_page_when_a_suite_is_named_then_it_says_what_would_be_fetched_and_a_sto
     assert "0 of " in fetching
     assert actions.suite_progress(key, cell).html == ""
     later = actions.suite_outlook(key, cell, "chartqa", seed=7).html
-    assert f"about {30 * 5 * len(variants):.0f} s" in later or "min, as in the newest" in later
+    assert f"{durations.about(30 * 5 * len(variants))}, as in the newest" in later
     assert served.seen(where="ChartQA")
 
 
