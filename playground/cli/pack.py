@@ -21,7 +21,7 @@ from playground.cli.options import (
 )
 from playground.comparing import comparison_request
 from playground.errors import BadInput, cannot_write
-from playground.measuring import pack_jobs, packs, results
+from playground.measuring import pack_jobs, pack_source, packs, results
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.packs import Pack, PackRecord
 from playground.models.hub.client import Hub
@@ -94,24 +94,17 @@ def pull(
     revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
 ) -> None:
     """Fetch a pack from a dataset repository of the Hub, check it, and print what it holds."""
-    hub, (id, _, wanted) = _hub(), repo.removeprefix("https://huggingface.co/datasets/").partition(":")
-    listing = hub.dataset_files(id, revision)
-    names = [file.name for file in listing.files if file.name.endswith(".safetensors")]
-    if (wanted and wanted not in names) or (len(names) != 1 and not wanted):
-        known = ", ".join(names)[:400] or "none"
-        raise BadInput(f"Name the pack: {id}:FILE. The repository has: {known}.")
-    name = wanted or names[0]
-    target = out or Path(Path(name).name)
+    fetched, commit = pack_source.fetch(_hub(), repo, revision)
+    target = out or Path(fetched.name)
     if target.exists():
         raise BadInput(f"{target} exists. Choose another name.")
-    fetched = hub.dataset_file(listing, name)
     record = packs.read(fetched).record
     try:
         target.write_bytes(fetched.read_bytes())
     except OSError as error:
         raise cannot_write(target, error) from None
     _print(record, target.stat().st_size)
-    say(f"{target} written, commit {listing.commit[:12]}.")
+    say(f"{target} written, commit {commit[:12]}.")
 
 
 def _hub() -> Hub:

@@ -32,7 +32,7 @@ LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 UNCHECKED = 1e-4  # where no variant is at hand to check with
 WITHIN = 0.01  # of the KL over the whole vocabulary
 _LEAST, _MOST = 5, 4096  # tokens of a position: those that the page shows, and what a flat distribution may take
-_MAX_BYTES = 4 * 2**30
+MAX_BYTES = 4 * 2**30
 ID = "pack:"  # before the sha256 in the id of a pack's reference, where other ids have their family
 _NAME = "playground.reference-pack"
 _ARRAYS = {"counts": "int32", "ids": "int32", "log_probabilities": "float32", "rest": "float32"}
@@ -163,8 +163,8 @@ def write(path: Path, pack: Pack) -> None:
 def read(path: Path) -> Pack:
     """Raises BadInput for a file that is not a valid pack of this version."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise BadInput(f"{path.name} is larger than {_MAX_BYTES // 2**30} GiB.")
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"{path.name} is larger than {MAX_BYTES // 2**30} GiB.")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with safetensors.safe_open(path, framework="numpy") as opened:

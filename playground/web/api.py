@@ -17,15 +17,22 @@ from gradio.events import api
 from playground.comparing import axes, branching, comparison_request, run_settings
 from playground.comparing import compare as lab
 from playground.comparing import pages as document_pages
-from playground.errors import BadInput, PlaygroundError
-from playground.measuring import endpoint_jobs, result_documents
+from playground.comparing.lab import Lab
+from playground.comparing.run_settings import RunSettings
+from playground.errors import BadInput, NotAllowed, PlaygroundError
+from playground.measuring import endpoint_jobs, pack_source, packs, result_documents, suite_source
 from playground.measuring.measure import MeasureRequest
-from playground.measuring.question_sets import embedded
+from playground.measuring.pack_jobs import PackJob
+from playground.measuring.question_sets import QuestionSet, embedded
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.ship_card import set_title
+from playground.measuring.suite_source import SuiteChoice
 from playground.models import check_pair
 from playground.rendering import json_documents
-from playground.web import login
+from playground.settings import Settings
+from playground.values.files import Variant
+from playground.values.request import Runtime
+from playground.web import demo, login
 from playground.web.job_limits import JobLimits
 from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
@@ -117,6 +124,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
         image_place: str = "before",
         chat_template: str = "",
         uploader: str = "",
+        pack: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
 
@@ -130,6 +138,8 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             image_place: "before" or "behind" the question, if it does not say <image>.
             chat_template: Jinja text, or a llama.cpp template's name; empty for each variant's own.
             uploader: your name in the results document, which is "results" in the last document; empty for none.
+            pack: a reference pack, owner/name or owner/name:FILE of a dataset repository, in place of a reference \
+here; its questions, their form and the lengths of answers hold then.
         """
         deriving.join()
         person = login.person(request)
@@ -146,8 +156,17 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
                 "chat_template": chat_template or None,
             }
             settings = parts.limited(run_settings.read_settings(given))
-            sampling = settings.sampling()
+            mine, stop = parts.of(person), lab.StopFlag()
             chosen = parts.choose(variants)
+            if pack:
+                _check_pack(parts.settings, settings, chosen)
+                with long_jobs.held(person):
+                    try:
+                        yield from _against(parts, pack, chosen, mine.lab, stop, measures, uploader)
+                    finally:
+                        stop.run()
+                return
+            sampling = settings.sampling()
             job_request = MeasureRequest(
                 embedded(parts.evaluation).first(questions),
                 chosen,
@@ -157,7 +176,6 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
                 ),
                 form=settings.prompt_form(),
             )
-            mine, stop = parts.of(person), lab.StopFlag()
             document = functools.partial(
                 result_documents.document,
                 variants=chosen,
@@ -198,6 +216,57 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
     gr.Button(visible=False).click(
         compare, [image, prompt, ids, settings], [result], api_name="compare", concurrency_limit=None
     )
+
+
+def _check_pack(settings: Settings, given: RunSettings, variants: tuple[Variant, ...]) -> None:
+    """Raises NotAllowed, and BadInput for what the pack settles, or what cannot read its answers."""
+    demo.refuse(settings, "Reference packs are not used here")
+    if not settings.downloads:
+        raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
+    form = given.prompt_form()
+    if form.given:
+        raise BadInput(f"The form of the prompts is the pack's. Leave out {', '.join(form.given)}.")
+    if any(variant.endpoint for variant in variants):
+        raise BadInput("A server elsewhere cannot read a pack's answers. Leave it out.")
+
+
+def _against(
+    parts: Parts,
+    name: str,
+    variants: tuple[Variant, ...],
+    own: Lab,
+    stop: lab.StopFlag,
+    measures: RunMetrics,
+    uploader: str,
+) -> Iterator[dict[str, Any]]:
+    """Measure against a pack of the Hub. Its images are the embedded ones, or its suite's."""
+    path, _ = pack_source.fetch(parts.hub, name)
+    pack = packs.read(path)
+    record, plan, images = pack.record, MeasurementPlan(accuracy=True), embedded(parts.evaluation)
+    if record.sample is not None:
+        choice = SuiteChoice(suite_source.name_of(record.sample), len(record.sample.rows), record.sample.seed)
+        for drawn in suite_source.draw(parts.hub, choice, parts.samples, stop.wanted):
+            if isinstance(drawn, QuestionSet):
+                images = drawn
+            else:
+                yield json_documents.of_news(drawn)
+    for news in measures.measured(PackJob(own, pack, images, variants, plan, stop=stop.wanted).run()):
+        reply = json_documents.of_news(news)
+        if isinstance(news, Measurement):
+            document = result_documents.document(
+                news,
+                (record.reference, *variants),
+                record.reference.id,
+                engine=parts.engine,
+                machine=parts.machine,
+                set_name=record.questions_name,
+                plan=record.limits(plan),
+                runtime=Runtime(),
+                pack=pack,
+                uploader=uploader,
+            )
+            reply["results"] = msgspec.to_builtins(document)
+        yield reply
 
 
 def _pages(settings: dict[str, Any] | None) -> tuple[tuple[int, ...], dict[str, Any] | None]:

@@ -6,11 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
+from playground.measuring import packs
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
+from testkit.webapp import running
 
 SHIPPED = Path(__file__).parents[2] / "examples/tiny-vlm-7M-F16-hard-150.safetensors"
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,3 +66,29 @@ def test_pack_when_it_cannot_be_pushed_or_pulled_then_it_is_said_why(
     out = tmp_path / "out.safetensors"
     assert "a.safetensors is damaged or cut short" in call("pull", "acme/two:a.safetensors", out).stderr
     assert not out.exists()
+
+
+def test_measure_when_it_names_a_pack_of_the_hub_then_its_reference_is_the_packs(
+    served: HubServer, tmp_path: Path
+) -> None:
+    whole, n = packs.read(SHIPPED), 4
+    few = {name: getattr(whole.record, name)[:n] for name in ("questions", "images", "answers")}
+    few_questions = packs.Pack(msgspec.structs.replace(whole.record, **few), whole.distributions[:n])
+    packs.write(tmp_path / "four.safetensors", few_questions)
+    content = (tmp_path / "four.safetensors").read_bytes()
+    served.repos["datasets/acme/four"] = HubRepo("acme/four", {"four.safetensors": content}, dataset=True)
+    with (
+        running(tmp_path / "cache", tmp_path / "log.txt", more=served.environment(tmp_path / "hf")) as app,
+        closing(Client(app.url, verbose=False)) as client,
+    ):
+        q2 = "tiny-vlm:Q2_K+mmproj-F16"
+        last = client.predict([q2], pack="acme/four", uploader="acme", api_name="/measure")
+        assert (last["done"], last["questions"]) == (True, n)
+        (reference, variant) = last["variants"]
+        assert reference.get("mean_kl") is None
+        assert variant["mean_kl"]["value"] > 0.01
+        assert last["results"]["reference"]["pack_sha256"] == packs.read(tmp_path / "four.safetensors").digest
+        with pytest.raises(AppError, match=r"The repository has: a\.safetensors, b\.safetensors"):
+            client.predict([q2], pack="acme/two", api_name="/measure")
+        with pytest.raises(AppError, match=r"The form of the prompts is the pack's\. Leave out system\."):
+            client.predict([q2], pack="acme/four", system="Be short.", api_name="/measure")

@@ -53,7 +53,7 @@ def test_tools_when_listed_then_their_arguments_have_types(app: WebApp) -> None:
     assert kinds["measure"] == {"variants": "array", "questions": "integer", "max_tokens": "integer",
                                 "reasoning_tokens": "integer", "system": "string", "template_variables": "object",
                                 "image_place": "string", "chat_template": "string",
-                                "uploader": "string"}  # fmt: skip
+                                "uploader": "string", "pack": "string"}  # fmt: skip
     assert kinds["compare"] == {"image": "string", "prompt": "string", "variants": "array", "settings": "object"}
     assert all(field["description"] for name in kinds for field in tools[name]["properties"].values())
 
