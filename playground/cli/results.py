@@ -59,7 +59,8 @@ def show(
     else:
         for line in results_view.lines(rows) if rows else ():
             typer.echo(line)
-        typer.echo(f"{len(rows)} rows of {len(collected.documents)} documents")
+        n = len(collected.documents)
+        typer.echo(f"{len(rows)} row{'s' * (len(rows) != 1)} of {n} document{'s' * (n != 1)}")
     for problem in collected.problems:
         say(results_table.plain(problem))
     if not collected.documents:
