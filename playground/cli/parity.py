@@ -92,8 +92,8 @@ def _folder(parts: Parts, original: str, revision: str, dtype: str | None, free:
 
 
 def _print(reading: Parity, variant: Variant) -> None:
-    asked = "its own chat template" if reading.native else "the pair's tokens"
-    typer.echo(f"original: {reading.original}, {reading.dtype}, asked with {asked}")
+    prompt = "its own chat template" if reading.native else "the pair's tokens"
+    typer.echo(f"original: {reading.original}, {reading.dtype}, asked with {prompt}")
     typer.echo(f"pair: {variant.label} ({reading.quantization}), {reading.engine}")
     typer.echo(
         f"KL: {reading.kl:.3g} nats a token over {reading.tokens} positions; same top {reading.same_top:.1%}; same "

@@ -126,8 +126,8 @@ class RemoteWorker:
                 self._machine.send("cancel", self._own_pid)
             if dialogue is not None and (messages := dialogue.to_send()):
                 joining = [self._joining(message, readings, own) for message in messages]
-                told = [self._embeddings.taken_out(message) for message in joining]
-                self._machine.send("tell", self._own_pid, n_told, told)
+                sent = [self._embeddings.taken_out(message) for message in joining]
+                self._machine.send("tell", self._own_pid, n_told, sent)
                 n_told += 1
             try:
                 batch = replies.get(timeout=_POLL_S)

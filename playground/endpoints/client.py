@@ -133,8 +133,8 @@ async def _answer(
         client.stream("POST", url, content=content, headers=headers) as response,
     ):
         if response.status_code != 200:
-            said = await _short(response)
-            raise wire.refusal(endpoint.name, response.status_code, said, endpoint.hidden)
+            reply = await _short(response)
+            raise wire.refusal(endpoint.name, response.status_code, reply, endpoint.hidden)
         async for piece in _pieces(endpoint.name, response):
             if piece.error is not None:
                 raise wire.refusal_in_stream(endpoint.name, piece.error, endpoint.hidden)

@@ -153,19 +153,21 @@ class Piece(msgspec.Struct, frozen=True):
         return next((choice for choice in self.choices if choice.index == 0), _Choice())
 
     @property
+    def _delta(self) -> _Delta:
+        return self.choice.delta or self.choice.message or _Delta()
+
+    @property
     def text(self) -> str:
-        said = self.choice.delta or self.choice.message or _Delta()
-        return said.content or ""
+        return self._delta.content or ""
 
     @property
     def reasoning(self) -> str:
-        said = self.choice.delta or self.choice.message or _Delta()
-        return said.reasoning_content or said.reasoning or ""
+        return self._delta.reasoning_content or self._delta.reasoning or ""
 
     @property
     def logprobs(self) -> Sequence[TokenLogprob]:
-        found = self.choice.logprobs
-        return (found.content or ()) if found is not None else ()
+        logprobs = self.choice.logprobs
+        return (logprobs.content or ()) if logprobs is not None else ()
 
 
 def read_piece(name: str, data: str | bytes) -> Piece:
@@ -210,13 +212,13 @@ def refusal(name: str, status: int, content: bytes, hidden: Sequence[str]) -> Pl
         return EndpointError(
             f"{name} redirects elsewhere (HTTP {status}), which is refused. The operator sets its url."
         )
-    said = _message(content, hidden)
-    its_words = f" It says: {said}" if said else ""
+    message = _message(content, hidden)
+    its_words = f" It says: {message}" if message else ""
     if status == 404:
         return EndpointError(f"{name} has no such API or model (HTTP 404).{its_words}")
     if status == 429 or status >= 500:
         return Unavailable(f"{name} cannot answer now (HTTP {status}).{its_words}")
-    if status in (400, 413, 422) and _CONTEXT.search(said):
+    if status in (400, 413, 422) and _CONTEXT.search(message):
         return BadPrompt(f"The question and its answer do not fit into the context of {name}.{its_words}")
     return EndpointError(f"{name} refuses the request (HTTP {status}).{its_words}")
 
@@ -224,10 +226,10 @@ def refusal(name: str, status: int, content: bytes, hidden: Sequence[str]) -> Pl
 def refusal_in_stream(name: str, error: Any, hidden: Sequence[str]) -> PlaygroundError:
     """The same for an error within a stream."""
     content = msgspec.json.encode({"error": error})
-    said = _message(content, hidden)
-    if _CONTEXT.search(said):
-        return BadPrompt(f"The question and its answer do not fit into the context of {name}. It says: {said}")
-    return EndpointError(f"{name} broke the answer off. It says: {said or 'nothing'}")
+    message = _message(content, hidden)
+    if _CONTEXT.search(message):
+        return BadPrompt(f"The question and its answer do not fit into the context of {name}. It says: {message}")
+    return EndpointError(f"{name} broke the answer off. It says: {message or 'nothing'}")
 
 
 def _message(content: bytes, hidden: Sequence[str]) -> str:

@@ -100,10 +100,10 @@ class OwnTokens:
         ambiguous: set[int] = set()
         for likely in (*(token.top_logprobs or ()), token):
             written = token_bytes(likely)
-            found = self._ids[written]
-            if len(found) != 1 or _CUT in written or likely.logprob < -80:
+            ids = self._ids[written]
+            if len(ids) != 1 or _CUT in written or likely.logprob < -80:
                 continue
-            (id,) = found
+            (id,) = ids
             if id in logprobs and likely is not token:
                 ambiguous.add(id)  # two of the server's tokens look like this one
             logprobs.setdefault(id, min(likely.logprob, 0.0))

@@ -256,12 +256,12 @@ class MeasureJob:
             with ThreadPoolExecutor(_MOST_PLACES) as threads:
                 try:
                     while True:
-                        there = pool.turn_options([spec(self._at_hand[0])])
-                        for places in set(there) - seen:
+                        options = pool.turn_options([spec(self._at_hand[0])])
+                        for places in set(options) - seen:
                             shares.join(places)
-                            where = f", on {' + '.join(places)}" if len(there) > 1 else ""
+                            where = f", on {' + '.join(places)}" if len(options) > 1 else ""
                             running.add(threads.submit(measure_at, places, partial(_say, done, where)))
-                        seen = set(there)
+                        seen = set(options)
                         ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
                         for lane in ended:
                             lane.result()

@@ -180,8 +180,8 @@ def _step(
     runtime = Runtime(n_ctx=n_ctx)
     # The fields that decide, by name: later versions add others, and what is finished stays so.
     files = [(v.id, v.model.sha256, v.projector.sha256, v.chat_template) for v in variants]
-    asked = [(questions.picture(item), item) for item in questions.items]
-    digest = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
+    pictures = [(questions.picture(item), item) for item in questions.items]
+    digest = hashlib.sha256(msgspec.json.encode(pictures)).hexdigest()
     where = parts.machine if what == SPEED else ""
     key = parts.result_cache.key("study", what, files, digest, plan, settings_key(runtime), form.given, where)
     request = MeasureRequest(questions, tuple(variants), variants[0].id, plan, runtime, form)

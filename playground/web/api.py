@@ -19,7 +19,7 @@ from playground.comparing import compare as lab
 from playground.comparing import pages as document_pages
 from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput, NotAllowed, PlaygroundError
+from playground.errors import BadInput, PlaygroundError
 from playground.measuring import endpoint_jobs, pack_source, packs, result_documents, suite_source
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.pack_jobs import PackJob
@@ -221,8 +221,7 @@ here; its questions, their form and the lengths of answers hold then.
 def _check_pack(settings: Settings, given: RunSettings, variants: tuple[Variant, ...]) -> None:
     """Raises NotAllowed, and BadInput for what the pack settles, or what cannot read its answers."""
     demo.refuse(settings, "Reference packs are not used here")
-    if not settings.downloads:
-        raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
+    demo.refuse_downloads(settings)
     form = given.prompt_form()
     if form.given:
         raise BadInput(f"The form of the prompts is the pack's. Leave out {', '.join(form.given)}.")

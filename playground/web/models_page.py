@@ -30,6 +30,7 @@ from playground.models.hub.listing import RemoteModel, RepoListing, matches
 from playground.models.presets import Preset
 from playground.rendering import number_format, templating
 from playground.values.files import Variant
+from playground.web import demo
 from playground.web.replies import CardsReply, DiskReply, DownloadsReply, FindingsReply, HtmlReply, LookReply, UseReply
 from playground.web.server_function import server_function
 from playground.wiring import Parts
@@ -360,8 +361,7 @@ class ModelActions:
 
     def _may(self) -> None:
         self._refuse_in_demo()
-        if not self._parts.settings.downloads:
-            raise NotAllowed("The operator does not allow downloads here (PLAYGROUND_DOWNLOADS).")
+        demo.refuse_downloads(self._parts.settings)
 
     def _choice(
         self,

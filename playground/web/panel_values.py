@@ -106,8 +106,8 @@ def view(parts: Parts, cell: CompareCell) -> PanelView:
     best = {v.model.sha256 for v in there if v.reference} | {v.projector.sha256 for v in there if v.reference}
     preset = _preset(parts, cell.family)
     elsewhere = parts.endpoints.variants
-    asked = [v for v in elsewhere if v.id in cell.variants]
-    references = references_of([*ticked, *asked])
+    servers = [v for v in elsewhere if v.id in cell.variants]
+    references = references_of([*ticked, *servers])
     reference = cell.settings.reference or AUTOMATIC
     return PanelView(
         about=about(preset) if preset else "A pair that was opened from this machine.",
@@ -119,7 +119,7 @@ def view(parts: Parts, cell: CompareCell) -> PanelView:
         reference=reference if reference in {id for _, id in references} else AUTOMATIC,
         order=(cell.settings.order or Order.IN_TURN).value,
         settings=_shown(cell.settings),
-        endpoints=Ticks([(v.endpoint, v.id) for v in elsewhere], [v.id for v in asked]),
+        endpoints=Ticks([(v.endpoint, v.id) for v in elsewhere], [v.id for v in servers]),
     )
 
 
