@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from playground.comparing import compare, comparison_request
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.question_sets import QuestionSet
@@ -65,8 +63,3 @@ def measured(
     assert isinstance(last, Measurement)
     assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []
     return last
-
-
-def processes_matching(text: str) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]

@@ -52,8 +52,8 @@ the quantized variants, which takes some seconds.</p></div>"""
 _CHANGED = """watch('value', () => props.value && document.dispatchEvent(
   new CustomEvent('vp-changed', {detail: props.value})));"""
 
-# The settings panel shows the server's values (static/notebook/settings.js).
-_FILLED = '() => document.dispatchEvent(new Event("vp-filled"))'
+# The settings panel shows what an event of the notebook's script asked for (static/notebook/settings.js).
+_ANSWERED = '() => document.dispatchEvent(new CustomEvent("vp-answered", {{detail: "{event}"}}))'
 
 
 def head() -> str:
@@ -148,12 +148,13 @@ def build(
             return settings.references(panel_values.view(parts, marked[1])) if marked else gr.skip()
 
         blocks.load(on_load, None, [settings.about], **private, concurrency_limit=None)
-        notebook.choose(on_choose, None, settings.outputs, queue=False, trigger_mode="always_last", **private).then(
-            None, js=_FILLED, api_visibility="private"
-        )
-        notebook.references(
-            on_references, None, [settings.reference], queue=False, trigger_mode="always_last", **private
-        )
+        for event, answer, outputs in (
+            ("choose", on_choose, settings.outputs),
+            ("references", on_references, [settings.reference]),
+        ):
+            listen = getattr(notebook, event)
+            answered = listen(answer, None, outputs, queue=False, trigger_mode="multiple", **private)
+            answered.then(None, js=_ANSWERED.format(event=event), api_visibility="private")
         settings.wire()
         open_pair.wire(settings, changed)
         quantize.wire(settings, changed)

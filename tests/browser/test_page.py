@@ -142,6 +142,24 @@ def test_page_when_another_cells_settings_are_on_their_way_then_nobody_ticks_wha
     tick_only(page, "Q2_K")
 
 
+ANSWERED = """document.addEventListener("vp-answered", () => {
+  window.answered ??= document.querySelector("#vp-side").inert;
+});"""
+
+
+def test_page_when_an_older_cells_settings_arrive_then_nobody_ticks_what_newer_ones_replace(page: Page) -> None:
+    page.evaluate(HELD)
+    menu(cell(page), "Duplicate")
+    expect(cell(page, 1)).to_have_class(re.compile("vp-active"))
+    page.evaluate(ANSWERED)
+    cell(page).locator("[data-prompt]").click()
+    page.evaluate("window.release()")
+    page.wait_for_function("window.answered !== undefined")
+    assert page.evaluate("window.answered")
+    tick_only(page, "Q2_K")
+    expect(cell(page).locator(".vp-chips")).to_contain_text("Q2_K")
+
+
 def test_page_when_the_server_refuses_a_setting_then_the_cell_is_not_run(page: Page) -> None:
     tick_only(page, "F16")
     page.get_by_role("button", name="Sampling and engine").click()

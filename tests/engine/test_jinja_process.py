@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import jinja2
@@ -13,6 +12,7 @@ import pytest
 
 from playground.engine.jinja_process import JinjaProcess
 from playground.errors import BadModel
+from testkit.processes import children_of, wait_ended
 
 CHAT = [{"role": "user", "content": "What is this?"}]
 HONEST = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
@@ -81,17 +81,16 @@ def test_template_when_its_syntax_is_invalid_then_the_line_is_known(process: Jin
 
 def test_process_when_killed_while_idle_then_the_next_template_is_rendered(process: JinjaProcess) -> None:
     process.compile(HONEST)
-    pid = next(p.pid for p in psutil.Process().children() if "jinja_child" in " ".join(p.cmdline()))
-    os.kill(pid, signal.SIGKILL)
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    for pid in children_of(os.getpid(), "jinja_child"):
+        os.kill(pid, signal.SIGKILL)
+        wait_ended(pid)
     assert process.render(HONEST, CHAT, variables={}) == "user: What is this?"
 
 
 def test_process_when_its_worker_is_gone_then_it_ends() -> None:
-    before = psutil.Process().children()
+    before = children_of(os.getpid(), "jinja_child")
     process = JinjaProcess()
     process.compile(HONEST)
-    (child,) = set(psutil.Process().children()) - set(before)
+    (child,) = set(children_of(os.getpid(), "jinja_child")) - set(before)
     process.close()
-    assert not child.is_running()
+    assert not psutil.pid_exists(child)

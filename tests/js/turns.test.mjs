@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
 
-import {Turns, Unsent} from "../../playground/web/static/notebook/turns.js";
+import {Newest, Turns, Unsent} from "../../playground/web/static/notebook/turns.js";
 
 // A server that answers when it is told to.
 function slowServer() {
@@ -72,4 +72,17 @@ test("settings, when the server refuses them, then they stay unsent, and are tri
   unsent.drop("a");
   await unsent.flush("a");
   assert.equal(server.received.length, 2);
+});
+
+test("requests, when more come while one is answered, then the newest of them follows, and only its answer counts", () => {
+  const sent = [], newest = new Newest(request => sent.push(request));
+  newest.ask("a");
+  newest.ask("b");
+  newest.ask("c");
+  assert.deepEqual(sent, ["a"]);
+  assert.equal(newest.done(), false);
+  assert.deepEqual(sent, ["a", "c"]);
+  assert.equal(newest.done(), true);
+  newest.ask("d");
+  assert.deepEqual(sent, ["a", "c", "d"]);
 });

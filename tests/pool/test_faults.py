@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from playground.comparing import compare
@@ -25,7 +24,8 @@ from playground.values.request import Image
 from playground.wiring import Parts
 from testkit import pairs
 from testkit.fake_machine import FakeMachine
-from testkit.running import comparison, processes_matching, run
+from testkit.processes import children_of, wait_ended
+from testkit.running import comparison, run
 
 WHAT = "What do you see?"
 
@@ -76,8 +76,7 @@ def test_worker_when_killed_while_idle_then_the_next_run_starts_another(parts: P
     before = run(parts, comparison(scene, WHAT, f16)).panes[0]
     for worker in parts.pool.memory().workers:
         os.kill(worker.pid, signal.SIGKILL)
-        while psutil.Process(worker.pid).status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
+        wait_ended(worker.pid)
     after = run(parts, comparison(scene, WHAT, f16)).panes[0]
     assert after.state is PaneState.DONE
     assert after.token_ids == before.token_ids
@@ -193,16 +192,13 @@ def test_app_when_killed_then_no_worker_outlives_it(derived: Path, endless: pair
             assert time.monotonic() < deadline
             assert app.poll() is None
             time.sleep(0.05)
-            found = subprocess.run(["pgrep", "-P", str(app.pid)], capture_output=True, text=True, check=False)
-            workers = [int(pid) for pid in found.stdout.split()]
+            workers = children_of(app.pid, "playground.engine.worker")
         time.sleep(1)  # into the middle of decoding
     finally:
         app.kill()
         app.wait()
-    deadline = time.monotonic() + 3
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
-        assert time.monotonic() < deadline, processes_matching("playground.engine.worker")
-        time.sleep(0.02)
+    for pid in workers:
+        wait_ended(pid)
 
 
 def test_disk_when_full_then_the_first_start_still_compares_and_leaves_no_half_file(tmp_path: Path) -> None:

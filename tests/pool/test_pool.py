@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from playground.engine import protocol
@@ -41,6 +40,7 @@ from playground.values.memory import HOST, GpuMemory, WorkerRole, WorkerState
 from playground.values.request import Remedy, Runtime
 from testkit import pairs
 from testkit.fake_machine import FakeMachine
+from testkit.processes import children_of
 
 MIB, GIB = 2**20, 2**30
 ON_HOST = Runtime(n_ctx=512, n_gpu_layers=0)
@@ -149,8 +149,7 @@ def assert_settled(pool: Pool) -> None:
     assert [h for h in handles if h.leased or h.leaving] == []
     assert pool.watch.at_rest is not None
     assert pool.queue.queued() == ()
-    living = (p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE)
-    assert {p.pid for p in living if "playground.engine.worker" in p.cmdline()} == {
+    assert set(children_of(os.getpid(), "playground.engine.worker")) == {
         h.worker.pid for h in handles if h.worker is not None and h.usable
     }
 

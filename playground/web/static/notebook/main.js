@@ -10,7 +10,7 @@ import {pointAt} from "./links.js";
 import {$, $$, article, cellOf, page, panel} from "./page.js";
 import {list, onPaletteClick, onPaletteKey} from "./palette.js";
 import {onDraw, onDrawKey} from "./region.js";
-import {choose, closePanel, groupRadios, onPanelFilled, onPanelValues, reportText} from "./settings.js";
+import {choose, closePanel, groupRadios, onAnswered, onPanelValues, reportText} from "./settings.js";
 import {fill, onTwoScroll} from "./side_by_side.js";
 import {storage} from "./storage.js";
 import {sortBy} from "./table_sort.js";
@@ -54,7 +54,7 @@ export function start({element, trigger, server, upload}) {
   });
   document.addEventListener("keydown", onKey);
   document.addEventListener("input", reportText);
-  document.addEventListener("vp-filled", onPanelFilled); // web/page.py
+  document.addEventListener("vp-answered", event => onAnswered(event.detail)); // web/page.py
   document.addEventListener("vp-settings", event => onPanelValues(event.detail)); // web/settings_panel.py
   document.addEventListener("vp-changed", event => onChanged(event.detail)); // web/page.py
   window.addEventListener("pagehide", keepDrafts);

@@ -6,37 +6,47 @@ import {mark} from "./cells.js";
 import {call} from "./calls.js";
 import {article, frame, page, panel} from "./page.js";
 import {turns} from "./texts.js";
-import {Unsent} from "./turns.js";
+import {Newest, Unsent} from "./turns.js";
 
 const PAUSE_MS = 300; // of typing: half a number may be out of range
 const unsent = new Unsent(turns, sendNow);
+const requests = Object.fromEntries(["choose", "references"].map(event =>
+  [event, new Newest(cell => page.trigger(event, {key: page.key, cell}))]));
 let timer = null;
+let fills = 0, asked = 0; // how often the panel was to be filled; which of them the server was asked for last
+let edits = 0, editsBefore = 0; // how often somebody changed a value; how often before that request
 
 // Shows a cell's settings, with those that are still on their way to the server.
 export function choose(id) {
   if (!page.canEdit || page.active === id || article(id)?.dataset.kind !== "compare") return;
   page.active = id;
   mark();
-  hold();
-  flush(id).catch(() => unsent.drop(id)).then(() => { if (page.active === id) fillPanel(); });
-}
-
-export function fillPanel() {
-  hold();
-  page.trigger("choose", {key: page.key, cell: page.active});
+  fillPanel();
 }
 
 // Until the server's values are there, nobody can change those that they replace. Who is typing keeps the focus.
-function hold() {
+export function fillPanel() {
+  const id = page.active, number = fills += 1, before = edits;
   panel().inert = !panel().contains(document.activeElement);
+  flush(id).catch(() => unsent.drop(id)).then(() => {
+    if (number !== fills) return;
+    [asked, editsBefore] = [number, before];
+    requests.choose.ask(id);
+  });
 }
 
-export const onPanelFilled = () => { panel().inert = false; };
+// `event`: the one that Gradio has answered.
+export function onAnswered(event) {
+  if (!requests[event].done() || event !== "choose" || asked !== fills) return;
+  if (edits !== editsBefore) fillPanel(); // shows again what was typed meanwhile
+  else panel().inert = false;
+}
 
 export function onPanelValues({cell, values}) {
   const at = cell.lastIndexOf("/"), id = cell.slice(at + 1);
   if (cell.slice(0, at) !== page.key || !article(id)) return;
   unsent.put(id, values);
+  edits += 1;
   clearTimeout(timer);
   const typing = document.activeElement?.matches("textarea, input:not([type=checkbox], [type=radio])");
   timer = setTimeout(() => unsent.ids.forEach(other => flush(other).catch(() => {})), typing ? PAUSE_MS : 0);
@@ -55,7 +65,9 @@ async function sendNow(id, values) {
   const {switched} = await call("settings", {
     cell: id, panel: {family, models, projectors, reference: reference ?? "", order, endpoints, settings},
   });
-  if (page.active === id) page.trigger(switched ? "choose" : "references", {key: page.key, cell: id});
+  if (page.active !== id) return;
+  if (switched) fillPanel();
+  else requests.references.ask(id);
 }
 
 export function openPanel(field) {

@@ -44,3 +44,33 @@ export class Unsent {
     });
   }
 }
+
+// One request at a time, and after it the newest of those that came meanwhile. Gradio's own trigger_mode="always_last"
+// sends the first one's event data again (6.31): the panel then showed the cell that had been left.
+export class Newest {
+  #send;
+  #running = false;
+  #next = null;
+
+  // `send(request)`; whoever calls it says `done` when the answer is there.
+  constructor(send) { this.#send = send; }
+
+  ask(request) {
+    if (this.#running) this.#next = request;
+    else this.#begin(request);
+  }
+
+  // Whether the answer that has come is the newest one's.
+  done() {
+    const next = this.#next;
+    this.#running = false;
+    if (next !== null) this.#begin(next);
+    return next === null;
+  }
+
+  #begin(request) {
+    this.#next = null;
+    this.#running = true;
+    this.#send(request);
+  }
+}
