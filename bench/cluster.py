@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from dataclasses import replace
@@ -17,44 +16,22 @@ os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_EN
 
 from ray.cluster_utils import Cluster
 
-from playground.engine import protocol
+from bench import cluster_hops
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
-from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
 from playground.values.memory import WorkerRole
-from playground.values.request import Runtime, Sampling
+from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 from testkit.running import MODEL, PROJECTOR
 
-ROUNDS, RUNTIME = 30, Runtime(n_ctx=512)
+RUNTIME = Runtime(n_ctx=512)
 OTHERS = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0", "Q3_K_M")  # of 8 variants; the F16 file is the reference
 QUESTIONS = 6
-
-
-def added_ms(parts: Parts, place: str) -> tuple[float, float, float]:
-    """Medians: what comes on top of the worker's own times, to the first piece of an answer, to each later piece, and
-    to its end. A later piece is due in even steps."""
-    pair = parts.catalog.open_pair(MODEL, PROJECTOR)
-    with parts.pool.use(vision_spec(pair.projector, pair.model, RUNTIME)) as lease:
-        prompt = lease.request(protocol.Encode((protocol.ChatMessage("user", "Hello"),), ()))
-    generate = protocol.Generate(prompt, Sampling(max_tokens=20), RUNTIME, ignore_end=True)
-    spec, firsts, pieces, ends = language_spec(pair.model, RUNTIME), list[float](), list[float](), list[float]()
-    with parts.pool.turn([spec], where=[(place,)]) as slot, slot.lease(spec) as lease:
-        for _ in range(ROUNDS):
-            began, came = time.perf_counter(), list[float]()
-            finished = lease.request(generate, on_chunk=lambda chunk, came=came: came.append(time.perf_counter()))
-            whole = time.perf_counter() - began
-            first_s, decode_s = finished.first_token_s or 0, finished.decode_s or 0
-            firsts.append(1000 * (came[0] - began - first_s))
-            due = [began + first_s + k * decode_s / (len(came) - 1) for k in range(len(came))]
-            pieces += [1000 * (at - then) for at, then in list(zip(came, due, strict=True))[1:]]
-            ends.append(1000 * (whole - first_s - decode_s))
-    return statistics.median(firsts), statistics.median(pieces), statistics.median(ends)
 
 
 def eight(parts: Parts, folder: Path) -> tuple[Variant, ...]:
@@ -101,12 +78,11 @@ def spread(parts: Parts, folder: Path) -> None:
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1, node_name="box2")
+    cluster_hops.stamp_everywhere()
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(cache_dir=Path(folder), cluster=cluster.address)
         with open_parts(settings, any_folder=True) as parts:
-            for place in ("host", "box2 · host"):
-                first, piece, end = added_ms(parts, place)
-                print(f"{place}: first piece {first:.1f} ms, later {piece:.1f} ms, end {end:.1f} ms after the worker")
+            cluster_hops.report(parts, ("host", "box2 · host"))
             spread(parts, Path(folder))
     cluster.shutdown()
 
