@@ -19,7 +19,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: setup
-	$(BIN)/python -m pytest -n 2 -m "not thorough" tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough" tests/unit
 
 browser: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
-from scipy import stats
+import scipy
 
 from playground.measuring import statistics
 from playground.measuring.measure import MeasureJob, MeasureRequest
@@ -171,11 +171,11 @@ def _tangos_coverage(lost: float, won: float, n: int) -> float:
     """Summed over all counts that are not rarer than one in a million: no draws are needed."""
     covered = 0.0
     for a in range(n + 1):
-        of_lost = float(stats.binom.pmf(a, n, lost))
+        of_lost = float(scipy.stats.binom.pmf(a, n, lost))
         if of_lost < 1e-6:
             continue
         for b in range(n - a + 1 if won else 1):
-            both = of_lost * (float(stats.binom.pmf(b, n - a, won / (1 - lost))) if won else 1.0)
+            both = of_lost * (float(scipy.stats.binom.pmf(b, n - a, won / (1 - lost))) if won else 1.0)
             if both < 1e-6:
                 continue
             interval = statistics.tango(a, b, n)

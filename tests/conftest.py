@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from playground.wiring import Parts, open_parts
 from testkit import pairs, result_documents
 from testkit.browser import chromium, ready
 from testkit.webapp import WebApp, running
+
+# Workers, apps and commands start by the hundred. Each would compile the project anew, and each test process the tests,
+# where the environment keeps Python from writing bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Two test processes on two cores, each with workers of two OpenMP threads that wait for each other: 33 tokens a second,
 # and 100 with one thread each. Workers and apps inherit it.

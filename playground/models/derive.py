@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,8 +69,7 @@ class DerivedFiles:
         return files
 
     def _target(self, source: Path, quantization: str) -> Path:
-        engine = importlib.metadata.version("llama-cpp-python")
-        folder = self.folder / f"{self.checksums.of(source)[:16]}-{engine}"
+        folder = self.folder / f"{self.checksums.of(source)[:16]}-{_engine()}"
         return folder / f"{file_names.QUANTIZATION.sub('', source.stem)}-{quantization}.gguf"
 
     def _make(self, source: Path, quantization: str, half: Half, quantize: Quantizer) -> ModelFile:
@@ -78,6 +78,11 @@ class DerivedFiles:
             quantize(source, part, quantization, half)
             read_header(part)
         return read_file(target, read_header(target), self.checksums)
+
+
+@functools.cache
+def _engine() -> str:
+    return importlib.metadata.version("llama-cpp-python")
 
 
 def _source(preset: Preset, half: Half) -> Path:

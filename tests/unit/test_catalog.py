@@ -490,11 +490,12 @@ def test_store_when_the_disk_is_full_then_it_still_opens_and_tells(open_store: O
 # --- choosing ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def derived_store(open_store: OpenStore) -> Catalog:
-    store = open_store()
+@pytest.fixture(scope="module")
+def derived_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    store = Catalog(tmp_path_factory.mktemp("derived"), ())
     store.derive(Quantizer())
-    return store
+    yield store
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import markupsafe
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from playground.comparing.divergence import close_changes, first_word, word_changes
@@ -147,6 +147,7 @@ def test_parting_when_one_side_was_not_scored_then_not_shown(side: str) -> None:
 words = st.lists(st.sampled_from(["a", "bb", "", "ü", "<p>", "名", "d,"]), max_size=8).map(" ".join)
 
 
+@settings(max_examples=50)
 @given(words, words, st.lists(st.integers(1, 4), max_size=12))
 def test_text_when_cut_into_any_tokens_then_shown_whole(before: str, after: str, sizes: list[int]) -> None:
     tokens, start = [], 0

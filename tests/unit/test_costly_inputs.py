@@ -124,6 +124,7 @@ def test_run_when_it_has_megabytes_then_read_in_pieces_as_at_once(monkeypatch: p
         pieces.decode(raw.replace(b'"variants":[{', b'"variant":[{', 1), Run)
 
 
+@pytest.mark.thorough
 def test_import_when_an_answer_is_as_long_as_can_be_then_all_of_it_is_there() -> None:
     run = long_run(8193)
     _, cells, problems = file_format.from_json(file_format.to_json("t", [(run.cell, [run])], lambda sha256: None))

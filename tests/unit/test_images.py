@@ -149,6 +149,7 @@ def test_png_when_a_chunk_of_it_is_a_bomb_then_refused_before_it_is_unpacked(tmp
     assert peak < 10_000_000
 
 
+@pytest.mark.thorough
 def test_gif_when_it_has_20000_frames_then_the_first_one_alone_is_unpacked(tmp_path: Path) -> None:
     whole = save(tmp_path / "one.gif", PIL.Image.new("P", (1, 1))).read_bytes()
     frame = whole[whole.index(b"\x2c") : -1]

@@ -45,6 +45,7 @@ def scored(row: dict[str, Any]) -> float | None:
     return score(question, row["answer"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rule", Rule)
 def test_score_when_lmms_eval_has_scored_the_answer_then_it_is_the_same_or_says_why(rule: Rule) -> None:
     of_rule = [row for row in rows() if row["rule"] == rule]
@@ -53,6 +54,7 @@ def test_score_when_lmms_eval_has_scored_the_answer_then_it_is_the_same_or_says_
     assert len({(row["task"], *row["answers"], *row.get("options", ()), row["answer"]) for row in of_rule}) >= 2000
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rule", Rule)
 def test_score_when_it_is_not_the_peers_then_for_a_reason_that_is_written_down(rule: Rule) -> None:
     of_rule = [row for row in rows() if row["rule"] == rule]

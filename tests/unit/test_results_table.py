@@ -144,6 +144,7 @@ def test_lines_when_a_stranger_writes_control_characters_then_the_terminal_gets_
     assert "<b>ben" in text
 
 
+@pytest.mark.thorough
 def test_table_when_there_are_very_many_rows_then_the_first_ones_and_a_plot_without_labels() -> None:
     table = rows_of(*(document(salt=str(n)) for n in range(110)))
     html = str(results_view.html(table, 110, (), ("a",)))

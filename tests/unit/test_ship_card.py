@@ -185,6 +185,7 @@ def test_json_when_read_again_then_the_same_card() -> None:
     assert found.measured == "2026-01-02T03:04:05+01:00"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "found",
     [
@@ -208,6 +209,7 @@ def test_png_when_written_then_a_picture_that_is_not_empty(found: ShipCard) -> N
         assert ((0x24, 0x70, 0x3F) in named) == (found.recommended is not None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [MARKUP, "W" * 100_000, "ü→★漢字\u202e", ""])
 def test_label_when_it_holds_anything_then_shown_as_text(name: str) -> None:
     variants = [replace(v, label=name) if v.label == "Q4" else v for v in VARIANTS.values()]

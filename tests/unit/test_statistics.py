@@ -10,6 +10,7 @@ from bench import statistics as simulated
 from playground.measuring import statistics
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (5, 10), (49, 50), (200, 200), (1, 210)])
 def test_proportion_when_counted_then_clopper_and_pearsons_interval(hits: int, n: int) -> None:
     interval = statistics.count([True] * hits + [False] * (n - hits)).interval
@@ -19,6 +20,7 @@ def test_proportion_when_counted_then_clopper_and_pearsons_interval(hits: int, n
     assert statistics.count([True] * hits + [False] * (n - hits)).at_most == pytest.approx(one_sided, abs=1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [6, 7, 12, 24, 101])
 def test_median_when_ordered_then_the_interval_holds_at_least_95_percent(n: int) -> None:
     interval = statistics.median([float(k) for k in range(n)][::-1])

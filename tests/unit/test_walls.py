@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def imports(path: Path, *, at_load: bool = False) -> set[str]:
     at_load: without what its functions import when they are called.
     """
     found = set()
-    for node in tree(path).body if at_load else ast.walk(tree(path)):
+    for node in tree(path).body if at_load else _statements(tree(path).body):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -43,6 +44,14 @@ def imports(path: Path, *, at_load: bool = False) -> set[str]:
             joined = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else str(node.module) for name in joined}
     return found
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All statements, those of functions and classes too: what ast.walk gives without the expressions."""
+    for node in body:
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, part, ()))
 
 
 def inside(name: str, *rooms: str) -> bool:
@@ -225,17 +234,19 @@ def test_public_classes_when_listed_then_each_name_stands_once() -> None:
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
+_ENVIRONMENT = re.compile(r"\b(environb?|getenvb?|putenv|unsetenv)\b")
+
+
 def _environment_uses(path: Path) -> list[str]:
     """Source of every expression that touches the environment, the call around it included."""
-    if "env" not in path.read_text():
+    if not _ENVIRONMENT.search(path.read_text()):
         return []
     parents = {child: node for node in ast.walk(tree(path)) for child in ast.iter_child_nodes(node)}
     uses = []
     for node in ast.walk(tree(path)):
-        names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
-        if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names}:
-            uses.append(ast.unparse(node))
-        if isinstance(node, ast.Attribute) and node.attr in names:
+        if isinstance(node, ast.ImportFrom) and node.module == "os":
+            uses += [ast.unparse(node)] if any(_ENVIRONMENT.fullmatch(alias.name) for alias in node.names) else []
+        if isinstance(node, ast.Attribute) and _ENVIRONMENT.fullmatch(node.attr):
             outer: ast.AST = node
             while isinstance(parents.get(outer), ast.Attribute | ast.Call) and not isinstance(outer, ast.Call):
                 outer = parents[outer]
