@@ -94,22 +94,22 @@ def serving(answer: Answer) -> Iterator[EndpointServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            found.asked.append(json.loads(body))
-            found.keys.append(self.headers.get("Authorization", ""))
-            found.answer(Reply(self, found))
+            endpoint.asked.append(json.loads(body))
+            endpoint.keys.append(self.headers.get("Authorization", ""))
+            endpoint.answer(Reply(self, endpoint))
 
         def log_message(self, *args: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    found = EndpointServer(f"http://127.0.0.1:{server.server_port}", answer)
+    endpoint = EndpointServer(f"http://127.0.0.1:{server.server_port}", answer)
     thread = Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield found
+        yield endpoint
     finally:
-        found.go_on.set()
+        endpoint.go_on.set()
         server.shutdown()
         thread.join()
         server.server_close()

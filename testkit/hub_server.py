@@ -262,9 +262,9 @@ class HubServer:
     def seen(self, method: str | None = None, where: str = "", *, cdn: bool | None = None) -> list[Seen]:
         with self._lock:
             return [
-                one
-                for one in self.requests
-                if method in (None, one.method) and where in one.path and cdn in (None, one.cdn)
+                request
+                for request in self.requests
+                if method in (None, request.method) and where in request.path and cdn in (None, request.cdn)
             ]
 
     def forget(self) -> None:
@@ -276,26 +276,26 @@ class HubServer:
     def note(self, seen: Seen) -> Behaviour:
         with self._lock:
             self.requests.append(seen)
-            for one in self._behaviours:
-                if one.where in seen.path and one.method == seen.method and one.times != 0:
-                    if one.times is not None:
-                        one.times -= 1
-                    return one
+            for behaviour in self._behaviours:
+                if behaviour.where in seen.path and behaviour.method == seen.method and behaviour.times != 0:
+                    if behaviour.times is not None:
+                        behaviour.times -= 1
+                    return behaviour
         return Behaviour("", seen.method, None)
 
     def search(self, query: dict[str, list[str]]) -> list[dict[str, Any]]:
         """Of the listing's parameters those that the app sends."""
         text = query.get("search", [""])[0].lower()
         wanted = {*query.get("filter", []), *query.get("pipeline_tag", [])}
-        found = [
+        repos = [
             repo
             for repo in self.repos.values()
             if not repo.private and not repo.dataset and text in repo.id.lower() and wanted <= {*repo.tags}
         ]
         if query.get("sort") == ["downloads"]:
-            found.sort(key=lambda repo: -repo.downloads)
+            repos.sort(key=lambda repo: -repo.downloads)
         fields = {"_id", "id", "modelId", *query.get("expand", ["downloads", "likes", "tags", "pipeline_tag"])}
-        shown = [{k: v for k, v in repo.info(blobs=False).items() if k in fields} for repo in found]
+        shown = [{k: v for k, v in repo.info(blobs=False).items() if k in fields} for repo in repos]
         return shown[: int(query.get("limit", ["1000"])[0])]
 
 
@@ -453,10 +453,10 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _repo(self, id: str) -> HubRepo | None:
-        found = self.server_hub.repos.get(id)
-        if found is None or (found.private and not self._allowed()):
+        repo = self.server_hub.repos.get(id)
+        if repo is None or (repo.private and not self._allowed()):
             return self._error(404, "RepoNotFound", "Repository not found")
-        return found
+        return repo
 
     def _known(self, repo: HubRepo, revision: str) -> bool:
         if revision in ("main", repo.commit):

@@ -34,26 +34,26 @@ def worker(
 ) -> WorkerMemory:
     on_host = place == HOST
     forecast = Forecast(parts, "header") if parts else None
-    made = WorkerMemory(
+    memory = WorkerMemory(
         id=id, pid=1000, role=role, state=WorkerState.READY, file=f"{id}.gguf", place=place, bytes=held,
         host_rss_bytes=held if on_host else GIB, gpu_bytes=None if on_host else held,
         measured_by=None if on_host or held is None else "process", peak_bytes=held, forecast=forecast, leases=0,
         pinned=False, idle_s=12.0,
     )  # fmt: skip
-    return replace(made, **fields)  # type: ignore[arg-type]
+    return replace(memory, **fields)  # type: ignore[arg-type]
 
 
 def gpu(index: int = 0, used: int = 0, **fields: object) -> GpuMemory:
-    made = GpuMemory(index, "NVIDIA H100 80GB HBM3", 80 * GIB, used, utilization=0.4, temperature_c=51.0, power_w=312.0)
-    return replace(made, **fields)  # type: ignore[arg-type]
+    gpu = GpuMemory(index, "NVIDIA H100 80GB HBM3", 80 * GIB, used, utilization=0.4, temperature_c=51.0, power_w=312.0)
+    return replace(gpu, **fields)  # type: ignore[arg-type]
 
 
 def report(
     *workers: WorkerMemory, time: float = NOW, gpus: tuple[GpuMemory, ...] = (), **fields: object
 ) -> MemoryReport:
-    budgets = {one.place: 64 * GIB for one in gpus} or {HOST: 12 * GIB}
-    made = MemoryReport(time, workers, gpus, 24 * GIB, 15 * GIB, budgets, ())
-    return replace(made, **fields)  # type: ignore[arg-type]
+    budgets = {gpu.place: 64 * GIB for gpu in gpus} or {HOST: 12 * GIB}
+    report = MemoryReport(time, workers, gpus, 24 * GIB, 15 * GIB, budgets, ())
+    return replace(report, **fields)  # type: ignore[arg-type]
 
 
 def h100(seconds: int = 600, others: int = 3 * GIB, end: float = NOW) -> tuple[MemoryReport, ...]:

@@ -98,7 +98,7 @@ def whole() -> list[tuple[Cell, tuple[Run, ...]]]:
     gallery = msgspec.structs.replace(
         compare_cell(pictures=(picture(RED), picture(BLUE, "b.png")), gallery=True, collapsed=True), id="c2"
     )
-    shown = run_of(gallery, *(result(pane(F16, "a"), of=one) for one in gallery.pictures))
+    shown = run_of(gallery, *(result(pane(F16, "a"), of=picture) for picture in gallery.pictures))
     note = NoteCell("n1", '# Title\n"cells": [\n{"cell": 1}')
     return [(note, ()), (talk, (talked, again)), (gallery, (shown,))]
 
@@ -112,7 +112,7 @@ def measurement() -> Measurement:
     )
     right = QuestionDrift(text="a", score=1.0)
     interval = Interval(0.25, 0.1, 0.5)
-    mine = VariantResult(
+    result = VariantResult(
         Q2.id,
         mean_kl=interval,
         median_kl=0.01,
@@ -129,7 +129,7 @@ def measurement() -> Measurement:
     asked = (Question("a.png", "What?", ("a",)), Question("../../etc/passwd", "Why?", ("a",)))
     speed = Speed(2, 20.0, None, 0.2, 0.3, 2**21)
     reference = VariantResult(F16.id, accuracy=Interval(1.0), speed=speed, items=(right, right))
-    return Measurement(asked, ("a", "a"), (reference, mine), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
+    return Measurement(asked, ("a", "a"), (reference, result), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
 
 
 def sensitivity() -> Sensitivity:
@@ -154,8 +154,8 @@ def filled(library: Library, browser: str = "me") -> tuple[Notebook, NoteCell, C
     cell = compare_cell(pictures=(shown,))
     library.create(browser, "Mine", [WholeCell(NoteCell("", "hello")), WholeCell(cell, (run_of(cell, ANSWERED),))])
     notebook, _ = library.read(library.browser(browser)[1][0].id)
-    note, asked = (library.cell(notebook, id) for id in notebook.cells)
+    note, compare = (library.cell(notebook, id) for id in notebook.cells)
     assert isinstance(note, NoteCell)
-    assert isinstance(asked, CompareCell)
-    library.save_run(notebook.id, library.begin_run(notebook.id, run_of(asked, ANSWERED)))
-    return notebook, note, asked
+    assert isinstance(compare, CompareCell)
+    library.save_run(notebook.id, library.begin_run(notebook.id, run_of(compare, ANSWERED)))
+    return notebook, note, compare

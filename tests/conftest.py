@@ -174,6 +174,6 @@ def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     root = logging.getLogger()
     level = root.level
     yield lambda: capsys.readouterr().err
-    for handler in [one for one in root.handlers if isinstance(one.formatter, logs._Formatter)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler.formatter, logs._Formatter)]:
         root.removeHandler(handler)
     root.setLevel(level)

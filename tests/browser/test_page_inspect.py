@@ -20,15 +20,15 @@ from testkit.webapp import WebApp
 @dataclass
 class Served:
     url: str
-    made: HandMade
+    machine: HandMade
     may: bool = True
 
 
 @pytest.fixture(scope="module")
 def one_for_all() -> Iterator[Served]:
-    made = HandMade(())
-    served = Served("", made)
-    shown = InspectPage(made, made, lambda name: served.may)
+    machine = HandMade(())
+    served = Served("", machine)
+    shown = InspectPage(machine, machine, lambda name: served.may)
     with gr.Blocks(analytics_enabled=False) as demo:
         gr.HTML(
             html_template=f'<div id="vp-inspect">{shown.page()}</div>',
@@ -46,7 +46,7 @@ def one_for_all() -> Iterator[Served]:
 
 @pytest.fixture
 def served(one_for_all: Served) -> Served:
-    one_for_all.made.history = h100(60)
+    one_for_all.machine.history = h100(60)
     one_for_all.may = True
     return one_for_all
 
@@ -56,9 +56,9 @@ def open_page(page: Page, url: str) -> None:
     expect(page.locator("#vp-inspect[data-ready]")).to_be_visible(timeout=20_000)
 
 
-def next_second(made: HandMade) -> None:
-    now = made.history[-1]
-    made.history = (*made.history, replace(now, time=now.time + 1))
+def next_second(machine: HandMade) -> None:
+    now = machine.history[-1]
+    machine.history = (*machine.history, replace(now, time=now.time + 1))
 
 
 def test_buttons_when_an_operator_uses_the_keyboard_then_focus_stays_and_the_handle_changes(
@@ -70,8 +70,8 @@ def test_buttons_when_an_operator_uses_the_keyboard_then_focus_stays_and_the_han
     button.focus()
     opened.keyboard.press("Enter")
     expect(row.locator(".vp-pinned")).to_be_visible()
-    assert served.made.pinned == [("SmolVLM-500M-Q8_0", True)]
-    next_second(served.made)
+    assert served.machine.pinned == [("SmolVLM-500M-Q8_0", True)]
+    next_second(served.machine)
     opened.wait_for_timeout(1300)  # a poll goes by
     expect(row.get_by_role("button", name="Unpin")).to_be_focused()
     expect(
@@ -85,9 +85,10 @@ def test_buttons_when_the_handle_was_leased_meanwhile_then_the_page_says_why_not
     open_page(opened, served.url)
     row = opened.locator("tr[data-handle='SmolVLM-500M-Q8_0']")
     expect(row.get_by_role("button", name="Unload")).to_be_enabled()
-    now = served.made.history[-1]
+    now = served.machine.history[-1]
     leased = tuple(replace(w, leases=1) for w in now.workers)
-    served.made.history = (*served.made.history[:-1], replace(now, workers=leased))  # of the same moment: not drawn
+    # of the same moment: not drawn
+    served.machine.history = (*served.machine.history[:-1], replace(now, workers=leased))
     row.get_by_role("button", name="Unload").click()
     expect(opened.locator("[data-region=toast]")).to_contain_text("It is in use.")
     expect(row).to_be_visible()

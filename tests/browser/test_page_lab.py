@@ -177,11 +177,11 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
         assert reader.locator(".vp-fields[inert]").count() == 3
     results = result_documents.decoded(found[0]["results"], "results")
     assert (results.uploader, results.questions.count, len(results.variants)) == ("Anna", 4, 2)
-    made = msgspec.json.decode(found[0]["json"], type=ShipCard)
-    assert made.recommended is None  # four questions show nothing
-    assert made.reasons == (_NONE_PASSES,)
-    assert made.limits.max_kl == 9
-    assert made.questions == 4
+    ship_card = msgspec.json.decode(found[0]["json"], type=ShipCard)
+    assert ship_card.recommended is None  # four questions show nothing
+    assert ship_card.reasons == (_NONE_PASSES,)
+    assert ship_card.limits.max_kl == 9
+    assert ship_card.questions == 4
     assert found[0]["png"].startswith(b"\x89PNG\r\n")
     assert _NONE_PASSES.encode() in found[0]["html"]
     assert str(data_folder()).encode() not in found[0]["html"]

@@ -27,12 +27,12 @@ from testkit.webapp import WebApp, running
 def hubby(tmp_path_factory: pytest.TempPathFactory, derived: Path) -> dict[str, Path]:
     """A random pair of 16 bits, and two quantizations of its language model, by name."""
     folder = tmp_path_factory.mktemp("hubby")
-    made = pairs.write_llava(folder, n_layer=4, n_ff=1024, name="hubby", seed=7)
-    files = {"hubby-F16.gguf": made.model, "mmproj-hubby-F16.gguf": made.projector}
+    pair = pairs.write_llava(folder, n_layer=4, n_ff=1024, name="hubby", seed=7)
+    files = {"hubby-F16.gguf": pair.model, "mmproj-hubby-F16.gguf": pair.projector}
     with open_parts(Settings(cache_dir=derived), any_folder=True) as parts:
         for quantization in ("Q8_0", "Q4_0"):
             target = folder / f"hubby-{quantization}.gguf"
-            parts.quantize(made.model, target, quantization, half=Half.MODEL)
+            parts.quantize(pair.model, target, quantization, half=Half.MODEL)
             files[target.name] = target
     return files
 

@@ -84,9 +84,9 @@ def says(text: str) -> Whole:
 
 def answers(question: str, reference: str, other: str, **fields: Any) -> Whole:
     """A cell of models that are not here, with a run that answered this."""
-    asked = notebooks.compare_cell(prompts=(question,), pictures=(scene("hard-62")[0],), **fields)
+    cell = notebooks.compare_cell(prompts=(question,), pictures=(scene("hard-62")[0],), **fields)
     panes = notebooks.pane(notebooks.F16, reference), notebooks.pane(notebooks.Q2, other, first_divergence=0)
-    return asked, (notebooks.run_of(asked, notebooks.result(*panes)),)
+    return cell, (notebooks.run_of(cell, notebooks.result(*panes)),)
 
 
 def as_file(text: str) -> FilePayload:
@@ -482,13 +482,13 @@ def test_a_disk_when_full_then_the_run_goes_on_and_the_page_says_so_until_it_is_
         key = page.evaluate("document.querySelector('[data-key][aria-current]').dataset.key")
     library = Library(own_cache / "notebooks")
     notebook = library.own(key)
-    asked, written = (library.cell(notebook, id) for id in notebook.cells)
-    assert isinstance(asked, CompareCell)
-    assert asked.prompts == ("What shape is green? Say it.",)
+    cell, written = (library.cell(notebook, id) for id in notebook.cells)
+    assert isinstance(cell, CompareCell)
+    assert cell.prompts == ("What shape is green? Say it.",)
     assert isinstance(written, NoteCell)
     assert "B " in written.text
-    (kept,) = library.all_runs(notebook, asked.id)
-    assert [p.text for p in kept.results[0].update.panes] == before
+    (stored,) = library.all_runs(notebook, cell.id)
+    assert [p.text for p in stored.results[0].update.panes] == before
     library.close()
 
 
@@ -498,8 +498,8 @@ def test_a_disk_when_full_then_the_run_goes_on_and_the_page_says_so_until_it_is_
 def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until_sharing_ends(
     page: Page, browser: Browser, app: WebApp
 ) -> None:
-    asked, (old,) = answers("Which?", "one two", "three four")
-    give(page, asks(), says("Mine"), (asked, (old, msgspec.structs.replace(old, number=2))), title="Secret")
+    compare, (old,) = answers("Which?", "one two", "three four")
+    give(page, asks(), says("Mine"), (compare, (old, msgspec.structs.replace(old, number=2))), title="Secret")
     run(page)
     ended(page)
     prompt(page).fill(f"{SHORT} ")
@@ -908,11 +908,11 @@ def contrasts(page: Page, selector: str) -> list[str]:
 
 
 def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> None:
-    asked, (done,) = answers("Which?", "one two three four five", "one two three four six")
-    assert isinstance(asked, CompareCell)
+    cell, (run,) = answers("Which?", "one two three four five", "one two three four six")
+    assert isinstance(cell, CompareCell)
     failed = notebooks.pane(notebooks.Q2, "half", PaneState.FAILED, error="died", log=("a",))
-    stopped = notebooks.run_of(asked, notebooks.result(failed), number=2, state=RunState.STOPPED)
-    give(page, says("A [link](https://example.org) `code`\n\n> said"), (asked, (done,)), (asked, (stopped,)), asks())
+    stopped = notebooks.run_of(cell, notebooks.result(failed), number=2, state=RunState.STOPPED)
+    give(page, says("A [link](https://example.org) `code`\n\n> said"), (cell, (run,)), (cell, (stopped,)), asks())
     page.add_style_tag(content="* { transition: none !important }")
     for summary in page.locator(".vp-outputs summary, .vp-actions summary").all():
         summary.evaluate("summary => { summary.parentElement.open = true; }")

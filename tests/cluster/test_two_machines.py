@@ -270,8 +270,8 @@ def test_measurement_when_spread_over_two_machines_then_the_same_numbers(
     on_two = measure(parts, ladder, tmp_path / "two", lambda progress: seen.add(progress.what.rpartition(", on ")[2]))
     assert {"host", BOX2} <= seen
     assert [place.partition(":")[0] for place in (*on_one.places, *on_two.places)] == [BOX2, BOX2, "host"]
-    here, there = (msgspec.structs.replace(m, elapsed_s=0.0, places=()) for m in (on_one, on_two))
-    assert here == there
+    here, measured = (msgspec.structs.replace(m, elapsed_s=0.0, places=()) for m in (on_one, on_two))
+    assert here == measured
 
 
 def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewhere_and_counts_nothing_twice(
@@ -303,8 +303,8 @@ def test_embeddings_when_several_variants_need_them_elsewhere_then_the_page_shar
     shared, put = list[bytes](), ray.put
     monkeypatch.setattr(ray, "put", lambda data: (shared.append(data), put(data))[1])
     picture = parts.read_image(SCENE.with_name("hard-60.png"))
-    asked = comparison(picture, WHAT, ladder, max_tokens=10)
-    here, there = (run(replace(parts, pool=parts.pool.at((place,))), asked) for place in ("host", BOX2))
+    request = comparison(picture, WHAT, ladder, max_tokens=10)
+    here, there = (run(replace(parts, pool=parts.pool.at((place,))), request) for place in ("host", BOX2))
     assert [pane.token_ids for pane in there.panes] == [pane.token_ids for pane in here.panes]
     assert all("Answered on box2" in " ".join(pane.remarks) for pane in there.panes)
     assert [len(data) >= shared_embeddings.LEAST_BYTES for data in shared] == [True]

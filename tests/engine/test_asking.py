@@ -27,8 +27,8 @@ SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "requi
 
 def rendered(parts: Parts, image: Image | tuple[Image, ...], prompt: str, **fields: Any) -> str:
     """The prompt as it was sent under TEMPLATE."""
-    asked = comparison(image, prompt, parts.catalog.choose(["F16"]), max_tokens=1)
-    update = run(parts, replace(asked, chat_template=TEMPLATE, **fields))
+    request = comparison(image, prompt, parts.catalog.choose(["F16"]), max_tokens=1)
+    update = run(parts, replace(request, chat_template=TEMPLATE, **fields))
     assert update.panes[0].state is PaneState.DONE, update.panes[0].error
     assert update.rendered_prompt is not None
     return update.rendered_prompt
@@ -67,10 +67,10 @@ def test_template_when_a_variable_is_set_then_it_is_asked_otherwise(parts: Parts
 
 
 def test_template_when_it_reads_enable_thinking_then_the_run_says_what_others_pass(parts: Parts, scene: Image) -> None:
-    asked = replace(comparison(scene, WHAT, parts.catalog.choose(["F16"]), max_tokens=1), chat_template=TEMPLATE)
-    notes = run(parts, asked).notes
+    request = replace(comparison(scene, WHAT, parts.catalog.choose(["F16"]), max_tokens=1), chat_template=TEMPLATE)
+    notes = run(parts, request).notes
     assert [note for note in notes if "enable_thinking" in note] != []
-    notes = run(parts, replace(asked, template_variables={"enable_thinking": True})).notes
+    notes = run(parts, replace(request, template_variables={"enable_thinking": True})).notes
     assert [note for note in notes if "enable_thinking" in note] == []
 
 
@@ -79,13 +79,13 @@ def test_context_when_none_is_chosen_then_as_large_as_the_question_needs(
     parts: Parts, scene: Image, tiny: dict[str, pairs.PairFiles], n_tokens: int
 ) -> None:
     variant = parts.catalog.open_pair(tiny["mlp"].model, tiny["mlp"].projector)
-    asked = comparison(scene, "a " * n_tokens, (variant,), n_ctx=None, max_tokens=4)
-    pane = run(parts, asked).panes[0]
+    request = comparison(scene, "a " * n_tokens, (variant,), n_ctx=None, max_tokens=4)
+    pane = run(parts, request).panes[0]
     assert pane.state is PaneState.DONE, pane.error
     assert pane.metrics.prompt_tokens is not None
     assert pane.metrics.prompt_tokens > n_tokens
     assert pane.metrics.generated_tokens == 4
-    refused = run(parts, replace(asked, runtime=Runtime(n_ctx=1024))).panes[0]
+    refused = run(parts, replace(request, runtime=Runtime(n_ctx=1024))).panes[0]
     assert refused.state is PaneState.FAILED
     assert "the context holds 1024" in str(refused.error)
 
@@ -139,9 +139,9 @@ def test_answer_form_when_llama_cpp_cannot_read_it_then_refused_before_anything_
     parts: Parts, scene: Image, form: dict[str, str], reason: str
 ) -> None:
     before = [worker.id for worker in parts.pool.memory().workers]
-    asked = comparison(scene, WHAT, parts.catalog.choose(["F16"]), sampling=Sampling(**form))  # type: ignore[arg-type]
+    request = comparison(scene, WHAT, parts.catalog.choose(["F16"]), sampling=Sampling(**form))  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=reason):
-        next(compare.run(asked, parts.lab, compare.StopFlag()))
+        next(compare.run(request, parts.lab, compare.StopFlag()))
     assert [worker.id for worker in parts.pool.memory().workers] == before
 
 

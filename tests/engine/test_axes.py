@@ -57,8 +57,8 @@ def test_cache_types_when_they_are_an_axis_then_only_the_types_differ(parts: Par
     assert (exact.variant, quantized.variant) == (f"{variant.id} · KV F16", f"{variant.id} · KV Q4_0")
     plain = asked(parts, scene, variant, flash_attention=True).panes[0]
     assert exact.token_ids == plain.token_ids
-    one = asked(parts, scene, variant, cache_type_v="q8_0").panes[0]
-    assert any("flash attention" in remark for remark in one.remarks)
+    pane = asked(parts, scene, variant, cache_type_v="q8_0").panes[0]
+    assert any("flash attention" in remark for remark in pane.remarks)
 
 
 def test_cache_types_when_measured_then_fewer_bits_drift_more(parts: Parts) -> None:

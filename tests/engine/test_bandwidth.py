@@ -29,9 +29,9 @@ def test_bandwidth_when_measured_on_the_host_then_about_that_of_a_numpy_copy(wor
     source, target = numpy.ones(BYTES, numpy.uint8), numpy.ones(BYTES, numpy.uint8)
     ours, numpys = [], []
     for _ in range(3):  # in turn, and the best of each: something else may run on this machine
-        found = worker.request(MeasureBandwidth(BYTES))
-        assert found.device
-        ours.append(found.bytes_per_s)
+        bandwidth = worker.request(MeasureBandwidth(BYTES))
+        assert bandwidth.device
+        ours.append(bandwidth.bytes_per_s)
         started = time.perf_counter()
         numpy.copyto(target, source)
         numpys.append(2 * BYTES / (time.perf_counter() - started))

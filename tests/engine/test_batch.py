@@ -390,10 +390,10 @@ def test_cells_when_prompts_share_a_picture_then_it_counts_once() -> None:
         chunks = (protocol.TextChunk((1,) * 3), image, protocol.TextChunk((1,) * n_text))
         return protocol.EncodedPrompt(chunks, 1, "", 0.0, None)
 
-    one = [prompt("a", 20)] * 16
-    assert batch.cells(one, 64, 16) == 2048  # 503 + 16 * 85, in steps of 256
-    assert batch.cells(one, 64, 1) == 768
-    assert batch.cells([*one, prompt("b", 20)], 64, 2) == 1280  # both pictures
+    prompts = [prompt("a", 20)] * 16
+    assert batch.cells(prompts, 64, 16) == 2048  # 503 + 16 * 85, in steps of 256
+    assert batch.cells(prompts, 64, 1) == 768
+    assert batch.cells([*prompts, prompt("b", 20)], 64, 2) == 1280  # both pictures
 
 
 @pytest.mark.parametrize("kind", [*pairs.KINDS, "embedded"])
@@ -449,14 +449,16 @@ def test_reading_when_its_record_is_of_another_answer_then_it_fails_alone(parts:
 def test_drift_when_questions_share_a_picture_then_as_one_at_a_time(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q4_K_M"], ["F16"])
     name = items_of(1)[0].question.image
-    asked = question_sets.QuestionSet(
+    question_set = question_sets.QuestionSet(
         "one picture", [msgspec.structs.replace(item.question, image=name) for item in items_of(5)], FOLDER
     )
     kls = []
     for sequences in (1, 4):
         results = ResultCache(tmp_path / str(sequences), "test")
         lab = replace(parts.lab, sequences=sequences, results=results)
-        request = MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(accuracy=True), Runtime(n_ctx=512))
+        request = MeasureRequest(
+            question_set, variants, variants[0].id, MeasurementPlan(accuracy=True), Runtime(n_ctx=512)
+        )
         *_, last = MeasureJob(lab, request).run()
         results.close()
         assert isinstance(last, Measurement)

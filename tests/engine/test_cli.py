@@ -83,11 +83,11 @@ def told(done: Called) -> str:
 
 
 def test_module_when_called_from_a_shell_then_the_same(cache: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "playground", "sensitivity", "--max-size", "5XB"],
         env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (
+    assert (process.returncode, process.stdout, process.stderr) == (
         2, "", "Error: Invalid size '5XB'; write 5MB or 1.2GB.\n",
     )  # fmt: skip
 
@@ -194,12 +194,12 @@ def test_help_when_shown_then_it_names_every_command(call: Call) -> None:
 def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
     words = ("card", "--variants", "F16,Q4_K_M", "-n", "2", "--max-tokens", "8", "--max-kl", "0.5", "--max-size", "1GB")
     done = call(*words, "--out", "x.png", "--out", "x.html", "--json")
-    made = msgspec.json.decode(fine(done), type=ShipCard)
-    assert [row.label for row in made.rows] == ["F16", "Q4_K_M"]
-    assert made.recommended is None
-    assert made.reasons[0] == "Not enough questions to recommend one (2 asked)."
-    assert made.command.startswith("python -m playground card --variants F16,Q4_K_M -n 2 ")
-    assert all(row.tokens_per_second and row.memory for row in made.rows)
+    card = msgspec.json.decode(fine(done), type=ShipCard)
+    assert [row.label for row in card.rows] == ["F16", "Q4_K_M"]
+    assert card.recommended is None
+    assert card.reasons[0] == "Not enough questions to recommend one (2 asked)."
+    assert card.command.startswith("python -m playground card --variants F16,Q4_K_M -n 2 ")
+    assert all(row.tokens_per_second and row.memory for row in card.rows)
     assert "x.png written.\nx.html written.\n" in done.err
     with PIL.Image.open("x.png") as picture:
         assert picture.format == "PNG"
@@ -299,10 +299,14 @@ def test_pack_when_it_is_shown_and_measured_against_then_it_stands_in_for_the_re
     assert "exists" in told(call("pack", "make", small))
     shared = tmp_path / "shared.json"
     rows = fine(call("drift", "--pack", small, "--variants", "Q2_K", "--results", shared, "--uploader", "Anna B"))
-    made = result_documents.read(shared)
-    assert made.reference.pack_sha256 == hashlib.sha256(small.read_bytes()).hexdigest()
-    assert (made.uploader, made.reference_variant.label, made.settings.max_tokens) == ("Anna B", "F16 (pack)", 64)
-    assert made.settings.template_variables == {"mood": "calm"}
+    document = result_documents.read(shared)
+    assert document.reference.pack_sha256 == hashlib.sha256(small.read_bytes()).hexdigest()
+    assert (document.uploader, document.reference_variant.label, document.settings.max_tokens) == (
+        "Anna B",
+        "F16 (pack)",
+        64,
+    )
+    assert document.settings.template_variables == {"mood": "calm"}
     assert re.search(r"F16 \(pack\) +reference", rows)
     assert 'asked with: mood "calm"' in rows
     assert re.search(r"Q2_K +\d of 3", rows)

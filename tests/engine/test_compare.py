@@ -192,8 +192,8 @@ def test_families_when_mixed_then_nothing_is_said_about_where_they_part(
 ) -> None:
     other = parts.catalog.open_pair(endless.model, endless.projector)
     f16, q8 = parts.catalog.choose(["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q8_0+mmproj-F16"])
-    asked = replace(comparison(scene, WHAT, (f16, q8, other), max_tokens=8), reference=f16.id)
-    panes = {p.variant: p for p in run(parts, asked).panes}
+    request = replace(comparison(scene, WHAT, (f16, q8, other), max_tokens=8), reference=f16.id)
+    panes = {p.variant: p for p in run(parts, request).panes}
     assert [panes[v.id].comparable for v in (f16, q8, other)] == [True, True, False]
     assert panes[other.id].text != panes[f16.id].text
     assert panes[other.id].first_divergence is None
@@ -265,8 +265,8 @@ def test_probabilities_when_read_then_the_next_answers_are_as_if_they_had_not_be
     def answers(*, probabilities: bool) -> list[tuple[tuple[int, ...], int | None]]:
         found = []
         for prompt in (WHAT, "What does the text say?", WHAT):
-            asked = comparison(scene, prompt, f16, sampling=sampling)
-            pane = run(parts, replace(asked, probabilities=probabilities)).panes[0]
+            request = comparison(scene, prompt, f16, sampling=sampling)
+            pane = run(parts, replace(request, probabilities=probabilities)).panes[0]
             assert bool(pane.scores) is probabilities
             found.append((pane.token_ids, pane.metrics.reused_tokens))
         return found
@@ -398,8 +398,8 @@ def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
         stop = compare.StopFlag()
         pressed = 0.0
         update: ComparisonUpdate | None = None
-        asked = comparison(scene, "Go on.", variant, max_tokens=900)
-        for update in compare.run(asked, parts.lab, stop):
+        request = comparison(scene, "Go on.", variant, max_tokens=900)
+        for update in compare.run(request, parts.lab, stop):
             if not pressed and len(update.panes[0].token_ids) > 20:
                 stop.run()
                 pressed = time.monotonic()

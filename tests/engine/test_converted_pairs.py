@@ -43,14 +43,14 @@ def test_doctor_when_it_sees_each_pair_and_each_crossing_then_only_the_pairs_are
 @pytest.mark.parametrize("name", converted_pairs.NAMES)
 def test_pair_when_it_answers_then_as_llama_cpps_own_helper_does(converted: dict[str, PairFiles], name: str) -> None:
     files = converted[name]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, equality_child.__file__, files.model, files.projector, "120", "90"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr[-2000:]
+    found = json.loads(process.stdout.splitlines()[-1])
     assert found["image_tokens"] > 0
     assert found["difference"] == 0
     assert found["tokens"] == found["expected"]

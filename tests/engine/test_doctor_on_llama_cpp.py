@@ -40,8 +40,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
 
 def pane_of(engine: Parts, scene: Image, model: Path, projector: Path, chat_template: str | None = None) -> Pane:
     variant = engine.catalog.open_pair(model, projector)
-    asked = replace(comparison(scene, "What?", (variant,), max_tokens=3), chat_template=chat_template)
-    return run(engine, asked).panes[0]
+    request = replace(comparison(scene, "What?", (variant,), max_tokens=3), chat_template=chat_template)
+    return run(engine, request).panes[0]
 
 
 def rewritten(
@@ -76,11 +76,11 @@ def test_pair_when_swapped_then_each_file_is_named_for_what_it_is(
     tiny: dict[str, pairs.PairFiles], engine: Parts
 ) -> None:
     files = tiny["mlp"]
-    found = the(diagnosed(files.projector, files.model), "swapped", BROKEN)
-    assert found.text == (
+    finding = the(diagnosed(files.projector, files.model), "swapped", BROKEN)
+    assert finding.text == (
         "The two files are swapped: mmproj-tiny-mlp-F16.gguf is the projector, tiny-mlp-F16.gguf the language model."
     )
-    assert found.remedy == "Swap them."
+    assert finding.remedy == "Swap them."
     with pytest.raises(BadPair, match="swapped"):
         engine.catalog.open_pair(files.projector, files.model)
 
@@ -100,12 +100,12 @@ def test_architecture_when_unknown_then_doubtful_since_a_newer_llama_cpp_may_kno
     tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
 ) -> None:
     model = rewritten(tiny["mlp"].model, tmp_path / "new-F16.gguf", {"general.architecture": "llama9"})
-    found = diagnosed(model, tiny["mlp"].projector)
-    assert codes(found) == ["architecture", "family"]
-    assert worst(found) is DOUBTFUL
-    assert found[0].text == "The architecture 'llama9' is not on this app's list of language models."
-    assert found[0].remedy == "If it does not load, a newer llama-cpp-python may support it."
-    assert found[1].text.startswith(
+    findings = diagnosed(model, tiny["mlp"].projector)
+    assert codes(findings) == ["architecture", "family"]
+    assert worst(findings) is DOUBTFUL
+    assert findings[0].text == "The architecture 'llama9' is not on this app's list of language models."
+    assert findings[0].remedy == "If it does not load, a newer llama-cpp-python may support it."
+    assert findings[1].text.startswith(
         "The sizes cannot be compared, and this combination is untested: a projector of type 'mlp' is made for llama"
     )
     pane = pane_of(engine, scene, model, tiny["mlp"].projector)
@@ -118,12 +118,12 @@ def test_projector_type_when_unknown_or_missing_then_said_and_the_engine_refuses
     files = tiny["mlp"]
     new = rewritten(files.projector, tmp_path / "mmproj-new-F16.gguf", {"clip.projector_type": "newest"})
     old = rewritten(files.projector, tmp_path / "mmproj-old-F16.gguf", {"clip.projector_type": None})
-    found = diagnosed(files.model, new)
-    assert codes(found) == ["projector-type", "width-unknown"]
-    assert worst(found) is DOUBTFUL
-    assert found[0].text == "The projector's type 'newest' is not on this app's list."
-    assert "a newer llama-cpp-python may support it" in found[0].remedy
-    assert "whether the sizes of the two files match" in found[1].text
+    findings = diagnosed(files.model, new)
+    assert codes(findings) == ["projector-type", "width-unknown"]
+    assert worst(findings) is DOUBTFUL
+    assert findings[0].text == "The projector's type 'newest' is not on this app's list."
+    assert "a newer llama-cpp-python may support it" in findings[0].remedy
+    assert "whether the sizes of the two files match" in findings[1].text
     missing = the(diagnosed(files.model, old), "projector-type", BROKEN)
     assert "does not state its type" in missing.text
     assert "newer mmproj file" in missing.remedy
@@ -146,9 +146,9 @@ def test_projector_when_its_last_layer_is_missing_then_broken_as_it_crashes_the_
     """LLaVA 1.0's, say: clip_n_mmproj_embd reads the shape of a tensor that is not there."""
     files, without = tiny["mlp"], ("mm.2.weight", "mm.2.bias")
     one_layer = rewritten(files.projector, tmp_path / "mmproj-one-layer-F16.gguf", without=without)
-    found = the(diagnosed(files.model, one_layer), "projector-tensor", BROKEN)
-    assert "lacks the tensor mm.2.weight" in found.text
-    assert "damaged, or older" in found.remedy
+    finding = the(diagnosed(files.model, one_layer), "projector-tensor", BROKEN)
+    assert "lacks the tensor mm.2.weight" in finding.text
+    assert "damaged, or older" in finding.remedy
     assert "SIGSEGV" in (pane_of(engine, scene, files.model, one_layer).error or "")
 
 
@@ -178,9 +178,9 @@ def test_pair_when_of_equal_width_and_two_families_then_the_engine_runs_it_witho
 
 def test_tokens_when_missing_then_broken_and_the_engine_refuses(engine: Parts, scene: Image, tmp_path: Path) -> None:
     bare = pairs.write_pair("idefics3", tmp_path, special_tokens=False)
-    found = the(diagnosed(bare.model, bare.projector), "tokens", BROKEN)
-    assert found.text.endswith("vocabulary lacks: <fake_token_around_image>, <global-img>.")
-    assert "llama.cpp would abort. Use the model's own mmproj file." in found.remedy
+    finding = the(diagnosed(bare.model, bare.projector), "tokens", BROKEN)
+    assert finding.text.endswith("vocabulary lacks: <fake_token_around_image>, <global-img>.")
+    assert "llama.cpp would abort. Use the model's own mmproj file." in finding.remedy
     pane = pane_of(engine, scene, bare.model, bare.projector)
     assert "special tokens around an image that this language model's vocabulary lacks" in (pane.error or "")
 
@@ -189,9 +189,9 @@ def test_tokens_around_an_image_when_missing_then_doubtful_and_the_engine_answer
     engine: Parts, scene: Image, tmp_path: Path
 ) -> None:
     bare = pairs.write_pair("qwen2vl", tmp_path, special_tokens=False)
-    found = the(diagnosed(bare.model, bare.projector), "around", DOUBTFUL)
-    assert found.text.endswith("mark the beginning and end of an image: <|vision_start|>, <|vision_end|>.")
-    assert found.remedy == f"The model would read them as plain text. {LOOK}."
+    finding = the(diagnosed(bare.model, bare.projector), "around", DOUBTFUL)
+    assert finding.text.endswith("mark the beginning and end of an image: <|vision_start|>, <|vision_end|>.")
+    assert finding.remedy == f"The model would read them as plain text. {LOOK}."
     assert pane_of(engine, scene, bare.model, bare.projector).state is PaneState.DONE
 
 
@@ -199,9 +199,9 @@ def test_template_when_missing_then_the_engine_refuses_and_answers_with_the_one_
     tiny: dict[str, pairs.PairFiles], engine: Parts, scene: Image, tmp_path: Path
 ) -> None:
     bare = rewritten(tiny["mlp"].model, tmp_path / "llava-v1.5-7b-F16.gguf", {"tokenizer.chat_template": None})
-    found = the(diagnosed(bare, tiny["mlp"].projector), "template-missing", BROKEN)
+    finding = the(diagnosed(bare, tiny["mlp"].projector), "template-missing", BROKEN)
     assert "has no chat template" in (pane_of(engine, scene, bare, tiny["mlp"].projector).error or "")
-    again = pane_of(engine, scene, bare, tiny["mlp"].projector, chat_template=found.chat_template)
+    again = pane_of(engine, scene, bare, tiny["mlp"].projector, chat_template=finding.chat_template)
     assert again.state is PaneState.DONE
 
 

@@ -22,17 +22,17 @@ def test_candidates_when_tried_then_each_has_its_speeds_and_the_worker_answers_a
     parts: Parts, scene: Image
 ) -> None:
     (variant,) = parts.catalog.choose(("Q4_K_M",))
-    asked = running.comparison(scene, running.WHAT, (variant,), n_ctx=None)
-    before = running.run(parts, asked).panes[0]
+    comparison = running.comparison(scene, running.WHAT, (variant,), n_ctx=None)
+    before = running.run(parts, comparison).panes[0]
     spec = language_spec(variant.model, Runtime())
     with parts.pool.lease(spec) as lease:
         measured = lease.request(protocol.MeasureDefaults(patient=True))
     tried = {trial.settings for trial in measured.trials}
     assert measured.usual in tried
-    assert {one.flash_attention for one in tried} == {False, True}
-    assert len({one.n_ctx for one in tried}) == 2
+    assert {settings.flash_attention for settings in tried} == {False, True}
+    assert len({settings.n_ctx for settings in tried}) == 2
     assert all(trial.prompt_tok_per_s > 0 and trial.decode_tok_per_s > 0 for trial in measured.trials)
-    after = running.run(parts, asked).panes[0]
+    after = running.run(parts, comparison).panes[0]
     assert after.token_ids == before.token_ids
     assert after.engine == before.engine
 
@@ -46,13 +46,13 @@ def test_comparison_when_this_machine_was_measured_then_all_panes_compute_so_unl
     chosen, usual = EngineSettings(True, 1, 1024), EngineSettings(False, 1, 2048)
     with open_parts(Settings(cache_dir=folder, measure_defaults=True), any_folder=True) as parts:
         variants = parts.catalog.choose(("F16", "Q4_K_M"))
-        kept = EngineDefaults(chosen, usual, (), 512, 1.0, 0.0, "F16")
-        parts.pool.forecasts.keep_engine_defaults(HOST, kind_of(variants[0].model) or "", kept)
-        asked = running.comparison(scene, running.WHAT, variants, n_ctx=None)
-        panes = running.run(parts, asked).panes
+        defaults = EngineDefaults(chosen, usual, (), 512, 1.0, 0.0, "F16")
+        parts.pool.forecasts.keep_engine_defaults(HOST, kind_of(variants[0].model) or "", defaults)
+        comparison = running.comparison(scene, running.WHAT, variants, n_ctx=None)
+        panes = running.run(parts, comparison).panes
         assert [pane.state for pane in panes] == [PaneState.DONE] * 2
         assert {pane.engine for pane in panes} == {chosen}
-        assert {worker.defaults for worker in parts.pool.memory().workers} == {None, kept}  # None: the projector
+        assert {worker.defaults for worker in parts.pool.memory().workers} == {None, defaults}  # None: the projector
         runtime = RunSettings(flash_attention=False, n_ctx=512).runtime()
-        panes = running.run(parts, replace(asked, runtime=runtime)).panes
+        panes = running.run(parts, replace(comparison, runtime=runtime)).panes
         assert {pane.engine for pane in panes} == {EngineSettings(False, 1, 512)}

@@ -34,9 +34,9 @@ def test_gate_when_a_candidate_is_damaged_by_2_bits_then_the_code_is_1_and_repor
 ) -> None:
     report = tmp_path / "gate.xml"
     options = ("--reference", "F16", "--candidate", "Q2_K", "-n", 12, "--max-kl", 0.01, "--max-tokens", 8)
-    done = call(*options, "--junit", report, "--json")
-    assert done.returncode == 1, done.stderr
-    document = json.loads(done.stdout)
+    process = call(*options, "--junit", report, "--json")
+    assert process.returncode == 1, process.stderr
+    document = json.loads(process.stdout)
     (check,) = document["checks"]
     assert (check["check"], check["outcome"], document["questions"]) == ("drift", "failed", 12)
     assert check["value"] > check["limit"] == 0.01
@@ -47,12 +47,12 @@ def test_gate_when_a_candidate_is_damaged_by_2_bits_then_the_code_is_1_and_repor
 
 def test_gate_when_questions_are_few_then_the_code_is_2_and_says_how_many_more(call: Call, tmp_path: Path) -> None:
     report = tmp_path / "gate.xml"
-    done = call(
+    process = call(
         *("--reference", "F16", "--candidate", "Q8_0", "-n", 4, "--not-worse", "--max-tokens", 8, "--junit", report)
     )
-    assert done.returncode == 2, done.stderr
-    assert "Q8_0, accuracy: not enough questions." in done.stdout
-    assert "more questions would be enough" in done.stdout
+    assert process.returncode == 2, process.stderr
+    assert "Q8_0, accuracy: not enough questions." in process.stdout
+    assert "more questions would be enough" in process.stdout
     assert ET.parse(report).getroot().find("testcase/error").get("type") == "not enough questions"
 
 
@@ -70,21 +70,21 @@ def test_gate_when_questions_are_few_then_the_code_is_2_and_says_how_many_more(c
     ],
 )
 def test_gate_when_it_cannot_run_then_the_code_is_3(call: Call, words: list[str], message: str) -> None:
-    done = call(*words)
-    assert done.returncode == 3, done.stderr
-    assert message in " ".join(done.stderr.replace("│", " ").split())
+    process = call(*words)
+    assert process.returncode == 3, process.stderr
+    assert message in " ".join(process.stderr.replace("│", " ").split())
 
 
 def test_gate_when_it_cannot_run_then_the_reports_say_why(call: Call, tmp_path: Path) -> None:
     report = tmp_path / "gate.xml"
-    done = call("--reference", "F16", "--candidate", "Q9", "--json", "--junit", report)
-    assert json.loads(done.stdout)["exit_code"] == 3
-    assert "no variant called 'Q9'" in json.loads(done.stdout)["error"]
+    process = call("--reference", "F16", "--candidate", "Q9", "--json", "--junit", report)
+    assert json.loads(process.stdout)["exit_code"] == 3
+    assert "no variant called 'Q9'" in json.loads(process.stdout)["error"]
     assert ET.parse(report).getroot().find("testcase/error").get("type") == "could not run"
 
 
 def test_gate_when_planned_then_it_says_how_long_and_what_would_show(call: Call) -> None:
-    done = call("--reference", "F16", "--candidate", "Q8_0", "-n", 200, "--max-tokens", 4, "--plan")
-    assert done.returncode == 0, done.stderr
-    assert "200 questions take" in done.stdout
-    assert "200 questions show a difference of 5.2 points" in done.stdout
+    process = call("--reference", "F16", "--candidate", "Q8_0", "-n", 200, "--max-tokens", 4, "--plan")
+    assert process.returncode == 0, process.stderr
+    assert "200 questions take" in process.stdout
+    assert "200 questions show a difference of 5.2 points" in process.stdout

@@ -68,8 +68,8 @@ def matrices(parts: Parts, pair: Variant, tmp_path_factory: pytest.TempPathFacto
     made = {}
     for source, half in ((MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)):
         target = folder / f"{source.stem}.imatrix.gguf"
-        found = importance_matrix.collect(parts.lab, pair, half, _asked(0).first(8), target, runtime=RUNTIME)
-        assert (found.path, found.problems) == (target, ())
+        matrix = importance_matrix.collect(parts.lab, pair, half, _asked(0).first(8), target, runtime=RUNTIME)
+        assert (matrix.path, matrix.problems) == (target, ())
         made[source] = target
     return made
 
@@ -111,8 +111,8 @@ def test_first_layer_when_a_text_is_read_then_the_sums_are_those_of_its_normed_e
     path = tmp_path / "matrix.gguf"
     parts.pool.unload(language_spec(pair.model, RUNTIME, observe=True))  # another test may have had it read
     # Short, as answers are; the second prompt has the first one's chunk, which is not to be left out.
-    asked = [Score(text_prompt(ids), (9, 10), RUNTIME), Score(text_prompt(ids), (11,), RUNTIME)]
-    reply = written(parts, pair.model, asked, path)
+    scores = [Score(text_prompt(ids), (9, 10), RUNTIME), Score(text_prompt(ids), (11,), RUNTIME)]
+    reply = written(parts, pair.model, scores, path)
     found, model = sums(path), weights(MODEL)
     read = [*ids, 9, 10, *ids, 11]
     rows = model["token_embd.weight"][read]
@@ -136,9 +136,9 @@ def test_first_vision_layer_when_an_image_is_encoded_then_the_sums_are_those_of_
 ) -> None:
     image, path = read_image(IMAGE), tmp_path / "matrix.gguf"
     assert (image.width, image.height) == (192, 192)  # nothing is resized
-    one = QuestionSet("one", [Question(IMAGE.name, "What?"), Question(IMAGE.name, "And?")], IMAGE.parent)
-    found = importance_matrix.collect(parts.lab, pair, Half.PROJECTOR, one, path, runtime=RUNTIME)
-    assert (found.readings, found.rows) == (1, 144)  # one picture, asked about twice
+    question_set = QuestionSet("one", [Question(IMAGE.name, "What?"), Question(IMAGE.name, "And?")], IMAGE.parent)
+    matrix = importance_matrix.collect(parts.lab, pair, Half.PROJECTOR, question_set, path, runtime=RUNTIME)
+    assert (matrix.readings, matrix.rows) == (1, 144)  # one picture, asked about twice
     tower = weights(PROJECTOR)
     pixels = numpy.frombuffer(image.rgb, numpy.uint8).reshape(12, 16, 12, 16, 3) / 255.0
     patches = ((pixels - 0.5) / 0.5).transpose(0, 2, 4, 1, 3).reshape(144, -1).astype(numpy.float16)
@@ -191,13 +191,13 @@ def test_observing_when_compared_with_not_then_the_same_logits_and_embeddings(
 
 def test_reading_when_it_fails_then_nothing_of_it_counts(parts: Parts, pair: Variant, tmp_path: Path) -> None:
     parts.pool.unload(language_spec(pair.model, RUNTIME, observe=True))  # another test may have had it read
-    asked, ids = [Score(text_prompt([1, 2, 3]), (4,), RUNTIME)], tuple(range(300))
+    scores, ids = [Score(text_prompt([1, 2, 3]), (4,), RUNTIME)], tuple(range(300))
     with parts.pool.lease(language_spec(pair.model, RUNTIME, observe=True)) as lease:
         with pytest.raises(EngineError):  # a full context, after hundreds of tokens were read
             lease.request(Score(text_prompt([*ids]), ids, RUNTIME))
         with pytest.raises(EngineError, match="Nothing was read"):
             lease.request(WriteImportance(str(tmp_path / "matrix.gguf"), ""))
-    assert written(parts, pair.model, asked, tmp_path / "matrix.gguf").rows == 4
+    assert written(parts, pair.model, scores, tmp_path / "matrix.gguf").rows == 4
 
 
 def test_ggml_when_another_one_then_said_before_anything_is_read() -> None:
@@ -236,10 +236,10 @@ def test_iq_type_when_with_a_matrix_then_made_and_it_answers_and_without_one_ref
     target = tmp_path / f"{'mmproj-' * (half is Half.PROJECTOR)}new-{quantization}.gguf"
     with pytest.raises(EngineError, match="this quantization requires an imatrix"):
         quantizer.make(source, target, quantization, parts.pool, half=half)
-    made = quantizer.make(
+    file = quantizer.make(
         source, target, quantization, parts.pool, half=half, imatrix=matrices[source], tensor_types=REST
     )
-    assert made.notes == ()
+    assert file.notes == ()
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(target).tensors}
     assert kinds[f"{'v.' * (half is Half.PROJECTOR)}blk.0.ffn_up.weight"] == quantization
     digest = GGUFReader(target).fields["quantize.imatrix.sha256"].contents()
@@ -257,17 +257,19 @@ def test_drift_when_calibrated_on_other_pictures_then_a_third_at_most(
 ) -> None:
     variants = [pair]
     attention = (TensorType("ffn|embd", "q8_0"),)  # the rest takes seconds to quantize
-    for source, quantization, kept in ((MODEL, "IQ3_S", attention), (PROJECTOR, "Q2_K", ())):
+    for source, quantization, tensor_types in ((MODEL, "IQ3_S", attention), (PROJECTOR, "Q2_K", ())):
         for name, imatrix in (("without", None), ("with", matrices[source])):
             target = tmp_path / f"{source.stem}-{name}-{quantization}.gguf"
             half = parts.catalog.half(source)
-            quantizer.make(source, target, quantization, parts.pool, half=half, imatrix=imatrix, tensor_types=kept)
+            quantizer.make(
+                source, target, quantization, parts.pool, half=half, imatrix=imatrix, tensor_types=tensor_types
+            )
             variants.append(
                 parts.catalog.open_pair(*((MODEL, target) if half is Half.PROJECTOR else (target, PROJECTOR)))
             )
     names = sorted({item.image for item in _asked(1).items})[:6]
-    asked = QuestionSet("captions", [Question(name, "Describe the image.") for name in names], IMAGE.parent)
-    results = measured(parts, asked, tuple(variants)).results[1:]
+    question_set = QuestionSet("captions", [Question(name, "Describe the image.") for name in names], IMAGE.parent)
+    results = measured(parts, question_set, tuple(variants)).results[1:]
     kls = [result.mean_kl.value for result in results if result.mean_kl is not None]
     assert kls[1] < kls[0] / 3  # a twentieth at most in each of five such sets of captions; the projector, a twelfth
     assert kls[3] < kls[2] / 3
@@ -277,8 +279,8 @@ def test_matrix_when_it_lacks_a_tensor_then_said_or_refused_in_llama_cpps_words(
     parts: Parts, tmp_path: Path, matrices: dict[Path, Path]
 ) -> None:
     partial = copy(matrices[MODEL], tmp_path / "partial.gguf", leave_out="blk.0.attn_k.weight")
-    made = quantizer.make(MODEL, tmp_path / "q4.gguf", "Q4_0", parts.pool, half=Half.MODEL, imatrix=partial)
-    assert made.notes == ("quantized without the matrix, which lacks them: blk.0.attn_k.weight",)
+    file = quantizer.make(MODEL, tmp_path / "q4.gguf", "Q4_0", parts.pool, half=Half.MODEL, imatrix=partial)
+    assert file.notes == ("quantized without the matrix, which lacks them: blk.0.attn_k.weight",)
     with pytest.raises(EngineError, match=r"Missing importance matrix for tensor blk\.0\.attn_k\.weight"):
         quantizer.make(MODEL, tmp_path / "iq.gguf", "IQ2_XS", parts.pool, half=Half.MODEL, imatrix=partial)
     with pytest.raises(BadInput, match="of another model, or of the other half"):
@@ -336,7 +338,7 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
     folder.mkdir()
     (folder / "a.png").write_bytes(IMAGE.read_bytes())
     (folder / "broken.png").write_bytes(IMAGE.read_bytes()[:900])
-    asked = [Question("a.png", "What?"), Question("broken.png", "What?"), Question("a.png", "What shape is green?")]
+    items = [Question("a.png", "What?"), Question("broken.png", "What?"), Question("a.png", "What shape is green?")]
 
     def collect(
         name: str, questions: list[Question], answers: list[tuple[int, ...]]
@@ -346,21 +348,21 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
             answers=answers, runtime=RUNTIME,
         )  # fmt: skip
 
-    found = collect("all.gguf", asked, [(7, 8), (), (9,)])
-    assert found.readings == 2
-    assert len(found.problems) == 1
-    assert "broken.png" in found.problems[0]
-    collect("first.gguf", asked[:1], [(7, 8)])
-    collect("last.gguf", asked[2:], [(9,)])
+    matrix = collect("all.gguf", items, [(7, 8), (), (9,)])
+    assert matrix.readings == 2
+    assert len(matrix.problems) == 1
+    assert "broken.png" in matrix.problems[0]
+    collect("first.gguf", items[:1], [(7, 8)])
+    collect("last.gguf", items[2:], [(9,)])
     together, first, last = (sums(tmp_path / f"{name}.gguf") for name in ("all", "first", "last"))
     for name, summed in together.items():
         assert summed == pytest.approx(first[name] + last[name], rel=1e-5)
     with pytest.raises(BadInput, match="No question could be read"):
-        collect("none.gguf", asked[1:2], [()])
+        collect("none.gguf", items[1:2], [()])
     with pytest.raises(BadInput, match="is there already"):
-        collect("all.gguf", asked[:1], [()])
+        collect("all.gguf", items[:1], [()])
     with pytest.raises(BadInput, match="2 answers to 1 questions"):
-        collect("new.gguf", asked[:1], [(), ()])
+        collect("new.gguf", items[:1], [(), ()])
     assert {path.name for path in tmp_path.iterdir()} == {"own", "all.gguf", "first.gguf", "last.gguf"}
 
 

@@ -57,8 +57,8 @@ def making(
     asked: QuestionSet = ASKED,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress | CheckedVariant]:
-    made = MakeJob(parts.lab, parts.workshop, RUNTIME, stop)
-    return made.run(source, MakeRequest(order.half, order.quantization, order.tensor_types, order.name, target,
+    job = MakeJob(parts.lab, parts.workshop, RUNTIME, stop)
+    return job.run(source, MakeRequest(order.half, order.quantization, order.tensor_types, order.name, target,
                                   order.calibrate), asked)  # fmt: skip
 
 
@@ -79,35 +79,38 @@ def checked(
 def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_calibrate_it(
     parts: Parts, source: Variant, tmp_path: Path
 ) -> None:
-    found = [
+    variants = [
         checked(
-            parts, source, tmp_path / f"mmproj-new-{len(kept)}-{name}.gguf", MakeRequest(Half.PROJECTOR, name, kept)
+            parts,
+            source,
+            tmp_path / f"mmproj-new-{len(tensor_types)}-{name}.gguf",
+            MakeRequest(Half.PROJECTOR, name, tensor_types),
         )
-        for name, kept in (("Q8_0", ()), ("Q2_K", (TensorType("ffn_up", "q4_K"),)), ("Q2_K", ()))
+        for name, tensor_types in (("Q8_0", ()), ("Q2_K", (TensorType("ffn_up", "q4_K"),)), ("Q2_K", ()))
     ]
     # Four questions show nothing of a share of 5 %: no verdict without the evidence for it.
-    assert [one.verdict for one in found] == ["not enough questions"] * 3
-    assert [one.kl.value for one in found] == sorted(one.kl.value for one in found)
-    assert [one.questions for one in found] == [4, 4, 4]
-    assert all(one.embeddings and one.looks == "too few questions" and one.imatrix == "" for one in found)
-    assert [image.sha256 for image in found[0].images] == [ASKED.image(item).sha256 for item in ASKED.items]
+    assert [one.verdict for one in variants] == ["not enough questions"] * 3
+    assert [one.kl.value for one in variants] == sorted(one.kl.value for one in variants)
+    assert [one.questions for one in variants] == [4, 4, 4]
+    assert all(one.embeddings and one.looks == "too few questions" and one.imatrix == "" for one in variants)
+    assert [image.sha256 for image in variants[0].images] == [ASKED.image(item).sha256 for item in ASKED.items]
     # The same as anybody would measure of the files.
-    made = parts.catalog.read_pair(MODEL, tmp_path / "mmproj-new-0-Q2_K.gguf")
-    result = measured(parts, ASKED, (source, made)).results[1]
+    variant = parts.catalog.read_pair(MODEL, tmp_path / "mmproj-new-0-Q2_K.gguf")
+    result = measured(parts, ASKED, (source, variant)).results[1]
     assert result.mean_kl is not None
-    assert result.mean_kl.value == pytest.approx(found[2].kl.value, rel=1e-9)
+    assert result.mean_kl.value == pytest.approx(variants[2].kl.value, rel=1e-9)
 
     calibrated = checked(
         parts, source, tmp_path / "mmproj-new-IQ2_XS.gguf", MakeRequest(Half.PROJECTOR, "IQ2_XS", calibrate=True)
     )
     assert calibrated.imatrix == "mmproj-new-IQ2_XS.imatrix.gguf"
     assert (tmp_path / calibrated.imatrix).exists()
-    assert calibrated.bytes < found[2].bytes
+    assert calibrated.bytes < variants[2].bytes
     assert calibrated.questions == 2  # the other two calibrated it, and its metadata names them
     judging = parts.catalog.read_pair(MODEL, calibrated.path)
     calibrating, _ = ASKED.parts(2)
     assert judging.projector.made_with == question_sets.fingerprints(calibrating)
-    plain, learned = (result.mean_kl for result in measured(parts, HARD, (source, made, judging)).results[1:])
+    plain, learned = (result.mean_kl for result in measured(parts, HARD, (source, variant, judging)).results[1:])
     assert plain is not None
     assert learned is not None
     assert learned.value < plain.value / 2  # with fewer bits than Q2_K, and two questions to learn from
@@ -119,23 +122,25 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
 def test_language_model_when_made_with_types_of_its_own_then_checked_without_embeddings(
     parts: Parts, source: Variant, tmp_path: Path
 ) -> None:
-    kept = (TensorType("attn", "q8_0"),)
-    found = checked(parts, source, tmp_path / "new.gguf", MakeRequest(Half.MODEL, "Q4_0", kept, "Q4_0 attn=q8_0"))
-    assert (found.embeddings, found.looks, found.images) == (None, None, ())
-    assert found.verdict == "not enough questions"
-    types = {t.name: t.tensor_type.name for t in GGUFReader(found.path).tensors}
+    tensor_types = (TensorType("attn", "q8_0"),)
+    variant = checked(
+        parts, source, tmp_path / "new.gguf", MakeRequest(Half.MODEL, "Q4_0", tensor_types, "Q4_0 attn=q8_0")
+    )
+    assert (variant.embeddings, variant.looks, variant.images) == (None, None, ())
+    assert variant.verdict == "not enough questions"
+    types = {t.name: t.tensor_type.name for t in GGUFReader(variant.path).tensors}
     assert types["blk.0.attn_q.weight"] == "Q8_0"
     assert types["blk.0.ffn_up.weight"] == "Q4_0"
-    made = parts.catalog.read_pair(found.path, PROJECTOR)
-    assert made.model.quantization == "Q4_0 attn=q8_0"
+    choice = parts.catalog.read_pair(variant.path, PROJECTOR)
+    assert choice.model.quantization == "Q4_0 attn=q8_0"
 
 
 def test_projector_when_its_rows_are_permuted_then_called_broken(parts: Parts, source: Variant, tmp_path: Path) -> None:
     permuted = changed_projector(PROJECTOR, tmp_path / "mmproj-permuted-F16.gguf", "permuted")
-    made = replace(parts.catalog.read_pair(MODEL, permuted), id="permuted")
-    asked = question_sets.embedded(FOLDER / "evaluation", level="hard").first(24)
-    found = measured(parts, asked, (source, made))
-    assert gates(found.results, found.questions, source.id)["permuted"].verdict is Verdict.BROKEN
+    variant = replace(parts.catalog.read_pair(MODEL, permuted), id="permuted")
+    question_set = question_sets.embedded(FOLDER / "evaluation", level="hard").first(24)
+    measurement = measured(parts, question_set, (source, variant))
+    assert gates(measurement.results, measurement.questions, source.id)["permuted"].verdict is Verdict.BROKEN
 
 
 # --- what becomes of one that cannot be used --------------------------------------------------------------------------

@@ -95,25 +95,25 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
 
 def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"])
-    found = measured(
+    measurement = measured(
         parts, question_sets.embedded(FOLDER, level="hard").first(16), variants, MeasurementPlan(accuracy=True)
     )
-    kls = [r.mean_kl.value for r in found.results[1:] if r.mean_kl]
+    kls = [r.mean_kl.value for r in measurement.results[1:] if r.mean_kl]
     assert kls == sorted(kls)
-    assert found.floor is not None
-    assert 0 < found.floor < kls[1] / 100
-    assert set(found.floors) == {"flash attention on, batches of 32, 1 thread"}
+    assert measurement.floor is not None
+    assert 0 < measurement.floor < kls[1] / 100
+    assert set(measurement.floors) == {"flash attention on, batches of 32, 1 thread"}
     # Each variant has a floor of its own, and the coarser it is the higher; but Q8_0's drift is far above none.
-    floors = [r.floor or 0.0 for r in found.results]
+    floors = [r.floor or 0.0 for r in measurement.results]
     assert floors[0] < floors[1] < floors[3] < floors[4]
-    assert [r.within_arithmetic for r in found.results[2:]] == [False, False, False]
-    q2, tq2 = found.results[3], found.results[4]
+    assert [r.within_arithmetic for r in measurement.results[2:]] == [False, False, False]
+    q2, tq2 = measurement.results[3], measurement.results[4]
     assert q2.same_answer is not None
     assert 0.5 < q2.same_answer.value < 1
     # Where the likeliest token first is another one, the variant's own answer differs from the reference's, and
     # nowhere else.
-    for answer, one in zip(found.answers, q2.items, strict=True):
-        assert (one.first_divergence is None) == (one.text == answer)
+    for answer, drift in zip(measurement.answers, q2.items, strict=True):
+        assert (drift.first_divergence is None) == (drift.text == answer)
     assert tq2.accuracy is not None
     assert tq2.accuracy.value < 0.2
     assert tq2.against is not None
@@ -123,12 +123,12 @@ def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp
 def test_reference_when_measured_against_itself_then_only_the_floor_is_left(parts: Parts, tmp_path: Path) -> None:
     (f16,) = parts.catalog.choose(["F16"])
     again = msgspec.convert(msgspec.to_builtins(f16) | {"id": "again"}, Variant)
-    found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(4), (f16, again))
-    result = found.results[1]
+    measurement = measured(parts, question_sets.embedded(FOLDER, level="hard").first(4), (f16, again))
+    result = measurement.results[1]
     assert result.mean_kl is not None
-    assert result.mean_kl.value <= (found.floor or 0) + 1e-12
+    assert result.mean_kl.value <= (measurement.floor or 0) + 1e-12
     assert result.within_arithmetic
-    assert result.floor == found.floor
+    assert result.floor == measurement.floor
     assert result.same_answer is not None
     assert result.same_answer.value == 1
 
@@ -147,8 +147,8 @@ def test_drift_when_the_weights_are_the_same_in_32_bits_then_within_arithmetic(p
 
 def test_grid_when_both_halves_are_quantized_then_each_alone_and_both_together(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
-    found = measured(parts, question_sets.embedded(FOLDER, level="hard").first(8), variants)
-    effects = lab.grid(found, variants, variants[0].id)
+    measurement = measured(parts, question_sets.embedded(FOLDER, level="hard").first(8), variants)
+    effects = lab.grid(measurement, variants, variants[0].id)
     assert len(effects) == 6
     for effect in effects:
         assert effect.language is not None
@@ -157,7 +157,7 @@ def test_grid_when_both_halves_are_quantized_then_each_alone_and_both_together(p
     by_halves = {(e.model, e.projector): e for e in effects}
     assert by_halves["F16", "Q2_K"].vision == by_halves["F16", "Q2_K"].kl > by_halves["F16", "Q4_0"].kl
     assert lab.which_half(effects).startswith("At Q2_K")
-    one_projector = msgspec.structs.replace(found, results=found.results[::3])
+    one_projector = msgspec.structs.replace(measurement, results=measurement.results[::3])
     assert lab.grid(one_projector, variants[::3], variants[0].id) == ()
 
 
@@ -169,9 +169,9 @@ def test_projector_when_it_is_dead_then_called_blind_also_in_batches(
     (f16,) = parts.catalog.choose(["F16"])
     dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
     blind = parts.catalog.open_pair(Path(f16.model.path), dead)
-    asked = question_sets.embedded(FOLDER, level="hard").first(12)
-    found = measured(parts, asked, (f16, blind), MeasurementPlan(drift=False, look=True))
-    assert [r.looks for r in found.results] == ["sees", "blind"]
+    question_set = question_sets.embedded(FOLDER, level="hard").first(12)
+    measurement = measured(parts, question_set, (f16, blind), MeasurementPlan(drift=False, look=True))
+    assert [r.looks for r in measurement.results] == ["sees", "blind"]
 
 
 def test_projector_when_it_is_dead_or_only_reacts_then_it_is_not_called_seeing_and_a_whole_one_is(
@@ -185,36 +185,38 @@ def test_projector_when_it_is_dead_or_only_reacts_then_it_is_not_called_seeing_a
         for i, change in enumerate(changes)
     ]
     variants = (f16, *(parts.catalog.open_pair(Path(f16.model.path), projector) for projector in projectors))
-    asked = question_sets.embedded(FOLDER, level="hard").first(24)
-    found = measured(parts, asked, variants, MeasurementPlan(drift=False, look=True))
-    assert [r.looks for r in found.results] == ["sees", "blind", "reacts", "reacts", "reacts"]
-    assert found.results[0].own_picture is not None
-    wins, losses = found.results[0].own_picture
+    question_set = question_sets.embedded(FOLDER, level="hard").first(24)
+    measurement = measured(parts, question_set, variants, MeasurementPlan(drift=False, look=True))
+    assert [r.looks for r in measurement.results] == ["sees", "blind", "reacts", "reacts", "reacts"]
+    assert measurement.results[0].own_picture is not None
+    wins, losses = measurement.results[0].own_picture
     assert wins >= 20  # an answer such as "no" may be as likely with other pictures
     assert losses == 0
-    assert found.results[1].own_picture == (0, 0)
-    assert all(sum(r.own_picture or ()) > 10 for r in found.results[2:])
+    assert measurement.results[1].own_picture == (0, 0)
+    assert all(sum(r.own_picture or ()) > 10 for r in measurement.results[2:])
 
 
 def test_pictures_when_there_are_few_then_nothing_is_said_of_sight(parts: Parts) -> None:
-    asked = question_sets.embedded(FOLDER, level="hard").first(9)
-    result = measured(parts, asked, parts.catalog.choose(["F16"]), MeasurementPlan(drift=False, look=True)).results[0]
+    question_set = question_sets.embedded(FOLDER, level="hard").first(9)
+    result = measured(
+        parts, question_set, parts.catalog.choose(["F16"]), MeasurementPlan(drift=False, look=True)
+    ).results[0]
     assert result.looks == "too few questions"
 
 
 def test_questions_when_a_file_was_calibrated_with_them_then_left_out_and_told(parts: Parts) -> None:
     f16, q8 = parts.catalog.choose(["F16", "Q8_0"])
-    asked = question_sets.embedded(FOLDER, level="hard").first(6)
-    used = tuple(question_sets.fingerprint(q, asked.image(q)) for q in asked.items[:2])
-    made = replace(q8, model=replace(q8.model, made_with=used))
-    found = measured(parts, asked, (f16, made))
-    assert found.questions == asked.items[2:]
-    assert "2 questions were left out: Q8_0 was calibrated or searched with them." in found.problems
+    question_set = question_sets.embedded(FOLDER, level="hard").first(6)
+    used = tuple(question_sets.fingerprint(q, question_set.image(q)) for q in question_set.items[:2])
+    variant = replace(q8, model=replace(q8.model, made_with=used))
+    measurement = measured(parts, question_set, (f16, variant))
+    assert measurement.questions == question_set.items[2:]
+    assert "2 questions were left out: Q8_0 was calibrated or searched with them." in measurement.problems
 
 
 def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q8_0"])
-    asked = question_sets.embedded(FOLDER).first(200)
+    question_set = question_sets.embedded(FOLDER).first(200)
     seen = 0
 
     def stop() -> bool:
@@ -222,7 +224,7 @@ def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_p
 
     run = MeasureJob(
         parts.lab,
-        MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), RUNTIME),
+        MeasureRequest(question_set, variants, variants[0].id, MeasurementPlan(), RUNTIME),
         stop,
     )
     updates = run.run()
@@ -246,16 +248,16 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
         {"image": "a.png", "question": "What does the text say?", "answers": ["rvjwpbx"], "rule": "contains"},
     ]
     (folder / "items.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n{cut")
-    asked = question_sets.read_questions(folder)
-    assert len(asked.items) == 3
-    assert len(asked.problems) == 3
+    question_set = question_sets.read_questions(folder)
+    assert len(question_set.items) == 3
+    assert len(question_set.problems) == 3
     variants = parts.catalog.choose(["F16", "TQ2_0"])
-    found = measured(parts, asked, variants, MeasurementPlan(accuracy=True))
-    assert len(found.questions) == 2
-    assert any("broken.png" in problem for problem in found.problems)
-    assert found.left_out == 1  # of those that are in the list; the others are problems of the list
-    assert found.results[0].accuracy is not None
-    assert found.results[0].accuracy.value == 1
+    measurement = measured(parts, question_set, variants, MeasurementPlan(accuracy=True))
+    assert len(measurement.questions) == 2
+    assert any("broken.png" in problem for problem in measurement.problems)
+    assert measurement.left_out == 1  # of those that are in the list; the others are problems of the list
+    assert measurement.results[0].accuracy is not None
+    assert measurement.results[0].accuracy.value == 1
 
 
 def test_answers_when_cut_off_by_the_limit_then_counted_apart(parts: Parts) -> None:
@@ -299,9 +301,9 @@ def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path
 def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts: Parts, tmp_path: Path) -> None:
     """`python -m bench lab` prints how many; on two shared cores this only guards against reading token by token."""
     variants = parts.catalog.choose(["F16"])
-    asked = QuestionSet("one", [WHAT], FOLDER)
-    run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), RUNTIME))
-    prompt = run.steps.prompt(variants[0], Item(WHAT, asked.image(WHAT)))
+    question_set = QuestionSet("one", [WHAT], FOLDER)
+    run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, MeasurementPlan(), RUNTIME))
+    prompt = run.steps.prompt(variants[0], Item(WHAT, question_set.image(WHAT)))
     ids = run.steps.write(variants[0], prompt).token_ids
     with parts.pool.lease(language_spec(variants[0].model, RUNTIME)) as lease:
         request = protocol.Record(prompt, ids, RUNTIME, str(tmp_path / "record"))
@@ -370,9 +372,9 @@ def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path
 
 def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
     variants = parts.catalog.choose(["F16", "Q2_K"])
-    asked = question_sets.embedded(FOLDER, level="hard").first(20)
+    question_set = question_sets.embedded(FOLDER, level="hard").first(20)
     runtime = Runtime()
-    run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), runtime))
+    run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, MeasurementPlan(), runtime))
     *steps, last = run.run()
     assert isinstance(last, Measurement)
     return last, [step for step in steps if isinstance(step, lab.Progress)]
@@ -389,38 +391,38 @@ def _rows(database: Path) -> int:
 
 
 def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts) -> None:
-    asked = question_sets.embedded(FOLDER, level="hard").first(6)
+    question_set = question_sets.embedded(FOLDER, level="hard").first(6)
 
     def steps(names: list[str]) -> tuple[list[lab.Progress], Measurement]:
         variants = parts.catalog.choose(names)
         plan = MeasurementPlan(accuracy=True)
-        run = MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, plan, RUNTIME))
+        run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, plan, RUNTIME))
         *told, last = run.run()
         assert isinstance(last, Measurement)
         return [step for step in told if isinstance(step, lab.Progress)], last
 
-    first, found = steps(["F16", "Q4_K_M"])
+    first, measured = steps(["F16", "Q4_K_M"])
     assert steps(["F16", "Q4_K_M"])[0] == []
     added, more = steps(["F16", "Q4_K_M", "Q2_K"])
     itself = "Q2_K against itself: flash attention on, batches of 32, 1 thread"
     assert {step.what for step in added} == {"F16 reads its answers", "Q2_K: drift", "Q2_K: answers", itself}
-    assert more.results[1] == found.results[1]
+    assert more.results[1] == measured.results[1]
     assert (added[-1].done + 1, added[-1].total) == (len(added), len(added))
     assert len(first) > len(added)
 
 
 def test_speed_when_measured_then_afresh_each_time(parts: Parts) -> None:
-    asked = QuestionSet("one", [WHAT], FOLDER)
+    question_set = QuestionSet("one", [WHAT], FOLDER)
     for _ in range(2):
-        found = measured(
-            parts, asked, parts.catalog.choose(["F16", "Q4_K_M"]), MeasurementPlan(drift=False, speed=True)
+        measurement = measured(
+            parts, question_set, parts.catalog.choose(["F16", "Q4_K_M"]), MeasurementPlan(drift=False, speed=True)
         )
-        reference, variant = found.results
+        reference, variant = measurement.results
         assert reference.speed is not None
         assert variant.speed is not None
         assert reference.speed.ratio is None
         assert variant.speed.ratio is not None
-        for result in found.results:
+        for result in measurement.results:
             assert result.speed is not None
             assert result.speed.rounds == 5
             assert 0 < (result.speed.slowest or 0) <= (result.speed.tokens_per_second or 0)
@@ -444,13 +446,13 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
     run = library.newest_run(notebook, notebook.cells[-1])
     assert run is not None
     assert run.measurement is not None
-    asked = run.cell.questions
-    assert asked is not None
+    questions = run.cell.questions
+    assert questions is not None
     (f16,), (q8,) = parts.catalog.choose(["F16"], ["F16"]), parts.catalog.choose(["Q8_0"], ["F16"])
     old = [v for v in run.variants if v.id != run.reference]  # their files need not be there
     results = ResultCache(tmp_path / "cache/measured", written.engine)
-    plan = msgspec.structs.replace(asked.plan, speed=False, look=False)
-    request = MeasureRequest(library.questions.read(asked.source), (f16, *old, q8), f16.id, plan, RUNTIME)
+    plan = msgspec.structs.replace(questions.plan, speed=False, look=False)
+    request = MeasureRequest(library.questions.read(questions.source), (f16, *old, q8), f16.id, plan, RUNTIME)
     job = MeasureJob(Lab(parts.pool, parts.embeddings, results), request)
     *steps, last = job.run()
     assert isinstance(last, Measurement)
@@ -461,7 +463,9 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
         *["F16 reads its answers"] * 4, *["Q8_0: drift"] * 4, *["Q8_0: answers"] * 4,
     ]  # fmt: skip
     assert sum(itself in what for what in whats) == 4 * 4
-    means = [[r.mean_kl and r.mean_kl.value for r in found] for found in (last.results[:3], run.measurement.results)]
+    means = [
+        [r.mean_kl and r.mean_kl.value for r in results] for results in (last.results[:3], run.measurement.results)
+    ]
     assert means[0] == means[1]
     assert last.results[3].mean_kl is not None
     results.close()

@@ -64,8 +64,8 @@ def asked(folder: Path, pictures: list[numpy.ndarray]) -> tuple[dict[str, Any], 
     }  # fmt: skip
     (job / "job.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "playground.original.child", str(job / "job.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
-    assert json.loads(done.stdout.splitlines()[-1]) == {"done": True}, done.stdout + done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert json.loads(process.stdout.splitlines()[-1]) == {"done": True}, process.stdout + process.stderr
     assert json.loads((job / "vocabulary.json").read_text()) == list(WORDS)
     with numpy.load(job / "0.npz") as file:
         arrays = {name: file[name] for name in file.files}

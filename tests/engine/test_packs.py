@@ -88,12 +88,12 @@ def test_pack_when_images_have_other_names_then_found_and_when_some_are_missing_
     for k, name in enumerate(names[1:]):
         shutil.copy(FOLDER / name, renamed / f"{k}.png")
     items = [question_sets.Question(f"{k}.png", "?") for k in range(len(names) - 1)]
-    found = against(parts, pack, variants[1:], QuestionSet("renamed", items, renamed), look=True)
+    measured = against(parts, pack, variants[1:], QuestionSet("renamed", items, renamed), look=True)
     lost = sum(question.image == names[0] for question in QUESTIONS.items)
-    assert (found.left_out, len(found.questions)) == (lost, len(QUESTIONS.items) - lost)
-    assert f"1 of the pack's {len(names)} images are not in renamed." in found.problems
-    assert found.results[0].looks is None
-    assert found.results[1].looks is not None
+    assert (measured.left_out, len(measured.questions)) == (lost, len(QUESTIONS.items) - lost)
+    assert f"1 of the pack's {len(names)} images are not in renamed." in measured.problems
+    assert measured.results[0].looks is None
+    assert measured.results[1].looks is not None
     with pytest.raises(BadInput, match=r"images are not in none. The pack was made with embedded questions, hard."):
         against(parts, pack, variants[1:], QuestionSet("none", [], tmp_path))
     assert DECODER.read(FOLDER / names[0]).sha256 in pack.record.images
@@ -103,8 +103,8 @@ def test_cell_when_measured_against_a_pack_then_its_run_card_and_results_say_so(
     variants = parts.catalog.choose(["F16", "Q2_K"])
     kept = parts.library.questions.keep_pack(written(parts, variants[:1], tmp_path / "a.safetensors"))
     plan = kept.record.limits(MeasurementPlan())
-    asked = CellQuestions(pack=kept.digest, pack_name="a.safetensors", plan=plan)
-    cell = compare_cell(questions=asked, settings=RunSettings(n_ctx=SHORT_CONTEXT.n_ctx))
+    questions = CellQuestions(pack=kept.digest, pack_name="a.safetensors", plan=plan)
+    cell = compare_cell(questions=questions, settings=RunSettings(n_ctx=SHORT_CONTEXT.n_ctx))
     run = against_pack(new_run(cell, variants[1:], "engine", "machine"), kept, variants[1:])
     pack = parts.library.questions.read_pack(kept.digest)
     images = question_sets.embedded(FOLDER)

@@ -30,12 +30,14 @@ def test_half_when_quantized_then_as_planned_with_where_it_comes_from(
 ) -> None:
     target = tmp_path / "new.gguf"
     steps: list[Step] = []
-    kept = (TensorType("ffn_down", "q8_0"),)
-    planned = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=kept, dry_run=True)
+    tensor_types = (TensorType("ffn_down", "q8_0"),)
+    planned = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=tensor_types, dry_run=True)
     assert not target.exists()
-    made = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=kept, on_step=steps.append)
-    assert made.bytes == target.stat().st_size
-    assert planned.bytes == pytest.approx(made.bytes, rel=0.05)
+    file = quantizer.make(
+        source, target, "Q4_0", parts.pool, half=half, tensor_types=tensor_types, on_step=steps.append
+    )
+    assert file.bytes == target.stat().st_size
+    assert planned.bytes == pytest.approx(file.bytes, rel=0.05)
     assert steps[-1].done == steps[-1].total == len(GGUFReader(target).tensors)
     types = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
     assert {kind for name, kind in types.items() if "ffn_down.weight" in name} == {"Q8_0"}
@@ -52,8 +54,8 @@ def test_projector_when_checked_then_fewer_bits_are_further_off_and_itself_is_no
     for quantization in ("Q8_0", "Q4_0", "Q2_K"):
         target = tmp_path / f"mmproj-{quantization}.gguf"
         quantizer.make(PROJECTOR, target, quantization, parts.pool, half=Half.PROJECTOR)
-        made = parts.catalog.open_pair(MODEL, target)
-        checks.append(quantizer.check_projector(parts.lab, source, made, IMAGES))
+        variant = parts.catalog.open_pair(MODEL, target)
+        checks.append(quantizer.check_projector(parts.lab, source, variant, IMAGES))
     assert [c.relative_error for c in checks] == sorted(c.relative_error for c in checks)
     assert checks[0].cosine_min > 0.99 > checks[2].cosine_min
     assert all(len(c.patches) == 2 and len(c.patches[0]) == 144 for c in checks)
@@ -66,11 +68,11 @@ def test_gemma_3s_projector_when_quantized_then_the_transposed_matrix_stays_and_
     parts: Parts, tmp_path: Path, quantization: str
 ) -> None:
     files, target = write_pair("gemma3", tmp_path), tmp_path / "mmproj-new.gguf"
-    made = quantizer.make(files.projector, target, quantization, parts.pool, half=Half.PROJECTOR)
+    file = quantizer.make(files.projector, target, quantization, parts.pool, half=Half.PROJECTOR)
     types = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
     assert types["mm.input_projection.weight"] == "F16"
     assert types["v.blk.0.attn_q.weight"] not in ("F16", "F32")
-    assert "kept as in the source: mm.input_projection.weight" in made.notes
+    assert "kept as in the source: mm.input_projection.weight" in file.notes
     source, new = (parts.catalog.open_pair(files.model, half) for half in (files.projector, target))
     assert quantizer.check_projector(parts.lab, source, new, IMAGES[:1]).cosine_min > 0.9
 
@@ -93,9 +95,9 @@ def test_projector_when_it_has_convolutions_and_exact_matrices_then_they_keep_th
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    made = quantizer.make(source, tmp_path / "new.gguf", "Q4_0", parts.pool, half=Half.PROJECTOR)
-    assert made.path is not None
-    assert {t.name: t.tensor_type.name for t in GGUFReader(made.path).tensors} == {
+    file = quantizer.make(source, tmp_path / "new.gguf", "Q4_0", parts.pool, half=Half.PROJECTOR)
+    assert file.path is not None
+    assert {t.name: t.tensor_type.name for t in GGUFReader(file.path).tensors} == {
         "a.conv1d.0.weight": "F16",
         "a.input_projection.weight": "F32",
         "a.blk.0.conv_pw1.weight": "Q4_0",
@@ -125,8 +127,8 @@ def test_type_when_it_cannot_hold_some_rows_then_it_is_told_before_anything_is_w
         assert not target.exists()
         told.extend(notes)
 
-    made = quantizer.make(source, target, "Q4_K_M", parts.pool, half=Half.PROJECTOR, on_plan=on_plan)
-    assert sorted(told) == sorted(made.notes) == [
+    file = quantizer.make(source, target, "Q4_K_M", parts.pool, half=Half.PROJECTOR, on_plan=on_plan)
+    assert sorted(told) == sorted(file.notes) == [
         "Q4_K cannot hold 1 tensor, whose rows (300) are no multiple of 256: F16 is taken instead for "
         "v.blk.0.ffn_up.weight",
         "Q4_K cannot hold 2 tensors, whose rows (288) are no multiple of 256: Q5_0 is taken instead for "
@@ -141,8 +143,8 @@ def test_type_when_it_cannot_hold_some_rows_then_it_is_told_before_anything_is_w
 def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts: Parts, tmp_path: Path) -> None:
     source = parts.catalog.choose(["F16"])[0]
     permuted = changed_projector(PROJECTOR, tmp_path / "mmproj-permuted-F16.gguf", "permuted")
-    made = parts.catalog.open_pair(MODEL, permuted)
-    assert quantizer.check_projector(parts.lab, source, made, IMAGES).cosine_mean < 0.5
+    variant = parts.catalog.open_pair(MODEL, permuted)
+    assert quantizer.check_projector(parts.lab, source, variant, IMAGES).cosine_mean < 0.5
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,8 @@ def test_source_when_quantized_itself_then_only_on_demand(parts: Parts, tmp_path
     source = Path(parts.catalog.choose(["Q4_K_M"])[0].model.path)
     with pytest.raises(BadModel, match="quantized already"):
         quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL)
-    made = quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, requantize=True)
-    assert made.bytes < source.stat().st_size
+    file = quantizer.make(source, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, requantize=True)
+    assert file.bytes < source.stat().st_size
 
 
 def test_target_when_it_is_there_or_the_source_then_refused(parts: Parts, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def noise(parts: Parts, tmp_path: Path) -> Variant:
 
 
 def answer(parts: Parts, image: Image, variant: Variant, template: str | None = OPENS, **sampling: Any) -> Pane:
-    asked = comparison(image, "Go on.", (variant,), sampling=Sampling(**sampling))
-    pane = run(parts, replace(asked, chat_template=template, probabilities=True)).panes[0]
+    request = comparison(image, "Go on.", (variant,), sampling=Sampling(**sampling))
+    pane = run(parts, replace(request, chat_template=template, probabilities=True)).panes[0]
     assert pane.state is PaneState.DONE, pane.error
     return pane
 
@@ -109,35 +109,35 @@ def test_measured_answers_when_they_never_left_their_reasoning_then_they_are_cou
 ) -> None:
     variants = (replace(noise, chat_template=OPENS),)
     questions = embedded(data_folder() / "tiny-vlm/evaluation")
-    asked = questions.with_items(
+    question_set = questions.with_items(
         [msgspec.structs.replace(questions.items[0], question=f"Go on {k}.") for k in range(n)]
     )
     plan = MeasurementPlan(drift=False, accuracy=True, max_tokens=10)
-    free = measured(parts, asked, variants, plan)
+    free = measured(parts, question_set, variants, plan)
     assert (free.results[0].in_reasoning, [drift.text for drift in free.results[0].items]) == (n, [""] * n)
     assert [p for p in free.problems if f"{n} of {n} answers never left their reasoning" in p]
-    ended = measured(parts, asked, variants, msgspec.structs.replace(plan, reasoning_tokens=0))
+    ended = measured(parts, question_set, variants, msgspec.structs.replace(plan, reasoning_tokens=0))
     assert ended.results[0].in_reasoning == 0
     assert all(drift.text for drift in ended.results[0].items)
     assert not [p for p in ended.problems if "reasoning" in p]
-    assert measured(parts, asked, variants, plan).results == free.results  # each from its own key of the cache
+    assert measured(parts, question_set, variants, plan).results == free.results  # each from its own key of the cache
 
 
 @pytest.mark.parametrize("n", [1, 3])  # alone, and in a batch
 def test_measured_answers_when_thinking_is_off_then_they_have_none(parts: Parts, noise: Variant, n: int) -> None:
     questions = embedded(data_folder() / "tiny-vlm/evaluation")
-    asked = questions.with_items(
+    question_set = questions.with_items(
         [msgspec.structs.replace(questions.items[0], question=f"Go on {k}.") for k in range(n)]
     )
     plan = MeasurementPlan(drift=False, accuracy=True, max_tokens=10)
-    on = measured(parts, asked, (noise,), plan, form=PromptForm(chat_template=THINKS))
+    on = measured(parts, question_set, (noise,), plan, form=PromptForm(chat_template=THINKS))
     assert on.results[0].in_reasoning == n
     off = RunSettings(n_ctx=512, chat_template=THINKS, template_variables={"enable_thinking": False})
     cell = CompareCell("c", variants=(noise.id,), settings=off, questions=CellQuestions(plan=plan))
     begun = run_cell.new_run(cell, [noise], "engine", "machine")
-    *_, done = run_cell.measure_cell(begun, [noise], asked, parts.lab, parts.workshop, StopFlag())
-    assert isinstance(done, Run)
-    assert done.measurement is not None
-    assert done.measurement.form == off.prompt_form()
-    assert done.measurement.results[0].in_reasoning == 0
-    assert all(drift.text for drift in done.measurement.results[0].items)
+    *_, run = run_cell.measure_cell(begun, [noise], question_set, parts.lab, parts.workshop, StopFlag())
+    assert isinstance(run, Run)
+    assert run.measurement is not None
+    assert run.measurement.form == off.prompt_form()
+    assert run.measurement.results[0].in_reasoning == 0
+    assert all(drift.text for drift in run.measurement.results[0].items)

@@ -28,10 +28,10 @@ def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_comma
     groups = recipes.groups_of(weights, 2, half=half)
     kinds = itertools.cycle(("q8_0", "q6_K", "q5_K", "q4_K", "q4_0", "f16"))
     types = {group.name: kind for group, kind in zip(groups, kinds, strict=False)}
-    made = recipes.file_recipe(groups[:-1], types, parts.catalog.kind(source))
-    assert made is not None
+    recipe = recipes.file_recipe(groups[:-1], types, parts.catalog.kind(source))
+    assert recipe is not None
     target = tmp_path / "made.gguf"
-    quantizer.make(source, target, made.quantization, parts.pool, half=half, tensor_types=made.tensor_types)
+    quantizer.make(source, target, recipe.quantization, parts.pool, half=half, tensor_types=recipe.tensor_types)
     found = {t.name: t.tensor_type.name.lower() for t in GGUFReader(target).tensors}
     for group in groups:
         wanted = "f16" if group == groups[-1] else types[group.name].lower()
@@ -46,14 +46,14 @@ def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_comma
     }
 
     again = tmp_path / "a b's.gguf"
-    words = shlex.split(recipes.command(made, str(source), str(again), half=half, imatrix="i m.gguf"))
+    words = shlex.split(recipes.command(recipe, str(source), str(again), half=half, imatrix="i m.gguf"))
     assert words[0] == "llama-quantize"
     assert ("--pure" in words) == (half is Half.PROJECTOR)
     assert words[words.index("--imatrix") + 1] == "i m.gguf"
-    assert words[-3:] == [str(source), str(again), made.quantization]
+    assert words[-3:] == [str(source), str(again), recipe.quantization]
     options = [words[at + 1] for at, word in enumerate(words) if word == "--tensor-type"]
-    assert quantizer.tensor_types(options) == made.tensor_types
-    assert "--imatrix" not in recipes.command(made, "a", "b", half=half)
+    assert quantizer.tensor_types(options) == recipe.tensor_types
+    assert "--imatrix" not in recipes.command(recipe, "a", "b", half=half)
 
 
 def test_family_when_another_pair_then_a_recipe_of_it_is_made_of_its_own_groups(parts: Parts, tmp_path: Path) -> None:

@@ -301,8 +301,8 @@ def test_run_when_kept_then_it_holds_no_folder_of_this_machine(parts: Parts, sce
             assert "/" not in new.path
             assert new == replace(old, path=new.path, shape=None)
             assert old.path.endswith(f"/{new.path}")
-    done = run_all(parts, run, variants)
-    saved = msgspec.json.encode(done).decode()
+    stored = run_all(parts, run, variants)
+    saved = msgspec.json.encode(stored).decode()
     folders = {str(parts.settings.cache_dir), *(v.model.path.rpartition("/")[0] for v in variants)}
     assert not [folder for folder in folders if folder in saved]
-    assert msgspec.json.decode(saved, type=Run) == done
+    assert msgspec.json.decode(saved, type=Run) == stored

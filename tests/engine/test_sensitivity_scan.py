@@ -79,7 +79,7 @@ def embedded(parts: Parts) -> Variant:
         return last
 
     with ThreadPoolExecutor(len(KINDS)) as both:
-        assert [found.problems for found in both.map(find, KINDS)] == [(), ()]
+        assert [scan.problems for scan in both.map(find, KINDS)] == [(), ()]
     return source_of(parts)
 
 
@@ -112,48 +112,48 @@ def left_over(parts: Parts) -> list[Path]:
 
 
 def ladder(found: Sensitivity) -> dict[str, dict[str, recipes.Rung]]:
-    return {one.group.name: {rung.kind: rung for rung in one.rungs} for one in found.sensed}
+    return {group.group.name: {rung.kind: rung for rung in group.rungs} for group in found.sensed}
 
 
 # --- the embedded pair ------------------------------------------------------------------------------------------------
 
 
 def test_scan_when_of_the_embedded_pair_then_the_dearest_tensors_come_first(parts: Parts, embedded: Variant) -> None:
-    steps, found = scanned(parts, embedded)
+    steps, scan = scanned(parts, embedded)
     assert steps == []
-    assert (found.n_searched, found.n_kept_aside, found.problems, found.built) == (2, 0, (), None)
-    rungs = ladder(found)
+    assert (scan.n_searched, scan.n_kept_aside, scan.problems, scan.built) == (2, 0, (), None)
+    rungs = ladder(scan)
     assert len(rungs) == 15
     for rung in rungs.values():
         assert 0 < rung["q4_K"].saved < rung["q2_K"].saved
         assert rung["q4_K"].kl is not None
         assert rung["q2_K"].kl is not None
-    whole = {one.group.name: one.group.bytes for one in found.sensed}
+    whole = {group.group.name: group.group.bytes for group in scan.sensed}
     assert rungs["v.ffn_up"]["q2_K"].saved == pytest.approx(whole["v.ffn_up"] * (1 - 2.625 / 16), rel=0.01)
-    ranked = [one.group for one in scan_results.ranked(found.sensed)]
+    ranked = [group.group for group in scan_results.ranked(scan.sensed)]
     # Two questions tell nothing apart: the rank is that of the sample, and all are tied with the first.
-    assert [one.group for one in scan_results.dearest(found.sensed)] == ranked
-    prices = [scan_results.price(one) or 0.0 for one in scan_results.ranked(found.sensed)]
+    assert [group.group for group in scan_results.dearest(scan.sensed)] == ranked
+    prices = [scan_results.price(group) or 0.0 for group in scan_results.ranked(scan.sensed)]
     assert prices == sorted(prices, reverse=True)
     assert prices[0] > 1000 * prices[-1] > 0
-    assert found.floor < min(rung["q2_K"].kl or 0.0 for rung in rungs.values())
+    assert scan.floor < min(rung["q2_K"].kl or 0.0 for rung in rungs.values())
 
 
 def test_rung_when_made_by_hand_then_it_drifts_as_far(parts: Parts, embedded: Variant, tmp_path: Path) -> None:
     """Of the same questions, all else as in the source."""
     source = embedded
-    _, found = scanned(parts, source)
+    _, scan = scanned(parts, source)
     target = tmp_path / "mmproj.gguf"
-    made = recipes.file_recipe([one.group for one in found.sensed], {"v.ffn_up": "q2_K"}, "f16")
-    assert made is not None
+    recipe = recipes.file_recipe([group.group for group in scan.sensed], {"v.ffn_up": "q2_K"}, "f16")
+    assert recipe is not None
     quantizer.make(
-        Path(source.projector.path), target, made.quantization, parts.pool, half=Half.PROJECTOR,
-        tensor_types=made.tensor_types,
+        Path(source.projector.path), target, recipe.quantization, parts.pool, half=Half.PROJECTOR,
+        tensor_types=recipe.tensor_types,
     )  # fmt: skip
     variant = parts.catalog.read_pair(Path(source.model.path), target)
     searched, _ = ASKED.parts(2)
     *_, measured = measuring(parts, searched, source, variant).run()
-    rung = ladder(found)["v.ffn_up"]["q2_K"]
+    rung = ladder(scan)["v.ffn_up"]["q2_K"]
     assert measured.results[1].mean_kl.value == pytest.approx(rung.kl, rel=1e-9)
     assert source.bytes - variant.bytes == pytest.approx(rung.saved, abs=2000)  # what the header says of it
 
@@ -162,11 +162,11 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     parts: Parts, embedded: Variant
 ) -> None:
     source, limit = embedded, 6_000_000
-    steps, found = scanned(parts, source, max_bytes=limit)
+    steps, scan = scanned(parts, source, max_bytes=limit)
     assert not any(re.search(r": \S+ at q", step.what) for step in steps)  # what the groups cost is known
-    built = found.built
+    built = scan.built
     assert built is not None
-    assert (found.n_searched, found.n_kept_aside, found.problems) == (2, 2, ())
+    assert (scan.n_searched, scan.n_kept_aside, scan.problems) == (2, 2, ())
     files = [parts.catalog.made / name for name in (built.model, built.projector)]
     assert built.bytes == sum(file.stat().st_size for file in files)
     for file, original, half in zip(files, (source.model, source.projector), Half, strict=True):
@@ -181,9 +181,11 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
         assert GGUFReader(file).fields["quantize.name"].contents() == built.recipe.name
     assert 0.8 * limit < built.bytes <= limit  # the budget is used
     assert {shlex.split(line)[-2] for line in built.commands} == {built.model, built.projector}
-    assert [one.bytes for one in built.uniform] == sorted(one.bytes for one in built.uniform)
-    assert [one.bytes <= built.bytes for one in built.uniform] == [True, False]
-    best = min((one for one in built.uniform if one.bytes <= built.bytes), key=lambda one: one.kl.value)
+    assert [comparison.bytes for comparison in built.uniform] == sorted(one.bytes for one in built.uniform)
+    assert [comparison.bytes <= built.bytes for comparison in built.uniform] == [True, False]
+    best = min(
+        (comparison for comparison in built.uniform if comparison.bytes <= built.bytes), key=lambda one: one.kl.value
+    )
     told = scan_results.sentence(built)
     assert f"({built.bytes / 1e6:.1f} MB)" in told
     assert f"{best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}" in told
@@ -197,8 +199,8 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
     searched, aside = ASKED.parts(2)
     assert {item.image for item in searched.items}.isdisjoint(item.image for item in aside.items)
     variant = parts.catalog.read_pair(files[0], files[1])
-    for asked, kl in ((aside, built.kl.value), (searched, built.searched_kl)):
-        *_, measured = measuring(parts, asked, source, variant).run()
+    for question_set, kl in ((aside, built.kl.value), (searched, built.searched_kl)):
+        *_, measured = measuring(parts, question_set, source, variant).run()
         assert measured.results[1].mean_kl.value == pytest.approx(kl, rel=1e-9)
 
 
@@ -209,11 +211,11 @@ def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(part
         ({"max_bytes": 100_000_000}, "No recipe was made: The source's files are small enough as they are"),
         ({"max_kl": 0.0}, "No recipe was made: Nothing can be saved within a KL of 0"),
     ):
-        _, found = scanned(parts, embedded, **limit)
-        assert found.built is None
-        assert len(found.problems) == 1
-        assert re.search(told, found.problems[0])
-        assert len(found.sensed) == 15
+        _, scan = scanned(parts, embedded, **limit)
+        assert scan.built is None
+        assert len(scan.problems) == 1
+        assert re.search(told, scan.problems[0])
+        assert len(scan.sensed) == 15
     assert sorted(parts.catalog.made.glob("*")) == before
 
 
@@ -237,10 +239,10 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
     assert left_over(own) == []
     assert not own.catalog.made.exists()
 
-    rest, found = scanned(own, source, **given)
+    rest, scan = scanned(own, source, **given)
     tried = {what for step in (*seen, *rest) if (what := step.what.removesuffix(": drift"))}
     again = {step.what for step in rest}
-    groups = [f"{one.group.name} at q2_K" for one in found.sensed]
+    groups = [f"{group.group.name} at q2_K" for group in scan.sensed]
     assert len(groups) > 20
     assert {"ffn_down 1/1 at q2_K"}.isdisjoint(groups)
     for group in groups:  # each once, but for the one that was cut off
@@ -249,7 +251,7 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
         done_before = whats[0] in {step.what for step in seen[:-1]}
         assert (whats[0] in again) != done_before, group
     assert scanned(own, source, **given)[0] == []
-    kept = {one.group.name: one for one in found.restored}
+    kept = {group.group.name: group for group in scan.restored}
     assert set(kept) == {"ffn_down 1/2", "ffn_down 2/2", "v.ffn_down 1/2", "v.ffn_down 2/2"}
     for one in kept.values():
         assert one.added > 0
@@ -261,13 +263,13 @@ def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
     parts: Parts, few: pairs.PairFiles
 ) -> None:
     source = parts.catalog.open_pair(few.model, few.projector)
-    _, found = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
-    refused = ladder(found)["ffn_down"]["iq2_xxs"]
+    _, scan = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
+    refused = ladder(scan)["ffn_down"]["iq2_xxs"]
     assert refused.kl is None
     assert "requires an imatrix" in (refused.error or "")
     mine = ["language model: ffn_down at iq2_xxs", "projector: v.ffn_down at iq2_xxs"]
-    assert [problem.split(": llama.cpp")[0] for problem in found.problems] == mine
-    chosen = recipe_search.allocate(found.sensed, source.bytes, max_bytes=source.bytes - 60_000).types
+    assert [problem.split(": llama.cpp")[0] for problem in scan.problems] == mine
+    chosen = recipe_search.allocate(scan.sensed, source.bytes, max_bytes=source.bytes - 60_000).types
     assert [kind for _, kind in chosen] == ["q4_K", "q4_K"]
     steps, _ = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
     assert [step.what for step in steps if " at " in step.what] == mine  # it may go well another time
@@ -278,14 +280,14 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
 ) -> None:
     source = parts.catalog.open_pair(few.model, few.projector)
     given: dict[str, Any] = {"kinds": ("q4_K", "iq2_xxs"), "calibrate": True}
-    _, found = scanned(parts, source, **given)
-    assert found.problems == ()
-    assert all((rung.get("iq2_xxs") or rung["q4_K"]).kl for name, rung in ladder(found).items() if "ffn_down" in name)
-    all_of_it = recipe_search.allocate(found.sensed, source.bytes, max_kl=10.0)
+    _, scan = scanned(parts, source, **given)
+    assert scan.problems == ()
+    assert all((rung.get("iq2_xxs") or rung["q4_K"]).kl for name, rung in ladder(scan).items() if "ffn_down" in name)
+    all_of_it = recipe_search.allocate(scan.sensed, source.bytes, max_kl=10.0)
     assert [kind for _, kind in all_of_it.types] == ["iq2_xxs", "iq2_xxs"]
-    steps, found = scanned(parts, source, max_kl=all_of_it.kl, **given)
-    assert found.problems == ()
-    built = found.built
+    steps, scan = scanned(parts, source, max_kl=all_of_it.kl, **given)
+    assert scan.problems == ()
+    built = scan.built
     assert built is not None
     assert built.recipe.calibrated
     assert built.searched_kl <= all_of_it.kl
@@ -297,8 +299,8 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
         matrices.add(words[words.index("--imatrix") + 1])
     made = {built.model, built.projector} - {few.model.name, few.projector.name}
     assert {path.name for path in parts.catalog.made.glob("*few*")} == made | matrices
-    _, found = scanned(parts, source, max_kl=1e-12, **given)
-    assert found.problems == ("No recipe was made: Nothing can be saved within a KL of 1e-12.",)
+    _, scan = scanned(parts, source, max_kl=1e-12, **given)
+    assert scan.problems == ("No recipe was made: Nothing can be saved within a KL of 1e-12.",)
 
 
 def test_types_when_none_can_be_had_then_said(parts: Parts, few: pairs.PairFiles) -> None:
@@ -312,7 +314,7 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
 ) -> None:
     files = pairs.write_pair("qwen2vl", tmp_path)
     source = own.catalog.open_pair(files.model, files.projector)
-    made = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
+    variant = replace(source, model=replace(source.model, bytes=2_600_000 - source.projector.bytes))
     _, aside = ASKED.parts(2)
     scan_files = ScanFiles(own.lab, own.workshop, source, RUNTIME, lambda: False)
     quantize, crashing = scan_files.quantize, pairs.write_aborting(tmp_path)
@@ -326,7 +328,7 @@ def test_uniform_pair_when_llama_cpp_crashes_on_it_then_told_and_the_others_are_
 
     monkeypatch.setattr(scan_files, "quantize", one_crashes)
     baseline = UniformBaseline(scan_files, measuring(own, aside, source), len(aside.items))
-    steps = baseline.run(made)
+    steps = baseline.run(variant)
     while True:
         try:
             next(steps)
@@ -385,8 +387,8 @@ def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(pa
     half = replace(source.projector, quantization="Q8_0")
     for variant, n, told in ((replace(source, projector=half), 4, "Q8_0: a scan begins with 16 or 32 bits"),
                              (source, 3, "at least four questions")):  # fmt: skip
-        asked = CellQuestions(n=n, sensitivity=True)
-        run = run_cell.new_run(CompareCell("c", questions=asked, variants=(variant.id,)), [variant], "e", "m")
+        questions = CellQuestions(n=n, sensitivity=True)
+        run = run_cell.new_run(CompareCell("c", questions=questions, variants=(variant.id,)), [variant], "e", "m")
         updates = run_cell.measure_cell(
             run,
             [variant],

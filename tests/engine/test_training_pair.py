@@ -14,11 +14,11 @@ EXPECTED = Path(__file__).parents[2] / "training/expected.jsonl"
 
 def test_pair_when_asked_then_it_answers_as_pytorch_did() -> None:
     command = [sys.executable, "-m", "training.compare_gguf", str(EXPECTED), str(MODEL), str(PROJECTOR)]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--images", str(EMBEDDED / "evaluation")], capture_output=True, text=True, cwd=EXPECTED.parents[1]
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    agreement = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr[-2000:]
+    agreement = json.loads(process.stdout.splitlines()[-1])
     assert agreement["items"] == agreement["equal_prompts"] == 120
     assert agreement["equal_percent"] >= 98
     assert agreement["mean_difference"] < 0.01

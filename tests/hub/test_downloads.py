@@ -89,8 +89,8 @@ def open_downloads(hub: Hub, tmp_path: Path) -> Iterator[Callable[[], Downloads]
         return opened[-1]
 
     yield make
-    for one in opened:
-        one.close()
+    for downloads in opened:
+        downloads.close()
 
 
 def wanted(served: HubServer, name: str, id: str = ID) -> Wanted:
@@ -124,7 +124,7 @@ def fetch_a_part(hub: Hub, one: Wanted) -> None:
 
 def starts(served: HubServer, name: str = "") -> list[int]:
     """From where on the bytes of a file were asked for, one request after the other."""
-    asked = [one.range or "bytes=0-" for one in served.seen("GET", name, cdn=True)]
+    asked = [request.range or "bytes=0-" for request in served.seen("GET", name, cdn=True)]
     return [int(one.removeprefix("bytes=").partition("-")[0]) for one in asked]
 
 
@@ -144,11 +144,11 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def states(downloads: Downloads) -> dict[str, DownloadState]:
-    return {one.wanted.file.name: one.state for one in downloads.all()}
+    return {download.wanted.file.name: download.state for download in downloads.all()}
 
 
 def one_of(downloads: Downloads, name: str = MODEL) -> Download:
-    return next(one for one in downloads.all() if one.wanted.file.name == name)
+    return next(download for download in downloads.all() if download.wanted.file.name == name)
 
 
 def idle(downloads: Downloads) -> bool:
@@ -179,22 +179,22 @@ def test_file_when_fetched_then_it_lies_where_every_other_tool_looks(hub: Hub, s
 
 
 def test_file_when_another_tool_has_fetched_it_then_it_is_not_fetched_again(hub: Hub, served: HubServer) -> None:
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     plain = huggingface_hub.hf_hub_download(ID, MODEL)  # of "main", as most people do
     served.forget()
     seen: list[int] = []
-    assert str(fetch(hub, one, on_bytes=seen.append)) == plain
-    assert (served.seen(), seen) == ([], [one.file.bytes])
+    assert str(fetch(hub, file, on_bytes=seen.append)) == plain
+    assert (served.seen(), seen) == ([], [file.file.bytes])
 
 
 def test_file_when_its_bytes_are_there_under_another_name_then_only_the_name_is_made(
     hub: Hub, served: HubServer
 ) -> None:
-    one = wanted(served, MODEL)
-    path = fetch(hub, one)
+    file = wanted(served, MODEL)
+    path = fetch(hub, file)
     path.unlink()
     served.forget()
-    assert fetch(hub, one).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file).read_bytes() == DATA[MODEL]
     assert starts(served) == []
 
 
@@ -208,18 +208,18 @@ def test_file_when_the_hub_offers_xet_then_it_comes_by_http_which_can_be_stopped
 
 
 def test_file_when_git_keeps_it_then_fetched_too(hub: Hub, served: HubServer) -> None:
-    one = Wanted(ID, served.repos[ID].commit, RemoteFile("README.md", 3))
-    assert fetch(hub, one).read_bytes() == b"# A"
+    file = Wanted(ID, served.repos[ID].commit, RemoteFile("README.md", 3))
+    assert fetch(hub, file).read_bytes() == b"# A"
     assert hub.cached() == ()
 
 
 def test_shards_when_fetched_then_they_lie_beside_each_other(hub: Hub, served: HubServer) -> None:
-    found = hub.repo(ID)
-    (sharded,) = (model for model in found.models if model.quantization == "Q6_K")
-    paths = [fetch(hub, Wanted(ID, found.commit, file)) for file in sharded.files]
+    listing = hub.repo(ID)
+    (sharded,) = (model for model in listing.models if model.quantization == "Q6_K")
+    paths = [fetch(hub, Wanted(ID, listing.commit, file)) for file in sharded.files]
     assert [path.read_bytes() for path in paths] == [DATA[file.name] for file in sharded.files]
-    assert {path.parent for path in paths} == {hub.snapshot(ID, found.commit, sharded.name).parent}
-    assert paths[0] == hub.snapshot(ID, found.commit, sharded.name)
+    assert {path.parent for path in paths} == {hub.snapshot(ID, listing.commit, sharded.name).parent}
+    assert paths[0] == hub.snapshot(ID, listing.commit, sharded.name)
 
 
 def test_quantization_when_deleted_then_its_bytes_are_freed_and_the_other_stays(hub: Hub, served: HubServer) -> None:
@@ -239,8 +239,8 @@ def test_quantization_when_deleted_then_its_bytes_are_freed_and_the_other_stays(
 def test_delete_when_the_file_was_used_meanwhile_then_its_bytes_are_freed_all_the_same(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = wanted(served, "small.gguf")
-    blob = fetch(hub, one).resolve()
+    file = wanted(served, "small.gguf")
+    blob = fetch(hub, file).resolve()
     scan, moment = huggingface_hub.scan_cache_dir, iter(range(1, 10))
 
     def scan_while_it_is_used(folder: Path) -> object:
@@ -248,7 +248,7 @@ def test_delete_when_the_file_was_used_meanwhile_then_its_bytes_are_freed_all_th
         return scan(folder)
 
     monkeypatch.setattr(huggingface_hub, "scan_cache_dir", scan_while_it_is_used)
-    assert hub.delete(ID, one.commit, {"small.gguf"}) == one.file.bytes
+    assert hub.delete(ID, file.commit, {"small.gguf"}) == file.file.bytes
     assert not blob.exists()
 
 
@@ -265,52 +265,52 @@ def test_cache_when_there_is_none_then_it_is_empty(hub: Hub) -> None:
 def test_connection_when_it_breaks_then_gone_on_with_what_is_missing(
     hub: Hub, served: HubServer, how: dict[str, Any]
 ) -> None:
-    one, seen = wanted(served, MODEL), list[int]()
+    file, seen = wanted(served, MODEL), list[int]()
     served.behave(MODEL, times=2, **how)
-    assert fetch(hub, one, on_bytes=seen.append).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file, on_bytes=seen.append).read_bytes() == DATA[MODEL]
     assert seen == sorted(seen)
     begins = starts(served)
     assert len(begins) == 3
     assert begins == sorted(begins)
     assert begins[0] == 0 < begins[1] < begins[2]
     last = served.seen("GET", MODEL, cdn=True)[-1]
-    assert (last.status, last.sent) == (206, one.file.bytes - begins[2])
+    assert (last.status, last.sent) == (206, file.file.bytes - begins[2])
 
 
 def test_connection_when_it_breaks_again_and_again_then_what_came_is_kept(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("playground.models.hub.transfer._TRIES", 1)
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     served.behave(MODEL, cut_after=0)
     served.behave(MODEL, cut_after=2 * MEGABYTE, times=1)
     with pytest.raises(Offline, match="Check the network, and resume"):
-        fetch(hub, one)
-    assert partial(hub, one) == 2 * MEGABYTE
+        fetch(hub, file)
+    assert partial(hub, file) == 2 * MEGABYTE
     served.well_behaved()
     served.forget()
-    fetch(hub, one)
+    fetch(hub, file)
     assert starts(served) == [2 * MEGABYTE]
 
 
 def test_download_when_stopped_then_what_came_is_kept_and_gone_on_with(hub: Hub, served: HubServer) -> None:
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     on_bytes, stop = stop_after(2 * MEGABYTE)
     with pytest.raises(Interrupted):
-        fetch(hub, one, on_bytes=on_bytes, stop=stop)
-    there = partial(hub, one)
+        fetch(hub, file, on_bytes=on_bytes, stop=stop)
+    there = partial(hub, file)
     assert 2 * MEGABYTE <= there < 3 * MEGABYTE
-    assert hub.path(ID, one.commit, MODEL) is None
+    assert hub.path(ID, file.commit, MODEL) is None
     assert hub.cached() == ()
     with pytest.raises(Interrupted):
-        fetch(hub, one, stop=lambda: True)
-    assert partial(hub, one) == there
+        fetch(hub, file, stop=lambda: True)
+    assert partial(hub, file) == there
     served.forget()
     seen: list[int] = []
-    assert fetch(hub, one, on_bytes=seen.append).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file, on_bytes=seen.append).read_bytes() == DATA[MODEL]
     assert seen[0] == there
     assert starts(served) == [there]
-    assert sum(asked.sent for asked in served.seen("GET")) == one.file.bytes - there
+    assert sum(request.sent for request in served.seen("GET")) == file.file.bytes - there
 
 
 def test_server_when_it_falls_silent_then_a_stop_is_seen_at_the_timeout(
@@ -318,30 +318,30 @@ def test_server_when_it_falls_silent_then_a_stop_is_seen_at_the_timeout(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     served.behave(MODEL, stall_after=MEGABYTE)
-    one, begun = wanted(served, MODEL), time.monotonic()
+    file, begun = wanted(served, MODEL), time.monotonic()
     with pytest.raises(Interrupted):
-        fetch(hub, one, stop=lambda: time.monotonic() > begun + 0.5)
+        fetch(hub, file, stop=lambda: time.monotonic() > begun + 0.5)
     assert time.monotonic() - begun < 2
-    assert partial(hub, one) == MEGABYTE
+    assert partial(hub, file) == MEGABYTE
 
 
 def test_server_when_it_ignores_ranges_then_begun_again_cleanly(hub: Hub, served: HubServer) -> None:
-    one, seen = wanted(served, MODEL), list[int]()
+    file, seen = wanted(served, MODEL), list[int]()
     with pytest.raises(Interrupted):
-        fetch_a_part(hub, one)
+        fetch_a_part(hub, file)
     served.behave(MODEL, ignore_range=True)
-    assert fetch(hub, one, on_bytes=seen.append).read_bytes() == DATA[MODEL]
-    assert cache_files(hub) == {MODEL, str(one.file.sha256), "CACHEDIR.TAG"}
-    assert seen[-1] == one.file.bytes
+    assert fetch(hub, file, on_bytes=seen.append).read_bytes() == DATA[MODEL]
+    assert cache_files(hub) == {MODEL, str(file.file.sha256), "CACHEDIR.TAG"}
+    assert seen[-1] == file.file.bytes
 
 
 def test_server_when_it_never_ends_then_no_more_is_written_than_the_hub_promised(hub: Hub, served: HubServer) -> None:
-    one, most = wanted(served, MODEL), [0]
+    file, most = wanted(served, MODEL), [0]
     served.behave(MODEL, endless=True)
     with pytest.raises(BadModel, match="arrived with the wrong content"):
-        fetch(hub, one, on_bytes=lambda n: most.__setitem__(0, n))
-    assert most == [one.file.bytes]
-    assert sum(asked.sent for asked in served.seen("GET")) < one.file.bytes + 8 * MEGABYTE
+        fetch(hub, file, on_bytes=lambda n: most.__setitem__(0, n))
+    assert most == [file.file.bytes]
+    assert sum(request.sent for request in served.seen("GET")) < file.file.bytes + 8 * MEGABYTE
 
 
 # --- other bytes than promised -----------------------------------------------------------------------------
@@ -349,31 +349,31 @@ def test_server_when_it_never_ends_then_no_more_is_written_than_the_hub_promised
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_bytes_when_others_came_then_deleted_and_said(hub: Hub, served: HubServer, cut: bool) -> None:
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     if cut:
         with pytest.raises(Interrupted):
-            fetch_a_part(hub, one)
+            fetch_a_part(hub, file)
     served.behave(MODEL, wrong=True)
     with pytest.raises(BadModel) as refused:
-        fetch(hub, one)
+        fetch(hub, file)
     assert str(refused.value).startswith(f"{MODEL} arrived with the wrong content (sha256 ")
-    assert str(one.file.sha256)[:12] in str(refused.value)
+    assert str(file.file.sha256)[:12] in str(refused.value)
     assert "It was deleted. Download it again." in str(refused.value)
     assert cache_files(hub) == set()
-    assert hub.path(ID, one.commit, MODEL) is None
+    assert hub.path(ID, file.commit, MODEL) is None
     served.well_behaved()
-    assert fetch(hub, one).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file).read_bytes() == DATA[MODEL]
 
 
 def test_part_when_the_disk_has_garbled_it_then_deleted_and_said(hub: Hub, served: HubServer) -> None:
-    one = wanted(served, MODEL)
-    part = hub.cache / "models--acme--a-GGUF" / "blobs" / f"{one.file.sha256}.resumable.incomplete"
+    file = wanted(served, MODEL)
+    part = hub.cache / "models--acme--a-GGUF" / "blobs" / f"{file.file.sha256}.resumable.incomplete"
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(MEGABYTE))
     with pytest.raises(BadModel, match="It was deleted"):
-        fetch(hub, one)
+        fetch(hub, file)
     part.write_bytes(DATA[MODEL] + b"and more")
-    assert fetch(hub, one).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file).read_bytes() == DATA[MODEL]
 
 
 @pytest.mark.parametrize("name", ["liar.gguf", "shorter.gguf", "longer.gguf"])
@@ -381,10 +381,10 @@ def test_listing_when_it_lies_then_nothing_stays(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("playground.models.hub.transfer._TRIES", 0)
-    one = wanted(served, name, HOSTILE)
+    file = wanted(served, name, HOSTILE)
     with pytest.raises((BadModel, Offline)):
-        fetch(hub, one)
-    assert hub.path(HOSTILE, one.commit, name) is None
+        fetch(hub, file)
+    assert hub.path(HOSTILE, file.commit, name) is None
     assert {path.name for path in hub.cache.rglob("snapshots/*/*")} == set()
 
 
@@ -416,20 +416,20 @@ def test_name_when_it_leads_out_of_the_cache_then_nothing_is_written(
 def test_room_when_there_is_not_enough_then_said_before_anything_comes(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch, open_downloads: Callable[[], Downloads]
 ) -> None:
-    one, usage = wanted(served, MODEL), shutil.disk_usage(hub.cache.parent)
+    file, usage = wanted(served, MODEL), shutil.disk_usage(hub.cache.parent)
     with pytest.raises(Interrupted):
-        fetch_a_part(hub, one)
-    there = partial(hub, one)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=one.file.bytes - there - 1))
+        fetch_a_part(hub, file)
+    there = partial(hub, file)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=file.file.bytes - there - 1))
     served.forget()
     with pytest.raises(NoRoom, match=r"0\.00 GB are to be downloaded, but only 0\.00 GB are free in .*choose less"):
-        fetch(hub, one)
+        fetch(hub, file)
     with pytest.raises(NoRoom, match="are to be downloaded"):
-        open_downloads().start([one])
+        open_downloads().start([file])
     assert served.seen("GET") == []
-    assert partial(hub, one) == there
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=one.file.bytes - there))
-    fetch(hub, one)
+    assert partial(hub, file) == there
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=file.file.bytes - there))
+    fetch(hub, file)
     assert starts(served) == [there]
 
 
@@ -459,21 +459,21 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def test_disk_when_it_fills_up_then_said_and_gone_on_with(hub: Hub, served: HubServer) -> None:
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     with (
         files_of_at_most(2 * MEGABYTE + 100),
         pytest.raises(NoRoom, match=r"The disk is full\. .* free some space"),
     ):
-        fetch(hub, one)
-    assert partial(hub, one) == 2 * MEGABYTE + 100
+        fetch(hub, file)
+    assert partial(hub, file) == 2 * MEGABYTE + 100
     served.forget()
-    assert fetch(hub, one).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file).read_bytes() == DATA[MODEL]
     assert starts(served) == [2 * MEGABYTE + 100]
 
 
 def test_disk_when_it_takes_only_a_part_of_a_write_then_no_byte_is_lost(hub: Hub, served: HubServer) -> None:
     """A write may be cut without an error; the next one fails, unless somebody has made room meanwhile."""
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
 
     def make_room(n: int) -> None:
         if n > MEGABYTE:
@@ -482,10 +482,10 @@ def test_disk_when_it_takes_only_a_part_of_a_write_then_no_byte_is_lost(hub: Hub
     limit = functools.partial(files_of_at_most, MEGABYTE + 100)
     try:
         with limit():
-            fetch(hub, one, on_bytes=make_room)
+            fetch(hub, file, on_bytes=make_room)
     except NoRoom:
-        fetch(hub, one)
-    assert Path(str(hub.path(ID, one.commit, MODEL))).read_bytes() == DATA[MODEL]
+        fetch(hub, file)
+    assert Path(str(hub.path(ID, file.commit, MODEL))).read_bytes() == DATA[MODEL]
 
 
 def test_cache_when_it_cannot_be_written_then_said(hub: Hub, served: HubServer) -> None:
@@ -526,16 +526,16 @@ def child(served: HubServer, folder: Path, *files: Wanted, code: str = CHILD) ->
 def test_process_when_killed_in_the_middle_then_the_next_one_fetches_only_what_is_missing(
     hub: Hub, served: HubServer, tmp_path: Path, open_downloads: Callable[[], Downloads]
 ) -> None:
-    one, two = wanted(served, MODEL), wanted(served, "a-Q4_K_M.gguf")
+    file, two = wanted(served, MODEL), wanted(served, "a-Q4_K_M.gguf")
     served.behave(".gguf", slow=4 * MEGABYTE)
-    with child(served, tmp_path, one, two) as killed:
-        until(lambda: min(partial(hub, one), partial(hub, two)) > MEGABYTE)
+    with child(served, tmp_path, file, two) as killed:
+        until(lambda: min(partial(hub, file), partial(hub, two)) > MEGABYTE)
         os.kill(killed.pid, signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
     served.well_behaved()
     served.forget()
-    there = {each.file.name: partial(hub, each) for each in (one, two)}
-    assert all(MEGABYTE < there[each.file.name] < each.file.bytes for each in (one, two))
+    there = {each.file.name: partial(hub, each) for each in (file, two)}
+    assert all(MEGABYTE < there[each.file.name] < each.file.bytes for each in (file, two))
     downloads = open_downloads()
     assert {d.wanted.file.name: (d.state, d.done) for d in downloads.all()} == {
         name: (DownloadState.CUT_OFF, done) for name, done in there.items()
@@ -545,10 +545,10 @@ def test_process_when_killed_in_the_middle_then_the_next_one_fetches_only_what_i
         downloads.resume(download.wanted.key)
     until(lambda: idle(downloads))
     assert set(states(downloads).values()) == {DownloadState.DONE}
-    for each in (one, two):
+    for each in (file, two):
         assert starts(served, each.file.name) == [there[each.file.name]]
-        (asked,) = served.seen("GET", each.file.name, cdn=True)
-        assert asked.sent == each.file.bytes - there[each.file.name]
+        (request,) = served.seen("GET", each.file.name, cdn=True)
+        assert request.sent == each.file.bytes - there[each.file.name]
         assert Path(str(hub.path(ID, each.commit, each.file.name))).read_bytes() == DATA[each.file.name]
     assert "incomplete" not in " ".join(cache_files(hub))
     downloads.close()
@@ -558,15 +558,15 @@ def test_process_when_killed_in_the_middle_then_the_next_one_fetches_only_what_i
 def test_processes_when_two_fetch_the_same_then_one_does_and_the_other_is_told(
     hub: Hub, served: HubServer, tmp_path: Path
 ) -> None:
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     served.behave(MODEL, slow=5 * MEGABYTE)
-    with child(served, tmp_path, one) as other:
-        until(lambda: partial(hub, one) > MEGABYTE)
+    with child(served, tmp_path, file) as other:
+        until(lambda: partial(hub, file) > MEGABYTE)
         with pytest.raises(Unavailable, match="Another process is downloading this file"):
-            fetch(hub, one)
+            fetch(hub, file)
         assert other.stdout is not None
         assert json.loads(other.stdout.readlines()[-1]) == {MODEL: ["done", None]}
-    assert fetch(hub, one).read_bytes() == DATA[MODEL]
+    assert fetch(hub, file).read_bytes() == DATA[MODEL]
     assert len(served.seen("GET", MODEL, cdn=True)) == 1
 
 
@@ -624,12 +624,12 @@ def kept_list(folder: Path) -> set[str]:
 
 
 def test_process_when_the_other_ends_while_it_waits_then_nothing_is_fetched_again(hub: Hub, served: HubServer) -> None:
-    one = wanted(served, MODEL)
-    blob = hub.cache / "models--acme--a-GGUF" / "blobs" / str(one.file.sha256)
-    lock = hub.cache / ".locks" / "models--acme--a-GGUF" / f"{one.file.sha256}.lock"
+    file = wanted(served, MODEL)
+    blob = hub.cache / "models--acme--a-GGUF" / "blobs" / str(file.file.sha256)
+    lock = hub.cache / ".locks" / "models--acme--a-GGUF" / f"{file.file.sha256}.lock"
     lock.parent.mkdir(parents=True)
     paths: list[Path] = []
-    waits = threading.Thread(target=lambda: paths.append(fetch(hub, one)))
+    waits = threading.Thread(target=lambda: paths.append(fetch(hub, file)))
     with WeakFileLock(lock):
         waits.start()
         time.sleep(0.2)
@@ -643,11 +643,11 @@ def test_process_when_the_other_ends_while_it_waits_then_nothing_is_fetched_agai
 def test_tool_when_it_wants_a_file_that_is_on_its_way_here_then_it_waits_and_takes_it(
     hub: Hub, served: HubServer
 ) -> None:
-    one = wanted(served, MODEL)
+    file = wanted(served, MODEL)
     served.behave(MODEL, slow=8 * MEGABYTE)
-    ours = threading.Thread(target=fetch, args=(hub, one))
+    ours = threading.Thread(target=fetch, args=(hub, file))
     ours.start()
-    until(lambda: partial(hub, one) > MEGABYTE)
+    until(lambda: partial(hub, file) > MEGABYTE)
     plain = huggingface_hub.hf_hub_download(ID, MODEL)
     ours.join()
     assert Path(plain).read_bytes() == DATA[MODEL]
@@ -668,8 +668,8 @@ def test_downloads_when_several_are_wanted_then_three_at_a_time_with_progress(
     while not idle(downloads):
         shown = downloads.all()
         most = max(most, sum(one.state is DownloadState.RUNNING for one in shown))
-        for one in shown:
-            history.setdefault(one.wanted.file.name, []).append(one)
+        for download in shown:
+            history.setdefault(download.wanted.file.name, []).append(download)
         time.sleep(0.02)
     assert most == 3
     assert states(downloads) == dict.fromkeys(names, DownloadState.DONE)
@@ -700,8 +700,8 @@ def test_progress_when_a_server_begins_again_then_the_rate_is_not_below_zero(
         time.sleep(0.01)
     assert one_of(downloads).state is DownloadState.DONE
     assert any(after.done < before.done for before, after in itertools.pairwise(seen))  # it did begin again
-    rates = [one.rate for one in seen if one.rate is not None]
-    left = [one.seconds_left for one in seen if one.seconds_left is not None]
+    rates = [download.rate for download in seen if download.rate is not None]
+    left = [download.seconds_left for download in seen if download.seconds_left is not None]
     assert min(rates) >= 0
     assert min(left) >= 0
 
@@ -723,19 +723,19 @@ def test_download_when_the_line_is_slow_then_it_has_a_rate_all_the_same(
 def test_download_when_cancelled_then_its_part_stays_and_resume_goes_on(
     hub: Hub, served: HubServer, open_downloads: Callable[[], Downloads]
 ) -> None:
-    one, downloads = wanted(served, MODEL), open_downloads()
+    file, downloads = wanted(served, MODEL), open_downloads()
     served.behave(MODEL, slow=4 * MEGABYTE)
-    downloads.start([one])
+    downloads.start([file])
     until(lambda: one_of(downloads).done > MEGABYTE)
-    downloads.cancel(one.key)
+    downloads.cancel(file.key)
     until(lambda: idle(downloads))
-    cancelled, there = one_of(downloads), partial(hub, one)
+    cancelled, there = one_of(downloads), partial(hub, file)
     assert (cancelled.state, cancelled.done, cancelled.error, cancelled.rate) == (
         DownloadState.CANCELLED, there, None, None
     )  # fmt: skip
     served.well_behaved()
     served.forget()
-    downloads.resume(one.key)
+    downloads.resume(file.key)
     assert one_of(downloads).done == there  # not 0 until it has been read
     until(lambda: idle(downloads))
     assert one_of(downloads).state is DownloadState.DONE
@@ -745,14 +745,14 @@ def test_download_when_cancelled_then_its_part_stays_and_resume_goes_on(
 def test_download_when_resumed_before_the_cancelled_one_has_ended_then_it_goes_on(
     hub: Hub, served: HubServer, open_downloads: Callable[[], Downloads]
 ) -> None:
-    one, downloads = wanted(served, MODEL), open_downloads()
+    file, downloads = wanted(served, MODEL), open_downloads()
     served.behave(MODEL, slow=8 * MEGABYTE)
-    downloads.start([one])
+    downloads.start([file])
     until(lambda: one_of(downloads).done > MEGABYTE)
     for _ in range(3):
-        downloads.cancel(one.key)
-        downloads.resume(one.key)
-    downloads.start([one, one])
+        downloads.cancel(file.key)
+        downloads.resume(file.key)
+    downloads.start([file, file])
     until(lambda: idle(downloads))
     assert (one_of(downloads).state, one_of(downloads).error) == (DownloadState.DONE, None)
     assert len(downloads.all()) == 1
@@ -784,18 +784,18 @@ def test_download_when_it_waits_and_is_cancelled_then_it_never_starts(
 def test_downloads_when_closed_then_the_next_start_knows_them_and_no_token_is_written(
     hub: Hub, served: HubServer, tmp_path: Path, open_downloads: Callable[[], Downloads]
 ) -> None:
-    one, two, three, gated = (
+    file, two, three, gated = (
         wanted(served, MODEL), wanted(served, "a-Q4_K_M.gguf"), wanted(served, "mmproj-F16.gguf"),
         wanted(served, "a.gguf", GATED),
     )  # fmt: skip
     downloads = open_downloads()
     served.behave(".gguf", slow=2 * MEGABYTE)
-    downloads.start([one, two, three, gated], TOKEN)
-    until(lambda: all(partial(hub, each) > 100 * KILOBYTE for each in (one, two, three)))
+    downloads.start([file, two, three, gated], TOKEN)
+    until(lambda: all(partial(hub, each) > 100 * KILOBYTE for each in (file, two, three)))
     begun = time.monotonic()
     downloads.close()
     assert time.monotonic() - begun < 2
-    there = {each.key: partial(hub, each) for each in (one, two, three)}
+    there = {each.key: partial(hub, each) for each in (file, two, three)}
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
     served.well_behaved()
@@ -810,7 +810,7 @@ def test_downloads_when_closed_then_the_next_start_knows_them_and_no_token_is_wr
     failed = one_of(again, "a.gguf")
     assert failed.state is DownloadState.FAILED
     assert "accept its licence at" in str(failed.error)
-    for each in (one, two, three):
+    for each in (file, two, three):
         assert starts(served, each.file.name) == [there[each.key]]
     again.resume(gated.key, TOKEN)
     until(lambda: idle(again))
@@ -820,28 +820,28 @@ def test_downloads_when_closed_then_the_next_start_knows_them_and_no_token_is_wr
 def test_download_when_it_failed_then_its_error_is_shown_until_it_is_resumed(
     hub: Hub, served: HubServer, open_downloads: Callable[[], Downloads]
 ) -> None:
-    one, downloads = wanted(served, "small.gguf"), open_downloads()
+    file, downloads = wanted(served, "small.gguf"), open_downloads()
     served.behave("small.gguf", method="HEAD", status=503, times=1)
-    downloads.start([one])
+    downloads.start([file])
     until(lambda: idle(downloads))
     assert "The Hub answered 503" in str(one_of(downloads, "small.gguf").error)
-    downloads.resume(one.key)
+    downloads.resume(file.key)
     until(lambda: idle(downloads))
     assert one_of(downloads, "small.gguf").error is None
-    downloads.start([one])  # there already
+    downloads.start([file])  # there already
     assert states(downloads) == {"small.gguf": DownloadState.DONE}
-    downloads.forget(one.key)
+    downloads.forget(file.key)
     assert downloads.all() == ()
 
 
 def test_done_when_a_file_has_come_then_told_with_its_checksum(hub: Hub, served: HubServer, tmp_path: Path) -> None:
     told: list[tuple[Path, str | None]] = []
     downloads = Downloads(hub, tmp_path / "d.json", lambda path, sha256: told.append((path, sha256)))
-    one = wanted(served, "small.gguf")
-    downloads.start([one])
+    file = wanted(served, "small.gguf")
+    downloads.start([file])
     until(lambda: idle(downloads))
     downloads.close()
-    assert told == [(hub.snapshot(ID, one.commit, "small.gguf"), one.file.sha256)]
+    assert told == [(hub.snapshot(ID, file.commit, "small.gguf"), file.file.sha256)]
 
 
 @pytest.mark.parametrize("kept", [b"", b"{", b'[{"repo": 1}]', b"\xff"])

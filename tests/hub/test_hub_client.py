@@ -94,38 +94,38 @@ def hub(served: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> H
 
 def remote(hub: Hub, id: str, name: str, token: str | None = None) -> tuple[str, RemoteFile]:
     """A repository's commit, and one of its files."""
-    found = hub.repo(id, token=token)
-    return found.commit, next(file for file in found.files if file.name == name)
+    listing = hub.repo(id, token=token)
+    return listing.commit, next(file for file in listing.files if file.name == name)
 
 
 # --- search ------------------------------------------------------------------------------------------------
 
 
 def test_search_when_asked_then_models_that_see_by_downloads(hub: Hub, served: HubServer) -> None:
-    found = hub.search("vl")
-    assert [(one.id, one.downloads, one.gated, one.licence) for one in found] == [
+    repos = hub.search("vl")
+    assert [(repo.id, repo.downloads, repo.gated, repo.licence) for repo in repos] == [
         (BIG, 500, False, "other"),
         (GATED, 300, True, "gemma"),
         (TINY, 100, False, "apache-2.0"),
     ]
-    assert all((one.likes, one.changed) == (10, "2026-03-04") for one in found)
-    assert any(one.n_params for one in found)
-    asked = served.seen()
-    assert [one.query.get("pipeline_tag") for one in asked] == [["image-text-to-text"], None]
-    assert all(one.query["filter"] == ["gguf"] and one.query["search"] == ["vl"] for one in asked)
-    assert all(one.token is None for one in asked)
+    assert all((repo.likes, repo.changed) == (10, "2026-03-04") for repo in repos)
+    assert any(repo.n_params for repo in repos)
+    requests = served.seen()
+    assert [request.query.get("pipeline_tag") for request in requests] == [["image-text-to-text"], None]
+    assert all(request.query["filter"] == ["gguf"] and request.query["search"] == ["vl"] for request in requests)
+    assert all(request.token is None for request in requests)
 
 
 def test_search_when_a_repository_has_another_task_or_none_then_found_after_the_others(
     hub: Hub, served: HubServer
 ) -> None:
-    assert [(one.id, one.task) for one in hub.search("text")] == [("acme/text-GGUF", "text-generation")]
-    found = hub.search("acme")
-    assert [one.task for one in found] == ["image-text-to-text"] * (len(found) - 1) + ["text-generation"]
+    assert [(repo.id, repo.task) for repo in hub.search("text")] == [("acme/text-GGUF", "text-generation")]
+    repos = hub.search("acme")
+    assert [repo.task for repo in repos] == ["image-text-to-text"] * (len(repos) - 1) + ["text-generation"]
 
 
 def test_search_when_limited_or_empty_or_strange_then(hub: Hub) -> None:
-    assert [one.id for one in hub.search("", limit=2)] == [BIG, GATED]
+    assert [repo.id for repo in hub.search("", limit=2)] == [BIG, GATED]
     assert hub.search("no such thing & ?limit=3 é") == ()
 
 
@@ -133,30 +133,30 @@ def test_search_when_limited_or_empty_or_strange_then(hub: Hub) -> None:
 
 
 def test_repo_when_it_has_30_files_then_one_call_tells_all(hub: Hub, served: HubServer) -> None:
-    found = hub.repo(TINY)
-    assert len(found.files) == 30
-    (asked,) = served.seen()
-    assert (asked.method, asked.path) == ("GET", f"/api/models/{TINY}/revision/main")
-    assert found.commit == served.repos[TINY].commit
-    assert (found.id, found.licence, found.gated, found.base_models) == (TINY, "apache-2.0", False, ())
-    assert (found.architecture, found.chat_template) == ("qwen3vl", pairs.CHAT_TEMPLATE)
-    assert found.n_params is not None
+    listing = hub.repo(TINY)
+    assert len(listing.files) == 30
+    (request,) = served.seen()
+    assert (request.method, request.path) == ("GET", f"/api/models/{TINY}/revision/main")
+    assert listing.commit == served.repos[TINY].commit
+    assert (listing.id, listing.licence, listing.gated, listing.base_models) == (TINY, "apache-2.0", False, ())
+    assert (listing.architecture, listing.chat_template) == ("qwen3vl", pairs.CHAT_TEMPLATE)
+    assert listing.n_params is not None
     whole = served.repos[TINY].files
-    told = {file.name: (file.bytes, file.sha256) for file in found.files}
+    told = {file.name: (file.bytes, file.sha256) for file in listing.files}
     model, text = "tiny-qwen3vl-F16.gguf", "README.md"
     assert told[model] == (whole[model].size, whole[model].sha256)
     assert told[text] == (whole[text].size, None)
-    assert [one.name for one in found.projectors] == ["mmproj-tiny-qwen3vl-F16.gguf"]
-    assert [one.quantization for one in found.models][:1] == ["F16"]
-    assert len(found.models) == 27
+    assert [model.name for model in listing.projectors] == ["mmproj-tiny-qwen3vl-F16.gguf"]
+    assert [model.quantization for model in listing.models][:1] == ["F16"]
+    assert len(listing.models) == 27
 
 
 def test_repo_when_the_card_says_more_then_told(hub: Hub) -> None:
-    found = hub.repo(BIG)
-    assert (found.licence, found.base_models) == ("other", ("acme/big-VL", "acme/bigger-VL"))
-    assert (found.n_params, found.architecture) == (4_000_000_000, "qwen3vl")
+    listing = hub.repo(BIG)
+    assert (listing.licence, listing.base_models) == ("other", ("acme/big-VL", "acme/bigger-VL"))
+    assert (listing.n_params, listing.architecture) == (4_000_000_000, "qwen3vl")
     assert hub.repo(GATED).gated
-    assert hub.repo(BIG, revision=found.commit) == found
+    assert hub.repo(BIG, revision=listing.commit) == listing
 
 
 def test_repo_when_the_listing_is_hostile_then_only_names_inside_the_repository_are_left(hub: Hub) -> None:
@@ -171,16 +171,16 @@ def test_repo_when_the_listing_is_hostile_then_only_names_inside_the_repository_
 
 def test_header_when_a_pair_is_checked_then_few_requests_and_few_bytes(hub: Hub, served: HubServer) -> None:
     """Goal: at most 6 range requests and 512 KB for a pair, here with a language model's header of 6 MB."""
-    found = hub.repo(BIG)
-    (model,) = (one.files[0] for one in found.models if one.quantization == "Q4_K_M")
-    projector = found.projectors[0].files[0]
+    listing = hub.repo(BIG)
+    (model,) = (model.files[0] for model in listing.models if model.quantization == "Q4_K_M")
+    projector = listing.projectors[0].files[0]
     served.forget()
-    language = hub.header(BIG, found.commit, model)
-    vision = hub.header(BIG, found.commit, projector)
+    language = hub.header(BIG, listing.commit, model)
+    vision = hub.header(BIG, listing.commit, projector)
     ranges = served.seen("GET")
-    assert all(one.cdn and one.range and one.status == 206 for one in ranges)
+    assert all(request.cdn and request.range and request.status == 206 for request in ranges)
     assert len(ranges) <= 6
-    assert sum(one.sent for one in ranges) <= 512 * KILOBYTE
+    assert sum(request.sent for request in ranges) <= 512 * KILOBYTE
     assert len(served.seen("HEAD")) == 2
     assert language.text("general.name") == "Qwen3-VL 4B"
     assert (language.architecture, language.integer("qwen3vl.n_deepstack_layers")) == ("qwen3vl", 3)
@@ -201,7 +201,7 @@ def test_header_when_the_server_sends_no_ranges_then_a_short_one_is_read_and_the
     served.behave("/cdn/", ignore_range=True)
     served.forget()
     assert hub.header(BIG, *found).architecture == "qwen3vl"
-    assert sum(one.sent for one in served.seen("GET")) < 8 * MEGABYTE  # of 26: what waits in sockets
+    assert sum(request.sent for request in served.seen("GET")) < 8 * MEGABYTE  # of 26: what waits in sockets
 
 
 def hostile_files() -> dict[str, bytes | Path | HubFile]:
@@ -269,7 +269,7 @@ def test_header_when_hostile_then_a_clear_refusal_and_little_read(
     assert message in str(refused.value)
     assert str(refused.value).startswith(name)
     assert len(str(refused.value)) < 300
-    assert sum(one.sent for one in served.seen("GET")) <= 4 * MEGABYTE
+    assert sum(request.sent for request in served.seen("GET")) <= 4 * MEGABYTE
     assert len(served.seen("GET")) <= 5
 
 
@@ -297,7 +297,7 @@ def test_header_when_the_server_sends_endless_garbage_then_it_is_not_heard_to_th
     assert type(refused) is BadModel
     assert "not a GGUF file" in str(refused)
     time.sleep(0.2)
-    assert sum(one.sent for one in served.seen("GET")) < 8 * MEGABYTE
+    assert sum(request.sent for request in served.seen("GET")) < 8 * MEGABYTE
     assert peak < 16
     assert lasted < 2
 
@@ -365,8 +365,8 @@ def test_token_when_given_then_the_hub_sees_it_and_the_cdn_does_not(hub: Hub, se
     hub.search("vl", TOKEN)
     at_hub, at_cdn = served.seen(cdn=False), served.seen(cdn=True)
     assert len(at_cdn) == 2
-    assert all(one.token is None for one in at_cdn)
-    assert {one.token for one in at_hub} == {f"Bearer {TOKEN}"}
+    assert all(request.token is None for request in at_cdn)
+    assert {request.token for request in at_hub} == {f"Bearer {TOKEN}"}
     assert hub.repo("acme/private-VL-GGUF", token=TOKEN).files
 
 
@@ -407,15 +407,15 @@ def child(
     served: HubServer, folder: Path, environment: dict[str, str] | None = None, **asked: object
 ) -> dict[str, str]:
     """What another process gets from the Hub that its environment names."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", CHILD],
         input=json.dumps({"own_token": False, "token": None, "id": GATED} | asked),
         env=os.environ | served.environment(folder) | (environment or {}),
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    told: dict[str, str] = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    told: dict[str, str] = json.loads(process.stdout)
     return told
 
 
@@ -426,7 +426,7 @@ def test_operators_token_when_it_is_not_shared_then_it_is_never_sent(
     assert told["error"].startswith(f"NotAllowed: {GATED}: gated-Q8_0.gguf is gated: accept its licence")
     assert (told["endpoint"], told["cache"]) == (served.url, str(tmp_path / "hub"))
     assert len(served.seen()) == 4  # two searches, listing, HEAD: and no telemetry
-    assert [one.token for one in served.seen()] == [None] * 4
+    assert [request.token for request in served.seen()] == [None] * 4
 
 
 def test_operators_token_when_it_is_shared_then_visitors_without_one_use_it(
@@ -435,8 +435,8 @@ def test_operators_token_when_it_is_shared_then_visitors_without_one_use_it(
     told = child(served, tmp_path, {"HF_TOKEN": TOKEN}, own_token=True)
     assert told["header"] == "a model"
     assert Path(told["path"]).read_bytes() == GOOD
-    assert {one.token for one in served.seen(cdn=False)} == {f"Bearer {TOKEN}"}
-    assert {one.token for one in served.seen(cdn=True)} == {None}
+    assert {request.token for request in served.seen(cdn=False)} == {f"Bearer {TOKEN}"}
+    assert {request.token for request in served.seen(cdn=True)} == {None}
 
 
 def test_operators_token_when_a_visitor_has_one_then_the_visitors_is_sent(
@@ -447,13 +447,18 @@ def test_operators_token_when_a_visitor_has_one_then_the_visitors_is_sent(
     Hub(own_token=True).search("", "hf_visitor")
     Hub(own_token=True).search("")
     hub.search("")
-    assert [one.token for one in served.seen()] == ["Bearer hf_visitor", "Bearer hf_visitor", f"Bearer {TOKEN}", None]
+    assert [request.token for request in served.seen()] == [
+        "Bearer hf_visitor",
+        "Bearer hf_visitor",
+        f"Bearer {TOKEN}",
+        None,
+    ]
 
 
 def test_token_when_pasted_with_space_around_it_then_it_is_good(hub: Hub, served: HubServer) -> None:
     hub.repo(BIG, token=f" {TOKEN}\n")
     hub.repo(BIG, token=" ")
-    assert [one.token for one in served.seen()] == [f"Bearer {TOKEN}", None]
+    assert [request.token for request in served.seen()] == [f"Bearer {TOKEN}", None]
 
 
 @pytest.mark.parametrize("what", ["search", "repo", "header", "fetch"])
@@ -627,7 +632,7 @@ def test_offline_when_a_file_is_there_then_it_can_be_used(
     path = fetch(hub, TINY, *found)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(hub, TINY, *found) == path == hub.path(TINY, found[0], found[1].name)
-    assert [(one.name, one.repo) for one in hub.cached()] == [(found[1].name, TINY)]
+    assert [(file.name, file.repo) for file in hub.cached()] == [(found[1].name, TINY)]
 
 
 # --- what a person pastes ----------------------------------------------------------------------------------

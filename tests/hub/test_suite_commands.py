@@ -42,21 +42,21 @@ def call(served: HubServer, derived: Path, tmp_path: Path) -> Call:
 
 
 def test_suites_when_listed_then_each_has_a_line(call: Call) -> None:
-    done = call("suites")
-    assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == len(read_suites())
-    assert "lmms-lab-encoder/ChartQA" in done.stdout
+    process = call("suites")
+    assert process.returncode == 0
+    assert len(process.stdout.splitlines()) == len(read_suites())
+    assert "lmms-lab-encoder/ChartQA" in process.stdout
 
 
 def test_suite_when_shown_then_it_says_what_it_would_fetch_and_show(call: Call) -> None:
-    done = call("suites", "chartqa", "-n", 50, "--difference", 2)
-    assert done.returncode == 0, done.stderr
-    assert "60 rows" in done.stdout
-    assert "licence: gpl-3.0" in done.stdout
-    assert "image = image, question = question, answers = answer, category = type" in done.stdout
-    assert "in 6 row groups" in done.stdout
-    assert "50 questions are too few to show a difference of accuracy" in done.stdout
-    assert "questions show 2 points." in done.stdout
+    process = call("suites", "chartqa", "-n", 50, "--difference", 2)
+    assert process.returncode == 0, process.stderr
+    assert "60 rows" in process.stdout
+    assert "licence: gpl-3.0" in process.stdout
+    assert "image = image, question = question, answers = answer, category = type" in process.stdout
+    assert "in 6 row groups" in process.stdout
+    assert "50 questions are too few to show a difference of accuracy" in process.stdout
+    assert "questions show 2 points." in process.stdout
     document = json.loads(call("suites", "chartqa", "-n", 500, "--json").stdout)
     assert (document["rows"], document["questions"], document["shows"]) == (60, 60, None)
 
@@ -73,21 +73,21 @@ def test_dataset_when_it_has_no_suite_then_the_guess_can_be_changed_and_used(cal
 
 
 def test_suite_when_it_is_unknown_then_those_that_are_there_are_named(call: Call) -> None:
-    done = call("suites", "chartq")
-    assert done.returncode == 2
-    assert "There is no suite 'chartq'. There are: ai2d, chartqa" in done.stderr
+    process = call("suites", "chartq")
+    assert process.returncode == 2
+    assert "There is no suite 'chartq'. There are: ai2d, chartqa" in process.stderr
 
 
 def test_drift_when_asked_with_a_suite_then_the_report_says_which_rows_of_which_commit(
     call: Call, served: HubServer
 ) -> None:
     options = ("--suite", "chartqa", "-n", 3, "--variants", "F16", "--max-tokens", 2, "--json")
-    done = call("drift", *options)
-    assert done.returncode == 0, done.stderr
-    sample = json.loads(done.stdout)["sample"]
+    process = call("drift", *options)
+    assert process.returncode == 0, process.stderr
+    sample = json.loads(process.stdout)["sample"]
     assert sample["commit"] == served.repos[f"datasets/{CHARTQA.repo}"].commit
     assert len(sample["rows"]) == 3
-    assert "3 of 60 rows, seed 0" in done.stderr
+    assert "3 of 60 rows, seed 0" in process.stderr
     served.behave(status=503)
     offline = call("drift", *options)
     assert json.loads(offline.stdout)["sample"] == sample

@@ -209,15 +209,15 @@ def test_disk_when_full_then_the_first_start_still_compares_and_leaves_no_half_f
         "from playground.__main__ import main; main()"
     )
     image = Path("playground/data/tiny-vlm/evaluation/hard-62.png").resolve()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, "compare", "--image", str(image), "--prompt", WHAT, "--variants", "F16"],
         env=os.environ | {"PLAYGROUND_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert "The image shows the text RVJWPBX" in done.stdout, done.stderr[-2000:]
-    assert "could not be made" in done.stderr
-    assert "Image embeddings are not kept" in done.stdout
+    assert "The image shows the text RVJWPBX" in process.stdout, process.stderr[-2000:]
+    assert "could not be made" in process.stderr
+    assert "Image embeddings are not kept" in process.stdout
     assert list(tmp_path.rglob("*.gguf")) == []
     assert list(tmp_path.rglob("*.part")) == []

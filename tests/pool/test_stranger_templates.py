@@ -19,8 +19,8 @@ SECONDS = 12.0
 
 
 def test_runs_when_another_person_sends_endless_templates_then_they_begin(parts: Parts, scene: Image) -> None:
-    asked = comparison(scene, WHAT, parts.catalog.choose(["F16"]), max_tokens=4)
-    run(parts, asked)  # loaded
+    request = comparison(scene, WHAT, parts.catalog.choose(["F16"]), max_tokens=4)
+    run(parts, request)  # loaded
     over = Event()
     errors: list[str | None] = []
 
@@ -29,7 +29,7 @@ def test_runs_when_another_person_sends_endless_templates_then_they_begin(parts:
         while not over.is_set():
             started = time.monotonic()
             try:
-                *_, last = compare.run(replace(asked, chat_template=template), lab, compare.StopFlag())
+                *_, last = compare.run(replace(request, chat_template=template), lab, compare.StopFlag())
                 errors.append(last.panes[0].error)
             except Busy:
                 pass
@@ -44,7 +44,7 @@ def test_runs_when_another_person_sends_endless_templates_then_they_begin(parts:
     try:
         while time.monotonic() < until:
             started = time.monotonic()
-            for update in compare.run(asked, lab, compare.StopFlag()):
+            for update in compare.run(request, lab, compare.StopFlag()):
                 if update.panes[0].state is not PaneState.QUEUED:
                     waits.append(time.monotonic() - started)
                     break

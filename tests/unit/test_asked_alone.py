@@ -21,8 +21,8 @@ from testkit.notebooks import F16, Q2, measurement
 def test_measurement_when_some_were_asked_alone_then_the_page_says_how_many_differ(
     questions: int, differ: int, words: str
 ) -> None:
-    found = msgspec.structs.replace(measurement(), asked_alone=AskedAlone(questions, differ))
-    html = measurement_view.html(found, (F16, Q2), F16.id, lambda name: None)
+    measured = msgspec.structs.replace(measurement(), asked_alone=AskedAlone(questions, differ))
+    html = measurement_view.html(measured, (F16, Q2), F16.id, lambda name: None)
     assert f"The reference was asked {words}" in " ".join(str(html).split())
 
 

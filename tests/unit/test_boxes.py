@@ -110,5 +110,5 @@ def test_boxes_when_variants_differ_then_each_has_a_colour_and_its_overlap_with_
 def test_boxes_when_no_ended_answer_has_one_then_nothing_is_drawn() -> None:
     writing = Pane("F16", PaneState.WRITING, "[0, 0, 500, 500]")
     assert not boxes_view.html(ComparisonUpdate((writing,)), (F16, Q2), "F16", PICTURE, "data:")
-    done = replace(writing, state=PaneState.DONE)
-    assert not boxes_view.html(ComparisonUpdate((done,)), (F16, Q2), "F16", PICTURE, None)
+    pane = replace(writing, state=PaneState.DONE)
+    assert not boxes_view.html(ComparisonUpdate((pane,)), (F16, Q2), "F16", PICTURE, None)

@@ -22,9 +22,9 @@ def handles() -> Handles:
 
 @pytest.fixture
 def budgets(handles: Handles) -> Budgets:
-    made = Budgets(PoolLimits(), (), HostMemory(100 * GIB, 50 * GIB), handles, Forecasts(None, {}, ""))
-    made.join(Joined("box2", "EPYC", (), 80 * GIB))
-    return made
+    budgets = Budgets(PoolLimits(), (), HostMemory(100 * GIB, 50 * GIB), handles, Forecasts(None, {}, ""))
+    budgets.join(Joined("box2", "EPYC", (), 80 * GIB))
+    return budgets
 
 
 def test_budget_when_another_page_takes_memory_there_then_it_shrinks_and_grows_again(budgets: Budgets) -> None:

@@ -162,9 +162,11 @@ def test_family_when_the_file_does_not_name_it_then_its_name_without_the_quantiz
     for name in ("Some.VL-2B-Q4_K_M.gguf", "Some.VL-2B-Q8_0.gguf"):
         write_gguf(models / name, general__name=name)
     store = open_store(models)
-    found = [store.open_pair(models / f"Some.VL-2B-{q}.gguf", models / "mmproj-F16.gguf") for q in ("Q4_K_M", "Q8_0")]
-    assert [v.family for v in found] == ["Some.VL-2B"] * 2
-    assert [v.label for v in found] == ["Q4_K_M", "Q8_0"]
+    variants = [
+        store.open_pair(models / f"Some.VL-2B-{q}.gguf", models / "mmproj-F16.gguf") for q in ("Q4_K_M", "Q8_0")
+    ]
+    assert [v.family for v in variants] == ["Some.VL-2B"] * 2
+    assert [v.label for v in variants] == ["Q4_K_M", "Q8_0"]
 
 
 def test_family_when_two_sizes_have_one_basename_then_they_are_two(models: Path, open_store: OpenStore) -> None:
@@ -172,11 +174,11 @@ def test_family_when_two_sizes_have_one_basename_then_they_are_two(models: Path,
     for size in ("3B", "7B"):
         write_gguf(models / f"Qwen2.5-VL-{size}-Q4_K_M.gguf", general__basename="Qwen2.5-VL", general__size_label=size)
     store = open_store(models)
-    found = [
+    variants = [
         store.open_pair(models / f"Qwen2.5-VL-{size}-Q4_K_M.gguf", models / "mmproj-F16.gguf") for size in ("3B", "7B")
     ]
-    assert found[0].family != found[1].family
-    assert [v.reference for v in found] == [True, True]
+    assert variants[0].family != variants[1].family
+    assert [v.reference for v in variants] == [True, True]
 
 
 @pytest.mark.parametrize(

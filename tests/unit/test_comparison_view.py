@@ -81,9 +81,9 @@ def test_tokens_when_scored_then_each_shows_its_probability_and_the_text_is_whol
     answer = scored(("a", 0.9), (" red", 0.4), (" <i>", 1.0))
     panes = (done(F16, "a red <i>", answer), done(Q2, "a red <i>", answer))
     html = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
-    found = Texts(str(html))
-    assert found.texts == ["a red <i>"] * 2
-    assert found.titles == [("90.0%", "a"), ("40.0%", " red"), ("100.0%", " <i>")] * 2
+    texts = Texts(str(html))
+    assert texts.texts == ["a red <i>"] * 2
+    assert texts.titles == [("90.0%", "a"), ("40.0%", " red"), ("100.0%", " <i>")] * 2
     assert "<i>" not in html
 
 
@@ -155,8 +155,8 @@ def test_text_when_cut_into_any_tokens_then_shown_whole(before: str, after: str,
         tokens.append((after[start : start + size] or "stop", 0.5))
         start += size
     parts_at = None if before == after else 0
-    found = shown(done(F16, before), done(Q2, after, scored(*tokens), parts_at))
-    assert found.texts == [before, after]
+    texts = shown(done(F16, before), done(Q2, after, scored(*tokens), parts_at))
+    assert texts.texts == [before, after]
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "–"), (1.0, "100.0%"), (0.123, "12.3%"), (0.0004, "< 0.1%")])
@@ -173,9 +173,9 @@ def reasoned(variant: Variant, reasoning: str, text: str, parts_at: int | None =
 def test_pane_when_the_answer_was_reasoned_then_that_is_folded_and_only_the_answer_is_compared() -> None:
     panes = (reasoned(F16, "Is it <b>?", "a red"), reasoned(Q2, "It is.", "a red", 3))
     html = str(comparison_view.panes(ComparisonUpdate(panes, done=True), (F16, Q2), "F16"))
-    found = Texts(html)
-    assert found.texts == ["a red"] * 2
-    assert found.titles == [("50.0%", "a"), ("40.0%", " red")] * 2
+    texts = Texts(html)
+    assert texts.texts == ["a red"] * 2
+    assert texts.titles == [("50.0%", "a"), ("40.0%", " red")] * 2
     assert "7 tokens · 250 ms" in " ".join(html.split())
     assert "Is it &lt;b&gt;?" in html
     assert "= same answer, other reasoning" in html

@@ -169,10 +169,10 @@ GOOD = '{"image": "a.png", "question": "What?", "answer": "a"}\n'
 def test_questions_when_millions_of_lines_are_bad_then_a_few_are_told(tmp_path: Path) -> None:
     path = zipped(tmp_path, items__jsonl=GOOD + "[1]\n" * 16_000_000, a__png=b"")
     begun = time.monotonic()
-    found = read_questions(path)
+    question_set = read_questions(path)
     assert time.monotonic() - begun < SECONDS
-    assert (len(found.items), len(found.problems)) == (1, 21)
-    assert found.problems[-1] == "49979 more questions were left out."
+    assert (len(question_set.items), len(question_set.problems)) == (1, 21)
+    assert question_set.problems[-1] == "49979 more questions were left out."
 
 
 @pytest.mark.thorough
@@ -188,9 +188,9 @@ def test_questions_when_there_are_many_lists_then_none_is_read(tmp_path: Path) -
     ids=["nested", "a long question", "a long line"],
 )
 def test_questions_when_a_line_is_too_much_then_it_alone_is_left_out(tmp_path: Path, line: str) -> None:
-    found = read_questions(zipped(tmp_path, items__jsonl=f"{GOOD}{line}\n{GOOD}", a__png=b""))
-    assert len(found.items) == 2
-    (problem,) = found.problems
+    question_set = read_questions(zipped(tmp_path, items__jsonl=f"{GOOD}{line}\n{GOOD}", a__png=b""))
+    assert len(question_set.items) == 2
+    (problem,) = question_set.problems
     assert "Question 2 was left out" in problem
     assert len(problem) < 500
 

@@ -94,9 +94,9 @@ def test_projector_when_it_sees_nothing_then_said(tmp_path: Path, encoders: dict
     kinds = {f"clip.has_{kind}_encoder": there for kind, there in encoders.items()}
     clip = {"general.architecture": "clip", "clip.audio.projector_type": "qwen2a"} | kinds
     ears = sketch(tmp_path / "mmproj-ears-F16.gguf", clip, {"mm.a.fc.weight": (1024, 4096)})
-    found = the(diagnose(language(tmp_path), ears), "audio", BROKEN)
-    assert found.text == f"mmproj-ears-F16.gguf {said}"
-    assert "Choose the mmproj file for images" in found.remedy
+    finding = the(diagnose(language(tmp_path), ears), "audio", BROKEN)
+    assert finding.text == f"mmproj-ears-F16.gguf {said}"
+    assert "Choose the mmproj file for images" in finding.remedy
 
 
 def read_from_hub(data: bytes, size: int | None = None) -> GgufHeader:
@@ -121,10 +121,10 @@ def test_file_when_it_cannot_be_read_then_refused_alike_here_and_on_the_hub(
     (tmp_path / "a.gguf").write_bytes(data)
     with pytest.raises(BadModel) as here:
         read_header(tmp_path / "a.gguf")
-    with pytest.raises(BadModel) as there:
+    with pytest.raises(BadModel) as error:
         read_from_hub(data)
     assert message in str(here.value)
-    assert message in str(there.value)
+    assert message in str(error.value)
 
 
 # --- what llama.cpp does not know -------------------------------------------------------------------------------------
@@ -132,9 +132,9 @@ def test_file_when_it_cannot_be_read_then_refused_alike_here_and_on_the_hub(
 
 def test_table_when_held_against_the_installed_engine_then_it_knows_every_name() -> None:
     """Types, tokens and architectures as they stand in the libraries: a slip of the pen would doubt a right pair."""
-    found = importlib.util.find_spec("llama_cpp")  # imported only in workers
-    assert found is not None
-    folder = Path(str(found.origin)).parent / "lib"
+    spec = importlib.util.find_spec("llama_cpp")  # imported only in workers
+    assert spec is not None
+    folder = Path(str(spec.origin)).parent / "lib"
     mtmd, llama = ((next(folder.glob(f"*{name}.*"))).read_bytes() for name in ("mtmd", "llama"))
     architectures = {arch for kind in PROJECTOR_TYPES.values() for arch in kind.architectures}
     assert {name for name in PROJECTOR_TYPES if name.encode() + b"\0" not in mtmd} == set()
@@ -167,18 +167,18 @@ def test_projector_when_of_any_known_type_then_its_width_and_its_tokens_are_chec
         ranked = {".attention.q_lora_rank": 1536} if kind == "kimik25" else {}
         assert diagnose(language(tmp_path, architecture, 1280, tokens=tokens, also=ranked), signed) == ()
     architecture = known.architectures[0]
-    found = the(diagnose(language(tmp_path, architecture, 1024, tokens=tokens), half), "width", BROKEN)
-    assert "writes 1280 values for an image token, the model reads 1024." in found.text
-    assert found.remedy == "Use the mmproj file that was published with this model, of the same size."
+    finding = the(diagnose(language(tmp_path, architecture, 1024, tokens=tokens), half), "width", BROKEN)
+    assert "writes 1280 values for an image token, the model reads 1024." in finding.text
+    assert finding.remedy == "Use the mmproj file that was published with this model, of the same size."
     for group, code, level in ((known.needed, "tokens", BROKEN), (known.around, "around", DOUBTFUL)):
         for token in group:
             others = tuple(other for other in tokens if other != token)
-            found = the(diagnose(language(tmp_path, architecture, 1280, tokens=others), half), code, level)
+            finding = the(diagnose(language(tmp_path, architecture, 1280, tokens=others), half), code, level)
             shown = token.replace("\n", "\\n")
-            assert found.text.endswith(f": {shown}.")
+            assert finding.text.endswith(f": {shown}.")
     lacking = projector(tmp_path, kind, shapes={"v.patch_embd.weight": (14, 14, 3, 1024)})
-    found = the(diagnose(language(tmp_path, architecture, 1280, tokens=tokens), lacking), "projector-tensor", BROKEN)
-    assert known.width[0] in found.text
+    finding = the(diagnose(language(tmp_path, architecture, 1280, tokens=tokens), lacking), "projector-tensor", BROKEN)
+    assert known.width[0] in finding.text
 
 
 QWEN3_VL = {"2B": 2048, "4B": 2560, "8B": 4096}
@@ -205,16 +205,16 @@ def test_qwen3_vl_when_of_two_sizes_then_told_by_width_alone(tmp_path: Path) -> 
             if other == width:
                 assert diagnose(model, half) == ()
             else:
-                found = the(diagnose(model, half), "width", BROKEN)
-                assert f"writes {4 * other} values for an image token, the model reads {4 * width}." in found.text
+                finding = the(diagnose(model, half), "width", BROKEN)
+                assert f"writes {4 * other} values for an image token, the model reads {4 * width}." in finding.text
 
 
 def test_qwen3_5_when_it_gets_qwen3_vls_projector_then_the_deepstack_tells_them_apart(tmp_path: Path) -> None:
     """Both 2560 wide; Qwen3.5 reads no deepstack."""
     seen = PROJECTOR_TYPES["qwen3vl_merger"].around
     model = language(tmp_path, "qwen35", 2560, tokens=seen, also={".n_deepstack_layers": 0})
-    found = the(diagnose(model, qwen3_vl(tmp_path, 2560)), "width", BROKEN)
-    assert "writes 10240 values for an image token, the model reads 2560." in found.text
+    finding = the(diagnose(model, qwen3_vl(tmp_path, 2560)), "width", BROKEN)
+    assert "writes 10240 values for an image token, the model reads 2560." in finding.text
     assert diagnose(model, projector(tmp_path, "qwen3vl_merger", 2560)) == ()
 
 
@@ -222,8 +222,8 @@ def test_qwen3_5_when_it_gets_qwen3_vls_projector_then_the_deepstack_tells_them_
 def test_projection_dim_when_it_lies_then_the_shapes_count(tmp_path: Path, said: int) -> None:
     lie = {"clip.vision.projection_dim": said}
     assert diagnose(language(tmp_path, width=2560), projector(tmp_path, width=2560, also=lie)) == ()
-    found = diagnose(language(tmp_path, width=4096), projector(tmp_path, width=2560, also=lie))
-    assert "writes 2560 values" in the(found, "width", BROKEN).text
+    findings = diagnose(language(tmp_path, width=4096), projector(tmp_path, width=2560, also=lie))
+    assert "writes 2560 values" in the(findings, "width", BROKEN).text
     assert width_of(qwen3_vl(tmp_path, 2048, said=2560)) == 4 * 2048
 
 
@@ -265,17 +265,17 @@ def test_projector_when_a_layer_of_its_encoder_lacks_a_tensor_then_broken(tmp_pa
     count = {"clip.vision.block_count": 3}
     assert diagnose(language(tmp_path), projector(tmp_path, also=count, also_shapes=layers)) == ()
     short = {name: shape for name, shape in layers.items() if not name.startswith("v.blk.2.")}
-    found = the(
+    finding = the(
         diagnose(language(tmp_path), projector(tmp_path, also=count, also_shapes=short)), "projector-tensor", BROKEN
     )
-    assert "lacks the tensor v.blk.2.attn_out.weight and 2 more, without" in found.text
+    assert "lacks the tensor v.blk.2.attn_out.weight and 2 more, without" in finding.text
 
 
 @pytest.mark.parametrize("kind", sorted(AUDIO_TYPES))
 def test_projector_when_its_type_is_for_audio_then_broken(tmp_path: Path, kind: str) -> None:
     clip = {"general.architecture": "clip", "clip.has_vision_encoder": True, "clip.projector_type": kind}
-    found = the(diagnose(language(tmp_path), sketch(tmp_path / "mmproj.gguf", clip, {"a": (8,)})), "audio", BROKEN)
-    assert found.text == f"The projector's type '{kind}' is for audio."
+    finding = the(diagnose(language(tmp_path), sketch(tmp_path / "mmproj.gguf", clip, {"a": (8,)})), "audio", BROKEN)
+    assert finding.text == f"The projector's type '{kind}' is for audio."
 
 
 # --- family and tokens ------------------------------------------------------------------------------------------------
@@ -283,12 +283,12 @@ def test_projector_when_its_type_is_for_audio_then_broken(tmp_path: Path, kind: 
 
 def test_pair_when_of_equal_width_and_two_families_then_unproven_and_the_look_test_is_offered(tmp_path: Path) -> None:
     qwen, gemma = language(tmp_path, "qwen3", 2560), projector(tmp_path, "gemma3", 2560)
-    found = the(diagnose(qwen, gemma), "family", DOUBTFUL)
-    assert found.text == (
+    finding = the(diagnose(qwen, gemma), "family", DOUBTFUL)
+    assert finding.text == (
         "The sizes match, but this combination is untested: a projector of type 'gemma3' is made for gemma3; this "
         "language model is qwen3."
     )
-    assert found.remedy.startswith(f"{LOOK}: if the answers do not change with the picture, the pair is blind")
+    assert finding.remedy.startswith(f"{LOOK}: if the answers do not change with the picture, the pair is blind")
     nameless = language(tmp_path, "qwen3", 2560, also={".embedding_length": "2560"})
     assert diagnose(nameless, gemma)[0].text.startswith(
         "The sizes cannot be compared, and this combination is untested"
@@ -330,9 +330,9 @@ def test_pair_when_the_headers_show_two_families_of_one_type_then_doubted(
         )
 
     assert findings(own) == ()
-    found = the(findings(foreign), "sign", DOUBTFUL)
-    assert found.text.startswith("The sizes match (1280 values), but ")
-    assert found.remedy.startswith(f"Equal sizes prove nothing. {LOOK}")
+    finding = the(findings(foreign), "sign", DOUBTFUL)
+    assert finding.text.startswith("The sizes match (1280 values), but ")
+    assert finding.remedy.startswith(f"Equal sizes prove nothing. {LOOK}")
 
 
 def test_vocabulary_when_long_then_its_special_tokens_are_found_at_its_end(tmp_path: Path) -> None:
@@ -510,10 +510,10 @@ QWEN2 = ("qwen2vl", "qwen2vl_merger", 3584, 7616 * M, 676 * M)
     ids=["medgemma's", "2.5's", "another size", "2's", "1.6's"],
 )  # fmt: skip
 def test_names_when_of_two_models_of_one_width_then_doubted(tmp_path: Path, row: Any, ours: str, theirs: str) -> None:
-    found = the(named(tmp_path, row), "lineage", DOUBTFUL)
-    assert found.text.startswith(f"The sizes match ({row[2]} values), but the files name different models: {ours}")
-    assert f" and {theirs}" in found.text
-    assert found.remedy.startswith(f"Equal sizes prove nothing. {LOOK}")
+    finding = the(named(tmp_path, row), "lineage", DOUBTFUL)
+    assert finding.text.startswith(f"The sizes match ({row[2]} values), but the files name different models: {ours}")
+    assert f" and {theirs}" in finding.text
+    assert finding.remedy.startswith(f"Equal sizes prove nothing. {LOOK}")
 
 
 def test_names_when_of_two_sizes_of_two_widths_then_the_width_is_said(tmp_path: Path) -> None:
@@ -521,8 +521,8 @@ def test_names_when_of_two_sizes_of_two_widths_then_the_width_is_said(tmp_path: 
     seen = PROJECTOR_TYPES["qwen2.5vl_merger"].around
     names = converted("Qwen/Qwen2.5-VL-7B-Instruct", 7616 * M), converted("Qwen/Qwen2.5-VL-3B-Instruct", 669 * M)
     model = language(tmp_path, "qwen2vl", 3584, tokens=seen, also=names[0])
-    found = the(diagnose(model, projector(tmp_path, "qwen2.5vl_merger", 2048, also=names[1])), "width", BROKEN)
-    assert "writes 2048 values for an image token, the model reads 3584." in found.text
+    finding = the(diagnose(model, projector(tmp_path, "qwen2.5vl_merger", 2048, also=names[1])), "width", BROKEN)
+    assert "writes 2048 values for an image token, the model reads 3584." in finding.text
 
 
 # --- chat templates ---------------------------------------------------------------------------------------------------
@@ -558,10 +558,10 @@ def templated(folder: Path, name: str, template: str | None, also: dict[str, obj
 
 @pytest.mark.parametrize(("name", "right"), LEGACY.items())
 def test_llava_when_its_file_has_no_template_then_the_right_one_is_named(tmp_path: Path, name: str, right: str) -> None:
-    found = the(templated(tmp_path, name, None), "template-missing", BROKEN)
-    assert found.text == "The language model's file has no chat template."
-    assert found.remedy == f"Choose '{right}' as the chat template; the model's name suggests it."
-    assert found.chat_template == right
+    finding = the(templated(tmp_path, name, None), "template-missing", BROKEN)
+    assert finding.text == "The language model's file has no chat template."
+    assert finding.remedy == f"Choose '{right}' as the chat template; the model's name suggests it."
+    assert finding.chat_template == right
     assert templated(tmp_path, name, None, chat_template=right) == ()
 
 
@@ -586,9 +586,9 @@ def test_template_when_missing_then_the_familys_built_in_one_is_named(
     tmp_path: Path, architecture: str, token: str | None, right: str | None
 ) -> None:
     model = language(tmp_path, architecture, template=None, tokens=() if token is None else (token,))
-    found = next(finding for finding in diagnose(model, projector(tmp_path)) if finding.code == "template-missing")
-    assert found.chat_template == right
-    assert found.remedy == (
+    problem = next(finding for finding in diagnose(model, projector(tmp_path)) if finding.code == "template-missing")
+    assert problem.chat_template == right
+    assert problem.remedy == (
         f"Choose '{right}' as the chat template; the model's architecture suggests it."
         if right
         else "Choose a chat template; the model's card says which one."
@@ -600,10 +600,10 @@ def test_llava_when_its_file_has_anothers_template_then_the_right_one_is_named(
     tmp_path: Path, name: str, right: str
 ) -> None:
     wrong = {"vicuna": CHATML, "llama2": VICUNA, "chatml": VICUNA}[right]
-    found = the(templated(tmp_path, name, wrong), "template-legacy", DOUBTFUL)
-    assert f"needs the template '{right}'" in found.text
-    assert found.remedy == f"Choose '{right}' as the chat template and compare."
-    assert found.chat_template == right
+    finding = the(templated(tmp_path, name, wrong), "template-legacy", DOUBTFUL)
+    assert f"needs the template '{right}'" in finding.text
+    assert finding.remedy == f"Choose '{right}' as the chat template and compare."
+    assert finding.chat_template == right
     assert templated(tmp_path, name, wrong, chat_template=right) == ()
     assert templated(tmp_path, name, wrong, chat_template="a Jinja template of one's own") == ()
 
@@ -632,18 +632,18 @@ def test_template_when_right_then_nothing_is_said(tmp_path: Path, name: str, tem
 
 
 def test_template_when_it_writes_no_content_then_there_is_no_place_for_an_image(tmp_path: Path) -> None:
-    found = the(
+    finding = the(
         templated(tmp_path, "a.gguf", "{% for m in messages %}{{ m['role'] }}{% endfor %}"), "template-no-place", BROKEN
     )
-    assert "an image has no place in the prompt" in found.text
-    assert "the model's card says which" in found.remedy
-    assert found.chat_template is None
+    assert "an image has no place in the prompt" in finding.text
+    assert "the model's card says which" in finding.remedy
+    assert finding.chat_template is None
 
 
 def test_template_when_missing_and_no_name_tells_then_the_card_is_pointed_to(tmp_path: Path) -> None:
-    found = the(templated(tmp_path, "Some-VL-7B-Q4_K_M.gguf", None), "template-missing", BROKEN)
-    assert found.remedy == "Choose a chat template; the model's card says which one."
-    assert found.chat_template is None
+    finding = the(templated(tmp_path, "Some-VL-7B-Q4_K_M.gguf", None), "template-missing", BROKEN)
+    assert finding.remedy == "Choose a chat template; the model's card says which one."
+    assert finding.chat_template is None
 
 
 # --- bits of the projector --------------------------------------------------------------------------------------------
@@ -667,18 +667,18 @@ def test_projector_when_quantized_then_who_advises_what(
     tmp_path: Path, name: str, type_of_all: GGMLQuantizationType, level: Level | None, said: str
 ) -> None:
     half = projector(tmp_path, name=name, types={"mm.2.weight": type_of_all})
-    found = diagnose(language(tmp_path), half)
+    findings = diagnose(language(tmp_path), half)
     if level is None:
-        assert found == ()
+        assert findings == ()
         return
-    told = the(found, "projector-bits", level)
-    assert f"The projector is quantized {said}," in told.text
-    assert [who for who in ("KoboldCpp", "Unsloth", "llamafile") if who in told.text] == [
+    finding = the(findings, "projector-bits", level)
+    assert f"The projector is quantized {said}," in finding.text
+    assert [who for who in ("KoboldCpp", "Unsloth", "llamafile") if who in finding.text] == [
         "KoboldCpp",
         "Unsloth",
         "llamafile",
     ]
-    assert "measure it against the F16 projector" in told.remedy
+    assert "measure it against the F16 projector" in finding.remedy
 
 
 # --- room -------------------------------------------------------------------------------------------------------------
@@ -750,18 +750,18 @@ def test_needs_when_asked_then_each_part_is_told(llava: tuple[GgufHeader, GgufHe
 
 
 def test_room_when_it_fits_on_the_gpu_then_how_much_of_how_much(llava: tuple[GgufHeader, GgufHeader]) -> None:
-    found = the(diagnose(*llava, hardware=h100(70)), "room", FINE)
-    assert found.text == "The pair needs about 7.5 GiB at a context of 4,096; 70.0 GiB are free on NVIDIA H100."
-    assert found.remedy == ""
+    finding = the(diagnose(*llava, hardware=h100(70)), "room", FINE)
+    assert finding.text == "The pair needs about 7.5 GiB at a context of 4,096; 70.0 GiB are free on NVIDIA H100."
+    assert finding.remedy == ""
 
 
 def test_room_when_it_does_not_fit_then_layers_context_and_bits_that_would(
     llava: tuple[GgufHeader, GgufHeader],
 ) -> None:
-    found = the(diagnose(*llava, hardware=h100(6.5)), "room", DOUBTFUL)
-    assert found.text.endswith("; 6.5 GiB are free on NVIDIA H100.")
+    finding = the(diagnose(*llava, hardware=h100(6.5)), "room", DOUBTFUL)
+    assert finding.text.endswith("; 6.5 GiB are free on NVIDIA H100.")
     # Of 6.5 GiB 2.5 are left for weights: 2.5 / 3.5 of the layers, or of the bits.
-    assert found.remedy == (
+    assert finding.remedy == (
         "Put 23 of its 32 layers on the GPU, or halve the context (its key-value cache takes 2.0 GiB), or choose "
         "a quantization of at most 3.2 bits per weight."
     )
@@ -770,50 +770,50 @@ def test_room_when_it_does_not_fit_then_layers_context_and_bits_that_would(
 def test_room_when_a_part_of_a_model_was_read_then_bits_are_those_of_all_shards(
     llava: tuple[GgufHeader, GgufHeader],
 ) -> None:
-    found = the(diagnose(*llava, hardware=h100(22), model_bytes=30 * GIB, n_ctx=2048), "room", DOUBTFUL)
-    assert "at most 2.9 bits per weight" in found.remedy  # 19 of 30 GiB, of 4.5 bits
+    finding = the(diagnose(*llava, hardware=h100(22), model_bytes=30 * GIB, n_ctx=2048), "room", DOUBTFUL)
+    assert "at most 2.9 bits per weight" in finding.remedy  # 19 of 30 GiB, of 4.5 bits
 
 
 def test_room_when_it_fits_nowhere_then_broken(llava: tuple[GgufHeader, GgufHeader]) -> None:
-    found = the(diagnose(*llava, hardware=h100(2, host_free=2 * GIB)), "room", BROKEN)
-    assert found.remedy == "Choose a smaller model."
-    found = the(diagnose(*llava, hardware=machine(host_free=6 * GIB)), "room", BROKEN)
-    assert found.text == (
+    finding = the(diagnose(*llava, hardware=h100(2, host_free=2 * GIB)), "room", BROKEN)
+    assert finding.remedy == "Choose a smaller model."
+    finding = the(diagnose(*llava, hardware=machine(host_free=6 * GIB)), "room", BROKEN)
+    assert finding.text == (
         "The pair needs about 6.6 GiB at a context of 4,096; 6.0 GiB are free in this machine's memory."
     )
-    assert found.remedy.startswith("Halve the context (its key-value cache takes 2.0 GiB")
-    assert "layers on the GPU" not in found.remedy
+    assert finding.remedy.startswith("Halve the context (its key-value cache takes 2.0 GiB")
+    assert "layers on the GPU" not in finding.remedy
 
 
 def test_build_when_for_the_cpu_beside_a_gpu_then_how_to_install_the_other(
     llava: tuple[GgufHeader, GgufHeader],
 ) -> None:
-    found = diagnose(*llava, hardware=h100(70, gpu_offload=False))
-    assert [(one.code, one.level) for one in found] == [("cpu-build", DOUBTFUL), ("room", FINE)]
-    assert found[0].text == "This machine has a GPU (NVIDIA H100), but llama-cpp-python was built for the CPU only."
-    assert 'CMAKE_ARGS="-DGGML_CUDA=on"' in found[0].remedy
-    assert "in this machine's memory" in found[1].text
+    findings = diagnose(*llava, hardware=h100(70, gpu_offload=False))
+    assert [(finding.code, finding.level) for finding in findings] == [("cpu-build", DOUBTFUL), ("room", FINE)]
+    assert findings[0].text == "This machine has a GPU (NVIDIA H100), but llama-cpp-python was built for the CPU only."
+    assert 'CMAKE_ARGS="-DGGML_CUDA=on"' in findings[0].remedy
+    assert "in this machine's memory" in findings[1].text
 
 
 def test_gpu_when_its_memory_is_not_known_then_nothing_is_called_impossible(
     llava: tuple[GgufHeader, GgufHeader],
 ) -> None:
     metal = machine(gpu_offload=True)
-    found = the(diagnose(*llava, hardware=metal), "room", FINE)
-    assert found.text.endswith("64.0 GiB are free in this machine's memory. The GPU's memory is unknown.")
-    found = the(diagnose(*llava, hardware=machine(gpu_offload=True, host_free=GIB)), "room", DOUBTFUL)
-    assert "memory is unknown" in found.text
+    finding = the(diagnose(*llava, hardware=metal), "room", FINE)
+    assert finding.text.endswith("64.0 GiB are free in this machine's memory. The GPU's memory is unknown.")
+    finding = the(diagnose(*llava, hardware=machine(gpu_offload=True, host_free=GIB)), "room", DOUBTFUL)
+    assert "memory is unknown" in finding.text
 
 
 def test_findings_when_several_then_the_worst_first(tmp_path: Path) -> None:
-    found = diagnose(
+    findings = diagnose(
         language(tmp_path, "qwen3", template=None),
         projector(tmp_path, name="mmproj-Q8_0.gguf", types={"mm.2.weight": Q8_0}),
         hardware=machine(),
     )
-    assert codes(found) == ["template-missing", "family", "projector-bits", "room"]
-    assert [one.level for one in found] == [BROKEN, DOUBTFUL, FINE, FINE]
-    assert worst(found) is BROKEN
+    assert codes(findings) == ["template-missing", "family", "projector-bits", "room"]
+    assert [finding.level for finding in findings] == [BROKEN, DOUBTFUL, FINE, FINE]
+    assert worst(findings) is BROKEN
     assert worst(()) is FINE
 
 
@@ -901,12 +901,12 @@ def test_headers_when_hostile_2000_times_then_read_or_refused_and_always_diagnos
         )  # fmt: skip
         others = draw.sample(headers[-20:], 2)
         for first, second in (headers[-2:], headers[:-3:-1], others, (others[0], None)):
-            found = diagnose(
+            findings = diagnose(
                 first, second, hardware=hardware, n_ctx=draw.choice((0, 1, 4096, 2**31)),
                 chat_template=draw.choice((None, "", "chatml")), model_bytes=draw.choice((None, 0, 2**50)),
             )  # fmt: skip
-            seen |= set(codes(found))
-            assert all(one.text and len(one.text + one.remedy) < 2000 for one in found)
+            seen |= set(codes(findings))
+            assert all(finding.text and len(finding.text + finding.remedy) < 2000 for finding in findings)
     assert time.process_time() - started < 5
     assert len(headers) > 800
     assert len(refused) > 200  # else they are too mild
@@ -931,8 +931,8 @@ def test_headers_when_their_texts_are_novels_then_neither_time_nor_page_is_lost(
         projector(tmp_path, kind="mlp", also=names | {"clip.projector_type": novel}),
     ]
     started = time.process_time()
-    for one in (model, strange):
+    for header in (model, strange):
         for half in halves:
-            for finding in diagnose(one, half, hardware=machine(host_free=0)):
+            for finding in diagnose(header, half, hardware=machine(host_free=0)):
                 assert len(finding.text) < 800
     assert time.process_time() - started < 0.5

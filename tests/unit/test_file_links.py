@@ -38,9 +38,9 @@ def hub_cache(folder: Path, *names: str) -> Path:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    made = Catalog(tmp_path / "cache", [tmp_path / "hub"])
-    yield made
-    made.close()
+    catalog = Catalog(tmp_path / "cache", [tmp_path / "hub"])
+    yield catalog
+    catalog.close()
 
 
 def test_links_when_the_hubs_cache_is_opened_by_path_then_the_quantization_is_that_of_the_links_name(

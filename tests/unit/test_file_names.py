@@ -121,7 +121,7 @@ def test_quantization_when_no_name_tells_then_a_question_mark() -> None:
 def test_projector_when_named_as_publishers_do_then_known(name: str) -> None:
     assert file_names.is_projector(name)
     assert not file_names.is_other(name)
-    assert [one.name for one in repo(name).projectors] == [name]
+    assert [model.name for model in repo(name).projectors] == [name]
     assert repo(name).models == ()
 
 
@@ -137,14 +137,14 @@ def test_projector_when_named_as_publishers_do_then_known(name: str) -> None:
 )  # fmt: skip
 def test_language_model_when_its_name_has_the_word_then_it_is_none_the_less(name: str) -> None:
     assert not file_names.is_projector(name)
-    assert [one.name for one in repo(name, "mmproj-model-f16.gguf").models] == [name]
-    assert [one.name for one in repo(name, "mmproj-model-f16.gguf").projectors] == ["mmproj-model-f16.gguf"]
+    assert [model.name for model in repo(name, "mmproj-model-f16.gguf").models] == [name]
+    assert [model.name for model in repo(name, "mmproj-model-f16.gguf").projectors] == ["mmproj-model-f16.gguf"]
 
 
 def test_vision_when_a_model_and_a_projector_end_in_it_then_mmproj_decides() -> None:
     both = repo("granite-4.0-3b-vision-f16.gguf", "mmproj-granite-4.0-3b-vision-f16.gguf")
-    assert [one.name for one in both.models] == ["granite-4.0-3b-vision-f16.gguf"]
-    assert [one.name for one in both.projectors] == ["mmproj-granite-4.0-3b-vision-f16.gguf"]
+    assert [model.name for model in both.models] == ["granite-4.0-3b-vision-f16.gguf"]
+    assert [model.name for model in both.projectors] == ["mmproj-granite-4.0-3b-vision-f16.gguf"]
 
 
 @pytest.mark.parametrize(
@@ -176,22 +176,22 @@ def shards_of(base: str, count: int, missing: tuple[int, ...] = ()) -> list[str]
 
 def test_shards_when_all_are_there_then_one_variant() -> None:
     files = shards_of("Q4_K_M/big-Q4_K_M", 3)
-    found = repo(*((name, 100) for name in reversed(files)), ("small-Q8_0.gguf", 150)).models
-    assert quantizations(found) == ["Q4_K_M", "Q8_0"]
-    assert (found[0].name, [f.name for f in found[0].files], found[0].missing) == (files[0], files, 0)
-    assert found[0].bytes == 300
+    models = repo(*((name, 100) for name in reversed(files)), ("small-Q8_0.gguf", 150)).models
+    assert quantizations(models) == ["Q4_K_M", "Q8_0"]
+    assert (models[0].name, [f.name for f in models[0].files], models[0].missing) == (files[0], files, 0)
+    assert models[0].bytes == 300
 
 
 @pytest.mark.parametrize("gone", [(1,), (2,), (3,), (1, 3)])
 def test_shards_when_some_are_missing_then_counted(gone: tuple[int, ...]) -> None:
-    (found,) = repo(*shards_of("big-Q8_0", 3, gone)).models
-    assert (found.name, found.missing) == ("big-Q8_0-00001-of-00003.gguf", len(gone))
-    assert [f.name for f in found.files] == shards_of("big-Q8_0", 3, gone)
+    (model,) = repo(*shards_of("big-Q8_0", 3, gone)).models
+    assert (model.name, model.missing) == ("big-Q8_0-00001-of-00003.gguf", len(gone))
+    assert [f.name for f in model.files] == shards_of("big-Q8_0", 3, gone)
 
 
 def test_shards_when_the_same_model_is_cut_twice_then_two_variants() -> None:
-    found = repo(*shards_of("big-Q8_0", 2), *shards_of("big-Q8_0", 3)).models
-    assert sorted((len(one.files), one.missing) for one in found) == [(2, 0), (3, 0)]
+    models = repo(*shards_of("big-Q8_0", 2), *shards_of("big-Q8_0", 3)).models
+    assert sorted((len(model.files), model.missing) for model in models) == [(2, 0), (3, 0)]
 
 
 def test_shards_when_in_a_folder_of_their_own_then_the_projector_above_them_is_listed_too() -> None:
@@ -202,8 +202,8 @@ def test_shards_when_in_a_folder_of_their_own_then_the_projector_above_them_is_l
 
 
 def test_shards_when_a_projector_is_in_shards_then_one_projector() -> None:
-    (found,) = repo(*shards_of("mmproj-F16", 2)).projectors
-    assert (len(found.files), found.missing) == (2, 0)
+    (model,) = repo(*shards_of("mmproj-F16", 2)).projectors
+    assert (len(model.files), model.missing) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_shards_when_any_of_them_is_named_then_all_are_told() -> None:
 def test_listing_when_it_claims_millions_of_shards_then_it_takes_no_seconds() -> None:
     files = [f"m{n}-00001-of-99999.gguf" for n in range(1000)] + ["w-00009-of-00002.gguf", "x-00001-of-00000.GGUF"]
     started = time.process_time()
-    found = repo(*files).models
-    assert len(found) == 1002
-    assert all(one.files for one in found)
+    models = repo(*files).models
+    assert len(models) == 1002
+    assert all(model.files for model in models)
     assert time.process_time() - started < 1
 
 
@@ -245,8 +245,8 @@ def test_listing_when_it_claims_millions_of_shards_then_it_takes_no_seconds() ->
 
 
 def test_models_when_listed_then_the_largest_first() -> None:
-    found = repo(("a-Q2_K.gguf", 20), ("a-F16.gguf", 160), ("a-Q4_K_M.gguf", 40), ("mmproj-F16.gguf", 999)).models
-    assert quantizations(found) == ["F16", "Q4_K_M", "Q2_K"]
+    models = repo(("a-Q2_K.gguf", 20), ("a-F16.gguf", 160), ("a-Q4_K_M.gguf", 40), ("mmproj-F16.gguf", 999)).models
+    assert quantizations(models) == ["F16", "Q4_K_M", "Q2_K"]
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_projectors_when_listed_then_f16_first_whatever_the_models_bits(files: l
 
 
 def test_repository_when_it_has_only_projectors_then_no_models() -> None:
-    found = repo("llama-13b-mmproj-v1.5.Q4_1.gguf", "qwen2.5-vl-7b-mmproj-f16.gguf")
-    assert (len(found.models), len(found.projectors)) == (0, 2)
+    listing = repo("llama-13b-mmproj-v1.5.Q4_1.gguf", "qwen2.5-vl-7b-mmproj-f16.gguf")
+    assert (len(listing.models), len(listing.projectors)) == (0, 2)
 
 
 # --- the projector, where its name does not say so ---------------------------------------------------------

@@ -103,8 +103,8 @@ def test_forecast_when_measured_then_right_the_next_time_and_for_others_the_proc
     other = forecasts.of(spec(replace(RUNTIME, n_ctx=2000)), (GPU,))
     assert other.parts[GPU].process == before.parts[GPU].process + 300 * MIB
     forecasts.close()
-    kept = Forecasts(tmp_path, DEVICES).of(spec(), (GPU,))
-    assert kept.bytes == again.bytes
+    forecast = Forecasts(tmp_path, DEVICES).of(spec(), (GPU,))
+    assert forecast.bytes == again.bytes
     assert Forecasts(tmp_path, DEVICES | {GPU: "T4"}).of(spec(), (GPU,)).source == "header"
 
 

@@ -128,9 +128,9 @@ def test_header_when_two_quantizations_of_a_model_then_only_the_numbers_differ(t
     ids=["template", "last token", "bos", "one more key", "width"],
 )
 def test_vocabulary_when_a_detail_differs_then_so_does_its_hash(tmp_path: Path, change: dict[str, Any]) -> None:
-    one = read_header(write_language(tmp_path / "a.gguf", LlamaFileType.MOSTLY_F16))
+    header = read_header(write_language(tmp_path / "a.gguf", LlamaFileType.MOSTLY_F16))
     other = read_header(write_language(tmp_path / "b.gguf", LlamaFileType.MOSTLY_F16, **change))
-    assert one.vocabulary_sha256 != other.vocabulary_sha256
+    assert header.vocabulary_sha256 != other.vocabulary_sha256
 
 
 def test_vocabulary_when_a_value_stands_under_another_key_then_the_hash_differs(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_vocabulary_when_a_value_stands_under_another_key_then_the_hash_differs(
 
 
 def test_vocabulary_when_only_another_part_differs_then_the_hash_is_the_same(tmp_path: Path) -> None:
-    one = read_header(write_language(tmp_path / "a.gguf", LlamaFileType.MOSTLY_F16))
+    header = read_header(write_language(tmp_path / "a.gguf", LlamaFileType.MOSTLY_F16))
     other = read_header(write_language(tmp_path / "b.gguf", LlamaFileType.MOSTLY_F16, general__name="another name"))
-    assert one.vocabulary_sha256 == other.vocabulary_sha256
+    assert header.vocabulary_sha256 == other.vocabulary_sha256
 
 
 def test_quantization_when_the_file_does_not_say_then_the_type_of_most_weights(path: Path) -> None:

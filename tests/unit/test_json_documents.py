@@ -101,10 +101,10 @@ def test_setting_when_in_the_demo_mode_then_it_is_known_what_it_costs() -> None:
     """A new setting is limited, kept at its default, or free: by what it costs."""
     machine, free = run_settings._MACHINE_SETTINGS, run_settings._FREE_SETTINGS
     assert sorted([*machine, *free, "max_tokens", "n_ctx"]) == sorted(run_settings.RunSettings.__struct_fields__)
-    given = run_settings.read_settings(
+    settings = run_settings.read_settings(
         {"order": "race", "grammar": 'root ::= "a"', "template_variables": {"enable_thinking": False}, "system": "Hi"}
     )
-    assert given.limited(100, 2048) == run_settings.RunSettings(
+    assert settings.limited(100, 2048) == run_settings.RunSettings(
         max_tokens=100, n_ctx=2048, template_variables={"enable_thinking": False}, system="Hi"
     )
 

@@ -66,17 +66,17 @@ def notes(library: Library, *texts: str) -> Notebook:
 
 def test_notebook_when_the_app_is_started_again_then_all_is_there(open_library: OpenLibrary, tmp_path: Path) -> None:
     library = open_library()
-    notebook, note, asked = filled(library)
+    notebook, note, cell = filled(library)
     shared = library.share(notebook.id, True)
-    before = library.all_runs(notebook, asked.id)
+    before = library.all_runs(notebook, cell.id)
     again = open_library()
     assert again.problem is None
     assert [(entry.id, entry.title) for entry in again.browser("me")[1]] == [(notebook.id, "Mine")]
     assert again.read(notebook.id) == (shared, True)
-    assert [again.cell(notebook, id) for id in notebook.cells] == [note, asked]
-    assert again.all_runs(notebook, asked.id) == before
-    assert [(info.number, info.state) for info in again.runs(notebook, asked.id)] == [(1, "done"), (2, "done")]
-    assert again.pictures.image(asked.pictures[0]).rgb == RED.rgb
+    assert [again.cell(notebook, id) for id in notebook.cells] == [note, cell]
+    assert again.all_runs(notebook, cell.id) == before
+    assert [(info.number, info.state) for info in again.runs(notebook, cell.id)] == [(1, "done"), (2, "done")]
+    assert again.pictures.image(cell.pictures[0]).rgb == RED.rgb
     assert again.pictures.thumbnail(RED.sha256) is not None
 
 
@@ -88,35 +88,35 @@ def test_folder_when_opened_then_only_this_user_can_read_it(library: Library, tm
 
 def test_run_when_large_then_nothing_gives_way(open_library: OpenLibrary) -> None:
     library = open_library()
-    notebook, _, asked = filled(library)
+    notebook, _, cell = filled(library)
     text = "word " * 60_000
     for _ in range(4):
-        library.begin_run(notebook.id, run_of(asked, result(pane(F16, "x", log=(text,)))))
+        library.begin_run(notebook.id, run_of(cell, result(pane(F16, "x", log=(text,)))))
     again = open_library()
-    assert [run.number for run in again.all_runs(notebook, asked.id)] == [1, 2, 3, 4, 5, 6]
-    assert again.all_runs(notebook, asked.id)[-1].results[0].update.panes[0].log == (text,)
+    assert [run.number for run in again.all_runs(notebook, cell.id)] == [1, 2, 3, 4, 5, 6]
+    assert again.all_runs(notebook, cell.id)[-1].results[0].update.panes[0].log == (text,)
 
 
 def test_clock_when_it_goes_back_then_nothing_is_lost(
     open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = open_library()
-    notebook, note, asked = filled(library)
+    notebook, note, cell = filled(library)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 10 * 365 * 86400)
     library.write(notebook.id, msgspec.structs.replace(note, text="later"))
-    library.begin_run(notebook.id, run_of(asked, ANSWERED, started="2001-01-01T00:00:00+00:00"))
+    library.begin_run(notebook.id, run_of(cell, ANSWERED, started="2001-01-01T00:00:00+00:00"))
     again = open_library()
     assert texts(again, notebook) == ["later", "What?"]
-    assert again.newest_run(notebook, asked.id) == again.all_runs(notebook, asked.id)[-1]
-    assert again.all_runs(notebook, asked.id)[-1].number == 3
+    assert again.newest_run(notebook, cell.id) == again.all_runs(notebook, cell.id)[-1]
+    assert again.all_runs(notebook, cell.id)[-1].number == 3
 
 
 # --- who may do what --------------------------------------------------------------------------------------------------
 
 
 def test_share_key_when_used_then_it_reads_and_changes_nothing(library: Library) -> None:
-    notebook, note, asked = filled(library)
+    notebook, note, cell = filled(library)
     key = library.share(notebook.id, True).share
     assert key is not None
     shared, can_edit = library.read(key)
@@ -130,15 +130,15 @@ def test_share_key_when_used_then_it_reads_and_changes_nothing(library: Library)
         lambda: library.move(key, note.id, 1),
         lambda: library.delete(key, note.id),
         lambda: library.undo(key),
-        lambda: library.begin_run(key, run_of(asked)),
-        lambda: library.save_run(key, run_of(asked)),
+        lambda: library.begin_run(key, run_of(cell)),
+        lambda: library.save_run(key, run_of(cell)),
     ]
     for change in forbidden:
         with pytest.raises(NotAllowed, match="read-only"):
             change()
     assert library.read(key) == (shared, False)
     assert texts(library, notebook) == ["hello", "What?"]
-    assert len(library.runs(notebook, asked.id)) == 2
+    assert len(library.runs(notebook, cell.id)) == 2
 
 
 @pytest.mark.parametrize("key", ["", "x", "../x", "%", "*", "\ud800", "x\0", "x" * 100_000])
@@ -172,10 +172,10 @@ def test_browser_when_unknown_then_it_gets_a_token_and_sees_no_others(library: L
 
 
 def test_list_when_a_notebook_is_opened_then_it_comes_first(library: Library) -> None:
-    one, two = notes(library, "1"), notes(library, "2")
-    assert [entry.id for entry in library.browser("me")[1]] == [two.id, one.id]
-    library.opened("me", one.id)
-    assert [entry.id for entry in library.browser("me")[1]] == [one.id, two.id]
+    notebook, two = notes(library, "1"), notes(library, "2")
+    assert [entry.id for entry in library.browser("me")[1]] == [two.id, notebook.id]
+    library.opened("me", notebook.id)
+    assert [entry.id for entry in library.browser("me")[1]] == [notebook.id, two.id]
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -183,18 +183,18 @@ def test_list_when_a_notebook_is_opened_then_it_comes_first(library: Library) ->
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_cell_when_deleted_and_brought_back_then_its_place_and_runs_are_as_before(library: Library, at: int) -> None:
-    notebook, _, asked = filled(library)
+    notebook, _, cell = filled(library)
     library.add(notebook.id, NoteCell("", "third"), None)
-    library.move(notebook.id, asked.id, at)
+    library.move(notebook.id, cell.id, at)
     before = library.own(notebook.id).cells
-    library.delete(notebook.id, asked.id)
+    library.delete(notebook.id, cell.id)
     assert texts(library, notebook) == ["hello", "third"]
     with pytest.raises(BadInput, match="This cell is gone"):
-        library.write(notebook.id, asked)
-    assert library.undo(notebook.id) == asked.id
+        library.write(notebook.id, cell)
+    assert library.undo(notebook.id) == cell.id
     assert library.own(notebook.id).cells == before
-    assert library.cell(library.own(notebook.id), asked.id) == asked
-    assert len(library.all_runs(notebook, asked.id)) == 2
+    assert library.cell(library.own(notebook.id), cell.id) == cell
+    assert len(library.all_runs(notebook, cell.id)) == 2
     with pytest.raises(BadInput, match="no deleted cell"):
         library.undo(notebook.id)
 
@@ -214,11 +214,11 @@ def test_cells_when_25_are_deleted_then_the_last_20_come_back_in_order(open_libr
 
 def test_write_when_another_tab_wrote_before_then_the_later_one_wins_and_says_so(library: Library) -> None:
     notebook, note, _ = filled(library)
-    mine, overtaken = library.write(notebook.id, msgspec.structs.replace(note, text="mine"), note.version)
+    cell, overtaken = library.write(notebook.id, msgspec.structs.replace(note, text="mine"), note.version)
     assert not overtaken
     yours, overtaken = library.write(notebook.id, msgspec.structs.replace(note, text="yours"), note.version)
     assert overtaken
-    assert (mine.version, yours.version) == (note.version + 1, note.version + 2)
+    assert (cell.version, yours.version) == (note.version + 1, note.version + 2)
     assert texts(library, notebook)[0] == "yours"
     assert library.write(notebook.id, msgspec.structs.replace(yours, text="next"), yours.version)[1] is False
 
@@ -244,12 +244,12 @@ def test_cells_when_two_threads_write_them_then_nothing_is_lost(open_library: Op
 
 
 def test_run_when_its_cell_or_notebook_is_gone_then_saving_it_raises_nothing(library: Library) -> None:
-    notebook, _, asked = filled(library)
-    run = library.begin_run(notebook.id, run_of(asked, state=RunState.RUNNING))
-    library.delete(notebook.id, asked.id)
+    notebook, _, cell = filled(library)
+    run = library.begin_run(notebook.id, run_of(cell, state=RunState.RUNNING))
+    library.delete(notebook.id, cell.id)
     library.save_run(notebook.id, run)
     library.undo(notebook.id)
-    assert library.newest_run(notebook, asked.id) == run
+    assert library.newest_run(notebook, cell.id) == run
     library.remove(notebook.id)
     library.save_run(notebook.id, run)
     assert library._entries.keys("run") == []
@@ -259,16 +259,16 @@ def test_run_when_its_cell_or_notebook_is_gone_then_saving_it_raises_nothing(lib
 
 
 def test_notebook_when_removed_then_its_pictures_go_but_not_those_of_another(library: Library, tmp_path: Path) -> None:
-    shown = [library.pictures.keep(one, "a.png") for one in (RED, BLUE)]
+    shown = [library.pictures.keep(image, "a.png") for image in (RED, BLUE)]
     both = library.create("me", "Both", [WholeCell(compare_cell(pictures=tuple(shown)))])
-    one = library.create("you", "One", [WholeCell(compare_cell(pictures=(shown[0],)))])
+    notebook = library.create("you", "One", [WholeCell(compare_cell(pictures=(shown[0],)))])
     library.remove(both.id)
     assert [path.name for path in (tmp_path / "notebooks/pictures").iterdir()] == [f"{RED.sha256}.png"]
     assert library.browser("me")[1] == ()
     assert library.pictures.image(shown[0]).rgb == RED.rgb
     with pytest.raises(BadImage, match="the file is gone"):
         library.pictures.image(shown[1])
-    library.remove(one.id)
+    library.remove(notebook.id)
     assert list((tmp_path / "notebooks/pictures").iterdir()) == []
     assert set(library._entries.keys("")) == {"browser/me", "browser/you"}
 
@@ -361,7 +361,7 @@ def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Lib
 def test_notebook_when_exported_and_imported_then_its_pictures_and_runs_come_along(
     library: Library, tmp_path: Path
 ) -> None:
-    notebook, _, asked = filled(library)
+    notebook, _, cell = filled(library)
     cells = [(library.cell(notebook, id), library.all_runs(notebook, id)) for id in notebook.cells]
     text = to_json(notebook.title, cells, library.pictures.png)
     other = Library(tmp_path / "other")
@@ -369,33 +369,33 @@ def test_notebook_when_exported_and_imported_then_its_pictures_and_runs_come_alo
     copy = other.create("you", title, whole)
     assert texts(other, copy) == ["hello", "What?"]
     assert not set(copy.cells) & set(notebook.cells)
-    assert other.all_runs(copy, copy.cells[1]) == library.all_runs(notebook, asked.id)
-    assert other.pictures.image(asked.pictures[0]).rgb == RED.rgb
+    assert other.all_runs(copy, copy.cells[1]) == library.all_runs(notebook, cell.id)
+    assert other.pictures.image(cell.pictures[0]).rgb == RED.rgb
     other.close()
 
 
 def test_picture_when_damaged_on_disk_then_told_and_adding_it_again_heals_it(library: Library, tmp_path: Path) -> None:
     noise = numpy.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=numpy.uint8)
     large = from_rgb(PIL.Image.fromarray(noise))
-    kept = library.pictures.keep(large, "noise.png")
-    assert library.pictures.thumbnail(kept.sha256) is not None
+    picture = library.pictures.keep(large, "noise.png")
+    assert library.pictures.thumbnail(picture.sha256) is not None
     for path in (tmp_path / "notebooks/pictures").iterdir():
         path.write_bytes(path.read_bytes()[:100_000]) if path.suffix == ".png" else path.unlink()
-    assert library.pictures.thumbnail(kept.sha256) is None
+    assert library.pictures.thumbnail(picture.sha256) is None
     with pytest.raises(BadImage, match=r"noise.png cannot be read any more .* Add the image again"):
-        library.pictures.image(kept)
+        library.pictures.image(picture)
     library.pictures.keep(large, "noise.png")
-    assert library.pictures.image(kept).rgb == large.rgb
+    assert library.pictures.image(picture).rgb == large.rgb
 
 
 def test_thumbnail_when_the_picture_is_large_then_a_small_one_is_made_once(library: Library, tmp_path: Path) -> None:
     noise = numpy.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=numpy.uint8)
-    kept = library.pictures.keep(from_rgb(PIL.Image.fromarray(noise)), "noise.png")
-    kind, data = library.pictures.thumbnail(kept.sha256) or ("", b"")
+    picture = library.pictures.keep(from_rgb(PIL.Image.fromarray(noise)), "noise.png")
+    kind, data = library.pictures.thumbnail(picture.sha256) or ("", b"")
     assert kind == "image/webp"
     assert PIL.Image.open(io.BytesIO(data)).size == (512, 398)
-    assert (tmp_path / f"notebooks/pictures/{kept.sha256}.webp").read_bytes() == data
-    assert library.pictures.thumbnail(kept.sha256) == (kind, data)
+    assert (tmp_path / f"notebooks/pictures/{picture.sha256}.webp").read_bytes() == data
+    assert library.pictures.thumbnail(picture.sha256) == (kind, data)
 
 
 # --- a disk that is full or broken ------------------------------------------------------------------------------------
@@ -404,16 +404,16 @@ def test_thumbnail_when_the_picture_is_large_then_a_small_one_is_made_once(libra
 @needs_linux
 def test_disk_when_full_then_memory_serves_and_all_is_saved_once_there_is_room(open_library: OpenLibrary) -> None:
     library = open_library()
-    old, note, asked = filled(library)
+    old, note, cell = filled(library)
     with full_disk():
         library.write(old.id, msgspec.structs.replace(note, text="changed"))
         shown = library.pictures.keep(BLUE, "b.png")
-        run = library.begin_run(old.id, run_of(asked, ANSWERED))
+        run = library.begin_run(old.id, run_of(cell, ANSWERED))
         new = library.create("me", "New", [WholeCell(compare_cell(pictures=(shown,), prompts=("Blue?",)))])
         assert "Not saved, only kept in memory: " in (library.problem or "")
         assert texts(library, old) == ["changed", "What?"]
         assert texts(library, new) == ["Blue?"]
-        assert library.newest_run(old, asked.id) == run
+        assert library.newest_run(old, cell.id) == run
         assert library.pictures.image(shown).rgb == BLUE.rgb
         assert [entry.title for entry in library.browser("me")[1]] == ["New", "Mine"]
     assert library.problem is not None
@@ -422,7 +422,7 @@ def test_disk_when_full_then_memory_serves_and_all_is_saved_once_there_is_room(o
     again = open_library()
     assert texts(again, old) == ["changed", "What?"]
     assert texts(again, new) == ["Blue?"]
-    assert again.newest_run(old, asked.id) == run
+    assert again.newest_run(old, cell.id) == run
     assert again.pictures.image(shown).rgb == BLUE.rgb
     assert [entry.title for entry in again.browser("me")[1]] == ["New", "There is room"]
 
@@ -431,18 +431,18 @@ def test_disk_when_full_then_memory_serves_and_all_is_saved_once_there_is_room(o
 def test_disk_when_full_then_what_is_removed_or_no_longer_shared_stays_so(open_library: OpenLibrary) -> None:
     library = open_library()
     gone, *_ = filled(library)
-    kept = notes(library, "kept")
-    key = library.share(kept.id, True).share
+    notebook = notes(library, "kept")
+    key = library.share(notebook.id, True).share
     assert key is not None
     with full_disk():
         library.remove(gone.id)
-        library.share(kept.id, False)
+        library.share(notebook.id, False)
         assert library.problem is not None
         for unknown in (gone.id, key):
             with pytest.raises(NoNotebook):
                 library.read(unknown)
-        assert [entry.id for entry in library.browser("me")[1]] == [kept.id]
-    library.rename(kept.id, "There is room")
+        assert [entry.id for entry in library.browser("me")[1]] == [notebook.id]
+    library.rename(notebook.id, "There is room")
     assert library.problem is None
     again = open_library()
     for unknown in (gone.id, key):
@@ -455,12 +455,12 @@ def test_database_when_garbage_at_the_start_then_set_aside_and_told(tmp_path: Pa
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/cache.db").write_bytes(b"garbage" * 1000)
     library = Library(tmp_path / "notebooks")
-    notebook, note, asked = filled(library)
+    notebook, note, cell = filled(library)
     assert "The notebooks' database was damaged" in (library.problem or "")
     assert list(tmp_path.glob("notebooks/cache.db.damaged-*"))
     library.write(notebook.id, msgspec.structs.replace(note, text="changed"))
     assert texts(library, notebook) == ["changed", "What?"]
-    assert len(library.all_runs(notebook, asked.id)) == 2
+    assert len(library.all_runs(notebook, cell.id)) == 2
     library.delete(notebook.id, note.id)
     library.remove(notebook.id)
     assert library.browser("me")[1] == ()
@@ -470,21 +470,21 @@ def test_database_when_garbage_at_the_start_then_set_aside_and_told(tmp_path: Pa
 def test_folder_when_it_cannot_be_made_then_memory_serves_and_it_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     library = Library(tmp_path / "file/notebooks")
-    notebook, _, asked = filled(library)
+    notebook, _, cell = filled(library)
     assert "Not saved, only kept in memory" in (library.problem or "")
     assert texts(library, notebook) == ["hello", "What?"]
-    assert library.pictures.image(asked.pictures[0]).rgb == RED.rgb
+    assert library.pictures.image(cell.pictures[0]).rgb == RED.rgb
     library.close()
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"type":"video","id":"x"}', b"\xff"])
 def test_cell_when_it_cannot_be_read_then_a_note_says_so(library: Library, raw: bytes) -> None:
-    notebook, note, asked = filled(library)
+    notebook, note, cell = filled(library)
     library._entries.put(f"cell/{notebook.id}/{note.id}", raw)
-    library._entries.put(f"run/{notebook.id}/{asked.id}/2", raw)
+    library._entries.put(f"run/{notebook.id}/{cell.id}/2", raw)
     assert "This cell cannot be read" in texts(library, notebook)[0]
-    assert library.newest_run(notebook, asked.id) is None
-    assert len(library.all_runs(notebook, asked.id)) == 1
+    assert library.newest_run(notebook, cell.id) is None
+    assert len(library.all_runs(notebook, cell.id)) == 1
 
 
 def test_image_when_kept_twice_then_one_file(library: Library, tmp_path: Path) -> None:

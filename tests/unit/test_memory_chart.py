@@ -17,7 +17,7 @@ from testkit.memory_reports import GIB, NOW, gpu, report, worker
 
 
 def charted(*reports: MemoryReport, place: str = "GPU 0") -> Chart:
-    taken = colours({}, [w.id for one in reports for w in one.workers])
+    taken = colours({}, [w.id for report in reports for w in report.workers])
     return chart(reports, 60, place, taken)
 
 
@@ -77,15 +77,15 @@ def test_history_when_thinned_then_few_reports_with_a_short_peak_and_the_newest(
     history[301] = report(worker("a", 9 * GIB), time=NOW + 301)
     seen = thinned(history, 600)
     assert len(seen) <= 153
-    assert max(w.bytes or 0 for one in seen for w in one.workers) == 9 * GIB
+    assert max(w.bytes or 0 for report in seen for w in report.workers) == 9 * GIB
     assert seen[-1] is history[-1]
-    assert [one.time for one in seen] == sorted(one.time for one in seen)
+    assert [report.time for report in seen] == sorted(one.time for one in seen)
 
 
 def test_history_when_a_second_goes_by_then_the_same_reports_stand_for_what_was_before() -> None:
     history = [report(worker("a", GIB + second), time=NOW + second) for second in range(602)]
     first, second = thinned(history[:-1], 600), thinned(history[1:], 600)
-    assert {one.time for one in first[1:-1]} - {one.time for one in second} == set()
+    assert {report.time for report in first[1:-1]} - {one.time for one in second} == set()
 
 
 def test_chart_when_drawn_then_areas_stack_to_what_the_driver_tells() -> None:
@@ -209,10 +209,10 @@ def test_queue_when_shown_then_mine_is_marked_and_nobody_else_is_named() -> None
         QueuedRun("me", ("b.gguf",), 90.0, None),
     )
     shown = waiting(queue, "me")
-    assert [(one.place, one.runs, one.yours) for one in shown] == [
+    assert [(row.place, row.runs, row.yours) for row in shown] == [
         ("GPU 0", True, False), ("1", False, False), ("2", False, True)
     ]  # fmt: skip
-    assert not any(one.yours for one in waiting(queue, ""))
+    assert not any(row.yours for row in waiting(queue, ""))
     html = templating.markup("queue.html", queue=shown)
     assert "ann" not in html
     assert html.count(">you<") == 1
@@ -225,10 +225,10 @@ def test_queue_when_shown_then_mine_is_marked_and_nobody_else_is_named() -> None
 
 
 def test_strip_when_there_are_several_gpus_then_a_meter_each_the_queue_and_a_link() -> None:
-    one = worker("a", 16 * GIB, role=WorkerRole.VISION)
+    memory = worker("a", 16 * GIB, role=WorkerRole.VISION)
     two = worker("b", 32 * GIB, "GPU 1")
     html = memory_strip.html(
-        report(one, two, gpus=(gpu(), gpu(1, utilization=None)), queue=(QueuedRun("", (), 0, None),))
+        report(memory, two, gpus=(gpu(), gpu(1, utilization=None)), queue=(QueuedRun("", (), 0, None),))
     )
     Tags(html)
     shown = re.sub(r"<[^>]*>", "", html)

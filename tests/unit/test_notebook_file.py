@@ -82,19 +82,19 @@ def places(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int,
 
 def show(cells: tuple[WholeCell, ...]) -> None:
     """Every view of what was imported."""
-    for one in cells:
-        for run in one.runs:
+    for cell in cells:
+        for run in cell.runs:
             assert page.overall(run) is not None
-            assert changes(one.runs[0], run)
+            assert changes(cell.runs[0], run)
             for printed in (False, True):
                 blocks = page.measurement(run, lambda name: None, printed=printed)
                 assert bool(blocks) == (run.measurement is not None or run.sensitivity is not None)
-            made = card_of(run)
-            if made is not None:
-                assert card_page.write("json", made)
+            card = card_of(run)
+            if card is not None:
+                assert card_page.write("json", card)
             for turn in run.results:
                 comparison_view.panes(turn.update, run.variants, run.reference)
-        to_json("again", [(one.cell, one.runs)], lambda _: None)
+        to_json("again", [(cell.cell, cell.runs)], lambda _: None)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -104,13 +104,13 @@ def test_file_when_written_and_read_then_all_is_there_again() -> None:
     title, cells, problems = from_json(written('Ein \u2028 "Titel" \U0001f600'))
     assert title == 'Ein \u2028 "Titel" \U0001f600'
     assert problems == ()
-    assert [(one.cell, one.runs) for one in cells] == whole()
-    kept = {sha256: data for one in cells for sha256, data in one.images.items()}
+    assert [(cell.cell, cell.runs) for cell in cells] == whole()
+    kept = {sha256: data for cell in cells for sha256, data in cell.images.items()}
     assert {sha256: base64.b64decode(data) for sha256, data in kept.items()} == {
         RED.sha256: png(RED),
         BLUE.sha256: png(BLUE),
     }
-    again = to_json(title, [(one.cell, one.runs) for one in cells], lambda sha256: base64.b64decode(kept[sha256]))
+    again = to_json(title, [(cell.cell, cell.runs) for cell in cells], lambda sha256: base64.b64decode(kept[sha256]))
     assert again == written(title)
 
 
@@ -136,11 +136,11 @@ def test_measurement_when_a_server_elsewhere_answered_then_it_has_a_row_and_no_p
         return msgspec.structs.replace(run, measurement=changed, reference=reference_id)
 
     beside, first = measured(F16.id), measured(box.id)
-    made, shared = card_of(beside), results_of(beside)
-    assert made is not None
+    card, shared = card_of(beside), results_of(beside)
+    assert card is not None
     assert shared is not None
-    assert [row.variant for row in made.rows] == [F16.id, Q2.id]
-    assert "" not in {file.sha256 for file in made.files}
+    assert [row.variant for row in card.rows] == [F16.id, Q2.id]
+    assert "" not in {file.sha256 for file in card.files}
     assert [v.label for v in shared.variants] == ["F16", "Q2_K"]
     assert card_of(first) is None
     with pytest.raises(BadInput, match="The files of elsewhere: box are not known"):
@@ -162,8 +162,8 @@ def test_file_when_written_then_one_cell_a_line_and_each_picture_once() -> None:
 def test_file_when_a_picture_is_lost_then_the_rest_is_written() -> None:
     _, cells, problems = from_json(to_json("T", whole(), lambda _: None))
     assert problems == ()
-    assert [one.images for one in cells] == [{}, {}, {}]
-    assert [one.cell for one in cells] == [cell for cell, _ in whole()]
+    assert [cell.images for cell in cells] == [{}, {}, {}]
+    assert [cell.cell for cell in cells] == [cell for cell, _ in whole()]
 
 
 def test_file_when_empty_then_a_notebook_without_cells() -> None:
@@ -194,7 +194,7 @@ def test_file_when_cut_then_the_cells_before_the_cut_are_there_and_it_is_told() 
         title, cells, problems = from_json(text[:spot])
         before = sum(end <= spot for end in ends)
         assert title == "T"
-        assert [(one.cell, one.runs) for one in cells] == whole()[:before]
+        assert [(cell.cell, cell.runs) for cell in cells] == whole()[:before]
         assert len(problems) == 1
         assert f"Cells read before that: {before}." in problems[0]
         assert f"damaged from line {text.count(chr(10), 0, spot) + 1} on" in problems[0]
@@ -211,7 +211,7 @@ def test_file_when_cut_in_its_beginning_then_nothing_is_invented() -> None:
 @pytest.mark.parametrize("junk", ["x", "}", "\0", '{"cells": [1]}'])
 def test_file_when_something_stands_behind_it_then_all_cells_are_there_and_it_is_told(junk: str) -> None:
     _, cells, problems = from_json(written() + junk)
-    assert [(one.cell, one.runs) for one in cells] == whole()
+    assert [(cell.cell, cell.runs) for cell in cells] == whole()
     assert len(problems) == 1
     assert "Cells found all the same: 3." in problems[0]
 
@@ -312,7 +312,7 @@ def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, v
 )  # fmt: skip
 def test_cell_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, told: str) -> None:
     _, cells, problems = from_json(edited("cells", 1, "cell", *path, to=value))
-    assert [one.cell for one in cells] == [whole()[0][0], whole()[2][0]]
+    assert [cell.cell for cell in cells] == [whole()[0][0], whole()[2][0]]
     assert len(problems) == 1
     assert problems[0].startswith("Cell 2 cannot be used and was left out: ")
     assert not problems[0].endswith("..")
@@ -330,7 +330,7 @@ def test_line_when_it_is_no_cell_then_left_out_and_told(line: Any) -> None:
 @pytest.mark.parametrize("value", [None, 3, "x", [3], {"a": 3}])
 def test_part_when_of_another_kind_then_its_cell_stays(name: str, what: str, value: Any) -> None:
     _, cells, problems = from_json(edited("cells", 1, name, to=value))
-    assert [one.cell for one in cells] == [cell for cell, _ in whole()]
+    assert [cell.cell for cell in cells] == [cell for cell, _ in whole()]
     assert len(problems) == 1
     assert "cannot be used and w" in problems[0]
 
@@ -339,7 +339,7 @@ def test_part_when_of_another_kind_then_its_cell_stays(name: str, what: str, val
 def test_number_when_it_is_none_then_only_what_holds_it_is_left_out(number: str) -> None:
     _, cells, problems = from_json(written().replace('"elapsed_s":2.0', f'"elapsed_s":{number}', 1))
     assert len(cells) >= 2
-    assert sum(len(one.runs) for one in cells) < 3
+    assert sum(len(cell.runs) for cell in cells) < 3
     assert problems
 
 
@@ -348,7 +348,7 @@ def test_text_when_it_holds_half_a_character_then_the_rest_is_there_and_it_is_to
     assert cells[1].runs[0].results[0].update.panes[0].text == "?"
     assert "unpaired surrogates" in problems[0]
     _, cells, problems = from_json(written().replace("three red squares", "\\ud800", 1))
-    assert [one.cell for one in cells] == [whole()[0][0], whole()[2][0]]
+    assert [cell.cell for cell in cells] == [whole()[0][0], whole()[2][0]]
     assert "Cell 2 cannot be used" in problems[1]
     title, cells, _ = from_json(written("TITLE").replace("TITLE", "\\ud800"))
     assert (title, len(cells)) == ("?", 3)
@@ -357,7 +357,7 @@ def test_text_when_it_holds_half_a_character_then_the_rest_is_there_and_it_is_to
 def test_cell_when_nested_without_end_then_the_cells_before_it_are_there() -> None:
     text = written().replace('"prompts":[', '"prompts":' + "[" * 100_000, 1)
     _, cells, problems = from_json(text)
-    assert [one.cell for one in cells] == [whole()[0][0]]
+    assert [cell.cell for cell in cells] == [whole()[0][0]]
     assert "damaged from line 3 on" in problems[0]
 
 
@@ -379,10 +379,10 @@ LIMITS = ShipLimits(max_bytes=10**6, max_memory=2**20, min_tokens_per_second=3.5
 
 def lab_run() -> Run:
     """All that a cell can measure."""
-    asked = CellQuestions(
+    questions = CellQuestions(
         n=2, plan=MeasurementPlan(accuracy=True, look=True, speed=True), sensitivity=True, limits=LIMITS
     )
-    return run_of(compare_cell(questions=asked), measurement=measurement(), sensitivity=sensitivity())
+    return run_of(compare_cell(questions=questions), measurement=measurement(), sensitivity=sensitivity())
 
 
 def imported(document: Any) -> tuple[WholeCell, ...]:
@@ -466,10 +466,10 @@ def test_card_when_of_a_run_that_somebody_edited_then_written_in_every_kind() ->
     edited_run = msgspec.structs.replace(
         run, variants=labels, measurement=msgspec.structs.replace(run.measurement, results=results, floor=-1.0)
     )
-    made = card_of(edited_run)
-    assert made is not None
+    card = card_of(edited_run)
+    assert card is not None
     for kind in ("html", "json", "png"):
-        assert card_page.write(kind, made)
+        assert card_page.write(kind, card)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_questions_when_out_of_bounds_then_refused(asked: dict[str, Any]) -> Non
 def test_file_when_it_has_too_many_cells_then_the_first_ones_are_taken_and_it_is_told() -> None:
     cells = [(NoteCell("n", str(number)), ()) for number in range(MAX_CELLS + 3)]
     _, taken, problems = from_json(to_json("T", cells, lambda _: None))
-    assert [one.cell for one in taken] == [cell for cell, _ in cells[:MAX_CELLS]]
+    assert [cell.cell for cell in taken] == [cell for cell, _ in cells[:MAX_CELLS]]
     assert problems == ("Only the first 500 of 503 cells were taken.",)
 
 
@@ -607,7 +607,9 @@ def test_changes_when_a_later_turn_differs_then_its_word_is_told() -> None:
 
 def test_changes_when_a_gallery_lost_its_first_image_then_each_is_compared_with_itself() -> None:
     both = compare_cell(pictures=(picture(RED), picture(BLUE)), gallery=True)
-    old = run_of(both, *(result(pane(F16, text), of=one) for text, one in zip("ab", both.pictures, strict=True)))
-    one = compare_cell(pictures=(picture(BLUE),), gallery=True)
-    after = new(result(pane(F16, "b"), of=picture(BLUE)), cell=one)
+    old = run_of(
+        both, *(result(pane(F16, text), of=picture) for text, picture in zip("ab", both.pictures, strict=True))
+    )
+    cell = compare_cell(pictures=(picture(BLUE),), gallery=True)
+    after = new(result(pane(F16, "b"), of=picture(BLUE)), cell=cell)
     assert changes(old, after).endswith("the images changed from a.png, a.png to a.png. F16 answers the same.")

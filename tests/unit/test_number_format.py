@@ -43,8 +43,8 @@ def test_speed_when_tokens_came_then_intervals_over_time(
 
 
 def test_prompt_when_this_pane_encoded_it_then_it_says_what_that_took() -> None:
-    found = metrics.of_prompt(Metrics(load_s=3.0), encoded(), cached=False, paid=True)
-    assert found == Metrics(
+    figures = metrics.of_prompt(Metrics(load_s=3.0), encoded(), cached=False, paid=True)
+    assert figures == Metrics(
         load_s=3.0, preprocess_s=0.01, encode_s=1.5, encode_cached=False, image_tokens=200, text_tokens=4,
         prompt_tokens=204, image_tiles=2,
     )  # fmt: skip
@@ -56,22 +56,22 @@ def test_prompt_when_this_pane_encoded_it_then_it_says_what_that_took() -> None:
 def test_prompt_when_the_image_was_there_then_no_encode_time_is_told(
     cached: bool, paid: bool, preprocess_s: float | None
 ) -> None:
-    found = metrics.of_prompt(Metrics(), encoded(), cached=cached, paid=paid)
-    assert (found.encode_s, found.encode_cached, found.preprocess_s) == (None, True, preprocess_s)
+    figures = metrics.of_prompt(Metrics(), encoded(), cached=cached, paid=paid)
+    assert (figures.encode_s, figures.encode_cached, figures.preprocess_s) == (None, True, preprocess_s)
 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_prompt_when_it_has_no_image_then_nothing_is_said_of_a_cache(paid: bool) -> None:
-    found = metrics.of_prompt(Metrics(), encoded(image=False), cached=False, paid=paid)
-    assert (found.encode_s, found.encode_cached) == (None, None)
-    assert (found.image_tokens, found.text_tokens, found.prompt_tokens) == (0, 4, 4)
+    figures = metrics.of_prompt(Metrics(), encoded(image=False), cached=False, paid=paid)
+    assert (figures.encode_s, figures.encode_cached) == (None, None)
+    assert (figures.image_tokens, figures.text_tokens, figures.prompt_tokens) == (0, 4, 4)
 
 
 def test_generation_when_done_then_first_token_counts_from_the_image_on() -> None:
-    found = metrics.of_generation(Metrics(load_s=3.0, preprocess_s=0.01, encode_s=1.5), finished())
-    assert found.ttft_s == pytest.approx(0.25 + 0.01 + 1.5)
-    assert (found.load_s, found.prompt_s, found.decode_s, found.decode_tok_per_s) == (3.5, 0.2, 4.0, 8.0)
-    assert (found.generated_tokens, found.reused_tokens, found.short_run) == (33, 7, False)
+    figures = metrics.of_generation(Metrics(load_s=3.0, preprocess_s=0.01, encode_s=1.5), finished())
+    assert figures.ttft_s == pytest.approx(0.25 + 0.01 + 1.5)
+    assert (figures.load_s, figures.prompt_s, figures.decode_s, figures.decode_tok_per_s) == (3.5, 0.2, 4.0, 8.0)
+    assert (figures.generated_tokens, figures.reused_tokens, figures.short_run) == (33, 7, False)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_load_when_part_of_it_is_unknown_then_never_0(
 
 def test_generation_when_stopped_before_the_first_token_then_its_times_are_unknown() -> None:
     nothing = finished(0, context_s=None, prompt_s=None, first_token_s=None, decode_s=None)
-    found = metrics.of_generation(Metrics(encode_s=1.5), nothing)
-    assert (found.load_s, found.prompt_s, found.ttft_s, found.decode_s, found.decode_tok_per_s) == (None,) * 5
-    assert (found.generated_tokens, found.short_run) == (0, True)
+    figures = metrics.of_generation(Metrics(encode_s=1.5), nothing)
+    assert (figures.load_s, figures.prompt_s, figures.ttft_s, figures.decode_s, figures.decode_tok_per_s) == (None,) * 5
+    assert (figures.generated_tokens, figures.short_run) == (0, True)
 
 
 @pytest.mark.parametrize(("generated", "short"), [(15, True), (16, False)])
@@ -101,9 +101,9 @@ def test_run_when_of_few_tokens_then_flagged(generated: int, short: bool) -> Non
 def test_speed_when_its_threads_waited_for_a_processor_then_it_was_measured_beside_other_work(
     waited_s: float | None, share: float | None, beside: bool
 ) -> None:
-    found = metrics.of_generation(Metrics(), finished(waited_s=waited_s))
-    assert found.waited_share == (share if share is None else pytest.approx(share))
-    assert found.beside_others is beside
+    figures = metrics.of_generation(Metrics(), finished(waited_s=waited_s))
+    assert figures.waited_share == (share if share is None else pytest.approx(share))
+    assert figures.beside_others is beside
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it")

@@ -168,10 +168,10 @@ def test_measurement_when_old_then_its_answers_and_drifts_come_from_the_cache(
 ) -> None:
     run = measured_run(library, written)
     assert run.measurement is not None
-    asked = run.cell.questions
-    assert asked is not None
-    plan = msgspec.structs.replace(asked.plan, speed=False)  # times are never kept
-    questions = library.questions.read(asked.source)
+    cell_questions = run.cell.questions
+    assert cell_questions is not None
+    plan = msgspec.structs.replace(cell_questions.plan, speed=False)  # times are never kept
+    questions = library.questions.read(cell_questions.source)
     lab = Lab(pool, EmbeddingCache(old / "none", 2**20, written.engine), results)
     job = MeasureJob(lab, MeasureRequest(questions, run.variants, run.reference, plan, RUNTIME))
     for variant, result in zip(run.variants, run.measurement.results, strict=True):
@@ -199,7 +199,7 @@ def test_scan_when_old_then_it_is_shown_and_no_group_is_called_the_dearest(libra
     assert scanned is not None
     assert scanned.built is not None
     assert len(scanned.sensed) == 15
-    priced = [one for one in scanned.sensed if scan_results.price(one)]
+    priced = [group for group in scanned.sensed if scan_results.price(group)]
     assert scan_results.dearest(scanned.sensed) == scan_results.ranked(priced)
     assert "cannot tell which of" in sensitivity_view.html(scanned)
     assert "nats a token on the questions kept aside" in scan_results.sentence(scanned.built)

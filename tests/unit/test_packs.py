@@ -49,15 +49,15 @@ def pack(n_vocabulary: int = 600) -> Pack:
 @pytest.mark.parametrize("mass", [1e-1, 1e-2, 1e-4])
 def test_kept_when_cut_then_the_rest_is_within_the_mass_and_nothing_is_lost(mass: float) -> None:
     rows = log_probabilities(20)
-    kept = packs.kept(rows, mass)
-    ends = numpy.cumsum(kept.counts)
-    for k, (end, count) in enumerate(zip(ends, kept.counts, strict=True)):
-        ids = kept.ids[end - count : end]
-        probabilities = numpy.exp(kept.log_probabilities[end - count : end].astype(float))
+    distributions = packs.kept(rows, mass)
+    ends = numpy.cumsum(distributions.counts)
+    for k, (end, count) in enumerate(zip(ends, distributions.counts, strict=True)):
+        ids = distributions.ids[end - count : end]
+        probabilities = numpy.exp(distributions.log_probabilities[end - count : end].astype(float))
         assert len(set(ids.tolist())) == count
         assert ids[0] == rows[k].argmax()
-        assert numpy.exp(kept.rest[k]) <= mass + 1e-6
-        assert probabilities.sum() + numpy.exp(kept.rest[k]) == pytest.approx(1, abs=1e-5)
+        assert numpy.exp(distributions.rest[k]) <= mass + 1e-6
+        assert probabilities.sum() + numpy.exp(distributions.rest[k]) == pytest.approx(1, abs=1e-5)
         assert probabilities[:-1].sum() < 1 - mass or count == 5  # not one token more than is needed
 
 
@@ -66,9 +66,9 @@ def test_kept_when_the_distribution_is_flat_or_certain_then_bounded_both_ways() 
     assert packs.kept(flat, 1e-6).counts.tolist() == [4096]
     certain = numpy.full((1, 600), -200.0, numpy.float32)
     certain[0, 7] = 0.0
-    kept = packs.kept(certain, 1e-2)
-    assert kept.counts.tolist() == [5]
-    assert kept.ids[0] == 7
+    distributions = packs.kept(certain, 1e-2)
+    assert distributions.counts.tolist() == [5]
+    assert distributions.ids[0] == 7
     small = packs.kept(log_probabilities(1, 4), 1e-2)
     assert (small.counts.tolist(), small.rest.tolist()) == ([4], [-numpy.inf])
 
@@ -78,8 +78,8 @@ def test_pack_when_written_and_read_then_the_same(tmp_path: Path) -> None:
     packs.write(path, written)
     opened = packs.read(path)
     assert opened.record == written.record
-    for one, other in zip(opened.distributions, written.distributions, strict=True):
-        assert all(numpy.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
+    for distributions, other in zip(opened.distributions, written.distributions, strict=True):
+        assert all(numpy.array_equal(distributions.arrays[name], other.arrays[name]) for name in distributions.arrays)
     assert len(opened.digest) == 64
     assert opened.record.reference.label == "F16 (pack)"
     assert opened.record.reference.model.vocabulary_sha256 == "v" * 64
@@ -88,8 +88,8 @@ def test_pack_when_written_and_read_then_the_same(tmp_path: Path) -> None:
 
 def test_pack_when_a_form_and_a_reasoning_budget_were_given_then_it_keeps_them(tmp_path: Path) -> None:
     form = PromptForm("Be brief.", {"enable_thinking": False}, ImagePlace.BEHIND, "chatml")
-    given = msgspec.structs.replace(pack().record, form=form, reasoning_tokens=0, max_tokens=5)
-    packs.write(tmp_path / "a.safetensors", Pack(given, pack().distributions))
+    pack_record = msgspec.structs.replace(pack().record, form=form, reasoning_tokens=0, max_tokens=5)
+    packs.write(tmp_path / "a.safetensors", Pack(pack_record, pack().distributions))
     record = packs.read(tmp_path / "a.safetensors").record
     assert record.form == form
     plan = record.limits(MeasurementPlan(accuracy=True))

@@ -166,9 +166,9 @@ def test_vocabulary_when_ids_mean_other_texts_then_the_first_is_named(
 def blocks(*pictures: numpy.ndarray) -> dict[str, numpy.ndarray]:
     """As Qwen2VLImageProcessor flattens them: patches of 14, blocks of 2 x 2, two frames."""
     rows, grids = [], []
-    for one in pictures:
-        high, wide = one.shape[1] // 14, one.shape[2] // 14
-        frames = numpy.stack([one, one]).reshape(1, 2, 3, high // 2, 2, 14, wide // 2, 2, 14)
+    for array in pictures:
+        high, wide = array.shape[1] // 14, array.shape[2] // 14
+        frames = numpy.stack([array, array]).reshape(1, 2, 3, high // 2, 2, 14, wide // 2, 2, 14)
         rows.append(frames.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(high * wide, -1))
         grids.append((1, high, wide))
     return {"pixel_values": numpy.concatenate(rows), "image_grid_thw": numpy.array(grids)}
@@ -190,8 +190,8 @@ def test_blocks_when_read_and_written_then_the_same_pictures() -> None:
 
 
 def test_rows_when_read_and_written_then_the_same_pictures() -> None:
-    one = picture(32, 48)
-    rows = one.reshape(3, 2, 16, 3, 16).transpose(1, 3, 2, 4, 0).reshape(1, 6, -1)
+    array = picture(32, 48)
+    rows = array.reshape(3, 2, 16, 3, 16).transpose(1, 3, 2, 4, 0).reshape(1, 6, -1)
     inputs = {
         "pixel_values": numpy.pad(rows, ((0, 0), (0, 4), (0, 0))),
         "spatial_shapes": numpy.array([[2, 3]]),
@@ -199,35 +199,35 @@ def test_rows_when_read_and_written_then_the_same_pictures() -> None:
     }
     read = pixel_layout.pictures_of(inputs, 16, None)
     assert read is not None
-    numpy.testing.assert_array_equal(read[0], one)
-    written = pixel_layout.with_pictures(inputs, [one], 16, None)
+    numpy.testing.assert_array_equal(read[0], array)
+    written = pixel_layout.with_pictures(inputs, [array], 16, None)
     assert written is not None
     numpy.testing.assert_array_equal(written["pixel_values"], inputs["pixel_values"])
     assert written["pixel_attention_mask"].sum() == 6
 
 
 def test_patches_when_read_and_written_then_the_same_pictures() -> None:
-    one = picture(28, 42)
-    values = one.reshape(3, 2, 14, 3, 14).transpose(1, 3, 0, 2, 4).reshape(6, 3, 14, 14)
+    array = picture(28, 42)
+    values = array.reshape(3, 2, 14, 3, 14).transpose(1, 3, 0, 2, 4).reshape(6, 3, 14, 14)
     inputs = {"pixel_values": values, "image_grid_thw": numpy.array([[1, 2, 3]])}
     read = pixel_layout.pictures_of(inputs, 14, 2)
     assert read is not None
-    numpy.testing.assert_array_equal(read[0], one)
-    written = pixel_layout.with_pictures(inputs, [one], 14, 2)
+    numpy.testing.assert_array_equal(read[0], array)
+    written = pixel_layout.with_pictures(inputs, [array], 14, 2)
     assert written is not None
     numpy.testing.assert_array_equal(written["pixel_values"], values)
     assert pixel_layout.with_pictures(inputs, [picture(20, 28)], 14, 2) is None
 
 
 def test_whole_images_when_padded_then_their_sizes_cut_them() -> None:
-    one = picture(20, 30)
+    array = picture(20, 30)
     inputs = {
-        "pixel_values": numpy.pad(one[None], ((0, 0), (0, 0), (0, 4), (0, 2))),
+        "pixel_values": numpy.pad(array[None], ((0, 0), (0, 0), (0, 4), (0, 2))),
         "image_sizes": numpy.array([[20, 30]]),
     }
     read = pixel_layout.pictures_of(inputs, 14, None)
     assert read is not None
-    numpy.testing.assert_array_equal(read[0], one)
+    numpy.testing.assert_array_equal(read[0], array)
     other = picture(10, 40)
     written = pixel_layout.with_pictures(inputs, [other], 14, None)
     assert written is not None

@@ -40,20 +40,20 @@ def test_rows_when_replaced_then_each_tile_gets_its_own() -> None:
 
 
 def test_prompt_when_of_the_originals_tokens_then_runs_of_its_image_become_images() -> None:
-    made = parity_prompts.of_tokens(PAIR, [1, 0, 0, 8, 0, 3, 4], [1, 2, 4], rows(3), None)
-    assert made is not None
-    assert parity_prompts.frame_of(made) == [1, SLOT, SLOT, 8, SLOT, 3, 4]
-    numpy.testing.assert_array_equal(parity_prompts.rows_of(made), rows(3))
-    assert [chunk.n_pos for chunk in parity_prompts.images_of(made)] == [2, 1]
+    prompt = parity_prompts.of_tokens(PAIR, [1, 0, 0, 8, 0, 3, 4], [1, 2, 4], rows(3), None)
+    assert prompt is not None
+    assert parity_prompts.frame_of(prompt) == [1, SLOT, SLOT, 8, SLOT, 3, 4]
+    numpy.testing.assert_array_equal(parity_prompts.rows_of(prompt), rows(3))
+    assert [chunk.n_pos for chunk in parity_prompts.images_of(prompt)] == [2, 1]
     assert parity_prompts.of_tokens(PAIR, [1, 0], [1], numpy.zeros((1, WIDTH + 1)), None) is None
 
 
 def test_prompt_when_it_has_m_rope_then_its_positions_are_the_originals() -> None:
     pair = prompt(TextChunk((1,)), image(1, positions=[[1], [1], [1], [0]]), TextChunk((3,)))
     axes = numpy.array([[2, 2, 2, 2, 2, 2], [2, 2, 2, 3, 3, 3], [2, 3, 4, 2, 3, 4]])
-    made = parity_prompts.of_tokens(pair, [1, 1, 0, 0, 0, 0, 0, 0, 3], [2, 3, 4, 5, 6, 7], rows(6), axes)
-    assert made is not None
-    (chunk,) = parity_prompts.images_of(made)
+    encoded = parity_prompts.of_tokens(pair, [1, 1, 0, 0, 0, 0, 0, 0, 3], [2, 3, 4, 5, 6, 7], rows(6), axes)
+    assert encoded is not None
+    (chunk,) = parity_prompts.images_of(encoded)
     assert chunk.n_pos == 3  # the longer side, not the 6 tokens
     assert numpy.frombuffer(chunk.positions, numpy.int32).reshape(4, 6).tolist() == [*axes.tolist(), [0] * 6]
     assert parity_prompts.of_tokens(pair, [1, 0, 3], [1], rows(1), None) is None

@@ -37,9 +37,9 @@ def file(name: str, repo: str = "org/Some-VL-GGUF") -> CachedFile:
     ids=["nothing", "no projector", "no model", "a pair", "not ticked", "another repository's projector", "two"],
 )
 def test_preset_when_files_are_in_the_cache_then(cached: list[CachedFile], expected: list[str]) -> None:
-    found = list(preloaded([PRESET], cached))
-    assert [one.model.name for one in found] == expected
-    assert {one.projector for one in found} <= {Path("/cache/org/Some-VL-GGUF/mmproj-Some-VL-F16.gguf")}
+    pairs = list(preloaded([PRESET], cached))
+    assert [pair.model.name for pair in pairs] == expected
+    assert {pair.projector for pair in pairs} <= {Path("/cache/org/Some-VL-GGUF/mmproj-Some-VL-F16.gguf")}
 
 
 def test_preset_when_it_is_the_embedded_one_then_it_is_not_looked_for() -> None:

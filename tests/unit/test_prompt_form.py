@@ -67,24 +67,24 @@ def test_options_when_invalid_then_refused() -> None:
 
 
 def test_measurement_when_it_has_a_form_then_the_page_the_json_and_the_card_show_it() -> None:
-    found = msgspec.structs.replace(measurement(), form=OFF)
-    again = msgspec.json.decode(msgspec.json.encode(found), type=Measurement)
+    measured = msgspec.structs.replace(measurement(), form=OFF)
+    again = msgspec.json.decode(msgspec.json.encode(measured), type=Measurement)
     assert again.form == OFF
-    assert json.loads(json.dumps(json_documents.of_news(found)))["form"]["system"] == "Be brief."
-    html = str(measurement_view.html(found, (F16, Q2), F16.id, lambda name: None))
+    assert json.loads(json.dumps(json_documents.of_news(measured)))["form"]["system"] == "Be brief."
+    html = str(measurement_view.html(measured, (F16, Q2), F16.id, lambda name: None))
     assert "asked with system message" in html
-    card = card_of(run_of(compare_cell(questions=CellQuestions()), measurement=found))
+    card = card_of(run_of(compare_cell(questions=CellQuestions()), measurement=measured))
     assert card is not None
     assert card.settings.endswith(WORDS)
     words = shlex.split(card.command)
     options = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
-    given = QuestionOptions(
+    question_options = QuestionOptions(
         system=options["system"],
         template_variables=options["template-variables"],
         image_place=ImagePlace(options["image-place"]),
         chat_template=options["chat-template"],
     )
-    assert given.form == OFF
+    assert question_options.form == OFF
 
 
 def test_measurement_when_an_older_version_made_it_then_no_form_is_shown() -> None:

@@ -87,18 +87,18 @@ def test_groups_when_named_then_by_what_they_do_and_by_their_part_of_the_depth()
 def test_half_when_made_then_the_first_pattern_wins_and_the_rest_stays() -> None:
     groups = recipes.groups_of(llama(4), 2, half=Half.MODEL)
     types = {"ffn_up 1/2": "q4_K", "ffn_up 2/2": "q8_0", "token_embd": "q6_K"}
-    made = recipes.file_recipe(groups, types, "bf16")
-    assert made is not None
-    assert made.tensor_types[-1] == TensorType(".*", "bf16")
+    recipe = recipes.file_recipe(groups, types, "bf16")
+    assert recipe is not None
+    assert recipe.tensor_types[-1] == TensorType(".*", "bf16")
 
     def kind(name: str) -> str:
-        return next(one.kind for one in made.tensor_types if re.search(one.pattern, name))
+        return next(tensor_type.kind for tensor_type in recipe.tensor_types if re.search(tensor_type.pattern, name))
 
     assert [kind(f"blk.{n}.ffn_up.weight") for n in range(4)] == ["q4_K", "q4_K", "q8_0", "q8_0"]
     assert [kind(name) for name in ("token_embd.weight", "blk.0.ffn_down.weight", "output.weight")] == [
         "q6_K", "bf16", "bf16",
     ]  # fmt: skip
-    assert made.quantization == "Q6_K"  # the type that most bytes get
+    assert recipe.quantization == "Q6_K"  # the type that most bytes get
     assert recipes.file_recipe(groups, {}, "f16") is None
     assert recipes.file_recipe(groups, {"of another model": "q8_0"}, "f16") is None
 
@@ -109,15 +109,15 @@ def test_half_when_made_then_the_first_pattern_wins_and_the_rest_stays() -> None
 )
 def test_ftype_when_of_a_type_then_one_that_llama_cpp_has_and_that_quantizes(kind: str, ftype: str) -> None:
     groups = recipes.groups_of(llama(1), 1, half=Half.MODEL)
-    made = recipes.file_recipe(groups, {"output": kind}, "f32")
-    assert made is not None
-    assert made.quantization == ftype
+    recipe = recipes.file_recipe(groups, {"output": kind}, "f32")
+    assert recipe is not None
+    assert recipe.quantization == ftype
 
 
 def test_recipe_when_for_a_model_of_another_depth_then_its_parts_go_along(tmp_path: Path) -> None:
     recipe = Recipe("r", "fam", 2, model={"ffn_up 1/2": "q4_K"}, projector={"mm": "q8_0"})
     made = recipes.applied(recipe, llama(40), "f16", half=Half.MODEL)
-    (pattern, _), _ = [(one.pattern, one.kind) for one in made.tensor_types]
+    (pattern, _), _ = [(tensor_type.pattern, tensor_type.kind) for tensor_type in made.tensor_types]
     assert [n for n in range(40) if re.search(pattern, f"blk.{n}.ffn_up.weight")] == list(range(20))
     assert recipes.applied(recipe, QWEN, "f16", half=Half.PROJECTOR).tensor_types[0].pattern == r"^mm\..*weight$"
     with pytest.raises(BadInput, match=r"no tensors ffn_up 1/2 of the recipe 'r'\. It has: v\.attn_qkv 1/2, v\.attn"):
@@ -144,7 +144,7 @@ def sensed(*groups: Sequence[tuple[int, float | None]]) -> list[GroupSensitivity
 
 def priced(scan: Sequence[GroupSensitivity], whole: int, found: Allocation) -> tuple[int, float]:
     """Bytes and KL of what was chosen, from the measurements."""
-    rungs = {one.group: {rung.kind: rung for rung in one.rungs} for one in scan}
+    rungs = {group.group: {rung.kind: rung for rung in group.rungs} for group in scan}
     chosen = [rungs[group][kind] for group, kind in found.types]
     assert all(rung.kl is not None for rung in chosen)
     return whole - sum(rung.saved for rung in chosen), math.fsum(rung.kl or 0.0 for rung in chosen)
@@ -152,7 +152,9 @@ def priced(scan: Sequence[GroupSensitivity], whole: int, found: Allocation) -> t
 
 def every(scan: Sequence[GroupSensitivity], whole: int) -> list[tuple[int, float]]:
     """Bytes and KL of all that could be chosen."""
-    options = [[(0, 0.0), *((r.saved, r.kl) for r in one.rungs if r.kl is not None and r.saved > 0)] for one in scan]
+    options = [
+        [(0, 0.0), *((r.saved, r.kl) for r in group.rungs if r.kl is not None and r.saved > 0)] for group in scan
+    ]
     return [
         (whole - sum(saved for saved, _ in choice), math.fsum(kl for _, kl in choice))
         for choice in itertools.product(*options)
@@ -177,13 +179,13 @@ def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl
         with pytest.raises(BadInput, match=r"come down to .* MB at best, not to"):
             recipe_search.allocate(scan, WHOLE, max_bytes=limit)
         return
-    found = recipe_search.allocate(scan, WHOLE, max_bytes=limit)
-    assert (found.bytes, pytest.approx(found.kl)) == priced(scan, WHOLE, found)
-    assert found.bytes <= limit
-    assert found.kl <= min(kl for size, kl in choices if size <= found.bytes) + 1e-9
+    allocation = recipe_search.allocate(scan, WHOLE, max_bytes=limit)
+    assert (allocation.bytes, pytest.approx(allocation.kl)) == priced(scan, WHOLE, allocation)
+    assert allocation.bytes <= limit
+    assert allocation.kl <= min(kl for size, kl in choices if size <= allocation.bytes) + 1e-9
     # Lagrange's bound for what is cut off: at a budget on the hull, it is exact against all that fits.
-    exact = recipe_search.allocate(scan, WHOLE, max_bytes=found.bytes)
-    assert exact == found
+    exact = recipe_search.allocate(scan, WHOLE, max_bytes=allocation.bytes)
+    assert exact == allocation
 
 
 @settings(max_examples=60)
@@ -191,19 +193,21 @@ def test_allocation_when_by_size_then_nothing_that_is_no_larger_has_a_smaller_kl
 def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
     scan: list[GroupSensitivity], limit: float
 ) -> None:
-    found = recipe_search.allocate(scan, WHOLE, max_kl=limit)
-    assert (found.bytes, pytest.approx(found.kl)) == priced(scan, WHOLE, found)
-    assert found.kl <= limit
+    allocation = recipe_search.allocate(scan, WHOLE, max_kl=limit)
+    assert (allocation.bytes, pytest.approx(allocation.kl)) == priced(scan, WHOLE, allocation)
+    assert allocation.kl <= limit
     # A group that has nothing takes its cheapest point for a byte, if that fits.
-    taken = {group for group, _ in found.types}
-    for one in scan:
-        points = [(rung.kl / rung.saved, rung.kl) for rung in one.rungs if rung.kl is not None and rung.saved > 0]
-        if points and one.group not in taken:
-            assert found.kl + min(points)[1] > limit - 1e-9
-    both = recipe_search.allocate(scan, WHOLE, max_bytes=found.bytes, max_kl=limit)
-    assert both.bytes == found.bytes
+    taken = {group for group, _ in allocation.types}
+    for sensitivity in scan:
+        points = [
+            (rung.kl / rung.saved, rung.kl) for rung in sensitivity.rungs if rung.kl is not None and rung.saved > 0
+        ]
+        if points and sensitivity.group not in taken:
+            assert allocation.kl + min(points)[1] > limit - 1e-9
+    both = recipe_search.allocate(scan, WHOLE, max_bytes=allocation.bytes, max_kl=limit)
+    assert both.bytes == allocation.bytes
     assert both.kl <= limit
-    if found.bytes < WHOLE:
+    if allocation.bytes < WHOLE:
         with pytest.raises(BadInput, match="and a KL of 0 the files come down to"):
             recipe_search.allocate([s for s in scan if all(r.kl != 0 for r in s.rungs)], WHOLE, max_bytes=0, max_kl=0.0)
 
@@ -226,14 +230,18 @@ def test_allocation_when_by_kl_then_within_it_and_no_step_that_fits_is_left(
 def test_allocation_when_worked_out_by_hand_then_the_same(
     groups: list[list[tuple[int, float | None]]], limit: int, chosen: dict[str, str], size: int, kl: float
 ) -> None:
-    found = recipe_search.allocate(sensed(*groups), WHOLE, max_bytes=limit)
-    assert ({group.name: kind for group, kind in found.types}, found.bytes, found.kl) == (chosen, size, kl)
+    allocation = recipe_search.allocate(sensed(*groups), WHOLE, max_bytes=limit)
+    assert ({group.name: kind for group, kind in allocation.types}, allocation.bytes, allocation.kl) == (
+        chosen,
+        size,
+        kl,
+    )
 
 
 def test_allocation_when_a_step_costs_too_much_then_the_others_are_taken_without_it() -> None:
     scan = sensed([(1000, 5.0), (1500, 6.0)], [(10, 1.0)], [(5, 0.75)])
-    found = recipe_search.allocate(scan, WHOLE, max_kl=2.0)
-    assert [(group.name, kind) for group, kind in found.types] == [("g1", "k0"), ("g2", "k0")]
+    allocation = recipe_search.allocate(scan, WHOLE, max_kl=2.0)
+    assert [(group.name, kind) for group, kind in allocation.types] == [("g1", "k0"), ("g2", "k0")]
 
 
 def test_budget_when_it_cannot_be_had_then_told_what_can() -> None:
@@ -302,7 +310,7 @@ def test_slug_when_the_types_change_then_another_one_and_else_the_same() -> None
         msgspec.structs.replace(recipe, depth=2),
         msgspec.structs.replace(recipe, calibrated=True),
     ]
-    assert len({recipes.slug(one) for one in (recipe, *others)}) == 6
+    assert len({recipes.slug(other_recipe) for other_recipe in (recipe, *others)}) == 6
     same = msgspec.structs.replace(recipe, name="x", note="y", model={"ffn_down": "q8_0", "ffn_up": "q4_K"})
     assert recipes.slug(same) == recipes.slug(recipe)
     assert re.fullmatch(r"recipe-[0-9a-f]{8}", recipes.slug(recipe))

@@ -24,39 +24,41 @@ from testkit.ship_cards import ASKED, LADDER, VARIANTS, N, result
 
 
 def test_document_when_written_and_read_then_the_same_and_valid_by_the_schema(tmp_path: Path) -> None:
-    made = document(uploader=" Anna  B ", form=PromptForm(system="Be brief."), runtime=Runtime(image_max_tokens=256))
-    result_documents.write(tmp_path / "a.json", made)
-    assert result_documents.read(tmp_path / "a.json") == made
+    result_document = document(
+        uploader=" Anna  B ", form=PromptForm(system="Be brief."), runtime=Runtime(image_max_tokens=256)
+    )
+    result_documents.write(tmp_path / "a.json", result_document)
+    assert result_documents.read(tmp_path / "a.json") == result_document
     plain = json.loads((tmp_path / "a.json").read_text())
     jsonschema.Draft202012Validator(result_documents.schema()).validate(plain)
     assert plain["uploader"] == "Anna B"
     assert (plain["settings"]["system"], plain["settings"]["image_max_tokens"]) == ("Be brief.", 256)
     assert plain["settings"]["kv_type_k"] == "f16"
-    assert made.reference_variant.label == "F16"
-    assert made.reference.original_kl is None
-    q2 = made.variants[-1]
+    assert result_document.reference_variant.label == "F16"
+    assert result_document.reference.original_kl is None
+    q2 = result_document.variants[-1]
     assert (q2.drift.changed.answers, q2.drift.changed.of, q2.drift.verdict) == (60, N, "changes answers")  # type: ignore[union-attr]
-    assert made.reference_variant.drift is None
+    assert result_document.reference_variant.drift is None
     assert "/home/me" not in json.dumps(plain)
     assert ASKED[0].question not in json.dumps(plain)
 
 
 def test_document_when_an_older_version_measured_it_then_none_for_what_is_unknown() -> None:
     old = Measurement(ASKED[:1], ("a",), (result("F16", speed=None, memory=None),))
-    made = result_documents.document(
+    document = result_documents.document(
         old, [VARIANTS["F16"]], VARIANTS["F16"].id, engine="e", machine="m", set_name="s", when="2025-01-01"
     )
-    settings = msgspec.to_builtins(made.settings)
+    settings = msgspec.to_builtins(document.settings)
     assert set(settings.values()) == {None}
-    variant = made.variants[0]
+    variant = document.variants[0]
     assert (variant.drift, variant.accuracy, variant.speed, variant.floor) == (None, None, None, None)
-    assert (made.uploader, made.questions.commit, variant.model.repo) == (None, None, None)
+    assert (document.uploader, document.questions.commit, variant.model.repo) == (None, None, None)
 
 
 def test_document_when_drawn_from_a_suite_or_spread_over_an_axis_then_it_says_which() -> None:
     sample = SampleRecord("chartqa", "o/n", "c" * 40, "test", 7, tuple(range(N)), 2500)
     plain, kv = VARIANTS["F16"], replace(VARIANTS["Q8"], overrides=Overrides(CacheType.Q8_0, 256))
-    made = result_documents.document(
+    document = result_documents.document(
         Measurement(ASKED, ("a",) * N, LADDER[:2], sample=sample),
         [plain, kv],
         plain.id,
@@ -65,28 +67,32 @@ def test_document_when_drawn_from_a_suite_or_spread_over_an_axis_then_it_says_wh
         set_name="",
         plan=MeasurementPlan(max_tokens=9, reasoning_tokens=3),
     )
-    questions = made.questions
+    questions = document.questions
     assert (questions.suite, questions.commit, questions.seed, questions.count) == ("chartqa", "c" * 40, 7, N)
     assert questions.sha256 == result_documents.questions_sha256(ASKED)
-    assert (made.variants[1].kv_type, made.variants[1].image_tokens) == ("q8_0", 256)
-    assert (made.settings.max_tokens, made.settings.reasoning_tokens, made.settings.kv_type_k) == (9, 3, None)
+    assert (document.variants[1].kv_type, document.variants[1].image_tokens) == ("q8_0", 256)
+    assert (document.settings.max_tokens, document.settings.reasoning_tokens, document.settings.kv_type_k) == (
+        9,
+        3,
+        None,
+    )
 
 
 def test_document_when_somebody_looked_at_the_original_then_the_distance_of_the_reference() -> None:
     looked = Parity("acme/m", "float32", "m", "p", "F16", "e", "2026", 3, 30, 0.002, 1.0, 3, 1e-7, {}, None)
     measured = Measurement(ASKED[:1], ("a",), (result("F16"),), parity=looked)
-    made = result_documents.document(
+    document = result_documents.document(
         measured, [VARIANTS["F16"]], VARIANTS["F16"].id, engine="e", machine="m", set_name="s"
     )
-    assert (made.reference.original_kl, made.reference.original) == (0.002, "acme/m")
+    assert (document.reference.original_kl, document.reference.original) == (0.002, "acme/m")
 
 
 def test_document_when_a_variant_answers_elsewhere_then_it_is_left_out_and_refused_as_the_reference() -> None:
     variants = [replace(v, endpoint="other" * (name == "Q8")) for name, v in VARIANTS.items()]
     given: dict[str, Any] = {"engine": "e", "machine": "m", "set_name": "s"}
     measured = Measurement(ASKED, ("a",) * N, LADDER)
-    made = result_documents.document(measured, variants, variants[0].id, **given)
-    assert [v.label for v in made.variants] == ["F16", "Q6", "Q4", "Q2"]
+    document = result_documents.document(measured, variants, variants[0].id, **given)
+    assert [v.label for v in document.variants] == ["F16", "Q6", "Q4", "Q2"]
     with pytest.raises(BadInput, match="The files of Q8 are not known"):
         result_documents.document(measured, variants, variants[1].id, **given)
 
@@ -139,5 +145,5 @@ def test_document_when_it_has_more_than_this_version_knows_then_the_rest_is_read
 
 
 def test_file_name_when_made_of_strange_names_then_a_plain_name() -> None:
-    made: ResultDocument = msgspec.structs.replace(document(), model="../a b/c")
-    assert result_documents.file_name(made) == "a-b-c-set-2026-01-02.results.json"
+    result_document: ResultDocument = msgspec.structs.replace(document(), model="../a b/c")
+    assert result_documents.file_name(result_document) == "a-b-c-set-2026-01-02.results.json"

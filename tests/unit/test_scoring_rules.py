@@ -148,26 +148,26 @@ def test_score_command_when_given_lines_then_one_object_a_line(tmp_path: Path) -
     ]
     path = tmp_path / "answers.jsonl"
     path.write_text("\ufeff" + "\n".join(map(json.dumps, lines)) + "\n")
-    done = CliRunner().invoke(app, ["score", "--rule", "exact", str(path)])
-    assert done.exit_code == 0
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+    result = CliRunner().invoke(app, ["score", "--rule", "exact", str(path)])
+    assert result.exit_code == 0
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
         {"score": 1.0, "scored": "Paris"},
         {"score": 0.0, "truncated": True},
         {"score": 1.0, "scored": "3"},
         {"score": None, "scored": "3"},
     ]
-    assert done.stderr == (
+    assert result.stderr == (
         "4 answers, mean score 0.6667, 1 without accepted answers, 1 cut off by the limit of tokens.\n"
     )
 
 
 def test_score_command_when_a_line_is_invalid_then_the_others_are_scored_and_the_exit_code_is_1() -> None:
     text = '{"answer": "B) two", "accepted": ["B"], "options": ["one", "two"]}\nnothing\n{"answer": 1}\n'
-    done = CliRunner().invoke(app, ["score", "--rule", "choice", "-"], input=text)
-    assert done.exit_code == 1
-    first, second, third = map(json.loads, done.stdout.splitlines())
+    result = CliRunner().invoke(app, ["score", "--rule", "choice", "-"], input=text)
+    assert result.exit_code == 1
+    first, second, third = map(json.loads, result.stdout.splitlines())
     assert first == {"score": 1.0, "scored": "B) two"}
     assert second["score"] is None
     assert "malformed" in second["error"]
     assert "`str`" in third["error"]
-    assert "2 of the lines could not be read" in done.stderr
+    assert "2 of the lines could not be read" in result.stderr

@@ -142,9 +142,9 @@ def test_environment_when_it_is_wrong_then_says_which_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(BadSettings, match=re.escape(message)) as told:
+    with pytest.raises(BadSettings, match=re.escape(message)) as error:
         Settings.read()
-    assert "geheim" not in str(told.value)
+    assert "geheim" not in str(error.value)
 
 
 def test_cuda_devices_when_none_is_to_be_seen_then_that_is_not_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

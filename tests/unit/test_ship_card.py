@@ -80,26 +80,26 @@ def label(found: ShipCard) -> str | None:
 def test_recommendation_when_under_limits_then_the_smallest_that_keeps_them(
     results: tuple[VariantResult, ...], limits: dict[str, Any], recommended: str | None, failing: dict[str, str]
 ) -> None:
-    found = card_of(*results, limits=ShipLimits(**limits))
-    assert label(found) == recommended
-    told = {row.label: "; ".join(row.failing) for row in found.rows}
+    card = card_of(*results, limits=ShipLimits(**limits))
+    assert label(card) == recommended
+    told = {row.label: "; ".join(row.failing) for row in card.rows}
     assert {name: told[name] for name in failing} == failing
     if recommended is None:
-        assert not any(reason.startswith("Not ") for reason in found.reasons)
-        nearest = min(found.rows[1:], key=lambda row: (len(row.failing), row.bytes), default=None)
-        assert nearest is None or found.reasons[0].startswith(f"None passes. Nearest: {nearest.label}, but")
+        assert not any(reason.startswith("Not ") for reason in card.reasons)
+        nearest = min(card.rows[1:], key=lambda row: (len(row.failing), row.bytes), default=None)
+        assert nearest is None or card.reasons[0].startswith(f"None passes. Nearest: {nearest.label}, but")
     else:
-        n = sum(not row.failing for row in found.rows[1:])
+        n = sum(not row.failing for row in card.rows[1:])
         size = VARIANTS[recommended].bytes
         which = "the only one that passes" if n == 1 else f"the smallest of the {n} that pass"
-        assert found.reasons[0] == (
+        assert card.reasons[0] == (
             f"{recommended} is {which}: {size / 1e6:.1f} MB, "
             f"{size / VARIANTS['F16'].bytes:.0%} of the reference pair's size."
         )
-        smaller = [row for row in found.rows if row.bytes < size]
+        smaller = [row for row in card.rows if row.bytes < size]
         assert all(row.failing for row in smaller)
         for row in smaller[:3]:
-            assert f"Not {row.label}: {'; '.join(row.failing)}." in found.reasons
+            assert f"Not {row.label}: {'; '.join(row.failing)}." in card.reasons
 
 
 def test_recommendation_when_there_are_too_few_questions_then_it_says_how_many_and_how_long() -> None:
@@ -151,8 +151,8 @@ def test_speed_when_rounds_disagree_then_no_ratio(rounds: tuple[float, float, In
 def test_pareto_when_compared_then_only_what_nothing_beats_in_everything(
     results: tuple[VariantResult, ...], beaten: str
 ) -> None:
-    found = card_of(*results)
-    assert " ".join(row.label for row in found.rows if not row.pareto) == beaten
+    card = card_of(*results)
+    assert " ".join(row.label for row in card.rows if not row.pareto) == beaten
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_limits_when_they_are_some_then_taken() -> None:
 
 
 def test_json_when_read_again_then_the_same_card() -> None:
-    found = card_of(*LADDER, limits=ShipLimits(max_bytes=10**7, min_tokens_per_second=3.5))
-    assert msgspec.json.decode(page.write("json", found), type=ShipCard) == found
-    assert [file.name for file in found.files] == [
+    card = card_of(*LADDER, limits=ShipLimits(max_bytes=10**7, min_tokens_per_second=3.5))
+    assert msgspec.json.decode(page.write("json", card), type=ShipCard) == card
+    assert [file.name for file in card.files] == [
         "F16.gguf", "mmproj-F16.gguf", "Q8.gguf", "Q6.gguf", "Q4.gguf", "Q2.gguf",
     ]  # fmt: skip  # no folders of this machine
-    assert found.measured == "2026-01-02T03:04:05+01:00"
+    assert card.measured == "2026-01-02T03:04:05+01:00"
 
 
 @pytest.mark.thorough
@@ -213,14 +213,14 @@ def test_png_when_written_then_a_picture_that_is_not_empty(found: ShipCard) -> N
 @pytest.mark.parametrize("name", [MARKUP, "W" * 100_000, "ü→★漢字\u202e", ""])
 def test_label_when_it_holds_anything_then_shown_as_text(name: str) -> None:
     variants = [replace(v, label=name) if v.label == "Q4" else v for v in VARIANTS.values()]
-    found = card_of(*LADDER, variants=variants, command=name, set_name=name, engine=name, machine=name, settings=name)
-    html = page.write("html", found).decode()
+    card = card_of(*LADDER, variants=variants, command=name, set_name=name, engine=name, machine=name, settings=name)
+    html = page.write("html", card).decode()
     assert "<script" not in html
     assert "<b>" not in html
     if name == MARKUP:
         assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
-    assert page.write("png", found).startswith(b"\x89PNG")
-    assert msgspec.json.decode(page.write("json", found), type=ShipCard) == found
+    assert page.write("png", card).startswith(b"\x89PNG")
+    assert msgspec.json.decode(page.write("json", card), type=ShipCard) == card
 
 
 def test_variant_when_it_could_not_be_measured_then_in_the_table_and_nowhere_in_the_plot() -> None:
@@ -259,8 +259,8 @@ def test_machine_when_a_measurement_was_spread_then_the_card_names_the_places_an
 ) -> None:
     measured = Measurement(ASKED, (), LADDER, places=places, speeds_at=speeds_at)
     given = {"engine": "llama 1", "machine": "2 cores", "set_name": "", "settings": "", "command": ""}
-    made = ship.card(measured, tuple(VARIANTS.values()), VARIANTS["F16"].id, ShipLimits(), **given)
-    assert made.machine == words
+    card = ship.card(measured, tuple(VARIANTS.values()), VARIANTS["F16"].id, ShipLimits(), **given)
+    assert card.machine == words
 
 
 @pytest.mark.parametrize("kind", ["", "pdf", "HTML", "../x", "x" * 1000])

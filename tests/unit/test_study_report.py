@@ -53,7 +53,7 @@ BASE = PAIRS[0].id
 
 def measured(suite: str, n: int, wrong: int) -> Measurement:
     """The last pair has so many answers wrong that the reference has right; their KL is 0.5, all other 0.001."""
-    asked = tuple(Question(f"{suite}-{k}.png", "What?", ("a",)) for k in range(n))
+    questions = tuple(Question(f"{suite}-{k}.png", "What?", ("a",)) for k in range(n))
     items = {}
     for pair in PAIRS:
         errs = wrong if pair is PAIRS[-1] else 0
@@ -67,9 +67,9 @@ def measured(suite: str, n: int, wrong: int) -> Measurement:
             for k in range(n)
         ]
     results = tuple(
-        variant_result(pair.id, items[pair.id], None if pair.id == BASE else items[BASE], asked) for pair in PAIRS
+        variant_result(pair.id, items[pair.id], None if pair.id == BASE else items[BASE], questions) for pair in PAIRS
     )
-    return Measurement(asked, ("a",) * n, results, floor=1e-6, floors={"other batches": 1e-6}, elapsed_s=10.0)
+    return Measurement(questions, ("a",) * n, results, floor=1e-6, floors={"other batches": 1e-6}, elapsed_s=10.0)
 
 
 def step(what: str, suite: str, measurement: Measurement) -> FinishedStep:
@@ -187,14 +187,14 @@ def test_results_when_written_then_each_is_a_valid_document_with_the_speed(resul
 def test_measurement_when_kept_then_it_is_found_by_all_that_it_follows_from(
     result: StudyResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, kept = StepStore(tmp_path / "steps"), result.finished[0]
-    assert not store.has(kept.key)
-    store.write(kept)
-    assert store.read(kept.key) == kept
-    assert not store.has(kept.key[:-1] + "0")  # another key whose file has the same name
+    store, step = StepStore(tmp_path / "steps"), result.finished[0]
+    assert not store.has(step.key)
+    store.write(step)
+    assert store.read(step.key) == step
+    assert not store.has(step.key[:-1] + "0")  # another key whose file has the same name
     (path,) = (tmp_path / "steps").iterdir()
     path.write_bytes(path.read_bytes()[:-10])
-    assert store.read(kept.key) is None
+    assert store.read(step.key) is None
     assert "is measured again" in caplog.text
 
 

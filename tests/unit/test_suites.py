@@ -107,22 +107,22 @@ def test_suites_when_read_then_the_sets_of_the_field_are_there() -> None:
 def test_row_when_it_becomes_a_question_then_it_is_put_as_lmms_eval_puts_it(
     suite: str, row: dict[str, Any], prompt: str, answers: tuple[str, ...]
 ) -> None:
-    made = question(suite, **row)
-    assert (made.question, made.answers) == (prompt, answers)
-    assert score(made, answers[0]) == 1.0
+    item = question(suite, **row)
+    assert (item.question, item.answers) == (prompt, answers)
+    assert score(item, answers[0]) == 1.0
 
 
 def test_mmmu_when_a_question_is_open_then_it_has_a_rule_of_its_own() -> None:
-    made = question("mmmu", question="How much?", options="[]", answer="8.5")
-    assert (made.rule, made.options) == (Rule.CONTAINS, ())
+    item = question("mmmu", question="How much?", options="[]", answer="8.5")
+    assert (item.rule, item.options) == (Rule.CONTAINS, ())
     assert question("mmmu", question="Which?", options="['a', 'b']", answer="A").rule is Rule.CHOICE
 
 
 def test_refcoco_when_a_box_is_in_pixels_then_an_answer_in_shares_is_right() -> None:
-    made = question("refcoco", answer=["the left man", "man in red"], bbox=[20.0, 10.0, 100.0, 50.0], draw=1)
-    assert made.question.endswith("this sentence describes: man in red")
-    assert score(made, "[0.1, 0.1, 0.6, 0.6]") == 1.0
-    assert score(made, "[0.6, 0.1, 0.9, 0.6]") == 0.0
+    item = question("refcoco", answer=["the left man", "man in red"], bbox=[20.0, 10.0, 100.0, 50.0], draw=1)
+    assert item.question.endswith("this sentence describes: man in red")
+    assert score(item, "[0.1, 0.1, 0.6, 0.6]") == 1.0
+    assert score(item, "[0.6, 0.1, 0.9, 0.6]") == 0.0
 
 
 @pytest.mark.parametrize("hidden", [None, "", [], [None]])
@@ -206,11 +206,11 @@ def test_splits_when_the_card_names_them_then_its_patterns_decide() -> None:
         {"config_name": "cn", "data_files": [{"split": "dev", "path": ["cn/dev-*"]}, {"split": "gone", "path": "x/*"}]},
         "garbage",
     ]
-    found = listing("cn/dev-0.parquet", "en/dev-0.parquet", "README.md", configs=configs)
-    assert found.splits("cn") == {"dev": ("cn/dev-0.parquet",)}
-    assert found.split("", "")[0] == "dev"
+    datasets = listing("cn/dev-0.parquet", "en/dev-0.parquet", "README.md", configs=configs)
+    assert datasets.splits("cn") == {"dev": ("cn/dev-0.parquet",)}
+    assert datasets.split("", "")[0] == "dev"
     with pytest.raises(BadInput, match=r"no configuration 'fr'. It has: en, cn"):
-        found.splits("fr")
+        datasets.splits("fr")
 
 
 @pytest.mark.parametrize(

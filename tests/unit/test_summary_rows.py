@@ -110,9 +110,9 @@ def test_ledger_when_loading_takes_long_then_the_answer_has_its_own_scale() -> N
 def test_rates_when_progress_is_known_then_tokens_per_second_of_each_step_on_one_scale() -> None:
     even = timed(decode_s=2.0, progress=((1.0, 10), (2.0, 20)))
     slowing = timed(decode_s=2.0, progress=((1.0, 40), (2.0, 50)))
-    one, other = plots.ledger([even, slowing])
-    assert (one.rates_range, other.rates_range) == ("10 to 10.0 tok/s", "10 to 40.0 tok/s")
-    assert one.rates == "M500 750L1000 750"
+    line, other = plots.ledger([even, slowing])
+    assert (line.rates_range, other.rates_range) == ("10 to 10.0 tok/s", "10 to 40.0 tok/s")
+    assert line.rates == "M500 750L1000 750"
     assert other.rates == "M500 0L1000 750"
 
 

@@ -40,11 +40,11 @@ def test_table_when_a_floor_is_small_then_the_columns_stay_and_empty_ones_do_not
 def test_recipe_when_it_does_not_win_then_it_is_not_marked_as_recommended(
     closer: tuple[int, int] | None, is_green: bool
 ) -> None:
-    found = sensitivity()
-    assert found.built is not None
+    scan = sensitivity()
+    assert scan.built is not None
     rival = UniformComparison("Q4_K_M", 600, Interval(0.02, 0.01, 0.03), closer=closer)
-    built = msgspec.structs.replace(found.built, uniform=(rival,))
-    html = str(sensitivity_view.html(msgspec.structs.replace(found, built=built)))
+    built = msgspec.structs.replace(scan.built, uniform=(rival,))
+    html = str(sensitivity_view.html(msgspec.structs.replace(scan, built=built)))
     assert html.count("vp-row-recipe") == 1
     assert ("vp-row-ship" in html) is is_green
 

@@ -76,10 +76,10 @@ def test_unseen_phrasings_when_compared_then_training_has_none_of_them() -> None
 
 def test_scenes_when_of_the_same_seed_then_the_same_to_the_last_pixel() -> None:
     for level in LEVELS:
-        one, two = (compose(random.Random("tests 1"), level) for _ in range(2))
-        assert one == two
-        assert render(one).tobytes() == render(two).tobytes()
-        asked = [questions(scene, random.Random(2), 20) for scene in (one, two)]
+        drawing, two = (compose(random.Random("tests 1"), level) for _ in range(2))
+        assert drawing == two
+        assert render(drawing).tobytes() == render(two).tobytes()
+        asked = [questions(scene, random.Random(2), 20) for scene in (drawing, two)]
         assert asked[0] == asked[1]
 
 
@@ -104,9 +104,9 @@ def test_questions_when_asked_then_each_category_comes_and_no_answer_is_empty() 
     counted: Counter[str] = Counter()
     for number in range(60):
         scene = compose(rng, LEVELS[number % 2])
-        asked = questions(scene, rng, 100)
-        counted.update(q.category for q in asked)
-        assert all(q.question.strip() and q.answer and "{" not in q.question for q in asked)
+        items = questions(scene, rng, 100)
+        counted.update(q.category for q in items)
+        assert all(q.question.strip() and q.answer and "{" not in q.question for q in items)
         for category in CATEGORIES:
             assert all("{" not in q.question for q in unseen(scene, rng, category))
     assert set(counted) == set(CATEGORIES)

@@ -169,23 +169,23 @@ def test_api_when_viewed_then_only_the_public_names_are_there(client: Client) ->
 
 
 def test_command_when_compare_json_then_the_last_document(derived: Path) -> None:
-    done = command(
+    process = command(
         derived, "compare", "--image", str(SCENE), "--prompt", WHAT, "--variants", "F16,Q2_K", "--projector", "F16",
         "--seed", "1", "--max-tokens", "64", "--temperature", "0", "--json",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    document = json.loads(process.stdout)
     assert document["done"] is True
     assert [p["first_divergence"] for p in document["panes"]] == [None, 19]
     assert set(document["panes"][0]["metrics"]) >= METRIC_KEYS
 
 
 def test_command_when_compare_then_panes_are_printed(derived: Path) -> None:
-    done = command(derived, "compare", "--image", str(SCENE), "--prompt", WHAT, "--variants", "F16,Q8_0,Q2_K")
-    assert "── F16 ── reference" in done.stdout
-    assert "── Q8_0 ── same as the reference" in done.stdout
-    assert "── Q2_K ── differs from word 14 (token 19)" in done.stdout
-    assert "tok/s" in done.stdout
+    process = command(derived, "compare", "--image", str(SCENE), "--prompt", WHAT, "--variants", "F16,Q8_0,Q2_K")
+    assert "── F16 ── reference" in process.stdout
+    assert "── Q8_0 ── same as the reference" in process.stdout
+    assert "── Q2_K ── differs from word 14 (token 19)" in process.stdout
+    assert "tok/s" in process.stdout
 
 
 def test_command_when_variants_json_then_the_list(derived: Path) -> None:
@@ -197,11 +197,11 @@ def test_command_when_variants_json_then_the_list(derived: Path) -> None:
 def test_command_when_model_and_projector_are_given_then_that_pair_runs(
     derived: Path, endless: pairs.PairFiles
 ) -> None:
-    done = command(
+    process = command(
         derived, "compare", "--image", str(SCENE), "--prompt", "x", "--model", str(endless.model),
         "--projector", str(endless.projector), "--max-tokens", "4", "--json",
     )  # fmt: skip
-    (pane,) = json.loads(done.stdout)["panes"]
+    (pane,) = json.loads(process.stdout)["panes"]
     assert pane["metrics"]["generated_tokens"] == 4
 
 
@@ -216,7 +216,7 @@ def test_command_when_model_and_projector_are_given_then_that_pair_runs(
     ],
 )
 def test_command_when_input_is_bad_then_one_line_says_what(derived: Path, arguments: list[str], message: str) -> None:
-    done = command(derived, "compare", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    process = command(derived, "compare", *arguments)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr

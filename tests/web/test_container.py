@@ -183,9 +183,9 @@ def test_health_check_when_the_app_answers_then_it_exits_accordingly(status: int
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         environment = {**os.environ, "GRADIO_SERVER_PORT": str(server.server_port)}
-        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True)
+        process = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True)
         server.shutdown()
-    assert (done.returncode == 0) is healthy
+    assert (process.returncode == 0) is healthy
 
 
 def test_files_when_pushed_to_the_hub_then_none_is_over_its_limit() -> None:
@@ -194,5 +194,5 @@ def test_files_when_pushed_to_the_hub_then_none_is_over_its_limit() -> None:
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
 def test_dockerfile_when_linted_then_nothing_is_found() -> None:
-    done = subprocess.run([str(HADOLINT), "--no-color", "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
+    process = subprocess.run([str(HADOLINT), "--no-color", "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "")

@@ -239,11 +239,11 @@ def test_logprobs_when_given_then_scores_and_invalid_ones_are_left_out(box: Endp
 
         return answer
 
-    asked = EndpointQuestion(ASKED.conversation, ASKED.images, Sampling(), n_candidates=2)
+    question = EndpointQuestion(ASKED.conversation, ASKED.images, Sampling(), n_candidates=2)
 
     def scored(answer: Answer) -> EndpointAnswer:
         box.answer = answer
-        return apart(ask, box.endpoint(), asked)
+        return apart(ask, box.endpoint(), question)
 
     answer = scored(gives(-0.5, [("dog", -1.5), ("cat", -0.5)]))
     assert box.asked[-1]["top_logprobs"] == 2

@@ -23,8 +23,8 @@ ME, OPERATOR = "me", "operator"
 BAD_NAME = '<script>alert("1")</script>&.gguf'
 
 
-def page(made: HandMade) -> InspectPage:
-    return InspectPage(made, made, lambda name: name == "operator")
+def page(machine: HandMade) -> InspectPage:
+    return InspectPage(machine, machine, lambda name: name == "operator")
 
 
 def rendered(reply: InspectReply) -> str:
@@ -39,9 +39,9 @@ def test_page_when_names_hold_markup_then_it_is_text_and_every_tag_is_closed() -
         bad, replace(bad, id="2", leases=1), worker("c", None), gpus=(gpu(name=BAD_NAME),),
         queue=(QueuedRun("me", (BAD_NAME,), 1.0, None),), alarms=(BAD_NAME,),
     )  # fmt: skip
-    made = page(HandMade((replace(now, time=NOW - 5), now)))
+    inspect_page = page(HandMade((replace(now, time=NOW - 5), now)))
     for visitor in (ME, OPERATOR):
-        html = rendered(made.look(visitor)) + str(made.page()) + memory_strip.html(now)
+        html = rendered(inspect_page.look(visitor)) + str(inspect_page.page()) + memory_strip.html(now)
         assert "script" not in Tags(html).seen
         assert "by difference" in html
 
@@ -65,8 +65,8 @@ def test_page_when_a_kind_of_model_was_measured_then_all_candidates_and_the_choi
 
 
 def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -> None:
-    made = HandMade(h100(30))
-    shown = page(made)
+    machine = HandMade(h100(30))
+    shown = page(machine)
     assert "<button" not in shown.look(ME)["handles"]
     assert shown.look(OPERATOR)["handles"].count("<button") == 10
     functions: dict[str, Callable[..., Any]] = {one.__name__: one for one in shown.functions()}
@@ -76,13 +76,13 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
         assert reply["error"] == "Only the operator may pin and unload here."
     assert functions["unload"]({"id": "SmolVLM-500M-Q8_0"}, None)["error"].startswith("Only the operator")
     assert "error" in functions["pin"]("nonsense", None)
-    assert made.pinned == []
+    assert machine.pinned == []
     assert functions["look"]({}, None)["time"] == NOW
 
 
 def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
-    made = HandMade(h100(30))
-    operating = InspectPage(made, made, lambda name: True)
+    machine = HandMade(h100(30))
+    operating = InspectPage(machine, machine, lambda name: True)
     call: dict[str, Callable[..., Any]] = {one.__name__: one for one in operating.functions()}
     before = call["look"]({}, None)
     after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)
@@ -97,18 +97,18 @@ def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_o
 
 
 def test_page_when_nothing_is_loaded_or_measured_then_it_says_so() -> None:
-    made = HandMade((report(),))
-    made_html = rendered(page(made).look(ME))
+    machine = HandMade((report(),))
+    made_html = rendered(page(machine).look(ME))
     for told in ("Nothing is loaded.", "Nobody runs or waits.", "not measured yet"):
         assert told in made_html
 
 
 def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_little() -> None:
-    made = HandMade(h100())
-    shown = page(made)
+    machine = HandMade(h100())
+    shown = page(machine)
     drawn = []
     for _ in range(5):
-        made.history = (*made.history[1:], replace(made.history[-1], time=made.history[-1].time + 1))
+        machine.history = (*machine.history[1:], replace(machine.history[-1], time=machine.history[-1].time + 1))
         started = time.process_time()
         reply = shown.look(ME)
         drawn.append(time.process_time() - started)

@@ -19,6 +19,6 @@ def test_scripts_when_node_tests_them_then_nothing_fails() -> None:
         pytest.skip("no Node here: the tests of the page's scripts (tests/js) were not run; install Node 20 or newer")
     files = sorted(str(path) for path in JS.glob("*.test.mjs"))
     assert len(files) >= 5
-    done = subprocess.run([node, "--test", *files], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "# fail 0" in done.stdout or "ℹ fail 0" in done.stdout
+    process = subprocess.run([node, "--test", *files], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stdout[-5000:] + process.stderr[-2000:]
+    assert "# fail 0" in process.stdout or "ℹ fail 0" in process.stdout

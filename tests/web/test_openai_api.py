@@ -426,8 +426,8 @@ def test_instance_when_it_asks_another_then_the_same_answer_and_a_drift_below_th
     asking = replace(parts, endpoints=Endpoints(ends))
     reference, small = asking.catalog.choose([F16, BLURRED])
     variants = (reference, *asking.endpoints.variants)
-    asked = comparison(DECODER.read(SCENE, SCENE.name), WHAT, variants, max_tokens=12)
-    update = run(asking, replace(asked, probabilities=True, n_candidates=20))
+    request = comparison(DECODER.read(SCENE, SCENE.name), WHAT, variants, max_tokens=12)
+    update = run(asking, replace(request, probabilities=True, n_candidates=20))
     ours, same, other = update.panes
     assert [pane.state for pane in update.panes] == [PaneState.DONE] * 3
     assert (same.text, same.token_ids, same.finish_reason) == (ours.text, (), ours.finish_reason)

@@ -26,7 +26,7 @@ def test_app_when_the_file_is_wrong_then_it_ends_with_2_and_no_traceback(
 ) -> None:
     config = tmp_path / "playground.toml"
     config.write_text("max_pains = 3")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
         env=os.environ | {"PLAYGROUND_CONFIG": str(config)},
@@ -34,9 +34,9 @@ def test_app_when_the_file_is_wrong_then_it_ends_with_2_and_no_traceback(
         text=True,
         timeout=60,
     )
-    assert done.returncode == 2
-    assert "Unknown key 'max_pains' in " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 2
+    assert "Unknown key 'max_pains' in " in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 # VmHWM, not ru_maxrss: that one begins with what the parent had.
@@ -56,8 +56,8 @@ def test_size_when_25_megapixels_with_alpha_then_memory_stays_below_350_mb(tmp_p
     """Decoded it is 100 MB; copies are to be made after scaling down, not before."""
     path = tmp_path / "a.png"
     PIL.Image.new("RGBA", (5000, 5000), (1, 2, 3, 128)).save(path, compress_level=1)
-    done = subprocess.run([sys.executable, "-c", _PEAK, path], cwd=ROOT, capture_output=True, text=True, check=True)
-    pixels, peak_kib = map(int, done.stdout.split())
+    process = subprocess.run([sys.executable, "-c", _PEAK, path], cwd=ROOT, capture_output=True, text=True, check=True)
+    pixels, peak_kib = map(int, process.stdout.split())
     assert pixels <= MAX_PIXELS
     assert peak_kib < 350_000
 
@@ -81,22 +81,22 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_run_when_the_app_is_killed_then_it_is_there_as_interrupted_with_its_text(tmp_path: Path) -> None:
     library = Library(tmp_path / "notebooks")
-    notebook, _, asked = filled(library)
+    notebook, _, cell = filled(library)
     folder = str(library.pictures.folder.parent)
     library.close()
-    child = subprocess.run([sys.executable, "-c", CHILD, folder, notebook.id, asked.id], check=False)
+    child = subprocess.run([sys.executable, "-c", CHILD, folder, notebook.id, cell.id], check=False)
     assert child.returncode == -signal.SIGKILL
     again = Library(tmp_path / "notebooks")
-    run = again.newest_run(notebook, asked.id)
+    run = again.newest_run(notebook, cell.id)
     assert run is not None
     assert (run.number, run.state) == (3, RunState.INTERRUPTED)
-    assert again.runs(notebook, asked.id)[-1].state is RunState.INTERRUPTED
+    assert again.runs(notebook, cell.id)[-1].state is RunState.INTERRUPTED
     assert [(p.state, p.text) for p in run.results[0].update.panes] == [
         (PaneState.DONE, "three red"),
         (PaneState.STOPPED, "thr"),
     ]
     assert run.results[0].update.done
-    assert again.begin_run(notebook.id, run_of(asked)).number == 4
+    assert again.begin_run(notebook.id, run_of(cell)).number == 4
     again.close()
 
 
@@ -111,11 +111,11 @@ sys.addaudithook(lambda event, args: seen.append((event, str(args)[:200])) if ev
 
 
 def in_a_child(code: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-B", "-c", _WATCH + code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
 def test_comparison_when_imported_then_no_process_no_thread_no_file_no_socket() -> None:

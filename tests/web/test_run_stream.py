@@ -106,8 +106,8 @@ def test_run_when_a_question_was_added_then_it_goes_on_with_that_one(lab: Lab) -
     list(lab.updates(key, cell))
     before = lab.newest(key, cell)
     assert before is not None
-    asked = lab.parts.library.cell(lab.parts.library.own(key), cell)
-    lab.parts.library.write(key, msgspec.structs.replace(asked, prompts=("What do you see?", "What colour is it?")))
+    compare = lab.parts.library.cell(lab.parts.library.own(key), cell)
+    lab.parts.library.write(key, msgspec.structs.replace(compare, prompts=("What do you see?", "What colour is it?")))
     *_, last = lab.updates(key, cell)
     after = lab.newest(key, cell)
     assert after is not None
@@ -172,9 +172,13 @@ def test_run_when_the_key_may_only_read_then_it_is_refused_and_nothing_is_kept(l
 
 def test_measurement_when_it_ends_then_the_run_holds_it(lab: Lab) -> None:
     plan = MeasurementPlan(drift=True, accuracy=False, look=False, speed=False, max_tokens=8)
-    asked = lab.asks("")
+    compare = lab.asks("")
     cell = CompareCell(
-        "c", family=asked.family, variants=VARIANTS, settings=asked.settings, questions=CellQuestions(n=2, plan=plan)
+        "c",
+        family=compare.family,
+        variants=VARIANTS,
+        settings=compare.settings,
+        questions=CellQuestions(n=2, plan=plan),
     )
     key, (id,) = lab.notebook(cell)
     *updates, last = lab.updates(key, id)
@@ -193,8 +197,8 @@ def test_measurement_when_it_ends_then_the_run_holds_it(lab: Lab) -> None:
 def test_run_stream_when_imported_then_gradio_is_not() -> None:
     code = "import sys, playground.web.run_stream, playground.web.panel_values; print('gradio' in sys.modules)"
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "False", done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert process.stdout.strip() == "False", process.stderr
 
 
 def test_measurement_when_one_of_the_person_runs_already_then_busy_and_nothing_is_kept(lab: Lab) -> None:

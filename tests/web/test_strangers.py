@@ -166,8 +166,10 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
     picture.write_bytes(SCENE.read_bytes())
     library = parts.library
     shown = library.pictures.keep(RED, "red.png")
-    asked = compare_cell(pictures=(shown,))
-    notebook = library.create("anna", "Anna's", [WholeCell(asked, (run_of(asked, ANSWERED),)), WholeCell(NoteCell(""))])
+    compare = compare_cell(pictures=(shown,))
+    notebook = library.create(
+        "anna", "Anna's", [WholeCell(compare, (run_of(compare, ANSWERED),)), WholeCell(NoteCell(""))]
+    )
     cell = notebook.cells[0]
     link = library.share(notebook.id, True).share
     before = actions.export(notebook.id, "json").text

@@ -54,9 +54,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def output(program: Path, *arguments: str, folder: Path, cache: Path) -> str:
     environment = os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}
-    done = subprocess.run([program, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run([program, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_wheel_when_built_then_it_has_every_file_of_the_package(wheel: Path) -> None:
