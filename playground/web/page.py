@@ -45,8 +45,8 @@ _HEAD = """<a class="vp-skip" href="#{content}">Skip to the content</a>\
 <a href="./inspect"{inspect}>Inspect</a></nav></div>"""
 _CURRENT = ' aria-current="page"'
 
-_OPENING = """<div id="vp-notebook" tabindex="-1"><p class="vp-empty">Opening the notebook. The first start makes \
-the quantized variants, which takes some seconds.</p></div>"""
+_WAIT = "Opening the notebook. The first start makes the quantized variants, which takes some seconds."
+_OPENING = f'<div id="vp-notebook" tabindex="-1"><p class="vp-empty">{_WAIT}</p></div>'
 
 # Hands a cell that a panel has changed to the notebook's script.
 _CHANGED = """watch('value', () => props.value && document.dispatchEvent(
@@ -56,9 +56,18 @@ _CHANGED = """watch('value', () => props.value && document.dispatchEvent(
 _ANSWERED = '() => document.dispatchEvent(new CustomEvent("vp-answered", {{detail: "{event}"}}))'
 
 
-def head() -> str:
-    # The pages have links of their own. gr.Navbar(visible=False) has no effect (6.31), and our CSS does not reach it.
-    return f"<style>.nav-holder {{ display:none !important }}</style>{assets.preload()}"
+# The module that each page starts with, by its path.
+SCRIPTS = {"": "notebook/main.js", "models": "models.js", "results": "results.js", "inspect": "inspect.js"}
+
+
+def early_bodies() -> dict[str, str]:
+    """What is painted before the page is there, by the page's path."""
+    words = {"": f"<p>{_WAIT}</p>"}
+    return {
+        path: f"<header>{_heading(path or 'notebook', 'vp-early')}</header>"
+        f'<main aria-busy="true">{words.get(path, "")}<div></div><div></div></main>'
+        for path in SCRIPTS
+    }
 
 
 def theme() -> gr.themes.Base:
@@ -109,7 +118,7 @@ def build(
 
     with gr.Blocks(title="VLM Quant Playground", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         with gr.Row(elem_id="vp-top"):
-            _top("notebook", "vp-notebook")
+            gr.HTML(_heading("notebook", "vp-notebook"), apply_default_css=False)
             gr.HTML(memory_strip.html(parts.pool.memory()), apply_default_css=False, elem_id="vp-strip")
             if parts.settings.login is Login.HUGGINGFACE:  # brings the routes of the login, too
                 gr.LoginButton(size="sm", scale=0)
@@ -172,16 +181,16 @@ def build(
     return blocks
 
 
-def _top(current: str, content: str) -> None:
+def _heading(current: str, content: str) -> str:
     """`content`: the id of the element that a keyboard goes to past everything above it."""
     marks = {name: _CURRENT if name == current else "" for name in ("notebook", "models", "results", "inspect")}
-    gr.HTML(_HEAD.format(content=content, **marks), apply_default_css=False)
+    return _HEAD.format(content=content, **marks)
 
 
 def _region_page(name: str, content: str, functions: list[Callable[[Any], dict[str, Any]]], element: str) -> None:
     """A page that its script fills region by region."""
     with gr.Row(elem_id="vp-top"):
-        _top(name, element)
+        gr.HTML(_heading(name, element), apply_default_css=False)
     gr.HTML(
         html_template=f'<div id="{element}" tabindex="-1">{content}</div>',
         js_on_load=assets.loader(f"{name}.js"),

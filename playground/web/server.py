@@ -27,7 +27,7 @@ from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
-from playground.web import assets, guard, login, made_files, page, remote_images
+from playground.web import assets, early_paint, guard, login, made_files, page, remote_images
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.health import Health
@@ -102,6 +102,7 @@ def serve(settings: Settings) -> None:
         Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
         Thread(target=_take_up, args=(parts, deriving, runs), daemon=True).start()
         Thread(target=_sweep_daily, args=(parts, uploads), daemon=True).start()
+        early_paint.install(page.early_bodies(), page.SCRIPTS)
         demo.launch(
             server_name=settings.host,
             server_port=settings.port,
@@ -109,7 +110,6 @@ def serve(settings: Settings) -> None:
             share=settings.share,
             theme=page.theme(),
             css_paths=page.CSS,
-            head=page.head(),
             footer_links=[],
             run_history=False,
             mcp_server=settings.mcp,
@@ -127,7 +127,10 @@ def serve(settings: Settings) -> None:
                     *events.routes(),
                     *made_files.routes(parts),
                 ],
-                "middleware": [Middleware(Admission, settings, uploads, active.leave)],
+                "middleware": [
+                    Middleware(Admission, settings, uploads, active.leave),
+                    Middleware(assets.CompressedPages, page.SCRIPTS),
+                ],
                 "lifespan": guard.around(guard.Rules.of(settings)),
             },
             prevent_thread_lock=True,

@@ -1,5 +1,6 @@
 // The inspect page: regions of HTML that the server renders (web/inspect_page.py), asked for once a second while it is
 // seen.
+import {showPage} from "./early_paint.js";
 import {morphContent} from "./morph.js";
 import {regionsOf} from "./regions.js";
 
@@ -42,5 +43,5 @@ export function start({element, server}) {
   });
   document.addEventListener("visibilitychange", poll);
   setInterval(poll, 1000);
-  poll();
+  poll().finally(showPage);
 }

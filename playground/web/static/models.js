@@ -1,4 +1,5 @@
 // The models page: regions of HTML that the server renders (web/models_page.py).
+import {showPage} from "./early_paint.js";
 import {morph, morphContent} from "./morph.js";
 import {regionsOf} from "./regions.js";
 import {fileSize} from "./words.js";
@@ -193,5 +194,6 @@ export function start({element, server}) {
   });
   for (const card of $$(".vp-preset:enabled")) inView.observe(card);
   call("downloads").catch(() => {});
+  showPage();
   call("on_disk").catch(() => {}).finally(() => { root.dataset.ready = "true"; });
 }

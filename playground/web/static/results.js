@@ -1,4 +1,5 @@
 // The results page: a table that the server renders (web/results_page.py), filtered there and sorted here.
+import {showPage} from "./early_paint.js";
 import {sortAgain, sortBy, sorting} from "./notebook/table_sort.js";
 import {regionsOf} from "./regions.js";
 
@@ -6,6 +7,7 @@ const TYPING_MS = 250;
 
 export function start({element, server}) {
   const root = element.querySelector("#vp-results");
+  showPage();
   const {region, tell} = regionsOf(root);
   const field = root.querySelector("[data-filter]");
   let timer, newest = 0;

@@ -1,4 +1,5 @@
 // The notebook in the browser: starts it, and says which event calls what.
+import {showPage} from "../early_paint.js";
 import {actions, ask, edit, focusCell, look, repeat} from "./actions.js";
 import {call} from "./calls.js";
 import {apply} from "./cells.js";
@@ -70,7 +71,7 @@ async function begin(query) {
   const variants = query.get("compare")?.split(",");
   const {hash} = location;
   page.choosesFirst = !variants;
-  await call("open", {key: query.get("notebook"), cell: parsed(hash)?.cell ?? null});
+  await call("open", {key: query.get("notebook"), cell: parsed(hash)?.cell ?? null}).finally(showPage);
   page.choosesFirst = true;
   if (hash) await pointAt(hash);
   if (!variants || !page.canEdit) return;

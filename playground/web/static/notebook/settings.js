@@ -27,6 +27,7 @@ export function choose(id) {
 // Until the server's values are there, nobody can change those that they replace. Who is typing keeps the focus.
 export function fillPanel() {
   const id = page.active, number = fills += 1, before = edits;
+  if (number === 1) panel().classList.add("vp-empty-panel");
   panel().inert = !panel().contains(document.activeElement);
   flush(id).catch(() => unsent.drop(id)).then(() => {
     if (number !== fills) return;
@@ -39,7 +40,10 @@ export function fillPanel() {
 export function onAnswered(event) {
   if (!requests[event].done() || event !== "choose" || asked !== fills) return;
   if (edits !== editsBefore) fillPanel(); // shows again what was typed meanwhile
-  else panel().inert = false;
+  else {
+    panel().inert = false;
+    panel().classList.remove("vp-empty-panel");
+  }
 }
 
 export function onPanelValues({cell, values}) {
