@@ -25,8 +25,9 @@ from playground.measuring import pack_jobs, pack_source, packs, results
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.packs import Pack, PackRecord
 from playground.models.hub.client import Hub
+from playground.rendering import number_format
 from playground.settings import Settings
-from playground.values.request import Runtime
+from playground.values.request import ANY, Runtime
 from playground.wiring import open_parts
 
 PackPath = Annotated[Path, typer.Argument(help="A reference pack (.safetensors).")]
@@ -119,6 +120,9 @@ def _print(record: PackRecord, size: int) -> None:
     typer.echo(f"questions: {len(record.questions)} about {len(set(record.images))} images, {source}")
     if record.form is not None:
         typer.echo(f"asked with: {record.form.words}")
+    if record.image_tokens != ANY:
+        least, most = (number_format.UNKNOWN if n is None else str(n) for n in record.image_tokens)
+        typer.echo(f"image tokens: at least {least}, at most {most}")
     typer.echo(f"licence: {record.licence or 'the pack names none'}")
     positions = sum(len(answer.token_ids) + 1 for answer in record.answers)
     typer.echo(f"size: {size / 1e6:,.2f} MB, {positions} positions of at most {record.n_vocabulary:,} tokens")

@@ -39,6 +39,7 @@ from playground.measuring.results import (
     QuestionDrift,
     RecordedAnswer,
     Speed,
+    UsedPack,
     VariantResult,
 )
 from playground.measuring.scoring_rules import score
@@ -209,6 +210,7 @@ class MeasureJob:
             places=places,
             speeds_at=self._speeds_at if places else "",
             form=self.steps.form.or_none,
+            pack=self._used_pack,
             parity=self._results.get(self._results.key(*key_parts(base, self.steps.runtime)), Parity),
         )
 
@@ -341,6 +343,10 @@ class MeasureJob:
     def _other_way(self) -> str:
         """How the reference's floor was computed."""
         return self.steps.other_way(self._reference).name
+
+    @property
+    def _used_pack(self) -> UsedPack | None:
+        return None
 
     def reference_record(self, records: Path, k: int) -> Path:
         """Where the reference's distributions over the k-th answer are."""

@@ -15,7 +15,7 @@ from playground.measuring import packs
 from playground.measuring.measure import MeasureJob, MeasureRequest, record_of
 from playground.measuring.packs import Distributions, Pack, PackCheck, PackFile, PackRecord
 from playground.measuring.question_sets import Question, QuestionSet
-from playground.measuring.results import MeasurementPlan, Progress
+from playground.measuring.results import MeasurementPlan, Progress, UsedPack
 from playground.measuring.steps import Item, Steps
 from playground.measuring.summaries import mean_kl
 from playground.measuring.time_left import Kind, TimeLeft
@@ -72,6 +72,7 @@ def make_pack(
             max_tokens=request.plan.max_tokens,
             reasoning_tokens=request.plan.reasoning_tokens,
             form=request.form.or_none,
+            image_tokens=request.runtime.of(reference).image_tokens,
             left_out_mass=mass,
             engine=engine,
             floor=floor,
@@ -157,12 +158,13 @@ class PackJob(KeptJob):
     ) -> None:
         """`images`: a set with the images of the pack, under whatever names; the pack has the questions and their form.
 
-        Raises BadInput for variants with another vocabulary, and if no image of the pack is here.
+        Raises BadInput for variants with another vocabulary, for other numbers of image tokens, and if no image of the
+        pack is here.
         """
         record = pack.record
         located, self._places = _located(record, images)
         plan = record.limits(plan)
-        form = record.form or PromptForm()
+        form, runtime = record.form or PromptForm(), record.runtime(runtime)
         request = MeasureRequest(located, (record.reference, *variants), record.reference.id, plan, runtime, form)
         super().__init__(lab, request, stop)
         self._pack = pack
@@ -174,6 +176,10 @@ class PackJob(KeptJob):
     @property
     def _other_way(self) -> str:
         return self._pack.record.other_way
+
+    @property
+    def _used_pack(self) -> UsedPack:
+        return self._pack.record.used
 
     def ask(self) -> Iterator[Progress]:
         """The answers are the pack's."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +20,12 @@ import safetensors.numpy
 
 from playground.errors import BadInput, cannot_write
 from playground.measuring.question_sets import Question, SampleRecord
-from playground.measuring.results import MeasurementPlan, RecordedAnswer
+from playground.measuring.results import MeasurementPlan, RecordedAnswer, UsedPack
 from playground.support import atomic
 from playground.values.files import ModelFile, Variant
-from playground.values.request import PromptForm
+from playground.values.request import ANY, ImageTokens, PromptForm, Runtime
 
-VERSION = 2  # version 1 has no limit of the reasoning, and no form of the questions
+VERSION = 3  # 1 has no limit of the reasoning, and no form of the questions; 2 no number of image tokens
 _VERSIONS = {str(version) for version in range(1, VERSION + 1)}
 # Probability of the tokens that are not kept, at most; the first whose KL is near enough to the whole one is taken.
 LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -80,6 +80,7 @@ class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     chat_template: str | None = None
     reasoning_tokens: int | None = None  # of an answer; None: no limit
     form: PromptForm | None = None  # of every question; None: nothing was given
+    image_tokens: ImageTokens = ANY  # of each image; before version 3 it was not kept
     licence: str = ""  # of the questions and answers, as the maker of the pack says
 
     @property
@@ -99,6 +100,21 @@ class PackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     def limits(self, plan: MeasurementPlan) -> MeasurementPlan:
         """The plan with the pack's limits of an answer."""
         return msgspec.structs.replace(plan, max_tokens=self.max_tokens, reasoning_tokens=self.reasoning_tokens)
+
+    def runtime(self, given: Runtime) -> Runtime:
+        """With the pack's numbers of image tokens. Raises BadInput for others."""
+        if self.version < 3:
+            return given
+        if given.image_tokens not in (ANY, self.image_tokens):
+            raise BadInput(
+                "The numbers of image tokens are the pack's. Leave out image_min_tokens and image_max_tokens."
+            )
+        low, high = self.image_tokens
+        return replace(given, image_min_tokens=low, image_max_tokens=high)
+
+    @property
+    def used(self) -> UsedPack:
+        return UsedPack(self.version, None if self.version < 3 else self.image_tokens)
 
     @property
     def missing_share(self) -> float | None:

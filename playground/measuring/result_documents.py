@@ -29,7 +29,7 @@ from playground.measuring.summaries import kl_sums
 from playground.support import atomic
 from playground.values.files import ModelFile, Variant
 from playground.values.overrides import CacheType
-from playground.values.request import PromptForm, Runtime
+from playground.values.request import Runtime
 
 FORMAT = "vlm-quant-playground.results"
 VERSION = 1
@@ -230,12 +230,12 @@ def document(
         reference=SharedReference(
             places.index(reference),
             pack.digest if pack is not None else None,
-            pack.record.version if pack is not None else None,
+            measured.pack.version if measured.pack is not None else None,
             _at_least_0(measured.parity.kl) if measured.parity is not None else None,
             _name(measured.parity.original) if measured.parity is not None else None,
         ),
         questions=_questions(measured, set_name, pack),
-        settings=_settings(plan, runtime, measured.form),
+        settings=_settings(plan, runtime, measured),
         floors={_name(way): kl for way, kl in measured.floors.items()},
         engine=_name(engine),
         machine=_name(measured.where(machine)),
@@ -433,7 +433,8 @@ def _questions(measured: Measurement, set_name: str, pack: Pack | None) -> Share
     )
 
 
-def _settings(plan: MeasurementPlan | None, runtime: Runtime | None, form: PromptForm | None) -> SharedSettings:
+def _settings(plan: MeasurementPlan | None, runtime: Runtime | None, measured: Measurement) -> SharedSettings:
+    form = measured.form
     known: dict[str, Any] = {}
     if plan is not None:
         known |= {"max_tokens": plan.max_tokens, "reasoning_tokens": plan.reasoning_tokens}
@@ -447,6 +448,8 @@ def _settings(plan: MeasurementPlan | None, runtime: Runtime | None, form: Promp
             "flash_attention": runtime.flash_attention,
             "n_gpu_layers": runtime.n_gpu_layers,
         }
+    if measured.pack is not None and measured.pack.image_tokens is not None:
+        known["image_min_tokens"], known["image_max_tokens"] = measured.pack.image_tokens
     given = form.given if form is not None else {}
     texts = {name: value[:_MAX_TEXT] for name, value in given.items() if name in ("system", "chat_template")}
     variables = dict(given["template_variables"]) if "template_variables" in given else None

@@ -13,7 +13,7 @@ from playground.measuring.question_sets import Question, SampleRecord
 from playground.measuring.statistics import Interval, Paired
 from playground.values.files import Variant
 from playground.values.overrides import Overrides
-from playground.values.request import PromptForm, Sampling
+from playground.values.request import ImageTokens, PromptForm, Sampling
 
 
 class MeasurementPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -137,6 +137,13 @@ class AskedAlone(msgspec.Struct, frozen=True):
         return f"{opening}: {self.differ} answer{'s differ' if self.differ > 1 else ' differs'} from those in a batch."
 
 
+class UsedPack(msgspec.Struct, frozen=True):
+    """The reference pack that stood for the reference's files."""
+
+    version: int
+    image_tokens: ImageTokens | None  # of each image; None: such a pack does not say
+
+
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came out. `floor`: what the reference differs from itself with other batches, attention, a fresh encode."""
 
@@ -152,6 +159,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     form: PromptForm | None = None  # of every question; None: nothing was given, or an older version measured it
     asked_alone: AskedAlone | None = None  # None: all were, or an older version measured it
     parity: Parity | None = None  # of the reference, as it was known then; None: nobody had looked
+    pack: UsedPack | None = None  # None: the reference was here, or an older version measured it
     # With their devices, such as "box2 · GPU 0: NVIDIA L4"; empty: on the page's only place.
     places: tuple[str, ...] = ()
     speeds_at: str = ""  # likewise; speeds are all measured at one place

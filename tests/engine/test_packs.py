@@ -118,6 +118,7 @@ def test_cell_when_measured_against_a_pack_then_its_run_card_and_results_say_so(
     assert "--pack a.safetensors" in card.command
     assert variants[0].id not in card.command
     assert (card.questions, card.rows[0].label) == (len(QUESTIONS.items), "F16 (pack)")
+    assert shared.reference.pack_version == packs.VERSION
     assert (shared.reference.pack_sha256, shared.questions.name) == (kept.digest, "questions of a.safetensors")
     scan = msgspec.structs.replace(run, cell=compare_cell(questions=CellQuestions(pack="a" * 64, sensitivity=True)))
     with pytest.raises(BadInput, match="is looked for in the reference's files"):

@@ -15,7 +15,7 @@ from playground.measuring import packs
 from playground.measuring.packs import Pack, PackFile, PackRecord
 from playground.measuring.question_sets import Question
 from playground.measuring.results import MeasurementPlan, RecordedAnswer
-from playground.values.request import ImagePlace, PromptForm
+from playground.values.request import ImagePlace, PromptForm, Runtime
 
 _RANDOM = numpy.random.default_rng(1)
 
@@ -96,7 +96,19 @@ def test_pack_when_a_form_and_a_reasoning_budget_were_given_then_it_keeps_them(t
     assert (plan.max_tokens, plan.reasoning_tokens, plan.accuracy) == (5, 0, True)
 
 
-def changed(path: Path, *, version: str = "2", record: dict[str, Any] | None = None, **arrays: Any) -> Path:
+def test_pack_when_image_tokens_were_bounded_then_they_are_kept_and_others_are_refused(tmp_path: Path) -> None:
+    given = msgspec.structs.replace(pack().record, image_tokens=(16, 64))
+    packs.write(tmp_path / "a.safetensors", Pack(given, pack().distributions))
+    record = packs.read(tmp_path / "a.safetensors").record
+    assert record.runtime(Runtime(n_ctx=512)) == Runtime(n_ctx=512, image_min_tokens=16, image_max_tokens=64)
+    with pytest.raises(BadInput, match="The numbers of image tokens are the pack's"):
+        record.runtime(Runtime(image_max_tokens=32))
+    older = msgspec.structs.replace(pack().record, version=2)
+    assert older.runtime(Runtime(image_max_tokens=32)) == Runtime(image_max_tokens=32)
+    assert (record.used.image_tokens, older.used.image_tokens) == ((16, 64), None)
+
+
+def changed(path: Path, *, version: str = "3", record: dict[str, Any] | None = None, **arrays: Any) -> Path:
     """The file, with something else in it."""
     good = pack()
     tensors = {
@@ -118,7 +130,8 @@ def changed(path: Path, *, version: str = "2", record: dict[str, Any] | None = N
     [
         ({}, ""),
         ({"version": "1"}, ""),
-        ({"version": "3"}, "was written by a newer version of the app"),
+        ({"version": "2"}, ""),
+        ({"version": "4"}, "was written by a newer version of the app"),
         ({"version": "x"}, "was written by a newer version of the app"),
         ({"record": {"images": ["1"]}}, "other numbers of questions, images and answers"),
         ({"record": {"questions": "?"}}, "not a valid reference pack: Expected `array`"),
