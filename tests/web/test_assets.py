@@ -41,7 +41,9 @@ def test_loader_when_a_module_triggers_events_then_their_names_stand_in_its_text
 def test_gradios_page_when_it_is_rendered_then_the_first_paint_stands_before_gradio_and_nothing_is_of_another_host(
     template: str,
 ) -> None:
-    loader = early_paint.EarlyPaint(gradio.routes.templates.env.loader, page.early_bodies(), page.SCRIPTS)
+    gradios = gradio.routes.templates.env.loader
+    assert gradios is not None
+    loader = early_paint.EarlyPaint(gradios, page.early_bodies(), page.SCRIPTS)
     environment = gradio.routes.templates.env.overlay(loader=loader)
     rendered = environment.get_template(template).render(config={"current_page": "models"})
     assert re.search(r'<body.*<div id="vp-early">.*aria-current="page">Models<.*<gradio-app', rendered, re.DOTALL)
