@@ -26,7 +26,7 @@ LOOK = "Run the look test"
 def entry(key: str, value: object) -> bytes:
     if isinstance(value, list):
         kind = _kind(value[0]) if value else UINT32
-        return array(key, kind, len(value), b"".join(_packed(kind, one) for one in value))
+        return array(key, kind, len(value), b"".join(_packed(kind, value_of) for value_of in value))
     return pair(key, _kind(value), _packed(_kind(value), value))
 
 
@@ -116,10 +116,10 @@ def projector(
 
     And n_params besides.
     """
-    told, axis = PROJECTOR_TYPES[kind].width
-    needed = {name: (8,) for name in PROJECTOR_TYPES[kind].tensors if name != told}
+    stated, axis = PROJECTOR_TYPES[kind].width
+    needed = {name: (8,) for name in PROJECTOR_TYPES[kind].tensors if name != stated}
     if shapes is None:
-        shapes = {told: (width,) if told.endswith(".bias") else (width, 1024) if axis == 0 else (1024, width)}
+        shapes = {stated: (width,) if stated.endswith(".bias") else (width, 1024) if axis == 0 else (1024, width)}
     shapes = needed | dict(shapes) | dict(also_shapes or {})
     if n_params:
         shapes = dict(shapes) | {"v.everything_else.weight": (1024, n_params // 1024)}

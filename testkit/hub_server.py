@@ -90,8 +90,8 @@ class HubRepo:
         """By name. Files that are neither GGUF nor parquet are kept by git."""
         large = (".gguf", ".mmproj", ".parquet")
         return {
-            name: one if isinstance(one, HubFile) else HubFile(one, lfs=name.lower().endswith(large))
-            for name, one in self.contents.items()
+            name: content if isinstance(content, HubFile) else HubFile(content, lfs=name.lower().endswith(large))
+            for name, content in self.contents.items()
         }
 
     @property
@@ -105,13 +105,13 @@ class HubRepo:
     def info(self, *, blobs: bool) -> dict[str, Any]:
         siblings = []
         for name, file in self.files.items():
-            one: dict[str, Any] = {"rfilename": name}
+            sibling: dict[str, Any] = {"rfilename": name}
             if blobs:
                 size = file.size if file.listed_bytes is None else file.listed_bytes
-                one |= {"size": size, "blobId": "0" * 40}
+                sibling |= {"size": size, "blobId": "0" * 40}
                 if file.lfs:
-                    one["lfs"] = {"size": size, "sha256": file.listed_sha256 or file.sha256, "pointerSize": 135}
-            siblings.append(one)
+                    sibling["lfs"] = {"size": size, "sha256": file.listed_sha256 or file.sha256, "pointerSize": 135}
+            siblings.append(sibling)
         card: dict[str, Any] = {"license": self.licence}
         card |= {"base_model": self.base_model} if self.base_model else {}
         card |= {"configs": self.configs} if self.configs else {}
@@ -286,11 +286,11 @@ class HubServer:
     def search(self, query: dict[str, list[str]]) -> list[dict[str, Any]]:
         """Of the listing's parameters those that the app sends."""
         text = query.get("search", [""])[0].lower()
-        wanted = {*query.get("filter", []), *query.get("pipeline_tag", [])}
+        tags = {*query.get("filter", []), *query.get("pipeline_tag", [])}
         repos = [
             repo
             for repo in self.repos.values()
-            if not repo.private and not repo.dataset and text in repo.id.lower() and wanted <= {*repo.tags}
+            if not repo.private and not repo.dataset and text in repo.id.lower() and tags <= {*repo.tags}
         ]
         if query.get("sort") == ["downloads"]:
             repos.sort(key=lambda repo: -repo.downloads)
@@ -379,11 +379,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._allowed():
             return self._error(401, "", "Invalid username or password.")
         if self._seen.path == "/api/repos/create":
-            wanted = json.loads(body)
-            id = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+            order = json.loads(body)
+            id = f"{order['organization']}/{order['name']}" if order.get("organization") else order["name"]
             repos, repo = (
                 self.server_hub.repos,
-                HubRepo(id, {}, dataset=True, private=wanted.get("visibility") == "private"),
+                HubRepo(id, {}, dataset=True, private=order.get("visibility") == "private"),
             )
             if f"datasets/{id}" in repos:
                 return self._error(409, "", "You already created this dataset repo")
@@ -429,8 +429,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         commit = {"X-Repo-Commit": repo.commit}
         if repo.gated and not self._allowed():
-            told = "Access to this model is restricted."
-            return self._error(403 if self._seen.token else 401, "GatedRepo", told)
+            reason = "Access to this model is restricted."
+            return self._error(403 if self._seen.token else 401, "GatedRepo", reason)
         if name not in repo.files:
             return self._error(404, "EntryNotFound", "Entry not found", commit)
         file = repo.files[name]
@@ -517,8 +517,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _error(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        told = {"X-Error-Code": code, "X-Error-Message": message, "Content-Type": "application/json", **(headers or {})}
-        self._answer(status, json.dumps({"error": message}).encode(), told)
+        fields = {
+            "X-Error-Code": code,
+            "X-Error-Message": message,
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }
+        self._answer(status, json.dumps({"error": message}).encode(), fields)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self._begin(status, {**(headers or {}), "Content-Length": str(len(body))})

@@ -61,7 +61,7 @@ def h100(seconds: int = 600, others: int = 3 * GIB, end: float = NOW) -> tuple[M
     sizes = {"mmproj-Qwen2.5-VL-7B-F16": 1.9, "Qwen2.5-VL-7B-F16": 15.7, "Qwen2.5-VL-7B-Q8_0": 8.9,
              "Qwen2.5-VL-7B-Q4_K_M": 5.6, "SmolVLM-500M-Q8_0": 1.1, "Qwen2.5-VL-7B-Q2_K": 4.1}  # fmt: skip
     lives = [(0, 600), (40, 380), (90, 600), (150, 600), (240, 600), (300, 600)]
-    made = []
+    reports = []
     for second in range(600 - seconds, 600):
         held = []
         for (name, size), (begin, end_s) in zip(sizes.items(), lives, strict=True):
@@ -84,8 +84,8 @@ def h100(seconds: int = 600, others: int = 3 * GIB, end: float = NOW) -> tuple[M
         queue = (QueuedRun("ann", ("Qwen2.5-VL-7B-Q4_K_M.gguf",), 4.0, "GPU 0"),
                  QueuedRun("me", ("Qwen2.5-VL-7B-Q2_K.gguf", "Qwen2.5-VL-7B-Q8_0.gguf"), 3.0, None),
                  QueuedRun("", ("SmolVLM-500M-Q8_0.gguf",), 71.0, None))  # fmt: skip
-        made.append(report(*held, time=end - 599 + second, gpus=(sensed,), queue=queue))
-    return tuple(made)
+        reports.append(report(*held, time=end - 599 + second, gpus=(sensed,), queue=queue))
+    return tuple(reports)
 
 
 class HandMade:

@@ -70,14 +70,14 @@ def result(*panes: Pane, turn: int = 0, of: Picture | None = None, branches: tup
 
 
 def compare_cell(**fields: Any) -> CompareCell:
-    given: dict[str, Any] = {"prompts": ("What?",), "pictures": (picture(RED),), "variants": (F16.id, Q2.id)}
-    return CompareCell("c1", **{"family": "fam", **given, **fields})
+    contents: dict[str, Any] = {"prompts": ("What?",), "pictures": (picture(RED),), "variants": (F16.id, Q2.id)}
+    return CompareCell("c1", **{"family": "fam", **contents, **fields})
 
 
 def run_of(cell: CompareCell, *results: RunResult, number: int = 1, **fields: Any) -> Run:
-    given: dict[str, Any] = {"variants": (without_paths(F16), without_paths(Q2)), "reference": F16.id}
-    given |= {"engine": "llama 1", "machine": "2 cores", "started": "2025-01-02T03:04:05+01:00"}
-    return Run(number, cell, results=results, **{**given, "state": RunState.DONE, "elapsed_s": 2.0, **fields})
+    contents: dict[str, Any] = {"variants": (without_paths(F16), without_paths(Q2)), "reference": F16.id}
+    contents |= {"engine": "llama 1", "machine": "2 cores", "started": "2025-01-02T03:04:05+01:00"}
+    return Run(number, cell, results=results, **{**contents, "state": RunState.DONE, "elapsed_s": 2.0, **fields})
 
 
 ANSWERED = result(
@@ -126,10 +126,10 @@ def measurement() -> Measurement:
         speed=Speed(2, 30.5, 0.1, 0.2, 0.3, 2**20),
         items=(moved, msgspec.structs.replace(moved, error="it crashed")),
     )
-    asked = (Question("a.png", "What?", ("a",)), Question("../../etc/passwd", "Why?", ("a",)))
+    questions = (Question("a.png", "What?", ("a",)), Question("../../etc/passwd", "Why?", ("a",)))
     speed = Speed(2, 20.0, None, 0.2, 0.3, 2**21)
     reference = VariantResult(F16.id, accuracy=Interval(1.0), speed=speed, items=(right, right))
-    return Measurement(asked, ("a", "a"), (reference, result), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
+    return Measurement(questions, ("a", "a"), (reference, result), 1e-9, {"batches of 32": 1e-9}, ("p",), 3.0)
 
 
 def sensitivity() -> Sensitivity:

@@ -28,14 +28,14 @@ def prompt(model: LanguageModel, seed: int) -> EncodedPrompt:
     return EncodedPrompt((TextChunk((seed, 31, 32)), image, TextChunk((33, 34))), model.n_embd, "", 0.0, 0.0)
 
 
-def read(model: LanguageModel, asked: EncodedPrompt) -> tuple[list[float], list[int]]:
+def read(model: LanguageModel, prompt: EncodedPrompt) -> tuple[list[float], list[int]]:
     model.prepare(RUNTIME)
     context = model._context
     assert context is not None
     sizes: list[int] = []
     decode = context._decode
     context._decode = lambda batch, cancelled=None: (sizes.append(batch.n_tokens), decode(batch, cancelled))[1]  # type: ignore[method-assign]
-    context.read(asked, Event())
+    context.read(prompt, Event())
     context._decode = decode  # type: ignore[method-assign]
     return C.llama_get_logits_ith(context.handle, -1)[: model.vocabulary.n_tokens], sizes
 

@@ -42,23 +42,23 @@ def comparison(
     )
 
 
-def run(parts: Parts, asked: Comparison) -> ComparisonUpdate:
+def run(parts: Parts, comparison: Comparison) -> ComparisonUpdate:
     """Run to the end."""
-    *_, last = compare.run(asked, parts.lab, compare.StopFlag())
+    *_, last = compare.run(comparison, parts.lab, compare.StopFlag())
     assert last.done
     return last
 
 
 def measured(
     parts: Parts,
-    asked: QuestionSet,
+    question_set: QuestionSet,
     variants: tuple[Variant, ...],
     plan: MeasurementPlan | None = None,
     runtime: Runtime = SHORT_CONTEXT,
     form: PromptForm | None = None,
 ) -> Measurement:
     plan, form = plan or MeasurementPlan(), form or PromptForm()
-    request = MeasureRequest(asked, variants, variants[0].id, plan, runtime, form)
+    request = MeasureRequest(question_set, variants, variants[0].id, plan, runtime, form)
     *_, last = MeasureJob(parts.lab, request).run()
     assert isinstance(last, Measurement)
     assert list((parts.settings.cache_dir / "measured").glob("scratch-*")) == []

@@ -26,10 +26,14 @@ N = 150
 ASKED = tuple(Question(f"{k}.png", "What?", ("a",)) for k in range(N))
 
 
-def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
+def result(label: str, kl: float | None = None, **fields: Any) -> VariantResult:
     """kl: None of the reference, or where nothing could be read. `changed`: how many of the N answers."""
-    speed, memory, accuracy = given.pop("speed", 100.0), given.pop("memory", 2**20), given.pop("accuracy", None)
-    words, failed, changed = given.pop("words", "no difference seen"), given.pop("failed", 0), given.pop("changed", 0)
+    speed, memory, accuracy = fields.pop("speed", 100.0), fields.pop("memory", 2**20), fields.pop("accuracy", None)
+    words, failed, changed = (
+        fields.pop("words", "no difference seen"),
+        fields.pop("failed", 0),
+        fields.pop("changed", 0),
+    )
     read = () if kl is None else (TokenCost("a", kl),)
     items = [QuestionDrift(kl=read, first_divergence=0 if k < changed else None, text="a") for k in range(N - failed)]
     return VariantResult(
@@ -39,20 +43,20 @@ def result(label: str, kl: float | None = None, **given: Any) -> VariantResult:
         against=None if label == "F16" else Paired(0, 0, N, Interval(0.0), 1.0, words),
         speed=None if speed is None and memory is None else Speed(2, speed, 0.1, 0.1, 0.2, memory),
         items=(*[QuestionDrift(error="llama.cpp crashed")] * failed, *items),
-        **{"looks": "sees", **given},
+        **{"looks": "sees", **fields},
     )
 
 
-def card_of(*results: VariantResult, limits: ShipLimits | None = None, **given: Any) -> ShipCard:
+def card_of(*results: VariantResult, limits: ShipLimits | None = None, **fields: Any) -> ShipCard:
     variants = [v for v in VARIANTS.values() if v.id in {r.variant for r in results}]
-    told: dict[str, Any] = {"engine": "llama 1", "machine": "2 cores", "set_name": "set", "settings": "greedy"}
+    texts: dict[str, Any] = {"engine": "llama 1", "machine": "2 cores", "set_name": "set", "settings": "greedy"}
     measured = Measurement(ASKED, ("a",) * N, results, floor=1e-8)
     return ship.card(
         measured,
-        given.pop("variants", variants),
+        fields.pop("variants", variants),
         VARIANTS["F16"].id,
         limits or ShipLimits(),
-        **{**told, "command": "python -m playground card", "when": "2026-01-02T03:04:05+01:00", **given},
+        **{**texts, "command": "python -m playground card", "when": "2026-01-02T03:04:05+01:00", **fields},
     )
 
 

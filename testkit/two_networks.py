@@ -73,13 +73,13 @@ def _agent(inside: list[str], *options: str) -> Iterator[None]:
     agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert agent.stdout is not None
-        said = []
+        lines = []
         for line in agent.stdout:
-            said.append(line)
+            lines.append(line)
             if "Ray runtime started" in line:
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(lines))
         yield
     finally:
         agent.terminate()

@@ -52,12 +52,12 @@ def running(
         app = subprocess.Popen([program, *command], cwd=folder, env=environment, stdout=out, stderr=out)
     try:
         deadline = started + 90
-        while not (found := re.search(r"Running on local URL: +(http://\S+)", log.read_text())):
+        while not (match := re.search(r"Running on local URL: +(http://\S+)", log.read_text())):
             assert app.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.02)
-        assert httpx.get(found[1]).status_code in (200, 401)  # 401: it wants a login
-        yield WebApp(found[1], app.pid, time.monotonic() - started, log)
+        assert httpx.get(match[1]).status_code in (200, 401)  # 401: it wants a login
+        yield WebApp(match[1], app.pid, time.monotonic() - started, log)
     finally:
         app.terminate()
         try:

@@ -93,8 +93,10 @@ async ([url, id]) => {
 def notebook_component(page: Page) -> int:
     """Found on the app's own page, as anybody may who runs the same version."""
     components = page.evaluate("fetch('config').then(it => it.json())")["components"]
-    found: int = next(one["id"] for one in components if "open" in (one["props"].get("server_fns") or ()))
-    return found
+    component_id: int = next(
+        component["id"] for component in components if "open" in (component["props"].get("server_fns") or ())
+    )
+    return component_id
 
 
 @pytest.mark.parametrize("own", ["127.0.0.1", "localhost"])

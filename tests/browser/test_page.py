@@ -64,11 +64,11 @@ def writing(page: Page, number: int = 0) -> None:
 
 
 def memory(app: WebApp, client: Client | None = None) -> dict[str, Any]:
-    asked = client or Client(app.url, verbose=False)
-    found: dict[str, Any] = asked.predict(api_name="/memory")
+    api = client or Client(app.url, verbose=False)
+    memory: dict[str, Any] = api.predict(api_name="/memory")
     if client is None:
-        asked.close()
-    return found
+        api.close()
+    return memory
 
 
 def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page) -> None:
@@ -464,7 +464,7 @@ def test_page_when_a_file_name_holds_markup_then_the_message_shows_it_as_text(pa
 
 def test_page_when_a_path_of_the_server_is_given_as_an_upload_then_refused(page: Page, app: WebApp) -> None:
     """The script sends where its upload went; somebody else's script may send anything."""
-    asked = page.evaluate(
+    answers = page.evaluate(
         """async path => {
             const config = await (await fetch("/config")).json();
             const one = config.components.find(c => (c.props.server_fns ?? []).includes("add_picture"));
@@ -484,8 +484,8 @@ def test_page_when_a_path_of_the_server_is_given_as_an_upload_then_refused(page:
         }""",
         str(OTHER),
     )
-    told = [str(answer.get("error", answer)) for answer in asked]
-    assert all("Only a file that was uploaded here" in text or "no path" in text for text in told[:4]), told
-    assert "asked for something that it may not" in told[4]
-    assert told[5] == "There is no notebook here."
-    assert "Function not found" in told[6]
+    texts = [str(answer.get("error", answer)) for answer in answers]
+    assert all("Only a file that was uploaded here" in text or "no path" in text for text in texts[:4]), texts
+    assert "asked for something that it may not" in texts[4]
+    assert texts[5] == "There is no notebook here."
+    assert "Function not found" in texts[6]

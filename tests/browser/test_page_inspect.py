@@ -101,13 +101,13 @@ def test_page_when_the_visitor_may_only_look_then_no_buttons(served: Served, ope
 
 
 def test_page_when_hidden_then_it_asks_for_nothing(served: Served, opened: Page) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
     open_page(opened, served.url)
     opened.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'hidden'})")
     opened.wait_for_timeout(300)  # a poll that is under way
-    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("request", lambda request: requests.append(request.url))
     opened.wait_for_timeout(2500)
-    assert [url for url in asked if "component_server" in url] == []
+    assert [url for url in requests if "component_server" in url] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -161,7 +161,7 @@ def test_app_when_a_cell_was_run_then_the_page_shows_its_handles_in_the_chart_an
     assert len(files) >= 2
     expect(page.locator(".vp-box path").first).to_be_attached()
     forecasts = page.locator("tr[data-handle] td:nth-child(8)").all_inner_texts()
-    assert any(re.match(r"[\d.]+ [MG]iB", told) for told in forecasts)
+    assert any(re.match(r"[\d.]+ [MG]iB", forecast) for forecast in forecasts)
 
 
 def test_app_when_a_handle_is_pinned_and_unloaded_then_the_pool_did_so(page: Page, app: WebApp) -> None:

@@ -63,15 +63,15 @@ def open_few(page: Page, few: pairs.PairFiles) -> None:
 def measure(page: Page, **fields: str) -> Any:
     """A new measurement of 4 questions and short answers."""
     page.get_by_role("button", name="+ Measure").click()
-    mine = page.locator(".vp-is-compare.vp-active")
+    active = page.locator(".vp-is-compare.vp-active")
     for label, value in {"how many": "4", "max tokens": "16", **fields}.items():
-        mine.get_by_label(label).fill(value)
-    mine.get_by_label("Where bits can be saved (slow)").check()
-    return mine
+        active.get_by_label(label).fill(value)
+    active.get_by_label("Where bits can be saved (slow)").check()
+    return active
 
 
-def run(mine: Any) -> None:
-    mine.get_by_role("button", name="Run cell").click()
+def run(cell: Any) -> None:
+    cell.get_by_role("button", name="Run cell").click()
 
 
 def nothing_left(cache: Path) -> None:
@@ -86,22 +86,22 @@ def test_scan_when_run_with_a_limit_then_a_ranking_and_a_recipe_that_can_be_tick
     page: Page, cache: Path, few: pairs.PairFiles
 ) -> None:
     open_few(page, few)
-    mine = measure(page)
-    mine.get_by_label("How far answers move (KL)").uncheck()
-    mine.get_by_label("size of both files ≤ MB").fill("0.8")
-    run(mine)
-    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
-    expect(mine.locator(".vp-sensitivity")).to_be_visible(timeout=90_000)
-    groups = mine.locator(".vp-groups tbody th")
+    cell = measure(page)
+    cell.get_by_label("How far answers move (KL)").uncheck()
+    cell.get_by_label("size of both files ≤ MB").fill("0.8")
+    run(cell)
+    expect(cell.locator("progress")).to_be_visible(timeout=20_000)
+    expect(cell.locator(".vp-sensitivity")).to_be_visible(timeout=90_000)
+    groups = cell.locator(".vp-groups tbody th")
     assert set(groups.all_text_contents()[:2]) == {"ffn_down", "v.ffn_down"}
-    expect(mine.locator(".vp-groups thead th")).to_have_text(
+    expect(cell.locator(".vp-groups thead th")).to_have_text(
         ["group", "half", "size", "q8_0", "q6_K", "q5_K", "q4_K", "q3_K", "q2_K", "cost per MB saved"]
     )
-    costs = [float(cost) for cost in mine.locator(".vp-groups tbody tr").first.locator("td").all_text_contents()[2:8]]
+    costs = [float(cost) for cost in cell.locator(".vp-groups tbody tr").first.locator("td").all_text_contents()[2:8]]
     assert costs == sorted(costs)
     assert costs[0] > 0
-    expect(mine.locator(".vp-groups tbody tr").last.locator("td").nth(3)).to_have_attribute("title", "no smaller")
-    findings, price = mine.locator(".vp-sensitivity .vp-say"), r"\d+\.\d\d nats a token for each MB saved at q2_K\."
+    expect(cell.locator(".vp-groups tbody tr").last.locator("td").nth(3)).to_have_attribute("title", "no smaller")
+    findings, price = cell.locator(".vp-sensitivity .vp-say"), r"\d+\.\d\d nats a token for each MB saved at q2_K\."
     expect(findings.first).to_have_text(
         re.compile(
             rf"^In the language model, ffn_down costs most: {price} In the projector, v\.ffn_down costs most: {price}$"
@@ -115,19 +115,19 @@ def test_scan_when_run_with_a_limit_then_a_ranking_and_a_recipe_that_can_be_tick
             r"no difference that these questions can show\.$"
         )
     )
-    expect(mine.locator(".vp-row-recipe:not(.vp-row-ship) th")).to_have_text("recipe")
-    mine.get_by_text("the recipe, and llama-quantize's lines").click()
-    expect(mine.locator("pre").first).to_contain_text('name = "few in 0.8 MB"')
-    expect(mine.locator("pre").nth(1)).to_contain_text("llama-quantize --")
+    expect(cell.locator(".vp-row-recipe:not(.vp-row-ship) th")).to_have_text("recipe")
+    cell.get_by_text("the recipe, and llama-quantize's lines").click()
+    expect(cell.locator("pre").first).to_contain_text('name = "few in 0.8 MB"')
+    expect(cell.locator("pre").nth(1)).to_contain_text("llama-quantize --")
     names = {path.name for path in (cache / "made").glob("*few*-recipe-*.gguf")}
-    assert {name for name in names if name in mine.locator(".vp-sensitivity").text_content()} == names
+    assert {name for name in names if name in cell.locator(".vp-sensitivity").text_content()} == names
     nothing_left(cache)
 
     new = page.locator("#vp-models, #vp-projectors").get_by_label("few in 0.8 MB")
     expect(new.first).not_to_be_checked()  # they stand at the side at once
     for box in new.all():
         box.check()
-    expect(mine.locator(".vp-chip").first).to_contain_text("few in 0.8 MB")
+    expect(cell.locator(".vp-chip").first).to_contain_text("few in 0.8 MB")
     reload(page)
     again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
     expect(again.locator(".vp-row-recipe:not(.vp-row-ship) th")).to_have_text("recipe")
@@ -145,51 +145,51 @@ _NONE_PASSES = (
 def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_readers_get_too(
     page: Page, browser: Browser, cache: Path
 ) -> None:
-    mine = measure(page)
+    cell = measure(page)
     tick_only(page, "F16", "Q2_K")
-    mine.get_by_label("change of answers (KL) ≤").fill("9")
-    run(mine)
-    expect(mine.locator(".vp-progress")).to_contain_text(" at q8_0", timeout=90_000)
-    mine.get_by_role("button", name="Stop", exact=True).click()
-    expect(mine.locator(".vp-runstate")).to_have_text("stopped by hand", timeout=20_000)
-    expect(mine.locator(".vp-outputs")).to_contain_text("4 questions")
-    expect(mine.locator(".vp-sensitivity")).to_have_count(0)
-    expect(mine.locator(".vp-reasons li")).to_have_text([_NONE_PASSES])
+    cell.get_by_label("change of answers (KL) ≤").fill("9")
+    run(cell)
+    expect(cell.locator(".vp-progress")).to_contain_text(" at q8_0", timeout=90_000)
+    cell.get_by_role("button", name="Stop", exact=True).click()
+    expect(cell.locator(".vp-runstate")).to_have_text("stopped by hand", timeout=20_000)
+    expect(cell.locator(".vp-outputs")).to_contain_text("4 questions")
+    expect(cell.locator(".vp-sensitivity")).to_have_count(0)
+    expect(cell.locator(".vp-reasons li")).to_have_text([_NONE_PASSES])
     nothing_left(cache)
     top_menu(page, "Share", "Make a link")
     link = page.get_by_label("Link for readers").input_value()
     with visitor(browser, link) as reader:
-        found = []
+        downloads = []
         for shown in (page, reader):
             card = shown.locator(".vp-advice")
             files = {}
             for kind in ("html", "json", "png"):
-                with shown.expect_download() as got:
+                with shown.expect_download() as download:
                     card.get_by_role("button", name=kind, exact=True).click()
-                assert got.value.suggested_filename == f"ship-card.{kind}"
-                files[kind] = Path(got.value.path()).read_bytes()
+                assert download.value.suggested_filename == f"ship-card.{kind}"
+                files[kind] = Path(download.value.path()).read_bytes()
             shown.get_by_placeholder("your name, or none").fill("Anna")
-            with shown.expect_download() as got:
+            with shown.expect_download() as download:
                 shown.get_by_role("button", name="Export results").click()
-            files["results"] = Path(got.value.path()).read_bytes()
-            found.append(files)
-        assert found[0] == found[1]
+            files["results"] = Path(download.value.path()).read_bytes()
+            downloads.append(files)
+        assert downloads[0] == downloads[1]
         assert reader.locator(".vp-fields[inert]").count() == 3
-    results = result_documents.decoded(found[0]["results"], "results")
+    results = result_documents.decoded(downloads[0]["results"], "results")
     assert (results.uploader, results.questions.count, len(results.variants)) == ("Anna", 4, 2)
-    ship_card = msgspec.json.decode(found[0]["json"], type=ShipCard)
+    ship_card = msgspec.json.decode(downloads[0]["json"], type=ShipCard)
     assert ship_card.recommended is None  # four questions show nothing
     assert ship_card.reasons == (_NONE_PASSES,)
     assert ship_card.limits.max_kl == 9
     assert ship_card.questions == 4
-    assert found[0]["png"].startswith(b"\x89PNG\r\n")
-    assert _NONE_PASSES.encode() in found[0]["html"]
-    assert str(data_folder()).encode() not in found[0]["html"]
+    assert downloads[0]["png"].startswith(b"\x89PNG\r\n")
+    assert _NONE_PASSES.encode() in downloads[0]["html"]
+    assert str(data_folder()).encode() not in downloads[0]["html"]
 
     # Deleted while it is scanned: it ends, and comes back without harm.
-    run(mine)
-    expect(mine.locator(".vp-progress")).to_contain_text(" at q", timeout=90_000)
-    menu(mine, "Delete")
+    run(cell)
+    expect(cell.locator(".vp-progress")).to_contain_text(" at q", timeout=90_000)
+    menu(cell, "Delete")
     ended(page)
     nothing_left(cache)
     page.locator(".vp-toast").get_by_role("button", name="Undo").click()
@@ -199,14 +199,14 @@ def test_scan_when_stopped_then_its_measurement_stays_with_a_card_whose_files_re
 
 
 def test_scan_when_it_cannot_be_then_said_before_anything_is_measured(page: Page, tmp_path: Path) -> None:
-    mine = measure(page, **{"how many": "3"})
-    run(mine)
-    refused = mine.locator(".vp-refused")
+    cell = measure(page, **{"how many": "3"})
+    run(cell)
+    refused = cell.locator(".vp-refused")
     expect(refused).to_have_text(re.compile("^A scan needs at least four questions"))
     ended(page)
-    mine.get_by_label("how many").fill("4")
+    cell.get_by_label("how many").fill("4")
     tick_only(page, "Q8_0", "Q2_K")
-    run(mine)
+    run(cell)
     expect(refused).to_have_text(re.compile("Q8_0: a scan begins with 16 or 32 bits"))
     ended(page)
     for label, value in (
@@ -215,21 +215,21 @@ def test_scan_when_it_cannot_be_then_said_before_anything_is_measured(page: Page
         ("tokens/s ≥", "-5"),
         ("change of answers (KL) ≤", "1e308"),
     ):
-        mine.get_by_label(label).fill(value)
-        mine.get_by_label(label).press("Tab")
+        cell.get_by_label(label).fill(value)
+        cell.get_by_label(label).press("Tab")
         told(page, "A limit has to be a number above 0")
         page.locator(".vp-toast").get_by_role("button", name="Close").click()
-        mine.get_by_label(label).fill("")
-        mine.get_by_label(label).press("Tab")
+        cell.get_by_label(label).fill("")
+        cell.get_by_label(label).press("Tab")
         saved(page)
     rows = [{"image": "a.png", "question": question} for question in ("What?", "Where?", "Why?")]
     with zipfile.ZipFile(tmp_path / "three.zip", "w") as archive:
         archive.writestr("items.jsonl", "\n".join(json.dumps(row) for row in rows))
         archive.write(data_folder() / "tiny-vlm/evaluation/hard-62.png", "a.png")
-    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "three.zip")
-    expect(mine).to_contain_text("questions of three.zip")
+    cell.get_by_label("or a zip of your own").set_input_files(tmp_path / "three.zip")
+    expect(cell).to_contain_text("questions of three.zip")
     tick_only(page, "F16")
-    run(mine)
+    run(cell)
     expect(refused).to_have_text(re.compile("^A scan needs at least four questions"))
 
 
@@ -249,29 +249,31 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
     open_few(page, few)
     page.get_by_role("button", name="Quantize here").click()
     expect(page.get_by_role("radio", name="Projector (mmproj)")).to_be_checked()
-    made = page.locator("#vp-made")
+    files_made = page.locator("#vp-made")
     quantize(page, "Q9_9")
-    expect(made).to_have_text("llama.cpp has no quantization called 'Q9_9'.", timeout=20_000)
+    expect(files_made).to_have_text("llama.cpp has no quantization called 'Q9_9'.", timeout=20_000)
     quantize(page, "../../../Q9", calibrate=True)  # a name that leads out of the folder, with a file of its own
-    expect(made).to_have_text("llama.cpp has no quantization called '../../../Q9'.", timeout=90_000)
+    expect(files_made).to_have_text("llama.cpp has no quantization called '../../../Q9'.", timeout=90_000)
     quantize(page, "Q4_0", exceptions=f"{'x' * 2000}=q99\n")
-    expect(made).to_contain_text("ggml has no type called 'q99'", timeout=20_000)
+    expect(files_made).to_contain_text("ggml has no type called 'q99'", timeout=20_000)
     quantize(page, "Q4_0", exceptions="ffn_up")
-    expect(made).to_contain_text("PATTERN=TYPE", timeout=20_000)
+    expect(files_made).to_contain_text("PATTERN=TYPE", timeout=20_000)
     quantize(page, "Q8_0", calibrate=True)
-    expect(made.locator("progress")).to_be_visible(timeout=20_000)
+    expect(files_made.locator("progress")).to_be_visible(timeout=20_000)
     page.locator("#vp-make").get_by_role("button", name="Stop", exact=True).click()
-    expect(made).to_have_text("Stopped. Nothing was kept.", timeout=20_000)
+    expect(files_made).to_have_text("Stopped. Nothing was kept.", timeout=20_000)
     new = set(cache.parent.rglob("*")) - before
     assert [path for path in new if "few" in path.name or "Q9" in path.name] == []
 
     quantize(page, "Q4_0", exceptions=" v.blk.0 = q8_0 \n")
-    expect(made.locator("b")).to_have_text(
+    expect(files_made.locator("b")).to_have_text(
         re.compile("^(fit to ship|answers change( a lot)?|broken|not enough questions)$"), timeout=240_000
     )
-    expect(made).to_contain_text(re.compile(r"Mean KL \d\S* nats a token on \d+ questions"))
-    expect(made).to_contain_text(re.compile(r"cosine [01]\.\d{4}, lowest patch [01]\.\d{4}, relative error \d+\.\d %"))
-    maps = made.locator("img")
+    expect(files_made).to_contain_text(re.compile(r"Mean KL \d\S* nats a token on \d+ questions"))
+    expect(files_made).to_contain_text(
+        re.compile(r"cosine [01]\.\d{4}, lowest patch [01]\.\d{4}, relative error \d+\.\d %")
+    )
+    maps = files_made.locator("img")
     expect(maps).to_have_count(8)
     for shown in maps.all():
         expect(shown).to_have_js_property("complete", True)
@@ -280,7 +282,9 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
     expect(page.locator(".vp-active .vp-chip").first).to_have_text("F16, F16 + mmproj-Q4_0 v.blk.0=q8_0")
     (file,) = (cache / "made").glob("mmproj-few-Q4_0-*.gguf")
     quantize(page, "Q4_0", exceptions="v.blk.0=q8_0")
-    expect(made).to_have_text(f"{file.name} was made before. It is a variant: tick it at the side.", timeout=20_000)
+    expect(files_made).to_have_text(
+        f"{file.name} was made before. It is a variant: tick it at the side.", timeout=20_000
+    )
 
     with (
         running(cache, cache / "second.txt", model_dirs=(few.model.parent,)) as again,
@@ -298,14 +302,14 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
 def test_server_elsewhere_when_ticked_then_its_pane_stands_beside_the_others_without_their_figures(page: Page) -> None:
     tick_only(page, "F16")
     page.locator("#vp-endpoints").get_by_label("box").check()
-    mine = page.locator(".vp-is-compare.vp-active")
-    expect(mine.locator(".vp-chip").first).to_have_text("F16, elsewhere: box")
-    run(mine)
-    theirs = mine.locator("[data-variant='elsewhere:box'][data-state=done]")
+    active = page.locator(".vp-is-compare.vp-active")
+    expect(active.locator(".vp-chip").first).to_have_text("F16, elsewhere: box")
+    run(active)
+    theirs = active.locator("[data-variant='elsewhere:box'][data-state=done]")
     expect(theirs).to_be_visible(timeout=60_000)
     ended(page)
     expect(theirs.locator(".vp-text")).to_have_text("a cat")
     expect(theirs.locator(".vp-elsewhere")).to_have_text("elsewhere · times not comparable")
     assert theirs.locator("dt").all_text_contents() == ["model", "tokens", "first text", "answer"]
     page.locator("#vp-endpoints").get_by_label("box").uncheck()
-    expect(mine.locator(".vp-chip").first).to_have_text("F16")
+    expect(active.locator(".vp-chip").first).to_have_text("F16")

@@ -100,8 +100,8 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
         expect(repo.locator("tbody tr")).to_have_count(3)  # no imatrix, no projector among them
         for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf", "hubby-Q4_0.gguf"):
             tick(page, name)
-        wanted = sum(file.stat().st_size for file in hubby.values())
-        expect(repo.locator("[data-total]")).to_have_text(f"{wanted / 1e6:.1f} MB to download")
+        n_bytes = sum(file.stat().st_size for file in hubby.values())
+        expect(repo.locator("[data-total]")).to_have_text(f"{n_bytes / 1e6:.1f} MB to download")
         hub.behave("cdn", slow=600_000)
         page.get_by_role("button", name="Download", exact=True).click()
         expect(download(page, "hubby-F16.gguf")).to_contain_text("/s ·", timeout=15_000)  # a rate, and what is left
@@ -177,12 +177,12 @@ def test_repository_when_gated_then_says_where_to_accept_and_a_token_opens_it_an
         page.get_by_role("button", name="Download", exact=True).click()
         expect(download(page, "hubby-Q4_0.gguf")).to_contain_text("done", timeout=20_000)
         assert all(TOKEN not in (seen.token or "") for seen in hub.seen(cdn=True))
-    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
-    assert [path for path in kept if TOKEN.encode() in path.read_bytes()] == []
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize(
-    ("repo", "said"),
+    ("repo", "message"),
     [
         ("acme/mixed-GGUF", "the projector writes 512 values for an image token, the model reads 256"),
         ("acme/swapped-GGUF", "The two files are swapped"),
@@ -192,11 +192,11 @@ def test_repository_when_gated_then_says_where_to_accept_and_a_token_opens_it_an
     ],
 )
 def test_repository_when_it_cannot_work_then_the_page_says_why(
-    shared_app: WebApp, opened: Page, repo: str, said: str
+    shared_app: WebApp, opened: Page, repo: str, message: str
 ) -> None:
     models_page(opened, shared_app)
     find(opened, repo)
-    expect(opened.locator("#vp-hub")).to_contain_text(said, timeout=15_000)
+    expect(opened.locator("#vp-hub")).to_contain_text(message, timeout=15_000)
 
 
 @pytest.fixture(scope="module")
@@ -261,5 +261,5 @@ def test_downloads_when_the_operator_forbids_them_then_none_can_be_asked_for(der
             "repo": {"text": "a/b"},
             "download": {**where, "models": ["m"]},
         }.items():
-            called = next(one for one in actions.functions() if one.__name__ == function)
+            called = next(action for action in actions.functions() if action.__name__ == function)
             assert "does not allow downloads" in called(fields)["error"]

@@ -114,13 +114,13 @@ def order(page: Page, *titles: str) -> None:
 
 def texts(page: Page, number: int = 0) -> list[str]:
     """All answers of a cell; inner_text says nothing of those that are not laid out yet."""
-    found: list[str] = cell(page, number).locator(".vp-text").all_text_contents()
-    return found
+    answers_shown: list[str] = cell(page, number).locator(".vp-text").all_text_contents()
+    return answers_shown
 
 
 def width(page: Page) -> int:
-    found: int = page.evaluate("document.documentElement.scrollWidth")
-    return found
+    width: int = page.evaluate("document.documentElement.scrollWidth")
+    return width
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +434,7 @@ def test_a_notebook_when_the_app_is_killed_in_a_run_then_all_that_was_there_is_t
         expect(panes.nth(1)).to_have_attribute("data-state", "done", timeout=30_000)
         os.kill(app.pid, signal.SIGKILL)
         assert cell(page, 1).locator(".vp-overall").count() == 0, "the run was over before the app was killed"
-        there = texts(page, 1)[:2]
+        shown_texts = texts(page, 1)[:2]
         token = page.evaluate("name => localStorage.getItem(name)", TOKEN)
     context = browser.new_context(viewport={"width": 1366, "height": 900})
     context.add_init_script(f"localStorage.setItem({TOKEN!r}, {token!r})")
@@ -444,8 +444,8 @@ def test_a_notebook_when_the_app_is_killed_in_a_run_then_all_that_was_there_is_t
         assert texts(page) == ["cross", "cross"]
         expect(cell(page, 1).locator(".vp-runstate")).to_have_text("interrupted: the app ended while it ran")
         expect(cell(page, 1).locator(".vp-pane").nth(1)).to_have_attribute("data-state", "done")
-        assert texts(page, 1)[:2] == there
-        assert all(there)
+        assert texts(page, 1)[:2] == shown_texts
+        assert all(shown_texts)
         expect(cell(page, 1).locator(".vp-pictures img")).to_have_count(len(scenes))
     context.close()
 
@@ -593,17 +593,22 @@ def test_notebooks_when_made_renamed_copied_and_deleted_then_the_list_has_them(p
 def test_two_tabs_when_both_write_and_run_then_the_later_write_wins_and_no_run_is_disturbed(
     page: Page, app: WebApp
 ) -> None:
-    one = page
-    give(one, asks("Describe the image.", scenes=("hard-62", "hard-52", "hard-01"), gallery=True), asks(), says("A"))
-    with tab(one.context, app.url) as two:
+    first_page = page
+    give(
+        first_page,
+        asks("Describe the image.", scenes=("hard-62", "hard-52", "hard-01"), gallery=True),
+        asks(),
+        says("A"),
+    )
+    with tab(first_page.context, app.url) as two:
         expect(prompt(two, 1)).to_have_value(SHORT)
-        run(one)
-        expect(cell(one).locator(".vp-pane").first).to_be_visible()
-        top_menu(one, "Share", "Make a link")  # draws the page anew
-        expect(one.get_by_label("Link for readers")).to_be_visible()
-        assert cell(one).evaluate("c => c.matches('.vp-running') || !!c.querySelector('.vp-overall')")
-        prompt(one, 1).fill("From the first tab")
-        saved(one)
+        run(first_page)
+        expect(cell(first_page).locator(".vp-pane").first).to_be_visible()
+        top_menu(first_page, "Share", "Make a link")  # draws the page anew
+        expect(first_page.get_by_label("Link for readers")).to_be_visible()
+        assert cell(first_page).evaluate("c => c.matches('.vp-running') || !!c.querySelector('.vp-overall')")
+        prompt(first_page, 1).fill("From the first tab")
+        saved(first_page)
         prompt(two, 1).fill("From the second tab")
         told(two, "This cell was changed in another tab meanwhile. What you wrote here has replaced it.")
         prompt(two, 1).fill("From the second tab, again")
@@ -613,14 +618,14 @@ def test_two_tabs_when_both_write_and_run_then_the_later_write_wins_and_no_run_i
         menu(note(two), "Delete")
         ended(two)
         assert all(texts(two, 1))
-    ended(one)
-    expect(cell(one).locator(".vp-overall")).to_contain_text("in 3 of 3")
-    expect(cell(one).locator(".vp-runstate")).to_have_count(0)
-    before = texts(one)
-    reload(one)
-    order(one, "Describe the image.", "From the second tab, again")
-    assert texts(one) == before
-    expect(cell(one, 1).locator(".vp-n")).to_have_text("[1]")
+    ended(first_page)
+    expect(cell(first_page).locator(".vp-overall")).to_contain_text("in 3 of 3")
+    expect(cell(first_page).locator(".vp-runstate")).to_have_count(0)
+    before = texts(first_page)
+    reload(first_page)
+    order(first_page, "Describe the image.", "From the second tab, again")
+    assert texts(first_page) == before
+    expect(cell(first_page, 1).locator(".vp-n")).to_have_text("[1]")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -657,7 +662,7 @@ def test_exports_when_downloaded_then_each_file_holds_the_notebook(
 
     book = nbformat.reads(files["ipynb"].read_text(), as_version=4)
     nbformat.validate(book)
-    assert [one.cell_type for one in book.cells] == ["markdown", "markdown", "code"]
+    assert [nb_cell.cell_type for nb_cell in book.cells] == ["markdown", "markdown", "code"]
     assert reference.text_content() in json.dumps(book.cells[2].outputs)
 
     page.locator("[data-import]").set_input_files(files["json"])
@@ -693,11 +698,11 @@ def report(browser: Browser, path: Path) -> Iterator[Page]:
     """A report as somebody finds it in a mail: no network, no scripts. Asking for anything fails the test."""
     context = browser.new_context(offline=True, java_script_enabled=False)
     page = context.new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
     yield page
-    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
     context.close()
 
 
@@ -865,7 +870,7 @@ def test_a_small_screen_when_used_then_panes_are_swiped_and_a_chip_opens_the_set
 
 def contrasts(page: Page, selector: str) -> list[str]:
     """The texts of the shown nodes whose colour stands out less than 4.5 : 1 from what is behind it (WCAG AA)."""
-    found: list[str] = page.evaluate(
+    problems: list[str] = page.evaluate(
         """selector => {
             const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1})
                 .getContext("2d", {willReadFrequently: true});
@@ -904,7 +909,7 @@ def contrasts(page: Page, selector: str) -> list[str]:
         }""",
         selector,
     )
-    return found
+    return problems
 
 
 def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> None:
@@ -922,13 +927,13 @@ def test_colours_when_light_or_dark_then_every_text_can_be_read(page: Page) -> N
     told(page, "This is not a notebook of this playground")
     for what in (".vp-dim", ".vp-verdict", "ins", "del", "dt", "dd", ".vp-chip b", ".vp-toast span", ".vp-error p"):
         assert page.locator(what).count(), what
-    found = {}
+    sizes = {}
     for dark in (False, True):
         page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
         assert contrasts(page, "#vp-top *, #vp-main *") == []
         assert violations(page) == []
-        found[dark] = page.locator(".vp-verdict").first.evaluate("node => getComputedStyle(node).color")
-    assert found[False] != found[True]
+        sizes[dark] = page.locator(".vp-verdict").first.evaluate("node => getComputedStyle(node).color")
+    assert sizes[False] != sizes[True]
 
 
 def test_pages_when_axe_looks_at_them_then_nothing_is_wrong_and_run_all_is_near(page: Page, app: WebApp) -> None:
@@ -989,18 +994,18 @@ def test_controls_when_reached_without_a_mouse_then_each_has_a_name_and_shows_it
 
 def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page) -> None:
     page.get_by_role("button", name="+ Measure").click()
-    mine = page.locator(".vp-is-compare.vp-active")
-    mine.get_by_label("how many").fill("4")
-    mine.get_by_label("Right or wrong").check()
+    active = page.locator(".vp-is-compare.vp-active")
+    active.get_by_label("how many").fill("4")
+    active.get_by_label("Right or wrong").check()
     tick(page, "F16", "Q2_K")
     page.locator("#vp-projectors").get_by_label("Q4_0").check()
-    expect(mine.locator(".vp-chip").first).to_have_text("F16, F16 + mmproj-Q4_0, Q2_K, Q2_K + mmproj-Q4_0")
-    mine.get_by_role("button", name="Run cell").click()
-    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
-    expect(mine.locator(".vp-measured .vp-table").first).to_contain_text("Q2_K", timeout=60_000)
-    expect(mine.locator(".vp-outputs")).to_contain_text("noise floor")
-    expect(mine.locator(".vp-reasons li").first).to_contain_text("None passes. Nearest: ")
-    table = mine.locator(".vp-measured .vp-table").first
+    expect(active.locator(".vp-chip").first).to_have_text("F16, F16 + mmproj-Q4_0, Q2_K, Q2_K + mmproj-Q4_0")
+    active.get_by_role("button", name="Run cell").click()
+    expect(active.locator("progress")).to_be_visible(timeout=20_000)
+    expect(active.locator(".vp-measured .vp-table").first).to_contain_text("Q2_K", timeout=60_000)
+    expect(active.locator(".vp-outputs")).to_contain_text("noise floor")
+    expect(active.locator(".vp-reasons li").first).to_contain_text("None passes. Nearest: ")
+    table = active.locator(".vp-measured .vp-table").first
     expect(table.locator("thead th")).to_have_text(
         ["variant", "size", "changed", "at most", "verdict", "KL", "KL a question", "own floor", "same top", "accuracy",
          "against ★"]
@@ -1009,11 +1014,11 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     expect(changed.nth(1)).to_have_text("1 of 4")
     expect(changed.nth(2)).to_have_text("75.1%")
     expect(changed.nth(3)).to_have_text("not enough questions")
-    expect(mine.locator(".vp-sum")).to_contain_text("Not enough questions to tell: ")
-    expect(mine.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"])
-    expect(mine.locator(".vp-dot")).to_have_count(3)
-    mine.get_by_text("questions that moved most").click()
-    assert re.match(r"KL ", mine.locator(".vp-strip span").first.get_attribute("title") or "")
+    expect(active.locator(".vp-sum")).to_contain_text("Not enough questions to tell: ")
+    expect(active.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"])
+    expect(active.locator(".vp-dot")).to_have_count(3)
+    active.get_by_text("questions that moved most").click()
+    assert re.match(r"KL ", active.locator(".vp-strip span").first.get_attribute("title") or "")
     page.reload()
     again = page.locator(".vp-is-compare", has=page.locator("[data-q]"))
     expect(again.locator(".vp-grid tbody th")).to_have_text(["F16", "Q2_K"], timeout=20_000)
@@ -1023,13 +1028,13 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
 
 def test_measurement_when_stopped_then_says_so_and_runs_again(page: Page) -> None:
     page.get_by_role("button", name="+ Measure").click()
-    mine = page.locator(".vp-is-compare.vp-active")
-    mine.get_by_label("how many").fill("200")
-    mine.get_by_role("button", name="Run cell").click()
-    expect(mine.locator("progress")).to_be_visible(timeout=20_000)
-    mine.get_by_role("button", name="Stop", exact=True).click()
-    expect(mine.locator(".vp-runstate")).to_have_text("stopped by hand", timeout=20_000)
-    expect(mine.get_by_role("button", name="Run cell")).to_be_visible()
+    active = page.locator(".vp-is-compare.vp-active")
+    active.get_by_label("how many").fill("200")
+    active.get_by_role("button", name="Run cell").click()
+    expect(active.locator("progress")).to_be_visible(timeout=20_000)
+    active.get_by_role("button", name="Stop", exact=True).click()
+    expect(active.locator(".vp-runstate")).to_have_text("stopped by hand", timeout=20_000)
+    expect(active.get_by_role("button", name="Run cell")).to_be_visible()
 
 
 def test_measurement_when_the_questions_are_ones_own_then_asked_and_shown_with_their_images(
@@ -1047,18 +1052,18 @@ def test_measurement_when_the_questions_are_ones_own_then_asked_and_shown_with_t
         archive.write(folder / "hard-52.png", "set/b.png")
     (tmp_path / "no.zip").write_bytes(b"PK not really")
     page.get_by_role("button", name="+ Measure").click()
-    mine = page.locator(".vp-is-compare.vp-active")
-    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "no.zip")
+    active = page.locator(".vp-is-compare.vp-active")
+    active.get_by_label("or a zip of your own").set_input_files(tmp_path / "no.zip")
     expect(page.get_by_text("no.zip cannot be read as a folder or zip")).to_be_visible()
-    mine.get_by_label("or a zip of your own").set_input_files(tmp_path / "mine.zip")
-    expect(mine).to_contain_text("questions of mine.zip")
+    active.get_by_label("or a zip of your own").set_input_files(tmp_path / "mine.zip")
+    expect(active).to_contain_text("questions of mine.zip")
     expect(page.get_by_text("Question 3 was left out: there is no image gone.png")).to_be_visible()
     tick(page, "F16", "Q2_K")
-    expect(mine.locator(".vp-chip").first).to_have_text("F16, Q2_K")
-    mine.get_by_role("button", name="Run cell").click()
-    expect(mine.locator(".vp-outputs")).to_contain_text("2 questions", timeout=60_000)
-    mine.get_by_text("that moved most").click()
-    expect(mine.locator(".vp-example img").first).to_have_js_property("complete", True)
-    mine.get_by_role("button", name="Ask the embedded questions again").click()
-    expect(mine.locator("select[data-q=level]")).to_have_value("hard")
-    expect(mine.locator(".vp-runline")).to_have_attribute("data-stale", "true")
+    expect(active.locator(".vp-chip").first).to_have_text("F16, Q2_K")
+    active.get_by_role("button", name="Run cell").click()
+    expect(active.locator(".vp-outputs")).to_contain_text("2 questions", timeout=60_000)
+    active.get_by_text("that moved most").click()
+    expect(active.locator(".vp-example img").first).to_have_js_property("complete", True)
+    active.get_by_role("button", name="Ask the embedded questions again").click()
+    expect(active.locator("select[data-q=level]")).to_have_value("hard")
+    expect(active.locator(".vp-runline")).to_have_attribute("data-stale", "true")

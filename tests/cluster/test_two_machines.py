@@ -89,10 +89,10 @@ def run_on_box2(parts: Parts, variant: Variant, max_tokens: int = 40) -> Compari
 def test_answers_when_given_on_two_machines_then_they_are_equal(parts: Parts, variant: Variant) -> None:
     with parts.pool.turn((), where=[(BOX2,)]):
         here = run(parts, comparison(parts.read_image(SCENE), WHAT, (variant,), max_tokens=40))
-    there = run_on_box2(parts, variant)
+    update = run_on_box2(parts, variant)
     assert "Answered on" not in " ".join(here.panes[0].remarks)
-    assert "Answered on box2" in " ".join(there.panes[0].remarks)
-    assert there.panes[0].token_ids == here.panes[0].token_ids
+    assert "Answered on box2" in " ".join(update.panes[0].remarks)
+    assert update.panes[0].token_ids == here.panes[0].token_ids
     report = parts.pool.memory()
     assert {worker.place for worker in report.workers} == {"host", BOX2}
     assert all(worker.host_rss_bytes for worker in report.workers)
@@ -221,11 +221,11 @@ def test_measurement_when_on_another_machine_then_the_same_numbers(
     quantizer.make(MODEL, file, "Q4_0", parts.pool, Half.MODEL)
     variants = (variant, replace(parts.catalog.read_pair(file, PROJECTOR), id="q4"))
     questions = question_sets.embedded(parts.evaluation, level="hard").first(3)
-    here, there = (replace(parts, result_cache=ResultCache(tmp_path / name, name)) for name in ("here", "there"))
+    here, remote_parts = (replace(parts, result_cache=ResultCache(tmp_path / name, name)) for name in ("here", "there"))
     with parts.pool.turn((), where=[(BOX2,)]):
         on_page = measured(here, questions, variants)
     with parts.pool.turn((), where=[("host",)]):
-        on_box2 = measured(there, questions, variants)
+        on_box2 = measured(remote_parts, questions, variants)
         files = {worker.file for worker in parts.pool.memory().workers if worker.place == BOX2}
         assert files >= {MODEL.name, PROJECTOR.name, file.name}
     assert on_page.results[1].mean_kl is not None
@@ -281,13 +281,13 @@ def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewh
     whole = measure(replace(parts, pool=parts.pool.at(("host",))), ladder, tmp_path / "whole", lambda progress: None)
     steps, removed, request = list[Progress](), list[Any](), RemoteWorker.request
 
-    def asked(worker: RemoteWorker, message: Any, **given: Any) -> Any:
+    def counting(worker: RemoteWorker, message: Any, **fields: Any) -> Any:
         if isinstance(message, protocol.Measure | protocol.ReadBatch) and not removed:
             removed.append(message)
             nodes.remove_node(box2, allow_graceful=False)
-        return request(worker, message, **given)
+        return request(worker, message, **fields)
 
-    monkeypatch.setattr(RemoteWorker, "request", asked)
+    monkeypatch.setattr(RemoteWorker, "request", counting)
     cut = measure(parts, ladder, tmp_path / "cut", steps.append)
     assert removed
     assert "The machine box2 was lost. What it had not answered was asked elsewhere." in cut.problems
@@ -304,9 +304,9 @@ def test_embeddings_when_several_variants_need_them_elsewhere_then_the_page_shar
     monkeypatch.setattr(ray, "put", lambda data: (shared.append(data), put(data))[1])
     picture = parts.read_image(SCENE.with_name("hard-60.png"))
     request = comparison(picture, WHAT, ladder, max_tokens=10)
-    here, there = (run(replace(parts, pool=parts.pool.at((place,))), request) for place in ("host", BOX2))
-    assert [pane.token_ids for pane in there.panes] == [pane.token_ids for pane in here.panes]
-    assert all("Answered on box2" in " ".join(pane.remarks) for pane in there.panes)
+    here, on_box2 = (run(replace(parts, pool=parts.pool.at((place,))), request) for place in ("host", BOX2))
+    assert [pane.token_ids for pane in on_box2.panes] == [pane.token_ids for pane in here.panes]
+    assert all("Answered on box2" in " ".join(pane.remarks) for pane in on_box2.panes)
     assert [len(data) >= shared_embeddings.LEAST_BYTES for data in shared] == [True]
 
 

@@ -19,8 +19,8 @@ from testkit import pairs
 from testkit.running import run
 
 
-def asked(parts: Parts, image: Image, variant: Variant, **given: Any) -> ComparisonUpdate:
-    settings: RunSettings = run_settings.read_settings({"max_tokens": 4, "n_ctx": 2048, **given})
+def asked(parts: Parts, image: Image, variant: Variant, **fields: Any) -> ComparisonUpdate:
+    settings: RunSettings = run_settings.read_settings({"max_tokens": 4, "n_ctx": 2048, **fields})
     variants = axes.spread([variant], settings)
     update = run(parts, comparison_request.comparison_of([image], "What is this?", variants, settings))
     assert {pane.state for pane in update.panes} == {PaneState.DONE}, [pane.error for pane in update.panes]

@@ -176,8 +176,8 @@ def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and
     places: list[int] = []
 
     def stop() -> bool:
-        done = sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
-        if 0 < done < len(items) and not killed:
+        n_done = sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
+        if 0 < n_done < len(items) and not killed:
             (pid,) = (w.pid for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE)
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
@@ -210,9 +210,9 @@ def test_batch_when_memory_runs_out_in_it_then_half_as_many_at_once_and_each_que
         assert "at most 4 of its questions were asked at once" in steps.notes[0]
 
         steps = steps_of(parts, variant, 8)
-        wanted = {k: Reading(a.token_ids) for k, a in enumerate(answers) if isinstance(a, RecordedAnswer)}
+        sequences = {k: Reading(a.token_ids) for k, a in enumerate(answers) if isinstance(a, RecordedAnswer)}
         read: list[int] = []
-        steps.readings(variant, items, wanted, lambda k, reply: read.append(k))
+        steps.readings(variant, items, sequences, lambda k, reply: read.append(k))
         assert sorted(read) == list(range(10))
         assert steps.sequences == 4
 
@@ -338,13 +338,13 @@ def test_answers_when_stopped_then_what_is_done_is_kept(parts: Parts) -> None:
     items = about_one_picture(12)
     lab = replace(parts.lab, sequences=2)
 
-    def done() -> int:
+    def n_done() -> int:
         return sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
 
-    steps = Steps(lab, variant, Runtime(), Sampling(max_tokens=MAX_TOKENS), lambda: done() > 0)
+    steps = Steps(lab, variant, Runtime(), Sampling(max_tokens=MAX_TOKENS), lambda: n_done() > 0)
     with pytest.raises(Interrupted):
         steps.answers(variant, items, 2)
-    assert 0 < done() < len(items)
+    assert 0 < n_done() < len(items)
 
 
 def test_sequence_when_it_leaves_then_the_others_go_on(parts: Parts, endless: pairs.PairFiles) -> None:
@@ -416,16 +416,16 @@ def test_readings_when_read_at_once_then_what_each_alone_finds(
         for k in range(5)
     ]
     size = batch.cells(prompts, len(answers[-1]), 3)
-    found: dict[int, protocol.SequenceRead] = {}
+    reads: dict[int, protocol.SequenceRead] = {}
     with parts.pool.lease(language_spec(variant.model, Runtime(n_ctx=size), sequences=3)) as lease:
         batch.read_all(
-            lease, readings, Runtime(n_ctx=size, n_batch=64), 3, size, lambda r: found.update({r.id: r}), lambda: False
+            lease, readings, Runtime(n_ctx=size, n_batch=64), 3, size, lambda r: reads.update({r.id: r}), lambda: False
         )
     for k, ids in enumerate(answers):
-        assert found[k].failed is None
-        assert len(found[k].drifts) == len(ids) + 1
-        assert max(drift.kl for drift in found[k].drifts) < 1e-4
-        assert found[k].log_probability == pytest.approx(alone[k], rel=1e-3)
+        assert reads[k].failed is None
+        assert len(reads[k].drifts) == len(ids) + 1
+        assert max(drift.kl for drift in reads[k].drifts) < 1e-4
+        assert reads[k].log_probability == pytest.approx(alone[k], rel=1e-3)
         assert (tmp_path / f"own-{k}").stat().st_size == (tmp_path / f"alone-{k}").stat().st_size
         theirs, own = (numpy.fromfile(tmp_path / f"{name}-{k}", "float32") for name in ("alone", "own"))
         assert numpy.exp(own) == pytest.approx(numpy.exp(theirs), abs=0.01)
@@ -439,11 +439,11 @@ def test_reading_when_its_record_is_of_another_answer_then_it_fails_alone(parts:
     readings = [protocol.JoinReading(0, prompts[0], (5, 6), str(tmp_path / "short"))]
     readings += [protocol.JoinReading(1, prompts[1], (5, 6))]
     runtime = Runtime(n_ctx=batch.cells(prompts, 2, 2))
-    found: dict[int, protocol.SequenceRead] = {}
+    reads: dict[int, protocol.SequenceRead] = {}
     with parts.pool.lease(language_spec(variant.model, runtime, sequences=2)) as lease:
-        batch.read_all(lease, readings, runtime, 2, runtime.context, lambda r: found.update({r.id: r}), lambda: False)
-    assert "another vocabulary or answer" in (found[0].failed or protocol.Failed("", "")).message
-    assert found[1].log_probability == pytest.approx(steps.log_probability(variant, prompts[1], (5, 6)), rel=1e-3)
+        batch.read_all(lease, readings, runtime, 2, runtime.context, lambda r: reads.update({r.id: r}), lambda: False)
+    assert "another vocabulary or answer" in (reads[0].failed or protocol.Failed("", "")).message
+    assert reads[1].log_probability == pytest.approx(steps.log_probability(variant, prompts[1], (5, 6)), rel=1e-3)
 
 
 def test_drift_when_questions_share_a_picture_then_as_one_at_a_time(parts: Parts, tmp_path: Path) -> None:

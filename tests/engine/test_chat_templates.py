@@ -139,8 +139,8 @@ def rendered() -> dict[str, str]:
 def test_preset_when_rendered_as_the_worker_does_then_asked_as_its_makers_do(
     rendered: dict[str, str], family: str
 ) -> None:
-    one, more, system = MAKERS[family]
-    assert rendered[f"{family} one"] == one
+    single, more, system = MAKERS[family]
+    assert rendered[f"{family} one"] == single
     assert rendered[f"{family} more"] == more
     assert rendered[f"{family} system"] == system
 

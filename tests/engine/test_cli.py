@@ -69,16 +69,16 @@ def call(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
     return called
 
 
-def fine(done: Called) -> str:
-    assert done.code == 0, done.err[-2000:]
-    return done.out
+def fine(result: Called) -> str:
+    assert result.code == 0, result.err[-2000:]
+    return result.out
 
 
-def told(done: Called) -> str:
+def told(result: Called) -> str:
     """One clear line, and the exit code of bad input."""
-    assert done.code == 2, done
-    lines = done.err.strip().splitlines()
-    assert len(lines) == 1, done.err
+    assert result.code == 2, result
+    lines = result.err.strip().splitlines()
+    assert len(lines) == 1, result.err
     return lines[0].removeprefix("Error: ")
 
 
@@ -108,19 +108,19 @@ def test_scan_when_under_a_size_then_a_recipe_whose_files_quantize_makes_again(
     assert f"new/folder/{toml.name}, made with:" in shown
     assert shown.count("llama-quantize ") == 2
     assert "The recipe (0.8 MB) drifts by " in shown
-    made = {path.name: path for path in toml.parent.glob("*.gguf")}
-    assert len(made) == 2
+    files = {path.name: path for path in toml.parent.glob("*.gguf")}
+    assert len(files) == 2
 
     document = json.loads(fine(call(*scan, "--json")))
-    found = msgspec.convert(document, Sensitivity)
-    assert [rung.kind for rung in found.sensed[0].rungs] == ["q4_K", "q2_K"]
-    assert found.built is None
+    sensitivity = msgspec.convert(document, Sensitivity)
+    assert [rung.kind for rung in sensitivity.sensed[0].rungs] == ["q4_K", "q2_K"]
+    assert sensitivity.built is None
 
     recipe = recipes.read(toml)
     again = Path("again.gguf")
     shown = fine(call("quantize", few.projector, "--recipe", toml, "--out", again))
     assert shown.startswith("again.gguf: ")
-    original = next(path for name, path in made.items() if name.startswith("mmproj"))
+    original = next(path for name, path in files.items() if name.startswith("mmproj"))
     assert {t.name: t.tensor_type for t in GGUFReader(again).tensors} == {
         t.name: t.tensor_type for t in GGUFReader(original).tensors
     }
@@ -163,11 +163,11 @@ def test_files_and_names_when_repeated_or_with_commas_then_every_one_is_used(
     comma.write_bytes(next((derived / "derived").glob("*/mmproj*Q4_0.gguf")).read_bytes())
     projectors = [PROJECTOR, str(comma)]
 
-    def given(option: str, values: list[str]) -> list[str]:
+    def options(option: str, values: list[str]) -> list[str]:
         return [option, ",".join(values)] if form == "commas" else [w for value in values for w in (option, value)]
 
-    files = given("--model", models) + [w for half in projectors for w in ("--projector", half)]
-    names = given("--variants", ["F16", "Q2_K"]) + given("--projector", ["F16", "Q4_0"])
+    files = options("--model", models) + [w for half in projectors for w in ("--projector", half)]
+    names = options("--variants", ["F16", "Q2_K"]) + options("--projector", ["F16", "Q4_0"])
     for words in (files, names):
         document = json.loads(fine(call(*LAST[command], *words)))
         rows = document.get("panes") or document.get("rows") or document["results"]
@@ -193,14 +193,14 @@ def test_help_when_shown_then_it_names_every_command(call: Call) -> None:
 
 def test_card_when_written_to_files_then_each_of_its_kind(call: Call) -> None:
     words = ("card", "--variants", "F16,Q4_K_M", "-n", "2", "--max-tokens", "8", "--max-kl", "0.5", "--max-size", "1GB")
-    done = call(*words, "--out", "x.png", "--out", "x.html", "--json")
-    card = msgspec.json.decode(fine(done), type=ShipCard)
+    result = call(*words, "--out", "x.png", "--out", "x.html", "--json")
+    card = msgspec.json.decode(fine(result), type=ShipCard)
     assert [row.label for row in card.rows] == ["F16", "Q4_K_M"]
     assert card.recommended is None
     assert card.reasons[0] == "Not enough questions to recommend one (2 asked)."
     assert card.command.startswith("python -m playground card --variants F16,Q4_K_M -n 2 ")
     assert all(row.tokens_per_second and row.memory for row in card.rows)
-    assert "x.png written.\nx.html written.\n" in done.err
+    assert "x.png written.\nx.html written.\n" in result.err
     with PIL.Image.open("x.png") as picture:
         assert picture.format == "PNG"
     assert "Not enough questions to recommend one (2 asked)." in Path("x.html").read_text()
@@ -223,7 +223,7 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("sensitivity --max-size 5XB", "Invalid size '5XB'"),
         ("drift -n 3 -n 4", "-n was given 2 times; give it once."),
@@ -249,8 +249,8 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
         (f"quantize {MODEL} Q9_9 --dry-run", "no quantization called 'Q9_9'"),
     ],
 )  # fmt: skip
-def test_words_when_they_make_no_sense_then_one_line_and_code_2(call: Call, words: str, said: str) -> None:
-    assert said in told(call(*words.split()))
+def test_words_when_they_make_no_sense_then_one_line_and_code_2(call: Call, words: str, message: str) -> None:
+    assert message in told(call(*words.split()))
     assert os.listdir() == []
 
 

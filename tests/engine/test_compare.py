@@ -263,13 +263,13 @@ def test_probabilities_when_read_then_the_next_answers_are_as_if_they_had_not_be
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, seed=3, max_tokens=24)
 
     def answers(*, probabilities: bool) -> list[tuple[tuple[int, ...], int | None]]:
-        found = []
+        rows = []
         for prompt in (WHAT, "What does the text say?", WHAT):
             request = comparison(scene, prompt, f16, sampling=sampling)
             pane = run(parts, replace(request, probabilities=probabilities)).panes[0]
             assert bool(pane.scores) is probabilities
-            found.append((pane.token_ids, pane.metrics.reused_tokens))
-        return found
+            rows.append((pane.token_ids, pane.metrics.reused_tokens))
+        return rows
 
     run(parts, comparison(scene, WHAT, f16))  # so that both find the image in the cache
     assert answers(probabilities=True) == answers(probabilities=False)
@@ -300,8 +300,8 @@ def test_probabilities_when_the_worker_dies_then_the_answer_stays_and_it_is_said
         return sent(self, request, **options)
 
     monkeypatch.setattr(Lease, "request", killed)
-    asked = replace(comparison(scene, WHAT, parts.catalog.choose(["F16"])), probabilities=True)
-    update = run(parts, asked)
+    job = replace(comparison(scene, WHAT, parts.catalog.choose(["F16"])), probabilities=True)
+    update = run(parts, job)
     assert update.panes[0].state is PaneState.DONE
     assert "RVJWPBX" in update.panes[0].text
     assert update.panes[0].scores == ()

@@ -50,11 +50,11 @@ def test_pair_when_it_answers_then_as_llama_cpps_own_helper_does(converted: dict
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    found = json.loads(process.stdout.splitlines()[-1])
-    assert found["image_tokens"] > 0
-    assert found["difference"] == 0
-    assert found["tokens"] == found["expected"]
-    assert found["two_tokens"] == found["two_expected"]
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert report["image_tokens"] > 0
+    assert report["difference"] == 0
+    assert report["tokens"] == report["expected"]
+    assert report["two_tokens"] == report["two_expected"]
 
 
 @pytest.mark.parametrize("name", converted_pairs.NAMES)
@@ -62,11 +62,11 @@ def test_halves_when_quantized_then_the_pair_still_answers(
     parts: Parts, scene: Image, converted: dict[str, PairFiles], tmp_path: Path, name: str
 ) -> None:
     files = converted[name]
-    made = {
+    paths = {
         half: quantizer.make(Path(source), tmp_path / f"{half.name}.gguf", "Q4_0", parts.pool, half=half).path
         for half, source in ((Half.MODEL, files.model), (Half.PROJECTOR, files.projector))
     }
-    for model, projector in ((made[Half.MODEL], files.projector), (files.model, made[Half.PROJECTOR])):
+    for model, projector in ((paths[Half.MODEL], files.projector), (files.model, paths[Half.PROJECTOR])):
         variant = parts.catalog.open_pair(Path(str(model)), Path(str(projector)))
         pane = run(parts, comparison(scene, "What?", (variant,), max_tokens=3, n_ctx=4096)).panes[0]
         assert pane.state is PaneState.DONE, pane.error

@@ -62,9 +62,9 @@ def rewritten(
             writer.add_key_value(
                 key, value, GGUFValueType.UINT32 if type(value) is int else GGUFValueType.get_type(value)
             )
-    for one in reader.tensors:
-        if one.name not in without:
-            writer.add_tensor(one.name, one.data, raw_dtype=one.tensor_type)
+    for tensor in reader.tensors:
+        if tensor.name not in without:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -127,8 +127,8 @@ def test_projector_type_when_unknown_or_missing_then_said_and_the_engine_refuses
     missing = the(diagnosed(files.model, old), "projector-type", BROKEN)
     assert "does not state its type" in missing.text
     assert "newer mmproj file" in missing.remedy
-    for one in (new, old):
-        assert "as a projector" in (pane_of(engine, scene, files.model, one).error or "")
+    for path in (new, old):
+        assert "as a projector" in (pane_of(engine, scene, files.model, path).error or "")
 
 
 def test_projector_type_when_named_twice_then_the_key_that_llama_cpp_reads_first_counts(
@@ -222,5 +222,5 @@ def test_cache_when_estimated_then_llama_cpp_allocates_just_that(
     while not (allocated := re.findall(r"KV buffer size = +((?!0\.00)[\d.]+) MiB", caplog.text)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    wanted = needs(read_header(variant.model.path), None, 1024, on_gpu=False)
-    assert wanted.kv_cache == pytest.approx(float(allocated[-1]) * MIB, abs=0.005 * MIB)
+    forecast = needs(read_header(variant.model.path), None, 1024, on_gpu=False)
+    assert forecast.kv_cache == pytest.approx(float(allocated[-1]) * MIB, abs=0.005 * MIB)

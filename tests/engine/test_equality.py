@@ -28,8 +28,8 @@ def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         env=os.environ | {"GGML_NO_BACKTRACE": "1"},
     )
     assert child.returncode == 0, child.stderr[-3000:]
-    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return found
+    report: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return report
 
 
 def test_split_when_compared_with_upstream_then_logits_and_greedy_tokens_are_equal(result: dict[str, Any]) -> None:

@@ -65,13 +65,13 @@ def pair(parts: Parts) -> Variant:
 def matrices(parts: Parts, pair: Variant, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """Of each half, made from every second picture."""
     folder = tmp_path_factory.mktemp("matrices")
-    made = {}
+    matrices = {}
     for source, half in ((MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)):
         target = folder / f"{source.stem}.imatrix.gguf"
         matrix = importance_matrix.collect(parts.lab, pair, half, _asked(0).first(8), target, runtime=RUNTIME)
         assert (matrix.path, matrix.problems) == (target, ())
-        made[source] = target
-    return made
+        matrices[source] = target
+    return matrices
 
 
 def _asked(rest: int) -> QuestionSet:
@@ -113,18 +113,18 @@ def test_first_layer_when_a_text_is_read_then_the_sums_are_those_of_its_normed_e
     # Short, as answers are; the second prompt has the first one's chunk, which is not to be left out.
     scores = [Score(text_prompt(ids), (9, 10), RUNTIME), Score(text_prompt(ids), (11,), RUNTIME)]
     reply = written(parts, pair.model, scores, path)
-    found, model = sums(path), weights(MODEL)
+    totals, model = sums(path), weights(MODEL)
     read = [*ids, 9, 10, *ids, 11]
     rows = model["token_embd.weight"][read]
     normed = rows / numpy.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-5) * model["blk.0.attn_norm.weight"]
     for name in ("attn_q", "attn_k", "attn_v"):
-        assert found[f"blk.0.{name}.weight.in_sum2"].ravel() == pytest.approx((normed**2).sum(axis=0), rel=1e-4)
-        assert found[f"blk.0.{name}.weight.counts"].ravel() == [len(read)]
+        assert totals[f"blk.0.{name}.weight.in_sum2"].ravel() == pytest.approx((normed**2).sum(axis=0), rel=1e-4)
+        assert totals[f"blk.0.{name}.weight.counts"].ravel() == [len(read)]
     assert reply.rows == len(read)  # the warm-up is not among them
     # What only the next token needs is computed where its distribution is wanted: behind the prompt and in the answer.
-    assert found["token_embd.weight.counts"].ravel() == [3 + 2]
+    assert totals["token_embd.weight.counts"].ravel() == [3 + 2]
     matrices = {tensor.name for tensor in GGUFReader(MODEL).tensors if len(tensor.shape) == 2}
-    assert {name.removesuffix(".counts") for name in found if name.endswith(".counts")} == matrices
+    assert {name.removesuffix(".counts") for name in totals if name.endswith(".counts")} == matrices
     fields = GGUFReader(path).fields
     assert [fields[f"imatrix.{key}"].contents() for key in ("datasets", "chunk_count", "chunk_size")] == [
         ["a test"], 2, len(read) // 2,
@@ -159,18 +159,18 @@ def test_experts_when_tokens_are_sent_to_some_then_each_sums_what_it_met(parts: 
     model = ModelFile(str(file), file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest(), "F16", 1, "llama")
     path = tmp_path / "matrix.gguf"
     written(parts, model, [Score(text_prompt(list(range(3, 60))), tuple(range(200, 240)), RUNTIME)], path)
-    found = sums(path)
+    totals = sums(path)
     # The router reads what the experts read.
-    router, n = (found[f"blk.0.ffn_gate_inp.weight.{part}"] for part in ("in_sum2", "counts"))
+    router, n = (totals[f"blk.0.ffn_gate_inp.weight.{part}"] for part in ("in_sum2", "counts"))
     for part in ("gate", "up", "down"):
-        squares, rows = (found[f"blk.0.ffn_{part}_exps.weight.{kind}"] for kind in ("in_sum2", "counts"))
+        squares, rows = (totals[f"blk.0.ffn_{part}_exps.weight.{kind}"] for kind in ("in_sum2", "counts"))
         assert (squares.shape, rows.shape) == ((4, 256), (4, 1))
         assert rows.sum() == 2 * n.sum()
         assert len(set(rows.ravel())) > 1
         if part != "down":
             assert squares.sum(axis=0) == pytest.approx(2 * router.ravel(), rel=1e-4)
-    made = quantizer.make(file, tmp_path / "new.gguf", "IQ2_XS", parts.pool, half=Half.MODEL, imatrix=path)
-    assert made.notes == ()
+    quantized = quantizer.make(file, tmp_path / "new.gguf", "IQ2_XS", parts.pool, half=Half.MODEL, imatrix=path)
+    assert quantized.notes == ()
 
 
 def test_observing_when_compared_with_not_then_the_same_logits_and_embeddings(
@@ -321,8 +321,8 @@ def test_matrix_when_bad_then_refused_and_nothing_is_written(
     bad[copy(whole, tmp_path / "half.gguf", leave_out="blk.0.attn_q.weight.counts")] = "not a GGUF file"
     for value in (numpy.nan, numpy.inf, -1.0):
         bad[copy(whole, tmp_path / f"{value}.gguf", value=value)] = "blk.2.attn_q.weight contains an invalid sum"
-    for path, said in bad.items():
-        with pytest.raises(BadInput, match=said):
+    for path, message in bad.items():
+        with pytest.raises(BadInput, match=message):
             quantizer.make(MODEL, target, "Q2_K", parts.pool, half=Half.MODEL, imatrix=path)
     assert not target.exists()
     assert list(tmp_path.glob("*.part")) == []
@@ -370,18 +370,18 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
 def test_collecting_when_stopped_then_nothing_is_left_and_nothing_is_counted(
     parts: Parts, pair: Variant, tmp_path: Path, half: Half
 ) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
-    def collect(asked: QuestionSet, *, until: int) -> importance_matrix.CollectedMatrix:
+    def collect(question_set: QuestionSet, *, until: int) -> importance_matrix.CollectedMatrix:
         return importance_matrix.collect(
-            parts.lab, pair, half, asked, tmp_path / "matrix.gguf",
-            answers=[(5,)] * len(asked.items), runtime=RUNTIME, stop=lambda: len(told) >= until,
-            on_item=lambda done, total: told.append((done, total)),
+            parts.lab, pair, half, question_set, tmp_path / "matrix.gguf",
+            answers=[(5,)] * len(question_set.items), runtime=RUNTIME, stop=lambda: len(calls) >= until,
+            on_item=lambda n_done, total: calls.append((n_done, total)),
         )  # fmt: skip
 
     with pytest.raises(Interrupted):
         collect(HARD, until=4)
-    assert told == [(k, len(HARD.items)) for k in range(4)]
+    assert calls == [(k, len(HARD.items)) for k in range(4)]
     assert list(tmp_path.iterdir()) == []
     spec = (
         vision_spec(pair.projector, pair.model, RUNTIME, observe=True)

@@ -54,18 +54,18 @@ def making(
     source: Variant,
     target: Path,
     order: MakeRequest,
-    asked: QuestionSet = ASKED,
+    question_set: QuestionSet = ASKED,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress | CheckedVariant]:
     job = MakeJob(parts.lab, parts.workshop, RUNTIME, stop)
     return job.run(source, MakeRequest(order.half, order.quantization, order.tensor_types, order.name, target,
-                                  order.calibrate), asked)  # fmt: skip
+                                  order.calibrate), question_set)  # fmt: skip
 
 
 def checked(
-    parts: Parts, source: Variant, target: Path, order: MakeRequest, asked: QuestionSet = ASKED
+    parts: Parts, source: Variant, target: Path, order: MakeRequest, question_set: QuestionSet = ASKED
 ) -> CheckedVariant:
-    *steps, last = making(parts, source, target, order, asked)
+    *steps, last = making(parts, source, target, order, question_set)
     assert isinstance(last, CheckedVariant)
     assert last.path == target
     assert last.bytes == target.stat().st_size
@@ -89,10 +89,10 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
         for name, tensor_types in (("Q8_0", ()), ("Q2_K", (TensorType("ffn_up", "q4_K"),)), ("Q2_K", ()))
     ]
     # Four questions show nothing of a share of 5 %: no verdict without the evidence for it.
-    assert [one.verdict for one in variants] == ["not enough questions"] * 3
-    assert [one.kl.value for one in variants] == sorted(one.kl.value for one in variants)
-    assert [one.questions for one in variants] == [4, 4, 4]
-    assert all(one.embeddings and one.looks == "too few questions" and one.imatrix == "" for one in variants)
+    assert [row.verdict for row in variants] == ["not enough questions"] * 3
+    assert [row.kl.value for row in variants] == sorted(row.kl.value for row in variants)
+    assert [row.questions for row in variants] == [4, 4, 4]
+    assert all(row.embeddings and row.looks == "too few questions" and row.imatrix == "" for row in variants)
     assert [image.sha256 for image in variants[0].images] == [ASKED.image(item).sha256 for item in ASKED.items]
     # The same as anybody would measure of the files.
     variant = parts.catalog.read_pair(MODEL, tmp_path / "mmproj-new-0-Q2_K.gguf")
@@ -153,12 +153,12 @@ def without_numbers(source: Path, target: Path, tensor: str) -> Path:
         if not field.name.startswith("GGUF.") and field.name != "general.architecture":
             sub = field.types[-1] if len(field.types) > 1 else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub)
-    found = False
+    changed = False
     for one in reader.tensors:
-        found |= one.name == tensor
+        changed |= one.name == tensor
         data = numpy.full_like(one.data, numpy.inf) if one.name == tensor else one.data
         writer.add_tensor(one.name, data, raw_dtype=one.tensor_type)
-    assert found
+    assert changed
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -238,9 +238,9 @@ def test_target_when_it_is_there_then_refused_and_kept(parts: Parts, source: Var
 # --- the store --------------------------------------------------------------------------------------------------------
 
 
-def quantized(parts: Parts, source: Path, file: str, quantization: str, **given: Any) -> Path:
+def quantized(parts: Parts, source: Path, file: str, quantization: str, **fields: Any) -> Path:
     target = parts.catalog.made / file
-    quantizer.make(source, target, quantization, parts.pool, parts.catalog.half(source), **given)
+    quantizer.make(source, target, quantization, parts.pool, parts.catalog.half(source), **fields)
     return target
 
 

@@ -78,11 +78,11 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
     )
     prompt = run.steps.prompt(variants[0], Item(WHAT, read_image(FOLDER / WHAT.image)))
     ids = run.steps.write(variants[0], prompt).token_ids
-    *_, found = run.run()
-    assert isinstance(found, Measurement)
+    *_, last = run.run()
+    assert isinstance(last, Measurement)
     reference = log_probabilities(variants[0], prompt.rendered, list(ids), tmp_path)
     assert reference.shape[0] == len(ids) + 1
-    for result, variant in zip(found.results[1:], variants[1:], strict=True):
+    for result, variant in zip(last.results[1:], variants[1:], strict=True):
         theirs = log_probabilities(variant, prompt.rendered, list(ids), tmp_path)
         kl = (numpy.exp(reference) * (reference - theirs)).sum(axis=-1)
         assert [token.kl for token in result.items[0].kl] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
@@ -280,8 +280,8 @@ def test_prompt_when_a_form_is_given_then_rendered_by_it_and_kept_under_its_own_
     template = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}{{ mood }}"
     form = PromptForm("Be brief.", {"mood": "calm"}, ImagePlace.BEHIND, template)
     usual, formed = (
-        Steps(parts.lab, variants[0], RUNTIME, Sampling(max_tokens=2), lambda: False, form=given)
-        for given in (PromptForm(), form)
+        Steps(parts.lab, variants[0], RUNTIME, Sampling(max_tokens=2), lambda: False, form=prompt_form)
+        for prompt_form in (PromptForm(), form)
     )
     text = formed.prompt(variants[0], item).rendered
     assert text.startswith("system=Be brief.;user=What do you see?")
@@ -349,23 +349,23 @@ def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path
     (cache / "derived").symlink_to(derived / "derived")
     command = [sys.executable, "-m", "playground", "drift", "--variants", "F16,Q2_K", "-n", "20"]
     child = subprocess.Popen(command, env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, stderr=subprocess.DEVNULL)
-    kept = cache / "measured/known/cache.db"
+    database = cache / "measured/known/cache.db"
     with open_parts(Settings(cache_dir=tmp_path / "other"), any_folder=True) as fresh:
         (tmp_path / "other/derived").symlink_to(derived / "derived")
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and _rows(kept) < 8:
+        while time.monotonic() < deadline and _rows(database) < 8:
             time.sleep(0.02)
         child.kill()
         child.wait()
-        done = _rows(kept)
-        assert 8 <= done < 40
+        n_rows = _rows(database)
+        assert 8 <= n_rows < 40
         assert list((cache / "measured").glob("scratch-*"))
         fresh.catalog.derive(fresh.quantize)
         whole, steps = _all_steps(fresh)
     with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
         assert list((cache / "measured").glob("scratch-*")) == []
         again, left = _all_steps(parts)
-    assert len(left) <= len(steps) - done
+    assert len(left) <= len(steps) - n_rows
     assert [r.mean_kl for r in again.results] == [r.mean_kl for r in whole.results]
     assert again.answers == whole.answers
 
@@ -397,9 +397,9 @@ def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts
         variants = parts.catalog.choose(names)
         plan = MeasurementPlan(accuracy=True)
         run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, plan, RUNTIME))
-        *told, last = run.run()
+        *events, last = run.run()
         assert isinstance(last, Measurement)
-        return [step for step in told if isinstance(step, lab.Progress)], last
+        return [step for step in events if isinstance(step, lab.Progress)], last
 
     first, measured = steps(["F16", "Q4_K_M"])
     assert steps(["F16", "Q4_K_M"])[0] == []

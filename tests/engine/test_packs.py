@@ -101,17 +101,17 @@ def test_pack_when_images_have_other_names_then_found_and_when_some_are_missing_
 
 def test_cell_when_measured_against_a_pack_then_its_run_card_and_results_say_so(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q2_K"])
-    kept = parts.library.questions.keep_pack(written(parts, variants[:1], tmp_path / "a.safetensors"))
-    plan = kept.record.limits(MeasurementPlan())
-    questions = CellQuestions(pack=kept.digest, pack_name="a.safetensors", plan=plan)
+    stored = parts.library.questions.keep_pack(written(parts, variants[:1], tmp_path / "a.safetensors"))
+    plan = stored.record.limits(MeasurementPlan())
+    questions = CellQuestions(pack=stored.digest, pack_name="a.safetensors", plan=plan)
     cell = compare_cell(questions=questions, settings=RunSettings(n_ctx=SHORT_CONTEXT.n_ctx))
-    run = against_pack(new_run(cell, variants[1:], "engine", "machine"), kept, variants[1:])
-    pack = parts.library.questions.read_pack(kept.digest)
+    run = against_pack(new_run(cell, variants[1:], "engine", "machine"), stored, variants[1:])
+    pack = parts.library.questions.read_pack(stored.digest)
     images = question_sets.embedded(FOLDER)
-    *_, done = measure_cell(run, variants[1:], images, parts.lab, parts.workshop, StopFlag(), pack)
-    assert isinstance(done, Run)
-    assert [v.label for v in done.variants] == ["F16 (pack)", "Q2_K"]
-    card, shared = card_of(done), results_of(done, "anna")
+    *_, ended = measure_cell(run, variants[1:], images, parts.lab, parts.workshop, StopFlag(), pack)
+    assert isinstance(ended, Run)
+    assert [v.label for v in ended.variants] == ["F16 (pack)", "Q2_K"]
+    card, shared = card_of(ended), results_of(ended, "anna")
     assert card is not None
     assert shared is not None
     assert card_view.model_of(card) == "Tiny VLM 7M"
@@ -119,7 +119,7 @@ def test_cell_when_measured_against_a_pack_then_its_run_card_and_results_say_so(
     assert variants[0].id not in card.command
     assert (card.questions, card.rows[0].label) == (len(QUESTIONS.items), "F16 (pack)")
     assert shared.reference.pack_version == packs.VERSION
-    assert (shared.reference.pack_sha256, shared.questions.name) == (kept.digest, "questions of a.safetensors")
+    assert (shared.reference.pack_sha256, shared.questions.name) == (stored.digest, "questions of a.safetensors")
     scan = msgspec.structs.replace(run, cell=compare_cell(questions=CellQuestions(pack="a" * 64, sensitivity=True)))
     with pytest.raises(BadInput, match="is looked for in the reference's files"):
         against_pack(scan, pack, variants[1:])

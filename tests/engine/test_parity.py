@@ -66,9 +66,9 @@ def prepare(parts: Parts, variant: Variant) -> Prepared:
             lease, None, variant, SHORT_CONTEXT, item.question.question, item.image, PromptForm(), lambda: False
         )
     (image,) = (chunk for chunk in prompt.chunks if isinstance(chunk, ImageChunk))
-    (given,) = image.inputs
+    (encoder_input,) = image.inputs
     rows = numpy.frombuffer(image.embeddings, numpy.float32).reshape(image.n_tokens, -1)
-    pixels = numpy.frombuffer(given.values, numpy.float32).reshape(given.shape)[0]
+    pixels = numpy.frombuffer(encoder_input.values, numpy.float32).reshape(encoder_input.shape)[0]
     ids: list[int] = []
     for chunk in prompt.chunks:
         ids += chunk.token_ids if isinstance(chunk, TextChunk) else [IMAGE_TOKEN] * chunk.n_tokens
@@ -209,9 +209,9 @@ def test_command_when_the_interpreter_has_no_torch_then_it_says_what_to_install(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
-    for given in (python, tmp_path / "none"):
+    for path in (python, tmp_path / "none"):
         with pytest.raises(BadInput, match=r"pip install 'vlm-quant-playground\[parity\]'"):
-            original.check_interpreter(str(given))
+            original.check_interpreter(str(path))
 
 
 @pytest.mark.parametrize(

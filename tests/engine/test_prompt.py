@@ -52,12 +52,12 @@ def test_image_when_on_a_gpu_then_decoded_whole_and_on_a_cpu_in_upstreams_batche
         [sys.executable, "-m", "testkit.prompt_child", str(model)], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
     assert child.returncode == 0, child.stderr[-3000:]
-    found = json.loads(child.stdout.splitlines()[-1])
-    assert found["cpu"] == [3, 512, 88, 2]
-    assert found["gpu"] == [3, 600, 2]
-    assert found["same_again"]  # although another prompt's values were left in the cache
-    assert found["spread"] > 1
-    assert found["difference"] < found["spread"] / 100  # other batches round differently
+    report = json.loads(child.stdout.splitlines()[-1])
+    assert report["cpu"] == [3, 512, 88, 2]
+    assert report["gpu"] == [3, 600, 2]
+    assert report["same_again"]  # although another prompt's values were left in the cache
+    assert report["spread"] > 1
+    assert report["difference"] < report["spread"] / 100  # other batches round differently
 
 
 @pytest.mark.parametrize("generated", [1, 2, 40, 41, 42, 100, 200])

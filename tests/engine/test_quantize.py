@@ -121,14 +121,14 @@ def test_type_when_it_cannot_hold_some_rows_then_it_is_told_before_anything_is_w
     writer.write_tensors_to_file()
     writer.close()
     target = tmp_path / "new.gguf"
-    told: list[str] = []
+    lines: list[str] = []
 
     def on_plan(notes: Sequence[str]) -> None:
         assert not target.exists()
-        told.extend(notes)
+        lines.extend(notes)
 
     file = quantizer.make(source, target, "Q4_K_M", parts.pool, half=Half.PROJECTOR, on_plan=on_plan)
-    assert sorted(told) == sorted(file.notes) == [
+    assert sorted(lines) == sorted(file.notes) == [
         "Q4_K cannot hold 1 tensor, whose rows (300) are no multiple of 256: F16 is taken instead for "
         "v.blk.0.ffn_up.weight",
         "Q4_K cannot hold 2 tensors, whose rows (288) are no multiple of 256: Q5_0 is taken instead for "
@@ -148,7 +148,7 @@ def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts:
 
 
 @pytest.mark.parametrize(
-    ("quantization", "types", "said"),
+    ("quantization", "types", "message"),
     [
         ("Q9_9", (), "no quantization called 'Q9_9'"),
         ("Q4_0", (TensorType("x", "q99"),), "no type called 'q99'"),
@@ -156,9 +156,9 @@ def test_projector_when_its_rows_are_permuted_then_the_embeddings_show_it(parts:
     ],
 )
 def test_type_when_llama_cpp_refuses_it_then_its_words_and_no_file(
-    parts: Parts, tmp_path: Path, quantization: str, types: tuple[TensorType, ...], said: str
+    parts: Parts, tmp_path: Path, quantization: str, types: tuple[TensorType, ...], message: str
 ) -> None:
-    with pytest.raises(PlaygroundError, match=said):
+    with pytest.raises(PlaygroundError, match=message):
         quantizer.make(MODEL, tmp_path / "new.gguf", quantization, parts.pool, half=Half.MODEL, tensor_types=types)
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 

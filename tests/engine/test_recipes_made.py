@@ -32,16 +32,16 @@ def test_half_when_llama_cpp_makes_it_then_each_group_has_its_type_and_the_comma
     assert recipe is not None
     target = tmp_path / "made.gguf"
     quantizer.make(source, target, recipe.quantization, parts.pool, half=half, tensor_types=recipe.tensor_types)
-    found = {t.name: t.tensor_type.name.lower() for t in GGUFReader(target).tensors}
+    types_of = {t.name: t.tensor_type.name.lower() for t in GGUFReader(target).tensors}
     for group in groups:
-        wanted = "f16" if group == groups[-1] else types[group.name].lower()
-        assert {found[name] for name in weights if re.search(group.pattern, name)} == {wanted}
+        expected = "f16" if group == groups[-1] else types[group.name].lower()
+        assert {types_of[name] for name in weights if re.search(group.pattern, name)} == {expected}
     unchanged = {t.name: t.tensor_type.name.lower() for t in GGUFReader(source).tensors}
 
     def in_a_group(name: str) -> bool:
         return any(re.search(group.pattern, name) for group in groups)
 
-    assert {n: k for n, k in found.items() if not in_a_group(n)} == {
+    assert {n: k for n, k in types_of.items() if not in_a_group(n)} == {
         n: k for n, k in unchanged.items() if not in_a_group(n)
     }
 
@@ -61,12 +61,17 @@ def test_family_when_another_pair_then_a_recipe_of_it_is_made_of_its_own_groups(
     files = pairs.write_pair("qwen3vl", tmp_path)
     weights = parts.catalog.weights(files.projector)
     recipe = Recipe("r", "fam", projector={"v.attn_qkv": "q4_0", "v.deepstack": "q8_0"})
-    made: FileRecipe = recipes.applied(recipe, weights, parts.catalog.kind(files.projector), half=Half.PROJECTOR)
+    file_recipe: FileRecipe = recipes.applied(recipe, weights, parts.catalog.kind(files.projector), half=Half.PROJECTOR)
     target = tmp_path / "new.gguf"
     quantizer.make(
-        files.projector, target, made.quantization, parts.pool, half=Half.PROJECTOR, tensor_types=made.tensor_types
+        files.projector,
+        target,
+        file_recipe.quantization,
+        parts.pool,
+        half=Half.PROJECTOR,
+        tensor_types=file_recipe.tensor_types,
     )
-    found = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
-    assert {kind for name, kind in found.items() if ".attn_qkv.weight" in name} == {"Q4_0"}
-    assert {kind for name, kind in found.items() if re.search(r"deepstack.*fc\d\.weight", name)} == {"Q8_0"}
-    assert found["mm.0.weight"] == "F16"
+    kinds = {t.name: t.tensor_type.name for t in GGUFReader(target).tensors}
+    assert {kind for name, kind in kinds.items() if ".attn_qkv.weight" in name} == {"Q4_0"}
+    assert {kind for name, kind in kinds.items() if re.search(r"deepstack.*fc\d\.weight", name)} == {"Q8_0"}
+    assert kinds["mm.0.weight"] == "F16"

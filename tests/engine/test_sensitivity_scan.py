@@ -84,35 +84,39 @@ def embedded(parts: Parts) -> Variant:
 
 
 def scanning(
-    parts: Parts, source: Variant, asked: QuestionSet = ASKED, stop: Callable[[], bool] = lambda: False, **scan: Any
+    parts: Parts,
+    source: Variant,
+    question_set: QuestionSet = ASKED,
+    stop: Callable[[], bool] = lambda: False,
+    **scan: Any,
 ) -> ScanJob:
-    given = Scan(**{"kinds": KINDS, "max_tokens": 16, **scan})
-    return ScanJob(parts.lab, parts.workshop, ScanRequest(source, asked, given, RUNTIME), stop)
+    order = Scan(**{"kinds": KINDS, "max_tokens": 16, **scan})
+    return ScanJob(parts.lab, parts.workshop, ScanRequest(source, question_set, order, RUNTIME), stop)
 
 
-def measuring(parts: Parts, asked: QuestionSet, *variants: Variant) -> MeasureJob:
+def measuring(parts: Parts, question_set: QuestionSet, *variants: Variant) -> MeasureJob:
     """As a scan measures: the first variant is the reference."""
     plan = MeasurementPlan(max_tokens=16)
-    return MeasureJob(parts.lab, MeasureRequest(asked, variants, variants[0].id, plan, RUNTIME))
+    return MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, plan, RUNTIME))
 
 
 def scanned(parts: Parts, source: Variant, **scan: Any) -> tuple[list[Progress], Sensitivity]:
     *steps, last = scanning(parts, source, **scan).run()
     assert isinstance(last, Sensitivity)
     assert left_over(parts) == []
-    told = [step for step in steps if isinstance(step, Progress)]
-    assert all(step.done < step.total for step in told)
-    return told, last
+    events = [step for step in steps if isinstance(step, Progress)]
+    assert all(step.done < step.total for step in events)
+    return events, last
 
 
 def left_over(parts: Parts) -> list[Path]:
-    found = [*(parts.settings.cache_dir / "measured").glob("scratch-*"), *parts.settings.cache_dir.rglob("*.part")]
+    paths = [*(parts.settings.cache_dir / "measured").glob("scratch-*"), *parts.settings.cache_dir.rglob("*.part")]
     assert all(worker.leases == 0 for worker in parts.pool.memory().workers)
-    return found
+    return paths
 
 
-def ladder(found: Sensitivity) -> dict[str, dict[str, recipes.Rung]]:
-    return {group.group.name: {rung.kind: rung for rung in group.rungs} for group in found.sensed}
+def ladder(scan: Sensitivity) -> dict[str, dict[str, recipes.Rung]]:
+    return {group.group.name: {rung.kind: rung for rung in group.rungs} for group in scan.sensed}
 
 
 # --- the embedded pair ------------------------------------------------------------------------------------------------
@@ -175,23 +179,26 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
         before = {t.name: t.tensor_type.name for t in GGUFReader(original.path).tensors}
         for tensor in GGUFReader(file).tensors:
             group = next((g.name for g in groups if re.search(g.pattern, tensor.name)), "")
-            wanted = types[group].upper() if group in types else before[tensor.name]
-            assert tensor.tensor_type.name == wanted, tensor.name
+            words = types[group].upper() if group in types else before[tensor.name]
+            assert tensor.tensor_type.name == words, tensor.name
         assert GGUFReader(file).fields["quantize.source.sha256"].contents() == original.sha256
         assert GGUFReader(file).fields["quantize.name"].contents() == built.recipe.name
     assert 0.8 * limit < built.bytes <= limit  # the budget is used
     assert {shlex.split(line)[-2] for line in built.commands} == {built.model, built.projector}
-    assert [comparison.bytes for comparison in built.uniform] == sorted(one.bytes for one in built.uniform)
+    assert [comparison.bytes for comparison in built.uniform] == sorted(
+        comparison.bytes for comparison in built.uniform
+    )
     assert [comparison.bytes <= built.bytes for comparison in built.uniform] == [True, False]
     best = min(
-        (comparison for comparison in built.uniform if comparison.bytes <= built.bytes), key=lambda one: one.kl.value
+        (comparison for comparison in built.uniform if comparison.bytes <= built.bytes),
+        key=lambda comparison: comparison.kl.value,
     )
-    told = scan_results.sentence(built)
-    assert f"({built.bytes / 1e6:.1f} MB)" in told
-    assert f"{best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}" in told
+    sentence = scan_results.sentence(built)
+    assert f"({built.bytes / 1e6:.1f} MB)" in sentence
+    assert f"{best.name} ({best.bytes / 1e6:.1f} MB), drifts by {best.kl.value:.4g}" in sentence
     assert best.closer is not None
     assert sum(best.closer) == 2
-    assert told.endswith("no difference that these questions can show.")  # two questions show nothing
+    assert sentence.endswith("no difference that these questions can show.")  # two questions show nothing
     used = " ".join(question_sets.fingerprint(q, ASKED.image(q)) for q in ASKED.parts(2)[0].items)
     assert GGUFReader(files[0]).fields["quantize.questions"].contents() == used
 
@@ -206,7 +213,7 @@ def test_recipe_when_under_a_size_then_its_files_are_what_it_says_and_judged_by_
 
 def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(parts: Parts, embedded: Variant) -> None:
     before = sorted(parts.catalog.made.glob("*"))
-    for limit, told in (
+    for limit, message in (
         ({"max_bytes": 1_000_000}, r"No recipe was made: With these types the files come down to \d\.\d MB at best"),
         ({"max_bytes": 100_000_000}, "No recipe was made: The source's files are small enough as they are"),
         ({"max_kl": 0.0}, "No recipe was made: Nothing can be saved within a KL of 0"),
@@ -214,7 +221,7 @@ def test_recipe_when_it_cannot_be_had_then_told_and_the_ranking_is_not_lost(part
         _, scan = scanned(parts, embedded, **limit)
         assert scan.built is None
         assert len(scan.problems) == 1
-        assert re.search(told, scan.problems[0])
+        assert re.search(message, scan.problems[0])
         assert len(scan.sensed) == 15
     assert sorted(parts.catalog.made.glob("*")) == before
 
@@ -226,20 +233,20 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
     own: Parts, few: pairs.PairFiles
 ) -> None:
     source = own.catalog.open_pair(few.model, few.projector)
-    given: dict[str, Any] = {"kinds": ("q2_K",), "depth": 2, "restore": True}
+    fields: dict[str, Any] = {"kinds": ("q2_K",), "depth": 2, "restore": True}
     seen: list[Progress] = []
 
     def stop() -> bool:
         return bool(seen) and "v.ffn_down 1/2 at q2_K" in seen[-1].what
 
     with pytest.raises(Interrupted):  # noqa: PT012  each update is kept
-        for update in scanning(own, source, stop=stop, **given).run():
+        for update in scanning(own, source, stop=stop, **fields).run():
             assert isinstance(update, Progress)
             seen.append(update)
     assert left_over(own) == []
     assert not own.catalog.made.exists()
 
-    rest, scan = scanned(own, source, **given)
+    rest, scan = scanned(own, source, **fields)
     tried = {what for step in (*seen, *rest) if (what := step.what.removesuffix(": drift"))}
     again = {step.what for step in rest}
     groups = [f"{group.group.name} at q2_K" for group in scan.sensed]
@@ -250,13 +257,13 @@ def test_scan_when_stopped_then_nothing_is_left_and_the_next_one_does_the_rest_a
         assert len(whats) == 1
         done_before = whats[0] in {step.what for step in seen[:-1]}
         assert (whats[0] in again) != done_before, group
-    assert scanned(own, source, **given)[0] == []
-    kept = {group.group.name: group for group in scan.restored}
-    assert set(kept) == {"ffn_down 1/2", "ffn_down 2/2", "v.ffn_down 1/2", "v.ffn_down 2/2"}
-    for one in kept.values():
-        assert one.added > 0
-        assert one.kl < one.kl_of_all
-    assert kept["v.ffn_down 1/2"].kl_of_all == kept["v.ffn_down 2/2"].kl_of_all
+    assert scanned(own, source, **fields)[0] == []
+    restored = {group.group.name: group for group in scan.restored}
+    assert set(restored) == {"ffn_down 1/2", "ffn_down 2/2", "v.ffn_down 1/2", "v.ffn_down 2/2"}
+    for restored_group in restored.values():
+        assert restored_group.added > 0
+        assert restored_group.kl < restored_group.kl_of_all
+    assert restored["v.ffn_down 1/2"].kl_of_all == restored["v.ffn_down 2/2"].kl_of_all
 
 
 def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
@@ -267,25 +274,25 @@ def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
     refused = ladder(scan)["ffn_down"]["iq2_xxs"]
     assert refused.kl is None
     assert "requires an imatrix" in (refused.error or "")
-    mine = ["language model: ffn_down at iq2_xxs", "projector: v.ffn_down at iq2_xxs"]
-    assert [problem.split(": llama.cpp")[0] for problem in scan.problems] == mine
+    labels = ["language model: ffn_down at iq2_xxs", "projector: v.ffn_down at iq2_xxs"]
+    assert [problem.split(": llama.cpp")[0] for problem in scan.problems] == labels
     chosen = recipe_search.allocate(scan.sensed, source.bytes, max_bytes=source.bytes - 60_000).types
     assert [kind for _, kind in chosen] == ["q4_K", "q4_K"]
     steps, _ = scanned(parts, source, kinds=("iq2_xxs", "q4_K"))
-    assert [step.what for step in steps if " at " in step.what] == mine  # it may go well another time
+    assert [step.what for step in steps if " at " in step.what] == labels  # it may go well another time
 
 
 def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was_tried_before_it_is_gone(
     parts: Parts, few: pairs.PairFiles
 ) -> None:
     source = parts.catalog.open_pair(few.model, few.projector)
-    given: dict[str, Any] = {"kinds": ("q4_K", "iq2_xxs"), "calibrate": True}
-    _, scan = scanned(parts, source, **given)
+    fields: dict[str, Any] = {"kinds": ("q4_K", "iq2_xxs"), "calibrate": True}
+    _, scan = scanned(parts, source, **fields)
     assert scan.problems == ()
     assert all((rung.get("iq2_xxs") or rung["q4_K"]).kl for name, rung in ladder(scan).items() if "ffn_down" in name)
     all_of_it = recipe_search.allocate(scan.sensed, source.bytes, max_kl=10.0)
     assert [kind for _, kind in all_of_it.types] == ["iq2_xxs", "iq2_xxs"]
-    steps, scan = scanned(parts, source, max_kl=all_of_it.kl, **given)
+    steps, scan = scanned(parts, source, max_kl=all_of_it.kl, **fields)
     assert scan.problems == ()
     built = scan.built
     assert built is not None
@@ -297,9 +304,9 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
     for line in built.commands:
         words = shlex.split(line)
         matrices.add(words[words.index("--imatrix") + 1])
-    made = {built.model, built.projector} - {few.model.name, few.projector.name}
-    assert {path.name for path in parts.catalog.made.glob("*few*")} == made | matrices
-    _, scan = scanned(parts, source, max_kl=1e-12, **given)
+    files = {built.model, built.projector} - {few.model.name, few.projector.name}
+    assert {path.name for path in parts.catalog.made.glob("*few*")} == files | matrices
+    _, scan = scanned(parts, source, max_kl=1e-12, **fields)
     assert scan.problems == ("No recipe was made: Nothing can be saved within a KL of 1e-12.",)
 
 
@@ -361,7 +368,7 @@ def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: 
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("fields", "message"),
     [
         ({"kinds": ()}, "Say which types"),
         ({"depth": 0}, "depth has to be between 1 and 64"),
@@ -376,16 +383,16 @@ def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: 
         ({"asked": ASKED.first(3)}, "at least four questions"),
     ],
 )
-def test_scan_when_it_cannot_be_then_said_at_once(parts: Parts, given: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
-        scanning(parts, source_of(parts), **given)
+def test_scan_when_it_cannot_be_then_said_at_once(parts: Parts, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        scanning(parts, source_of(parts), **fields)
 
 
 def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(parts: Parts) -> None:
     """By a quantized reference, or too few questions."""
     source = source_of(parts)
     half = replace(source.projector, quantization="Q8_0")
-    for variant, n, told in ((replace(source, projector=half), 4, "Q8_0: a scan begins with 16 or 32 bits"),
+    for variant, n, message in ((replace(source, projector=half), 4, "Q8_0: a scan begins with 16 or 32 bits"),
                              (source, 3, "at least four questions")):  # fmt: skip
         questions = CellQuestions(n=n, sensitivity=True)
         run = run_cell.new_run(CompareCell("c", questions=questions, variants=(variant.id,)), [variant], "e", "m")
@@ -397,7 +404,7 @@ def test_cell_when_it_cannot_be_scanned_then_said_before_anything_is_measured(pa
             parts.workshop,
             StopFlag(),
         )
-        with pytest.raises(BadInput, match=told):
+        with pytest.raises(BadInput, match=message):
             next(updates)
 
 
@@ -420,7 +427,7 @@ def built(kl: float, *uniform: Uniform) -> BuiltRecipe:
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("recipe", "message"),
     [
         (built(0.01), "so that is no bound."),
         (built(0.01, q4(0.02, (12, 0))),
@@ -445,7 +452,7 @@ def built(kl: float, *uniform: Uniform) -> BuiltRecipe:
         ),
     ],
 )  # fmt: skip
-def test_sentence_when_made_from_the_numbers_then_consistent_with_them(found: BuiltRecipe, told: str) -> None:
-    assert scan_results.sentence(found).startswith("The recipe (5.0 MB) drifts by 0.01 nats a token on the questions")
-    assert scan_results.sentence(found).endswith(told)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=BuiltRecipe) == found
+def test_sentence_when_made_from_the_numbers_then_consistent_with_them(recipe: BuiltRecipe, message: str) -> None:
+    assert scan_results.sentence(recipe).startswith("The recipe (5.0 MB) drifts by 0.01 nats a token on the questions")
+    assert scan_results.sentence(recipe).endswith(message)
+    assert msgspec.json.decode(msgspec.json.encode(recipe), type=BuiltRecipe) == recipe

@@ -74,8 +74,8 @@ def test_study_when_killed_in_the_middle_then_the_same_command_goes_on_and_measu
     assert killed.returncode == -signal.SIGKILL
     (first,) = (out / "steps").iterdir()
     before = first.stat().st_mtime_ns
-    made = {path: path.stat().st_mtime_ns for path in (out / "files").rglob("*.gguf")}
-    assert len(made) == 1
+    times = {path: path.stat().st_mtime_ns for path in (out / "files").rglob("*.gguf")}
+    assert len(times) == 1
 
     steps, news = Counter[str](), list[str]()
 
@@ -94,7 +94,7 @@ def test_study_when_killed_in_the_middle_then_the_same_command_goes_on_and_measu
     assert set(steps) == {"Few, embedded:hard"}
     assert 0 < steps["Few, embedded:hard"] < whole  # what was answered before takes no step
     assert first.stat().st_mtime_ns == before
-    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
     monkeypatch.setattr(sys, "argv", ["playground", "study", str(study), "--json", "--uploader", "me"])
     with pytest.raises(SystemExit) as ended:
@@ -107,7 +107,7 @@ def test_study_when_killed_in_the_middle_then_the_same_command_goes_on_and_measu
     assert {variant["label"] for variant in documents[0]["variants"]} == {"F16", "Q8_0"}
     page = (out / "report.html").read_text()
     assert "One change at a time" in page
-    assert all(path.name in page for path in made)
+    assert all(path.name in page for path in times)
     assert "Few: language model Q8_0" in (out / "report.md").read_text()
     assert len(list((out / "results").iterdir())) == 2
 

@@ -102,34 +102,34 @@ def wanted(served: HubServer, name: str, id: str = ID) -> Wanted:
 
 def fetch(
     hub: Hub,
-    one: Wanted,
+    file: Wanted,
     *,
     on_bytes: Callable[[int], None] = lambda n: None,
     stop: Callable[[], bool] = lambda: False,
     token: str | None = None,
 ) -> Path:
-    return hub.fetch(one.repo, one.commit, one.file, token, on_bytes=on_bytes, stop=stop)
+    return hub.fetch(file.repo, file.commit, file.file, token, on_bytes=on_bytes, stop=stop)
 
 
 def stop_after(n: int) -> tuple[Callable[[int], None], Callable[[], bool]]:
     """on_bytes and stop of somebody who has seen enough after so many bytes."""
     seen = [0]
-    return lambda done: seen.__setitem__(0, done), lambda: seen[0] >= n
+    return lambda n_bytes: seen.__setitem__(0, n_bytes), lambda: seen[0] >= n
 
 
-def fetch_a_part(hub: Hub, one: Wanted) -> None:
+def fetch_a_part(hub: Hub, file: Wanted) -> None:
     on_bytes, stop = stop_after(2 * MEGABYTE)
-    fetch(hub, one, on_bytes=on_bytes, stop=stop)
+    fetch(hub, file, on_bytes=on_bytes, stop=stop)
 
 
 def starts(served: HubServer, name: str = "") -> list[int]:
     """From where on the bytes of a file were asked for, one request after the other."""
-    asked = [request.range or "bytes=0-" for request in served.seen("GET", name, cdn=True)]
-    return [int(one.removeprefix("bytes=").partition("-")[0]) for one in asked]
+    ranges = [request.range or "bytes=0-" for request in served.seen("GET", name, cdn=True)]
+    return [int(byte_range.removeprefix("bytes=").partition("-")[0]) for byte_range in ranges]
 
 
-def partial(hub: Hub, one: Wanted) -> int:
-    return hub.partial_bytes(one.repo, one.file)
+def partial(hub: Hub, file: Wanted) -> int:
+    return hub.partial_bytes(file.repo, file.file)
 
 
 def cache_files(hub: Hub) -> set[str]:
@@ -159,22 +159,24 @@ def idle(downloads: Downloads) -> bool:
 
 
 def test_file_when_fetched_then_it_lies_where_every_other_tool_looks(hub: Hub, served: HubServer) -> None:
-    one, seen = wanted(served, MODEL), list[int]()
-    path = fetch(hub, one, on_bytes=seen.append)
+    model_file, seen = wanted(served, MODEL), list[int]()
+    path = fetch(hub, model_file, on_bytes=seen.append)
     assert path.read_bytes() == DATA[MODEL]
     assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (0, one.file.bytes)
-    plain = huggingface_hub.hf_hub_download(ID, MODEL, revision=one.commit, local_files_only=True)
+    assert (seen[0], seen[-1]) == (0, model_file.file.bytes)
+    plain = huggingface_hub.hf_hub_download(ID, MODEL, revision=model_file.commit, local_files_only=True)
     assert str(path) == plain
     assert path.is_symlink()
-    assert path.resolve() == hub.cache / "models--acme--a-GGUF" / "blobs" / str(one.file.sha256)
+    assert path.resolve() == hub.cache / "models--acme--a-GGUF" / "blobs" / str(model_file.file.sha256)
     scanned = huggingface_hub.scan_cache_dir()
     assert (scanned.warnings, scanned.incomplete_files) == ([], frozenset())
     ((revision,),) = (repo.revisions for repo in scanned.repos)
-    assert [(file.file_name, file.size_on_disk) for file in revision.files] == [(MODEL, one.file.bytes)]
-    assert [(c.repo, c.commit, c.name, c.bytes) for c in hub.cached()] == [(ID, one.commit, MODEL, one.file.bytes)]
+    assert [(file.file_name, file.size_on_disk) for file in revision.files] == [(MODEL, model_file.file.bytes)]
+    assert [(c.repo, c.commit, c.name, c.bytes) for c in hub.cached()] == [
+        (ID, model_file.commit, MODEL, model_file.file.bytes)
+    ]
     served.forget()
-    assert fetch(hub, one) == path
+    assert fetch(hub, model_file) == path
     assert served.seen() == []
 
 
@@ -224,15 +226,15 @@ def test_shards_when_fetched_then_they_lie_beside_each_other(hub: Hub, served: H
 
 def test_quantization_when_deleted_then_its_bytes_are_freed_and_the_other_stays(hub: Hub, served: HubServer) -> None:
     keep, drop = wanted(served, MODEL), wanted(served, "a-Q4_K_M.gguf")
-    kept, dropped = fetch(hub, keep), fetch(hub, drop)
+    kept_path, dropped = fetch(hub, keep), fetch(hub, drop)
     other = fetch(hub, wanted(served, "mmproj-F16.gguf", OTHER))
     blob = dropped.resolve()
     assert hub.delete(ID, "0" * 40, {MODEL}) == 0
     assert hub.delete(ID, drop.commit, {"a-Q4_K_M.gguf", "no-such.gguf"}) == drop.file.bytes
     assert not blob.exists()
     assert not dropped.exists()
-    assert kept.read_bytes() == DATA[MODEL]
-    assert {file.path for file in hub.cached()} == {str(kept), str(other)}
+    assert kept_path.read_bytes() == DATA[MODEL]
+    assert {file.path for file in hub.cached()} == {str(kept_path), str(other)}
     assert fetch(hub, drop).read_bytes() == DATA["a-Q4_K_M.gguf"]
 
 
@@ -298,19 +300,19 @@ def test_download_when_stopped_then_what_came_is_kept_and_gone_on_with(hub: Hub,
     on_bytes, stop = stop_after(2 * MEGABYTE)
     with pytest.raises(Interrupted):
         fetch(hub, file, on_bytes=on_bytes, stop=stop)
-    there = partial(hub, file)
-    assert 2 * MEGABYTE <= there < 3 * MEGABYTE
+    n_bytes = partial(hub, file)
+    assert 2 * MEGABYTE <= n_bytes < 3 * MEGABYTE
     assert hub.path(ID, file.commit, MODEL) is None
     assert hub.cached() == ()
     with pytest.raises(Interrupted):
         fetch(hub, file, stop=lambda: True)
-    assert partial(hub, file) == there
+    assert partial(hub, file) == n_bytes
     served.forget()
     seen: list[int] = []
     assert fetch(hub, file, on_bytes=seen.append).read_bytes() == DATA[MODEL]
-    assert seen[0] == there
-    assert starts(served) == [there]
-    assert sum(request.sent for request in served.seen("GET")) == file.file.bytes - there
+    assert seen[0] == n_bytes
+    assert starts(served) == [n_bytes]
+    assert sum(request.sent for request in served.seen("GET")) == file.file.bytes - n_bytes
 
 
 def test_server_when_it_falls_silent_then_a_stop_is_seen_at_the_timeout(
@@ -393,11 +395,11 @@ def test_name_when_it_leads_out_of_the_cache_then_nothing_is_written(
     hub: Hub, served: HubServer, open_downloads: Callable[[], Downloads], tmp_path: Path, name: str
 ) -> None:
     assert name not in {file.name for file in hub.repo(HOSTILE).files}
-    one = wanted(served, name, HOSTILE)
+    hostile = wanted(served, name, HOSTILE)
     with pytest.raises(BadInput, match="is not a valid file name in a repository"):
-        fetch(hub, one)
+        fetch(hub, hostile)
     downloads = open_downloads()
-    downloads.start([one])
+    downloads.start([hostile])
     until(lambda: idle(downloads))
     assert one_of(downloads, name).state is DownloadState.FAILED
     downloads.close()
@@ -406,8 +408,8 @@ def test_name_when_it_leads_out_of_the_cache_then_nothing_is_written(
     )  # a bad list does not keep the app from starting
     assert [path for path in tmp_path.rglob("*escaped*")] == []
     assert not Path("/tmp/escaped-from-the-cache.gguf").exists()
-    assert hub.path(HOSTILE, one.commit, name) is None
-    assert hub.path("../..", one.commit, "a.gguf") is None
+    assert hub.path(HOSTILE, hostile.commit, name) is None
+    assert hub.path("../..", hostile.commit, "a.gguf") is None
 
 
 # --- the disk ----------------------------------------------------------------------------------------------
@@ -419,18 +421,18 @@ def test_room_when_there_is_not_enough_then_said_before_anything_comes(
     file, usage = wanted(served, MODEL), shutil.disk_usage(hub.cache.parent)
     with pytest.raises(Interrupted):
         fetch_a_part(hub, file)
-    there = partial(hub, file)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=file.file.bytes - there - 1))
+    n_bytes = partial(hub, file)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=file.file.bytes - n_bytes - 1))
     served.forget()
     with pytest.raises(NoRoom, match=r"0\.00 GB are to be downloaded, but only 0\.00 GB are free in .*choose less"):
         fetch(hub, file)
     with pytest.raises(NoRoom, match="are to be downloaded"):
         open_downloads().start([file])
     assert served.seen("GET") == []
-    assert partial(hub, file) == there
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=file.file.bytes - there))
+    assert partial(hub, file) == n_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=file.file.bytes - n_bytes))
     fetch(hub, file)
-    assert starts(served) == [there]
+    assert starts(served) == [n_bytes]
 
 
 def test_room_when_it_is_promised_to_other_downloads_then_it_counts_as_taken(
@@ -534,11 +536,11 @@ def test_process_when_killed_in_the_middle_then_the_next_one_fetches_only_what_i
         assert killed.wait() == -signal.SIGKILL
     served.well_behaved()
     served.forget()
-    there = {each.file.name: partial(hub, each) for each in (file, two)}
-    assert all(MEGABYTE < there[each.file.name] < each.file.bytes for each in (file, two))
+    sizes = {each.file.name: partial(hub, each) for each in (file, two)}
+    assert all(MEGABYTE < sizes[each.file.name] < each.file.bytes for each in (file, two))
     downloads = open_downloads()
     assert {d.wanted.file.name: (d.state, d.done) for d in downloads.all()} == {
-        name: (DownloadState.CUT_OFF, done) for name, done in there.items()
+        name: (DownloadState.CUT_OFF, n_bytes) for name, n_bytes in sizes.items()
     }
     assert served.seen() == []  # nothing is fetched before a person says so
     for download in downloads.all():
@@ -546,9 +548,9 @@ def test_process_when_killed_in_the_middle_then_the_next_one_fetches_only_what_i
     until(lambda: idle(downloads))
     assert set(states(downloads).values()) == {DownloadState.DONE}
     for each in (file, two):
-        assert starts(served, each.file.name) == [there[each.file.name]]
+        assert starts(served, each.file.name) == [sizes[each.file.name]]
         (request,) = served.seen("GET", each.file.name, cdn=True)
-        assert request.sent == each.file.bytes - there[each.file.name]
+        assert request.sent == each.file.bytes - sizes[each.file.name]
         assert Path(str(hub.path(ID, each.commit, each.file.name))).read_bytes() == DATA[each.file.name]
     assert "incomplete" not in " ".join(cache_files(hub))
     downloads.close()
@@ -620,7 +622,7 @@ def test_list_when_two_processes_write_it_all_the_time_then_it_is_whole_and_comp
 
 def kept_list(folder: Path) -> set[str]:
     file = folder / "downloads.json"
-    return {one["file"]["name"] for one in json.loads(file.read_bytes())} if file.exists() else set()
+    return {record["file"]["name"] for record in json.loads(file.read_bytes())} if file.exists() else set()
 
 
 def test_process_when_the_other_ends_while_it_waits_then_nothing_is_fetched_again(hub: Hub, served: HubServer) -> None:
@@ -667,24 +669,24 @@ def test_downloads_when_several_are_wanted_then_three_at_a_time_with_progress(
     most = 0
     while not idle(downloads):
         shown = downloads.all()
-        most = max(most, sum(one.state is DownloadState.RUNNING for one in shown))
+        most = max(most, sum(rate.state is DownloadState.RUNNING for rate in shown))
         for download in shown:
             history.setdefault(download.wanted.file.name, []).append(download)
         time.sleep(0.02)
     assert most == 3
     assert states(downloads) == dict.fromkeys(names, DownloadState.DONE)
     for name, seen in history.items():
-        done = [one.done for one in seen]
-        assert done == sorted(done)
+        n_done = [rate.done for rate in seen]
+        assert n_done == sorted(n_done)
         assert one_of(downloads, name).done == len(DATA[name])
-        rates = [one.rate for one in seen if one.rate is not None]
-        assert all(one < 6 * MEGABYTE for one in rates)
-        left = [one.seconds_left for one in seen if one.seconds_left is not None]
-        assert all(0 <= one < 60 for one in left)
+        rates = [rate.rate for rate in seen if rate.rate is not None]
+        assert all(rate < 6 * MEGABYTE for rate in rates)
+        left = [rate.seconds_left for rate in seen if rate.seconds_left is not None]
+        assert all(0 <= rate < 60 for rate in left)
         if name == MODEL:  # the others are there before they have a rate
             assert rates[-1] > 1.5 * MEGABYTE
             assert left[-1] < 2
-    assert all(one.rate is None for one in downloads.all())
+    assert all(rate.rate is None for rate in downloads.all())
 
 
 def test_progress_when_a_server_begins_again_then_the_rate_is_not_below_zero(
@@ -729,17 +731,17 @@ def test_download_when_cancelled_then_its_part_stays_and_resume_goes_on(
     until(lambda: one_of(downloads).done > MEGABYTE)
     downloads.cancel(file.key)
     until(lambda: idle(downloads))
-    cancelled, there = one_of(downloads), partial(hub, file)
+    cancelled, n_bytes = one_of(downloads), partial(hub, file)
     assert (cancelled.state, cancelled.done, cancelled.error, cancelled.rate) == (
-        DownloadState.CANCELLED, there, None, None
+        DownloadState.CANCELLED, n_bytes, None, None
     )  # fmt: skip
     served.well_behaved()
     served.forget()
     downloads.resume(file.key)
-    assert one_of(downloads).done == there  # not 0 until it has been read
+    assert one_of(downloads).done == n_bytes  # not 0 until it has been read
     until(lambda: idle(downloads))
     assert one_of(downloads).state is DownloadState.DONE
-    assert starts(served) == [there]
+    assert starts(served) == [n_bytes]
 
 
 def test_download_when_resumed_before_the_cancelled_one_has_ended_then_it_goes_on(
@@ -795,15 +797,15 @@ def test_downloads_when_closed_then_the_next_start_knows_them_and_no_token_is_wr
     begun = time.monotonic()
     downloads.close()
     assert time.monotonic() - begun < 2
-    there = {each.key: partial(hub, each) for each in (file, two, three)}
+    sizes = {each.key: partial(hub, each) for each in (file, two, three)}
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
     served.well_behaved()
     served.forget()
     again = open_downloads()
-    assert {d.wanted.key: d.done for d in again.all()} == {**there, gated.key: 0}
+    assert {d.wanted.key: d.done for d in again.all()} == {**sizes, gated.key: 0}
     assert set(states(again).values()) == {DownloadState.CUT_OFF}
-    for key in there:
+    for key in sizes:
         again.resume(key)
     again.resume(gated.key)
     until(lambda: idle(again))
@@ -811,7 +813,7 @@ def test_downloads_when_closed_then_the_next_start_knows_them_and_no_token_is_wr
     assert failed.state is DownloadState.FAILED
     assert "accept its licence at" in str(failed.error)
     for each in (file, two, three):
-        assert starts(served, each.file.name) == [there[each.key]]
+        assert starts(served, each.file.name) == [sizes[each.key]]
     again.resume(gated.key, TOKEN)
     until(lambda: idle(again))
     assert set(states(again).values()) == {DownloadState.DONE}
@@ -835,20 +837,20 @@ def test_download_when_it_failed_then_its_error_is_shown_until_it_is_resumed(
 
 
 def test_done_when_a_file_has_come_then_told_with_its_checksum(hub: Hub, served: HubServer, tmp_path: Path) -> None:
-    told: list[tuple[Path, str | None]] = []
-    downloads = Downloads(hub, tmp_path / "d.json", lambda path, sha256: told.append((path, sha256)))
+    calls: list[tuple[Path, str | None]] = []
+    downloads = Downloads(hub, tmp_path / "d.json", lambda path, sha256: calls.append((path, sha256)))
     file = wanted(served, "small.gguf")
     downloads.start([file])
     until(lambda: idle(downloads))
     downloads.close()
-    assert told == [(hub.snapshot(ID, file.commit, "small.gguf"), file.file.sha256)]
+    assert calls == [(hub.snapshot(ID, file.commit, "small.gguf"), file.file.sha256)]
 
 
-@pytest.mark.parametrize("kept", [b"", b"{", b'[{"repo": 1}]', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b'[{"repo": 1}]', b"\xff"])
 def test_list_when_it_is_garbled_then_the_app_starts_all_the_same(
-    hub: Hub, tmp_path: Path, open_downloads: Callable[[], Downloads], kept: bytes
+    hub: Hub, tmp_path: Path, open_downloads: Callable[[], Downloads], content: bytes
 ) -> None:
-    (tmp_path / "downloads.json").write_bytes(kept)
+    (tmp_path / "downloads.json").write_bytes(content)
     assert open_downloads().all() == ()
 
 

@@ -142,10 +142,10 @@ def test_repo_when_it_has_30_files_then_one_call_tells_all(hub: Hub, served: Hub
     assert (listing.architecture, listing.chat_template) == ("qwen3vl", pairs.CHAT_TEMPLATE)
     assert listing.n_params is not None
     whole = served.repos[TINY].files
-    told = {file.name: (file.bytes, file.sha256) for file in listing.files}
+    answers = {file.name: (file.bytes, file.sha256) for file in listing.files}
     model, text = "tiny-qwen3vl-F16.gguf", "README.md"
-    assert told[model] == (whole[model].size, whole[model].sha256)
-    assert told[text] == (whole[text].size, None)
+    assert answers[model] == (whole[model].size, whole[model].sha256)
+    assert answers[text] == (whole[text].size, None)
     assert [model.name for model in listing.projectors] == ["mmproj-tiny-qwen3vl-F16.gguf"]
     assert [model.quantization for model in listing.models][:1] == ["F16"]
     assert len(listing.models) == 27
@@ -197,10 +197,10 @@ def test_header_when_the_files_name_is_odd_then_found(hub: Hub) -> None:
 def test_header_when_the_server_sends_no_ranges_then_a_short_one_is_read_and_the_rest_not_heard(
     hub: Hub, served: HubServer
 ) -> None:
-    found = remote(hub, BIG, "big-Q4_K_M.gguf")
+    file = remote(hub, BIG, "big-Q4_K_M.gguf")
     served.behave("/cdn/", ignore_range=True)
     served.forget()
-    assert hub.header(BIG, *found).architecture == "qwen3vl"
+    assert hub.header(BIG, *file).architecture == "qwen3vl"
     assert sum(request.sent for request in served.seen("GET")) < 8 * MEGABYTE  # of 26: what waits in sockets
 
 
@@ -260,11 +260,11 @@ def hostile_files() -> dict[str, bytes | Path | HubFile]:
 def test_header_when_hostile_then_a_clear_refusal_and_little_read(
     hub: Hub, served: HubServer, name: str, message: str
 ) -> None:
-    found = remote(hub, HOSTILE, name)
+    file = remote(hub, HOSTILE, name)
     served.forget()
     started = time.process_time()
     with pytest.raises(BadModel) as refused:
-        hub.header(HOSTILE, *found)
+        hub.header(HOSTILE, *file)
     assert time.process_time() - started < 3
     assert message in str(refused.value)
     assert str(refused.value).startswith(name)
@@ -281,19 +281,19 @@ def test_header_when_it_is_full_of_nothing_then_little_memory(hub: Hub) -> None:
 
 
 def test_header_when_it_has_100_000_tensors_of_nothing_then_read_in_seconds(hub: Hub, served: HubServer) -> None:
-    found = remote(hub, HOSTILE, "hole-tensors.gguf")
+    file = remote(hub, HOSTILE, "hole-tensors.gguf")
     started = time.process_time()
-    assert len(hub.header(HOSTILE, *found).tensors) == 100_000
+    assert len(hub.header(HOSTILE, *file).tensors) == 100_000
     assert time.process_time() - started < 3
 
 
 def test_header_when_the_server_sends_endless_garbage_then_it_is_not_heard_to_the_end(
     hub: Hub, served: HubServer
 ) -> None:
-    found = remote(hub, BIG, "big-Q4_K_M.gguf")
+    file = remote(hub, BIG, "big-Q4_K_M.gguf")
     served.behave("/cdn/", endless=True)
     served.forget()
-    peak, lasted, refused = cost_of(lambda: hub.header(BIG, *found))
+    peak, lasted, refused = cost_of(lambda: hub.header(BIG, *file))
     assert type(refused) is BadModel
     assert "not a GGUF file" in str(refused)
     time.sleep(0.2)
@@ -305,11 +305,11 @@ def test_header_when_the_server_sends_endless_garbage_then_it_is_not_heard_to_th
 def test_header_when_the_server_sends_it_packed_a_thousandfold_then_it_is_not_unpacked(
     hub: Hub, served: HubServer
 ) -> None:
-    found = remote(hub, BIG, "big-Q4_K_M.gguf")
+    file = remote(hub, BIG, "big-Q4_K_M.gguf")
     bomb = gzip.compress(bytes(50 * MEGABYTE), 1)
     headers = {"Content-Encoding": "gzip", "Content-Range": f"bytes 0-{len(bomb) - 1}/{10**9}"}
     served.behave("/cdn/", status=206, body=bomb, headers=headers)
-    peak, lasted, refused = cost_of(lambda: hub.header(BIG, *found))
+    peak, lasted, refused = cost_of(lambda: hub.header(BIG, *file))
     assert type(refused) is BadModel
     assert peak < 16
     assert lasted < 2
@@ -318,12 +318,12 @@ def test_header_when_the_server_sends_it_packed_a_thousandfold_then_it_is_not_un
 def test_header_when_the_server_drips_then_given_up(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = remote(hub, BIG, "big-Q4_K_M.gguf")
+    file = remote(hub, BIG, "big-Q4_K_M.gguf")
     monkeypatch.setattr(transfer, "_HEADER_S", 0.5)
     served.behave("/cdn/", slow=20_000)
     started = time.monotonic()
     with pytest.raises(Offline, match=r"big-Q4_K_M\.gguf: .*too slow"):
-        hub.header(BIG, *found)
+        hub.header(BIG, *file)
     assert time.monotonic() - started < 2
 
 
@@ -348,20 +348,20 @@ def cost_of(call: Callable[[], object]) -> tuple[float, float, BaseException | N
 def test_gated_when_there_is_no_token_then_the_message_says_where_to_accept_the_licence(
     hub: Hub, served: HubServer
 ) -> None:
-    found = remote(hub, GATED, "gated-Q8_0.gguf")  # the listing is public
-    for call in (lambda: hub.header(GATED, *found), lambda: fetch(hub, GATED, *found)):
+    file = remote(hub, GATED, "gated-Q8_0.gguf")  # the listing is public
+    for call in (lambda: hub.header(GATED, *file), lambda: fetch(hub, GATED, *file)):
         with pytest.raises(NotAllowed) as refused:
             call()
         assert f"accept its licence at {served.url}/{GATED} with your account" in str(refused.value)
         assert "gated-Q8_0.gguf is gated" in str(refused.value)
     with pytest.raises(NotAllowed, match="is gated"):
-        hub.header(GATED, *found, token="hf_of_somebody_else")
+        hub.header(GATED, *file, token="hf_of_somebody_else")
 
 
 def test_token_when_given_then_the_hub_sees_it_and_the_cdn_does_not(hub: Hub, served: HubServer) -> None:
-    found = remote(hub, GATED, "gated-Q8_0.gguf", TOKEN)
-    assert hub.header(GATED, *found, token=TOKEN).text("general.name") == "a model"
-    assert fetch(hub, GATED, *found, token=TOKEN).read_bytes() == GOOD
+    file = remote(hub, GATED, "gated-Q8_0.gguf", TOKEN)
+    assert hub.header(GATED, *file, token=TOKEN).text("general.name") == "a model"
+    assert fetch(hub, GATED, *file, token=TOKEN).read_bytes() == GOOD
     hub.search("vl", TOKEN)
     at_hub, at_cdn = served.seen(cdn=False), served.seen(cdn=True)
     assert len(at_cdn) == 2
@@ -404,27 +404,27 @@ print(json.dumps(told))
 
 
 def child(
-    served: HubServer, folder: Path, environment: dict[str, str] | None = None, **asked: object
+    served: HubServer, folder: Path, environment: dict[str, str] | None = None, **fields: object
 ) -> dict[str, str]:
     """What another process gets from the Hub that its environment names."""
     process = subprocess.run(
         [sys.executable, "-c", CHILD],
-        input=json.dumps({"own_token": False, "token": None, "id": GATED} | asked),
+        input=json.dumps({"own_token": False, "token": None, "id": GATED} | fields),
         env=os.environ | served.environment(folder) | (environment or {}),
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stderr
-    told: dict[str, str] = json.loads(process.stdout)
-    return told
+    report: dict[str, str] = json.loads(process.stdout)
+    return report
 
 
 def test_operators_token_when_it_is_not_shared_then_it_is_never_sent(
     hub: Hub, served: HubServer, tmp_path: Path
 ) -> None:
-    told = child(served, tmp_path, {"HF_TOKEN": TOKEN}, own_token=False)
-    assert told["error"].startswith(f"NotAllowed: {GATED}: gated-Q8_0.gguf is gated: accept its licence")
-    assert (told["endpoint"], told["cache"]) == (served.url, str(tmp_path / "hub"))
+    report = child(served, tmp_path, {"HF_TOKEN": TOKEN}, own_token=False)
+    assert report["error"].startswith(f"NotAllowed: {GATED}: gated-Q8_0.gguf is gated: accept its licence")
+    assert (report["endpoint"], report["cache"]) == (served.url, str(tmp_path / "hub"))
     assert len(served.seen()) == 4  # two searches, listing, HEAD: and no telemetry
     assert [request.token for request in served.seen()] == [None] * 4
 
@@ -432,9 +432,9 @@ def test_operators_token_when_it_is_not_shared_then_it_is_never_sent(
 def test_operators_token_when_it_is_shared_then_visitors_without_one_use_it(
     hub: Hub, served: HubServer, tmp_path: Path
 ) -> None:
-    told = child(served, tmp_path, {"HF_TOKEN": TOKEN}, own_token=True)
-    assert told["header"] == "a model"
-    assert Path(told["path"]).read_bytes() == GOOD
+    report = child(served, tmp_path, {"HF_TOKEN": TOKEN}, own_token=True)
+    assert report["header"] == "a model"
+    assert Path(report["path"]).read_bytes() == GOOD
     assert {request.token for request in served.seen(cdn=False)} == {f"Bearer {TOKEN}"}
     assert {request.token for request in served.seen(cdn=True)} == {None}
 
@@ -551,9 +551,9 @@ def test_hub_when_it_is_broken_then_said_at_once(hub: Hub, served: HubServer, wh
 def test_cdn_when_it_is_broken_then_said_without_the_signed_address(
     hub: Hub, served: HubServer, what: str, status: int, message: str
 ) -> None:
-    found = remote(hub, BIG, "big-Q4_K_M.gguf")
+    file = remote(hub, BIG, "big-Q4_K_M.gguf")
     served.behave("/cdn/", status=status, headers={"Retry-After": "60"})
-    error = refused({"header": lambda: hub.header(BIG, *found), "fetch": lambda: fetch(hub, BIG, *found)}[what])
+    error = refused({"header": lambda: hub.header(BIG, *file), "fetch": lambda: fetch(hub, BIG, *file)}[what])
     assert type(error) is Offline
     assert message in str(error)
     assert "Signature" not in str(error)
@@ -570,9 +570,9 @@ def test_answer_when_it_is_not_the_hubs_then_said(hub: Hub, served: HubServer, w
 
 @pytest.mark.parametrize("what", ["search", "repo", "header", "fetch"])
 def test_token_when_it_is_wrong_then_said(hub: Hub, served: HubServer, what: str) -> None:
-    told = {"X-Error-Message": "Invalid credentials in Authorization header"}
+    headers = {"X-Error-Message": "Invalid credentials in Authorization header"}
     for method in ("GET", "HEAD"):
-        served.behave(method=method, status=401, headers=told)
+        served.behave(method=method, status=401, headers=headers)
     error = refused(calls(hub)[what])
     assert type(error) is NotAllowed
     assert "This token does not give access to" in str(error)
@@ -619,20 +619,20 @@ def test_offline_when_switched_so_then_said_without_asking(
 
 
 def test_offline_when_the_environment_says_so_then_said(hub: Hub, served: HubServer, tmp_path: Path) -> None:
-    told = child(served, tmp_path, {"HF_HUB_OFFLINE": "1"})
-    assert told["offline"] is True
-    assert told["error"].startswith("Offline: Access to the Hub is switched off")
+    report = child(served, tmp_path, {"HF_HUB_OFFLINE": "1"})
+    assert report["offline"] is True
+    assert report["error"].startswith("Offline: Access to the Hub is switched off")
     assert served.seen() == []
 
 
 def test_offline_when_a_file_is_there_then_it_can_be_used(
     hub: Hub, served: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = remote(hub, TINY, "tiny-qwen3vl-Q8_0.gguf")
-    path = fetch(hub, TINY, *found)
+    remote_file = remote(hub, TINY, "tiny-qwen3vl-Q8_0.gguf")
+    path = fetch(hub, TINY, *remote_file)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert fetch(hub, TINY, *found) == path == hub.path(TINY, found[0], found[1].name)
-    assert [(file.name, file.repo) for file in hub.cached()] == [(found[1].name, TINY)]
+    assert fetch(hub, TINY, *remote_file) == path == hub.path(TINY, remote_file[0], remote_file[1].name)
+    assert [(file.name, file.repo) for file in hub.cached()] == [(remote_file[1].name, TINY)]
 
 
 # --- what a person pastes ----------------------------------------------------------------------------------

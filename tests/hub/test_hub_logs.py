@@ -34,8 +34,8 @@ def test_hub_when_it_refuses_a_token_then_the_log_does_not_have_it(
 
         assert "Unexpected" in server_function(repo)({"token": TOKEN})["error"]
         assert {seen.token for seen in served.seen("GET")} == {f"Bearer {TOKEN}"}
-    said = log()
-    assert "asked with Authorization: ***" in said
-    assert "is not on the Hub" in said
-    assert served.url not in said  # nor what is asked for: redirects to files are signed
-    assert TOKEN not in said
+    log_text = log()
+    assert "asked with Authorization: ***" in log_text
+    assert "is not on the Hub" in log_text
+    assert served.url not in log_text  # nor what is asked for: redirects to files are signed
+    assert TOKEN not in log_text

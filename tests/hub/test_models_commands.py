@@ -77,18 +77,18 @@ def labels(tmp_path: Path) -> list[str]:
 
 
 def test_download_when_by_quantization_then_the_next_start_has_the_pairs(call: Call, tmp_path: Path) -> None:
-    done = call("download", REPO, "F16", "q8_0")
-    assert done.code == 0, done.err
-    lines = [Path(line) for line in done.out.splitlines()]
+    result = call("download", REPO, "F16", "q8_0")
+    assert result.code == 0, result.err
+    lines = [Path(line) for line in result.out.splitlines()]
     assert [path.name for path in lines] == ["pair-F16.gguf", "mmproj-F16.gguf", "pair-Q8_0.gguf", "mmproj-F16.gguf"]
     assert all(path.is_file() for path in lines)
     assert labels(tmp_path) == ["F16"]  # the tests' two files are one
 
 
 def test_download_when_the_projector_is_elsewhere_then_it_is_taken_from_there(call: Call) -> None:
-    done = call("download", REPO, "pair-F16.gguf", "--projector", "bf16", "--projector-repo", OTHER)
-    assert done.code == 0, done.err
-    assert [Path(line).name for line in done.out.splitlines()] == ["pair-F16.gguf", "mmproj-BF16.gguf"]
+    result = call("download", REPO, "pair-F16.gguf", "--projector", "bf16", "--projector-repo", OTHER)
+    assert result.code == 0, result.err
+    assert [Path(line).name for line in result.out.splitlines()] == ["pair-F16.gguf", "mmproj-BF16.gguf"]
 
 
 def test_download_when_the_projectors_name_ends_in_mmproj_then_it_is_checked_fetched_and_opened(
@@ -97,9 +97,9 @@ def test_download_when_the_projectors_name_ends_in_mmproj_then_it_is_checked_fet
     """As in Mungert's repositories, which also have files of two types: bf16_q8_0 beside q8_0."""
     assert call("doctor", f"{ENDS_IN_MMPROJ}:Q8_0", f"{ENDS_IN_MMPROJ}:doc-f16.mmproj").code < 2
     assert "doc-f16.mmproj" in call("doctor", f"{ENDS_IN_MMPROJ}:none.mmproj").err.partition("It has: ")[2]
-    done = call("download", ENDS_IN_MMPROJ, "Q8_0")
-    assert done.code == 0, done.err
-    assert [Path(line).name for line in done.out.splitlines()] == ["doc-q8_0.gguf", "doc-f16.mmproj"]
+    result = call("download", ENDS_IN_MMPROJ, "Q8_0")
+    assert result.code == 0, result.err
+    assert [Path(line).name for line in result.out.splitlines()] == ["doc-q8_0.gguf", "doc-f16.mmproj"]
     assert labels(tmp_path) == ["Q8_0"]
     assert {file.name for file in Hub(own_token=False).cached()} == {"doc-q8_0.gguf", "doc-f16.mmproj"}
 
@@ -116,15 +116,15 @@ def test_download_when_the_projectors_name_ends_in_mmproj_then_it_is_checked_fet
 def test_download_when_the_repository_has_no_such_file_then_it_says_what_it_has(
     call: Call, words: list[str], message: str
 ) -> None:
-    done = call("download", *words)
-    assert (done.code, done.out) == (2, "")
-    assert done.err.strip() == f"Error: {message}"
+    result = call("download", *words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.strip() == f"Error: {message}"
 
 
 def test_download_when_it_fails_then_said_and_the_pair_opens_once_it_has_come(call: Call, tmp_path: Path) -> None:
-    done = call("download", GATED, "F16")
-    assert (done.code, done.out) == (1, "")
-    assert "pair-F16.gguf: acme/gated-GGUF: pair-F16.gguf is gated" in done.err
+    result = call("download", GATED, "F16")
+    assert (result.code, result.out) == (1, "")
+    assert "pair-F16.gguf: acme/gated-GGUF: pair-F16.gguf is gated" in result.err
     assert labels(tmp_path) == []
     assert call("download", GATED, "F16", "--token", TOKEN).code == 0
     assert labels(tmp_path) == ["F16"]
@@ -134,9 +134,9 @@ def test_doctor_when_the_files_are_here_or_on_the_hub_then_it_finds_the_same(
     call: Call, files: pairs.PairFiles, tmp_path: Path
 ) -> None:
     here = json.loads(call("doctor", files.model, files.projector, "--json").out)
-    there = json.loads(call("doctor", f"{REPO}:pair-F16.gguf", f"{REPO}:mmproj-F16.gguf", "--json").out)
-    assert here["level"] == there["level"] < 2
-    shared = {finding["code"] for finding in here["findings"]} & {finding["code"] for finding in there["findings"]}
+    on_hub = json.loads(call("doctor", f"{REPO}:pair-F16.gguf", f"{REPO}:mmproj-F16.gguf", "--json").out)
+    assert here["level"] == on_hub["level"] < 2
+    shared = {finding["code"] for finding in here["findings"]} & {finding["code"] for finding in on_hub["findings"]}
     assert "room" in shared
     swapped = call("doctor", files.projector, f"{REPO}:pair-F16.gguf")
     assert swapped.code == 2
@@ -145,16 +145,16 @@ def test_doctor_when_the_files_are_here_or_on_the_hub_then_it_finds_the_same(
 
 def test_doctor_when_a_file_cannot_be_read_then_that_is_its_finding(call: Call, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("hello")
-    done = call("doctor", tmp_path / "text.gguf")
-    assert done.code == 2
-    assert done.out.startswith("✕ text.gguf: not a GGUF file.")
-    assert done.err == ""
+    result = call("doctor", tmp_path / "text.gguf")
+    assert result.code == 2
+    assert result.out.startswith("✕ text.gguf: not a GGUF file.")
+    assert result.err == ""
 
 
 def test_doctor_when_the_repository_lacks_the_file_then_it_says_what_it_has(call: Call) -> None:
-    done = call("doctor", f"{REPO}:none.gguf")
-    assert (done.code, done.out) == (2, "")
-    assert done.err.startswith(f"Error: {REPO} has no file 'none.gguf'. It has: pair-F16.gguf, pair-Q8_0.gguf, ")
+    result = call("doctor", f"{REPO}:none.gguf")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"Error: {REPO} has no file 'none.gguf'. It has: pair-F16.gguf, pair-Q8_0.gguf, ")
 
 
 def test_doctor_when_a_quantization_is_named_then_that_file(call: Call) -> None:

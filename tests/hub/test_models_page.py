@@ -51,9 +51,9 @@ def actions(served: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         yield ModelActions(parts)
 
 
-def ticked(served: HubServer, *models: str, projector: str = "mmproj-F16.gguf", **given: Any) -> dict[str, Any]:
+def ticked(served: HubServer, *models: str, projector: str = "mmproj-F16.gguf", **fields: Any) -> dict[str, Any]:
     """What the page's script sends of the boxes that are ticked."""
-    repo, other = given.pop("repo", REPO), given.pop("projector_repo", None)
+    repo, other = fields.pop("repo", REPO), fields.pop("projector_repo", None)
     return {
         "repo": repo,
         "commit": served.repos[repo].commit,
@@ -61,7 +61,7 @@ def ticked(served: HubServer, *models: str, projector: str = "mmproj-F16.gguf", 
         "projector": projector,
         "projector_repo": other or repo,
         "projector_commit": served.repos[other or repo].commit,
-        **given,
+        **fields,
     }
 
 

@@ -32,6 +32,6 @@ def test_results_when_pushed_then_others_read_them_in_one_table(tmp_path: Path) 
         assert "acme/results: a.json, commit " in pushed.stdout
         table = call("acme/results", tmp_path / "here", "--json", "--sort", "kl", "--filter", "Q2")
     assert table.returncode == 0, table.stderr
-    made = json.loads(table.stdout)
-    assert made["documents"] == 2
-    assert {row["variant"] for row in made["rows"]} == {"Q2 (anna)", "Q2 (ben)"}
+    rows = json.loads(table.stdout)
+    assert rows["documents"] == 2
+    assert {row["variant"] for row in rows["rows"]} == {"Q2 (anna)", "Q2 (ben)"}

@@ -73,8 +73,8 @@ def test_study_when_its_files_are_on_the_hub_then_they_are_planned_fetched_made_
     assert "acme/gone-GGUF: 2 variants. " in plan
     assert "chartqa: 6 questions are too few" in plan
     assert list(tmp_path.rglob("*.gguf")) == []
-    code, written, told = call()
-    assert code == 1, told  # one family is missing
+    code, written, errors = call()
+    assert code == 1, errors  # one family is missing
     assert "report.html" in written
     report = (tmp_path / "hub-study/report.md").read_text()
     assert "## What is missing" in report
@@ -84,6 +84,6 @@ def test_study_when_its_files_are_on_the_hub_then_they_are_planned_fetched_made_
     assert f"hf download {REPO} few-F16.gguf --revision {commit}" in report
     assert "seed 0, commit" in report
     served.behave(status=503)
-    code, _, told = call("--time")
-    assert "1 of 1 measurements were finished before." in told
-    assert "The files of the cache are taken." in told
+    code, _, errors = call("--time")
+    assert "1 of 1 measurements were finished before." in errors
+    assert "The files of the cache are taken." in errors

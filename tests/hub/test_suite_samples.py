@@ -293,11 +293,11 @@ def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
 ) -> None:
     actions, key, cell = measuring_cell(parts)
     reply = actions.suite_questions(key, cell, "chartqa")
-    asked = parts.library.cell(parts.library.own(key), cell).questions
-    assert (asked.n, asked.plan.max_tokens, asked.plan.accuracy) == (30, CHARTQA.max_tokens, True)
-    assert asked.name.startswith("ChartQA, 30 of 100 rows, seed 0, commit ")
-    assert asked.name in reply.cells[0].html
-    assert len(parts.library.questions.read(asked.source).items) == 30
+    questions = parts.library.cell(parts.library.own(key), cell).questions
+    assert (questions.n, questions.plan.max_tokens, questions.plan.accuracy) == (30, CHARTQA.max_tokens, True)
+    assert questions.name.startswith("ChartQA, 30 of 100 rows, seed 0, commit ")
+    assert questions.name in reply.cells[0].html
+    assert len(parts.library.questions.read(questions.source).items) == 30
     with pytest.raises(BadInput, match=r"There is no suite 'nothing'. There are: ai2d"):
         actions.suite_questions(key, cell, "nothing")
     guessed_reply = actions.suite_questions(key, cell, f"{CHARTQA.repo}:test")
@@ -324,8 +324,8 @@ def test_page_when_a_suite_is_named_then_it_says_what_would_be_fetched_and_a_sto
             pace.keep(parts.result_cache, variant, 100.0, 20, 64)
     seen: list[str] = []
 
-    def stopping(*given: Any) -> Any:
-        for news in draw(*given):
+    def stopping(*args: Any) -> Any:
+        for news in draw(*args):
             yield news
             seen.append(actions.suite_progress(key, cell).html)
             actions.stop_suite(key, cell)

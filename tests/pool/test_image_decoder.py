@@ -60,13 +60,13 @@ def test_image_when_it_takes_too_long_then_its_child_is_killed_and_the_next_one_
 
 
 def test_images_when_many_come_at_once_then_all_are_read(decoder: ImageDecoder) -> None:
-    found: list[bool] = []
-    threads = [Thread(target=lambda: found.append(decoder.read(SCENE) == read_image(SCENE))) for _ in range(8)]
+    outcomes: list[bool] = []
+    threads = [Thread(target=lambda: outcomes.append(decoder.read(SCENE) == read_image(SCENE))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 8
+    assert outcomes == [True] * 8
 
 
 def test_images_when_one_person_has_many_then_another_persons_is_read_at_once(decoder: ImageDecoder) -> None:

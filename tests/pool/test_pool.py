@@ -297,17 +297,17 @@ def test_failed_load_when_somebody_counted_on_the_room_then_the_budget_is_kept(
 class Run:
     """A run that waits for its turn and then keeps it until `finish`."""
 
-    def __init__(self, pool: Pool, threads: ThreadPoolExecutor, done: list[str], name: str = "") -> None:
+    def __init__(self, pool: Pool, threads: ThreadPoolExecutor, names: list[str], name: str = "") -> None:
         self.places: list[int] = []
         self.end = threading.Event()
         self.name = name or pool.who
         n = len(pool.queue.queued())
-        self.future: Future[None] = threads.submit(self._run, pool, done)
+        self.future: Future[None] = threads.submit(self._run, pool, names)
         until(lambda: self.future.done() or len(pool.queue.queued()) > n)
 
-    def _run(self, pool: Pool, done: list[str]) -> None:
+    def _run(self, pool: Pool, names: list[str]) -> None:
         with pool.turn(on_place=self.places.append):
-            done.append(self.name)
+            names.append(self.name)
             assert self.end.wait(30)
 
     def finish(self) -> None:
@@ -616,11 +616,11 @@ OnGpus = tuple[Pool, FakeMachine, dict[str, WorkerSpec]]
 def on_gpus(opened: Callable[..., Pool], specs: dict[str, WorkerSpec]) -> OnGpus:
     machine = FakeMachine(n_gpus=2)
     everywhere = Runtime(n_ctx=512)
-    wanted = {
+    specs_of = {
         n: replace(s, key=(n,), runtime=everywhere, load=protocol.LoadLanguage(path_of(s), everywhere))
         for n, s in specs.items()
     }
-    return opened(machine, host_bytes=64 * GIB), machine, wanted
+    return opened(machine, host_bytes=64 * GIB), machine, specs_of
 
 
 def visible(pid: int) -> str | None:
@@ -781,12 +781,12 @@ def test_fitting_when_memory_is_short_then_the_mildest_remedy(on_gpus: OnGpus, p
     pool, _, _ = on_gpus
     model, projector = model_file(pair.model), model_file(pair.projector)
 
-    def wanted(runtime: Runtime) -> list[WorkerSpec]:
+    def specs_for(runtime: Runtime) -> list[WorkerSpec]:
         return [vision_spec(projector, model, runtime), language_spec(model, runtime)]
 
     def remedied(runtime: Runtime, *allowed: Remedy) -> Runtime:
-        with pool.turn(wanted(runtime)) as slot:
-            return slot.fitting(wanted, runtime, allowed)
+        with pool.turn(specs_for(runtime)) as slot:
+            return slot.fitting(specs_for, runtime, allowed)
 
     fine, long = Runtime(n_ctx=4096), Runtime(n_ctx=640_000)
     assert remedied(fine, *Remedy) == fine

@@ -37,26 +37,26 @@ def test_items_when_an_error_ends_them_then_it_is_kept_behind_what_came_before()
 
 
 def test_items_when_closed_then_no_more_are_made_than_wait() -> None:
-    made: list[int] = []
+    produced: list[int] = []
 
     def items() -> Iterator[int]:
         while True:
-            made.append(len(made))
-            yield made[-1]
+            produced.append(len(produced))
+            yield produced[-1]
 
     begun = Event()
     ahead = Ahead(items(), 2, begun.set)
     assert begun.wait(20)
     ahead.close()
-    n = len(made)
+    n = len(produced)
     assert n <= 8
-    assert len(made) == n
+    assert len(produced) == n
 
 
 def test_results_when_the_work_fails_then_raised_behind_what_it_handed_over() -> None:
-    def work(done: Callable[[int], None]) -> None:
-        done(1)
-        done(2)
+    def work(hand_over: Callable[[int], None]) -> None:
+        hand_over(1)
+        hand_over(2)
         raise BadInput("broken")
 
     taking = results(work, Event())
@@ -68,8 +68,8 @@ def test_results_when_the_work_fails_then_raised_behind_what_it_handed_over() ->
 def test_results_when_nobody_takes_them_then_the_work_is_told_and_has_ended() -> None:
     stop, ended = Event(), Event()
 
-    def work(done: Callable[[int], None]) -> None:
-        done(1)
+    def work(hand_over: Callable[[int], None]) -> None:
+        hand_over(1)
         assert stop.wait(20)
         ended.set()
 

@@ -51,12 +51,12 @@ def without_log(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begin", "length", "kept"),
+    ("begin", "length", "n_kept"),
     [(0, 100, 300), (0, 4096, 300), (40_000, 4096, 250), (120_000, 60_000, 100)],
     ids=["header", "first page", "a page", "a tenth"],
 )
 def test_database_when_a_part_is_overwritten_then_it_is_set_aside_and_the_other_rows_are_kept(
-    folder: Path, begin: int, length: int, kept: int
+    folder: Path, begin: int, length: int, n_kept: int
 ) -> None:
     without_log(folder)
     with open(folder / "cache.db", "r+b") as file:
@@ -64,16 +64,16 @@ def test_database_when_a_part_is_overwritten_then_it_is_set_aside_and_the_other_
         file.write(b"\xa5" * length)
     damaged = (folder / "cache.db").read_bytes()
     cache = BytesCache(folder, None)
-    found = {key: cache.get(key) for key in cache.keys("key/")}
-    assert len(found) >= kept
-    assert found.items() <= SMALL.items()
+    rows = {key: cache.get(key) for key in cache.keys("key/")}
+    assert len(rows) >= n_kept
+    assert rows.items() <= SMALL.items()
     assert cache.damaged is not None
     assert cache.damaged.startswith("cache.db.damaged-2")
     assert (folder / cache.damaged).read_bytes() == damaged
     assert cache.set("new", b"y")
     cache.close()
     again = BytesCache(folder, None)
-    assert (again.get("new"), len(again.keys("key/")), again.damaged) == (b"y", len(found), cache.damaged)
+    assert (again.get("new"), len(again.keys("key/")), again.damaged) == (b"y", len(rows), cache.damaged)
     again.close()
 
 

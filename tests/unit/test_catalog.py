@@ -401,9 +401,9 @@ LADDER = ["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"]
 
 
 def test_first_start_when_deriving_then_every_model_with_every_projector(open_store: OpenStore, tmp_path: Path) -> None:
-    store, quantizer, told = open_store(), Quantizer(), list[str]()
+    store, quantizer, labels = open_store(), Quantizer(), list[str]()
     assert [v.id for v in store.variants] == ["tiny-vlm:F16+mmproj-F16"]
-    store.derive(quantizer, told.append)
+    store.derive(quantizer, labels.append)
     assert store.problems == ()
     assert quantizer.made == [*LADDER[1:], "mmproj-Q8_0", "mmproj-Q4_0", "mmproj-Q2_K"]
     assert {v.id for v in store.variants} == {
@@ -412,8 +412,8 @@ def test_first_start_when_deriving_then_every_model_with_every_projector(open_st
     assert [v.id for v in store.variants if v.reference] == ["tiny-vlm:F16+mmproj-F16"]
     assert [v.label for v in store.variants if v.projector.quantization == "F16"] == LADDER
     assert "Q4_K_M + mmproj-Q2_K" in {v.label for v in store.variants}
-    assert len(told) == 10
-    assert told[0] == "Making Q8_0 of tiny-vlm-7M-F16.gguf ..."
+    assert len(labels) == 10
+    assert labels[0] == "Making Q8_0 of tiny-vlm-7M-F16.gguf ..."
     assert len(derived_files(tmp_path)) == 10
 
 
@@ -742,7 +742,7 @@ def prompt(*tiles: ImageChunk) -> EncodedPrompt:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[EmbeddingCache]:
+def embeddings(tmp_path: Path) -> Iterator[EmbeddingCache]:
     opened = EmbeddingCache(tmp_path / "embeddings", 10 * MEGABYTE, "engine 1")
     yield opened
     opened.close()
@@ -754,14 +754,14 @@ def reopened(tmp_path: Path, engine: str = "engine 1") -> EmbeddingCache:
 
 @pytest.mark.parametrize("new_start", [False, True])
 def test_embeddings_when_put_then_they_fill_a_planned_prompt(
-    tmp_path: Path, kept: EmbeddingCache, new_start: bool
+    tmp_path: Path, embeddings: EmbeddingCache, new_start: bool
 ) -> None:
     whole = prompt(tile(0, 2, 7), tile(1, 3, 8), tile(0, 2, 9))
-    keys = {0: kept.key(PROJECTOR, picture("a")), 1: kept.key(PROJECTOR, picture("b"))}
+    keys = {0: embeddings.key(PROJECTOR, picture("a")), 1: embeddings.key(PROJECTOR, picture("b"))}
     for image, key in keys.items():
-        assert not kept.has(key)
-        kept.put(key, whole, image)
-    cache = reopened(tmp_path) if new_start else kept
+        assert not embeddings.has(key)
+        embeddings.put(key, whole, image)
+    cache = reopened(tmp_path) if new_start else embeddings
     planned = prompt(tile(0, 2, None), tile(1, 3, None), tile(0, 2, None))
     assert all(cache.has(key) for key in keys.values())
     assert cache.fill(planned, keys) == whole
@@ -771,12 +771,12 @@ def test_embeddings_when_put_then_they_fill_a_planned_prompt(
 
 
 def test_embeddings_when_nan_then_neither_kept_nor_read_from_an_earlier_versions_cache(
-    tmp_path: Path, kept: EmbeddingCache
+    tmp_path: Path, embeddings: EmbeddingCache
 ) -> None:
-    key, planned = kept.key(PROJECTOR, picture()), prompt(tile(0, 2, None))
-    kept.put(key, prompt(tile(0, 2, 0xFF)), 0)
-    assert not kept.has(key)
-    kept._disk.set(key, embedding_cache._encoder.encode((embedding_cache._Tile("k", b"\xff" * 2 * 4 * WIDTH),)))
+    key, planned = embeddings.key(PROJECTOR, picture()), prompt(tile(0, 2, None))
+    embeddings.put(key, prompt(tile(0, 2, 0xFF)), 0)
+    assert not embeddings.has(key)
+    embeddings._disk.set(key, embedding_cache._encoder.encode((embedding_cache._Tile("k", b"\xff" * 2 * 4 * WIDTH),)))
     cache = reopened(tmp_path)
     assert not cache.has(key)
     assert cache.fill(planned, {0: key}) is None
@@ -784,21 +784,23 @@ def test_embeddings_when_nan_then_neither_kept_nor_read_from_an_earlier_versions
     assert reopened(tmp_path).has(key)
 
 
-def test_key_when_anything_differs_then_so_does_it(tmp_path: Path, kept: EmbeddingCache) -> None:
+def test_key_when_anything_differs_then_so_does_it(tmp_path: Path, embeddings: EmbeddingCache) -> None:
     other = ModelFile("/m/mmproj.gguf", 1, "other", "F16", 1, "clip")
     moved = ModelFile("/elsewhere/mmproj.gguf", 1, "pp", "F16", 1, "clip")
     keys = {
-        kept.key(PROJECTOR, picture()),
-        kept.key(other, picture()),
-        kept.key(PROJECTOR, picture("other")),
+        embeddings.key(PROJECTOR, picture()),
+        embeddings.key(other, picture()),
+        embeddings.key(PROJECTOR, picture("other")),
         reopened(tmp_path, "engine 2").key(PROJECTOR, picture()),
     }
     assert len(keys) == 4
-    assert kept.key(moved, picture()) == reopened(tmp_path).key(PROJECTOR, picture())
+    assert embeddings.key(moved, picture()) == reopened(tmp_path).key(PROJECTOR, picture())
 
 
-def test_embeddings_when_another_engine_made_them_then_they_are_not_used(tmp_path: Path, kept: EmbeddingCache) -> None:
-    kept.put(kept.key(PROJECTOR, picture()), prompt(tile(0, 2, 7)), 0)
+def test_embeddings_when_another_engine_made_them_then_they_are_not_used(
+    tmp_path: Path, embeddings: EmbeddingCache
+) -> None:
+    embeddings.put(embeddings.key(PROJECTOR, picture()), prompt(tile(0, 2, 7)), 0)
     other = reopened(tmp_path, "engine 2")
     assert not other.has(other.key(PROJECTOR, picture()))
     assert other.fill(prompt(tile(0, 2, None)), {0: other.key(PROJECTOR, picture())}) is None
@@ -814,18 +816,20 @@ def test_embeddings_when_another_engine_made_them_then_they_are_not_used(tmp_pat
     ],
     ids=["a larger tile", "a tile more", "a tile less", "no tile"],
 )
-def test_embeddings_when_of_another_shape_than_planned_then_none(kept: EmbeddingCache, planned: EncodedPrompt) -> None:
-    key = kept.key(PROJECTOR, picture())
-    kept.put(key, prompt(tile(0, 2, 7), tile(0, 2, 8)), 0)
-    assert kept.fill(planned, {0: key}) is None
+def test_embeddings_when_of_another_shape_than_planned_then_none(
+    embeddings: EmbeddingCache, planned: EncodedPrompt
+) -> None:
+    key = embeddings.key(PROJECTOR, picture())
+    embeddings.put(key, prompt(tile(0, 2, 7), tile(0, 2, 8)), 0)
+    assert embeddings.fill(planned, {0: key}) is None
 
 
-def test_embeddings_when_damaged_on_disk_then_none(tmp_path: Path, kept: EmbeddingCache) -> None:
-    key = kept.key(PROJECTOR, picture())
+def test_embeddings_when_damaged_on_disk_then_none(tmp_path: Path, embeddings: EmbeddingCache) -> None:
+    key = embeddings.key(PROJECTOR, picture())
     cache = BytesCache(tmp_path / "embeddings", MEGABYTE)
     cache.set(key, b"\xc1 not msgpack")
     cache.close()
-    assert kept.fill(prompt(tile(0, 2, None)), {0: key}) is None
+    assert embeddings.fill(prompt(tile(0, 2, None)), {0: key}) is None
 
 
 def test_embeddings_when_the_disk_does_not_work_then_memory_serves_and_it_is_told(tmp_path: Path) -> None:
@@ -838,20 +842,20 @@ def test_embeddings_when_the_disk_does_not_work_then_memory_serves_and_it_is_tol
     cache.close()
 
 
-def test_embeddings_when_the_folder_vanishes_then_memory_serves(tmp_path: Path, kept: EmbeddingCache) -> None:
+def test_embeddings_when_the_folder_vanishes_then_memory_serves(tmp_path: Path, embeddings: EmbeddingCache) -> None:
     shutil.rmtree(tmp_path / "embeddings")
-    key, whole = kept.key(PROJECTOR, picture()), prompt(tile(0, 20_000, 7))
-    kept.put(key, whole, 0)
-    assert kept.fill(prompt(tile(0, 20_000, None)), {0: key}) == whole
+    key, whole = embeddings.key(PROJECTOR, picture()), prompt(tile(0, 20_000, 7))
+    embeddings.put(key, whole, 0)
+    assert embeddings.fill(prompt(tile(0, 20_000, None)), {0: key}) == whole
 
 
 @needs_linux
-def test_embeddings_when_the_disk_is_full_then_memory_serves_and_it_is_told(kept: EmbeddingCache) -> None:
-    key, whole = kept.key(PROJECTOR, picture()), prompt(tile(0, 20_000, 7))
+def test_embeddings_when_the_disk_is_full_then_memory_serves_and_it_is_told(embeddings: EmbeddingCache) -> None:
+    key, whole = embeddings.key(PROJECTOR, picture()), prompt(tile(0, 20_000, 7))
     with full_disk():
-        kept.put(key, whole, 0)
-        assert kept.fill(prompt(tile(0, 20_000, None)), {0: key}) == whole
-    assert kept.problem
+        embeddings.put(key, whole, 0)
+        assert embeddings.fill(prompt(tile(0, 20_000, None)), {0: key}) == whole
+    assert embeddings.problem
 
 
 def test_memory_when_full_then_the_longest_unused_embeddings_leave_it(
@@ -864,16 +868,16 @@ def test_memory_when_full_then_the_longest_unused_embeddings_leave_it(
     def put(name: str, n_tokens: int = 20) -> None:  # of 16 bytes, and some 20 bytes for the frame
         cache.put(cache.key(PROJECTOR, picture(name)), prompt(tile(0, n_tokens, 7)), 0)
 
-    def there() -> list[str]:
+    def names() -> list[str]:
         return [name for name in "abcd" if cache.has(cache.key(PROJECTOR, picture(name)))]
 
     put("a")
     put("b")
     assert cache.has(cache.key(PROJECTOR, picture("a")))
     put("c")
-    assert there() == ["a", "c"]
+    assert names() == ["a", "c"]
     put("d", n_tokens=200)  # larger than all the memory: it is kept alone
-    assert there() == ["d"]
+    assert names() == ["d"]
 
 
 def test_path_when_a_named_pipe_then_refused_and_not_waited_for(tmp_path: Path) -> None:

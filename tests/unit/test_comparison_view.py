@@ -99,9 +99,9 @@ def test_answer_when_a_pane_may_cut_it_then_more_can_be_opened_but_not_in_print(
 
 def test_pane_when_shown_then_its_figures_stand_in_a_row_of_their_own() -> None:
     html = str(comparison_view.panes(ComparisonUpdate((done(F16, "a"),), done=True), (F16,), "F16"))
-    said = html[html.index('<div class="vp-said">') : html.index("<footer>")]
-    assert said.count("<div") == said.count("</div>")
-    assert 'class="vp-text"' in said
+    block = html[html.index('<div class="vp-said">') : html.index("<footer>")]
+    assert block.count("<div") == block.count("</div>")
+    assert 'class="vp-text"' in block
 
 
 def test_table_when_nothing_is_known_of_a_figure_then_it_has_no_column() -> None:
@@ -307,8 +307,8 @@ def test_control_tokens_when_they_look_like_anything_then_each_is_a_chip_and_the
     text: str, controls: tuple[str, ...], chips: list[str]
 ) -> None:
     html = templating.chips(text, controls)
-    found = [markupsafe.Markup(chip).unescape() for chip in re.findall('<code class="vp-token">(.*?)</code>', html)]
-    assert found == chips
+    texts = [markupsafe.Markup(chip).unescape() for chip in re.findall('<code class="vp-token">(.*?)</code>', html)]
+    assert texts == chips
     assert markupsafe.Markup(re.sub("</?code.*?>", "", html)).unescape() == text
 
 
@@ -338,9 +338,9 @@ BOX = Variant("elsewhere:box", "elsewhere", "elsewhere: box", NO_FILE, NO_FILE, 
 
 
 def test_pane_when_from_elsewhere_then_its_mark_and_its_own_times_and_compared_by_words() -> None:
-    said = Elsewhere("some/<b>model", first_s=0.25, answer_s=1.5, answer_tokens=7)
+    elsewhere = Elsewhere("some/<b>model", first_s=0.25, answer_s=1.5, answer_tokens=7)
     ours = Pane("F16", PaneState.DONE, "a red dog", token_ids=(1, 2, 3))
-    theirs = Pane(BOX.id, PaneState.DONE, "a red cat", elsewhere=said)
+    theirs = Pane(BOX.id, PaneState.DONE, "a red cat", elsewhere=elsewhere)
     update = ComparisonUpdate((ours, theirs), done=True)
     html = str(comparison_view.panes(update, (F16, BOX), "F16"))
     assert html.count("elsewhere · times not comparable") == 1

@@ -51,8 +51,8 @@ def test_markdown_when_a_long_note_has_many_links_then_they_are_links() -> None:
      "| a |\n|---|\n| <img src=x> |", "**<svg onload=x>**", "> <iframe\n> src=x>"],
 )  # fmt: skip
 def test_export_when_a_text_has_raw_html_then_it_is_text(text: str) -> None:
-    made = markdown.inert(text)
-    tokens = [t for token in markdown._AS_ELSEWHERE.parse(made) for t in (token, *(token.children or ()))]
+    inert = markdown.inert(text)
+    tokens = [t for token in markdown._AS_ELSEWHERE.parse(inert) for t in (token, *(token.children or ()))]
     assert not [token for token in tokens if token.type.startswith("html")]
 
 

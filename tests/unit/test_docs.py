@@ -45,7 +45,7 @@ def problem(page: Path, link: str) -> str | None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page_when_it_links_to_a_file_then_file_and_heading_exist(page: Path) -> None:
     relative = [link for link in links(page) if not re.match(r"[a-z]+:", link)]
-    assert [found for link in relative if (found := problem(page, link))] == []
+    assert [fault for link in relative if (fault := problem(page, link))] == []
 
 
 def test_links_when_a_page_names_nothing_then_it_is_reported(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_pair_when_twice_the_same_role_then_told_which_is_missing(tiny: dict[str
 
 
 @pytest.mark.parametrize(
-    ("encoders", "said"),
+    ("encoders", "words"),
     [
         ({"audio": True}, "has no vision encoder: it is for audio."),
         ({"vision": False, "audio": True}, "has no vision encoder: it is for audio."),
@@ -90,12 +90,12 @@ def test_pair_when_twice_the_same_role_then_told_which_is_missing(tiny: dict[str
         ({}, "has no vision encoder."),
     ],
 )
-def test_projector_when_it_sees_nothing_then_said(tmp_path: Path, encoders: dict[str, bool], said: str) -> None:
-    kinds = {f"clip.has_{kind}_encoder": there for kind, there in encoders.items()}
+def test_projector_when_it_sees_nothing_then_said(tmp_path: Path, encoders: dict[str, bool], words: str) -> None:
+    kinds = {f"clip.has_{kind}_encoder": has_it for kind, has_it in encoders.items()}
     clip = {"general.architecture": "clip", "clip.audio.projector_type": "qwen2a"} | kinds
     ears = sketch(tmp_path / "mmproj-ears-F16.gguf", clip, {"mm.a.fc.weight": (1024, 4096)})
     finding = the(diagnose(language(tmp_path), ears), "audio", BROKEN)
-    assert finding.text == f"mmproj-ears-F16.gguf {said}"
+    assert finding.text == f"mmproj-ears-F16.gguf {words}"
     assert "Choose the mmproj file for images" in finding.remedy
 
 
@@ -184,13 +184,13 @@ def test_projector_when_of_any_known_type_then_its_width_and_its_tokens_are_chec
 QWEN3_VL = {"2B": 2048, "4B": 2560, "8B": 4096}
 
 
-def qwen3_vl(folder: Path, width: int, said: int | None = None) -> GgufHeader:
+def qwen3_vl(folder: Path, width: int, declared: int | None = None) -> GgufHeader:
     """All three sizes: the same vision tower but for its width, three deepstack layers."""
     shapes = {"mm.2.bias": (width,), "mm.2.weight": (4608, width)}
     for layer in (5, 11, 17):
         shapes |= {f"v.deepstack.{layer}.fc1.weight": (4608, 4608), f"v.deepstack.{layer}.fc2.weight": (4608, width)}
     said_layers: dict[str, object] = {"clip.vision.is_deepstack_layers": [layer in (5, 11, 17) for layer in range(24)]}
-    size = {"clip.vision.projection_dim": said or width}
+    size = {"clip.vision.projection_dim": declared or width}
     return projector(folder, "qwen3vl_merger", shapes=shapes, also=said_layers | size)
 
 
@@ -218,13 +218,13 @@ def test_qwen3_5_when_it_gets_qwen3_vls_projector_then_the_deepstack_tells_them_
     assert diagnose(model, projector(tmp_path, "qwen3vl_merger", 2560)) == ()
 
 
-@pytest.mark.parametrize("said", [0, 768, 4096, 2**31])
-def test_projection_dim_when_it_lies_then_the_shapes_count(tmp_path: Path, said: int) -> None:
-    lie = {"clip.vision.projection_dim": said}
+@pytest.mark.parametrize("declared", [0, 768, 4096, 2**31])
+def test_projection_dim_when_it_lies_then_the_shapes_count(tmp_path: Path, declared: int) -> None:
+    lie = {"clip.vision.projection_dim": declared}
     assert diagnose(language(tmp_path, width=2560), projector(tmp_path, width=2560, also=lie)) == ()
     findings = diagnose(language(tmp_path, width=4096), projector(tmp_path, width=2560, also=lie))
     assert "writes 2560 values" in the(findings, "width", BROKEN).text
-    assert width_of(qwen3_vl(tmp_path, 2048, said=2560)) == 4 * 2048
+    assert width_of(qwen3_vl(tmp_path, 2048, declared=2560)) == 4 * 2048
 
 
 def test_yi_type_projector_when_read_then_its_last_layer_tells_the_width(tmp_path: Path) -> None:
@@ -318,14 +318,14 @@ def test_pair_when_the_headers_show_two_families_of_one_type_then_doubted(
     known = PROJECTOR_TYPES[kind]
 
     def findings(of: dict[str, Any]) -> tuple[Finding, ...]:
-        said: dict[str, object] = {"tokenizer.ggml.pre": of.get("pre", "default")}
-        said |= {".attention.q_lora_rank": of["rank"]} if "rank" in of else {}
-        said |= {".embedding_length_per_layer_input": of["per_layer"]} if "per_layer" in of else {}
+        fields: dict[str, object] = {"tokenizer.ggml.pre": of.get("pre", "default")}
+        fields |= {".attention.q_lora_rank": of["rank"]} if "rank" in of else {}
+        fields |= {".embedding_length_per_layer_input": of["per_layer"]} if "per_layer" in of else {}
         tokens = (*known.around, *known.needed, *([of["token"]] if "token" in of else []))
         merger = {"mm.patch_merger.weight": (8,)} if of.get("merger") else {}
         scale: dict[str, object] = {"clip.vision.projector.scale_factor": of["scale"]} if "scale" in of else {}
         return diagnose(
-            language(tmp_path, architecture, 1280, tokens=tokens, also=said),
+            language(tmp_path, architecture, 1280, tokens=tokens, also=fields),
             projector(tmp_path, kind, 1280, also=scale, also_shapes=merger),
         )
 
@@ -365,12 +365,12 @@ def test_header_when_read_from_the_hub_then_what_lies_behind_the_vocabulary_is_n
 # --- lineage ----------------------------------------------------------------------------------------------------------
 
 
-def converted(repo: str, n_params: int, base: str | None = None, **said: str) -> dict[str, object]:
+def converted(repo: str, n_params: int, base: str | None = None, **extra: str) -> dict[str, object]:
     """What llama.cpp's converter writes of a language model or a projector: of a repository's name and the size."""
     name, organization, basename, finetune, version, size = gguf_package.Metadata.get_model_id_components(
         repo, n_params
     )
-    told = {
+    fields = {
         "general.name": (name or "").replace("-", " ").title(),
         "general.organization": organization,
         "general.basename": basename,
@@ -379,7 +379,7 @@ def converted(repo: str, n_params: int, base: str | None = None, **said: str) ->
         "general.size_label": size or gguf_package.size_label(n_params, 0, 0, 0),
         "general.base_model.0.repo_url": f"https://huggingface.co/{base}" if base else None,
     }
-    return {key: value for key, value in (told | {f"general.{key}": v for key, v in said.items()}).items() if value}
+    return {key: value for key, value in (fields | {f"general.{key}": v for key, v in extra.items()}).items() if value}
 
 
 B, M = 10**9, 10**6
@@ -650,7 +650,7 @@ def test_template_when_missing_and_no_name_tells_then_the_card_is_pointed_to(tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "type_of_all", "level", "said"),
+    ("name", "type_of_all", "level", "words"),
     [
         ("mmproj-F16.gguf", F16, None, ""),
         ("mmproj-model-bf16.gguf", GGMLQuantizationType.BF16, None, ""),
@@ -664,7 +664,7 @@ def test_template_when_missing_and_no_name_tells_then_the_card_is_pointed_to(tmp
     ],
 )
 def test_projector_when_quantized_then_who_advises_what(
-    tmp_path: Path, name: str, type_of_all: GGMLQuantizationType, level: Level | None, said: str
+    tmp_path: Path, name: str, type_of_all: GGMLQuantizationType, level: Level | None, words: str
 ) -> None:
     half = projector(tmp_path, name=name, types={"mm.2.weight": type_of_all})
     findings = diagnose(language(tmp_path), half)
@@ -672,7 +672,7 @@ def test_projector_when_quantized_then_who_advises_what(
         assert findings == ()
         return
     finding = the(findings, "projector-bits", level)
-    assert f"The projector is quantized {said}," in finding.text
+    assert f"The projector is quantized {words}," in finding.text
     assert [who for who in ("KoboldCpp", "Unsloth", "llamafile") if who in finding.text] == [
         "KoboldCpp",
         "Unsloth",

@@ -23,8 +23,8 @@ def token(text: str, p: float, *beside: tuple[str, float], raw: bytes | None = N
 def read(*tokens: TokenLogprob, text: str = "") -> tuple[tuple[int, ...], Any] | None:
     answer = EndpointAnswer(text, tokens=tokens)
     pieces = elsewhere.pieces([answer])
-    found = TokensFound(tuple(IDS.get(piece.decode("utf-8", "replace"), ()) for piece in pieces), 100)
-    return elsewhere.OwnTokens(found, pieces).read(answer)
+    tokens_found = TokensFound(tuple(IDS.get(piece.decode("utf-8", "replace"), ()) for piece in pieces), 100)
+    return elsewhere.OwnTokens(tokens_found, pieces).read(answer)
 
 
 def test_answer_when_its_tokens_are_known_then_their_ids_and_the_likely_ones_at_each_and_at_its_end() -> None:

@@ -124,9 +124,9 @@ def test_settled_when_the_engine_or_the_machine_is_another_then_nothing_is_known
         ("M4", "0.3.36", None),
     ):
         opened = Forecasts(tmp_path, {HOST: device}, engine)
-        kept = choices(opened).of(Q4, Runtime())
+        chosen = choices(opened).of(Q4, Runtime())
         opened.close()
-        assert (kept and kept.chosen) == known
+        assert (chosen and chosen.chosen) == known
 
 
 def ran(engine: EngineSettings | None, number: int = 1) -> Run:
@@ -135,14 +135,14 @@ def ran(engine: EngineSettings | None, number: int = 1) -> Run:
 
 
 def test_change_when_the_machine_computes_otherwise_than_in_the_run_before_then_the_run_says_so() -> None:
-    def said(now: EngineSettings, before: Run | None, settings: RunSettings = UNSET) -> tuple[str, ...]:
+    def remark(now: EngineSettings, before: Run | None, settings: RunSettings = UNSET) -> tuple[str, ...]:
         update: ComparisonUpdate = ran(now).results[0].update
         return engine_changes.said(update, before, settings).notes[len(update.notes) :]
 
-    (note,) = said(ON, ran(USUAL, 3))
+    (note,) = remark(ON, ran(USUAL, 3))
     assert "than in run 3: flash attention on, 2 threads, context 2048; before flash attention off" in note
-    assert said(USUAL, ran(USUAL)) == said(SMALL, ran(USUAL)) == said(ON, None) == ()
-    assert said(ON, ran(USUAL), RunSettings(flash_attention=True)) == ()  # the person has set it
+    assert remark(USUAL, ran(USUAL)) == remark(SMALL, ran(USUAL)) == remark(ON, None) == ()
+    assert remark(ON, ran(USUAL), RunSettings(flash_attention=True)) == ()  # the person has set it
 
 
 def test_next_question_when_the_run_was_computed_with_flash_attention_then_so_is_it() -> None:

@@ -17,7 +17,7 @@ from playground.values.files import Half
 
 def repo(*files: str | tuple[str, int]) -> RepoListing:
     """With the sizes given, or each file a byte smaller than the one before it."""
-    sized = [(one, 1000 - n) if isinstance(one, str) else one for n, one in enumerate(files)]
+    sized = [(part, 1000 - n) if isinstance(part, str) else part for n, part in enumerate(files)]
     return RepoListing("acme/a-GGUF", "0" * 40, tuple(RemoteFile(name, size) for name, size in sized))
 
 

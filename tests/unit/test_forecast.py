@@ -78,9 +78,9 @@ def test_forecast_when_half_of_the_layers_then_the_rest_is_on_the_host() -> None
 
 def test_forecast_when_over_two_gpus_then_each_has_half_and_a_process() -> None:
     forecasts = Forecasts(None, DEVICES)
-    one, two = (forecasts.of(spec(), places).parts for places in ((GPU,), (GPU, "GPU 1")))
-    assert two[GPU].weights == two["GPU 1"].weights == one[GPU].weights // 2
-    assert two["GPU 1"].process == one[GPU].process
+    on_one, two = (forecasts.of(spec(), places).parts for places in ((GPU,), (GPU, "GPU 1")))
+    assert two[GPU].weights == two["GPU 1"].weights == on_one[GPU].weights // 2
+    assert two["GPU 1"].process == on_one[GPU].process
 
 
 def test_forecast_when_llama_cpp_has_planned_then_its_figures() -> None:

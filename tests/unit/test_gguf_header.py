@@ -134,11 +134,11 @@ def test_vocabulary_when_a_detail_differs_then_so_does_its_hash(tmp_path: Path, 
 
 
 def test_vocabulary_when_a_value_stands_under_another_key_then_the_hash_differs(tmp_path: Path) -> None:
-    one, other = (
+    first, other = (
         write_language(tmp_path / f"{role}.gguf", LlamaFileType.MOSTLY_F16, **{f"tokenizer__ggml__{role}_token_id": 3})
         for role in ("eos", "eot")
     )
-    assert read_header(one).vocabulary_sha256 != read_header(other).vocabulary_sha256
+    assert read_header(first).vocabulary_sha256 != read_header(other).vocabulary_sha256
 
 
 def test_vocabulary_when_only_another_part_differs_then_the_hash_is_the_same(tmp_path: Path) -> None:

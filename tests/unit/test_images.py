@@ -207,9 +207,9 @@ def _samples() -> dict[str, bytes]:
         "MPO": {"save_all": True, "append_images": turned},
     }
     samples = {}
-    for file_format, given in options.items():
+    for file_format, fields in options.items():
         data = io.BytesIO()
-        noise.save(data, file_format, **given)
+        noise.save(data, file_format, **fields)
         samples[file_format] = data.getvalue()
     return samples
 
@@ -425,8 +425,8 @@ def test_mode_when_not_rgb_then_its_colours_and_a_note(
     path = save(tmp_path / f"a.{suffix}", make())
     assert pixel(path, 0) == pytest.approx(left, abs=3)
     assert pixel(path, 1) == pytest.approx(right, abs=3)
-    said = read_image(path).note
-    assert said is None if note is None else note in (said or "")
+    remark = read_image(path).note
+    assert remark is None if note is None else note in (remark or "")
 
 
 def test_alpha_when_nothing_is_transparent_then_no_note(tmp_path: Path) -> None:

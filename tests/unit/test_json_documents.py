@@ -29,9 +29,9 @@ from playground.values.request import ImagePlace, Order, Runtime, Sampling
 # --- settings ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [None, {}, {"temperature": None, "stop": None, "order": None}])
-def test_settings_when_nothing_is_given_then_the_defaults(given: dict[str, Any] | None) -> None:
-    settings = run_settings.read_settings(given)
+@pytest.mark.parametrize("document", [None, {}, {"temperature": None, "stop": None, "order": None}])
+def test_settings_when_nothing_is_given_then_the_defaults(document: dict[str, Any] | None) -> None:
+    settings = run_settings.read_settings(document)
     assert settings.sampling() == Sampling()
     assert settings.runtime() == Runtime()
     assert (settings.order, settings.reference, settings.chat_template) == (None, None, None)
@@ -75,8 +75,8 @@ def test_setting_when_at_or_beyond_its_limits_then_taken_or_refused(name: str, l
 
 def test_settings_when_an_answer_is_bound_to_a_schema_then_it_arrives_as_json_text() -> None:
     schema = {"type": "object", "title": "größe"}
-    for given in (schema, json.dumps(schema, ensure_ascii=False)):
-        settings = run_settings.read_settings({"json_schema": given})
+    for source in (schema, json.dumps(schema, ensure_ascii=False)):
+        settings = run_settings.read_settings({"json_schema": source})
         assert settings.sampling() == Sampling(json_schema='{"type": "object", "title": "größe"}')
 
 
@@ -110,7 +110,7 @@ def test_setting_when_in_the_demo_mode_then_it_is_known_what_it_costs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"temperature": math.nan}, "temperature has to be between 0 and 5, not nan"),
         ({"temperature": math.inf}, "temperature has to be between 0 and 5, not inf"),
@@ -146,17 +146,17 @@ def test_setting_when_in_the_demo_mode_then_it_is_known_what_it_costs() -> None:
     ],
     ids=str,
 )
-def test_settings_when_unusable_then_refused_naming_the_setting(given: Any, message: str) -> None:
+def test_settings_when_unusable_then_refused_naming_the_setting(settings: Any, message: str) -> None:
     with pytest.raises(BadInput) as refused:
-        run_settings.read_settings(given)
+        run_settings.read_settings(settings)
     assert message in str(refused.value)
     assert len(str(refused.value)) < 600
 
 
-@pytest.mark.parametrize("given", [[], "", 0, False], ids=repr)
-def test_settings_when_empty_but_no_object_then_refused_too(given: Any) -> None:
+@pytest.mark.parametrize("settings", [[], "", 0, False], ids=repr)
+def test_settings_when_empty_but_no_object_then_refused_too(settings: Any) -> None:
     with pytest.raises(BadInput, match="The settings cannot be used"):
-        run_settings.read_settings(given)
+        run_settings.read_settings(settings)
 
 
 def test_stop_when_a_million_empty_texts_then_refused() -> None:
@@ -210,13 +210,13 @@ def test_update_when_a_document_then_json_with_the_promised_keys() -> None:
     document = json.loads(json.dumps(json_documents.of_update(update()), allow_nan=False))
     assert {"panes", "done"} <= set(document)
     assert document["done"] is True
-    done, failed = document["panes"]
-    for pane in (done, failed):
+    ended, failed = document["panes"]
+    for pane in (ended, failed):
         assert {"variant", "state", "text", "metrics", "first_divergence", "error"} <= set(pane)
         assert set(pane["metrics"]) >= METRICS
-    assert (done["variant"], done["state"], done["text"]) == (VARIANT.id, "done", "<b>a</b> \u2028 ★")
-    assert (done["first_divergence"], done["error"]) == (2, None)
-    assert (done["error_code"], failed["error_code"]) == (None, "worker_died")
+    assert (ended["variant"], ended["state"], ended["text"]) == (VARIANT.id, "done", "<b>a</b> \u2028 ★")
+    assert (ended["first_divergence"], ended["error"]) == (2, None)
+    assert (ended["error_code"], failed["error_code"]) == (None, "worker_died")
     assert (failed["state"], failed["error"], failed["first_divergence"]) == (
         "failed",
         "The worker was killed.",
@@ -234,9 +234,9 @@ def test_variant_when_it_answers_elsewhere_then_its_files_are_null() -> None:
 
 
 def test_metrics_when_unknown_then_null_and_not_0() -> None:
-    done, failed = json_documents.of_update(update())["panes"]
-    assert (done["metrics"]["load_s"], done["metrics"]["encode_cached"]) == (0.5, False)
-    assert (done["metrics"]["gpu_bytes"], done["metrics"]["ttft_s"]) == (None, None)
+    ended, failed = json_documents.of_update(update())["panes"]
+    assert (ended["metrics"]["load_s"], ended["metrics"]["encode_cached"]) == (0.5, False)
+    assert (ended["metrics"]["gpu_bytes"], ended["metrics"]["ttft_s"]) == (None, None)
     assert set(failed["metrics"].values()) == {None}
 
 
@@ -275,9 +275,9 @@ def test_memory_when_a_document_then_json_with_each_workers_pid_role_state_and_b
     queue = (QueuedRun("anna", ("a.gguf",), 0.5, "GPU 0"), QueuedRun("bert", ("b.gguf",), 0.1, None))
     report = MemoryReport(1.0, (worker,), (GpuMemory(0, "H100", 80, 10),), 64, 32, {"GPU 0": 25, HOST: 30}, queue)
     document = json.loads(json.dumps(json_documents.of_memory(report)))
-    (told,) = document["workers"]
-    assert (told["pid"], told["role"], told["state"], told["bytes"]) == (42, "vision", "busy", 5)
-    assert (worker.forecast_bytes, told["forecast"]["parts"]["GPU 0"]["weights"]) == (4, 3)
+    (row,) = document["workers"]
+    assert (row["pid"], row["role"], row["state"], row["bytes"]) == (42, "vision", "busy", 5)
+    assert (worker.forecast_bytes, row["forecast"]["parts"]["GPU 0"]["weights"]) == (4, 3)
     assert (document["gpus"][0]["name"], document["gpus"][0]["temperature_c"]) == ("H100", None)
     assert (document["budget_bytes"], document["queue_length"]) == (25, 2)
     assert "anna" not in json.dumps(document)  # who waits is nobody's business

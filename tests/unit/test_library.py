@@ -158,16 +158,16 @@ def test_sharing_when_ended_then_the_old_key_is_unknown_and_the_next_is_another(
     assert library.share(notebook.id, False).share is None
     second = library.share(notebook.id, True).share
     assert second not in (None, first)
-    for one in (library, open_library()):
+    for opened in (library, open_library()):
         with pytest.raises(NoNotebook):
-            one.read(first)
+            opened.read(first)
 
 
 def test_browser_when_unknown_then_it_gets_a_token_and_sees_no_others(library: Library) -> None:
     filled(library)
     for token in (None, "somebody", "\ud800"):
-        given, listed = library.browser(token)
-        assert given not in (None, token, "me")
+        browser, listed = library.browser(token)
+        assert browser not in (None, token, "me")
         assert listed == ()
 
 
@@ -238,9 +238,9 @@ def test_cells_when_two_threads_write_them_then_nothing_is_lost(open_library: Op
         thread.start()
     for thread in threads:
         thread.join()
-    found = texts(open_library(), notebook)
-    assert found[:2] == [f"{id} 24" for id in notebook.cells]
-    assert sorted(found[2:]) == sorted(f"{id} {number}" for id in notebook.cells for number in range(25))
+    contents = texts(open_library(), notebook)
+    assert contents[:2] == [f"{id} 24" for id in notebook.cells]
+    assert sorted(contents[2:]) == sorted(f"{id} {number}" for id in notebook.cells for number in range(25))
 
 
 def test_run_when_its_cell_or_notebook_is_gone_then_saving_it_raises_nothing(library: Library) -> None:
@@ -321,13 +321,13 @@ def test_sweep_when_it_deletes_then_others_write_and_what_they_use_meanwhile_sta
     def meanwhile(method: str) -> None:
         original = getattr(library, method)
 
-        def step(*given: Any) -> Any:
+        def step(*args: Any) -> Any:
             with ThreadPoolExecutor(1) as somebody:
                 somebody.submit(library.rename, busy.id, method).result(20)
                 somebody.submit(library.own, used.id).result(20)
                 somebody.submit(library.pictures.keep, BLUE, "b.png").result(20)
             steps.append(method)
-            return original(*given)
+            return original(*args)
 
         monkeypatch.setattr(library, method, step)
 

@@ -60,10 +60,10 @@ def test_log_when_a_secret_passes_through_then_it_is_masked(
         raise ValueError(text)
     except ValueError:
         logger.exception("it failed")
-    said = log()
-    assert secret not in said
-    assert json.dumps(secret)[1:-1] not in said
-    assert said.count("***") >= 3
+    log_text = log()
+    assert secret not in log_text
+    assert json.dumps(secret)[1:-1] not in log_text
+    assert log_text.count("***") >= 3
 
 
 def test_log_when_nothing_is_secret_then_nothing_is_masked(log: Callable[[], str]) -> None:

@@ -55,19 +55,19 @@ def test_questions_when_marked_then_measure_reads_them_with_all_right_answers(tm
     for answer, right in (("Three.", True), ("Four.", False), ("3", True)):
         cell = msgspec.structs.replace(cell, marks=(*cell.marks, AnswerMark(PICTURE, "How many?", answer, right)))
     wrong = CompareCell("d", marks=(AnswerMark(OTHER, "What?", "A cat", right=False),))
-    asked, without = marks.questions([cell, wrong])
+    pairs, without = marks.questions([cell, wrong])
     assert without == 1
-    assert marks.write_zip(tmp_path / "a.zip", asked, lambda sha256: sha256.encode()) == 1
+    assert marks.write_zip(tmp_path / "a.zip", pairs, lambda sha256: sha256.encode()) == 1
     read = read_questions(tmp_path / "a.zip")
     assert [(q.question, q.answers, q.rule) for q in read.items] == [("How many?", ("Three.", "3"), Rule.EXACT)]
     assert not read.problems
-    marks.write_zip(tmp_path / "b.zip", asked, lambda sha256: sha256.encode())
+    marks.write_zip(tmp_path / "b.zip", pairs, lambda sha256: sha256.encode())
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
 def test_questions_when_none_is_right_or_the_picture_is_lost_then_refused(tmp_path: Path) -> None:
-    asked, _ = marks.questions([with_mark(CELL, "F16", right=True)])
-    for chosen, png in (([], b"png"), (asked, None)):
+    pairs, _ = marks.questions([with_mark(CELL, "F16", right=True)])
+    for chosen, png in (([], b"png"), (pairs, None)):
         with pytest.raises(BadInput, match="at least one answer"):
             marks.write_zip(tmp_path / "a.zip", chosen, lambda sha256, png=png: png)  # type: ignore[misc]
 

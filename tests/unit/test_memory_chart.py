@@ -79,13 +79,13 @@ def test_history_when_thinned_then_few_reports_with_a_short_peak_and_the_newest(
     assert len(seen) <= 153
     assert max(w.bytes or 0 for report in seen for w in report.workers) == 9 * GIB
     assert seen[-1] is history[-1]
-    assert [report.time for report in seen] == sorted(one.time for one in seen)
+    assert [report.time for report in seen] == sorted(report.time for report in seen)
 
 
 def test_history_when_a_second_goes_by_then_the_same_reports_stand_for_what_was_before() -> None:
     history = [report(worker("a", GIB + second), time=NOW + second) for second in range(602)]
     first, second = thinned(history[:-1], 600), thinned(history[1:], 600)
-    assert {report.time for report in first[1:-1]} - {one.time for one in second} == set()
+    assert {report.time for report in first[1:-1]} - {report.time for report in second} == set()
 
 
 def test_chart_when_drawn_then_areas_stack_to_what_the_driver_tells() -> None:
@@ -146,8 +146,8 @@ def test_chart_when_there_is_no_gpu_then_the_machines_memory_and_small_models_al
 
 
 def test_sensors_when_they_tell_nothing_then_unknown_and_a_gap_in_the_line() -> None:
-    told = [0.5, None, 0.25]
-    reports = [report(time=NOW - 2 + n, gpus=(gpu(utilization=u, power_w=None),)) for n, u in enumerate(told)]
+    labels = [0.5, None, 0.25]
+    reports = [report(time=NOW - 2 + n, gpus=(gpu(utilization=u, power_w=None),)) for n, u in enumerate(labels)]
     utilization, temperature, power = charted(*reports).sensors
     assert (utilization.value, temperature.value, power.value) == ("25%", "51 °C", "unknown")
     assert utilization.path.count("M") == 2
@@ -162,9 +162,9 @@ levels = st.lists(st.integers(0, plots.BOX), min_size=2, max_size=60)
 def test_area_when_level_stretches_are_left_out_then_the_line_is_the_same(ys: list[int]) -> None:
     xs = list(range(0, 10 * len(ys), 10))
     drawn = {int(x): int(y) for x, y in re.findall(r"(\d+) (\d+)", plots.area(xs, ys).split("L")[1])}
-    told = sorted(drawn)
+    columns = sorted(drawn)
     for x, y in zip(xs, ys, strict=True):
-        left, right = max(t for t in told if t <= x), min(t for t in told if t >= x)
+        left, right = max(t for t in columns if t <= x), min(t for t in columns if t >= x)
         assert drawn[left] == drawn[right] == y or x in drawn
 
 
@@ -178,8 +178,8 @@ def test_area_when_level_stretches_are_left_out_then_the_line_is_the_same(ys: li
 def test_handle_when_forecast_and_peak_are_known_then_the_error_is_of_the_peak(
     forecast: int | None, peak: int | None, error: str, off: bool
 ) -> None:
-    told = None if forecast is None else Forecast({"GPU 0": MemoryParts(forecast)}, "dry run")
-    shown = handle_row(worker("a", 10, forecast=told, peak_bytes=peak), {"a": 0})
+    in_reports = None if forecast is None else Forecast({"GPU 0": MemoryParts(forecast)}, "dry run")
+    shown = handle_row(worker("a", 10, forecast=in_reports, peak_bytes=peak), {"a": 0})
     assert (shown.error, shown.off) == (error, off)
 
 
@@ -196,10 +196,10 @@ def test_handle_when_many_questions_are_asked_at_once_then_says_how_many() -> No
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (601, "10 min"), (7500, "2 h 5 min")]
+    ("seconds", "text"), [(0.2, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (601, "10 min"), (7500, "2 h 5 min")]
 )
-def test_duration_when_told_then_no_finer_than_needed(seconds: float, told: str) -> None:
-    assert lasted(seconds) == told
+def test_duration_when_told_then_no_finer_than_needed(seconds: float, text: str) -> None:
+    assert lasted(seconds) == text
 
 
 def test_queue_when_shown_then_mine_is_marked_and_nobody_else_is_named() -> None:

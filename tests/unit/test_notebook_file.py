@@ -105,20 +105,20 @@ def test_file_when_written_and_read_then_all_is_there_again() -> None:
     assert title == 'Ein \u2028 "Titel" \U0001f600'
     assert problems == ()
     assert [(cell.cell, cell.runs) for cell in cells] == whole()
-    kept = {sha256: data for cell in cells for sha256, data in cell.images.items()}
-    assert {sha256: base64.b64decode(data) for sha256, data in kept.items()} == {
+    images = {sha256: data for cell in cells for sha256, data in cell.images.items()}
+    assert {sha256: base64.b64decode(data) for sha256, data in images.items()} == {
         RED.sha256: png(RED),
         BLUE.sha256: png(BLUE),
     }
-    again = to_json(title, [(cell.cell, cell.runs) for cell in cells], lambda sha256: base64.b64decode(kept[sha256]))
+    again = to_json(title, [(cell.cell, cell.runs) for cell in cells], lambda sha256: base64.b64decode(images[sha256]))
     assert again == written(title)
 
 
 def test_run_when_a_server_elsewhere_answered_then_kept_with_what_it_said_of_itself() -> None:
     box = Variant("elsewhere:box", "elsewhere", "elsewhere: box", NO_FILE, NO_FILE, endpoint="box")
-    said = Elsewhere("some/model", "fp", 0.5, 1.5, 7, 2)
+    elsewhere = Elsewhere("some/model", "fp", 0.5, 1.5, 7, 2)
     scores = (TokenScore("cat", 0.5, (Candidate(None, "cat", 0.5),)),)
-    theirs = Pane(box.id, PaneState.DONE, "cat", scores=scores, elsewhere=said)
+    theirs = Pane(box.id, PaneState.DONE, "cat", scores=scores, elsewhere=elsewhere)
     cell = compare_cell(variants=(F16.id, box.id))
     run = run_of(cell, result(pane(F16, "cat"), theirs), variants=(without_paths(F16), without_paths(box)))
     _, (read,), problems = from_json(to_json("T", [(cell, (run,))], lambda sha256: None))
@@ -240,7 +240,7 @@ UPDATE = (*RUN, "results", 0, "update")
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ((*RUN, "reference"), "fam:Q9", "its reference is not among its variants"),
         ((*RUN, "variants"), [], "its reference is not among its variants"),
@@ -275,19 +275,19 @@ UPDATE = (*RUN, "results", 0, "update")
         ((*UPDATE, "panes"), [{"variant": F16.id}] * 2, "two panes of one variant"),
     ],
 )  # fmt: skip
-def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, told: str) -> None:
+def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, message: str) -> None:
     _, cells, problems = from_json(edited(*path, to=value))
     assert len(cells) == 3
     assert len(cells[1].runs) == 1
     assert cells[1].cell == whole()[1][0]
     assert len(problems) == 1
     assert problems[0].startswith("Cell 2: run ")
-    assert told in problems[0]
+    assert message in problems[0]
     show(cells)
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (("type",), "video", "Invalid value 'video'"),
         (("type",), 5, "Expected `str`"),
@@ -310,13 +310,13 @@ def test_run_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, v
         (("id",), None, "Expected `str`"),
     ],
 )  # fmt: skip
-def test_cell_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, told: str) -> None:
+def test_cell_when_edited_by_hand_to_nonsense_then_left_out_and_told(path: Any, value: Any, message: str) -> None:
     _, cells, problems = from_json(edited("cells", 1, "cell", *path, to=value))
     assert [cell.cell for cell in cells] == [whole()[0][0], whole()[2][0]]
     assert len(problems) == 1
     assert problems[0].startswith("Cell 2 cannot be used and was left out: ")
     assert not problems[0].endswith("..")
-    assert told in problems[0]
+    assert message in problems[0]
 
 
 @pytest.mark.parametrize("line", [None, 3, "x", [], {}, {"cell": None}, {"cell": []}, {"cell": {}}, {"runs": []}])
@@ -473,7 +473,7 @@ def test_card_when_of_a_run_that_somebody_edited_then_written_in_every_kind() ->
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (("sensitivity", "scan", "kinds"), [], "other numbers of types than it tried"),
         (("sensitivity", "scan", "kinds"), ["q4_K"], "other numbers of types than it tried"),
@@ -485,7 +485,7 @@ def test_card_when_of_a_run_that_somebody_edited_then_written_in_every_kind() ->
     ],
 )
 def test_lab_when_its_parts_do_not_belong_together_then_the_run_is_left_out_and_told(
-    path: Any, value: Any, told: str
+    path: Any, value: Any, message: str
 ) -> None:
     run = lab_run()
     document = json.loads(to_json("T", [(run.cell, (run,))], lambda sha256: None))
@@ -495,11 +495,11 @@ def test_lab_when_its_parts_do_not_belong_together_then_the_run_is_left_out_and_
     place[path[-1]] = value
     _, cells, problems = from_json(json.dumps(document))
     assert (cells[0].cell, cells[0].runs) == (run.cell, ())
-    assert told in problems[0]
+    assert message in problems[0]
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "fields",
     [
         {"n": 0},
         {"n": 10**6},
@@ -513,9 +513,9 @@ def test_lab_when_its_parts_do_not_belong_together_then_the_run_is_left_out_and_
         {"limits": ShipLimits(max_bytes=10**400)},
     ],
 )
-def test_questions_when_out_of_bounds_then_refused(asked: dict[str, Any]) -> None:
+def test_questions_when_out_of_bounds_then_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
-        check_cell(compare_cell(questions=CellQuestions(**asked)))
+        check_cell(compare_cell(questions=CellQuestions(**fields)))
 
 
 def test_file_when_it_has_too_many_cells_then_the_first_ones_are_taken_and_it_is_told() -> None:
@@ -557,7 +557,7 @@ Q8_TOO = (without_paths(F16), without_paths(Q2), without_paths(Q8))
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "message"),
     [
         (new(), f"nothing was changed. {SAME}"),
         (new(cell=compare_cell(collapsed=True, version=9)), f"nothing was changed. {SAME}"),
@@ -588,14 +588,14 @@ Q8_TOO = (without_paths(F16), without_paths(Q2), without_paths(Q8))
         (new(result(pane(F16, "", PaneState.FAILED))), "nothing was changed."),
     ],
 )
-def test_changes_when_something_differs_then_that_is_told(run: Run, told: str) -> None:
-    assert changes(OLD, run) == f"From run 1 to run 2: {told}"
+def test_changes_when_something_differs_then_that_is_told(run: Run, message: str) -> None:
+    assert changes(OLD, run) == f"From run 1 to run 2: {message}"
 
 
 def test_changes_when_a_file_is_another_one_then_told() -> None:
     other = replace(Q2, model=replace(Q2.model, sha256="f" * 64))
-    told = changes(OLD, new(variants=(without_paths(F16), without_paths(other))))
-    assert told == f"From run 1 to run 2: the files of Q2_K changed. {SAME}"
+    sentence = changes(OLD, new(variants=(without_paths(F16), without_paths(other))))
+    assert sentence == f"From run 1 to run 2: the files of Q2_K changed. {SAME}"
 
 
 def test_changes_when_a_later_turn_differs_then_its_word_is_told() -> None:

@@ -319,7 +319,7 @@ def test_bits_when_shown_then_one_digit(value: float | None, expected: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("metrics", "expected"),
     [
         (Metrics(image_tokens=1), ""),
         (Metrics(image_tokens=512, image_pixels=((896, 448),)), " (896 × 448 pixels)"),
@@ -327,5 +327,5 @@ def test_bits_when_shown_then_one_digit(value: float | None, expected: str) -> N
         (Metrics(image_tokens=1088, image_tiles=17), " (17 tiles)"),
     ],
 )
-def test_image_when_the_encoder_resized_or_cut_it_then_that_is_said(found: Metrics, expected: str) -> None:
-    assert number_format.image_seen(found) == expected
+def test_image_when_the_encoder_resized_or_cut_it_then_that_is_said(metrics: Metrics, expected: str) -> None:
+    assert number_format.image_seen(metrics) == expected

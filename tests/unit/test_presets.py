@@ -182,8 +182,8 @@ SEEN = {
 
 def matching(pattern: str, files: list[str], quantization: str = "") -> list[str]:
     """Case does not count: publishers write F16 and f16, and the app's labels are upper case."""
-    wanted = pattern.replace("{q}", quantization).lower()
-    return [file for file in files if fnmatch.fnmatchcase(file.lower(), wanted)]
+    name = pattern.replace("{q}", quantization).lower()
+    return [file for file in files if fnmatch.fnmatchcase(file.lower(), name)]
 
 
 def in_the_repository(seen: Seen) -> list[str]:
@@ -240,10 +240,10 @@ def test_patterns_when_a_repository_holds_what_was_seen_then_each_finds_its_one_
     seen = SEEN[preset.family]
     files = in_the_repository(seen)
 
-    found = {quantization: matching(preset.model, files, quantization) for quantization in preset.ticked}
+    files_found = {quantization: matching(preset.model, files, quantization) for quantization in preset.ticked}
 
     expected = {written.upper(): written for written in seen.quantizations.split()}
-    assert found == {label: [seen.model.format(expected[label])] for label in preset.ticked}
+    assert files_found == {label: [seen.model.format(expected[label])] for label in preset.ticked}
     assert matching(preset.projector, files) == [seen.projectors[0]]
 
 

@@ -116,8 +116,8 @@ def test_ftype_when_of_a_type_then_one_that_llama_cpp_has_and_that_quantizes(kin
 
 def test_recipe_when_for_a_model_of_another_depth_then_its_parts_go_along(tmp_path: Path) -> None:
     recipe = Recipe("r", "fam", 2, model={"ffn_up 1/2": "q4_K"}, projector={"mm": "q8_0"})
-    made = recipes.applied(recipe, llama(40), "f16", half=Half.MODEL)
-    (pattern, _), _ = [(tensor_type.pattern, tensor_type.kind) for tensor_type in made.tensor_types]
+    file_recipe = recipes.applied(recipe, llama(40), "f16", half=Half.MODEL)
+    (pattern, _), _ = [(tensor_type.pattern, tensor_type.kind) for tensor_type in file_recipe.tensor_types]
     assert [n for n in range(40) if re.search(pattern, f"blk.{n}.ffn_up.weight")] == list(range(20))
     assert recipes.applied(recipe, QWEN, "f16", half=Half.PROJECTOR).tensor_types[0].pattern == r"^mm\..*weight$"
     with pytest.raises(BadInput, match=r"no tensors ffn_up 1/2 of the recipe 'r'\. It has: v\.attn_qkv 1/2, v\.attn"):
@@ -142,10 +142,10 @@ def sensed(*groups: Sequence[tuple[int, float | None]]) -> list[GroupSensitivity
     ]
 
 
-def priced(scan: Sequence[GroupSensitivity], whole: int, found: Allocation) -> tuple[int, float]:
+def priced(scan: Sequence[GroupSensitivity], whole: int, allocation: Allocation) -> tuple[int, float]:
     """Bytes and KL of what was chosen, from the measurements."""
     rungs = {group.group: {rung.kind: rung for rung in group.rungs} for group in scan}
-    chosen = [rungs[group][kind] for group, kind in found.types]
+    chosen = [rungs[group][kind] for group, kind in allocation.types]
     assert all(rung.kl is not None for rung in chosen)
     return whole - sum(rung.saved for rung in chosen), math.fsum(rung.kl or 0.0 for rung in chosen)
 
@@ -273,7 +273,7 @@ def test_recipe_when_written_and_read_then_the_same(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "missing required field `name`"),
         ("\0", "cannot be used"),
@@ -289,8 +289,8 @@ def test_recipe_when_written_and_read_then_the_same(recipe: Recipe) -> None:
         ("name = ''\nfamily = ''\ndepth = 1e300", r"at `\$\.depth`"),
     ],
 )
-def test_recipe_when_it_is_garbage_then_refused_naming_the_field(text: str, told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_recipe_when_it_is_garbage_then_refused_naming_the_field(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         recipes.from_toml(text)
 
 

@@ -89,12 +89,12 @@ def test_document_when_somebody_looked_at_the_original_then_the_distance_of_the_
 
 def test_document_when_a_variant_answers_elsewhere_then_it_is_left_out_and_refused_as_the_reference() -> None:
     variants = [replace(v, endpoint="other" * (name == "Q8")) for name, v in VARIANTS.items()]
-    given: dict[str, Any] = {"engine": "e", "machine": "m", "set_name": "s"}
+    fields: dict[str, Any] = {"engine": "e", "machine": "m", "set_name": "s"}
     measured = Measurement(ASKED, ("a",) * N, LADDER)
-    document = result_documents.document(measured, variants, variants[0].id, **given)
+    document = result_documents.document(measured, variants, variants[0].id, **fields)
     assert [v.label for v in document.variants] == ["F16", "Q6", "Q4", "Q2"]
     with pytest.raises(BadInput, match="The files of Q8 are not known"):
-        result_documents.document(measured, variants, variants[1].id, **given)
+        result_documents.document(measured, variants, variants[1].id, **fields)
 
 
 def damaged(**changes: Any) -> bytes:

@@ -22,11 +22,11 @@ def rows_of(*documents: ResultDocument) -> tuple[ResultRow, ...]:
     return results_table.rows(SharedDocument(f"{n}.json", each) for n, each in enumerate(documents))
 
 
-def fetched_from(made: ResultDocument, repo: str) -> ResultDocument:
+def fetched_from(document: ResultDocument, repo: str) -> ResultDocument:
     variants = tuple(
-        msgspec.structs.replace(v, model=msgspec.structs.replace(v.model, repo=repo)) for v in made.variants
+        msgspec.structs.replace(v, model=msgspec.structs.replace(v.model, repo=repo)) for v in document.variants
     )
-    return msgspec.structs.replace(made, variants=variants)
+    return msgspec.structs.replace(document, variants=variants)
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -111,12 +111,12 @@ def test_rows_when_files_of_one_label_differ_then_their_names_do(
 ) -> None:
     table = [row for row in rows_of(*documents) if row.variant.startswith("Q4")]
     assert len(table) == 2
-    found = {row.variant for row in table}
+    row_names = {row.variant for row in table}
     if any("sha256" in name for name in names):
-        assert found == {f"Q4 (sha256 {row.model_sha256[:8]})" for row in table}
-        assert len(found) == 2
+        assert row_names == {f"Q4 (sha256 {row.model_sha256[:8]})" for row in table}
+        assert len(row_names) == 2
     else:
-        assert found == names
+        assert row_names == names
 
 
 def test_rows_when_sorted_and_filtered_then_what_is_unknown_stands_at_the_end() -> None:

@@ -35,14 +35,14 @@ def write(text: str) -> None:
 
 def test_example_when_loaded_then_it_holds_every_key_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     text = EXAMPLE.read_text()
-    given = tomllib.loads(text)
+    example = tomllib.loads(text)
     commented = set(re.findall(r"^# (\w+) = ", text, re.MULTILINE)) - {"anna"}
-    assert given.keys() | commented == Settings.model_fields.keys() - SURROUNDINGS
-    assert not given.keys() & commented
+    assert example.keys() | commented == Settings.model_fields.keys() - SURROUNDINGS
+    assert not example.keys() & commented
     monkeypatch.setenv("PLAYGROUND_CONFIG", str(EXAMPLE))
     assert Settings.read() == Settings()
     defaults = Settings().model_dump(mode="json")
-    assert {name: defaults[name] for name in given} == given
+    assert {name: defaults[name] for name in example} == example
     assert {name for name in commented if defaults[name] is not None} == {"cache_dir", "endpoints"}
 
 

@@ -16,15 +16,15 @@ def shares(
     at: Sequence[str] = ("here", "there"),
 ) -> Shares[str, str]:
     """Each letter is a variant. `at`: the places at work. `lost`: those whose machine is gone; the list may change."""
-    made: Shares[str, str] = Shares(
+    shares: Shares[str, str] = Shares(
         [list(group) for group in groups],
         fits=fits,
         loaded_at=lambda variant: [place for place, held in loaded if held == variant],
         is_there=lambda place: place not in lost,
     )
     for place in at:
-        made.join(place)
-    return made
+        shares.join(place)
+    return shares
 
 
 def test_groups_when_places_take_them_in_turn_then_each_is_given_once_and_wholly() -> None:

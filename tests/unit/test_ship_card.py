@@ -27,8 +27,8 @@ def timed(name: str, slowest: float, fastest: float) -> VariantResult:
     return msgspec.structs.replace(result(name, 0.0001), speed=speed)
 
 
-def label(found: ShipCard) -> str | None:
-    return next((row.label for row in found.rows if row.variant == found.recommended), None)
+def label(card: ShipCard) -> str | None:
+    return next((row.label for row in card.rows if row.variant == card.recommended), None)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_recommendation_when_under_limits_then_the_smallest_that_keeps_them(
 ) -> None:
     card = card_of(*results, limits=ShipLimits(**limits))
     assert label(card) == recommended
-    told = {row.label: "; ".join(row.failing) for row in card.rows}
-    assert {name: told[name] for name in failing} == failing
+    reasons = {row.label: "; ".join(row.failing) for row in card.rows}
+    assert {name: reasons[name] for name in failing} == failing
     if recommended is None:
         assert not any(reason.startswith("Not ") for reason in card.reasons)
         nearest = min(card.rows[1:], key=lambda row: (len(row.failing), row.bytes), default=None)
@@ -187,7 +187,7 @@ def test_json_when_read_again_then_the_same_card() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "found",
+    "card",
     [
         card_of(*LADDER),
         card_of(LADDER[0]),
@@ -196,8 +196,8 @@ def test_json_when_read_again_then_the_same_card() -> None:
     ],
     ids=["ladder", "one", "none fits", "long texts"],
 )
-def test_png_when_written_then_a_picture_that_is_not_empty(found: ShipCard) -> None:
-    with PIL.Image.open(io.BytesIO(page.write("png", found))) as picture:
+def test_png_when_written_then_a_picture_that_is_not_empty(card: ShipCard) -> None:
+    with PIL.Image.open(io.BytesIO(page.write("png", card))) as picture:
         picture.load()
         assert picture.format == "PNG"
         assert picture.width == 1520
@@ -206,7 +206,7 @@ def test_png_when_written_then_a_picture_that_is_not_empty(found: ShipCard) -> N
         assert colours is not None
         assert 0.5 * picture.width * picture.height < max(colours)[0] < picture.width * picture.height
         named = {colour for _, colour in colours}
-        assert ((0x24, 0x70, 0x3F) in named) == (found.recommended is not None)
+        assert ((0x24, 0x70, 0x3F) in named) == (card.recommended is not None)
 
 
 @pytest.mark.thorough
@@ -258,8 +258,8 @@ def test_machine_when_a_measurement_was_spread_then_the_card_names_the_places_an
     places: tuple[str, ...], speeds_at: str, words: str
 ) -> None:
     measured = Measurement(ASKED, (), LADDER, places=places, speeds_at=speeds_at)
-    given = {"engine": "llama 1", "machine": "2 cores", "set_name": "", "settings": "", "command": ""}
-    card = ship.card(measured, tuple(VARIANTS.values()), VARIANTS["F16"].id, ShipLimits(), **given)
+    texts = {"engine": "llama 1", "machine": "2 cores", "set_name": "", "settings": "", "command": ""}
+    card = ship.card(measured, tuple(VARIANTS.values()), VARIANTS["F16"].id, ShipLimits(), **texts)
     assert card.machine == words
 
 

@@ -164,11 +164,11 @@ def test_difference_when_it_is_as_large_as_shown_then_the_test_finds_it_in_four_
     n, discordant = 1200, 0.06
     shown = statistics.detectable_difference(n, discordant)
     assert shown is not None
-    found = 0
+    n_found = 0
     for _ in range(500):
         lost, won = draw.multinomial(n, [(discordant + shown) / 2, (discordant - shown) / 2, 1 - discordant])[:2]
-        found += statistics.e_value([1.0] * lost + [-1.0] * won) >= 2 / statistics.ALPHA
-    assert 0.73 <= found / 500 <= 0.87
+        n_found += statistics.e_value([1.0] * lost + [-1.0] * won) >= 2 / statistics.ALPHA
+    assert 0.73 <= n_found / 500 <= 0.87
 
 
 @pytest.mark.thorough

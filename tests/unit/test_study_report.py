@@ -208,28 +208,28 @@ def test_measurements_when_there_are_more_places_than_language_models_then_sever
 
 
 def test_work_when_there_are_two_places_then_two_pieces_are_done_at_once() -> None:
-    both, done, lock = Barrier(2, timeout=30), [], threading.Lock()
+    both, pieces, lock = Barrier(2, timeout=30), [], threading.Lock()
 
     def do(piece: int) -> None:
         both.wait()  # for the other one
         with lock:
-            done.append(piece)
+            pieces.append(piece)
 
     spread(range(4), 2, do, Event())
-    assert sorted(done) == [0, 1, 2, 3]
+    assert sorted(pieces) == [0, 1, 2, 3]
 
 
 def test_work_when_a_piece_fails_then_the_others_end_and_its_error_is_raised() -> None:
-    stop, done = Event(), list[int]()
+    stop, pieces = Event(), list[int]()
 
     def do(piece: int) -> None:
         if piece == 1:
             raise BadInput("no")
-        done.append(piece)
+        pieces.append(piece)
 
     with pytest.raises(BadInput, match="no"):
         spread(range(5), 1, do, stop)
-    assert done == [0]
+    assert pieces == [0]
     stopped = Event()
     stopped.set()
     with pytest.raises(Interrupted):

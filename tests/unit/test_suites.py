@@ -25,10 +25,10 @@ def question(suite: str, draw: int = 0, **row: Any) -> Question:
 
 
 def test_suites_when_read_then_the_sets_of_the_field_are_there() -> None:
-    wanted = (
+    names = (
         "ai2d chartqa countbenchqa docvqa infovqa mmbench mmmu mmstar mtvqa ocrbench pope realworldqa refcoco textvqa"
     )
-    assert sorted(SUITES) == wanted.split()
+    assert sorted(SUITES) == names.split()
     assert all(suite.evidence and suite.about and suite.size for suite in SUITES.values())
 
 

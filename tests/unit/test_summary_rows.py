@@ -117,7 +117,7 @@ def test_rates_when_progress_is_known_then_tokens_per_second_of_each_step_on_one
 
 
 @pytest.mark.parametrize(
-    ("read", "share", "told", "bound"),
+    ("read", "share", "message", "bound"),
     [
         (None, None, "–", False),
         (4_900_000_000, None, "reads 4.90 GB a token", False),
@@ -127,7 +127,7 @@ def test_rates_when_progress_is_known_then_tokens_per_second_of_each_step_on_one
     ],
 )
 def test_bandwidth_when_it_is_the_reason_then_in_words(
-    read: int | None, share: float | None, told: str, bound: bool
+    read: int | None, share: float | None, message: str, bound: bool
 ) -> None:
     line = plots.ledger([timed(decode_s=1.0, read_bytes_per_token=read, bandwidth_share=share)])[0]
-    assert (line.bandwidth, line.bound) == (told, bound)
+    assert (line.bandwidth, line.bound) == (message, bound)

@@ -53,19 +53,19 @@ def test_bound_when_nothing_can_be_said_then_0(other: TokenScore) -> None:
 
 
 def test_drift_when_answers_part_then_over_the_tokens_up_to_there() -> None:
-    here, there = [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]
+    here, other = [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]
     scores = (top(here, 2, "a"), top(here, 2, "a"), top(here, 2, "c"))
     ours = Pane("F16", PaneState.DONE, "aac", scores=scores)
     theirs = Pane(
         "elsewhere:box",
         PaneState.DONE,
         "abd",
-        scores=(top(here, 2, "a"), top(there, 2, "b"), top(there, 2, "d")),
+        scores=(top(here, 2, "a"), top(other, 2, "b"), top(other, 2, "d")),
         elsewhere=Elsewhere(),
     )
     drift = top_drift.between(ours, theirs)
     assert drift is not None
     assert drift.tokens == 2
-    assert drift.kl == pytest.approx(top_drift.at_least(top(here, 2), top(there, 2)) / 2)
+    assert drift.kl == pytest.approx(top_drift.at_least(top(here, 2), top(other, 2)) / 2)
     assert top_drift.between(ours, ours) is None  # measured over the whole vocabulary
     assert top_drift.between(ours, Pane("x", PaneState.DONE, "abd", elsewhere=Elsewhere())) is None

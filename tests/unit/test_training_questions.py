@@ -55,12 +55,12 @@ def test_pair_when_weighed_then_it_is_at_most_15_mb() -> None:
 
 def test_evaluation_set_when_read_then_it_is_whole_and_small() -> None:
     folder = EMBEDDED / "evaluation"
-    found = items()
-    assert len(found) >= 300
-    assert Counter((i["level"], i["category"]) for i in found) == {(v, c): 15 for v in LEVELS for c in CATEGORIES}
-    assert {i["image"] for i in found} == {path.name for path in folder.glob("*.png")}
+    rows = items()
+    assert len(rows) >= 300
+    assert Counter((i["level"], i["category"]) for i in rows) == {(v, c): 15 for v in LEVELS for c in CATEGORIES}
+    assert {i["image"] for i in rows} == {path.name for path in folder.glob("*.png")}
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
-    for name in {i["image"] for i in found}:
+    for name in {i["image"] for i in rows}:
         with PIL.Image.open(folder / name) as image:
             assert image.size == (SIZE, SIZE) or max(image.size) == 2 * SIZE
 
@@ -69,7 +69,7 @@ def test_unseen_phrasings_when_compared_then_training_has_none_of_them() -> None
     trained = {p.casefold().rstrip("?.") for same in phrasings("trained").values() for ps in same for p in ps}
     held_out = phrasings("unseen")
     assert list(held_out) == list(CATEGORIES)
-    assert all(len(found) == 10 for found in held_out.values())
+    assert all(len(phrasings) == 10 for phrasings in held_out.values())
     assert not {p.casefold().rstrip("?.") for same in held_out.values() for (p,) in same} & trained
     assert set(INTENTS.values()) <= set(phrasings("trained"))
 
@@ -79,8 +79,8 @@ def test_scenes_when_of_the_same_seed_then_the_same_to_the_last_pixel() -> None:
         drawing, two = (compose(random.Random("tests 1"), level) for _ in range(2))
         assert drawing == two
         assert render(drawing).tobytes() == render(two).tobytes()
-        asked = [questions(scene, random.Random(2), 20) for scene in (drawing, two)]
-        assert asked[0] == asked[1]
+        drawn = [questions(scene, random.Random(2), 20) for scene in (drawing, two)]
+        assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("aspect", ASPECTS.values(), ids=ASPECTS)

@@ -35,15 +35,15 @@ def imports(path: Path, *, at_load: bool = False) -> set[str]:
 
     at_load: without what its functions import when they are called.
     """
-    found = set()
+    modules = set()
     for node in tree(path).body if at_load else _statements(tree(path).body):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name_of(path)} has a relative import, which this test cannot follow"
             joined = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else str(node.module) for name in joined}
-    return found
+            modules |= {name if name in MODULES else str(node.module) for name in joined}
+    return modules
 
 
 def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:

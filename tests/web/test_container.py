@@ -49,14 +49,14 @@ COPIED = [
 def in_context(path: str) -> bool:
     """Whether .dockerignore lets a file into the build; of its patterns, the last that fits decides."""
     folders = [PurePosixPath(path), *PurePosixPath(path).parents]
-    kept = True
+    in_stage = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
             pattern = line.removeprefix("!")
             name = pattern.removeprefix("**/")
             if any(fnmatch.fnmatch(p.name if name != pattern else str(p), name) for p in folders[:-1]):
-                kept = line.startswith("!")
-    return kept
+                in_stage = line.startswith("!")
+    return in_stage
 
 
 def tracked() -> list[str]:
@@ -97,8 +97,10 @@ def test_context_when_a_file_is_not_needed_then_it_stays_out(name: str) -> None:
 
 
 def test_engine_when_installed_then_it_is_the_projects_own_requirement() -> None:
-    (wanted,) = [one for one in PROJECT["project"]["dependencies"] if one.startswith("llama-cpp-python")]
-    assert any(verb == "RUN" and f'"{wanted}"' in rest for verb, rest in STEPS)
+    (pinned,) = [
+        requirement for requirement in PROJECT["project"]["dependencies"] if requirement.startswith("llama-cpp-python")
+    ]
+    assert any(verb == "RUN" and f'"{pinned}"' in rest for verb, rest in STEPS)
 
 
 def test_images_when_chosen_then_each_accelerator_has_both_with_a_version() -> None:
@@ -119,10 +121,10 @@ def test_port_when_said_in_five_places_then_it_is_one() -> None:
 
 def test_user_when_the_app_runs_then_it_is_1000_and_owns_every_folder_it_writes_to() -> None:
     user = next(i for i, step in enumerate(LAST_STAGE) if step == ("USER", "1000"))
-    made = next(rest for verb, rest in LAST_STAGE[user:] if verb == "RUN" and rest.startswith("mkdir -p"))
+    folders = next(rest for verb, rest in LAST_STAGE[user:] if verb == "RUN" and rest.startswith("mkdir -p"))
     for name in ("HF_HOME", "GRADIO_TEMP_DIR", "PLAYGROUND_CACHE_DIR"):
         assert ENVIRONMENT[name].startswith(ENVIRONMENT["HOME"] + "/.cache/")
-        assert f'"${name}"' in made
+        assert f'"${name}"' in folders
     assert ENVIRONMENT["HF_HOME"] == "/home/user/.cache/huggingface"  # where the Hub's preload_from_hub puts files
 
 
@@ -132,17 +134,17 @@ def test_variables_when_named_then_the_settings_have_them() -> None:
 
 
 def test_arguments_when_set_by_a_spaces_variables_then_the_build_asks_for_them() -> None:
-    asked = {rest.split("=")[0] for verb, rest in STEPS if verb == "ARG"}
+    arguments = {rest.split("=")[0] for verb, rest in STEPS if verb == "ARG"}
     (row,) = [line for line in SPACES.splitlines() if line.startswith("| `ACCELERATOR`")]
-    assert set(re.findall(r"`(\w+)`", row.split("|")[1])) == asked
+    assert set(re.findall(r"`(\w+)`", row.split("|")[1])) == arguments
 
 
 def test_architectures_when_compiled_then_every_gpu_of_the_page_is_among_them() -> None:
-    (found,) = [m[1] for _, rest in STEPS if (m := re.search(r"-DCMAKE_CUDA_ARCHITECTURES=([\w;-]+)", rest))]
-    compiled = {one.removesuffix("-real") for one in found.split(";")}
-    wanted = {capability.replace(".", "") for capability in hardware().values() if capability != "–"}
-    assert wanted | {"90"} == compiled
-    assert not found.split(";")[-1].endswith("-real"), "the newest keeps its PTX, for GPUs that are newer still"
+    (architectures,) = [m[1] for _, rest in STEPS if (m := re.search(r"-DCMAKE_CUDA_ARCHITECTURES=([\w;-]+)", rest))]
+    compiled = {architecture.removesuffix("-real") for architecture in architectures.split(";")}
+    capabilities = {capability.replace(".", "") for capability in hardware().values() if capability != "–"}
+    assert capabilities | {"90"} == compiled
+    assert not architectures.split(";")[-1].endswith("-real"), "the newest keeps its PTX, for GPUs that are newer still"
 
 
 def test_hardware_when_listed_then_the_hub_has_it() -> None:

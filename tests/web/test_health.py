@@ -44,8 +44,8 @@ IDS = ["tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16"]
 
 
 def samples(text: str) -> dict[str, float]:
-    found = re.findall(r"^playground_(\S+?(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+    pairs = re.findall(r"^playground_(\S+?(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in pairs}
 
 
 def measured(app: WebApp) -> dict[str, float]:
@@ -113,19 +113,19 @@ def test_metrics_when_there_is_a_gpu_then_what_is_unknown_has_no_sample() -> Non
         alarms=("secret-model.gguf: 5 GB did not come back",),
     )
     text = RunMetrics(lambda: report).text().decode()
-    found = samples(text)
+    values = samples(text)
     where = '{place="GPU 0",role="language",state="ready"}'
-    assert found[f"workers{where}"] == 2
-    assert found[f"worker_bytes{where}"] == 1500
-    assert found[f"worker_forecast_bytes{where}"] == 1900
-    assert f"worker_peak_bytes{where}" not in found
-    assert found['gpu_used_bytes{gpu="0"}'] == 20_000
-    assert found['gpu_used_bytes{gpu="1"}'] == 0
-    assert found['gpu_utilization_ratio{gpu="0"}'] == 0.5
-    assert not any("ratio" in name or "celsius" in name or "watts" in name for name in found if 'gpu="1"' in name)
-    assert found['budget_bytes{place="GPU 0"}'] == 70_000
-    assert found['queue_runs{state="running"}'] == found['queue_runs{state="waiting"}'] == 1
-    assert found["memory_alarms"] == 1
+    assert values[f"workers{where}"] == 2
+    assert values[f"worker_bytes{where}"] == 1500
+    assert values[f"worker_forecast_bytes{where}"] == 1900
+    assert f"worker_peak_bytes{where}" not in values
+    assert values['gpu_used_bytes{gpu="0"}'] == 20_000
+    assert values['gpu_used_bytes{gpu="1"}'] == 0
+    assert values['gpu_utilization_ratio{gpu="0"}'] == 0.5
+    assert not any("ratio" in name or "celsius" in name or "watts" in name for name in values if 'gpu="1"' in name)
+    assert values['budget_bytes{place="GPU 0"}'] == 70_000
+    assert values['queue_runs{state="running"}'] == values['queue_runs{state="waiting"}'] == 1
+    assert values["memory_alarms"] == 1
     assert not re.search("secret|anna|bert", text)
 
 
@@ -140,16 +140,16 @@ def test_metrics_when_there_are_several_machines_then_each_sample_says_of_which(
         queue=(QueuedRun("anna", (), 0.0, "box2 · GPU 0"), QueuedRun("bert", (), 3.0, None)),
         machines=(MachineMemory("box2", 16_000, 8_000), MachineMemory("box3", problem="other versions")),
     )
-    found = samples(RunMetrics(lambda: report).text().decode())
-    assert found['gpu_total_bytes{gpu="0",machine=""}'] == 80_000
-    assert found['gpu_total_bytes{gpu="0",machine="box2"}'] == 24_000
-    assert found['host_total_bytes{machine="box2"}'] == 16_000
-    assert 'host_total_bytes{machine="box3"}' not in found
-    assert found['worker_bytes{machine="box2",place="box2 · GPU 0",role="language",state="ready"}'] == 1000
-    assert found['budget_bytes{machine="box2",place="box2 · GPU 0"}'] == 20_000
-    assert found['queue_runs{machine="box2",state="running"}'] == 1
-    assert found['queue_runs{machine="",state="running"}'] == 0
-    assert found['queue_runs{machine="",state="waiting"}'] == 1
+    values = samples(RunMetrics(lambda: report).text().decode())
+    assert values['gpu_total_bytes{gpu="0",machine=""}'] == 80_000
+    assert values['gpu_total_bytes{gpu="0",machine="box2"}'] == 24_000
+    assert values['host_total_bytes{machine="box2"}'] == 16_000
+    assert 'host_total_bytes{machine="box3"}' not in values
+    assert values['worker_bytes{machine="box2",place="box2 · GPU 0",role="language",state="ready"}'] == 1000
+    assert values['budget_bytes{machine="box2",place="box2 · GPU 0"}'] == 20_000
+    assert values['queue_runs{machine="box2",state="running"}'] == 1
+    assert values['queue_runs{machine="",state="running"}'] == 0
+    assert values['queue_runs{machine="",state="waiting"}'] == 1
 
 
 def nothing_held() -> MemoryReport:
@@ -183,9 +183,9 @@ def test_measures_when_a_conversation_goes_on_then_its_first_answers_are_not_cou
     begun = msgspec.structs.replace(both, results=(ANSWERED, msgspec.structs.replace(ANSWERED, update=waiting)))
     measures = RunMetrics(nothing_held)
     assert list(measures.ran(iter([begun, both]))) == [begun, both]
-    found = samples(measures.text().decode())
-    assert found['runs_ended_total{kind="compare",outcome="done"}'] == 1
-    assert found['panes_ended_total{state="done"}'] == len(ANSWERED.update.panes)
+    values = samples(measures.text().decode())
+    assert values['runs_ended_total{kind="compare",outcome="done"}'] == 1
+    assert values['panes_ended_total{state="done"}'] == len(ANSWERED.update.panes)
 
 
 def test_measures_when_who_asked_goes_then_the_run_was_stopped() -> None:
@@ -193,10 +193,10 @@ def test_measures_when_who_asked_goes_then_the_run_was_stopped() -> None:
     updates = measures.compared(iter([one(PaneState.WRITING, 3), one(PaneState.DONE, 5)]))
     next(updates)
     updates.close()  # type: ignore[attr-defined]
-    found = samples(measures.text().decode())
-    assert found['runs_ended_total{kind="compare",outcome="stopped"}'] == 1
-    assert found['panes_ended_total{state="stopped"}'] == 1
-    assert found["generated_tokens_total"] == 3
+    values = samples(measures.text().decode())
+    assert values['runs_ended_total{kind="compare",outcome="stopped"}'] == 1
+    assert values['panes_ended_total{state="stopped"}'] == 1
+    assert values["generated_tokens_total"] == 3
 
 
 def test_health_when_no_worker_can_be_had_then_it_says_why_until_one_can(

@@ -69,7 +69,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
     shown = page(machine)
     assert "<button" not in shown.look(ME)["handles"]
     assert shown.look(OPERATOR)["handles"].count("<button") == 10
-    functions: dict[str, Callable[..., Any]] = {one.__name__: one for one in shown.functions()}
+    functions: dict[str, Callable[..., Any]] = {function.__name__: function for function in shown.functions()}
     posing = {"visitor": "operator"}
     for more in ({}, posing):
         reply = functions["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True, **more}, None)
@@ -83,7 +83,7 @@ def test_page_when_the_visitor_may_not_operate_then_no_buttons_and_no_effect() -
 def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_once() -> None:
     machine = HandMade(h100(30))
     operating = InspectPage(machine, machine, lambda name: True)
-    call: dict[str, Callable[..., Any]] = {one.__name__: one for one in operating.functions()}
+    call: dict[str, Callable[..., Any]] = {function.__name__: function for function in operating.functions()}
     before = call["look"]({}, None)
     after = call["pin"]({"id": "SmolVLM-500M-Q8_0", "pinned": True}, None)
     assert after["time"] > before["time"]
@@ -99,8 +99,8 @@ def test_handle_when_an_operator_pins_or_unloads_it_then_the_reply_shows_it_at_o
 def test_page_when_nothing_is_loaded_or_measured_then_it_says_so() -> None:
     machine = HandMade((report(),))
     made_html = rendered(page(machine).look(ME))
-    for told in ("Nothing is loaded.", "Nobody runs or waits.", "not measured yet"):
-        assert told in made_html
+    for sentence in ("Nothing is loaded.", "Nobody runs or waits.", "not measured yet"):
+        assert sentence in made_html
 
 
 def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_little() -> None:

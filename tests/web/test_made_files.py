@@ -14,10 +14,10 @@ from playground.wiring import Parts
 
 
 def test_made_file_when_downloaded_and_deleted_then_only_files_of_that_folder_are_reached(parts: Parts) -> None:
-    made = parts.catalog.made
-    made.mkdir(parents=True, exist_ok=True)
-    (made / "a b.gguf").write_bytes(b"GGUF made")
-    (made.parent / "other.gguf").write_bytes(b"GGUF other")
+    folder = parts.catalog.made
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a b.gguf").write_bytes(b"GGUF made")
+    (folder.parent / "other.gguf").write_bytes(b"GGUF other")
     with TestClient(Starlette(routes=made_files.routes(parts))) as client:
         reply = client.get("/vp-made/a%20b.gguf")
         assert (reply.status_code, reply.content) == (200, b"GGUF made")
@@ -29,7 +29,7 @@ def test_made_file_when_downloaded_and_deleted_then_only_files_of_that_folder_ar
         assert list(made_files.files(parts)) == ["a b.gguf"]
         assert made_files.delete(parts, "a b.gguf") == 9
         assert client.get("/vp-made/a%20b.gguf").status_code == 404
-    assert (made.parent / "other.gguf").exists()
+    assert (folder.parent / "other.gguf").exists()
 
 
 def test_making_when_a_type_needs_a_matrix_then_refused_before_it_starts(parts: Parts) -> None:

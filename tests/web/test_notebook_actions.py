@@ -136,15 +136,15 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     actions = NotebookActions(parts, NotebookView(parts), runs, deriving)
     key = actions.open().key
     assert key is not None
-    deleted, kept = [actions.add(key, "compare").cells[0].id for _ in range(2)]
-    actions.write(key, kept, repeats=3)
-    assert actions.run(key, [deleted, kept]).queue.waiting.count(kept) == 3
+    deleted, remaining = [actions.add(key, "compare").cells[0].id for _ in range(2)]
+    actions.write(key, remaining, repeats=3)
+    assert actions.run(key, [deleted, remaining]).queue.waiting.count(remaining) == 3
     first = began.get(timeout=10)
     link = parts.library.share(key, True).share
     assert link is not None
     for refused in (
         lambda: actions.delete(link, deleted),
-        lambda: actions.run(link, [kept]),
+        lambda: actions.run(link, [remaining]),
         lambda: actions.stop(link),
     ):
         with pytest.raises(NotAllowed):
@@ -152,7 +152,7 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     assert not first.stop.wanted()
     actions.delete(key, deleted)
     second = began.get(timeout=10)
-    assert (first.cell, second.cell) == (deleted, kept)
+    assert (first.cell, second.cell) == (deleted, remaining)
     assert first.stop.wanted()
     assert not second.stop.wanted()
     runs.close()
@@ -207,8 +207,8 @@ def test_picture_when_an_imported_file_only_names_it_then_no_way_shows_it(parts:
     actions, library = actions_of(parts), parts.library
     anna = actions.open()
     key = str(anna.key)
-    asked = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
-    named = without_images(actions.export(key, "json", asked).text)
+    compare = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
+    named = without_images(actions.export(key, "json", compare).text)
 
     ben = actions.import_file("a browser of ben's", named)
     stolen = str(ben.key)
@@ -244,8 +244,8 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     actions, library = actions_of(parts), parts.library
     opened = actions.open()
     key = str(opened.key)
-    asked = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
-    whole = actions.export(key, "json", asked).text
+    compare = next(id for id in library.own(key).cells if isinstance(library.cell(library.own(key), id), CompareCell))
+    whole = actions.export(key, "json", compare).text
     with_image = actions.import_file("another browser", whole)
     stranger = actions.import_file("a third browser", without_images(whole))
     sha256 = library.files(library.own(key))
@@ -279,13 +279,13 @@ def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets
     key = str(actions.open().key)
     cell = actions.add(key, "measure").cells[0].id
 
-    def asked(key: str, cell: str) -> CellQuestions:
+    def questions_of(key: str, cell: str) -> CellQuestions:
         now = library.cell(library.own(key), cell)
         assert isinstance(now, CompareCell)
         assert now.questions is not None
         return now.questions
 
-    before = asked(key, cell)
+    before = questions_of(key, cell)
     with pytest.raises(BadInput, match=r"cut\.safetensors is damaged or cut short"):
         actions.own_pack(key, cell, str(uploads / "cut.safetensors"))
     with pytest.raises(NotAllowed):
@@ -293,19 +293,19 @@ def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets
     shown = actions.own_pack(key, cell, str(uploads / "a.safetensors")).cells[0].html
     assert "against the pack <b>a.safetensors</b>" in shown
     actions.write(key, cell, questions=msgspec.structs.replace(before, n=5))  # as the page's fields do
-    chosen = asked(key, cell)
+    chosen = questions_of(key, cell)
     assert (chosen.pack_name, chosen.n) == ("a.safetensors", 5)
     assert len(view.pack(library.own(key), chosen).record.questions) == 150
     stranger = actions.import_file("another browser", actions.export(key, "json", cell).text)
     other = str(stranger.key)
     (copied,) = library.own(other).cells
-    assert asked(other, copied).pack == chosen.pack
+    assert questions_of(other, copied).pack == chosen.pack
     with pytest.raises(BadInput, match=r"The reference pack a\.safetensors is not on this machine"):
-        view.pack(library.own(other), asked(other, copied))
+        view.pack(library.own(other), questions_of(other, copied))
     actions.own_pack(other, copied, str(uploads / "a.safetensors"))
-    assert view.pack(library.own(other), asked(other, copied)).digest == chosen.pack
+    assert view.pack(library.own(other), questions_of(other, copied)).digest == chosen.pack
     actions.own_pack(key, cell)
-    assert asked(key, cell).pack == ""
+    assert questions_of(key, cell).pack == ""
 
 
 def test_upload_when_only_examples_are_there_or_on_a_picture_then_it_takes_their_place_and_they_come_back(

@@ -218,8 +218,8 @@ def test_images_when_they_stand_between_texts_then_the_prompt_has_them_there(ser
         return ask(served, served.endless.id, messages=messages, max_tokens=1).usage.prompt_tokens
 
     text = {"type": "text", "text": "one two"}
-    one, two = tokens(PICTURE, text), tokens(PICTURE, text, PICTURE, text)
-    assert two > 1.5 * one
+    single, two = tokens(PICTURE, text), tokens(PICTURE, text, PICTURE, text)
+    assert two > 1.5 * single
     assert tokens(text, PICTURE, text, PICTURE) == two
 
 
@@ -312,8 +312,8 @@ def test_bodies_when_they_cannot_be_used_then_errors_in_openais_form(served: Ser
 
 def ended_runs(served: Served, outcome: str) -> float:
     lines = served.metrics.text().decode().splitlines()
-    wanted = f'playground_runs_ended_total{{kind="compare",outcome="{outcome}"}} '
-    return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
+    prefix = f'playground_runs_ended_total{{kind="compare",outcome="{outcome}"}} '
+    return sum(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
 
 
 @pytest.mark.parametrize("stream", [True, False])

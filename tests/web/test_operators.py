@@ -91,7 +91,7 @@ def ask(client: httpx.Client, function: str, fields: dict[str, Any], page: str =
     """Call a server function as a page's script does. `page`: a function that only this page has."""
     config = client.get("/config")
     parts = config.json()["components"] if config.status_code == 200 else []
-    id = next((one["id"] for one in parts if page in (one["props"].get("server_fns") or ())), 1)
+    id = next((component["id"] for component in parts if page in (component["props"].get("server_fns") or ())), 1)
     body = {"session_hash": "x", "component_id": id, "fn_name": function, "data": fields}
     return client.post("/gradio_api/component_server", json=body)
 
@@ -170,18 +170,22 @@ def test_demo_when_the_models_page_is_asked_behind_its_back_then_the_server_refu
 def call(client: httpx.Client, data: list[Any], *, button: str) -> str:
     """Press a button as the page does; all that comes back."""
     config = client.get("/config").json()
-    named = [one["id"] for one in config["components"] if one["type"] == "button" and one["props"]["value"] == button]
-    targets = [(found["id"], *target) for found in config["dependencies"] for target in found["targets"]]
+    named = [
+        component["id"]
+        for component in config["components"]
+        if component["type"] == "button" and component["props"]["value"] == button
+    ]
+    targets = [(dependency["id"], *target) for dependency in config["dependencies"] for target in dependency["targets"]]
     index = next(index for index, id, _ in targets if id in named)
     body = {"data": data, "fn_index": index, "session_hash": "s1"}
     client.post("/gradio_api/queue/join", json=body).raise_for_status()
-    told = ""
+    warning = ""
     with client.stream("GET", "/gradio_api/queue/data?session_hash=s1", timeout=30) as stream:
         for line in stream.iter_lines():
-            told += line + "\n"
+            warning += line + "\n"
             if "process_completed" in line:
                 break
-    return told
+    return warning
 
 
 @pytest.mark.parametrize(
@@ -196,8 +200,8 @@ def test_demo_when_a_hidden_button_is_pressed_then_the_server_refuses(
 ) -> None:
     with logged_in(demo) as client:
         page = ask(client, "open", {}).json()
-        made = ask(client, "add", {"key": page["key"], "kind": "compare"}).json()
-        cell = f"{page['key']}/{made['order'][-1]}"
+        reply = ask(client, "add", {"key": page["key"], "kind": "compare"}).json()
+        cell = f"{page['key']}/{reply['order'][-1]}"
         assert message in call(client, [cell if value == "{cell}" else value for value in data], button=button)
 
 
@@ -205,7 +209,7 @@ def test_demo_when_a_cell_is_run_that_wants_more_then_it_is_limited_too(demo: We
     with logged_in(demo) as client:
         page = ask(client, "open", {}).json()
         cells = [line["cell"] for line in exported(client, page["key"])]
-        cell = next(one for one in cells if one["type"] == "compare")
+        cell = next(candidate for candidate in cells if candidate["type"] == "compare")
         live_runs.run(client, page["key"], cell["id"])
         (run,) = next(line for line in exported(client, page["key"]) if line["cell"]["id"] == cell["id"])["runs"]
     assert run["state"] == "done"
@@ -215,8 +219,8 @@ def test_demo_when_a_cell_is_run_that_wants_more_then_it_is_limited_too(demo: We
 def exported(client: httpx.Client, key: str) -> list[dict[str, Any]]:
     """A notebook's cells with their runs."""
     text = ask(client, "export", {"key": key, "format": "json"}).json()["text"]
-    found: list[dict[str, Any]] = json.loads(text)["cells"]
-    return found
+    cells: list[dict[str, Any]] = json.loads(text)["cells"]
+    return cells
 
 
 def test_demo_when_a_cell_asks_which_tensors_matter_then_refused(demo: WebApp) -> None:
@@ -258,9 +262,9 @@ def test_log_when_people_have_logged_in_then_it_is_json_without_their_passwords(
     while not (lines := [json.loads(line) for line in demo.log.read_text().splitlines() if line.startswith("{")]):
         assert time.monotonic() < deadline  # it says so when it is ready
         time.sleep(0.1)
-    said = demo.log.read_text()
+    log_text = demo.log.read_text()
     assert {"time", "level", "logger", "message"} <= lines[0].keys()
-    assert PASSWORD not in said
+    assert PASSWORD not in log_text
 
 
 # --- an account of Hugging Face --------------------------------------------------------------------------------
@@ -278,10 +282,13 @@ def space(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 
 def cookie(name: str, *organisations: str, left_s: float = 86400.0) -> dict[str, str]:
     """What gr.LoginButton's routes leave in the browser of who comes back from Hugging Face; signed as there."""
-    user = {"preferred_username": name, "orgs": [{"preferred_username": one} for one in organisations]}
-    told = {"oauth_info": {"userinfo": user, "expires_at": time.time() + left_s}}
+    user = {
+        "preferred_username": name,
+        "orgs": [{"preferred_username": organisation} for organisation in organisations],
+    }
+    session = {"oauth_info": {"userinfo": user, "expires_at": time.time() + left_s}}
     signer = itsdangerous.TimestampSigner(hashlib.sha256(b"secret-v4").hexdigest())
-    return {"session": signer.sign(base64.b64encode(json.dumps(told).encode())).decode()}
+    return {"session": signer.sign(base64.b64encode(json.dumps(session).encode())).decode()}
 
 
 @pytest.mark.parametrize(
@@ -367,7 +374,7 @@ def test_door_when_no_login_is_wanted_then_there_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("settings", "expected"),
     [
         (RunSettings(), RunSettings(max_tokens=100, n_ctx=2048)),
         (RunSettings(max_tokens=99, n_ctx=512, seed=3), RunSettings(max_tokens=99, n_ctx=512, seed=3)),
@@ -392,13 +399,13 @@ def test_door_when_no_login_is_wanted_then_there_is_none() -> None:
         ),
     ],
 )
-def test_settings_when_limited_then_only_what_is_above(given: RunSettings, expected: RunSettings) -> None:
-    assert given.limited(100, 2048) == expected
+def test_settings_when_limited_then_only_what_is_above(settings: RunSettings, expected: RunSettings) -> None:
+    assert settings.limited(100, 2048) == expected
 
 
-@pytest.mark.parametrize(("wanted", "given"), [(None, None), (1, 1), (4, 4), (5, 4), (256, 4)])
-def test_threads_when_more_than_the_machine_has_cores_then_these(wanted: int | None, given: int | None) -> None:
-    assert RunSettings(n_threads=wanted, seed=3).within(4) == RunSettings(n_threads=given, seed=3)
+@pytest.mark.parametrize(("requested", "threads"), [(None, None), (1, 1), (4, 4), (5, 4), (256, 4)])
+def test_threads_when_more_than_the_machine_has_cores_then_these(requested: int | None, threads: int | None) -> None:
+    assert RunSettings(n_threads=requested, seed=3).within(4) == RunSettings(n_threads=threads, seed=3)
 
 
 @pytest.mark.parametrize("demo_mode", [False, True])

@@ -118,7 +118,7 @@ def test_family_when_it_was_just_chosen_then_its_own_are_ticked_whatever_the_pan
 
 
 def test_panel_when_it_says_how_to_ask_then_the_cell_has_it_and_shows_it_again(parts: Parts) -> None:
-    given = {
+    panel = {
         "system": "Be brief.",
         "image_place": "behind",
         "template_variables": '{"enable_thinking": false}',
@@ -126,13 +126,13 @@ def test_panel_when_it_says_how_to_ask_then_the_cell_has_it_and_shows_it_again(p
         "presence_penalty": 1.5,
         "reasoning_tokens": 0,
     }
-    changed = panel_values.changed(parts, CELL, sent(parts, CELL, **given))
+    changed = panel_values.changed(parts, CELL, sent(parts, CELL, **panel))
     assert (changed.settings.system, changed.settings.image_place) == ("Be brief.", ImagePlace.BEHIND)
     assert changed.settings.template_variables == {"enable_thinking": False}
     assert changed.settings.json_schema == {"type": "object"}
     assert changed.settings.reasoning_tokens == 0
     shown = panel_values.view(parts, changed).settings
-    assert {name: shown[name] for name in given} == given
+    assert {name: shown[name] for name in panel} == panel
 
 
 def test_panel_when_a_variable_is_no_json_then_refused_by_name(parts: Parts) -> None:

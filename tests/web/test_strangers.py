@@ -36,11 +36,11 @@ from testkit.webapp import WebApp
 @pytest.fixture
 def listener() -> Iterator[tuple[str, list[str]]]:
     """An address on this machine, and the paths that were asked of it."""
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_response(302 if self.path.startswith("/to=") else 200)
             self.send_header("Location", self.path.removeprefix("/to="))
             self.end_headers()
@@ -53,7 +53,7 @@ def listener() -> Iterator[tuple[str, list[str]]]:
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_address[1]}", asked
+    yield f"127.0.0.1:{server.server_address[1]}", requests
     server.shutdown()
     server.server_close()
 
@@ -75,19 +75,19 @@ def test_file_when_asked_for_by_path_then_nobody_gets_it(app: WebApp) -> None:
 def test_url_when_given_as_an_image_or_a_proxied_file_then_nothing_is_requested(
     app: WebApp, listener: tuple[str, list[str]]
 ) -> None:
-    host, asked = listener
+    host, requests = listener
     urls = [f"http://{host}/x.png", f"http://user@{host}/x.png", f"https://huggingface.co@{host}/x.png"]
     with httpx.Client(base_url=app.url, timeout=60) as client:
         for url in urls:
             for image in ({"path": url}, {"path": "x.png", "url": url}, {"path": str(SCENE), "url": url}):
-                given = {**image, "meta": {"_type": "gradio.FileData"}}
-                reply = client.post("/gradio_api/call/compare", json={"data": [given, "What?", ["F16"], {}]})
+                file = {**image, "meta": {"_type": "gradio.FileData"}}
+                reply = client.post("/gradio_api/call/compare", json={"data": [file, "What?", ["F16"], {}]})
                 if reply.status_code == 200:
                     id = reply.json()["event_id"]
                     assert "event: error" in client.get(f"/gradio_api/call/compare/{id}").text
             for way in ("/gradio_api/proxy=", "/gradio_api/file=", "/file="):
                 assert client.get(way + url).status_code in (307, 400, 403, 404)
-    assert asked == []
+    assert requests == []
 
 
 def test_image_when_its_address_is_public_and_the_operator_allows_none_then_refused_in_words(app: WebApp) -> None:
@@ -113,7 +113,7 @@ def test_image_when_its_address_is_public_and_the_operator_allows_none_then_refu
 def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked_and_little_is_read(
     listener: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, asked = listener
+    host, requests = listener
     validate = safehttpx.async_validate_url
 
     async def validated(name: str) -> str:
@@ -139,7 +139,7 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
         fetched(f"{public}/to=/to=/to=/to=/to=/to=/to=/a.png")
     with pytest.raises(BadImage, match="image 1 is larger than 2,000 bytes"):
         fetched(f"{public}/a.png", max_upload_bytes=2000)
-    assert "/b" not in asked
+    assert "/b" not in requests
 
 
 # --- read-only keys ---------------------------------------------------------------------------------------------------
@@ -182,9 +182,9 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
               "x": 0, "y": 0, "width": 9, "height": 9}  # fmt: skip
     for function in actions.functions():
         if function.__name__ not in READING:
-            given = {**fields, "path": None} if function.__name__ == "own_questions" else fields
+            payload = {**fields, "path": None} if function.__name__ == "own_questions" else fields
             for key in (link, "no such key"):
-                reply = function({**given, "key": key})
+                reply = function({**payload, "key": key})
                 expected = "not_allowed" if key == link else "no_notebook"
                 assert reply.get("error_code") == expected, (function.__name__, reply)
     assert actions.export(notebook.id, "json").text == before

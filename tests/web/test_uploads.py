@@ -55,7 +55,7 @@ def test_uploads_when_they_are_empty_then_their_number_is_bounded_too(tmp_path: 
 
 def test_sweep_when_a_day_has_gone_then_what_was_cut_off_is_deleted(tmp_path: Path) -> None:
     cut = written(tmp_path, "tmpabc", 10, at=0)
-    kept = written(tmp_path, "kept", 10, at=os.stat(tmp_path).st_mtime)
+    young = written(tmp_path, "kept", 10, at=os.stat(tmp_path).st_mtime)
     Uploads(tmp_path, 20 * MB).sweep(86_400)
     assert not cut.exists()
-    assert kept.exists()
+    assert young.exists()

@@ -67,9 +67,9 @@ def test_wheel_when_built_then_it_has_every_file_of_the_package(wheel: Path) -> 
     if listed.returncode:
         pytest.skip("not a git checkout")
     tracked = [name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
-    wanted = {f"playground/{name}" if name.startswith(("presets/", "suites/")) else name for name in tracked}
-    assert len(wanted) > 200
-    assert sorted(wanted - packed) == []
+    members = {f"playground/{name}" if name.startswith(("presets/", "suites/")) else name for name in tracked}
+    assert len(members) > 200
+    assert sorted(members - packed) == []
 
 
 def test_program_when_served_then_the_page_opens(program: Path, empty: Path, derived: Path, tmp_path: Path) -> None:
