@@ -12,7 +12,7 @@ import datetime
 import logging
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from threading import RLock
@@ -141,7 +141,7 @@ class Library:
         self,
         browser: str,
         title: str,
-        cells: Sequence[WholeCell] = (),
+        cells: Iterable[WholeCell] = (),
         may_show: Callable[[str], bool] = lambda sha256: True,
     ) -> Notebook:
         """A new notebook in a browser's list, with new ids for its cells. Raises BadInput if there are too many.
@@ -151,28 +151,41 @@ class Library:
         if len(self.browser(browser)[1]) >= MAX_NOTEBOOKS:
             raise BadInput(f"There are {MAX_NOTEBOOKS} notebooks already. Delete one that is not needed any more.")
         notebook = Notebook(secrets.token_urlsafe(16), title[:MAX_TITLE] or "Untitled notebook")
-        files = self.files(notebook)
-        # Without the lock: nobody knows the notebook yet.
-        held = {sha256 for whole in cells[:MAX_CELLS] for sha256, png in whole.images.items()
-                if self.pictures.keep_imported(sha256, png)}  # fmt: skip
-        ids = []
-        for whole in cells[:MAX_CELLS]:
-            cell = msgspec.structs.replace(whole.cell, id=_cell_id(), version=1)
-            ids.append(cell.id)
-            for sha256 in _named(cell, whole.runs) - held:
-                held.add(sha256)
-                if not may_show(sha256):
-                    files.refuse(sha256)
-            self._put_cell(notebook.id, cell)
-            self._mark(notebook.id, cell, whole.runs)
-            self._put_runs(notebook.id, cell.id, whole.runs)
-        notebook = msgspec.structs.replace(notebook, cells=tuple(ids))
+        try:  # without the lock: nobody knows the notebook yet
+            ids = self._put_cells(notebook, cells, may_show)
+        except BaseException:
+            self._put(f"removed/{notebook.id}", b"")
+            with suppress(Unreadable):  # the next sweep goes on
+                self._delete_rest(notebook.id)
+            raise
+        notebook = msgspec.structs.replace(notebook, cells=ids)
         with self._lock:
             self._put(f"notebook/{notebook.id}", msgspec.json.encode(notebook))
             self._retention.touch(notebook.id)
             listed = [entry.id for entry in self.browser(browser)[1]]
             self._put(f"browser/{browser}", msgspec.json.encode([notebook.id, *listed]))
         return notebook
+
+    def _put_cells(
+        self, notebook: Notebook, cells: Iterable[WholeCell], may_show: Callable[[str], bool]
+    ) -> tuple[str, ...]:
+        """The cells' new ids."""
+        files, ids = self.files(notebook), list[str]()
+        named, held = set[str](), set[str]()
+        for whole in cells:
+            if len(ids) == MAX_CELLS:
+                continue
+            cell = msgspec.structs.replace(whole.cell, id=_cell_id(), version=1)
+            ids.append(cell.id)
+            held |= {sha256 for sha256, png in whole.images.items() if self.pictures.keep_imported(sha256, png)}
+            named |= _named(cell, whole.runs)
+            self._put_cell(notebook.id, cell)
+            self._mark(notebook.id, cell, whole.runs)
+            self._put_runs(notebook.id, cell.id, whole.runs)
+        for sha256 in named - held:
+            if not may_show(sha256):
+                files.refuse(sha256)
+        return tuple(ids)
 
     def files(self, notebook: Notebook) -> OwnFiles:
         """The pictures and question sets of a notebook."""

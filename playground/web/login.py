@@ -53,7 +53,11 @@ def address_of(request: gr.Request | Request) -> str:
     if hmac.compare_digest(named[: len(_SECRET)].encode(), _SECRET.encode()):
         return named[len(_SECRET) :]
     client = getattr(request, "client", None)
-    host = client.host if client else ""
+    return network_of(client.host if client else "")
+
+
+def network_of(host: str) -> str:
+    """An address as it counts for limits. Anything else is returned as it is."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -150,7 +150,7 @@ class NotebookActions:
         """A notebook of one's own with all that another one shows."""
         self._library.check_room()
         notebook, can_edit = self._library.read(key)
-        whole = [WholeCell(cell, self._library.all_runs(notebook, cell.id)) for cell in self._view.cells(notebook)]
+        whole = (WholeCell(cell, self._library.all_runs(notebook, cell.id)) for cell in self._view.cells(notebook))
         title = f"{notebook.title} (copy)" if can_edit else notebook.title
         copied = self._library.create(browser, title, whole, self._library.files(notebook).may_show)
         return self._view.page(copied.id, browser, home=True)
@@ -175,9 +175,9 @@ class NotebookActions:
         with self._imports.held(person):
             self._library.check_room()
             text = _uploaded(path).read_text("utf-8-sig", errors="replace") if path is not None else text or ""
-            title, whole, problems = file.from_json(text)
+            title, cells, problems = file.opened(text)
             own = functools.cache(lambda: self._library.named_by(browser))
-            notebook = self._library.create(browser, title, whole, lambda sha256: sha256 in own())
+            notebook = self._library.create(browser, title, cells, lambda sha256: sha256 in own())
         return replace(self._view.page(notebook.id, browser, home=True), problems=tuple(problems))
 
     def export(self, key: str, format: str, cell: str | None = None) -> TextFileReply:

@@ -27,9 +27,10 @@ from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import logs
-from playground.web import assets, early_paint, guard, login, made_files, page, remote_images
+from playground.web import assets, connections, early_paint, guard, login, made_files, page, remote_images
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
+from playground.web.connections import Connections
 from playground.web.health import Health
 from playground.web.job_limits import JobLimits
 from playground.web.live_runs import LiveRuns, RunJob
@@ -44,6 +45,7 @@ from playground.web.uploads import Uploads, upload_folder
 from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
+_LOOPBACK = ("127.0.0.0/8", "::1")
 _MOST_TIMES = 3
 _SWITCH_S = 0.001  # how long a busy thread keeps the interpreter from the event loop; Python's default is 5 ms
 _MOST_SESSIONS = 2000  # Gradio keeps 250 kB of a page, by a name that the client makes up
@@ -103,39 +105,42 @@ def serve(settings: Settings) -> None:
         Thread(target=_take_up, args=(parts, deriving, runs), daemon=True).start()
         Thread(target=_sweep_daily, args=(parts, uploads), daemon=True).start()
         early_paint.install(page.early_bodies(), page.SCRIPTS)
-        demo.launch(
-            server_name=settings.host,
-            server_port=settings.port,
-            root_path=settings.root_path or None,
-            share=settings.share,
-            theme=page.theme(),
-            css_paths=page.CSS,
-            footer_links=[],
-            run_history=False,
-            mcp_server=settings.mcp,
-            ssr_mode=False,
-            state_session_capacity=_MOST_SESSIONS,
-            max_file_size=settings.max_upload_bytes,
-            show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
-            max_threads=256,  # a call of the API takes one while it waits; with Gradio's 40, 50 of them stop the page
-            app_kwargs={
-                "routes": [
-                    *health.routes(),
-                    *login.routes(settings),
-                    *assets.routes(),
-                    *openai_api.routes(),
-                    *events.routes(),
-                    *made_files.routes(parts),
-                ],
-                "middleware": [
-                    Middleware(Admission, settings, uploads, active.leave),
-                    Middleware(assets.CompressedPages, page.SCRIPTS),
-                ],
-                "lifespan": guard.around(guard.Rules.of(settings)),
-            },
-            prevent_thread_lock=True,
-            **login.door(settings),
-        )
+        tunnel = _LOOPBACK if settings.share else ()
+        with connections.counted(Connections(connections.MOST, (*settings.forwarders, *tunnel))):
+            demo.launch(
+                server_name=settings.host,
+                server_port=settings.port,
+                root_path=settings.root_path or None,
+                share=settings.share,
+                theme=page.theme(),
+                css_paths=page.CSS,
+                footer_links=[],
+                run_history=False,
+                mcp_server=settings.mcp,
+                ssr_mode=False,
+                state_session_capacity=_MOST_SESSIONS,
+                max_file_size=settings.max_upload_bytes,
+                show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
+                max_threads=256,  # a call of the API takes one while it waits; with 40, 50 of them stop the page
+                app_kwargs={
+                    "routes": [
+                        *health.routes(),
+                        *login.routes(settings),
+                        *assets.routes(),
+                        *openai_api.routes(),
+                        *events.routes(),
+                        *made_files.routes(parts),
+                    ],
+                    "middleware": [
+                        Middleware(Admission, settings, uploads, active.leave),
+                        Middleware(assets.CompressedPages, page.SCRIPTS),
+                    ],
+                    "lifespan": guard.around(guard.Rules.of(settings)),
+                },
+                prevent_thread_lock=True,
+                **login.door(settings),
+            )
+        connections.keep_waiting(demo.server)
         logs.adopt_server()
         link.address = demo.share_url.rstrip("/") if demo.share_url else None
         if settings.share and link.address is None:

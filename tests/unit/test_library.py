@@ -19,9 +19,9 @@ import PIL.Image
 import pytest
 
 from playground.comparing.images import from_rgb
-from playground.errors import BadImage, BadInput, NoNotebook, NotAllowed, Unreadable
+from playground.errors import BadImage, BadInput, Busy, NoNotebook, NotAllowed, Unreadable
 from playground.notebooks.cells import NoteCell, RunState
-from playground.notebooks.file_format import WholeCell, from_json, to_json
+from playground.notebooks.file_format import WholeCell, from_json, opened, to_json
 from playground.notebooks.library import Library, Notebook
 from playground.support.byte_cache import BytesCache
 from testkit.full_disk import full_disk, needs_linux
@@ -356,6 +356,32 @@ def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Lib
     assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
     imported(library, RED.sha256, png(RED))
     assert library.pictures.image(picture(RED)).rgb == RED.rgb
+
+
+def test_notebook_when_its_cells_cannot_all_be_read_then_nothing_of_it_is_left(
+    library: Library, tmp_path: Path
+) -> None:
+    def cells() -> Iterator[WholeCell]:
+        shown = library.pictures.keep(RED, "a.png")
+        asked = compare_cell(pictures=(shown,))
+        yield WholeCell(asked, (run_of(asked, ANSWERED),))
+        raise Busy("too many pictures at once")
+
+    with pytest.raises(Busy):
+        library.create("me", "T", cells())
+    assert library._entries.keys("") == []
+    assert list((tmp_path / "notebooks/pictures").iterdir()) == []
+
+
+def test_notebook_when_imported_then_its_cells_are_read_one_after_another(library: Library) -> None:
+    """All runs of a large file at once hold up every thread while Python looks through them for garbage."""
+    asked = compare_cell(pictures=())
+    text = to_json("T", [(asked, (run_of(asked, ANSWERED),)), (NoteCell("", "x"), ())], lambda sha256: None)
+    _, cells, problems = opened(text.replace('"type":"note"', '"type":"no such type"'))
+    assert next(cells).runs
+    assert problems == []
+    assert list(cells) == []
+    assert len(problems) == 1
 
 
 def test_notebook_when_exported_and_imported_then_its_pictures_and_runs_come_along(
