@@ -428,6 +428,12 @@ def _large_body(attacker: _Person, app: WebApp) -> None:
     attacker.client.post("/gradio_api/cancel", content=content, headers={"Content-Type": "application/json"})
 
 
+def _many_values(attacker: _Person, app: WebApp) -> None:
+    """Starlette would decode them in the event loop."""
+    content = b'{"session_hash":"x","data":[' + b"[]," * 2_600_000 + b"[]]}"
+    attacker.client.post("/gradio_api/component_server", content=content, headers={"Content-Type": "application/json"})
+
+
 def _copies(attacker: _Person, app: WebApp) -> None:
     for _ in range(5):
         attacker.ask("copy", key=attacker.key)
@@ -473,6 +479,7 @@ INPUTS: dict[str, Input] = {
     "many_starts": _many_starts,
     "closed_heartbeats": _closed_heartbeats,
     "large_body": _large_body,
+    "many_values": _many_values,
     "copies": _copies,
     "uploads": _uploads,
 }

@@ -9,7 +9,7 @@ from playground.measuring.packs import MAX_BYTES
 from playground.measuring.result_sources import ResultsHub
 
 
-def fetch(hub: ResultsHub, name: str, revision: str = "main") -> tuple[Path, str]:
+def fetch(hub: ResultsHub, name: str, revision: str = "main", *, most_bytes: int = MAX_BYTES) -> tuple[Path, str]:
     """The file of a pack in the Hub's cache, and its commit.
 
     `name`: owner/name, or owner/name:FILE where the repository has several.
@@ -22,6 +22,6 @@ def fetch(hub: ResultsHub, name: str, revision: str = "main") -> tuple[Path, str
         known = ", ".join(sizes)[:400] or "none"
         raise BadInput(f"Name the pack: {id}:FILE. The repository has: {known}.")
     file = wanted or next(iter(sizes))
-    if sizes[file] > MAX_BYTES:
-        raise BadInput(f"{file} is larger than {MAX_BYTES // 2**30} GiB.")
+    if sizes[file] > most_bytes:
+        raise BadInput(f"{file} is larger than {most_bytes // 2**20:,} MiB.")
     return hub.dataset_file(listing, file), listing.commit

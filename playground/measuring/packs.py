@@ -19,9 +19,9 @@ import safetensors
 import safetensors.numpy
 
 from playground.errors import BadInput, cannot_write
-from playground.measuring.question_sets import Question, SampleRecord
+from playground.measuring.question_sets import MAX_ITEMS, Question, SampleRecord
 from playground.measuring.results import MeasurementPlan, RecordedAnswer, UsedPack
-from playground.support import atomic
+from playground.support import atomic, pieces
 from playground.values.files import ModelFile, Variant
 from playground.values.request import ANY, ImageTokens, PromptForm, Runtime
 
@@ -33,6 +33,7 @@ UNCHECKED = 1e-4  # where no variant is at hand to check with
 WITHIN = 0.01  # of the KL over the whole vocabulary
 _LEAST, _MOST = 5, 4096  # tokens of a position: those that the page shows, and what a flat distribution may take
 MAX_BYTES = 4 * 2**30
+_MOST_RECORD = 32 * 2**20  # bytes of all but the distributions: 5,000 questions and answers of 6 kB
 ID = "pack:"  # before the sha256 in the id of a pack's reference, where other ids have their family
 _NAME = "playground.reference-pack"
 _ARRAYS = {"counts": "int32", "ids": "int32", "log_probabilities": "float32", "rest": "float32"}
@@ -182,17 +183,21 @@ def read(path: Path) -> Pack:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{path.name} is larger than {MAX_BYTES // 2**30} GiB.")
         with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > _MOST_RECORD:  # safetensors: the length of what follows
+                raise BadInput(f"{path.name} is not a reference pack, or it has too many questions.")
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with safetensors.safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
             if metadata.get("format") != _NAME:
                 raise BadInput(f"{path.name} is not a reference pack.")
             if metadata.get("version") not in _VERSIONS:
+                version = str(metadata.get("version"))[:20]
                 raise BadInput(
-                    f"{path.name} was written by a newer version of the app (format {metadata.get('version')!r}; this "
-                    f"one reads up to {VERSION}). Update the app."
+                    f"{path.name} was written by a newer version of the app (format {version!r}; this one reads up to "
+                    f"{VERSION}). Update the app."
                 )
-            record = msgspec.json.decode(metadata.get("pack", ""), type=PackRecord)
+            record = pieces.decode(metadata.get("pack", "").encode(), PackRecord)
             arrays = {name: opened.get_tensor(name) for name in _ARRAYS}
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error}.") from None
@@ -214,6 +219,8 @@ def _problem(record: PackRecord, arrays: dict[str, Any]) -> str:
         return "it has no questions, or other numbers of questions, images and answers"
     if any(arrays[name].ndim != 1 or arrays[name].dtype != kind for name, kind in _ARRAYS.items()):
         return "its arrays have other types"
+    if n > MAX_ITEMS:
+        return f"it has more than {MAX_ITEMS:,} questions"
     positions = sum(len(answer.token_ids) + 1 for answer in record.answers)
     if not len(counts) == len(rest) == positions or len(ids) != len(likely):
         return "its distributions belong to other answers"

@@ -36,6 +36,8 @@ VERSION = 1
 MAX_BYTES = 2_000_000  # of a document: a variant takes 2 kB
 _MAX_NAME = 300
 _MAX_TEXT = 20_000
+_MAX_VARIABLES = 100_000  # characters, as of a run's settings
+_MAX_FLOORS = 100
 
 Name = Annotated[str, Meta(max_length=_MAX_NAME)]
 Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
@@ -305,6 +307,11 @@ def decoded(data: bytes, name: str) -> ResultDocument:
         made = msgspec.json.decode(data, type=ResultDocument)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadInput(f"{name} is not a valid results document: {str(error)[:300]}.") from None
+    if len(made.floors) > _MAX_FLOORS or any(len(way) > _MAX_NAME for way in made.floors):
+        raise BadInput(f"{name} is not a valid results document: it has too many floors, or long names of them.")
+    variables = made.settings.template_variables
+    if variables and len(msgspec.json.encode(variables)) > _MAX_VARIABLES:
+        raise BadInput(f"{name} is not a valid results document: its template variables are too long.")
     if made.reference.variant >= len(made.variants):
         raise BadInput(f"{name} is not a valid results document: its reference is not among its variants.")
     changed = (v.drift.changed for v in made.variants if v.drift is not None and v.drift.changed is not None)

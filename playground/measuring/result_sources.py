@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -20,11 +20,13 @@ from playground.measuring import result_documents
 from playground.measuring.result_documents import AnotherFormat, ResultDocument
 
 MAX_DOCUMENTS = 2000  # of all sources together
+MAX_BYTES = 100_000_000  # of all documents of one source, which are held in memory
 _MAX_ENTRIES = 50_000  # of a folder that are looked at
 _MAX_PROBLEMS = 30
 _AT_ONCE = 8  # files that are fetched
 _FRESH_S = 10.0  # of what a page shows of a folder; 100 documents are read in 40 ms
 _FRESH_REPO_S = 600.0
+_File = TypeVar("_File")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -98,10 +100,33 @@ def from_folder(folder: Path) -> Collected:
     root = folder.resolve()
 
     def read() -> Iterator[tuple[str, Callable[[], ResultDocument]]]:
-        for path in _json_files(root):
+        for path, size in _with_sums(_json_files(root), _size):
+            if size > MAX_BYTES:
+                yield path.name, _too_much
+                return
             yield path.relative_to(root).as_posix(), lambda path=path: _read_inside(path, root)  # type: ignore[misc]
 
     return _read_all(read())
+
+
+def _with_sums(files: Iterable[_File], size: Callable[[_File], int]) -> Iterator[tuple[_File, int]]:
+    """Each with the bytes up to it. What is too large to be a document is not read, and not counted."""
+    whole = 0
+    for file in files:
+        bytes = size(file)
+        whole += bytes if bytes <= result_documents.MAX_BYTES else 0
+        yield file, whole
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reading it says why
+        return 0
+
+
+def _too_much() -> ResultDocument:
+    raise BadInput(f"Only the first {MAX_BYTES // 10**6} MB of documents were read.")
 
 
 def _json_files(root: Path) -> Iterator[Path]:
@@ -141,7 +166,7 @@ def from_repo(hub: ResultsHub, id: str) -> Collected:
             raise BadInput(f"{file.name} is larger than {result_documents.MAX_BYTES // 1_000_000} MB.")
         return result_documents.read(hub.dataset_file(listing, file.name))
 
-    files = wanted[:MAX_DOCUMENTS]
+    files = [file for file, size in _with_sums(wanted, lambda file: file.bytes) if size <= MAX_BYTES][:MAX_DOCUMENTS]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         reads = [(f"{repo}: {file.name}", threads.submit(read, file).result) for file in files]
         collected = _read_all(iter(reads))

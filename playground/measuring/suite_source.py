@@ -17,6 +17,8 @@ from playground.measuring.results import Progress
 from playground.measuring.suite_samples import SampleJob, SuiteTable, newest_sample
 from playground.measuring.suites import Suite, guessed, read_suite, read_suites
 
+_FILE = ".toml"
+
 
 class DatasetTable(SuiteTable, Protocol):
     @property
@@ -70,7 +72,7 @@ def open_suite(hub: DatasetHub, choice: SuiteChoice, stop: Callable[[], bool] = 
 
 def known_suite(name: str) -> Suite | None:
     """A suite of suites/ or of a file; None for a dataset's id. Raises BadInput."""
-    if name.endswith(".toml"):
+    if name.endswith(_FILE):
         return read_suite(Path(name))
     suites = read_suites()
     if "/" not in name and name not in suites:
@@ -81,10 +83,14 @@ def known_suite(name: str) -> Suite | None:
 
 
 def name_of(sample: SampleRecord) -> str:
-    """The name of a SuiteChoice that draws the sample again."""
+    """The name of a SuiteChoice that draws the sample again. A stranger may have written it: it never names a file of
+    this machine. Raises BadInput."""
     named = (id for id, suite in read_suites().items() if suite.name == sample.suite)
     split = [sample.configuration, sample.split] if sample.configuration else [sample.split]
-    return next(named, ":".join([sample.repo, *split]))
+    name = next(named, ":".join([sample.repo, *split]))
+    if name.endswith(_FILE):
+        raise BadInput(f"'{name[:80]}' is not a dataset.")
+    return name
 
 
 def draw(

@@ -15,8 +15,8 @@ import msgspec
 
 from playground.comparing.branching import MAX_BRANCHES
 from playground.errors import BadInput
-from playground.notebooks import pieces
 from playground.notebooks.cells import MAX_PICTURES, MAX_TITLE, MAX_TURNS, Cell, NoteCell, Run, check_cell, pictures_of
+from playground.support import pieces
 
 FORMAT = "vlm-quant-playground/notebook"
 VERSION = 1

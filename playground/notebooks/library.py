@@ -22,7 +22,6 @@ import msgspec
 
 from playground.comparing.images import read_image
 from playground.errors import BadInput, NoNotebook, NotAllowed, Unreadable
-from playground.notebooks import pieces
 from playground.notebooks.cells import (
     MAX_TITLE,
     Cell,
@@ -40,6 +39,7 @@ from playground.notebooks.own_files import OwnFiles
 from playground.notebooks.pictures import Decode, Pictures
 from playground.notebooks.question_files import QuestionFiles
 from playground.notebooks.retention import FULL, Retention, delete_files
+from playground.support import pieces
 
 logger = logging.getLogger(__name__)
 

@@ -38,6 +38,7 @@ from playground.web.prometheus import RunMetrics
 from playground.wiring import Parts
 
 _MOST_QUESTIONS = 420  # there are as many
+_MOST_PACK_BYTES = 256 * 2**20  # this process holds it; the command line takes larger ones
 
 
 def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLimits) -> None:
@@ -239,7 +240,7 @@ def _against(
     uploader: str,
 ) -> Iterator[dict[str, Any]]:
     """Measure against a pack of the Hub. Its images are the embedded ones, or its suite's."""
-    path, _ = pack_source.fetch(parts.hub, name)
+    path, _ = pack_source.fetch(parts.hub, name, most_bytes=_MOST_PACK_BYTES)
     pack = packs.read(path)
     record, plan, images = pack.record, MeasurementPlan(accuracy=True), embedded(parts.evaluation)
     if record.sample is not None:

@@ -6,8 +6,9 @@ room) is checked by admission.py, behind Gradio's session.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,11 @@ _LOGIN = "/login"
 _LOGIN_BYTES = 65_536
 _UPLOADED_FILES = 16  # as many as a cell has pictures
 _MULTIPART_BYTES = 1_000_000  # of an upload, beside its files
+# Starlette decodes JSON in the event loop: 8 MB of "[],[]," become 2.7 million lists, and everybody waits for a second.
+_MOST_VALUES = 100_000  # in a body of JSON
+_MANY_BYTES = 1_000_000  # that are counted in a thread
+_MARKS = (b"[", b"{", b",")
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # that json.loads knows by their first bytes, beside a NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,8 @@ class _Body:
         self._rules = rules
         self._most = most
         self._read = 0
+        self._chunks: list[bytes] | None = None  # of JSON, until all of it is here; None: it is not looked at
+        self._has_many_values = False
         self._answered = False
 
     async def serve(self, app: ASGIApp, scope: Scope) -> Response | None:
@@ -163,6 +171,8 @@ class _Body:
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self._most:
             return self._too_large()
+        if Headers(scope=scope).get("content-type", "").lower().startswith("application/json"):
+            self._chunks = []
         # Gradio's CORS echoes every Origin that it sees, credentials included; a page of this server needs none of it.
         own = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"origin"]}
         try:
@@ -174,7 +184,16 @@ class _Body:
 
     async def _counted(self) -> Message:
         message = await self._receive()
-        self._read += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self._read += len(body)
+        if self._chunks is not None and not self._is_exceeded:
+            self._chunks.append(body)
+            if not message.get("more_body", False):
+                chunks, self._chunks = self._chunks, None
+                if self._read > _MANY_BYTES:
+                    self._has_many_values = await asyncio.to_thread(has_many_values, chunks)
+                else:
+                    self._has_many_values = has_many_values(chunks)
         return {"type": "http.disconnect"} if self._is_exceeded else message
 
     async def _marked(self, message: Message) -> None:
@@ -188,10 +207,25 @@ class _Body:
 
     @property
     def _is_exceeded(self) -> bool:
-        return self._read > self._most
+        return self._read > self._most or self._has_many_values
 
     def _too_large(self) -> Response:
+        if self._has_many_values:
+            return _refused(413, f"The request holds too many values: at most {_MOST_VALUES:,} are accepted.")
         return _refused(413, f"The request is too large: at most {self._most:,} bytes are accepted here.")
+
+
+def has_many_values(chunks: Sequence[bytes], most: int = _MOST_VALUES) -> bool:
+    """Whether more values than that stand in a text of JSON. Marks in a string count for nothing."""
+    if sum(chunk.count(mark) for chunk in chunks for mark in _MARKS) <= most:
+        return False
+    text = b"".join(chunks)
+    if text.startswith(_OTHER_ENCODINGS) or b"\0" in text[:4]:
+        return True  # in UTF-16 the byte of a quote may be half of another character
+    text = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    if text.count(b'"') > 2 * most:
+        return True
+    return sum(part.count(mark) for part in text.split(b'"')[::2] for mark in _MARKS) > most
 
 
 def around(rules: Rules) -> Any:

@@ -20,6 +20,7 @@ from playground.web.uploads import Uploads
 
 _FETCH_S = 20.0
 _MOST_REDIRECTS = 5
+_AT_ONCE = 8  # for Gradio: each may hold max_upload_bytes
 
 
 async def fetch(url: str, name: str, settings: Settings) -> bytes:
@@ -58,11 +59,13 @@ async def _read(url: str, name: str, most: int) -> bytes:
 
 
 def fetch_for_gradio(settings: Settings, uploads: Uploads) -> None:
-    """From now on Gradio fetches a file as `fetch` does, and it counts as an upload."""
+    """From now on Gradio fetches a file as `fetch` does, a few at once, and it counts as an upload."""
+    turns = asyncio.Semaphore(_AT_ONCE)
 
     async def download(url: str, cache_dir: str) -> str:
         try:
-            data = await fetch(url, "the image", settings)
+            async with turns:
+                data = await fetch(url, "the image", settings)
             uploads.end(await asyncio.to_thread(uploads.begin, "fetched", len(data)))
         except PlaygroundError as error:
             raise gr.Error(error.message, title=error.code, print_exception=False) from error

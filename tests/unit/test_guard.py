@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 
 from playground.errors import BadSettings
 from playground.settings import Settings
-from playground.web.guard import Guard, Rules
+from playground.web.guard import Guard, Rules, has_many_values
 
 JSON = {"content-type": "application/json"}
 
@@ -155,6 +156,37 @@ def test_body_when_larger_than_allowed_then_refused_in_words(path: str, chunked:
     reply = post(n + 1)
     assert reply.status_code == 413
     assert "too large: at most" in reply.text  # type: ignore[attr-defined]
+
+
+def test_body_when_it_holds_very_many_values_then_refused_before_it_is_decoded() -> None:
+    """They would be decoded in the event loop: 8 MB take a second."""
+    app = client()
+    refused = app.post("/gradio_api/queue/join", headers=JSON, content=b'{"data":[' + b"[]," * 60_000 + b"[]]}")
+    assert refused.status_code == 413
+    assert "too many values" in refused.text
+    note = json.dumps({"text": '[{,\\"' * 100_000}).encode()
+    assert app.post("/gradio_api/component_server", headers=JSON, content=note).text == f"{len(note)} None"
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "many"),
+    [
+        ("[1,2]", 2, False), ("[1,2,3]", 2, True), ("[{},{}]", 3, True), ('["[,{[,{"]', 1, False),
+        (r'["\"[[[["]', 1, False), (r'["\\",[[[]]]]', 3, True), (r'["\\\"[[[[[["]', 1, False),
+        ('["' + "[" * 9, 2, False), ('["",' + '"",' * 9, 5, True),
+    ],
+)  # fmt: skip
+def test_values_when_they_are_marks_in_a_string_then_not_counted(text: str, most: int, many: bool) -> None:
+    halves = [text[:5].encode(), text[5:].encode()]
+    assert has_many_values(halves, most) is many
+
+
+def test_values_when_in_an_encoding_that_hides_quotes_then_many() -> None:
+    hidden = '{"data":["\u2200",[],[],[],[]]}'
+    assert json.loads(hidden.encode("utf-16"))
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        assert has_many_values([hidden.encode(encoding)], 5)
+        assert not has_many_values([hidden.encode(encoding)], 100)
 
 
 def test_origin_when_it_is_the_apps_own_then_gradio_does_not_see_it() -> None:

@@ -11,10 +11,12 @@ import pytest
 import safetensors.numpy
 
 from playground.errors import BadInput
-from playground.measuring import packs
+from playground.measuring import pack_source, packs
 from playground.measuring.packs import Pack, PackFile, PackRecord
 from playground.measuring.question_sets import Question
 from playground.measuring.results import MeasurementPlan, RecordedAnswer
+from playground.models.hub.datasets import DatasetListing
+from playground.models.hub.listing import RemoteFile
 from playground.values.request import ImagePlace, PromptForm, Runtime
 
 _RANDOM = numpy.random.default_rng(1)
@@ -149,6 +151,33 @@ def test_pack_when_it_is_invalid_then_it_is_said_why(tmp_path: Path, how: dict[s
         return
     with pytest.raises(BadInput, match=message):
         packs.read(path)
+
+
+def test_pack_when_its_head_is_very_long_then_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes((2**25 + 1).to_bytes(8, "little") + b'{"__metadata__":{"format":"' + b"x" * 1000)
+    with pytest.raises(BadInput, match="too many questions"):
+        packs.read(path)
+
+
+def test_pack_when_of_a_newer_version_then_no_more_of_it_is_repeated_than_a_version_has(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refusal:
+        packs.read(changed(tmp_path / "a.safetensors", version="9" * 10_000))
+    assert len(refusal.value.message) < 400
+
+
+def test_pack_when_larger_than_the_app_may_hold_then_not_fetched() -> None:
+    class Repository:
+        """Of one file; fetching it is an error."""
+
+        def dataset_files(self, id: str, revision: str = "main", token: str | None = None) -> DatasetListing:
+            return DatasetListing(id, "c" * 40, (RemoteFile("a.safetensors", 3_000_000, None),))
+
+        def dataset_file(self, listing: Any, name: str, token: str | None = None) -> Path:
+            raise AssertionError(name)
+
+    with pytest.raises(BadInput, match="larger than 2 MiB"):
+        pack_source.fetch(Repository(), "me/packs", most_bytes=2 * 2**20)
 
 
 def test_pack_when_it_is_cut_short_or_another_file_then_it_is_said(tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ def damaged(**changes: Any) -> bytes:
         (damaged(variants__1__drift__changed__answers=N + 1), "more answers changed than were asked for"),
         (damaged(reference__variant=5), "its reference is not among its variants"),
         (damaged(model=None), "model"),
+        (damaged(floors={f"way {n}": 0.1 for n in range(101)}), "too many floors"),
+        (damaged(floors={"x" * 301: 0.1}), "long names"),
+        (damaged(settings__template_variables={"x": [[]] * 50_000}), "its template variables are too long"),
         (b" " * (result_documents.MAX_BYTES + 1), "is larger than 2 MB"),
     ],
 )

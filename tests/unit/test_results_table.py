@@ -69,6 +69,21 @@ def test_repository_when_read_then_its_documents_and_what_is_too_large_is_not_fe
         result_sources.collect(["no such"], hub)
 
 
+def test_source_when_its_documents_are_large_together_then_the_first_ones_are_read_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shelf(tmp_path / "repo")
+    (tmp_path / "repo/b.results.json").write_bytes((tmp_path / "repo/a.results.json").read_bytes())
+    monkeypatch.setattr(result_sources, "MAX_BYTES", (tmp_path / "repo/a.results.json").stat().st_size)
+    folder = result_sources.from_folder(tmp_path / "repo")
+    assert [shared.source for shared in folder.documents] == ["a.results.json"]
+    assert any(problem.startswith("Only the first") for problem in folder.problems)
+    monkeypatch.setattr(result_sources, "MAX_BYTES", 10)  # as the listing of this repository says of each
+    repo = result_sources.from_repo(OneRepo(tmp_path / "repo"), "acme/results")
+    assert [shared.source for shared in repo.documents] == ["acme/results: a.results.json"]
+    assert any("only the first" in problem for problem in repo.problems)
+
+
 def test_shelf_when_a_source_fails_then_it_is_said_and_what_was_read_before_stays(tmp_path: Path) -> None:
     now = [0.0]
     hub = OneRepo(write_shelf(tmp_path / "repo"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from playground.errors import BadInput
-from playground.measuring.question_sets import Question, Rule
+from playground.measuring import suite_source
+from playground.measuring.question_sets import Question, Rule, SampleRecord
 from playground.measuring.scoring_rules import score
 from playground.measuring.suite_samples import row_order
 from playground.measuring.suites import guessed, read_suites, row_image, row_question
@@ -226,3 +227,13 @@ def test_splits_when_the_card_says_nothing_then_file_names_do(
     names: list[str], configuration: str, splits: list[str]
 ) -> None:
     assert list(listing(*names).splits(configuration)) == splits
+
+
+def test_sample_when_a_stranger_wrote_where_it_is_from_then_it_names_no_file_of_this_machine() -> None:
+    def record(repo: str, split: str) -> SampleRecord:
+        return SampleRecord("S", repo, "c" * 40, split, 0, (1, 2), 9)
+
+    assert suite_source.name_of(record("me/questions", "test")) == "me/questions:test"
+    for repo, split in (("me/questions", "x.toml"), ("/etc/a", "/../../b.toml"), ("", ".toml")):
+        with pytest.raises(BadInput, match="is not a dataset"):
+            suite_source.name_of(record(repo, split))

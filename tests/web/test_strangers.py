@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import gradio.processing_utils
 import httpx
 import pytest
 import safehttpx
@@ -25,6 +26,7 @@ from playground.web import remote_images
 from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
+from playground.web.uploads import Uploads
 from playground.wiring import Parts
 from testkit.notebooks import ANSWERED, RED, compare_cell, run_of, whole
 from testkit.running import SCENE
@@ -140,6 +142,33 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
     with pytest.raises(BadImage, match="image 1 is larger than 2,000 bytes"):
         fetched(f"{public}/a.png", max_upload_bytes=2000)
     assert "/b" not in requests
+
+
+def test_fetch_when_gradio_wants_many_images_then_a_few_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take max_upload_bytes of memory."""
+    running = most = 0
+
+    async def fetch(url: str, name: str, settings: Settings) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return b"x"
+
+    async def all_at_once() -> list[str]:
+        download: Any = vars(gradio.processing_utils)["async_ssrf_protected_download"]
+        return await asyncio.gather(*(download(f"https://public.example/{n}", str(tmp_path)) for n in range(20)))
+
+    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", None)  # is put back
+    monkeypatch.setattr(remote_images, "fetch", fetch)
+    remote_images.fetch_for_gradio(Settings(api_remote_images=True), Uploads(tmp_path, 10_000_000))
+    with ThreadPoolExecutor(1) as executor:
+        files = executor.submit(asyncio.run, all_at_once()).result()
+    assert [Path(file).read_bytes() for file in files] == [b"x"] * 20
+    assert most == 8
 
 
 # --- read-only keys ---------------------------------------------------------------------------------------------------
