@@ -62,7 +62,7 @@ class RunEvents:
             return PlainTextResponse(error.message, 404)
         except PlaygroundError as error:  # the disk does not answer now
             return PlainTextResponse(error.message, 503)
-        return _Stream(self, key, int(since) if since.isdecimal() else 0)
+        return _Stream(self, key, int(since[:15]) if since.isdecimal() else 0)
 
     async def serve(self, key: str, since: int, receive: Receive, send: Send) -> None:
         """Send the news until the page is gone, or the notebook or its link is."""
