@@ -20,8 +20,9 @@ import pytest
 
 from playground.comparing.images import from_rgb
 from playground.errors import BadImage, BadInput, Busy, NoNotebook, NotAllowed, Unreadable
+from playground.notebooks import file_format
 from playground.notebooks.cells import NoteCell, RunState
-from playground.notebooks.file_format import WholeCell, from_json, opened, to_json
+from playground.notebooks.file_format import WholeCell, from_json, to_json
 from playground.notebooks.library import Library, Notebook
 from playground.support.byte_cache import BytesCache
 from testkit.full_disk import full_disk, needs_linux
@@ -377,7 +378,7 @@ def test_notebook_when_imported_then_its_cells_are_read_one_after_another(librar
     """All runs of a large file at once hold up every thread while Python looks through them for garbage."""
     asked = compare_cell(pictures=())
     text = to_json("T", [(asked, (run_of(asked, ANSWERED),)), (NoteCell("", "x"), ())], lambda sha256: None)
-    _, cells, problems = opened(text.replace('"type":"note"', '"type":"no such type"'))
+    _, cells, problems = file_format.opened(text.replace('"type":"note"', '"type":"no such type"'))
     assert next(cells).runs
     assert problems == []
     assert list(cells) == []
