@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from huggingface_hub.utils import close_session
 
-from playground.cli.commands import main
 from playground.models.hub.client import Hub
 from playground.settings import Settings
 from playground.wiring import open_parts
 from testkit import pairs
+from testkit.command_line import Called, called
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 
 REPO, OTHER, GATED = "acme/pair-GGUF", "acme/projectors-GGUF", "acme/gated-GGUF"
 ENDS_IN_MMPROJ = "acme/docling-GGUF"
-
-
-@dataclass(frozen=True)
-class Called:
-    code: int
-    out: str
-    err: str
 
 
 Call = Callable[..., Called]
@@ -60,14 +52,7 @@ def call(served: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cap
     served.patch(monkeypatch, tmp_path)
     monkeypatch.setenv("PLAYGROUND_CACHE_DIR", str(tmp_path / "cache"))
 
-    def called(*words: str | Path) -> Called:
-        monkeypatch.setattr(sys, "argv", ["playground", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Called(int(ended.value.code or 0), out, err)
-
-    return called
+    return partial(called, monkeypatch, capfd)
 
 
 def labels(tmp_path: Path) -> list[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,13 +10,15 @@ import msgspec
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from huggingface_hub.utils import close_session
 
 from playground.measuring import packs
+from testkit.command_line import Called, called
 from testkit.hub_server import TOKEN, HubRepo, HubServer, hub_server
 from testkit.webapp import running
 
 SHIPPED = Path(__file__).parents[2] / "examples/tiny-vlm-7M-F16-hard-150.safetensors"
-Call = Callable[..., subprocess.CompletedProcess[str]]
+Call = Callable[..., Called]
 
 
 @pytest.fixture
@@ -27,44 +26,45 @@ def served() -> Iterator[HubServer]:
     two = {"a.safetensors": b"not a pack", "b.safetensors": b"nor this"}
     with hub_server([HubRepo("acme/two", dict(two), dataset=True)]) as server:
         yield server
+        close_session()
 
 
 @pytest.fixture
-def call(served: HubServer, tmp_path: Path) -> Call:
-    environment = os.environ | served.environment(tmp_path / "hf") | {"PLAYGROUND_CACHE_DIR": str(tmp_path / "cache")}
+def call(served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    served.patch(monkeypatch, tmp_path / "hf")
+    monkeypatch.setenv("PLAYGROUND_CACHE_DIR", str(tmp_path / "cache"))
 
-    def called(*words: object, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "playground", "pack", *map(str, words)]
-        more = {"HF_TOKEN": token}
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=100)
+    def called_with(*words: object, token: str = TOKEN) -> Called:
+        monkeypatch.setenv("HF_TOKEN", token)
+        return called(monkeypatch, capfd, "pack", *words)
 
-    return called
+    return called_with
 
 
 def test_pack_when_pushed_and_pulled_then_the_same_file(call: Call, served: HubServer, tmp_path: Path) -> None:
     pushed = call("push", SHIPPED, "acme/packs", "--private")
-    assert pushed.returncode == 0, pushed.stderr
+    assert pushed.code == 0, pushed.err
     repo = served.repos["datasets/acme/packs"]
     assert repo.private
-    assert f"commit {repo.commit[:12]}" in pushed.stdout
+    assert f"commit {repo.commit[:12]}" in pushed.out
     out = tmp_path / "pulled.safetensors"
     pulled = call("pull", "acme/packs", out)
-    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.code == 0, pulled.err
     assert out.read_bytes() == SHIPPED.read_bytes()
-    assert "questions: 150 about" in pulled.stdout
-    assert call("pull", "acme/packs", out).returncode == 2
+    assert "questions: 150 about" in pulled.out
+    assert call("pull", "acme/packs", out).code == 2
 
 
 def test_pack_when_it_cannot_be_pushed_or_pulled_then_it_is_said_why(
     call: Call, served: HubServer, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.safetensors").write_bytes(SHIPPED.read_bytes()[:1000])
-    assert "damaged or cut short" in call("push", tmp_path / "broken.safetensors", "acme/packs").stderr
+    assert "damaged or cut short" in call("push", tmp_path / "broken.safetensors", "acme/packs").err
     assert "datasets/acme/packs" not in served.repos
-    assert "does not give access" in call("push", SHIPPED, "acme/packs", token="hf_unknown").stderr
-    assert "The repository has: a.safetensors, b.safetensors." in call("pull", "acme/two").stderr
+    assert "does not give access" in call("push", SHIPPED, "acme/packs", token="hf_unknown").err
+    assert "The repository has: a.safetensors, b.safetensors." in call("pull", "acme/two").err
     out = tmp_path / "out.safetensors"
-    assert "a.safetensors is damaged or cut short" in call("pull", "acme/two:a.safetensors", out).stderr
+    assert "a.safetensors is damaged or cut short" in call("pull", "acme/two:a.safetensors", out).err
     assert not out.exists()
 
 

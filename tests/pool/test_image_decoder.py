@@ -30,6 +30,12 @@ def encoded(image: PIL.Image.Image, kind: str, **options: object) -> io.BytesIO:
     return io.BytesIO(file.getvalue())
 
 
+@pytest.fixture(scope="module")
+def bomb() -> io.BytesIO:
+    """Some hundred kilobytes; 353 MB of pixels."""
+    return encoded(PIL.Image.new("RGBA", (9400, 9400), (9, 9, 9, 9)), "PNG", compress_level=1)
+
+
 def test_image_when_decoded_in_a_child_then_the_same_as_here(decoder: ImageDecoder, tmp_path: Path) -> None:
     decoder.prepare()
     assert decoder.read(SCENE) == read_image(SCENE)
@@ -44,17 +50,18 @@ def test_image_when_decoded_in_a_child_then_the_same_as_here(decoder: ImageDecod
         assert in_child.value.message == here.value.message
 
 
-def test_image_when_it_takes_too_much_memory_then_refused_and_the_next_one_is_read(decoder: ImageDecoder) -> None:
-    bomb = encoded(PIL.Image.new("RGBA", (9400, 9400)), "PNG")
+def test_image_when_it_takes_too_much_memory_then_refused_and_the_next_one_is_read(
+    decoder: ImageDecoder, bomb: io.BytesIO
+) -> None:
     with pytest.raises(BadImage, match=r"bomb\.png"):
         decoder.read(bomb, "bomb.png")
     assert decoder.read(SCENE) == read_image(SCENE)
 
 
-def test_image_when_it_takes_too_long_then_its_child_is_killed_and_the_next_one_is_read() -> None:
+def test_image_when_it_takes_too_long_then_its_child_is_killed_and_the_next_one_is_read(bomb: io.BytesIO) -> None:
     decoder = ImageDecoder(time_s=0)
     with pytest.raises(BadImage, match="too much time or memory"):
-        decoder.read(encoded(PIL.Image.new("RGBA", (9400, 9400), (9, 9, 9, 9)), "PNG"), "slow.png")
+        decoder.read(bomb, "slow.png")
     assert decoder.read(SCENE) == read_image(SCENE)
     decoder.close()
 
@@ -90,6 +97,4 @@ def test_images_when_one_person_has_many_then_another_persons_is_read_at_once(de
 def test_tiff_when_it_has_thousands_of_pages_then_they_are_not_all_counted(tmp_path: Path) -> None:
     pages = [PIL.Image.new("L", (1, 1))] * 1000
     pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
-    begun = time.monotonic()
     assert read_image(tmp_path / "a.tiff").note == "first of more than 100 frames"
-    assert time.monotonic() - begun < 5

@@ -1,4 +1,7 @@
-"""One person sends templates that never end, every second. Another person's runs begin all the same."""
+"""One person sends templates that never end. Another person's runs begin all the same.
+
+How long they wait is measured by `python -m bench attack`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from testkit.running import WHAT, comparison, run
 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages }}"
 DOUBLES = "{% set n = namespace(t='x' * 99) %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}"
-SECONDS = 12.0
 
 
 def test_runs_when_another_person_sends_endless_templates_then_they_begin(parts: Parts, scene: Image) -> None:
@@ -38,22 +40,21 @@ def test_runs_when_another_person_sends_endless_templates_then_they_begin(parts:
     attackers = [Thread(target=attack, args=(template,)) for template in (LOOPS, DOUBLES)]
     for attacker in attackers:
         attacker.start()
-    waits: list[float] = []
+    begun = 0
     lab = replace(parts.lab, pool=parts.pool.of("visitor"))
-    until = time.monotonic() + SECONDS
     try:
-        while time.monotonic() < until:
-            started = time.monotonic()
+        while begun < 3 or not both_refused(errors):
             for update in compare.run(request, lab, compare.StopFlag()):
                 if update.panes[0].state is not PaneState.QUEUED:
-                    waits.append(time.monotonic() - started)
+                    begun += 1
                     break
-            time.sleep(0.3)
+            assert all(attacker.is_alive() for attacker in attackers)
     finally:
         over.set()
         for attacker in attackers:
             attacker.join()
-    assert len(waits) >= 3
-    assert max(waits) < 6  # at most 2.1 s on two cores with a load of 6
-    assert any("computing time" in (error or "") for error in errors)
-    assert any("memory" in (error or "") for error in errors)
+
+
+def both_refused(errors: list[str | None]) -> bool:
+    """One template took too much time, the other too much memory."""
+    return all(any(word in (error or "") for error in errors) for word in ("computing time", "memory"))
