@@ -113,7 +113,7 @@ def reload(page: Page) -> None:
 
 
 def saved(page: Page) -> None:
-    expect(page.locator("[data-saved]")).to_have_text(re.compile("^saved"), timeout=10_000)
+    expect(page.locator("[data-saved]")).to_have_text(re.compile("^saved"))
 
 
 def menu(of: Any, *what: str) -> None:

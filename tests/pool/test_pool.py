@@ -136,7 +136,7 @@ def kill(pid: int) -> None:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def until(what: Callable[[], bool], seconds: float = 30) -> None:
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
@@ -252,9 +252,9 @@ def test_lease_when_all_room_is_leased_then_it_waits_for_it(
             waiting = threads.submit(load, for_two, specs["c"])
             stopped = threads.submit(lambda: for_two.lease(specs["d"], stop=lambda: True).__enter__())
             with pytest.raises(Interrupted):
-                stopped.result(5)
+                stopped.result(60)
             assert not waiting.done()
-        waiting.result(30)
+        waiting.result(60)
         assert loaded(for_two) == "a c"
 
 
@@ -285,8 +285,8 @@ def test_failed_load_when_somebody_counted_on_the_room_then_the_budget_is_kept(
     until(lambda: len(pool.handles.all()) == 3)
     go_on.set()
     with pytest.raises(PlaygroundError):
-        failed.result(30)
-    beside.result(30)
+        failed.result(60)
+    beside.result(60)
     assert loaded(pool) == "c"
     assert_settled(pool)
 
@@ -308,11 +308,11 @@ class Run:
     def _run(self, pool: Pool, names: list[str]) -> None:
         with pool.turn(on_place=self.places.append):
             names.append(self.name)
-            assert self.end.wait(30)
+            assert self.end.wait(60)
 
     def finish(self) -> None:
         self.end.set()
-        self.future.result(30)
+        self.future.result(60)
 
 
 def test_turn_when_too_many_wait_then_busy_in_words(opened: Callable[..., Pool], threads: ThreadPoolExecutor) -> None:
@@ -328,7 +328,7 @@ def test_turn_when_too_many_wait_then_busy_in_words(opened: Callable[..., Pool],
     for run in runs:
         run.end.set()
     for run in runs:
-        run.future.result(30)
+        run.future.result(60)
     with cleo.turn(cleo.line_up(())):
         pass
     assert_settled(pool)
@@ -373,7 +373,7 @@ def test_turn_when_stopped_or_closed_while_it_waits_then_stopped(
     waiting = Run(pool, threads, began, "waiting")
     pool.close()
     with pytest.raises(Interrupted, match="closing"):
-        waiting.future.result(5)
+        waiting.future.result(60)
     running.finish()
     assert pool.queue.queued() == ()
 
@@ -435,7 +435,7 @@ def test_bandwidth_when_it_cannot_be_measured_then_unknown_and_the_pool_goes_on(
     if fault == "killed":
         until(lambda: any(h.worker is not None for h in pool.handles.all()))
         kill(worker_of(pool.handles.all()[0]).pid)
-    measured.result(30)
+    measured.result(60)
     assert pool.bandwidth(HOST) is None
     assert_settled(pool)
 
@@ -483,7 +483,7 @@ def test_worker_when_killed_before_it_is_loaded_then_said_and_nothing_was_lost(
     until(is_there)
     os.kill(worker_of(for_two.handles.all()[-1]).pid, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
-        loading.result(30)
+        loading.result(60)
     assert_settled(for_two)
     assert pids(for_two) == ({"b": before["b"]} if at == "loading" else before)
     load(for_two, specs["c"])
@@ -533,7 +533,7 @@ def test_close_when_somebody_loads_or_waits_then_all_end_and_no_worker_is_left(
     go_on.set()
     for future in (first, second):
         with pytest.raises(PlaygroundError):
-            future.result(10)
+            future.result(60)
     assert_settled(pool)
     with pytest.raises(Interrupted), pool.lease(specs["a"]):
         pass

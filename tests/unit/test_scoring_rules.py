@@ -122,10 +122,10 @@ def test_answer_when_it_has_more_than_the_answer_then_it_is_taken_off(answer: st
 @pytest.mark.parametrize(
     "piece", ["<think>", "**", "[", "{", "1,", "(A) ", "<answer>", "\\boxed{", "a ", "answer is ", "1 ", "`"]
 )
-def test_score_when_an_answer_is_very_long_then_it_takes_less_than_a_second(rule: Rule, piece: str) -> None:
+def test_score_when_an_answer_is_very_long_then_it_takes_seconds_at_most(rule: Rule, piece: str) -> None:
     start = time.process_time()
     of(rule, "1", piece * (30_000 // len(piece)))
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5
 
 
 def test_yes_no_when_over_all_questions_then_popes_figures() -> None:

@@ -139,7 +139,7 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
     deleted, remaining = [actions.add(key, "compare").cells[0].id for _ in range(2)]
     actions.write(key, remaining, repeats=3)
     assert actions.run(key, [deleted, remaining]).queue.waiting.count(remaining) == 3
-    first = began.get(timeout=10)
+    first = began.get(timeout=60)
     link = parts.library.share(key, True).share
     assert link is not None
     for refused in (
@@ -151,7 +151,7 @@ def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_no
             refused()
     assert not first.stop.wanted()
     actions.delete(key, deleted)
-    second = began.get(timeout=10)
+    second = began.get(timeout=60)
     assert (first.cell, second.cell) == (deleted, remaining)
     assert first.stop.wanted()
     assert not second.stop.wanted()

@@ -1,4 +1,4 @@
-// Messages that go by themselves.
+// Messages that go by themselves, but not while the focus is in them.
 import {$, page} from "./page.js";
 
 // `actions`: what each button is called, and does.
@@ -20,5 +20,6 @@ export function toast(text, {bad = false, actions = []} = {}) {
   }
   for (const old of [...region.children]) if (old.firstChild.textContent === text) old.remove();
   region.append(box);
-  setTimeout(close, bad ? 20_000 : 10_000);
+  const leave = () => { if (box.matches(":focus-within")) setTimeout(leave, 2000); else close(); };
+  setTimeout(leave, bad ? 20_000 : 10_000);
 }
