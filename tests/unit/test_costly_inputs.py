@@ -16,9 +16,10 @@ import pytest
 from playground.comparing.divergence import first_word, word_changes
 from playground.errors import BadInput
 from playground.measuring.question_sets import read_questions
-from playground.notebooks import file_format, pieces
+from playground.notebooks import file_format
 from playground.notebooks.cells import Run
 from playground.rendering import markdown
+from playground.support import pieces
 from playground.values.answer import Candidate, TokenScore
 from testkit.notebooks import F16, Q2, compare_cell, measurement, pane, result, run_of
 
