@@ -481,7 +481,7 @@ class _ComparisonRun:
         self._panes.set(variant.id, state=PaneState.READING, remarks=tuple(remarks))
 
         def show(answer: EndpointAnswer) -> None:
-            fields = {"text": answer.text, "reasoning": answer.reasoning, "elsewhere": answer.said}
+            fields = {"text": answer.text, "reasoning": answer.reasoning, "elsewhere": answer.elsewhere}
             if self._panes[variant.id].state is not PaneState.WRITING:
                 fields["state"] = PaneState.WRITING
             self._panes.set(variant.id, **fields)
@@ -492,7 +492,7 @@ class _ComparisonRun:
             state=PaneState.DONE,
             text=answer.text,
             reasoning=answer.reasoning,
-            elsewhere=answer.said,
+            elsewhere=answer.elsewhere,
             scores=answer.scores,
             finish_reason=answer.finish_reason,
             remarks=(*remarks, *answer.remarks),

@@ -58,7 +58,7 @@ class EndpointAnswer:
     text: str = ""
     reasoning: str = ""
     finish_reason: str | None = None  # as of a pane; None: it goes on
-    said: Elsewhere = _NOTHING
+    elsewhere: Elsewhere = _NOTHING
     scores: tuple[TokenScore, ...] = ()
     tokens: tuple[TokenLogprob, ...] = ()  # what the scores were made of
     remarks: tuple[str, ...] = ()
@@ -205,28 +205,28 @@ class _Reading:
 
     def take(self, piece: Piece) -> bool:
         """Whether the answer has grown. Raises EndpointError for one that is too long."""
-        answer, said = self.answer, self.answer.said
+        answer, elsewhere = self.answer, self.answer.elsewhere
         model = _shortened(piece.model or "")
         if model and model not in self._models and len(self._models) < _MOST_MODELS:
             self._models.append(model)
         grown = bool(piece.text or piece.reasoning)
-        if grown and said.first_s is None:
-            said = replace(said, first_s=time.monotonic() - self._started)
+        if grown and elsewhere.first_s is None:
+            elsewhere = replace(elsewhere, first_s=time.monotonic() - self._started)
         self._tokens += piece.logprobs
         usage = piece.usage
         if usage is not None:
-            said = replace(
-                said, prompt_tokens=_count(usage.prompt_tokens), answer_tokens=_count(usage.completion_tokens)
+            elsewhere = replace(
+                elsewhere, prompt_tokens=_count(usage.prompt_tokens), answer_tokens=_count(usage.completion_tokens)
             )
         self.answer = replace(
             answer,
             text=answer.text + piece.text,
             reasoning=answer.reasoning + piece.reasoning,
             finish_reason=piece.choice.finish_reason or answer.finish_reason,
-            said=replace(
-                said,
+            elsewhere=replace(
+                elsewhere,
                 model=self._models[0] if self._models else None,
-                fingerprint=_shortened(piece.system_fingerprint) if piece.system_fingerprint else said.fingerprint,
+                fingerprint=_shortened(piece.system_fingerprint) if piece.system_fingerprint else elsewhere.fingerprint,
             ),
         )
         self._n_pieces += 1
@@ -252,7 +252,7 @@ class _Reading:
         return replace(
             answer,
             finish_reason=_REASONS.get(answer.finish_reason, _shortened(answer.finish_reason)),
-            said=replace(answer.said, answer_s=time.monotonic() - self._started),
+            elsewhere=replace(answer.elsewhere, answer_s=time.monotonic() - self._started),
             scores=scores,
             tokens=tuple(self._tokens) if scores else (),
             remarks=tuple(remarks),

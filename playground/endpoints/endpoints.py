@@ -66,8 +66,8 @@ class Endpoints:
         with self._place(endpoint, stop):
             answer = client.ask(endpoint, question, stop=stop, on_text=on_text)
         with self._changed:
-            before, self._said[name] = self._said.get(name), answer.said
-        changes = [] if before is None else _changes(before, answer.said)
+            before, self._said[name] = self._said.get(name), answer.elsewhere
+        changes = [] if before is None else _changes(before, answer.elsewhere)
         return replace(answer, remarks=(*answer.remarks, *changes))
 
     @contextmanager

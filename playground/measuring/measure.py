@@ -311,7 +311,7 @@ class MeasureJob:
         read = [answer for answer in answers.values() if isinstance(answer, EndpointAnswer)]
         remarks = [remark for answer in read for remark in answer.remarks]
         self.problems += [f"{variant.label}: {remark}" for remark in dict.fromkeys(remarks)]
-        models = dict.fromkeys(answer.said.model for answer in read if answer.said.model is not None)
+        models = dict.fromkeys(answer.elsewhere.model for answer in read if answer.elsewhere.model is not None)
         if models:
             self.problems.append(f"{variant.label}: by its own word {', '.join([*models][:5])} answered.")
         self.problems += [f"{variant.label}: {text}" for text in elsewhere.not_asked_for(self.steps)]

@@ -44,7 +44,7 @@ def test_answer_when_streamed_then_text_usage_and_model_and_the_picture_is_sent(
     texts: list[str] = []
     answer = apart(ask, box.endpoint(key=KEY), ASKED, on_text=lambda now: texts.append(now.text))
     assert (answer.text, answer.finish_reason, texts) == ("a cat", "end of text", ["a ", "a cat"])
-    assert (answer.said.model, answer.said.prompt_tokens, answer.said.answer_tokens) == (MODEL, 7, 2)
+    assert (answer.elsewhere.model, answer.elsewhere.prompt_tokens, answer.elsewhere.answer_tokens) == (MODEL, 7, 2)
     assert answer.remarks == ()
     assert box.keys[-1] == f"Bearer {KEY}"
     system, question = box.asked[-1]["messages"]
