@@ -72,153 +72,175 @@ def main() -> None:
     )
     parser.add_argument("--server", type=Path, help="of `batch`: the program llama-server, to be compared with")
     parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")
-    given = parser.parse_args()
-    if given.what == "templates" and given.source is None:
+    arguments = parser.parse_args()
+    if arguments.what == "templates" and arguments.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
-    if given.what == "conformance" and given.pairs is None:
+    if arguments.what == "conformance" and arguments.pairs is None:
         parser.error("conformance needs --pairs, a folder of pairs; with --source they are made there")
-    if given.what == "parity" and given.pairs is None:
+    if arguments.what == "parity" and arguments.pairs is None:
         parser.error("parity needs --pairs, a folder of pairs and originals; with --source they are made there")
-    found: dict[str, object] = {
+    figures: dict[str, object] = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "llama_cpp_python": version,
-        "size": given.size,
-        "gpu": given.gpu,
+        "size": arguments.size,
+        "gpu": arguments.gpu,
     }
-    if given.what == "statistics":
+    if arguments.what == "statistics":
         from bench import statistics  # noqa: PLC0415
 
-        if given.measure:
+        if arguments.measure:
             statistics.measure()
-        statistics.main(given.draws)
+        statistics.main(arguments.draws)
         return
-    if given.what == "templates":
+    if arguments.what == "templates":
         from bench import templates  # noqa: PLC0415  needs neither llama.cpp nor a model
 
-        print(json.dumps(found | show("templates", templates.measure(given.source, given.peer))))
+        print(json.dumps(figures | show("templates", templates.measure(arguments.source, arguments.peer))))
         return
-    if given.what == "projectors":
+    if arguments.what == "projectors":
         from bench import projectors  # noqa: PLC0415
 
-        print(json.dumps(found | show("projectors", projectors.measure(given.source, given.pairs))))
+        print(json.dumps(figures | show("projectors", projectors.measure(arguments.source, arguments.pairs))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         from bench import engine  # noqa: PLC0415  after the arguments were read: it takes a second
 
-        if given.what in ("engine", "defaults", "all"):
+        if arguments.what in ("engine", "defaults", "all"):
             ready = engine.prepare(
-                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+                arguments.size,
+                arguments.folder or Path(temporary),
+                arguments.tools,
+                gpu=arguments.gpu,
+                threads=arguments.threads,
             )
             measures = [engine.five_variants, engine.second_question, engine.decode_speed]
-            measures = [] if given.what == "defaults" else measures
-            if not given.gpu:
+            measures = [] if arguments.what == "defaults" else measures
+            if not arguments.gpu:
                 measures.append(engine.defaults)
             for measure in measures:
-                found |= show(measure.__name__, measure(ready))
-        if given.what in ("pair", "all"):
+                figures |= show(measure.__name__, measure(ready))
+        if arguments.what in ("pair", "all"):
             from bench import pair  # noqa: PLC0415
 
-            found |= show("pair", pair.measure(Path(temporary)))
-        if given.what == "axes":
+            figures |= show("pair", pair.measure(Path(temporary)))
+        if arguments.what == "axes":
             from bench import axes  # noqa: PLC0415
 
-            found |= show("axes", axes.measure(Path(temporary), given.pairs))
-        if given.what in ("encoder", "all"):
+            figures |= show("axes", axes.measure(Path(temporary), arguments.pairs))
+        if arguments.what in ("encoder", "all"):
             from bench import encoder  # noqa: PLC0415
 
-            found |= show("encoder", encoder.measure(Path(temporary), given.pairs))
-        if given.what in ("page", "all"):
+            figures |= show("encoder", encoder.measure(Path(temporary), arguments.pairs))
+        if arguments.what in ("page", "all"):
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 
-            found |= show("page", page.measure(Path(temporary)))
-        if given.what in ("cuts", "all"):
+            figures |= show("page", page.measure(Path(temporary)))
+        if arguments.what in ("cuts", "all"):
             from bench import cuts  # noqa: PLC0415
 
-            found |= show("cuts", cuts.measure(Path(temporary), given.minutes))
-        if given.what in ("notebook", "all"):
+            figures |= show("cuts", cuts.measure(Path(temporary), arguments.minutes))
+        if arguments.what in ("notebook", "all"):
             from bench import notebook  # noqa: PLC0415
 
-            found |= show("notebook", notebook.measure(Path(temporary)))
-        if given.what in ("lab", "all"):
-            if given.gpu:  # the embedded pair is too small to say anything about a GPU
+            figures |= show("notebook", notebook.measure(Path(temporary)))
+        if arguments.what in ("lab", "all"):
+            if arguments.gpu:  # the embedded pair is too small to say anything about a GPU
                 from bench import drift  # noqa: PLC0415
 
                 ready = engine.prepare(
-                    given.size, given.folder or Path(temporary), given.tools, gpu=True, threads=given.threads
+                    arguments.size,
+                    arguments.folder or Path(temporary),
+                    arguments.tools,
+                    gpu=True,
+                    threads=arguments.threads,
                 )
-                found |= show("drift", drift.measure(ready))
+                figures |= show("drift", drift.measure(ready))
             else:
                 from bench import lab  # noqa: PLC0415
 
-                found |= show("lab", lab.measure(Path(temporary), given.tools))
-        if given.what in ("batch", "all"):
+                figures |= show("lab", lab.measure(Path(temporary), arguments.tools))
+        if arguments.what in ("batch", "all"):
             from bench import batch  # noqa: PLC0415
 
             ready = engine.prepare(
-                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+                arguments.size,
+                arguments.folder or Path(temporary),
+                arguments.tools,
+                gpu=arguments.gpu,
+                threads=arguments.threads,
             )
-            n, tokens, n_variants = (100, 60, 5) if given.gpu else (16, 32, 2)
-            questions = given.questions or n
-            found |= show("batch", batch.measure(ready, questions, tokens, n_variants, given.server, given.only))
-        if given.what == "prompt":
+            n, tokens, n_variants = (100, 60, 5) if arguments.gpu else (16, 32, 2)
+            questions = arguments.questions or n
+            figures |= show(
+                "batch", batch.measure(ready, questions, tokens, n_variants, arguments.server, arguments.only)
+            )
+        if arguments.what == "prompt":
             from bench import prompt  # noqa: PLC0415
 
             ready = engine.prepare(
-                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+                arguments.size,
+                arguments.folder or Path(temporary),
+                arguments.tools,
+                gpu=arguments.gpu,
+                threads=arguments.threads,
             )
-            found |= show("prompt", prompt.measure(ready))
-        if given.what == "sequences":
+            figures |= show("prompt", prompt.measure(ready))
+        if arguments.what == "sequences":
             from bench import sequences  # noqa: PLC0415
 
             ready = engine.prepare(
-                given.size, given.folder or Path(temporary), given.tools, gpu=given.gpu, threads=given.threads
+                arguments.size,
+                arguments.folder or Path(temporary),
+                arguments.tools,
+                gpu=arguments.gpu,
+                threads=arguments.threads,
             )
-            found |= show("sequences", sequences.measure(ready))
-        if given.what in ("hub", "all"):
+            figures |= show("sequences", sequences.measure(ready))
+        if arguments.what in ("hub", "all"):
             from bench import hub  # noqa: PLC0415
 
-            found |= show("hub", hub.measure(Path(temporary)))
-        if given.what in ("suites", "all"):
+            figures |= show("hub", hub.measure(Path(temporary)))
+        if arguments.what in ("suites", "all"):
             from bench import suites  # noqa: PLC0415
 
-            found |= show("suites", suites.measure(Path(temporary)))
-        if given.what in ("load", "all"):
+            figures |= show("suites", suites.measure(Path(temporary)))
+        if arguments.what in ("load", "all"):
             from bench import load  # noqa: PLC0415
 
-            found |= show("load", load.measure(Path(temporary), given.minutes))
-        if given.what == "conformance":
+            figures |= show("load", load.measure(Path(temporary), arguments.minutes))
+        if arguments.what == "conformance":
             from bench import conformance  # noqa: PLC0415
 
-            only = given.only.split(",") if given.only else []
-            if given.source is not None:
-                conformance.build(given.pairs, given.source, given.peer or sys.executable, only)
+            only = arguments.only.split(",") if arguments.only else []
+            if arguments.source is not None:
+                conformance.build(arguments.pairs, arguments.source, arguments.peer or sys.executable, only)
             results = conformance.measure(
-                Path(temporary), given.pairs, given.mtmd_cli, make=given.make, gpu=given.gpu, only=only
+                Path(temporary), arguments.pairs, arguments.mtmd_cli, make=arguments.make, gpu=arguments.gpu, only=only
             )
-            found |= show("conformance", results)
-        if given.what == "parity":
+            figures |= show("conformance", results)
+        if arguments.what == "parity":
             from bench import parity  # noqa: PLC0415
 
-            only = given.only.split(",") if given.only else []
-            python = str(given.peer or sys.executable)
-            found |= show("parity", parity.measure(Path(temporary), given.pairs, given.source, python, only))
-        if given.what in ("api", "all"):
+            only = arguments.only.split(",") if arguments.only else []
+            python = str(arguments.peer or sys.executable)
+            figures |= show("parity", parity.measure(Path(temporary), arguments.pairs, arguments.source, python, only))
+        if arguments.what in ("api", "all"):
             from bench import api  # noqa: PLC0415
 
-            found |= show("api", api.measure(Path(temporary)))
-        if given.what == "attack":  # 15 minutes, and on loopback alone
+            figures |= show("api", api.measure(Path(temporary)))
+        if arguments.what == "attack":  # 15 minutes, and on loopback alone
             from bench import attack  # noqa: PLC0415
 
-            found |= attack.measure(Path(temporary), given.seconds, given.only)
-        if given.what == "app":
+            figures |= attack.measure(Path(temporary), arguments.seconds, arguments.only)
+        if arguments.what == "app":
             from bench import app  # noqa: PLC0415
 
-            found |= show("app", app.measure(given.folder or Path(temporary), given.size, gpu=given.gpu))
-    print(json.dumps(found))
-    if any(name.endswith("_missed") for name in found):
+            figures |= show("app", app.measure(arguments.folder or Path(temporary), arguments.size, gpu=arguments.gpu))
+    print(json.dumps(figures))
+    if any(name.endswith("_missed") for name in figures):
         sys.exit(1)
-    if found.get("failures"):
+    if figures.get("failures"):
         raise SystemExit(1)
 
 

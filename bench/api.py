@@ -135,8 +135,8 @@ def _own_measurement(
         variant = next(v for v in parts.catalog.variants if v.id == _MODEL)
         plan = MeasurementPlan(drift=False, max_tokens=_MAX_TOKENS)
 
-        def run(asked: question_sets.QuestionSet) -> list[str]:
-            job = MeasureJob(parts.lab, MeasureRequest(asked, (variant,), variant.id, plan))
+        def run(question_set: question_sets.QuestionSet) -> list[str]:
+            job = MeasureJob(parts.lab, MeasureRequest(question_set, (variant,), variant.id, plan))
             *_, last = job.run()
             return list(last.answers)
 

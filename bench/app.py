@@ -42,34 +42,34 @@ def measure(folder: Path, size: str, *, gpu: bool) -> dict[str, float]:
     PIL.Image.frombytes("RGB", (336, 336), os.urandom(336 * 336 * 3)).save(image)
     environment = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
     settings = {**_SETTINGS, "n_gpu_layers": -1 if gpu else 0}
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     with running(folder / "cache", folder / "app.log", more=environment) as app, _client(app.url) as client:
         used_before = _used(gpu)
         ids = _ids(client)
         for family, variants in ids.items():
             panes = _compare(client, image, variants, settings)
-            found |= {f"{pane['variant']}, tok/s": pane["metrics"]["decode_tok_per_s"] or math.nan for pane in panes}
-            found[f"{family} panes done of {len(variants)}"] = sum(pane["state"] == "done" for pane in panes)
+            figures |= {f"{pane['variant']}, tok/s": pane["metrics"]["decode_tok_per_s"] or math.nan for pane in panes}
+            figures[f"{family} panes done of {len(variants)}"] = sum(pane["state"] == "done" for pane in panes)
         report = client.predict(api_name="/memory")
         for worker in report["workers"]:
             by = worker["measured_by"] or "resident"
-            found[f"{worker['role']} {worker['file']}, MiB ({by})"] = (worker["bytes"] or math.nan) / 2**20
+            figures[f"{worker['role']} {worker['file']}, MiB ({by})"] = (worker["bytes"] or math.nan) / 2**20
             if worker["forecast"] and worker["peak_bytes"]:
                 place = worker["forecast"]["parts"].get(worker["place"]) or {}
-                found[f"{worker['file']}, forecast over peak"] = sum(place.values()) / worker["peak_bytes"]
+                figures[f"{worker['file']}, forecast over peak"] = sum(place.values()) / worker["peak_bytes"]
         held = sum(worker["bytes"] or 0 for worker in report["workers"])
         if _used(gpu) > used_before:
-            found["all workers over NVML's difference of the card"] = held / (_used(gpu) - used_before)
-        found |= _killed(client, image, ids[_FAMILIES[0]], settings)
-        found["app alive after the kill"] = float(httpx.get(f"{app.url}/health", timeout=10).status_code == 200)
+            figures["all workers over NVML's difference of the card"] = held / (_used(gpu) - used_before)
+        figures |= _killed(client, image, ids[_FAMILIES[0]], settings)
+        figures["app alive after the kill"] = float(httpx.get(f"{app.url}/health", timeout=10).status_code == 200)
     budget = {"PLAYGROUND_GPU_BUDGET_BYTES" if gpu else "PLAYGROUND_MEMORY_BUDGET_BYTES": str(int(0.6 * held))}
     with running(folder / "cache", folder / "tight.log", more=environment | budget) as app, _client(app.url) as client:
-        done = 0
+        n_done = 0
         for variants in [*_ids(client).values()] * 2:
-            done += sum(pane["state"] == "done" for pane in _compare(client, image, variants, settings))
-        found["panes done of 10 with 0.6 of the memory"] = done
-        found["workers still loaded then"] = len(client.predict(api_name="/memory")["workers"])
-    return found
+            n_done += sum(pane["state"] == "done" for pane in _compare(client, image, variants, settings))
+        figures["panes done of 10 with 0.6 of the memory"] = n_done
+        figures["workers still loaded then"] = len(client.predict(api_name="/memory")["workers"])
+    return figures
 
 
 def _fill(hub: Path, presets: Sequence[Preset], size: str, folder: Path) -> None:
@@ -86,10 +86,10 @@ def _fill(hub: Path, presets: Sequence[Preset], size: str, folder: Path) -> None
             _place(files.projector, root, snapshot / preset.projector)
             for quantization in preset.ticked:
                 kind = {"Q6": "Q6_K"}.get(quantization, quantization)
-                made = files.model if kind == "F16" else folder / f"bench-{size}-{kind}.gguf"
-                if not made.exists():
-                    quantize_file(files.model, made, kind, pool, Half.MODEL)
-                _place(made, root, snapshot / preset.model.format(q=quantization))
+                file = files.model if kind == "F16" else folder / f"bench-{size}-{kind}.gguf"
+                if not file.exists():
+                    quantize_file(files.model, file, kind, pool, Half.MODEL)
+                _place(file, root, snapshot / preset.model.format(q=quantization))
     finally:
         pool.close()
 

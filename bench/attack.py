@@ -81,13 +81,13 @@ class _Person:
         """Call a function of the notebook's script."""
         parts = self.config["components"]
         id = next(part["id"] for part in parts if "open" in (part["props"].get("server_fns") or ()))
-        given = {"browser": self.notebook["browser"], **fields} if hasattr(self, "notebook") else fields
-        body = {"session_hash": "x", "component_id": id, "fn_name": function, "data": given}
+        data = {"browser": self.notebook["browser"], **fields} if hasattr(self, "notebook") else fields
+        body = {"session_hash": "x", "component_id": id, "fn_name": function, "data": data}
         reply = self.client.post("/gradio_api/component_server", json=body)
-        found: dict[str, Any] = reply.json()
-        if "error" in found:
-            self.replies[str(found["error"])[:50]] += 1
-        return found
+        document: dict[str, Any] = reply.json()
+        if "error" in document:
+            self.replies[str(document["error"])[:50]] += 1
+        return document
 
     def _count(self, reply: httpx.Response) -> None:
         self.replies[str(reply.status_code)] += 1
@@ -100,7 +100,11 @@ class _Person:
     def join(self, button: str, data: list[Any], session: str) -> int:
         """Press a button. Returns the status."""
         named = [part["id"] for part in self.config["components"] if part["props"].get("value") == button]
-        targets = [(found["id"], *target) for found in self.config["dependencies"] for target in found["targets"]]
+        targets = [
+            (dependency["id"], *target)
+            for dependency in self.config["dependencies"]
+            for target in dependency["targets"]
+        ]
         index = next(index for index, id, _ in targets if id in named)
         body = {"data": data, "fn_index": index, "session_hash": session}
         return self.client.post("/gradio_api/queue/join", json=body).status_code
@@ -307,8 +311,8 @@ def _notebook(cells: int, runs: int, text: str) -> bytes:
     cell = compare_cell(pictures=())
     panes = (pane(F16, f"a {text}"), pane(Q2, f"a b {text[::-1]}", first_divergence=1))
     answers = result(*(replace(pane, token_ids=(1, 2), scores=()) for pane in panes))
-    made = tuple(run_of(cell, answers, number=number) for number in range(1, runs + 1))
-    return to_json("t", [(cell, made)] * cells, lambda sha256: None).encode()
+    stored_runs = tuple(run_of(cell, answers, number=number) for number in range(1, runs + 1))
+    return to_json("t", [(cell, stored_runs)] * cells, lambda sha256: None).encode()
 
 
 def _foreign_pictures(attacker: _Person, app: WebApp) -> None:

@@ -26,17 +26,17 @@ _QUESTIONS, _TOKENS = 8, 16
 
 def measure(folder: Path, converted: Path | None) -> dict[str, float]:
     """Mean KL to the first value, nats a token; and of image tokens the encode time."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
         parts.catalog.derive(parts.quantize)
         # The embedded pair's encoder takes images of one size.
-        found |= dict(_axis(parts, parts.catalog.choose(["F16"])[0], "embedded", kv_types=KV_TYPES))
+        figures |= dict(_axis(parts, parts.catalog.choose(["F16"])[0], "embedded", kv_types=KV_TYPES))
         for name in PAIRS if converted is not None else ():
             model = converted / name / f"{name}-F16.gguf"
             variant = parts.catalog.open_pair(model, model.with_name(f"mmproj-{model.name}"))
-            found |= dict(_axis(parts, variant, name, kv_types=KV_TYPES))
-            found |= dict(_axis(parts, variant, name, image_tokens=IMAGE_TOKENS))
-    return found
+            figures |= dict(_axis(parts, variant, name, kv_types=KV_TYPES))
+            figures |= dict(_axis(parts, variant, name, image_tokens=IMAGE_TOKENS))
+    return figures
 
 
 def _axis(parts: Parts, variant: Variant, name: str, **axis: Any) -> Iterator[tuple[str, float]]:

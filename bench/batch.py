@@ -57,7 +57,7 @@ def measure(
 
 
 def _both(
-    ready: engine.Bench, name: str, asked: QuestionSet, plan: MeasurementPlan, variants: tuple[Variant, ...]
+    ready: engine.Bench, name: str, question_set: QuestionSet, plan: MeasurementPlan, variants: tuple[Variant, ...]
 ) -> dict[str, float]:
     ways = {"batched": None, "alone": 1}
     numbers: dict[str, float] = {}
@@ -65,7 +65,7 @@ def _both(
     for way, sequences in ways.items():
         with engine.fresh_lab() as lab:
             first = _run(ready, replace(lab, sequences=sequences), _warming(ready), plan, variants)[0]
-            last, phases = _run(ready, replace(lab, sequences=sequences), asked, plan, variants)
+            last, phases = _run(ready, replace(lab, sequences=sequences), question_set, plan, variants)
         measured[way] = last
         numbers |= {f"{name}_{way}_s": last.elapsed_s, f"{name}_{way}_loads_s": first.elapsed_s}
         print(f"  {name}, {way}: {last.elapsed_s:.1f} s, and {first.elapsed_s:.1f} s with the loads before", flush=True)
@@ -74,8 +74,8 @@ def _both(
             numbers[f"{name}_{way}_{phase}"] = seconds
     pairs = [
         (a.text, b.text)
-        for one, other in zip(measured["alone"].results, measured["batched"].results, strict=True)
-        for a, b in zip(one.items, other.items, strict=True)
+        for alone, other in zip(measured["alone"].results, measured["batched"].results, strict=True)
+        for a, b in zip(alone.items, other.items, strict=True)
     ]
     alone, batched = measured["alone"].elapsed_s, measured["batched"].elapsed_s
     loads = {way: numbers[f"{name}_{way}_loads_s"] for way in ways}
@@ -89,10 +89,10 @@ def _both(
 
 
 def _run(
-    ready: engine.Bench, lab: Lab, asked: QuestionSet, plan: MeasurementPlan, variants: tuple[Variant, ...]
+    ready: engine.Bench, lab: Lab, question_set: QuestionSet, plan: MeasurementPlan, variants: tuple[Variant, ...]
 ) -> tuple[Measurement, dict[str, float]]:
     """Also what the batches were made of; on a GPU images are encoded while answers are written."""
-    request = MeasureRequest(asked, variants, variants[0].id, plan, replace(ready.runtime, n_ctx=None))
+    request = MeasureRequest(question_set, variants, variants[0].id, plan, replace(ready.runtime, n_ctx=None))
     job = MeasureJob(lab, request)
     *_, last = job.run()
     assert isinstance(last, Measurement)
@@ -101,21 +101,23 @@ def _run(
     return last, job.steps.phases
 
 
-def _against_server(ready: engine.Bench, asked: QuestionSet, plan: MeasurementPlan, server: Path) -> dict[str, float]:
+def _against_server(
+    ready: engine.Bench, question_set: QuestionSet, plan: MeasurementPlan, server: Path
+) -> dict[str, float]:
     """One variant each: the same questions from 16 clients to `llama-server -np 16`, and in a measurement."""
     numbers: dict[str, float] = {}
     for variant in (v for v in ready.variants if v.model.quantization in ("F16", "Q4_K_M")):
         with engine.fresh_lab() as lab:
             _run(ready, lab, _warming(ready), plan, (variant,))
-            ours = _run(ready, lab, asked, plan, (variant,))[0].elapsed_s
+            ours = _run(ready, lab, question_set, plan, (variant,))[0].elapsed_s
             with tempfile.TemporaryDirectory() as folder:
                 results = ResultCache(Path(folder), "bench")
-                again = _run(ready, replace(lab, results=results), asked, plan, (variant,))[0].elapsed_s
+                again = _run(ready, replace(lab, results=results), question_set, plan, (variant,))[0].elapsed_s
                 results.close()
         with _served(ready, variant, server) as address, ThreadPoolExecutor(_CLIENTS) as clients:
             list(clients.map(lambda q: _ask(ready, address, q, 2), _warming(ready).items))
             started = time.perf_counter()
-            list(clients.map(lambda q: _ask(ready, address, q, plan.max_tokens), asked.items))
+            list(clients.map(lambda q: _ask(ready, address, q, plan.max_tokens), question_set.items))
             theirs = time.perf_counter() - started
         name = variant.model.quantization.lower()
         numbers |= {

@@ -82,7 +82,7 @@ def measure(
 ) -> dict[str, float]:
     pictures = _pictures(folder)
     settings = msgspec.structs.replace(SETTINGS, n_gpu_layers=-1 if gpu else 0)
-    equal = asked = fine = quantized = wanted = beyond = 0
+    equal = n_asked = fine = quantized = n_quantizations = beyond = 0
     print("| family | architecture, projector type | doctor | equal answers | projector | language model | seen on |")
     print("| -- | -- | -- | -- | -- | -- | -- |")
     names = [path.name for path in pairs.iterdir() if (path / f"{path.name}-F16.gguf").exists()]
@@ -105,12 +105,12 @@ def measure(
             if not answer.equal:
                 print(f"  {name}, {answer.question}: {answer.ours!r}, llama-mtmd-cli {answer.theirs!r}", flush=True)
         same = sum(answer.equal for answer in answers)
-        equal, asked, fine = equal + same, asked + len(answers), fine + (level is doctor.Level.FINE)
-        for half, made in drifts.items():
-            if made is not None:
-                quantized, wanted = quantized + len(made.made), wanted + len(QUANTIZATIONS)
-                beyond += len(made.beyond)
-                for quantization in made.beyond:
+        equal, n_asked, fine = equal + same, n_asked + len(answers), fine + (level is doctor.Level.FINE)
+        for half, drift in drifts.items():
+            if drift is not None:
+                quantized, n_quantizations = quantized + len(drift.made), n_quantizations + len(QUANTIZATIONS)
+                beyond += len(drift.beyond)
+                for quantization in drift.beyond:
                     print(f"  {name}, {half.name.lower()}: {quantization} drifts too far", flush=True)
         kinds = f"{headers[0].architecture}, {family_signs.projector_type(headers[1])}"
         counted = f"{same} of {len(answers)}" if answers else "not asked"
@@ -119,12 +119,12 @@ def measure(
     return {
         "pairs": len(names),
         "fine by the doctor": fine,
-        "answers": asked,
+        "answers": n_asked,
         "equal to llama-mtmd-cli": equal,
-        "quantized halves": wanted,
+        "quantized halves": n_quantizations,
         "that load and give numbers": quantized,
         "that drift too far": beyond,
-        "failures": len(names) - fine + asked - equal + wanted - quantized + beyond,
+        "failures": len(names) - fine + n_asked - equal + n_quantizations - quantized + beyond,
     }
 
 
@@ -189,8 +189,8 @@ def _asked(
     earlier: tuple[Turn, ...] = (),
 ) -> ComparisonUpdate:
     images = [read_image(path) for path in paths]
-    wanted = comparison_request.comparison_of(images, prompt, [variant], settings, earlier)
-    *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
+    request = comparison_request.comparison_of(images, prompt, [variant], settings, earlier)
+    *_, last = compare.run(request, parts.lab, compare.StopFlag())
     return last
 
 
@@ -224,16 +224,16 @@ def _mtmd(program: list[object], paths: list[Path], update: ComparisonUpdate, co
     else:
         command += ["-p", PROMPT, "--jinja"]
     for _ in range(_TRIES):
-        done = subprocess.run(
+        process = subprocess.run(
             [str(part) for part in command],
             capture_output=True,
             check=False,
             timeout=_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
         )
-        if done.returncode:
+        if process.returncode:
             return "refused"
-        if text := _whole(control.sub("", done.stdout.decode(errors="replace"))):
+        if text := _whole(control.sub("", process.stdout.decode(errors="replace"))):
             break
     return text
 

@@ -48,14 +48,14 @@ class HalfDrifts(NamedTuple):
 
 
 def half_drifts(parts: Parts, source: Variant, half: Half, folder: Path, runtime: Runtime) -> HalfDrifts:
-    made: dict[str, float] = {}
+    drifts: dict[str, float] = {}
     for quantization in QUANTIZATIONS:
         target = folder / f"{half.name.lower()}-{quantization}.gguf"
         try:
             quantizer.make(Path(source.half(half).path), target, quantization, parts.pool, half=half)
             drift = _drift(parts, source, half, target, runtime)
             if drift is not None and math.isfinite(drift):
-                made[quantization] = drift
+                drifts[quantization] = drift
         except Failure as error:
             print(f"  {target.name}: {error.message}", flush=True)
         finally:
@@ -63,7 +63,7 @@ def half_drifts(parts: Parts, source: Variant, half: Half, folder: Path, runtime
     rounded = folder / f"{half.name.lower()}-rounded-F16.gguf"
     round_matrices(Path(source.half(half).path), rounded)
     try:
-        return HalfDrifts(made, _drift(parts, source, half, rounded, runtime) or 0.0)
+        return HalfDrifts(drifts, _drift(parts, source, half, rounded, runtime) or 0.0)
     finally:
         rounded.unlink()
 

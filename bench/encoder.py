@@ -43,10 +43,10 @@ def _one(folder: Path, kind: str, width: int, height: int, converted: Path | Non
     noise = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
         variant = parts.catalog.open_pair(files.model, files.projector)
-        wanted = comparison_request.comparison_of(
+        request = comparison_request.comparison_of(
             [from_rgb(PIL.Image.fromarray(noise))], "What is this?", [variant], RunSettings(max_tokens=1, n_ctx=20_000)
         )
-        *_, last = compare.run(wanted, parts.lab, compare.StopFlag())
+        *_, last = compare.run(request, parts.lab, compare.StopFlag())
         assert last.panes[0].error is None, last.panes[0].error
         worker = next(w for w in parts.pool.memory().workers if w.role is WorkerRole.VISION)
         peak = _peak(worker.pid)

@@ -110,7 +110,7 @@ def fresh_lab() -> Iterator[Lab]:
 
 
 def ask(bench: Bench, lab: Lab, image: Image, prompt: str, n: int) -> ComparisonUpdate:
-    asked = Comparison(
+    request = Comparison(
         images=(image,),
         prompt=prompt,
         variants=bench.variants,
@@ -118,7 +118,7 @@ def ask(bench: Bench, lab: Lab, image: Image, prompt: str, n: int) -> Comparison
         sampling=Sampling(max_tokens=n),
         runtime=bench.runtime,
     )
-    *_, last = compare.run(asked, lab, compare.StopFlag())
+    *_, last = compare.run(request, lab, compare.StopFlag())
     assert all(pane.state is PaneState.DONE for pane in last.panes), [pane.error for pane in last.panes]
     return last
 
@@ -174,7 +174,7 @@ def second_question(bench: Bench) -> dict[str, float]:
 
 def decode_speed(bench: Bench, rounds: int = 5) -> dict[str, float]:
     """Decode tokens per second against llama-bench, same file, depth, threads and flash attention, in turn."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for variant in (v for v in bench.variants if v.model.quantization in ("F16", "Q4_K_M")):
         ours, theirs, prompts, their_prompts = [], [], [], []
         with fresh_lab() as lab:
@@ -203,21 +203,21 @@ def decode_speed(bench: Bench, rounds: int = 5) -> dict[str, float]:
                     if reread.prompt_s:
                         prompts.append(depth / reread.prompt_s)
         q = variant.model.quantization.lower()
-        found |= {
+        figures |= {
             f"decode_{q}_tok_per_s": statistics.median(ours),
             f"llama_bench_{q}_tok_per_s": statistics.median(theirs),
             f"decode_{q}_ratio": statistics.median(ours) / statistics.median(theirs),
             f"prompt_{q}_tok_per_s": statistics.median(prompts),
             f"llama_bench_prompt_{q}_tok_per_s": statistics.median(their_prompts),
         }
-    return found
+    return figures
 
 
 def defaults(bench: Bench) -> dict[str, float]:
     """Each candidate for flash attention, threads and context as a worker measures it once on a machine, however busy
     the machine is: seconds of the question that candidates are compared by. `waited`: more than 0.15, and the app keeps
     nothing."""
-    found = {}
+    figures = {}
     for variant in (v for v in bench.variants if v.model.quantization in ("F16", "Q4_K_M")):
         with fresh_lab() as lab, lab.pool.lease(language_spec(variant.model, Runtime(n_gpu_layers=0))) as lease:
             measured = lease.request(protocol.MeasureDefaults(patient=True))
@@ -225,11 +225,11 @@ def defaults(bench: Bench) -> dict[str, float]:
         for trial in measured.trials:
             marks = {"chosen": trial.settings == chosen, "usual": trial.settings == measured.usual}
             notes = "".join(f", {mark}" for mark, holds in marks.items() if holds)
-            found[f"{name}: {trial.settings.words}{notes}, question s"] = trial.question_s
-            found[f"{name}: {trial.settings.words}, decode tok/s"] = trial.decode_tok_per_s
-        found[f"{name}: measured in s"] = measured.seconds
-        found[f"{name}: waited"] = (measured.waited_s or 0.0) / measured.seconds
-    return found
+            figures[f"{name}: {trial.settings.words}{notes}, question s"] = trial.question_s
+            figures[f"{name}: {trial.settings.words}, decode tok/s"] = trial.decode_tok_per_s
+        figures[f"{name}: measured in s"] = measured.seconds
+        figures[f"{name}: waited"] = (measured.waited_s or 0.0) / measured.seconds
+    return figures
 
 
 def _other_key(prompt: protocol.EncodedPrompt) -> protocol.EncodedPrompt:
@@ -253,9 +253,9 @@ def _llama_bench(bench: Bench, variant: Variant, depth: int) -> dict[str, float]
 
 
 def _tool(bench: Bench, name: str, *arguments: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [str(bench.tools / name), *arguments], capture_output=True, text=True, errors="replace", check=False
     )
-    if done.returncode:
-        raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
-    return done.stdout
+    if process.returncode:
+        raise RuntimeError(f"{name} failed:\n{process.stderr[-3000:]}")
+    return process.stdout

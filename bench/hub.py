@@ -76,7 +76,7 @@ def _requests(folder: Path) -> dict[str, float]:
             "listing_30_files_s": listing_s,
             "pair_check_range_requests": float(len(server.seen("GET"))),
             "pair_check_all_requests": float(len(server.requests)),
-            "pair_check_bytes": float(sum(one.sent for one in server.seen("GET"))),
+            "pair_check_bytes": float(sum(request.sent for request in server.seen("GET"))),
             "pair_check_s": time.perf_counter() - begun,
         }
 
@@ -120,8 +120,8 @@ def _resumed(url: str, cache: Path) -> dict[str, float]:
         link.unlink()
     blob.rename(blob.with_name(blob.name + ".resumable.incomplete"))
     os.truncate(blob.with_name(blob.name + ".resumable.incomplete"), _BYTES * 9 // 10)
-    seconds, rehash_s, there = _fetch(url, cache)
-    return {"resumed_0.9_of_1_gb_s": seconds, "resumed_rehash_s": rehash_s, "resumed_rehashed_bytes": there}
+    seconds, rehash_s, n_bytes = _fetch(url, cache)
+    return {"resumed_0.9_of_1_gb_s": seconds, "resumed_rehash_s": rehash_s, "resumed_rehashed_bytes": n_bytes}
 
 
 def _damaged_headers(folder: Path) -> dict[str, float]:
@@ -186,11 +186,11 @@ def _curl(url: str, folder: Path, *, head: bool = False) -> float:
 def _fetch(url: str, cache: Path, whose: str = "ours") -> tuple[float, float, float]:
     """Seconds in all, seconds until what was there was read, and how much that was."""
     environment = {"HF_ENDPOINT": url, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _FETCH, whose], env=os.environ | environment, check=True, capture_output=True, text=True
     )
-    seconds, first_s, there = map(float, done.stdout.split())
-    return seconds, first_s, there
+    seconds, first_s, n_bytes = map(float, process.stdout.split())
+    return seconds, first_s, n_bytes
 
 
 @contextmanager

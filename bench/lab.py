@@ -63,7 +63,7 @@ def _timed(
     measuring = MeasureJob(parts.lab, MeasureRequest(questions, variants, variants[0].id, MeasurementPlan(), _RUNTIME))
     *_, last = measuring.run()
     assert isinstance(last, Measurement)
-    tokens = sum(len(one.kl) for one in last.results[1].items)
+    tokens = sum(len(item.kl) for item in last.results[1].items)
     return {f"{name}_s": last.elapsed_s, f"{name}_tokens_an_item": tokens / len(last.questions)}
 
 
@@ -131,22 +131,22 @@ def _text_importance(parts: Parts, variant: Variant, folder: Path, tools: Path) 
     subprocess.run(command, check=True, capture_output=True)
     command = [str(tool), "-m", model, "-f", str(text), "-c", n_ctx, "-b", n_ctx, "-t", "1", "--chunks", n_chunks]
     subprocess.run([*command, "-fa", "off", "--no-ppl", "-o", str(theirs)], check=True, capture_output=True)
-    mine, upstreams = _data(ours), _data(theirs)
-    assert set(mine) - set(upstreams) == {f"token_embd.weight.{part}" for part in ("in_sum2", "counts")}
+    sums, upstreams = _data(ours), _data(theirs)
+    assert set(sums) - set(upstreams) == {f"token_embd.weight.{part}" for part in ("in_sum2", "counts")}
     differences = []
     for name, expected in upstreams.items():
         if name.endswith(".counts"):
-            assert (mine[name] == expected).all(), name
+            assert (sums[name] == expected).all(), name
         else:
-            differences.append((abs(mine[name] - expected) / expected).ravel())
+            differences.append((abs(sums[name] - expected) / expected).ravel())
     every = numpy.concatenate(differences)
     same = []
     for kind in ("Q2_K", "IQ2_XS"):
-        made, expected_file = folder / f"ours-{kind}.gguf", folder / f"theirs-{kind}.gguf"
-        quantizer.run_request(protocol.Quantize(model, str(made), kind, Half.MODEL, imatrix=str(ours)), parts.pool)
+        our_file, expected_file = folder / f"ours-{kind}.gguf", folder / f"theirs-{kind}.gguf"
+        quantizer.run_request(protocol.Quantize(model, str(our_file), kind, Half.MODEL, imatrix=str(ours)), parts.pool)
         command = [str(quantize), "--imatrix", str(ours), model, str(expected_file), kind, "1"]
         subprocess.run(command, check=True, capture_output=True)
-        expected_data, data = _data(expected_file), _data(made)
+        expected_data, data = _data(expected_file), _data(our_file)
         assert set(data) == set(expected_data)
         same += [numpy.array_equal(data[name], expected_data[name]) for name in data]
     return {
@@ -164,21 +164,21 @@ def _data(path: Path) -> dict[str, numpy.ndarray]:
 def _quantizing(parts: Parts, source: Path, folder: Path, tools: Path) -> dict[str, float]:
     """A random pair of 168 M to Q4_K_M, by the worker and by llama-quantize with the same threads."""
     tool = tools / "llama-quantize"
-    mine, theirs = [], []
+    own_times, theirs = [], []
     for n in range(3):
         target = folder / f"q{n}.gguf"
         begun = time.perf_counter()
         quantizer.run_request(
             protocol.Quantize(str(source), str(target), "Q4_K_M", Half.MODEL, n_threads=2), parts.pool
         )
-        mine.append(time.perf_counter() - begun)
+        own_times.append(time.perf_counter() - begun)
         target.unlink()
         if tool.exists():
             begun = time.perf_counter()
             subprocess.run([str(tool), str(source), str(target), "Q4_K_M", "2"], check=True, capture_output=True)
             theirs.append(time.perf_counter() - begun)
             target.unlink()
-    figures = {"quantize_s": sorted(mine)[1]}
+    figures = {"quantize_s": sorted(own_times)[1]}
     if theirs:
-        figures["quantize_speed_against_llama_quantize"] = sorted(theirs)[1] / sorted(mine)[1]
+        figures["quantize_speed_against_llama_quantize"] = sorted(theirs)[1] / sorted(own_times)[1]
     return figures

@@ -104,12 +104,12 @@ def _person(n: int, client: Client, tally: _Tally, over: Event) -> None:
     draw = random.Random(n)
     images = sorted((data_folder() / "tiny-vlm/evaluation").glob("easy-*.png"))
     while not over.is_set():
-        asked = handle_file(str(draw.choice(images)))
+        image = handle_file(str(draw.choice(images)))
         variants = draw.sample(_VARIANTS, draw.randrange(1, 4))
         ids = [f"tiny-vlm:{name}+mmproj-F16" for name in variants]
         begun, turn_at, last = time.monotonic(), None, None
         try:
-            job = client.submit(asked, draw.choice(_PROMPTS), ids, {"max_tokens": 24}, api_name="/compare")
+            job = client.submit(image, draw.choice(_PROMPTS), ids, {"max_tokens": 24}, api_name="/compare")
             for last in job:
                 if turn_at is None and last["queue_place"] is None and _began(last):
                     turn_at = time.monotonic()

@@ -24,10 +24,10 @@ def measure(folder: Path) -> dict[str, float]:
         variants = parts.catalog.choose(["Q8_0"], ["Q8_0"])
         panes = []
         for image in images:
-            asked = comparison_request.comparison_of(
+            request = comparison_request.comparison_of(
                 [image], "Describe the image.", variants, RunSettings(max_tokens=CAPTION_TOKENS)
             )
-            *_, last = compare.run(asked, parts.lab, compare.StopFlag())
+            *_, last = compare.run(request, parts.lab, compare.StopFlag())
             panes.append(last.panes[0])
     return {
         "encode_s": statistics.median(_seconds(p)[0] for p in panes[1:]),

@@ -97,7 +97,7 @@ def measure(folder: Path, pairs: Path, source: Path | None, python: str, only: C
         if subprocess.run(command, check=False).returncode:
             raise SystemExit("Not all pairs could be made. It needs the extra: pip install '.[conformance]'")
     questions = _questions(folder)
-    beyond = known = planted = found = 0
+    beyond = known = planted = n_named = 0
     print("| family | KL | preprocessing | encoder | language model | floor | same answers |")
     print("| -- | -- | -- | -- | -- | -- | -- |")
     with open_parts(Settings(cache_dir=folder / "cache"), any_folder=True) as parts:
@@ -123,14 +123,14 @@ def measure(folder: Path, pairs: Path, source: Path | None, python: str, only: C
             print(f"| {mistake.title} ({TITLES[mistake.family]}) | {reading.culprit} | {reading.kl:.2g} |", flush=True)
             for finding in reading.findings:
                 print(f"  {finding}", flush=True)
-            found += reading.culprit is mistake.part
+            n_named += reading.culprit is mistake.part
     return {
         "families": len(names),
         "beyond float noise, or not asked": beyond,
         "beyond it and known": known,
         "mistakes planted": planted,
-        "found and named": found,
-        "failures": beyond + planted - found,
+        "found and named": n_named,
+        "failures": beyond + planted - n_named,
     }
 
 

@@ -247,9 +247,9 @@ def short_answers(rng: random.Random) -> Iterator[tuple[str, str]]:
     """Accepted and given, for the rules that are their own definition."""
     while True:
         accepted = rng.choice(WORDS + NUMBERS)
-        given = rng.choice([accepted, accepted, rng.choice(WORDS + NUMBERS), damaged(accepted, rng), accepted.upper()])
+        answer = rng.choice([accepted, accepted, rng.choice(WORDS + NUMBERS), damaged(accepted, rng), accepted.upper()])
         form = rng.choice(FORMS + SENTENCES)
-        yield accepted, form.format(given)
+        yield accepted, form.format(answer)
 
 
 def defined(rule: Rule, tasks: tuple[str, ...], rng: random.Random) -> Iterator[Row]:
@@ -287,8 +287,8 @@ def ocrbench(rng: random.Random) -> Iterator[Row]:
     for row in defined(Rule.OCRBENCH, ("ocrbench",), rng):
         if rng.random() < 0.3:
             accepted = rng.choice(formulas)
-            given = rng.choice([accepted, accepted.replace(" ", ""), accepted.lower(), damaged(accepted, rng)])
-            answer = rng.choice((*PLAIN, *SENTENCES, "${}$", "<think>2</think>{}", "{}<|im_end|>")).replace("{}", given)
+            read = rng.choice([accepted, accepted.replace(" ", ""), accepted.lower(), damaged(accepted, rng)])
+            answer = rng.choice((*PLAIN, *SENTENCES, "${}$", "<think>2</think>{}", "{}<|im_end|>")).replace("{}", read)
             yield Row("ocrbench", Question("", "", (accepted,), Rule.OCRBENCH, category=HANDWRITTEN_MATH), answer)
         else:
             yield row
@@ -572,14 +572,14 @@ def main() -> None:
     peers, rng = ask_peers(), random.Random(16)
     lines, counts, strange = [], Counter[tuple[str, str]](), []
     for rule, source in SOURCES.items():
-        kept = set()
+        keys = set()
         for row in itertools.islice(source(rng), 40 * ROWS):
-            if len(kept) == ROWS:
+            if len(keys) == ROWS:
                 break
             key = (row.task, row.question, row.answer)
-            if key in kept:
+            if key in keys:
                 continue
-            kept.add(key)
+            keys.add(key)
             ours, theirs = score(row.question, row.answer), float(peers[row.task](row))
             reason = "" if same(ours, theirs) else why(row, ours, peers)
             if reason == "?":

@@ -46,31 +46,31 @@ def _table(mtmd: Path) -> dict[str, float]:
 def _tokens(text: str, names: dict[str, str]) -> dict[str, set[str]]:
     """Those that llama.cpp looks up, and aborts on where a vocabulary has none, or writes around an image."""
     body = text[text.index("case PROJECTOR_TYPE_MLP:") :]
-    found: dict[str, set[str]] = {}
+    texts_of: dict[str, set[str]] = {}
     for types, lines in _cases(body[: body.index("void init_audio")]):
         tokens = set(re.findall(r'lookup_token\("([^"]+)"\)|img_(?:beg|end) += "([^"]+)"', "\n".join(lines)))
         texts = {(looked_up or written).replace("\\n", "\n") for looked_up, written in tokens}
         for kind in types:
-            found.setdefault(names.get(kind, kind), set()).update(texts)
+            texts_of.setdefault(names.get(kind, kind), set()).update(texts)
     # A line break that is written is text. Kimi K2.5 has one of two pairs of tokens.
     for kind in ("deepseekocr", "deepseekocr2", "granite4_vision", "kimik25"):
-        found.pop(kind, None)
-    return found
+        texts_of.pop(kind, None)
+    return texts_of
 
 
 def _tensors(text: str, names: dict[str, str], macros: dict[str, str]) -> dict[str, set[str]]:
     """Those that load_tensors reads for a type, unless it makes do without; not those of a loop."""
     body = text[text.index("switch (model.proj_type) {", text.index("auto get_tensor = [&]")) :]
-    found: dict[str, set[str]] = {}
+    tensors: dict[str, set[str]] = {}
     for types, lines in _cases(body[: body.index("// sanity check", 0) if "// sanity check" in body else None]):
         depth = 0
         for line in lines:
             call = re.search(r"^[^/]*= get_tensor\((.*)\);", line)
             name = _name(call[1], macros) if call and depth <= 1 and not call[1].endswith("false") else None
             for kind in types if name else ():
-                found.setdefault(names.get(kind, kind), set()).add(str(name))
+                tensors.setdefault(names.get(kind, kind), set()).add(str(name))
             depth += line.count("{") - line.count("}")
-    return found
+    return tensors
 
 
 def _cases(body: str) -> list[tuple[list[str], list[str]]]:
@@ -128,6 +128,6 @@ def _crossings(folder: Path) -> dict[str, float]:
 
 def _nameless(header: GgufHeader) -> GgufHeader:
     """Without what a publisher writes; the doctor compares names too."""
-    kept = ("general.architecture", "general.file_type", "general.alignment")
-    metadata = {k: v for k, v in header.metadata.items() if not k.startswith("general.") or k in kept}
+    keys = ("general.architecture", "general.file_type", "general.alignment")
+    metadata = {k: v for k, v in header.metadata.items() if not k.startswith("general.") or k in keys}
     return replace(header, path="model.gguf", metadata=metadata)

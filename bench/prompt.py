@@ -31,11 +31,11 @@ def measure(ready: engine.Bench) -> dict[str, float]:
     figures: dict[str, float] = {}
     for variant in (v for v in ready.variants if v.model.quantization in ("F16", "Q4_K_M")):
         command = [sys.executable, "-m", "bench.prompt", variant.model.path, str(int(ready.gpu)), str(ready.threads)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-3000:])
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if process.returncode:
+            raise RuntimeError(process.stderr[-3000:])
         name = variant.model.quantization.lower()
-        numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        numbers: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
         figures |= {f"{name}, {what}": number for what, number in numbers.items()}
     return figures
 

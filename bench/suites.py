@@ -42,7 +42,7 @@ def measure(folder: Path) -> dict[str, float]:
         table = Hub(own_token=False).dataset(suite.repo, suite.configuration, suite.split)
         opened_s = time.perf_counter() - begun
         job = SampleJob(suite, table, _SAMPLE, 0, folder / "samples")
-        groups, wanted = job.cost(job.order)
+        groups, n_bytes = job.cost(job.order)
         ordered_s = time.perf_counter() - begun
         *_, questions = job.run()
         took = time.perf_counter() - begun
@@ -55,9 +55,9 @@ def measure(folder: Path) -> dict[str, float]:
         "rows": rows,
         "bytes of the set": path.stat().st_size,
         "row groups of a sample of 200": groups,
-        "bytes of these row groups": wanted,
+        "bytes of these row groups": n_bytes,
         "bytes fetched": fetched,
-        "fetched / row groups": fetched / wanted,
+        "fetched / row groups": fetched / n_bytes,
         "requests": len(seen),
         "seconds to open": opened_s,
         "seconds to the order of rows": ordered_s,

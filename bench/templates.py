@@ -90,8 +90,8 @@ def _ours(template: str, chat: list[dict[str, str]]) -> str:
 
 
 def _frozen(templates: dict[str, str], peer: Path) -> dict[str, dict[str, str]]:
-    given = json.dumps({"templates": templates, "chats": CHATS, "now": NOW.isoformat(), "special": SPECIAL})
-    child = subprocess.run([peer, "-c", _PEER], input=given, capture_output=True, text=True, check=True)
+    document = json.dumps({"templates": templates, "chats": CHATS, "now": NOW.isoformat(), "special": SPECIAL})
+    child = subprocess.run([peer, "-c", _PEER], input=document, capture_output=True, text=True, check=True)
     texts: dict[str, dict[str, str]] = json.loads(child.stdout.splitlines()[-1])
     refused = sorted(f"{name}, {kind}" for name, of in texts.items() for kind, text in of.items() if text == "refused")
     print(f"transformers refuses {len(refused)}: {'; '.join(refused)}")

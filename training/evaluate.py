@@ -134,11 +134,11 @@ def tables(answers: Answers, files: dict[str, tuple[int, int]]) -> str:
     lines += ["", f"| right answers of | {' | '.join(categories)} |", f"|---|{'---|' * len(categories)}"]
     by_category = [[a for a in answers if a["category"] == c] for c in categories]
     counts = {rung: [sum(_right(a, rung) for a in some) for some in by_category] for rung in files}
-    lines += [f"| {rung} | {' | '.join(map(str, found))} |" for rung, found in counts.items()]
+    lines += [f"| {rung} | {' | '.join(map(str, scores))} |" for rung, scores in counts.items()]
     each = sorted({len(some) for some in by_category})
-    seen = sorted({(k, len(some)) for found in counts.values() for k, some in zip(found, by_category, strict=True)})
-    told = (f"{k} of {n}: {_percent(interval(k, n))}" for k, n in reversed(seen))
-    lines += ["", f"{'/'.join(map(str, each))} questions of a category; 95 % intervals: {', '.join(told)} %."]
+    seen = sorted({(k, len(some)) for scores in counts.values() for k, some in zip(scores, by_category, strict=True)})
+    intervals = (f"{k} of {n}: {_percent(interval(k, n))}" for k, n in reversed(seen))
+    lines += ["", f"{'/'.join(map(str, each))} questions of a category; 95 % intervals: {', '.join(intervals)} %."]
     return "\n".join(lines)
 
 

@@ -151,8 +151,8 @@ def _check_tensors(config: Config, state: Mapping[str, object]) -> None:
     for name in state:
         if name not in expected:
             shape = getattr(state[name], "shape", None)
-            found = f" (shape {tuple(shape)})" if shape is not None else ""
-            raise ExportError(f"The checkpoint has an unknown tensor {name}{found}, expected none of that name.")
+            of_shape = f" (shape {tuple(shape)})" if shape is not None else ""
+            raise ExportError(f"The checkpoint has an unknown tensor {name}{of_shape}, expected none of that name.")
 
 
 def read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:

@@ -36,28 +36,28 @@ def main() -> None:
 
 def _items(level: Level, each: int, seed: str, out: Path) -> list[dict[str, str]]:
     rng = random.Random(f"{seed} {level}")
-    wanted = dict.fromkeys(CATEGORIES, each)
+    remaining = dict.fromkeys(CATEGORIES, each)
     items: list[dict[str, str]] = []
     number = 0
-    while any(wanted.values()):
-        category = max(CATEGORIES, key=lambda c: (wanted[c], c not in KINDS))
+    while any(remaining.values()):
+        category = max(CATEGORIES, key=lambda c: (remaining[c], c not in KINDS))
         # Every fourth image has another shape and twice the pixels: llama.cpp scales and letterboxes it.
         shape = rng.choice([name for name in ASPECTS if name != "1:1"]) if number % 4 == 3 else "1:1"
         scene = compose(rng, level, kind=rng.choice(KINDS.get(category, OTHERS)), aspect=ASPECTS[shape])
         if number % 5:  # noise makes a PNG ten times as large
             scene = dataclasses.replace(scene, look=dataclasses.replace(scene.look, noise=0, jpeg=0))
-        asked = {}
+        drawn = {}
         for question in questions(scene, rng, 100):
-            if wanted[question.category] and question.category not in asked:
-                asked[question.category] = question
-        if category not in asked:
+            if remaining[question.category] and question.category not in drawn:
+                drawn[question.category] = question
+        if category not in drawn:
             continue
         number += 1
         name = f"{level}-{number:02}.png"
         render(scene, letterbox=shape == "1:1").save(out / name, optimize=True)
-        for chosen in sorted(asked, key=lambda c: -wanted[c])[:3]:
-            wanted[chosen] -= 1
-            question = asked[chosen]
+        for chosen in sorted(drawn, key=lambda c: -remaining[c])[:3]:
+            remaining[chosen] -= 1
+            question = drawn[chosen]
             items.append({"image": name, "level": level, **dataclasses.asdict(question)})
     return items
 

@@ -86,14 +86,14 @@ def answers(model: VisionLanguageModel, rows: Rows, device: str) -> list[tuple[t
     tensors = (torch.from_numpy(a).to(device) for a in (rows.images, rows.tokens, rows.blocks, rows.positions))
     images, tokens, blocks, positions = tensors
     best = model(as_input(images), tokens, blocks, positions).argmax(-1).cpu().numpy()
-    found = []
+    results = []
     for row in range(len(best)):
-        asked = rows.targets[row] != NO_TARGET
-        for block in sorted(set(rows.blocks[row][asked].tolist())):
-            mine = asked & (rows.blocks[row] == block)
-            right = bool((best[row][mine] == rows.targets[row][mine]).all())
-            found.append(((row, block), best[row][mine].tolist(), right))
-    return found
+        targeted = rows.targets[row] != NO_TARGET
+        for block in sorted(set(rows.blocks[row][targeted].tolist())):
+            of_block = targeted & (rows.blocks[row] == block)
+            right = bool((best[row][of_block] == rows.targets[row][of_block]).all())
+            results.append(((row, block), best[row][of_block].tolist(), right))
+    return results
 
 
 if __name__ == "__main__":

@@ -45,11 +45,11 @@ def phrasings(kind: str) -> dict[str, tuple[tuple[str, ...], ...]]:
     """ "trained" by intent or "unseen" by category: for each template, all phrasings that it stands for."""
     written: dict[str, dict[str, list[str]]] = tomllib.loads(FILE.read_text(encoding="utf-8"))
     held_out = {_bare(t) for templates in written["unseen"].values() for t in templates} if kind == "trained" else set()
-    found = {}
+    by_intent = {}
     for name, templates in written[kind].items():
-        kept = (tuple(p for p in _expanded(t) if _bare(p) not in held_out) for t in templates)
-        found[name] = tuple(phrasing for phrasing in kept if phrasing)
-    return found
+        allowed = (tuple(p for p in _expanded(t) if _bare(p) not in held_out) for t in templates)
+        by_intent[name] = tuple(phrasing for phrasing in allowed if phrasing)
+    return by_intent
 
 
 def _expanded(template: str) -> list[str]:

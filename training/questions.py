@@ -40,20 +40,20 @@ class Question:
 
 def facts(scene: Scene, rng: random.Random) -> list[Fact]:
     """All that can be asked of a scene. Random is only what is asked about absent things."""
-    found = [Fact("caption", "caption", {}, caption(scene)), Fact("color", "background", {}, scene.background)]
+    all_facts = [Fact("caption", "caption", {}, caption(scene)), Fact("color", "background", {}, scene.background)]
     kinds = {"clock": "a clock", "chart": "a bar chart", "text": "a text", "shapes": "shapes", "crowd": "shapes"}
-    found.append(Fact("what", "kind", {}, kinds[scene.kind]))
-    found += _about_things(scene, rng)
+    all_facts.append(Fact("what", "kind", {}, kinds[scene.kind]))
+    all_facts += _about_things(scene, rng)
     if scene.text is not None:
-        found += _about_text(scene)
+        all_facts += _about_text(scene)
     if scene.bars:
-        found += _about_bars(scene.bars, rng)
+        all_facts += _about_bars(scene.bars, rng)
     if scene.clock is not None:
         time = f"{scene.clock.hour}:{scene.clock.minute:02}"
-        found += [Fact("clock", "time", {}, time)] * 4
-        found.append(Fact("color", "color", {"o": "clock"}, scene.clock.colour))
-    found += _about_what_is_not_there(scene, rng)
-    return found
+        all_facts += [Fact("clock", "time", {}, time)] * 4
+        all_facts.append(Fact("color", "color", {"o": "clock"}, scene.clock.colour))
+    all_facts += _about_what_is_not_there(scene, rng)
+    return all_facts
 
 
 def questions(scene: Scene, rng: random.Random, limit: int) -> list[Question]:
@@ -116,16 +116,16 @@ def caption(scene: Scene) -> str:
     if scene.text is not None:
         t = scene.text
         subject.insert(0, f"the text {t.string} in {t.colour} letters {_at(place(t.row, 1))}")
-    told = f"The image shows {_listed(subject)} {ground}."
+    text = f"The image shows {_listed(subject)} {ground}."
     if things:
-        told += f" There is {_listed([f'a {t.size} {t.name} {_at(t.place)}' for t in things])}."
+        text += f" There is {_listed([f'a {t.size} {t.name} {_at(t.place)}' for t in things])}."
     if scene.text is not None and len(things) < 2:
         s = scene.text.string
         kind = "is a number" if s.isdigit() else "has only letters" if s.isalpha() else "mixes letters and digits"
-        told += f" The text has {NUMBERS[len(s)]} characters, it begins with {s[0]} and ends with {s[-1]}. It {kind}."
+        text += f" The text has {NUMBERS[len(s)]} characters, it begins with {s[0]} and ends with {s[-1]}. It {kind}."
     elif len(things) < 3:
-        told += " Nothing else is there and the rest of the image is empty."
-    return told
+        text += " Nothing else is there and the rest of the image is empty."
+    return text
 
 
 def written(box: Box) -> str:

@@ -43,12 +43,12 @@ def training_rows(seed: int, index: int, size: int, encode: Encode) -> Rows:
     return pack(items, encode)
 
 
-def _turns(rng: random.Random, asked: list[Question]) -> Iterator[list[Question]]:
+def _turns(rng: random.Random, questions: list[Question]) -> Iterator[list[Question]]:
     """Mostly single questions, sometimes a conversation of two or three."""
-    while asked:
+    while questions:
         n = rng.choices((1, 2, 3), (80, 15, 5))[0]
-        yield asked[:n]
-        asked = asked[n:]
+        yield questions[:n]
+        questions = questions[n:]
 
 
 def pack(items: Iterable[tuple[Image.Image, Iterable[list[Question]]]], encode: Encode) -> Rows:

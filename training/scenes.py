@@ -282,16 +282,16 @@ def _text(rng: random.Random, frame: Frame, background: str, row: int, level: Le
     left, top, width, height = frame
     if level == "easy":
         string = rng.choice(WORDS) if rng.random() < 0.5 else "".join(rng.choices(LETTERS, k=rng.randint(3, 6)))
-        wanted = rng.uniform(24, 40)
+        size = rng.uniform(24, 40)
     else:
         # In a mixture of letters and digits nobody can tell O from 0 and I from 1.
         alphabet = rng.choice((LETTERS, "0123456789", "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"))
         string = "".join(rng.choices(alphabet, k=rng.randint(3, 9)))
-        wanted = rng.uniform(15, 36)
+        size = rng.uniform(15, 36)
     if level == "easy" and rng.random() < 0.15:
         string = "".join(rng.choices("0123456789", k=rng.randint(3, 6)))
     font = rng.randrange(len(FONTS))
-    tall = min(wanted * 100 / SIZE, height / 3 * 0.95)
+    tall = min(size * 100 / SIZE, height / 3 * 0.95)
     wide = font_of(font, 64).getlength(string) / 64 * tall
     if wide > width * 0.94:
         tall, wide = tall * width * 0.94 / wide, width * 0.94

@@ -200,8 +200,8 @@ def learning_rate(settings: Settings, seconds: float) -> float:
 
 def right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The share of the answers' tokens that are the most likely ones."""
-    asked = targets != NO_TARGET
-    return ((logits.argmax(-1) == targets) & asked).sum() / asked.sum()
+    targeted = targets != NO_TARGET
+    return ((logits.argmax(-1) == targets) & targeted).sum() / targeted.sum()
 
 
 if __name__ == "__main__":

@@ -27,14 +27,16 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True, help="llama.cpp's source")
     parser.add_argument("--originals", action="store_true", help="keep NAME/original/NAME, as transformers saves it")
     parser.add_argument("--checkpoint", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_intermixed_args()
-    if given.checkpoint:
+    arguments = parser.parse_intermixed_args()
+    if arguments.checkpoint:
         from bench.tiny_pairs.families import FAMILIES  # noqa: PLC0415  takes seconds
 
-        FAMILIES[given.names[0]]()
+        FAMILIES[arguments.names[0]]()
         return
     failed = [
-        name for name in given.names or TITLES if not _made(given.folder, given.source, name, keep=given.originals)
+        name
+        for name in arguments.names or TITLES
+        if not _made(arguments.folder, arguments.source, name, keep=arguments.originals)
     ]
     if failed:
         raise SystemExit(f"Not made: {', '.join(failed)}.")
@@ -58,12 +60,12 @@ def _made(folder: Path, source: Path, name: str, *, keep: bool) -> bool:
         if not _ran(["bench.tiny_pairs", folder, name, "--source", source, "--checkpoint"], environment, name):
             return False
         more = checkpoint / "converter_options"
-        mine = more.read_text().split() if more.exists() else []
+        extra = more.read_text().split() if more.exists() else []
         if (checkpoint / "vision").exists():
             whole = _llava_projector(checkpoint / "vision", source, projector, environment, name)
         else:
             whole = _ran([*converter, "--mmproj", "--outfile", projector], environment, name)
-        whole = whole and _ran([*converter, *mine, "--outfile", model], environment, name)
+        whole = whole and _ran([*converter, *extra, "--outfile", model], environment, name)
         if whole and keep:
             shutil.copytree(checkpoint, original / name, dirs_exist_ok=True)
     print(f"{name}: {'made' if whole else 'FAILED'}", flush=True)
@@ -85,10 +87,10 @@ def _llava_projector(vision: Path, source: Path, target: Path, environment: dict
 
 def _ran(command: list[object], environment: dict[str, str], name: str, *, module: bool = True) -> bool:
     program = [sys.executable, *(["-m"] if module else []), *map(str, command)]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{name}: {command[0]}\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
-    return not done.returncode
+    process = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        print(f"{name}: {command[0]}\n{process.stderr[-2000:]}", file=sys.stderr, flush=True)
+    return not process.returncode
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ def main() -> None:
     pre_tokenizer = (checkpoint / "pre_tokenizer").read_text()
     TextModel.get_vocab_base_pre = lambda _self, _tokenizer: pre_tokenizer
     # The converter leaves all of the language model out of a projector. Pixtral's [IMG_BREAK] embedding is in it.
-    kept = LlavaVisionModel.filter_tensors.__func__
+    original = LlavaVisionModel.filter_tensors.__func__
     LlavaVisionModel.filter_tensors = classmethod(
-        lambda cls, item: item if "embed_tokens.weight" in item[0] else kept(cls, item)
+        lambda cls, item: item if "embed_tokens.weight" in item[0] else original(cls, item)
     )
     convert_hf_to_gguf.main()
 

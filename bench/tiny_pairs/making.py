@@ -73,8 +73,8 @@ def byte_pairs(
     trainer = trainers.BpeTrainer(vocab_size=1200, initial_alphabet=alphabet, special_tokens=[], show_progress=False)
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in dict.fromkeys(special)])
-    given = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in given.items() if v})
+    tokens = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in tokens.items() if v})
     if template:
         fast.chat_template = template
     fast.adds_bos = add_bos
@@ -131,15 +131,15 @@ def fill(
     def normal(weights: Any, std: float, mean: float = 0.0) -> None:
         weights.copy_(torch.randn(weights.shape, generator=generator) * std + mean)
 
-    done = set()
+    filled = set()
     with torch.no_grad():
         for place, module in model.named_modules():
             kind = module.__class__.__name__
             for part, weights in module.named_parameters(recurse=False):
                 name = f"{place}.{part}"
-                if id(weights) in done:
+                if id(weights) in filled:
                     continue
-                done.add(id(weights))
+                filled.add(id(weights))
                 if "Norm" in kind or ("norm" in place.rsplit(".", 1)[-1] and weights.ndim == 1):
                     mean = round(float(weights.float().mean())) if part == "weight" else 0
                     more = boost_mean if part == "weight" and any(word in name for word in boost) else 0
