@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from playground.comparing.speeds import Spread
 from playground.comparing.summary_rows import SummaryRow
-from playground.rendering import number_format
+from playground.rendering import number_format, plot_labels
+from playground.rendering.plot_labels import Box, Label
 from playground.values.answer import Metrics
 
 _KINDS = {True: "same", False: "off", None: "unknown"}
@@ -17,6 +18,7 @@ _KINDS = {True: "same", False: "off", None: "unknown"}
 BOX = 1000  # side of the square that lines and areas are drawn in; the page stretches it
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 600, 18, 222
+_RISE = 10  # a line leads through the marks, not through their labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Mark:
     kind: str  # reference, same, off, drifted, unknown
     drift: int | None  # percent
     short: str
-    flipped: bool  # the label stands on the left: it would leave the plot
+    at: Label  # where the label stands
     whisker: tuple[float, float] | None = None  # y of the lowest and the highest speed
 
 
@@ -111,8 +113,10 @@ def scatter(
         return round(BOTTOM - (BOTTOM - TOP) * speed / y_end, 1)
 
     places = [(LEFT + (RIGHT - LEFT) * point.bytes / x_end, height(speed)) for point, speed in known]
+    texts = [f"{point.label} {point.drift.short}".rstrip() for point, _ in known]
+    beside = plot_labels.labels(places, texts, Box(LEFT, 0, WIDTH, BOTTOM + 6))
     marks = []
-    for (point, speed), (x, y) in zip(known, places, strict=True):
+    for (point, speed), (x, y), at in zip(known, places, beside, strict=True):
         spread = point.spread
         values = (
             number_format.file_size(point.bytes),
@@ -120,8 +124,6 @@ def scatter(
             f"{number_format.range_of(spread.low, spread.high)} in {spread.n} runs" if spread else "",
             point.drift.sentence,
         )
-        # On the left where it would leave the plot, or run into the mark of a neighbour.
-        near = x > LEFT + 110 and any(0 < other - x < 110 and abs(up - y) < 14 for other, up in places)
         marks.append(
             Mark(
                 x=round(x, 1),
@@ -131,7 +133,7 @@ def scatter(
                 kind=point.kind,
                 drift=point.drift.percent,
                 short=point.drift.short,
-                flipped=x > RIGHT - 110 or near,
+                at=at,
                 whisker=(height(spread.low), height(spread.high)) if spread else None,
             )
         )
@@ -166,7 +168,7 @@ class DriftMark:
     label: str
     title: str
     kind: str  # recommended, pareto, other
-    flipped: bool  # the label stands on the left: it would leave the plot
+    at: Label  # where the label stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +209,16 @@ def drift_by_size(points: Sequence[DriftPoint], floor: float | None = None, *, j
         share = (math.log10(max(kl, 10.0**first)) - first) / max(1, last - first)
         return round(place.bottom - 14 - (place.bottom - 14 - place.top) * share, 1)
 
-    marks: list[DriftMark] = []
-    for point in sorted(points, key=lambda point: -point.bytes):
-        at, up = x(point.bytes), y(point.kl)
-        # On the left where it would leave the plot, or run into the label of a neighbour.
-        near = any(abs(m.y - up) < 14 and 0 <= m.x - at < 110 and not m.flipped for m in marks)
-        marks.append(DriftMark(at, up, point.label, point.title, point.kind, at > place.right - 130 or near))
+    ordered = sorted(points, key=lambda point: -point.bytes)
+    places = [(x(point.bytes), y(point.kl)) for point in ordered]
+    area = Box(place.left, 0, place.width, place.bottom + 6)
+    beside = plot_labels.labels(places, [point.label for point in ordered], area, rise=_RISE)
+    marks = tuple(
+        DriftMark(*at, point.label, point.title, point.kind, label)
+        for point, at, label in zip(ordered, places, beside, strict=True)
+    )
     return DriftPlot(
-        marks=tuple(marks),
+        marks=marks,
         front=tuple(sorted((m.x, m.y) for m in marks if m.kind != "other")) if joined else (),
         x_ticks=tuple((x(v), number_format.file_size(int(v))) for v in ticks(x_end, x_step)),
         y_ticks=tuple((y(10.0**n), f"{10.0**n:g}") for n in range(first, last + 1)),
