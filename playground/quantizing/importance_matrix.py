@@ -20,7 +20,9 @@ from playground.errors import BadInput, Failure, Interrupted, cannot_write
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.files import Half, Variant
-from playground.values.request import Runtime, Sampling
+from playground.values.request import PromptForm, Runtime, Sampling
+
+_USUAL = PromptForm()
 
 
 class CollectedMatrix(msgspec.Struct, frozen=True):
@@ -41,6 +43,7 @@ def collect(
     *,
     answers: Sequence[tuple[int, ...]] | None = None,
     runtime: Runtime | None = None,
+    form: PromptForm = _USUAL,
     max_tokens: int = 128,
     stop: Callable[[], bool] = lambda: False,
     on_item: Callable[[int, int], None] = lambda done, total: None,
@@ -48,8 +51,8 @@ def collect(
     """Write the importance matrix of one half of `variant` to `target`: all of it or nothing.
 
     The projector encodes each distinct image once. The language model reads each question, its image and an answer:
-    of `answers` (token ids, one for each item), or else its own greedy one. `on_item` gets the number of steps that are
-    done, and of all. An item with an error is reported and left out. Raises BadInput, NoRoom, OutOfMemory,
+    of `answers` (token ids, one for each item), or else its own greedy one. `form`: of every question. `on_item` gets
+    the number of steps that are done, and of all. An item with an error is reported and left out. Raises BadInput, NoRoom, OutOfMemory,
     Interrupted, and what loading raises.
     """
     if target.exists():
@@ -60,7 +63,7 @@ def collect(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"importance-{os.getpid()}-", dir=target.parent) as folder:
             path = Path(folder) / target.name
-            job = _CollectJob(lab, variant, questions, path, runtime or Runtime(), stop, on_item)
+            job = _CollectJob(lab, variant, questions, path, runtime or Runtime(), form, stop, on_item)
             match half:
                 case Half.PROJECTOR:
                     matrix = job.projector()
@@ -85,6 +88,7 @@ class _CollectJob:
         questions: QuestionSet,
         path: Path,
         runtime: Runtime,
+        form: PromptForm,
         stop: Callable[[], bool],
         on_item: Callable[[int, int], None],
     ) -> None:
@@ -94,6 +98,7 @@ class _CollectJob:
         self._variant = variant
         self._set = questions
         self._runtime = runtime
+        self._form = form
         self._stop = stop
         self._on_item = on_item
         self._problems: list[str] = list(questions.problems)
@@ -108,8 +113,8 @@ class _CollectJob:
         def encode(_place: int, item: Question) -> None:
             image = self._set.image(item)
             if image.sha256 not in seen:
-                message = protocol.ChatMessage("user", item.question, 1)
-                self._read(spec, protocol.Encode((message,), (image,), self._variant.chat_template))
+                messages, template = prompts.asked(item.question, self._form), self._form.template_of(self._variant)
+                self._read(spec, protocol.Encode(messages, (image,), template, dict(self._form.template_variables)))
                 seen.add(image.sha256)
 
         return self._each([encode], spec)
@@ -158,7 +163,7 @@ class _CollectJob:
     def _prompt(self, item: Question) -> protocol.EncodedPrompt:
         """With the usual worker's embeddings, which are kept."""
         image = self._set.image(item)
-        return prompts.ask(self._lab, self._variant, item.question, image, self._runtime, self._stop)
+        return prompts.ask(self._lab, self._variant, item.question, image, self._runtime, self._stop, self._form)
 
     def _read(self, spec: WorkerSpec, request: protocol.Request[Any]) -> None:
         with self._pool.use(spec, stop=self._stop) as lease:

@@ -23,7 +23,7 @@ from playground.quantizing import importance_matrix, quantizer
 from playground.quantizing.quantizer import EmbeddingCheck
 from playground.quantizing.scan_files import Workshop
 from playground.values.files import Half, Variant
-from playground.values.request import Image, Runtime
+from playground.values.request import Image, PromptForm, Runtime
 
 _CHECKED_IMAGES = 8
 _PROGRESS_S = 0.25
@@ -67,10 +67,13 @@ class MakeJob:
         workshop: Workshop,
         runtime: Runtime,
         stop: Callable[[], bool] = lambda: False,
+        form: PromptForm = PromptForm(),  # noqa: B008  frozen
     ) -> None:
+        """`form`: of the questions that calibrate, and of those that judge."""
         self._lab = lab
         self._workshop = workshop
         self._runtime = runtime
+        self._form = form
         self._stop = stop
 
     def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
@@ -123,6 +126,7 @@ class MakeJob:
                 questions,
                 target,
                 runtime=self._runtime,
+                form=self._form,
                 stop=self._stop,
                 on_item=lambda done, total: report(Progress("calibrating", done, total)),
             )
@@ -174,7 +178,7 @@ class MakeJob:
             images = tuple(questions.image(item) for item in questions.items[:_CHECKED_IMAGES])
             embeddings = quantizer.check_projector(self._lab, source, variant, images, self._runtime, self._stop)
         plan = MeasurementPlan(look=is_projector)
-        check = MeasureRequest(questions, (source, variant), source.id, plan, self._runtime)
+        check = MeasureRequest(questions, (source, variant), source.id, plan, self._runtime, self._form)
         measurement: Measurement | None = None
         for update in MeasureJob(self._lab, check, self._stop).run():
             if isinstance(update, Progress):

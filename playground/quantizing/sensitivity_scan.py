@@ -171,7 +171,8 @@ class ScanJob:
         for half in Half:
             source = self._files.file(half)
             is_projector, max_tokens = half is Half.PROJECTOR, self._scan.max_tokens
-            key = self._results.key("imatrix", is_projector, self._pair_key(), self._questions_key(), max_tokens)
+            asked = (self._pair_key(), self._questions_key(), max_tokens, *form_key(self._request.form))
+            key = self._results.key("imatrix", is_projector, *asked)
             target = self._files.folder / f"{quantizer.stem(source)}-{key[:8]}.imatrix.gguf"
             yield self._measuring.step(f"calibrating the {half}")
             if not target.exists():
@@ -182,6 +183,7 @@ class ScanJob:
                     self._calibrating,
                     target,
                     runtime=self._request.runtime,
+                    form=self._request.form,
                     max_tokens=max_tokens,
                     stop=self._stop,
                 )

@@ -20,7 +20,7 @@ from playground.notebooks.cells import Run
 from playground.quantizing import quantizer
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.values.files import Half, Variant
-from playground.values.request import Runtime
+from playground.values.request import PromptForm, Runtime
 from playground.wiring import Parts
 
 # llama_ftype names, from large to small; the IQ ones want calibration.
@@ -46,9 +46,12 @@ def make(
     exceptions: str,
     calibrate: bool,
     questions: QuestionSet,
+    form: PromptForm,
     stop: StopFlag,
 ) -> Iterator[Progress | CheckedVariant]:
-    """Quantize a half of `source`, and check it on images. Raises BadInput, and what MakeJob raises."""
+    """Quantize a half of `source`, and check it on images. `form`: of the questions.
+
+    Raises BadInput, and what MakeJob raises."""
     request = MakeRequest(
         HALVES[half], quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
     )
@@ -70,7 +73,7 @@ def make(
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     request = msgspec.structs.replace(request, target=target)
     runtime = Runtime()
-    job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted)
+    job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted, form)
     yield from job.run(source, request, questions.first(2 * _QUESTIONS if calibrate else _QUESTIONS))
 
 

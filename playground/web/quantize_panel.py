@@ -86,7 +86,9 @@ class QuantizePanel:
                     waiting = cell_view.notice("Waiting for its turn ...")
                     yield {self._result: waiting, self._stop: gr.update(interactive=True)}
                     with self._own_turn(stop):
-                        for update in made_files.make(mine, source, half, kind, exceptions, calibrate, questions, stop):
+                        form = cell.settings.prompt_form()
+                        making = made_files.make(mine, source, half, kind, exceptions, calibrate, questions, form, stop)
+                        for update in making:
                             if isinstance(update, Progress):
                                 yield {self._result: measurement_view.progress(update)}
                                 continue

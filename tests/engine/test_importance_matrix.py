@@ -36,7 +36,7 @@ from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import importance_matrix, quantizer
 from playground.settings import Settings
 from playground.values.files import Half, ModelFile, Variant
-from playground.values.request import Runtime, Sampling
+from playground.values.request import PromptForm, Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import pairs
 from testkit.running import measured
@@ -364,6 +364,19 @@ def test_collecting_when_an_image_is_broken_then_told_and_the_rest_is_as_if_read
     with pytest.raises(BadInput, match="2 answers to 1 questions"):
         collect("new.gguf", items[:1], [(), ()])
     assert {path.name for path in tmp_path.iterdir()} == {"own", "all.gguf", "first.gguf", "last.gguf"}
+
+
+def test_collecting_when_the_questions_have_a_form_then_the_model_reads_it_too(
+    parts: Parts, pair: Variant, tmp_path: Path
+) -> None:
+    rows = []
+    for name, form in (("bare", PromptForm()), ("form", PromptForm(system="Be very brief."))):
+        path = tmp_path / f"{name}.gguf"
+        matrix = importance_matrix.collect(
+            parts.lab, pair, Half.MODEL, _asked(0).first(1), path, answers=[(7, 8)], runtime=RUNTIME, form=form
+        )
+        rows.append(matrix.rows)
+    assert rows[1] > rows[0]
 
 
 @pytest.mark.parametrize("half", list(Half))
