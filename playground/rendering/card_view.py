@@ -207,10 +207,10 @@ def _png(card: ShipCard) -> bytes:
             x, y, r = 20 + mark.x, top + mark.y, 6 if mark.kind == "recommended" else 4.5
             box = [(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE]
             draw.ellipse(box, fill=_COLOURS[mark.kind])
-            at = mark.at
-            if at.is_away:
-                line([(x, y), (20 + at.x, top + at.y - 4)], _LINE)
-            text(20 + at.x, top + at.y, mark.label, size=12, anchor="rs" if at.flipped else "ls")
+            label = mark.at
+            if label.is_away:
+                line([(x, y), (20 + label.x, top + label.y - 4)], _LINE)
+            text(20 + label.x, top + label.y, mark.label, size=12, anchor="rs" if label.flipped else "ls")
         text(
             20 + drawn.left,
             top + drawn.bottom + 34,
