@@ -52,8 +52,8 @@ def collect(
 
     The projector encodes each distinct image once. The language model reads each question, its image and an answer:
     of `answers` (token ids, one for each item), or else its own greedy one. `form`: of every question. `on_item` gets
-    the number of steps that are done, and of all. An item with an error is reported and left out. Raises BadInput, NoRoom, OutOfMemory,
-    Interrupted, and what loading raises.
+    the number of steps that are done, and of all. An item with an error is reported and left out. Raises BadInput,
+    NoRoom, OutOfMemory, Interrupted, and what loading raises.
     """
     if target.exists():
         raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
