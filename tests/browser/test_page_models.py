@@ -169,7 +169,7 @@ def test_repository_when_gated_then_says_where_to_accept_and_a_token_opens_it_an
         models_page(page, app)
         find(page, "acme/gated-GGUF")
         expect(page.locator("[data-region=toast]")).to_contain_text(f"accept its licence at {hub.url}/acme/gated-GGUF")
-        page.locator(".vp-token summary").click()
+        page.locator(".vp-access summary").click()
         page.locator("[data-token]").fill(TOKEN)
         find(page, "acme/gated-GGUF")
         expect(page.locator(".vp-findings, .vp-repo .vp-same").first).to_be_visible(timeout=15_000)
