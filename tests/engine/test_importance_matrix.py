@@ -370,7 +370,7 @@ def test_collecting_when_the_questions_have_a_form_then_the_model_reads_it_too(
     parts: Parts, pair: Variant, tmp_path: Path
 ) -> None:
     rows = []
-    for name, form in (("bare", PromptForm()), ("form", PromptForm(system="Be very brief."))):
+    for name, form in (("bare", PromptForm()), ("form", PromptForm(system="Be very brief.", chat_template="chatml"))):
         path = tmp_path / f"{name}.gguf"
         matrix = importance_matrix.collect(
             parts.lab, pair, Half.MODEL, _asked(0).first(1), path, answers=[(7, 8)], runtime=RUNTIME, form=form
