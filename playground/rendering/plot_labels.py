@@ -18,7 +18,7 @@ _STEPS = 10  # as many lines away at most
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class PlotLabel:
     x: float  # where the text begins, or ends where it is flipped
     y: float  # of its baseline
     flipped: bool  # on the left of the mark
@@ -26,18 +26,18 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class Area:
     left: float
     top: float
     right: float
     bottom: float
 
-    def meets(self, other: Box) -> bool:
+    def meets(self, other: Area) -> bool:
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
-    def holds(self, other: Box) -> bool:
+    def holds(self, other: Area) -> bool:
         return (
             self.left <= other.left
             and other.right <= self.right
@@ -46,10 +46,12 @@ class Box:
         )
 
 
-def labels(marks: Sequence[tuple[float, float]], texts: Sequence[str], area: Box, *, rise: float = 0) -> list[Label]:
+def labels(
+    marks: Sequence[tuple[float, float]], texts: Sequence[str], area: Area, *, rise: float = 0
+) -> list[PlotLabel]:
     """One for each mark. `rise`: how far above the middle of its mark a label stands at best."""
-    taken = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in marks]
-    found: dict[int, Label] = {}
+    taken = [Area(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in marks]
+    found: dict[int, PlotLabel] = {}
     for n in sorted(range(len(marks)), key=lambda n: (marks[n][1], marks[n][0])):
         x, y = marks[n]
         width = _CHARACTER * len(texts[n])
@@ -60,17 +62,17 @@ def labels(marks: Sequence[tuple[float, float]], texts: Sequence[str], area: Box
         box, shift, flipped = next(free, (_place(x, middle, width, 0, flipped=outside), 0, outside))
         taken += [box] if width else []
         at = x - _BESIDE if flipped else x + _BESIDE
-        found[n] = Label(round(at, 1), round(middle + shift + _UP, 1), flipped, shift != 0 and width > 0)
+        found[n] = PlotLabel(round(at, 1), round(middle + shift + _UP, 1), flipped, shift != 0 and width > 0)
     return [found[n] for n in range(len(marks))]
 
 
-def _places(x: float, middle: float, width: float) -> Iterator[tuple[Box, float, bool]]:
+def _places(x: float, middle: float, width: float) -> Iterator[tuple[Area, float, bool]]:
     for step in range(_STEPS + 1):
         for shift in (step * _LINE, -step * _LINE) if step else (0,):
             for flipped in (False, True):
                 yield _place(x, middle, width, shift, flipped=flipped), shift, flipped
 
 
-def _place(x: float, middle: float, width: float, shift: float, *, flipped: bool) -> Box:
+def _place(x: float, middle: float, width: float, shift: float, *, flipped: bool) -> Area:
     left = x - _BESIDE - width if flipped else x + _BESIDE
-    return Box(left, middle + shift - _LINE / 2, left + width, middle + shift + _LINE / 2)
+    return Area(left, middle + shift - _LINE / 2, left + width, middle + shift + _LINE / 2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from playground.comparing.speeds import Spread
 from playground.comparing.summary_rows import SummaryRow
 from playground.rendering import number_format, plot_labels
-from playground.rendering.plot_labels import Box, Label
+from playground.rendering.plot_labels import Area, PlotLabel
 from playground.values.answer import Metrics
 
 _KINDS = {True: "same", False: "off", None: "unknown"}
@@ -55,7 +55,7 @@ class Mark:
     kind: str  # reference, same, off, drifted, unknown
     drift: int | None  # percent
     short: str
-    at: Label  # where the label stands
+    at: PlotLabel  # where the label stands
     whisker: tuple[float, float] | None = None  # y of the lowest and the highest speed
 
 
@@ -114,7 +114,7 @@ def scatter(
 
     places = [(LEFT + (RIGHT - LEFT) * point.bytes / x_end, height(speed)) for point, speed in known]
     texts = [f"{point.label} {point.drift.short}".rstrip() for point, _ in known]
-    beside = plot_labels.labels(places, texts, Box(LEFT, 0, WIDTH, BOTTOM + 6))
+    beside = plot_labels.labels(places, texts, Area(LEFT, 0, WIDTH, BOTTOM + 6))
     marks = []
     for (point, speed), (x, y), at in zip(known, places, beside, strict=True):
         spread = point.spread
@@ -168,7 +168,7 @@ class DriftMark:
     label: str
     title: str
     kind: str  # recommended, pareto, other
-    at: Label  # where the label stands
+    at: PlotLabel  # where the label stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def drift_by_size(points: Sequence[DriftPoint], floor: float | None = None, *, j
 
     ordered = sorted(points, key=lambda point: -point.bytes)
     places = [(x(point.bytes), y(point.kl)) for point in ordered]
-    area = Box(place.left, 0, place.width, place.bottom + 6)
+    area = Area(place.left, 0, place.width, place.bottom + 6)
     beside = plot_labels.labels(places, [point.label for point in ordered], area, rise=_RISE)
     marks = tuple(
         DriftMark(*at, point.label, point.title, point.kind, label)

@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playground.rendering import plot_labels
-from playground.rendering.plot_labels import Box, Label
+from playground.rendering.plot_labels import Area, PlotLabel
 
-AREA = Box(52, 0, 640, 228)
+AREA = Area(52, 0, 640, 228)
 _WIDTH, _HALF = 7, 6.5
 
 
-def box(label: Label, text: str) -> Box:
+def box(label: PlotLabel, text: str) -> Area:
     left = label.x - _WIDTH * len(text) if label.flipped else label.x
-    return Box(left + 0.1, label.y - 4 - _HALF + 0.1, left + _WIDTH * len(text) - 0.1, label.y - 4 + _HALF - 0.1)
+    return Area(left + 0.1, label.y - 4 - _HALF + 0.1, left + _WIDTH * len(text) - 0.1, label.y - 4 + _HALF - 0.1)
 
 
 @given(st.lists(st.tuples(st.floats(60, 600), st.floats(18, 222)), min_size=1, max_size=12))
@@ -31,8 +31,8 @@ def test_labels_when_twelve_variants_lie_anywhere_then_none_overlaps_another_or_
 
 def test_labels_when_there_is_room_then_on_the_right_and_else_on_the_left_or_with_a_line() -> None:
     alone, edge = plot_labels.labels([(100, 100), (630, 50)], ["Q8_0", "Q4_K_M"], AREA)
-    assert alone == Label(110, 104, flipped=False, is_away=False)
-    assert edge == Label(620, 54, flipped=True, is_away=False)
+    assert alone == PlotLabel(110, 104, flipped=False, is_away=False)
+    assert edge == PlotLabel(620, 54, flipped=True, is_away=False)
     crowd = plot_labels.labels([(300, 100)] * 5, ["Q8_0"] * 5, AREA)
     assert sum(label.is_away for label in crowd) == 3
     assert len({(label.y, label.flipped) for label in crowd}) == 5
