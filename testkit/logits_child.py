@@ -1,6 +1,7 @@
 """Prints the logits of every token of an answer, by upstream's helper and the full model, in the same batches.
 
-`python logits_child.py MODEL PROJECTOR IMAGE PROMPT TOKENS(JSON) OUT.npy`. Shares nothing with the measuring code.
+`python logits_child.py IMAGE PROMPT TOKENS(JSON) MODEL PROJECTOR OUT.npy [MODEL PROJECTOR OUT.npy ...]`. Shares nothing
+with the measuring code.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from playground.engine import loading
 
 
 def main() -> None:
-    model, projector, image, prompt, tokens, out = sys.argv[1:]
+    image, prompt, tokens, *pairs = sys.argv[1:]
     loading.start()
-    steps: list[list[float]] = []
-    first, _ = upstream(
-        model, projector, prompt, [read_image(image)], gpu=False, forced=json.loads(tokens), steps=steps
-    )
-    numpy.save(out, numpy.array([first, *steps]))
+    for model, projector, out in zip(pairs[::3], pairs[1::3], pairs[2::3], strict=True):
+        steps: list[list[float]] = []
+        first, _ = upstream(
+            model, projector, prompt, [read_image(image)], gpu=False, forced=json.loads(tokens), steps=steps
+        )
+        numpy.save(out, numpy.array([first, *steps]))
 
 
 if __name__ == "__main__":

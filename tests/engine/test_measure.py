@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
+import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 
 from playground.comparing.images import read_image
 from playground.comparing.lab import Lab
-from playground.engine import protocol
 from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
@@ -29,7 +27,6 @@ from playground.measuring.steps import Item, Steps
 from playground.models.presets import data_folder
 from playground.notebooks.library import Library
 from playground.pool.pool import Pool
-from playground.pool.worker_spec import language_spec
 from playground.quantizing import quantizer
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
@@ -47,27 +44,26 @@ FOLDER = data_folder() / "tiny-vlm/evaluation"
 WHAT = Question("hard-62.png", "What do you see?", ("x",))
 
 
-def log_probabilities(variant: Variant, rendered: str, tokens: list[int], tmp_path: Path) -> numpy.ndarray:
+def log_probabilities(
+    variants: tuple[Variant, ...], rendered: str, tokens: list[int], tmp_path: Path
+) -> list[numpy.ndarray]:
     """Upstream's, with the whole model in one process, in the same batches (another one rounds quantized activations
     anew: 1e-5 nats at Q4_K_M)."""
-    out = tmp_path / f"{variant.model.quantization}-{variant.projector.quantization}.npy"
-    image = str(FOLDER / WHAT.image)
-    command = [
-        str(Path(pairs.__file__).with_name("logits_child.py")),
-        variant.model.path,
-        variant.projector.path,
-        image,
-    ]
+    outs = [str(tmp_path / f"{k}.npy") for k in range(len(variants))]
+    command = [str(Path(pairs.__file__).with_name("logits_child.py")), str(FOLDER / WHAT.image), rendered]
+    command += [json.dumps(tokens)]
+    for variant, out in zip(variants, outs, strict=True):
+        command += [variant.model.path, variant.projector.path, out]
     child = subprocess.run(
-        [sys.executable, *command, rendered, json.dumps(tokens), str(out)],
+        [sys.executable, *command],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert child.returncode == 0, child.stderr[-2000:]
-    logits = numpy.load(out)
-    return logits - numpy.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    logits = [numpy.load(out) for out in outs]
+    return [one - numpy.logaddexp.reduce(one, axis=-1, keepdims=True) for one in logits]
 
 
 def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts, tmp_path: Path) -> None:
@@ -80,10 +76,9 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
     ids = run.steps.write(variants[0], prompt).token_ids
     *_, last = run.run()
     assert isinstance(last, Measurement)
-    reference = log_probabilities(variants[0], prompt.rendered, list(ids), tmp_path)
+    reference, *others = log_probabilities(variants, prompt.rendered, list(ids), tmp_path)
     assert reference.shape[0] == len(ids) + 1
-    for result, variant in zip(last.results[1:], variants[1:], strict=True):
-        theirs = log_probabilities(variant, prompt.rendered, list(ids), tmp_path)
+    for result, theirs in zip(last.results[1:], others, strict=True):
         kl = (numpy.exp(reference) * (reference - theirs)).sum(axis=-1)
         assert [token.kl for token in result.items[0].kl] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-7)
         assert result.mean_kl is not None
@@ -96,7 +91,7 @@ def test_kl_when_computed_from_upstreams_full_logits_then_the_same(parts: Parts,
 def test_ladder_when_measured_then_ordered_and_above_the_floor(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"])
     measurement = measured(
-        parts, question_sets.embedded(FOLDER, level="hard").first(16), variants, MeasurementPlan(accuracy=True)
+        parts, question_sets.embedded(FOLDER, level="hard").first(10), variants, MeasurementPlan(accuracy=True)
     )
     kls = [r.mean_kl.value for r in measurement.results[1:] if r.mean_kl]
     assert kls == sorted(kls)
@@ -139,7 +134,7 @@ def test_drift_when_the_weights_are_the_same_in_32_bits_then_within_arithmetic(p
     copy = tmp_path / "copy-F32.gguf"
     quantizer.make(Path(f16.model.path), copy, "F32", parts.pool, Half.MODEL)
     f32 = replace(parts.catalog.read_pair(copy, Path(f16.projector.path)), id="f32")
-    result = measured(parts, question_sets.embedded(FOLDER, level="hard").first(12), (f16, f32)).results[1]
+    result = measured(parts, question_sets.embedded(FOLDER, level="hard").first(4), (f16, f32)).results[1]
     assert result.mean_kl is not None
     assert 0 < result.mean_kl.value < 1e-6
     assert result.within_arithmetic
@@ -147,13 +142,13 @@ def test_drift_when_the_weights_are_the_same_in_32_bits_then_within_arithmetic(p
 
 def test_grid_when_both_halves_are_quantized_then_each_alone_and_both_together(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q2_K"], ["F16", "Q4_0", "Q2_K"])
-    measurement = measured(parts, question_sets.embedded(FOLDER, level="hard").first(8), variants)
+    measurement = measured(parts, question_sets.embedded(FOLDER, level="hard").first(4), variants)
     effects = lab.grid(measurement, variants, variants[0].id)
     assert len(effects) == 6
     for effect in effects:
         assert effect.language is not None
         assert effect.vision is not None
-        assert len(effect.by_question) in (0, 8)
+        assert len(effect.by_question) in (0, 4)
     by_halves = {(e.model, e.projector): e for e in effects}
     assert by_halves["F16", "Q2_K"].vision == by_halves["F16", "Q2_K"].kl > by_halves["F16", "Q4_0"].kl
     assert lab.which_half(effects).startswith("At Q2_K")
@@ -169,7 +164,7 @@ def test_projector_when_it_is_dead_then_called_blind_also_in_batches(
     (f16,) = parts.catalog.choose(["F16"])
     dead = changed_projector(Path(f16.projector.path), tmp_path / "mmproj-dead-F16.gguf", "zeroed")
     blind = parts.catalog.open_pair(Path(f16.model.path), dead)
-    question_set = question_sets.embedded(FOLDER, level="hard").first(12)
+    question_set = question_sets.embedded(FOLDER, level="hard").first(10)
     measurement = measured(parts, question_set, (f16, blind), MeasurementPlan(drift=False, look=True))
     assert [r.looks for r in measurement.results] == ["sees", "blind"]
 
@@ -185,15 +180,15 @@ def test_projector_when_it_is_dead_or_only_reacts_then_it_is_not_called_seeing_a
         for i, change in enumerate(changes)
     ]
     variants = (f16, *(parts.catalog.open_pair(Path(f16.model.path), projector) for projector in projectors))
-    question_set = question_sets.embedded(FOLDER, level="hard").first(24)
+    question_set = question_sets.embedded(FOLDER, level="hard").first(10)
     measurement = measured(parts, question_set, variants, MeasurementPlan(drift=False, look=True))
     assert [r.looks for r in measurement.results] == ["sees", "blind", "reacts", "reacts", "reacts"]
     assert measurement.results[0].own_picture is not None
     wins, losses = measurement.results[0].own_picture
-    assert wins >= 20  # an answer such as "no" may be as likely with other pictures
+    assert wins >= 9  # an answer such as "no" may be as likely with other pictures
     assert losses == 0
     assert measurement.results[1].own_picture == (0, 0)
-    assert all(sum(r.own_picture or ()) > 10 for r in measurement.results[2:])
+    assert all(sum(r.own_picture or ()) > 8 for r in measurement.results[2:])
 
 
 def test_pictures_when_there_are_few_then_nothing_is_said_of_sight(parts: Parts) -> None:
@@ -216,7 +211,7 @@ def test_questions_when_a_file_was_calibrated_with_them_then_left_out_and_told(p
 
 def test_measuring_when_stopped_then_ends_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
     variants = parts.catalog.choose(["F16", "Q8_0"])
-    question_set = question_sets.embedded(FOLDER).first(200)
+    question_set = question_sets.embedded(FOLDER).first(20)
     seen = 0
 
     def stop() -> bool:
@@ -262,12 +257,12 @@ def test_items_when_an_image_is_missing_or_broken_then_told_and_the_rest_goes_on
 
 def test_answers_when_cut_off_by_the_limit_then_counted_apart(parts: Parts) -> None:
     """A record of an older version has no reason; then its length says it."""
-    items = question_sets.embedded(FOLDER, level="hard").first(12)
+    items = question_sets.embedded(FOLDER, level="hard").first(4)
     variants = parts.catalog.choose(["F16", "Q8_0"])
     long, short = (measured(parts, items, variants, MeasurementPlan(accuracy=True, max_tokens=n)) for n in (64, 1))
     assert [result.truncated for result in long.results] == [0, 0]
     for result in short.results:
-        assert 0 < result.truncated <= 12
+        assert 0 < result.truncated <= 4
         assert result.truncated == sum(item.truncated for item in result.items)
     steps = Steps(parts.lab, variants[0], RUNTIME, Sampling(max_tokens=2), lambda: False)
     reasons = [RecordedAnswer("ab", (1, 2)), RecordedAnswer("a", (1,)), RecordedAnswer("ab", (1, 2), "end of text")]
@@ -298,25 +293,6 @@ def test_variants_when_of_another_vocabulary_then_refused(parts: Parts, tmp_path
         measured(parts, question_sets.embedded(FOLDER).first(2), variants)
 
 
-def test_teacher_forcing_when_timed_then_several_times_as_fast_as_decoding(parts: Parts, tmp_path: Path) -> None:
-    """`python -m bench lab` prints how many; on two shared cores this only guards against reading token by token."""
-    variants = parts.catalog.choose(["F16"])
-    question_set = QuestionSet("one", [WHAT], FOLDER)
-    run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, MeasurementPlan(), RUNTIME))
-    prompt = run.steps.prompt(variants[0], Item(WHAT, question_set.image(WHAT)))
-    ids = run.steps.write(variants[0], prompt).token_ids
-    with parts.pool.lease(language_spec(variants[0].model, RUNTIME)) as lease:
-        request = protocol.Record(prompt, ids, RUNTIME, str(tmp_path / "record"))
-        lease.request(request)
-        batched = []
-        for _ in range(5):
-            begun = time.perf_counter()
-            lease.request(request)
-            batched.append(time.perf_counter() - begun)
-    assert (tmp_path / "record").stat().st_size % (4 * (len(ids) + 1)) == 0
-    assert min(batched) < 0.2
-
-
 @pytest.mark.parametrize(
     ("rule", "tolerance", "accepted", "answer", "expected"),
     [
@@ -342,52 +318,50 @@ def test_score_when_by_a_rule_then_as_defined(
     assert scoring_rules.score(Question("i", "q", (accepted,), rule, tolerance), answer) == pytest.approx(expected)
 
 
-def test_measuring_when_killed_then_goes_on_where_it_was(derived: Path, tmp_path: Path) -> None:
-    """kill -9 of the command in the middle; the next one asks what is left, and finds what one from nothing finds."""
-    cache = tmp_path / "cache"
+KILLED = """
+import os, pathlib, signal
+from playground.measuring import question_sets
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import MeasurementPlan
+from playground.settings import Settings
+from playground.values.request import Runtime
+from playground.wiring import open_parts
+
+with open_parts(Settings.read(), any_folder=True) as parts:
+    variants = parts.catalog.choose(["F16", "Q2_K"])
+    asked = question_sets.embedded(parts.evaluation, level="hard").first(6)
+    request = MeasureRequest(asked, variants, variants[0].id, MeasurementPlan(), Runtime(n_ctx=512))
+    for step in MeasureJob(parts.lab, request).run():
+        if step.done >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_measuring_when_killed_then_goes_on_where_it_was(parts: Parts, derived: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle; the next one asks what is left, and finds what one from nothing finds."""
+    cache = tmp_path / "killed"
     cache.mkdir()
     (cache / "derived").symlink_to(derived / "derived")
-    command = [sys.executable, "-m", "playground", "drift", "--variants", "F16,Q2_K", "-n", "20"]
-    child = subprocess.Popen(command, env=os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}, stderr=subprocess.DEVNULL)
-    database = cache / "measured/known/cache.db"
-    with open_parts(Settings(cache_dir=tmp_path / "other"), any_folder=True) as fresh:
-        (tmp_path / "other/derived").symlink_to(derived / "derived")
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and _rows(database) < 8:
-            time.sleep(0.02)
-        child.kill()
-        child.wait()
-        n_rows = _rows(database)
-        assert 8 <= n_rows < 40
-        assert list((cache / "measured").glob("scratch-*"))
-        fresh.catalog.derive(fresh.quantize)
-        whole, steps = _all_steps(fresh)
-    with open_parts(Settings(cache_dir=cache), any_folder=True) as parts:
+    environment = os.environ | {"PLAYGROUND_CACHE_DIR": str(cache)}
+    child = subprocess.run([sys.executable, "-c", KILLED], env=environment, capture_output=True, text=True, timeout=150)
+    assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
+    assert list((cache / "measured").glob("scratch-*"))
+    whole, steps = _all_steps(parts)
+    with open_parts(Settings(cache_dir=cache), any_folder=True) as reopened:
         assert list((cache / "measured").glob("scratch-*")) == []
-        again, left = _all_steps(parts)
-    assert len(left) <= len(steps) - n_rows
+        again, left = _all_steps(replace(reopened, pool=parts.pool))
+    assert 0 < len(left) <= len(steps) - 6  # the answers are there; their records went with the process
     assert [r.mean_kl for r in again.results] == [r.mean_kl for r in whole.results]
     assert again.answers == whole.answers
 
 
 def _all_steps(parts: Parts) -> tuple[Measurement, list[lab.Progress]]:
     variants = parts.catalog.choose(["F16", "Q2_K"])
-    question_set = question_sets.embedded(FOLDER, level="hard").first(20)
-    runtime = Runtime()
-    run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, MeasurementPlan(), runtime))
+    question_set = question_sets.embedded(FOLDER, level="hard").first(6)
+    run = MeasureJob(parts.lab, MeasureRequest(question_set, variants, variants[0].id, MeasurementPlan(), RUNTIME))
     *steps, last = run.run()
     assert isinstance(last, Measurement)
     return last, [step for step in steps if isinstance(step, lab.Progress)]
-
-
-def _rows(database: Path) -> int:
-    if not database.exists():
-        return 0
-    try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as rows:
-            return int(rows.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
-    except sqlite3.Error:
-        return 0
 
 
 def test_measuring_when_a_variant_is_added_then_only_it_is_measured(parts: Parts) -> None:
@@ -475,7 +449,7 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
 def test_measurement_when_there_are_two_gpus_then_spread_each_model_loaded_once_and_the_same_numbers(
     parts: Parts, tmp_path: Path
 ) -> None:
-    variants = parts.catalog.choose(["F16", "Q8_0", "Q4_K_M", "Q2_K"])
+    variants = parts.catalog.choose(["F16", "Q8_0", "Q2_K"])
     questions = question_sets.embedded(FOLDER, level="hard").first(2)
     one_by_one = parts.settings.model_copy(update={"max_sequences": 1})  # a batch's numbers depend on its size
     alone = replace(parts, settings=one_by_one)
@@ -491,5 +465,5 @@ def test_measurement_when_there_are_two_gpus_then_spread_each_model_loaded_once_
     assert [measurement.places for measurement in measurements] == [(), ("GPU 0: H", "GPU 1: H")]
     on_one, on_two = (msgspec.structs.replace(m, elapsed_s=0.0, places=()) for m in measurements)
     assert on_one == on_two
-    assert [len(at) for at in places] == [4, 4]
+    assert [len(at) for at in places] == [3, 3]
     assert [set(at.values()) for at in places] == [{"GPU 0"}, {"GPU 0", "GPU 1"}]

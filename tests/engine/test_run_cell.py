@@ -259,22 +259,22 @@ def test_variant_when_it_failed_in_the_first_turn_then_in_the_second_it_says_tha
     ],
 )
 def test_cell_when_it_cannot_be_run_then_refused_before_anything_is_loaded(
-    parts: Parts, prompts: tuple[str, ...], max_panes: int, error: type[Exception], message: str
+    cold: Parts, prompts: tuple[str, ...], max_panes: int, error: type[Exception], message: str
 ) -> None:
-    variants = parts.catalog.choose(["F16", "Q8_0"])
+    variants = cold.catalog.choose(["F16", "Q8_0"])
     run = begun(cell_of(variants, *prompts), variants)
-    updates = run_cell(run, variants, parts.library.pictures.image, parts.lab, StopFlag(), max_panes=max_panes)
+    updates = run_cell(run, variants, cold.library.pictures.image, cold.lab, StopFlag(), max_panes=max_panes)
     with pytest.raises(error, match=message):
         next(updates)
-    assert parts.pool.memory().workers == ()
+    assert cold.pool.memory().workers == ()
 
 
-def test_cell_when_its_image_is_lost_then_refused_before_anything_is_loaded(parts: Parts) -> None:
-    variants = parts.catalog.choose(["F16"])
+def test_cell_when_its_image_is_lost_then_refused_before_anything_is_loaded(cold: Parts) -> None:
+    variants = cold.catalog.choose(["F16"])
     cell = cell_of(variants, WHAT, pictures=(Picture("0" * 64, 4, 4, "cat.png"),))
     with pytest.raises(BadImage, match=r"cat.png cannot be read any more \(the file is gone\)"):
-        run_all(parts, begun(cell, variants), variants)
-    assert parts.pool.memory().workers == ()
+        run_all(cold, begun(cell, variants), variants)
+    assert cold.pool.memory().workers == ()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,16 +69,10 @@ def source_of(parts: Parts) -> Variant:
 
 @pytest.fixture(scope="module")
 def embedded(parts: Parts) -> Variant:
-    """The embedded pair, of which it is known what each group costs: two processes' worth of work, side by side."""
-
-    def find(kind: str) -> Sensitivity:
-        with open_parts(Settings(cache_dir=parts.settings.cache_dir), any_folder=True) as others:
-            *_, last = scanning(others, source_of(others), kinds=(kind,)).run()
-        assert isinstance(last, Sensitivity)
-        return last
-
-    with ThreadPoolExecutor(len(KINDS)) as both:
-        assert [scan.problems for scan in both.map(find, KINDS)] == [(), ()]
+    """The embedded pair, of which it is known what each group costs."""
+    *_, last = scanning(parts, source_of(parts)).run()
+    assert isinstance(last, Sensitivity)
+    assert last.problems == ()
     return source_of(parts)
 
 
