@@ -45,8 +45,8 @@ def ask_each(
     threads = ThreadPoolExecutor(endpoints.named(endpoint).at_once)
     try:
         places = {threads.submit(ask, item): k for k, item in enumerate(items)}
-        for asked in as_completed(places):
-            yield places[asked], asked.result()
+        for future in as_completed(places):
+            yield places[future], future.result()
     finally:
         threads.shutdown(cancel_futures=True)
 

@@ -96,14 +96,14 @@ def drift_at_least(drift: TopDrift) -> str:
     return f"at least {drift.kl:.2g} nats a token from the reference: a lower bound by the top tokens, over {tokens}"
 
 
-def elsewhere(said: Elsewhere) -> str:
+def elsewhere(answer: Elsewhere) -> str:
     """What an endpoint said of itself, and its times as this side saw them."""
     parts = [
-        f"it says: {said.model}" if said.model is not None else "",
-        f"{said.prompt_tokens} prompt tokens" if said.prompt_tokens is not None else "",
-        f"{said.answer_tokens} answer tokens" if said.answer_tokens is not None else "",
-        f"first text {seconds(said.first_s)}" if said.first_s is not None else "",
-        f"answer {seconds(said.answer_s)}, seen here with the network" if said.answer_s is not None else "",
+        f"it says: {answer.model}" if answer.model is not None else "",
+        f"{answer.prompt_tokens} prompt tokens" if answer.prompt_tokens is not None else "",
+        f"{answer.answer_tokens} answer tokens" if answer.answer_tokens is not None else "",
+        f"first text {seconds(answer.first_s)}" if answer.first_s is not None else "",
+        f"answer {seconds(answer.answer_s)}, seen here with the network" if answer.answer_s is not None else "",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -57,19 +57,19 @@ def spans(pane: Pane, elapsed_s: float) -> tuple[Span, ...]:
     entered = [*pane.timeline[:_MOST]]
     if entered and not entered[-1][0].ended:
         entered.append((PaneState.STOPPED, max(elapsed_s, entered[-1][1])))
-    found = []
+    bars = []
     for (state, begin), (then, end) in itertools.pairwise(entered):
         if state is PaneState.LOADING:
-            found.append(Span("load", begin, end))
+            bars.append(Span("load", begin, end))
         elif state is PaneState.WRITING:
-            found.append(Span("decode", begin, end))
+            bars.append(Span("decode", begin, end))
         elif state is PaneState.READING and then in (PaneState.LOADING, PaneState.QUEUED):
             # In a race a pane then waits until the others are encoded.
             encoded = begin + (pane.metrics.preprocess_s or 0.0) + (pane.metrics.encode_s or 0.0)
-            found.append(Span("image", begin, min(end, encoded)))
+            bars.append(Span("image", begin, min(end, encoded)))
         elif state is PaneState.READING:
-            found.append(Span("prompt", begin, end))
-    return tuple(span for span in found if span.end > span.begin)
+            bars.append(Span("prompt", begin, end))
+    return tuple(span for span in bars if span.end > span.begin)
 
 
 def _waited(row: Sequence[Span]) -> str:

@@ -82,8 +82,8 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             person = login.person(request)
             images = list(parts.read_pages(image, numbers, person).images) if image else []
             comparison = comparison_request.comparison_of(images, prompt, chosen, given)
-            mine = parts.of(person)
-            updates = branching.run(comparison, mine.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
+            own_parts = parts.of(person)
+            updates = branching.run(comparison, own_parts.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
             for update in measures.compared(updates):
                 yield json_documents.of_update(update)
         except PlaygroundError as error:

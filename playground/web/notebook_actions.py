@@ -592,10 +592,10 @@ class NotebookActions:
     def questions_file(self, key: str) -> BinaryFileReply:
         """Name, MIME type and bytes in base64 of a zip with the questions of the marked answers."""
         notebook, _ = self._library.read(key)
-        asked, without = marks.questions(self._view.cells(notebook))
+        pairs, without = marks.questions(self._view.cells(notebook))
         with tempfile.TemporaryDirectory() as scratch:
             zipped = Path(scratch) / "questions.zip"
-            marks.write_zip(zipped, asked, self._library.files(notebook).png)
+            marks.write_zip(zipped, pairs, self._library.files(notebook).png)
             data = base64.b64encode(zipped.read_bytes()).decode()
         notice = _without_right(without)
         return BinaryFileReply(name="questions.zip", mime="application/zip", data=data, notice=notice or UNSET)
@@ -604,10 +604,10 @@ class NotebookActions:
         """Ask the questions of the answers that are marked in this notebook."""
         notebook = self._library.own(key)
         self._library.check_room()
-        asked, without = marks.questions(self._view.cells(notebook))
+        pairs, without = marks.questions(self._view.cells(notebook))
         with tempfile.TemporaryDirectory() as scratch:
             zipped = Path(scratch) / "questions.zip"
-            n = marks.write_zip(zipped, asked, self._library.files(notebook).png)
+            n = marks.write_zip(zipped, pairs, self._library.files(notebook).png)
             source = self._library.questions.keep(zipped)
         with self._library.writing():
             now = self._view.compare_cell(notebook, cell)

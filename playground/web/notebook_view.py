@@ -209,22 +209,22 @@ class NotebookView:
         presets = self._parts.catalog.presets
         return next((p for p in presets if p.family == family and p.examples), presets[0])
 
-    def question_set(self, notebook: Notebook, asked: CellQuestions) -> QuestionSet:
+    def question_set(self, notebook: Notebook, questions: CellQuestions) -> QuestionSet:
         """Of a pack, the set with its images. Raises BadInput if it is not on this machine."""
-        if not asked.source:
-            return embedded(self._parts.evaluation, level="" if asked.pack else asked.level)
+        if not questions.source:
+            return embedded(self._parts.evaluation, level="" if questions.pack else questions.level)
         files = self._library.files(notebook)
-        if not files.has_questions(asked.source):
-            raise BadInput(f"The questions of {asked.name} are not on this machine. Choose the zip again.")
-        return files.questions(asked.source)
+        if not files.has_questions(questions.source):
+            raise BadInput(f"The questions of {questions.name} are not on this machine. Choose the zip again.")
+        return files.questions(questions.source)
 
-    def pack(self, notebook: Notebook, asked: CellQuestions) -> Pack:
+    def pack(self, notebook: Notebook, questions: CellQuestions) -> Pack:
         """Raises BadInput if it is not on this machine."""
-        return self._library.files(notebook).pack(asked.pack, asked.pack_name)
+        return self._library.files(notebook).pack(questions.pack, questions.pack_name)
 
-    def picture_of(self, notebook: Notebook, asked: CellQuestions | None) -> measurement_view.Picture:
+    def picture_of(self, notebook: Notebook, questions: CellQuestions | None) -> measurement_view.Picture:
         """How to show the images of a set of questions."""
-        source = asked.source if asked else ""
+        source = questions.source if questions else ""
         return self._pictures_of(source, self._library.files(notebook).has_questions(source))
 
 

@@ -247,7 +247,7 @@ class OpenAiApi:
         self, who: str, completion: _Completion, images: list[Image], index: int
     ) -> AsyncIterator[ComparisonUpdate]:
         """The comparison of one choice, in a thread of its own. It is stopped when the caller ends."""
-        chat, mine = completion.chat, self._parts.of(who)
+        chat, own_parts = completion.chat, self._parts.of(who)
         given = self._parts.limited(chat.settings)
         comparison = comparison_request.comparison_of(images, "", [completion.variant], given)
         comparison = replace(
@@ -262,7 +262,7 @@ class OpenAiApi:
         loop = asyncio.get_running_loop()
 
         def updates() -> Iterator[ComparisonUpdate]:
-            yield from self._metrics.compared(compare.run(comparison, mine.lab, stop, turns=self._turns))
+            yield from self._metrics.compared(compare.run(comparison, own_parts.lab, stop, turns=self._turns))
 
         def tell(update: ComparisonUpdate | Exception | None) -> None:
             try:

@@ -101,9 +101,9 @@ class PanelView:
 
 
 def view(parts: Parts, cell: CompareCell) -> PanelView:
-    there = [v for v in parts.catalog.variants if v.family == cell.family]
-    ticked = [v for v in there if v.id in cell.variants]
-    best = {v.model.sha256 for v in there if v.reference} | {v.projector.sha256 for v in there if v.reference}
+    offered = [v for v in parts.catalog.variants if v.family == cell.family]
+    ticked = [v for v in offered if v.id in cell.variants]
+    best = {v.model.sha256 for v in offered if v.reference} | {v.projector.sha256 for v in offered if v.reference}
     preset = _preset(parts, cell.family)
     elsewhere = parts.endpoints.variants
     servers = [v for v in elsewhere if v.id in cell.variants]
@@ -113,8 +113,8 @@ def view(parts: Parts, cell: CompareCell) -> PanelView:
         about=about(preset) if preset else "A pair that was opened from this machine.",
         families=families(parts),
         family=cell.family,
-        models=_ticks([v.model for v in there], {v.model.sha256 for v in ticked}, best),
-        projectors=_ticks([v.projector for v in there], {v.projector.sha256 for v in ticked}, best),
+        models=_ticks([v.model for v in offered], {v.model.sha256 for v in ticked}, best),
+        projectors=_ticks([v.projector for v in offered], {v.projector.sha256 for v in ticked}, best),
         references=references,
         reference=reference if reference in {id for _, id in references} else AUTOMATIC,
         order=(cell.settings.order or Order.IN_TURN).value,
@@ -128,18 +128,18 @@ def changed(parts: Parts, cell: CompareCell, panel: PanelValues) -> CompareCell:
 
     Raises BadInput for a value that no run may have.
     """
-    there = [v for v in parts.catalog.variants if v.family == panel.family]
+    offered = [v for v in parts.catalog.variants if v.family == panel.family]
     given = _given(panel.settings)
     if panel.family != cell.family:
-        variants = _usual(parts, there)
+        variants = _usual(parts, offered)
         preset = _preset(parts, panel.family)
         if preset is not None and preset.suggested.max_tokens is not None:
             given["max_tokens"] = preset.suggested.max_tokens
-    elif panel.models and not {v.model.sha256 for v in there} & set(panel.models):
+    elif panel.models and not {v.model.sha256 for v in offered} & set(panel.models):
         # The family was just chosen, and the panel does not show its files yet: these are ticks of the one before.
-        variants = [v for v in there if v.id in cell.variants]
+        variants = [v for v in offered if v.id in cell.variants]
     else:
-        variants = [v for v in there if v.model.sha256 in panel.models and v.projector.sha256 in panel.projectors]
+        variants = [v for v in offered if v.model.sha256 in panel.models and v.projector.sha256 in panel.projectors]
     variants += [v for v in parts.endpoints.variants if v.id in panel.endpoints]
     given["reference"] = panel.reference if panel.reference in {v.id for v in variants} else None
     given["order"] = panel.order if panel.order != Order.IN_TURN.value else None
@@ -187,12 +187,12 @@ def _preset(parts: Parts, family: str) -> Preset | None:
     return next((p for p in parts.catalog.presets if p.family == family), None)
 
 
-def _usual(parts: Parts, there: Sequence[Variant]) -> list[Variant]:
+def _usual(parts: Parts, offered: Sequence[Variant]) -> list[Variant]:
     """What is ticked when a family is chosen: its preset's quantizations, with the reference's projector."""
-    preset = _preset(parts, there[0].family) if there else None
-    best = {v.projector.sha256 for v in there if v.reference}
+    preset = _preset(parts, offered[0].family) if offered else None
+    best = {v.projector.sha256 for v in offered if v.reference}
     return [
-        v for v in there if v.projector.sha256 in best and (preset is None or v.model.quantization in preset.ticked)
+        v for v in offered if v.projector.sha256 in best and (preset is None or v.model.quantization in preset.ticked)
     ]
 
 

@@ -185,10 +185,10 @@ class QuantizePanel:
             self._turn.release()
 
     def _source(self, cell: CompareCell) -> Variant:
-        there = [v for v in self._parts.catalog.variants if v.family == cell.family]
-        if not there:
+        offered = [v for v in self._parts.catalog.variants if v.family == cell.family]
+        if not offered:
             raise BadInput("The cell's model is not on this machine.")
-        return next((v for v in there if v.reference), there[0])
+        return next((v for v in offered if v.reference), offered[0])
 
     def _tick(self, key: str, cell: CompareCell, source: Variant, made: CheckedVariant) -> CompareCell | None:
         """The cell with the new variants ticked. None: it was deleted meanwhile; the file is there all the same."""

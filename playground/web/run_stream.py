@@ -63,14 +63,14 @@ class RunStream:
             record.stop()
 
     def _run(self, record: RunRecord, job: RunJob) -> Iterator[RunUpdate]:
-        mine = self._parts.of(job.person)
+        own_parts = self._parts.of(job.person)
         library = self._parts.library
         notebook = library.own(job.notebook)
         if job.resumes is not None:
-            yield from self._resume(record, job, library.run(notebook, job.cell, job.resumes.run), mine)
+            yield from self._resume(record, job, library.run(notebook, job.cell, job.resumes.run), own_parts)
             return
         if job.branch is not None:
-            yield from self._go_on(record, job, job.branch, mine)
+            yield from self._go_on(record, job, job.branch, own_parts)
             return
         cell = library.cell(notebook, job.cell)
         if not isinstance(cell, CompareCell):
@@ -81,7 +81,7 @@ class RunStream:
         run = new_run(cell, variants, self._parts.engine, self._parts.machine)
         if cell.questions is not None:
             with self._long_jobs.held(job.person):
-                yield from self._measure(record, run, variants, cell.questions, mine, job)
+                yield from self._measure(record, run, variants, cell.questions, own_parts, job)
             return
         if last is not None and continues(last, run):
             run = msgspec.structs.replace(last, cell=cell)
@@ -89,7 +89,7 @@ class RunStream:
             run,
             variants,
             library.files(notebook).image,
-            mine.lab,
+            own_parts.lab,
             job.stop,
             max_panes=self._parts.settings.max_panes,
             explain=self._parts.explain,
@@ -116,7 +116,7 @@ class RunStream:
                 yield RunUpdate(cell=run.cell.id, block=f"{run.number}.{at}", html=html)
         record.save()
 
-    def _go_on(self, record: RunRecord, job: RunJob, branch: BranchJob, mine: Parts) -> Iterator[RunUpdate]:
+    def _go_on(self, record: RunRecord, job: RunJob, branch: BranchJob, own_parts: Parts) -> Iterator[RunUpdate]:
         """An answer of a kept run goes on with another token. The page shows that run."""
         files = self._parts.library.files(self._parts.library.own(record.key))
         run = self._parts.library.run(self._parts.library.own(record.key), job.cell, branch.run)
@@ -129,13 +129,13 @@ class RunStream:
         record.begin(run)
         yield self._whole(record, run)
         limited = msgspec.structs.replace(run, cell=limited_cell)
-        for update in go_on(limited, branch.index, branch.point, variants, files.image, mine.lab, job.stop):
+        for update in go_on(limited, branch.index, branch.point, variants, files.image, own_parts.lab, job.stop):
             run = record.put(msgspec.structs.replace(update, cell=run.cell))
             html = cell_view.block(run, branch.index, files.thumbnail, cell=cell)
             yield RunUpdate(cell=job.cell, block=f"{run.number}.{branch.index}", html=html)
         record.save()
 
-    def _resume(self, record: RunRecord, job: RunJob, run: Run | None, mine: Parts) -> Iterator[RunUpdate]:
+    def _resume(self, record: RunRecord, job: RunJob, run: Run | None, own_parts: Parts) -> Iterator[RunUpdate]:
         """Go on with a measurement that the end of the app interrupted. What was measured is in the caches."""
         questions = run.cell.questions if run is not None else None
         if run is None or questions is None or run.state is not RunState.INTERRUPTED:
@@ -149,7 +149,7 @@ class RunStream:
         with self._long_jobs.held(job.person):
             record.begin(run)
             record.save()
-            yield from self._measure(record, run, variants, questions, mine, job)
+            yield from self._measure(record, run, variants, questions, own_parts, job)
 
     def _measure(
         self,
@@ -157,10 +157,10 @@ class RunStream:
         run: Run,
         variants: Sequence[Variant],
         questions: CellQuestions,
-        mine: Parts,
+        own_parts: Parts,
         job: RunJob,
     ) -> Iterator[RunUpdate]:
-        mine.pool.check_busy()
+        own_parts.pool.check_busy()
         pack = None
         if questions.pack:
             demo.refuse(self._parts.settings, "Reference packs are not used here")
@@ -174,7 +174,7 @@ class RunStream:
                 if limits.max_bytes is not None or limits.max_kl is not None:  # a recipe's files
                     made_files.check_room(self._parts, next(v.bytes for v in variants if v.id == run.reference))
             question_set = self._view.question_set(self._parts.library.own(record.key), questions)
-            updates = measure_cell(run, variants, question_set, mine.lab, self._parts.workshop, job.stop, pack)
+            updates = measure_cell(run, variants, question_set, own_parts.lab, self._parts.workshop, job.stop, pack)
             shown_at = 0.0
             for update in self._metrics.measured(updates):
                 if not isinstance(update, Progress):  # the run with what it has so far
