@@ -30,7 +30,7 @@ from starlette.routing import BaseRoute, Route
 from playground.comparing import compare, comparison_request
 from playground.comparing.compare import StopFlag
 from playground.comparing.shared_turns import SEQUENCES, SharedTurns
-from playground.errors import BadInput, Busy, NotAllowed, PlaygroundError
+from playground.errors import BadInput, Busy, MachineLost, NotAllowed, PlaygroundError, WorkerDied
 from playground.settings import Login, Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
@@ -50,6 +50,7 @@ _SILENCE_S = 10.0  # between two signs of life in a stream
 _AHEAD = 4  # requests of one person whose images are read while the others are answered
 _SHORT_BYTES = 2**20  # of a body that is read within a millisecond: as long as a thread takes to begin
 _RECENT_BYTES = 64 * 2**20  # of pixels
+_TIMES = 2  # that a question is asked whose worker dies
 _LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
 
 
@@ -239,8 +240,11 @@ class OpenAiApi:
         async with self._line.turn(who):
             images = await self._images(who, chat.images)
             for index in range(chat.n):
-                async for update in self._updates(who, completion, images, index):
-                    completion.take(index, update)
+                for _ in range(_TIMES):
+                    async for update in self._updates(who, completion, images, index):
+                        completion.take(index, update)
+                    if not completion.may_be_asked_again(index):
+                        break
                 completion.check(index)
 
     async def _updates(
@@ -322,7 +326,7 @@ class _Completion:
         before, self._panes[index] = self._panes.get(index), pane
         if before is None:
             before = Pane(pane.variant)
-        if not before.token_ids and (pane.token_ids or pane.state.ended):
+        if not before.token_ids and (pane.token_ids or pane.state in (PaneState.DONE, PaneState.STOPPED)):
             self._send(index, {"role": "assistant", "content": ""})
         texts = {
             "content": _added(before.text, pane.text),
@@ -330,6 +334,12 @@ class _Completion:
         }
         if any(texts.values()):
             self._send(index, {name: text for name, text in texts.items() if text})
+
+    def may_be_asked_again(self, index: int) -> bool:
+        """Whether its worker died, and the client has got nothing of the answer."""
+        pane = self._panes[index]
+        died = pane.state is PaneState.FAILED and pane.error_code in (WorkerDied.code, MachineLost.code)
+        return died and not (self.chat.stream and pane.token_ids)
 
     def check(self, index: int) -> None:
         """After the last update of a choice. Raises ApiError if it failed."""

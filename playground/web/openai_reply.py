@@ -19,7 +19,7 @@ _STATUS = {
     "not_allowed": 403,
     "busy": 429,
     "engine_error": 500,
-    "worker_died": 500,
+    "worker_died": 503,  # the next request starts a new worker
     "machine_lost": 503,
     "error": 500,
     "unavailable": 503,

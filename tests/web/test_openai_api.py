@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +48,7 @@ from playground.web.prometheus import RunMetrics
 from playground.web.uploads import Uploads
 from playground.wiring import Parts, open_parts
 from testkit import pairs
+from testkit.processes import wait_ended
 from testkit.running import SCENE, WHAT, comparison, run
 
 F16, Q2 = "tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16"
@@ -389,6 +392,55 @@ def test_requests_when_beyond_the_operators_limit_then_429(opened: Parts, endles
             with pytest.raises(openai.RateLimitError, match="1 of your requests are open") as caught:
                 ask(strict)
         assert caught.value.response.headers["retry-after"] == "1"
+
+
+def answering(served: Served) -> list[int]:
+    """The processes that write an answer of the endless pair."""
+    file, busy = Path(served.endless.model.path).name, WorkerState.BUSY
+    return [w.pid for w in served.parts.pool.memory().workers if w.file == file and w.state is busy]
+
+
+def kill_answering(served: Served) -> int:
+    until(lambda: len(answering(served)) == 1)
+    (pid,) = answering(served)
+    os.kill(pid, signal.SIGKILL)
+    wait_ended(pid)
+    return pid
+
+
+def test_requests_when_their_worker_is_killed_then_each_is_asked_again_once(served: Served) -> None:
+    until(lambda: not answering(served))  # what was asked before has ended
+    with ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(ask, served, served.endless.id, max_tokens=150) for _ in range(3)]
+        until(lambda: len(served.api._turns._waiting) == 2 or any(s.members == 3 for s in served.api._turns._shared))
+        kill_answering(served)
+        answers = [answer.result() for answer in asked]
+    assert [answer.usage.completion_tokens for answer in answers] == [150, 150, 150]
+
+
+def test_request_when_its_worker_is_killed_twice_then_503_and_when_to_try_again(served: Served) -> None:
+    until(lambda: not answering(served))
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, served, served.endless.id, max_tokens=500)
+        pids = {kill_answering(served), kill_answering(served)}
+        with pytest.raises(openai.InternalServerError, match=r"killed \(SIGKILL\).* Run again") as caught:
+            asked.result()
+    assert len(pids) == 2
+    assert (caught.value.status_code, caught.value.code) == (503, "worker_died")
+    assert caught.value.response.headers["retry-after"] == "1"
+
+
+def test_stream_when_its_worker_is_killed_behind_the_first_piece_then_it_ends_in_words(served: Served) -> None:
+    until(lambda: not answering(served))
+    client = served.client()
+    stream = client.chat.completions.create(model=served.endless.id, messages=ASKED, max_tokens=1500, stream=True)
+    chunks = iter(stream)
+    assert next(chunks).choices[0].delta.role == "assistant"
+    kill_answering(served)
+    roles = []
+    with pytest.raises(openai.APIError, match=r"killed \(SIGKILL\)"):
+        roles.extend(chunk.choices[0].delta.role for chunk in chunks)
+    assert "assistant" not in roles  # it does not begin anew
 
 
 def test_run_when_it_ends_then_the_metrics_count_it(served: Served) -> None:
