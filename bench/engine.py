@@ -21,6 +21,7 @@ from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.models.catalog import Catalog
+from playground.pool.budgets import PoolLimits
 from playground.pool.pool import Pool
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing.quantizer import quantize_file
@@ -96,10 +97,12 @@ def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) ->
 
 
 @contextlib.contextmanager
-def fresh_lab() -> Iterator[Lab]:
+def fresh_lab(limits: PoolLimits | None = None) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(
-            Pool.open(), EmbeddingCache(Path(folder), 2**30, "bench"), ResultCache(Path(folder) / "results", "bench")
+            Pool.open(limits),
+            EmbeddingCache(Path(folder), 2**30, "bench"),
+            ResultCache(Path(folder) / "results", "bench"),
         )
         try:
             yield lab
@@ -124,7 +127,8 @@ def ask(bench: Bench, lab: Lab, image: Image, prompt: str, n: int) -> Comparison
 
 
 def five_variants(bench: Bench) -> dict[str, float]:
-    """Wall time of five variants on one image, 32 tokens each, against llama-mtmd-cli once per variant."""
+    """Wall time of five variants on one image, 32 tokens each, against llama-mtmd-cli once per variant; from nothing,
+    with a spare worker (`spare_workers`) and without."""
     started = time.perf_counter()
     for variant in bench.variants:
         _tool(
@@ -134,6 +138,12 @@ def five_variants(bench: Bench) -> dict[str, float]:
         )  # fmt: skip
     cli_s = time.perf_counter() - started
     with fresh_lab() as lab:
+        started = time.perf_counter()
+        ask(bench, lab, bench.picture(0), PROMPT, 32)
+        without_s = time.perf_counter() - started
+    with fresh_lab(PoolLimits(spare_workers=1)) as lab:
+        lab.pool.spares.restock()
+        lab.pool.spares.settle()  # as an app stands in which nothing is loaded
         started = time.perf_counter()
         ask(bench, lab, bench.picture(0), PROMPT, 32)
         cold_s = time.perf_counter() - started
@@ -146,8 +156,10 @@ def five_variants(bench: Bench) -> dict[str, float]:
     return {
         "five_cli_s": cli_s,
         "five_cold_s": cold_s,
+        "five_cold_without_spare_s": without_s,
         "five_warm_s": warm_s,
         "five_cold_ratio": cold_s / cli_s,
+        "five_cold_without_spare_ratio": without_s / cli_s,
         "five_warm_ratio": warm_s / cli_s,
         "projectors_resident": len(vision),
         "projector_worker_bytes": sum(w.bytes or 0 for w in vision),

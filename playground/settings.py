@@ -237,6 +237,13 @@ class Settings(BaseSettings):
         description="Measure once on this machine what suits each kind of model: flash attention, threads and context. "
         "No: flash attention is off on a CPU, and there are as many threads as cores.",
     )
+    spare_workers: int = Field(
+        default=1,
+        ge=0,
+        le=4,
+        description="Workers without a model that are kept started on a machine without GPUs, so that the next model "
+        "loads sooner; about 36 MB each. 0: a worker is started when a model is loaded.",
+    )
     unwatched_run_s: float = Field(
         default=1800,
         ge=0,

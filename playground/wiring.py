@@ -183,6 +183,7 @@ def open_parts(
         waiting_per_person=settings.max_waiting_per_person,
         idle_s=settings.idle_unload_s,
         worker_silence_s=settings.worker_silence_s,
+        spare_workers=settings.spare_workers,
         measures_defaults=settings.measure_defaults,
     )
     learned = settings.cache_dir / "forecasts"

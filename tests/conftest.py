@@ -35,6 +35,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # A test's answers must not depend on what a busy machine was measured to suit (tests/engine/test_engine_defaults.py).
 os.environ.setdefault("PLAYGROUND_MEASURE_DEFAULTS", "false")
+# Nor does a test wait for a worker that it does not need (tests/pool/test_spare_workers.py).
+os.environ.setdefault("PLAYGROUND_SPARE_WORKERS", "0")
 
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")  # a busy core fails no test

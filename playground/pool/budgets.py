@@ -30,6 +30,7 @@ class PoolLimits:
     waiting_per_person: int = 4
     idle_s: float = 0.0  # unload a model that nobody has used for this long; 0: never
     worker_silence_s: float = 30.0  # kill a busy worker that gives no sign of life for this long
+    spare_workers: int = 0  # started, and holding nothing (spare_workers.py)
     measures_defaults: bool = False  # flash attention, threads and context by a measurement (engine_choices.py)
 
 

@@ -80,9 +80,11 @@ class Worker(Protocol):
 
         starting -> ready <-> busy -> stopping -> stopped        any -> failed
 
-    Only the thread that leases a worker calls `wait_ready`, `ping` and `request`. Any thread may read the properties
-    and call `stop`. A stopped or failed worker is never used again.
+    Only the thread that leases a worker calls `ping` and `request`. Any thread may read the properties, and call
+    `wait_ready` and `stop`. A stopped or failed worker is never used again.
     """
+
+    name: str  # for the log
 
     @property
     def pid(self) -> int:
@@ -100,7 +102,7 @@ class Worker(Protocol):
         """Whether it lives and said something a moment ago: it needs no ping. Does not block."""
 
     def wait_ready(self) -> protocol.Ready:
-        """starting -> ready. Blocks until the first message, 120 s at most. Raises WorkerDied."""
+        """starting -> ready. Blocks until the first message, 120 s at most; not at a later call. Raises WorkerDied."""
 
     def ping(self) -> protocol.Pong | None:
         """Blocks until a ready worker answers, 2 s at most. None: it did not, and its process has ended."""

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from playground.engine import protocol
 from playground.errors import Interrupted
 from playground.pool.budgets import Budgets, growth
-from playground.pool.contract import Worker, WorkerFactory
+from playground.pool.contract import Worker
 from playground.pool.devices import Devices
 from playground.pool.forecast import Forecasts
 from playground.pool.handles import Handle, Handles, OnStep, Stop
 from playground.pool.memory_watch import MemoryWatch
+from playground.pool.spare_workers import SpareWorkers
 from playground.pool.turn_order import Places
 
 logger = logging.getLogger(__name__)
@@ -33,14 +34,14 @@ class Loader:
 
     def __init__(
         self,
-        start_worker: WorkerFactory,
+        workers: SpareWorkers,
         handles: Handles,
         budgets: Budgets,
         forecasts: Forecasts,
         devices: Devices,
         watch: MemoryWatch,
     ) -> None:
-        self._start_worker = start_worker
+        self._workers = workers
         self._handles = handles
         self._budgets = budgets
         self._forecasts = forecasts
@@ -50,7 +51,8 @@ class Loader:
     def make_ready(self, handle: Handle, victims: list[Handle], stop: Stop, on_step: OnStep) -> float | None:
         """Load the model of a leased handle unless it is loaded, and unload `victims`.
 
-        Returns the seconds from the start of the process to a loaded model, warm-up included; None if it was loaded.
+        Returns the seconds until the model was loaded, warm-up and the start of the process included; None if it was
+        loaded. No spare worker is starting then: what is timed next has the processors to itself.
         Raises WorkerDied, Interrupted by `stop` or when the app closes, Misjudged, and what loading raises.
         """
         started = time.monotonic()
@@ -59,12 +61,14 @@ class Loader:
                 self.unload(victims)
                 return None
             self._load(handle, victims, stop, on_step)
+            load_s = time.monotonic() - started
+            self._workers.settle()
         except BaseException:
             if handle.worker is not None:
                 handle.worker.stop()
             self._bring_back(victims, handle)
             raise
-        return time.monotonic() - started
+        return load_s
 
     def _answers(self, handle: Handle, worker: Worker) -> bool:
         if worker.is_fresh:
@@ -92,10 +96,11 @@ class Loader:
     def _load(self, handle: Handle, victims: list[Handle], stop: Stop, on_step: OnStep) -> None:
         grown: list[int | None] = []
         with self._watch.growth(handle.places, grown):
-            handle.worker = worker = self._start_worker(f"{handle.spec.role} {handle.spec.file}", handle.places)
+            handle.worker = worker = self._workers(f"{handle.spec.role} {handle.spec.file}", handle.places)
             if self._handles.closed:  # Pool.close may have run before this worker was there to be stopped
                 raise Interrupted("The app is closing.")
             self._devices.learn(worker.wait_ready(), handle.places)
+            self._workers.restock()  # beside the load, which reads a file in one thread
             self._plan(handle, worker, victims, stop, on_step)
         for victim in victims:
             logger.info("unloading %s for %s", victim.spec.file, handle.spec.file)

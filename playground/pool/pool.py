@@ -27,6 +27,7 @@ from playground.pool.memory_watch import MemoryWatch
 from playground.pool.queue import HeldPlaces, Queue, Ticket
 from playground.pool.report import memory_report
 from playground.pool.sensors import LocalSensors
+from playground.pool.spare_workers import SpareWorkers
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import HOST, MemoryReport, WorkerRole, place_on
@@ -46,6 +47,7 @@ class Pool:
     forecasts: Forecasts
     budgets: Budgets
     watch: MemoryWatch
+    spares: SpareWorkers
     loader: Loader
     leases: Leases
     queue: Queue
@@ -76,7 +78,9 @@ class Pool:
         budgets = Budgets(limits, gpus, sensors.host(), handles, learned)
         watch = MemoryWatch(sensors, learned, handles.changed)
         start_worker = start_worker or LocalWorkers(gpus, limits.worker_silence_s)
-        loader = Loader(start_worker, handles, budgets, learned, devices, watch)
+        # None on a machine with GPUs, where models seldom go to the host: one that sees a GPU holds some of its memory.
+        spares = SpareWorkers(start_worker, 0 if gpus else limits.spare_workers)
+        loader = Loader(spares, handles, budgets, learned, devices, watch)
         leases = Leases(limits, handles, budgets, learned, watch, loader)
 
         def held() -> HeldPlaces:
@@ -85,7 +89,7 @@ class Pool:
 
         queue = Queue(held, limits.waiting, limits.waiting_per_person)
         choices = EngineChoices(learned, devices, measures=limits.measures_defaults)
-        return cls(limits, sensors, devices, handles, learned, budgets, watch, loader, leases, queue, choices)
+        return cls(limits, sensors, devices, handles, learned, budgets, watch, spares, loader, leases, queue, choices)
 
     def of(self, who: str) -> Pool:
         """The same workers and the same queue, for another person's turns."""
@@ -101,6 +105,7 @@ class Pool:
         for handle in self.handles.close():
             if handle.worker is not None:
                 handle.worker.stop()
+        self.spares.close()
         self.forecasts.close()
 
     @property
@@ -244,7 +249,7 @@ class Pool:
     def memory(self) -> MemoryReport:
         """What is held where, now. Takes milliseconds: a page reads Monitor.newest."""
         return memory_report(
-            self.sensors, self.devices, self.handles, self.budgets, self.watch, self.queue, self.choices
+            self.sensors, self.devices, self.handles, self.budgets, self.watch, self.queue, self.choices, self.spares
         )
 
     def worker_bytes(self, pid: int) -> tuple[int | None, int | None]:

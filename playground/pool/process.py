@@ -76,6 +76,8 @@ class WorkerProcess:
         self._silence_s = silence_s
         self.state = WorkerState.STARTING
         self._stop_lock = Lock()
+        self._start_lock = Lock()
+        self._ready: protocol.Ready | None = None
         self._tail: deque[str] = deque(maxlen=60)
         ours, theirs = socket.socketpair()
         # ggml starts gdb when it aborts, unless it is told not to.
@@ -108,7 +110,13 @@ class WorkerProcess:
         return self.alive and time.monotonic() - self._pipe.heard_at < _FRESH_S
 
     def wait_ready(self) -> protocol.Ready:
-        """Wait for the worker's first message. Raises WorkerDied."""
+        """Wait for the worker's first message, which is kept. From any thread. Raises WorkerDied."""
+        with self._start_lock:
+            if self._ready is None:
+                self._ready = self._receive_ready()
+            return self._ready
+
+    def _receive_ready(self) -> protocol.Ready:
         watch = _SilenceWatch(self._pipe, self.pid, self._silence_s)
         deadline = time.monotonic() + _START_DEADLINE_S
         try:

@@ -12,7 +12,8 @@ from playground.pool.engine_choices import EngineChoices
 from playground.pool.handles import Handle, Handles
 from playground.pool.memory_watch import MemoryWatch
 from playground.pool.queue import Queue
-from playground.values.memory import MemoryReport, WorkerMemory, WorkerRole
+from playground.pool.spare_workers import SpareWorkers
+from playground.values.memory import MemoryReport, SpareMemory, WorkerMemory, WorkerRole
 
 
 def memory_report(
@@ -23,6 +24,7 @@ def memory_report(
     watch: MemoryWatch,
     queue: Queue,
     choices: EngineChoices,
+    spares: SpareWorkers,
 ) -> MemoryReport:
     """Reads the sensors, and notes in `budgets` what other programs hold. Takes milliseconds."""
     rest = watch.at_rest
@@ -46,6 +48,7 @@ def memory_report(
         container_bytes=host.limit_bytes,
         container_processors=host.processors,
         machines=machines,
+        spares=tuple(SpareMemory(pid, sensors.process(pid).resident_bytes) for pid in spares.pids),
     )
 
 

@@ -177,6 +177,14 @@ class QueuedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class SpareMemory:
+    """A worker that is started and holds no model. It counts as nothing in the budget."""
+
+    pid: int
+    host_rss_bytes: int | None  # None: unknown
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryReport:
     """Memory, workers and queue at one moment."""
 
@@ -191,6 +199,7 @@ class MemoryReport:
     container_bytes: int | None = None  # the limit of the container's memory; None: no limit
     container_processors: float | None = None  # its quota of processor time
     machines: tuple[MachineMemory, ...] = ()  # the cluster's others
+    spares: tuple[SpareMemory, ...] = ()
 
     @property
     def budget_bytes(self) -> int:

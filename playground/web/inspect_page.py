@@ -95,7 +95,7 @@ class InspectPage:
                 }
                 for allowed in (True, False):
                     shared[f"handles {allowed}"] = templating.markup(
-                        "handles.html", handles=handles, defaults=defaults, may=allowed
+                        "handles.html", handles=handles, defaults=defaults, spares=now.spares, may=allowed
                     )
                 self._drawn = (now.time, shared)
             shared = self._drawn[1]

@@ -129,6 +129,9 @@ class _PoolCollector(Collector):
             add("worker_bytes", "What they hold; on a GPU if they use one.", held, **where)
             add("worker_peak_bytes", "The most that they have held.", peak, **where)
             add("worker_forecast_bytes", "What was told before they were loaded.", forecast, **where)
+        add("spare_workers", "Processes that are started and hold no model.", len(report.spares), **on(""))
+        held = _sum([spare.host_rss_bytes for spare in report.spares])
+        add("spare_worker_bytes", "Resident memory of the host that they take.", held, **on(""))
         for gpu in report.gpus:
             where = {"gpu": str(gpu.index)} | on(gpu.machine)
             add("gpu_total_bytes", "Memory of the GPU.", gpu.total_bytes, **where)

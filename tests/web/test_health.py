@@ -28,6 +28,7 @@ from playground.values.memory import (
     MemoryParts,
     MemoryReport,
     QueuedRun,
+    SpareMemory,
     WorkerMemory,
     WorkerRole,
     WorkerState,
@@ -111,6 +112,7 @@ def test_metrics_when_there_is_a_gpu_then_what_is_unknown_has_no_sample() -> Non
         budgets={HOST: 10, "GPU 0": 70_000},
         queue=(QueuedRun("anna", ("secret-model.gguf",), 0.0, "GPU 0"), QueuedRun("bert", (), 3.0, None)),
         alarms=("secret-model.gguf: 5 GB did not come back",),
+        spares=(SpareMemory(7, 40), SpareMemory(8, 50)),
     )
     text = RunMetrics(lambda: report).text().decode()
     values = samples(text)
@@ -126,6 +128,7 @@ def test_metrics_when_there_is_a_gpu_then_what_is_unknown_has_no_sample() -> Non
     assert values['budget_bytes{place="GPU 0"}'] == 70_000
     assert values['queue_runs{state="running"}'] == values['queue_runs{state="waiting"}'] == 1
     assert values["memory_alarms"] == 1
+    assert (values["spare_workers"], values["spare_worker_bytes"]) == (2, 90)
     assert not re.search("secret|anna|bert", text)
 
 

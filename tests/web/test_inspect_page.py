@@ -11,7 +11,7 @@ from typing import Any
 
 from playground.rendering import memory_strip
 from playground.values.engine_defaults import EngineDefaults, EngineSettings, Trial
-from playground.values.memory import MemoryParts, QueuedRun
+from playground.values.memory import MemoryParts, QueuedRun, SpareMemory
 from playground.web.inspect_page import InspectPage
 from playground.web.replies import InspectReply
 from testkit.html_tags import Tags
@@ -101,6 +101,15 @@ def test_page_when_nothing_is_loaded_or_measured_then_it_says_so() -> None:
     made_html = rendered(page(machine).look(ME))
     for sentence in ("Nothing is loaded.", "Nobody runs or waits.", "not measured yet"):
         assert sentence in made_html
+
+
+def test_page_when_a_spare_worker_is_kept_then_its_memory_is_shown() -> None:
+    def shown(*spares: SpareMemory) -> str:
+        return " ".join(page(HandMade((replace(report(), spares=spares),))).look(ME)["handles"].split())
+
+    assert "spare worker" not in shown()
+    assert "A spare worker takes 48 MiB. It holds no model" in shown(SpareMemory(7, 48 * 2**20))
+    assert "A spare worker takes an unknown amount of memory." in shown(SpareMemory(7, None))
 
 
 def test_page_when_twenty_look_at_ten_minutes_of_six_handles_then_it_costs_little() -> None:
