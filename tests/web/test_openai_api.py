@@ -437,7 +437,7 @@ def test_stream_when_its_worker_is_killed_behind_the_first_piece_then_it_ends_in
     chunks = iter(stream)
     assert next(chunks).choices[0].delta.role == "assistant"
     kill_answering(served)
-    roles = []
+    roles: list[str | None] = []
     with pytest.raises(openai.APIError, match=r"killed \(SIGKILL\)"):
         roles.extend(chunk.choices[0].delta.role for chunk in chunks)
     assert "assistant" not in roles  # it does not begin anew
