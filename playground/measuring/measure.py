@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
@@ -49,7 +50,7 @@ from playground.measuring.summaries import question_drift, variant_result
 from playground.measuring.time_left import Kind, TimeLeft
 from playground.pool.engine_choices import kind_of
 from playground.pool.turn_order import Places
-from playground.pool.worker_spec import WorkerSpec, language_spec
+from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.support.ahead import results
 from playground.values.files import Variant
 from playground.values.memory import machine_of
@@ -69,6 +70,7 @@ _LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens be
 
 _MOST_PLACES = 64
 _LOOK_S = 1.0  # how often a measurement looks for a place that has come
+_AGAIN_S = 0.2  # how often a place that has nothing to do asks again
 
 _DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
@@ -96,6 +98,14 @@ def steps_of(plan: MeasurementPlan, n_questions: int, n_variants: int) -> dict[K
         Kind.LOOK: n_variants * min(look_test.QUESTIONS, n_questions) * plan.look,
         Kind.SPEED: n_variants * speed_test.ROUNDS * plan.speed,
     }
+
+
+def _steps_of_one(plan: MeasurementPlan, n_questions: int, is_reference: bool) -> Counter[Kind]:
+    """Of one variant, once the reference has answered. Speeds are measured later."""
+    steps = Counter(steps_of(plan, n_questions, 2))
+    steps.subtract(steps_of(plan, n_questions, 1))
+    left_out = {Kind.SPEED, Kind.DRIFT, Kind.ANSWER} if is_reference else {Kind.SPEED}
+    return Counter({kind: n for kind, n in steps.items() if kind not in left_out})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +176,12 @@ class MeasureJob:
         others = sorted((v for v in rivals if not v.endpoint), key=lambda v: order.index(v.model.sha256))
         self._expect_all(len(others))
         with self._results.scratch() as records:
+            anywhere = self.steps.lab.pool.only
+            self.steps = self.steps.at(self._home())
             yield from self.ask()
             if plan.drift:
                 yield from self.record(records, others)
+            self.steps = self.steps.at(anywhere)
             outcomes: dict[str, _Outcome] = {}
             for rival in (v for v in rivals if v.endpoint):  # first: a server that is gone takes no work along
                 outcomes[rival.id] = _asked((yield from self._asked_elsewhere(rival)))
@@ -216,6 +229,18 @@ class MeasureJob:
 
     # --- variants over places ---
 
+    def _home(self) -> Places:
+        """Where the reference answers: at one place, so that its models are loaded once."""
+        pool = self.steps.lab.pool
+        if self._reference.endpoint or len(pool.turn_options(())) < 2:
+            return pool.only
+        runtime = self.steps.runtime_of(self._reference)
+        model, projector = self._reference.model, self._reference.projector
+        with pool.turn(
+            [language_spec(model, runtime), vision_spec(projector, model, runtime)], stop=self._stop
+        ) as slot:
+            return slot.places
+
     def _measure_all(
         self, variants: Sequence[Variant], records: Path, outcomes: dict[str, _Outcome]
     ) -> Iterator[Progress]:
@@ -226,19 +251,35 @@ class MeasureJob:
         def spec(variant: Variant) -> WorkerSpec:
             return language_spec(variant.model, self.steps.runtime_of(variant))
 
+        def seconds(places: Places, group: Sequence[Variant]) -> float:
+            """Its models are loaded, and then its steps are done, about as fast as the reference's were."""
+            base = self._reference
+            encoders = {v.projector.sha256: vision_spec(v.projector, v.model, self.steps.runtime_of(v)) for v in group}
+            encoders.pop(base.projector.sha256, None)  # it has encoded the pictures, and they are kept
+            steps = sum((_steps_of_one(self._plan, len(self.items), v.id == base.id) for v in group), Counter[Kind]())
+            return pool.load_s(places, [spec(group[0]), *encoders.values()]) + self._work.expected_s(steps)
+
         groups = [list(group) for _, group in groupby(variants, key=lambda variant: variant.model.sha256)]
         shares = Shares[Variant, Places](
             groups,
             fits=lambda places, variant: pool.fits_at(places, spec(variant)),
             loaded_at=lambda variant: pool.loaded_at(spec(variant)),
             is_there=pool.devices.has,
+            seconds=seconds,
         )
 
         def take(places: Places) -> list[Variant]:
-            """Once the place is free: while somebody else generates there, another place may take the group."""
-            with suppress(Interrupted), pool.at(places).turn(stop=lambda: shares.none_left or self._stop()):
-                pass
-            return shares.take(places)
+            """Once the place is free: while somebody else generates there, another place may take the group.
+
+            A place that would not help now may later: another one may be lost, or slower than expected.
+            """
+            while True:
+                with suppress(Interrupted), pool.at(places).turn(stop=lambda: shares.none_left or self._stop()):
+                    pass
+                group = shares.take(places)
+                if group or shares.none_left or self._stop() or not pool.devices.has(places):
+                    return group
+                self._abandoned.wait(_AGAIN_S)
 
         def measure_at(places: Places, done: Callable[[Progress], None]) -> None:
             steps, group = self.steps.at(places), take(places)
@@ -259,8 +300,9 @@ class MeasureJob:
                 try:
                     while True:
                         options = pool.turn_options([spec(self._at_hand[0])])
-                        for places in set(options) - seen:
-                            shares.join(places)
+                        new = [places for places in options if places not in seen]
+                        shares.join(*new)  # all of them before one takes a group
+                        for places in new:
                             where = f", on {' + '.join(places)}" if len(options) > 1 else ""
                             running.add(threads.submit(measure_at, places, partial(_say, done, where)))
                         seen = set(options)

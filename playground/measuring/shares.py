@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 P = TypeVar("P")
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Of what a place has measured, or of all places: seconds that it was expected to take, and that it took."""
+
+    expected_s: float = 0.0
+    took_s: float = 0.0
+
+    @property
+    def factor(self) -> float | None:
+        return self.took_s / self.expected_s if self.expected_s else None
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a place has to do: since when, and how long it was expected to take."""
+
+    since: float
+    expected_s: float = field(default=0.0)
 
 
 class Shares(Generic[T, P]):
@@ -22,13 +45,23 @@ class Shares(Generic[T, P]):
         fits: Callable[[P, T], bool],
         loaded_at: Callable[[T], Collection[P]],
         is_there: Callable[[P], bool],
+        seconds: Callable[[P, Sequence[T]], float] = lambda place, group: 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fits`, `loaded_at`: of a group's first variant. `is_there`: whether a place's machine is in the cluster."""
+        """`fits`, `loaded_at`: of a group's first variant. `is_there`: whether a place's machine is in the cluster.
+
+        `seconds`: how long a group is expected to take at a place, with loading. What groups did take corrects it.
+        """
         self._left = [list(group) for group in groups]
         self._fits = fits
         self._loaded_at = loaded_at
         self._is_there = is_there
+        self._seconds = seconds
+        self._clock = clock
         self._at_work: list[P] = []
+        self._work: dict[P, _Work] = {}  # of those that are busy
+        self._idle_since: dict[P, float] = {}  # of the others
+        self._paces: defaultdict[P, _Pace] = defaultdict(_Pace)
         self._lock = Lock()
 
     @property
@@ -36,21 +69,25 @@ class Shares(Generic[T, P]):
         with self._lock:
             return not self._left
 
-    def join(self, place: P) -> None:
-        """A place is at work from now on."""
+    def join(self, *places: P) -> None:
+        """They are at work from now on."""
         with self._lock:
-            self._at_work.append(place)
+            self._at_work += places
+            self._idle_since |= dict.fromkeys(places, self._clock())
 
     def leave(self, place: P) -> None:
         with self._lock:
+            self._end(place)
             self._at_work.remove(place)
 
     def take(self, place: P, *, ahead: bool = False) -> list[T]:
-        """The place's next group; empty: there is none for it.
+        """The place's next group; empty: there is none for it, or the others are expected to end before it would.
 
         `ahead`: while it is still busy. Then it gets none of the last groups, which another place may begin sooner.
         """
         with self._lock:
+            if not ahead:
+                self._end(place)
             if ahead and len(self._left) < len(self._at_work):
                 return []
             others = [other for other in self._at_work if other != place and self._is_there(other)]
@@ -62,8 +99,48 @@ class Shares(Generic[T, P]):
             if not able:
                 return []
             chosen = min(able, key=lambda group: self._distance(place, group))  # the first of those that are as near
+            if not ahead and not self._helps(place, chosen, others):
+                return []
             self._left.remove(chosen)
+            work = self._work.setdefault(place, _Work(self._clock()))
+            work.expected_s += self._seconds(place, chosen)
             return chosen
+
+    def _helps(self, place: P, group: list[T], others: Sequence[P]) -> bool:
+        """Whether all is done sooner than if the others did what is left: not for a group that they would end before
+        this place has loaded its model."""
+        ends = {other: self._busy_s(other) for other in others}
+        for left in self._left:
+            able = [other for other in others if self._fits(other, left[0])]
+            if not able:
+                return True
+            ending = {other: ends[other] + self._factor(other) * self._seconds(other, left) for other in able}
+            first = min(able, key=ending.__getitem__)
+            ends[first] = ending[first]
+        return self._factor(place) * self._seconds(place, group) <= max(ends.values(), default=0.0)
+
+    def _busy_s(self, place: P) -> float:
+        """How much longer it is expected to be busy. Without a group it waits for its turn: as long again as so far."""
+        work = self._work.get(place)
+        if work is None:
+            return self._clock() - self._idle_since[place]
+        return max(0.0, self._factor(place) * work.expected_s - (self._clock() - work.since))
+
+    def _factor(self, place: P) -> float:
+        """How many times as long as expected it takes; of a place that has ended nothing, as all others do."""
+        own = self._paces[place].factor if place in self._paces else None
+        if own is not None:
+            return own
+        paces = self._paces.values()
+        return _Pace(sum(p.expected_s for p in paces), sum(p.took_s for p in paces)).factor or 1.0
+
+    def _end(self, place: P) -> None:
+        work = self._work.pop(place, None)
+        if work is not None:
+            pace = self._paces[place]
+            pace.expected_s += work.expected_s
+            pace.took_s += self._clock() - work.since
+            self._idle_since[place] = self._clock()
 
     def _distance(self, place: P, group: list[T]) -> int:
         loaded = self._loaded_at(group[0])

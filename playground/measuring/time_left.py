@@ -118,16 +118,28 @@ class TimeLeft:
         with self._lock:
             return self._seconds()
 
+    def expected_s(self, steps: Mapping[Kind, int]) -> float:
+        """How long so many steps more are likely to take one after another."""
+        with self._lock:
+            rates = self._rates(self._worked())
+            return sum(n * rates[k] for k, n in steps.items())
+
+    def _worked(self) -> dict[Kind, float]:
+        under_way = {k: self._width / 2 if k is self._kind else 0.0 for k in Kind}  # each is half done
+        return {k: self._ended[k] + min(under_way[k], self._expected[k] - self._ended[k]) for k in Kind}
+
+    def _rates(self, worked: Mapping[Kind, float]) -> dict[Kind, float]:
+        """Seconds of a step."""
+        typical = sum(_TYPICAL[k] * worked[k] for k in Kind)
+        pace = sum(self._spent.values()) / typical if typical > 0 else 1.0
+        return {k: (self._spent[k] + _TRUST * pace * _TYPICAL[k]) / (max(0.0, worked[k]) + _TRUST) for k in Kind}
+
     def _seconds(self) -> float | None:
         if not self._ended.total() or self._kind is None:
             return None
-        under_way = {k: self._width / 2 if k is self._kind else 0.0 for k in Kind}  # each is half done
-        worked = {k: self._ended[k] + min(under_way[k], self._expected[k] - self._ended[k]) for k in Kind}
-        typical = sum(_TYPICAL[k] * worked[k] for k in Kind)
-        pace = sum(self._spent.values()) / typical if typical > 0 else 1.0
-        left = 0.0
+        worked = self._worked()
+        rates, left = self._rates(worked), 0.0
         for k in Kind:
-            rate = (self._spent[k] + _TRUST * pace * _TYPICAL[k]) / (max(0.0, worked[k]) + _TRUST)
-            remaining = max(0.0, self._expected[k] - worked[k]) * rate
+            remaining = max(0.0, self._expected[k] - worked[k]) * rates[k]
             left += max(0.0, remaining - (self._clock() - self._since)) if k is self._kind else remaining
         return left

@@ -210,6 +210,10 @@ class Pool:
         """Whether it can be loaded there, if everything idle gives way."""
         return self.devices.has(places) and self.budgets.fits({spec: self.devices.options_within(spec, places)})
 
+    def load_s(self, places: Places, specs: Sequence[WorkerSpec]) -> float:
+        """About how long these workers take to be loaded there; none if they are."""
+        return self.queue.load_s(specs, places)
+
     def loaded_at(self, spec: WorkerSpec) -> list[Places]:
         return [h.places for h in self.handles.all() if h.spec == spec and h.usable and not h.leaving]
 

@@ -13,10 +13,12 @@ from playground.errors import Busy, Interrupted
 from playground.pool import turn_order
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.values.memory import QueuedRun, host_of
+from playground.values.memory import QueuedRun, host_of, machine_of
 
 _WAIT_S = 0.2  # how often a waiting run looks at its stop flag
-_LOAD_BYTES_PER_S = 1e9  # a guess; only the order depends on it
+# Guesses.
+_LOAD_BYTES_PER_S = 1e9
+_COPY_BYTES_PER_S = 1e8
 _START_S = 1.0
 
 
@@ -198,6 +200,12 @@ class Queue:
                 ticket.used_s += (now - self._counted_at) / running[ticket.places]
         self._counted_at = now
 
+    def load_s(self, specs: Sequence[WorkerSpec], places: Places) -> float:
+        """About how long these workers take to be loaded there; none if they are. Files may have to go there first."""
+        held = self._held()
+        copied = sum(spec.bytes for spec in _missing(specs, places, held)) if machine_of(places[0]) else 0
+        return _load_s(specs, places, held) + copied / _COPY_BYTES_PER_S
+
     def _waiting(self) -> tuple[list[turn_order.Waiting], dict[str, Ticket]]:
         now, held = time.monotonic(), self._held()
         by_name = {str(i): ticket for i, ticket in enumerate(self._tickets) if ticket.places is None}
@@ -226,14 +234,21 @@ def _present(options: list[Places], held: HeldPlaces) -> list[Places]:
     return [way for way in options if held.budgets.keys() >= set(way)] or options
 
 
+def _near(places: Places, held: HeldPlaces) -> list[tuple[WorkerSpec, Mapping[str, int]]]:
+    return [(spec, bytes) for spec, at, bytes in held.workers if set(at) <= {*places, host_of(places[0])}]
+
+
+def _missing(specs: Sequence[WorkerSpec], places: Places, held: HeldPlaces) -> list[WorkerSpec]:
+    loaded = {spec for spec, _ in _near(places, held)}
+    return [spec for spec in specs if spec not in loaded]
+
+
 def _load_s(specs: Sequence[WorkerSpec], places: Places, held: HeldPlaces) -> float:
     """Seconds to load the missing models there, and to load again what they displace.
 
     A fuller place counts up to a second more.
     """
-    near = [(spec, bytes) for spec, at, bytes in held.workers if set(at) <= {*places, host_of(places[0])}]
-    loaded = {spec for spec, _ in near}
-    missing = [spec for spec in specs if spec not in loaded]
+    near, missing = _near(places, held), _missing(specs, places, held)
     wanted = sum(spec.bytes for spec in missing)
     taken = sum(bytes.get(place, 0) for _, bytes in near for place in places)
     budget = sum(held.budgets.get(place, 0) for place in places)

@@ -37,7 +37,7 @@ from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.answer import ComparisonUpdate
 from playground.values.files import Half, Variant
-from playground.values.memory import WorkerState
+from playground.values.memory import WorkerRole, WorkerState
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit.hub_server import HubRepo, HubServer
@@ -266,6 +266,7 @@ def test_measurement_when_spread_over_two_machines_then_the_same_numbers(
     with parts.pool.turn((), where=[("host",)]):
         alone = replace(parts, pool=parts.pool.at((BOX2,)))
         on_one = measure(alone, ladder, tmp_path / "one", lambda progress: None)
+    parts.pool.unload(WorkerRole.LANGUAGE)  # else box2 has them all, and is done before the page has loaded one
     seen = set[str]()
     on_two = measure(parts, ladder, tmp_path / "two", lambda progress: seen.add(progress.what.rpartition(", on ")[2]))
     assert {"host", BOX2} <= seen
@@ -279,6 +280,7 @@ def test_measurement_when_a_machine_is_lost_in_the_middle_then_it_goes_on_elsewh
 ) -> None:
     """It is lost when the first reading is asked of it."""
     whole = measure(replace(parts, pool=parts.pool.at(("host",))), ladder, tmp_path / "whole", lambda progress: None)
+    parts.pool.unload(WorkerRole.LANGUAGE)  # else the page is done before box2 has loaded a model
     steps, removed, request = list[Progress](), list[Any](), RemoteWorker.request
 
     def counting(worker: RemoteWorker, message: Any, **fields: Any) -> Any:

@@ -741,6 +741,24 @@ def test_others_when_read_while_a_worker_goes_then_its_memory_is_not_taken_for_t
     assert pool.budgets.others == {"GPU 0": 0, "GPU 1": 0}
 
 
+def test_pools_when_two_use_the_same_gpus_then_each_leaves_the_other_what_it_holds(
+    on_gpus: OnGpus, opened: Callable[..., Pool]
+) -> None:
+    """Two pages on one machine of a cluster: the sensors of each show the workers of both."""
+    pool, gpus, specs = on_gpus
+    other = opened(gpus, host_bytes=64 * GIB)
+    load(pool, specs["a"])
+    [place] = (worker.place for worker in pool.memory().workers)
+    assert other.memory().workers == ()
+    assert other.budgets.others[place] == 650 * MIB
+    load(other, specs["b"])
+    assert pool.memory().workers[0].place == place
+    assert sum(pool.budgets.others.values()) == sum(other.budgets.others.values()) == 650 * MIB
+    pool.unload(specs["a"])
+    other.memory()
+    assert other.budgets.others[place] == 0
+
+
 def test_shortage_when_nothing_helps_then_it_says_what_would(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.others = {"GPU 0": 1900 * MIB, "GPU 1": 1400 * MIB}  # the second lacks less

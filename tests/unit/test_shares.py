@@ -14,6 +14,8 @@ def shares(
     loaded: Sequence[tuple[str, str]] = (),
     lost: Sequence[str] = (),
     at: Sequence[str] = ("here", "there"),
+    seconds: Callable[[str, Sequence[str]], float] = lambda place, group: 1.0,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Shares[str, str]:
     """Each letter is a variant. `at`: the places at work. `lost`: those whose machine is gone; the list may change."""
     shares: Shares[str, str] = Shares(
@@ -21,9 +23,10 @@ def shares(
         fits=fits,
         loaded_at=lambda variant: [place for place, held in loaded if held == variant],
         is_there=lambda place: place not in lost,
+        seconds=seconds,
+        clock=clock,
     )
-    for place in at:
-        shares.join(place)
+    shares.join(*at)
     return shares
 
 
@@ -89,3 +92,52 @@ def test_place_when_lost_and_no_other_is_at_work_then_it_goes_on_with_what_is_le
     alone = shares(["a", "b"], lost=lost, at=["there"])
     assert alone.take("there") == ["a"]
     assert alone.take("there") == ["b"]
+
+
+def slow_to_load(place: str, group: Sequence[str]) -> float:
+    """The models are loaded here; there they have to be loaded first."""
+    return 1.0 if place == "here" else 5.0
+
+
+def test_place_when_the_others_end_before_it_has_loaded_then_it_gets_nothing() -> None:
+    left = shares(["a", "b", "c"], seconds=slow_to_load)
+    assert left.take("there") == []
+    assert [left.take("here"), left.take("here"), left.take("here")] == [["a"], ["b"], ["c"]]
+
+
+def test_place_when_the_faster_one_waits_for_its_turn_then_it_helps_after_a_while() -> None:
+    now = [0.0]
+    left = shares(["a"], seconds=slow_to_load, clock=lambda: now[0])
+    assert left.take("there") == []
+    now[0] = 4.0
+    assert left.take("there") == ["a"]
+
+
+def test_place_when_there_is_more_to_do_than_it_takes_to_load_then_it_helps_but_for_the_end() -> None:
+    now = [0.0]
+    left = shares("abcdefgh", seconds=slow_to_load, clock=lambda: now[0])
+    assert (left.take("here"), left.take("there")) == (["a"], ["b"])
+    for second, group in enumerate("cdefg", 1):
+        now[0] = float(second)
+        assert left.take("here") == [group]
+    assert left.take("there") == []  # one second here, five there
+    now[0] = 6.0
+    assert left.take("here") == ["h"]
+
+
+def test_place_when_it_was_slower_than_expected_then_it_leaves_the_last_group_to_the_other() -> None:
+    now = [0.0]
+    left = shares("abcdefg", clock=lambda: now[0])
+    assert (left.take("here"), left.take("there")) == (["a"], ["b"])
+    for second, group in enumerate("cdef", 1):
+        now[0] = float(second)
+        assert left.take("here") == [group]
+    assert left.take("there") == []  # four times as slow: it would end "g" at 8 s, and the other one ends it at 6 s
+    now[0] = 5.0
+    assert left.take("here") == ["g"]
+
+
+def test_last_place_when_the_others_have_left_then_it_takes_whatever_it_costs() -> None:
+    left = shares(["a"], seconds=slow_to_load)
+    left.leave("here")
+    assert left.take("there") == ["a"]
