@@ -25,6 +25,7 @@ class PacedWorker:
     """A Worker (playground/pool/contract.py) without a process of its own."""
 
     def __init__(self, name: str, places: Places) -> None:
+        self.name = name
         self.pid = os.getpid()
         self.state = WorkerState.STARTING
 
