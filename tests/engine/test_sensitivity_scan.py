@@ -373,7 +373,7 @@ def test_scanning_when_stopped_while_a_uniform_pair_is_made_then_stopped(parts: 
         ({"max_kl": float("nan")}, "A limit has to be a number above 0"),
         ({"max_kl": float("inf")}, "A limit has to be a number above 0"),
         ({"max_kl": 1e300}, "A limit has to be a number above 0"),
-        ({"asked": ASKED.first(3)}, "at least four questions"),
+        ({"question_set": ASKED.first(3)}, "at least four questions"),
     ],
 )
 def test_scan_when_it_cannot_be_then_said_at_once(parts: Parts, fields: dict[str, Any], message: str) -> None:
