@@ -105,7 +105,7 @@ def run(
         turn = partial(_alone, lab.pool, lab.pool.line_up(specs)) if here else None
     else:
         (variant,) = comparison.variants
-        goes_alone = comparison.probabilities or comparison.begun or comparison.cold
+        goes_alone = comparison.begun or comparison.cold
         runtime = lab.pool.choices.settled(variant.model, comparison.runtime.of(variant))
         alike = None if goes_alone else Sharing(variant.model, runtime)
         turn = partial(turns.turn, lab.pool, specs, alike)
@@ -411,7 +411,11 @@ class _ComparisonRun:
         """In a batch with other runs. Without times: the others share them."""
         self._panes.set(variant.id, state=PaneState.READING, note=None)
         ended = batch.answer(
-            self._prompt(variant), self._comparison.sampling, partial(self._take, variant), self._wanted(variant)
+            self._prompt(variant),
+            self._comparison.sampling,
+            partial(self._take, variant),
+            self._wanted(variant),
+            self._comparison.n_candidates if self._comparison.probabilities else None,
         )
         finished = protocol.Finished(
             ended.reason,
@@ -429,6 +433,7 @@ class _ComparisonRun:
             state=PaneState.STOPPED if ended.reason == "stopped" else PaneState.DONE,
             metrics=metrics.of_generation(self._panes[variant.id].metrics, finished),
             finish_reason=ended.reason,
+            scores=ended.scores,
             remarks=(*self._panes[variant.id].remarks, *self._remarks_on_answer(variant, finished)),
         )
 

@@ -38,6 +38,7 @@ class _Member:
     prompt: protocol.EncodedPrompt
     sampling: Sampling
     on_chunk: Callable[[protocol.Chunk], None]
+    n_candidates: int | None
     began: bool = False  # a piece of its answer came
     passed: int = 0  # how many joined before it though they came later
     end: protocol.SequenceEnded | PlaygroundError | None = None
@@ -101,12 +102,13 @@ class SharedBatch:
         sampling: Sampling,
         on_chunk: Callable[[protocol.Chunk], None],
         stop: Stop,
+        n_candidates: int | None = None,
     ) -> protocol.SequenceEnded:
         """Blocks until the answer has ended; `on_chunk` gets its pieces in another thread. Raises what it failed with.
 
-        An answer that `stop` ends has the reason "stopped".
+        `n_candidates`: as of Join. An answer that `stop` ends has the reason "stopped".
         """
-        member = _Member(next(self._ids), prompt, sampling, on_chunk)
+        member = _Member(next(self._ids), prompt, sampling, on_chunk, n_candidates)
         with self._changed:
             self._waiting.append(member)
             self._changed.notify_all()
@@ -268,7 +270,7 @@ class _Dialogue:
         while not self._closed and (member := self._batch.next(self._request, list(self.running.values()))):
             self.running[member.id] = member
             prompt = self._embeddings.without_sent(member.prompt)
-            messages.append(protocol.Join(member.id, prompt, member.sampling))
+            messages.append(protocol.Join(member.id, prompt, member.sampling, n_candidates=member.n_candidates))
         if not self._closed and self._batch.may_close(list(self.running.values())):
             self._closed = True
             messages.append(protocol.CloseBatch())

@@ -34,6 +34,7 @@ from playground.engine.protocol import (
     SequenceEnded,
 )
 from playground.engine.sampling import TokenSampler
+from playground.engine.scoring import Scores
 from playground.engine.sequences import Row, SequenceContext
 from playground.errors import BadPrompt, EngineError, Interrupted, PlaygroundError
 from playground.values.reasoning import opened_by
@@ -88,6 +89,7 @@ class _Sequence:
     pending: tuple[int, ...]
     position: int  # of the first pending token
     reused: int
+    scores: Scores | None  # None: they are not wanted
     generated: int = 0
     forced: deque[int] = field(default_factory=deque)  # tokens that have to come next
     unread: list[int] = field(default_factory=list)  # tokens that `answer` has not got yet
@@ -213,8 +215,10 @@ class Batch:
                 self._free.remove(number)
                 sampling = join.sampling
                 opened = None if sampling.bound else opened_by(join.prompt.rendered)
-                answer = AnswerStream(self._model.vocabulary, sampling.stop, opened)
-                sequence = _Sequence(join, number, sampler, answer, pending, position, reused)
+                vocabulary, n_candidates = self._model.vocabulary, join.n_candidates
+                answer = AnswerStream(vocabulary, sampling.stop, opened)
+                scores = Scores(vocabulary, n_candidates) if n_candidates is not None else None
+                sequence = _Sequence(join, number, sampler, answer, pending, position, reused, scores)
                 sequence.forced.extend(answer.due(sequence.budget))
                 self._running.append(sequence)
 
@@ -227,7 +231,8 @@ class Batch:
             join, number = self._waiting.popleft(), free[len(joins)]
             try:
                 check_prompt(join.prompt, self._model, self._context, self._n_ctx)
-                self._model.samplers[number - 1].attach(self._context.handle, join.sampling)
+                sampler, in_graph = self._model.samplers[number - 1], join.n_candidates is None
+                sampler.attach(self._context.handle, join.sampling, in_graph=in_graph)
             except EngineError:
                 raise
             except PlaygroundError as error:  # of another model, too long, a grammar that llama.cpp cannot read
@@ -305,7 +310,11 @@ class Batch:
             self._release(sequence)
             self._fail(sequence.join.id, error)
             return
-        if self._model.vocabulary.ends_text(token):
+        is_end = self._model.vocabulary.ends_text(token)
+        if sequence.scores is not None:
+            logits = sequence.sampler.logits(self._context.handle, row)
+            sequence.scores.push(None if is_end else token, logits)
+        if is_end:
             self._end(sequence, "end of text")
             return
         sequence.generated += 1
@@ -349,6 +358,7 @@ class Batch:
                 sequence.reused,
                 reasoning_tokens=sequence.answer.reasoning_tokens,
                 in_reasoning=sequence.answer.in_reasoning,
+                scores=sequence.scores.taken if sequence.scores is not None else (),
             )
         )
 

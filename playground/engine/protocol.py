@@ -238,6 +238,7 @@ class SequenceEnded(Message, frozen=True, tag=True):
     in_reasoning: bool = False  # as of Finished
     failed: Failed | None = None
     reasoning_tokens: int = 0  # as of Finished
+    scores: tuple[TokenScore, ...] = ()  # of each token, if Join wants them
 
 
 class SequenceRead(Message, frozen=True, tag=True):
@@ -453,6 +454,7 @@ class Join(Message, frozen=True, tag=True):
     prompt: EncodedPrompt
     sampling: Sampling
     streamed: bool = True  # False: the answer is sent when it has ended
+    n_candidates: int | None = None  # of SequenceEnded.scores, as of Score; None: no scores
 
 
 class Leave(Message, frozen=True, tag=True):

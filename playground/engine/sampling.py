@@ -17,26 +17,29 @@ _SEQUENCE_BREAKERS = (b"\n", b":", b'"', b"*")
 
 
 class TokenSampler:
-    """Owns a chain of samplers that runs in a context's compute graph: on a GPU the logits then stay on the device."""
+    """Owns a chain of samplers. In a context's compute graph, the logits stay on a GPU."""
 
     def __init__(self, vocabulary: Vocabulary, sequence: int = 0) -> None:
         self._vocabulary = vocabulary
         self._sequence = sequence
         self._chain: C.llama_sampler_p | None = None
+        self._in_graph = True
         self.sampling: Sampling | None = None  # of the chain that is attached
 
-    def attach(self, context: C.llama_context_p, sampling: Sampling) -> None:
+    def attach(self, context: C.llama_context_p, sampling: Sampling, *, in_graph: bool = True) -> None:
         """Sample with `sampling` from now on. Penalties, the grammar and the random generator start anew.
 
-        Raises BadInput for a grammar that llama.cpp cannot read.
+        `in_graph`: False leaves all logits to the host, for `logits`. Raises BadInput for a grammar that llama.cpp
+        cannot read.
         """
-        if self._chain is not None and self.sampling == sampling:
+        if self._chain is not None and self.sampling == sampling and self._in_graph == in_graph:
             C.llama_sampler_reset(self._chain)
             return
         self.detach(context)
         self._chain = _chain_of(sampling, self._vocabulary)
-        self.sampling = sampling
-        C.llama_set_sampler(context, self._sequence, self._chain)
+        self.sampling, self._in_graph = sampling, in_graph
+        if in_graph:
+            C.llama_set_sampler(context, self._sequence, self._chain)
 
     def detach(self, context: C.llama_context_p) -> None:
         C.llama_set_sampler(context, self._sequence, None)
@@ -58,8 +61,15 @@ class TokenSampler:
         """What is chosen from, as far as the host has it: all logits, or those that the device's samplers left."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-        if count := C.llama_get_sampled_logits_count_ith(context, i):
-            return numpy.ctypeslib.as_array(C.llama_get_sampled_logits_ith(context, i), (count,))
+        # Without any sampler in the graph the count is that of the vocabulary.
+        if sampled := C.llama_get_sampled_logits_ith(context, i):
+            return numpy.ctypeslib.as_array(sampled, (C.llama_get_sampled_logits_count_ith(context, i),))
+        return self.logits(context, i)
+
+    def logits(self, context: C.llama_context_p, i: int) -> Any:
+        """The model's own for all tokens, valid until the next batch. For a chain that is not in the graph."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
         return numpy.ctypeslib.as_array(C.llama_get_logits_ith(context, i), (self._vocabulary.n_tokens,))
 
     def close(self) -> None:

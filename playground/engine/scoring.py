@@ -59,15 +59,36 @@ def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[To
 
     Returns one entry for each token, and one for what would follow the last. Raises Interrupted, EngineError.
     """
-    vocabulary = model.vocabulary
-    rows = zip(
-        texts(vocabulary, request.token_ids),
-        (*request.token_ids, None),
-        _logits(model, request, cancelled),
-        strict=True,
-    )
-    n = request.n_candidates
-    return tuple(_token_score(vocabulary, text, token, logits, n) for text, token, logits in rows)
+    scores = Scores(model.vocabulary, request.n_candidates)
+    for token, logits in zip((*request.token_ids, None), _logits(model, request, cancelled), strict=True):
+        scores.push(token, logits)
+    return scores.taken
+
+
+class Scores:
+    """Owns the scores of an answer as its tokens come."""
+
+    def __init__(self, vocabulary: Vocabulary, n_candidates: int) -> None:
+        self._vocabulary = vocabulary
+        self._n_candidates = n_candidates
+        self._decoder = _decoder()
+        self._scores: list[TokenScore] = []
+
+    @property
+    def taken(self) -> tuple[TokenScore, ...]:
+        """Their texts join to what was written."""
+        return tuple(self._scores)
+
+    def push(self, token: int | None, logits: Any) -> None:
+        """`logits`: what the token was chosen from. None: nothing follows."""
+        likely = likelihoods(logits)
+        self._scores.append(
+            TokenScore(
+                text=self._decoder.decode(self._vocabulary.piece(token)) if token is not None else "",
+                probability=math.exp(likely.of(token)) if token is not None else None,
+                candidates=_likeliest(self._vocabulary, likely, self._n_candidates),
+            )
+        )
 
 
 def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
@@ -185,16 +206,14 @@ def _packed_drift(
 
 def texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
     """The text of each token, so that they join to the answer; then an empty text for the position after the last."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = _decoder()
     for token in token_ids:
         yield decoder.decode(vocabulary.piece(token))
     yield ""
 
 
-def _token_score(vocabulary: Vocabulary, text: str, token: int | None, logits: Any, n: int) -> TokenScore:
-    likely = likelihoods(logits)
-    probability = None if token is None else math.exp(likely.of(token))
-    return TokenScore(text=text, probability=probability, candidates=_likeliest(vocabulary, likely, n))
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 def _likeliest(vocabulary: Vocabulary, likely: Likelihoods, n: int = _N_CANDIDATES) -> tuple[Candidate, ...]:

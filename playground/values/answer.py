@@ -23,7 +23,8 @@ class Candidate:
 class TokenScore:
     """A model's probabilities at one position of an answer.
 
-    One more entry, without a token, follows the last token; none does in an answer from elsewhere.
+    One more entry, without a token, follows the last token; none does in an answer from elsewhere, nor in one of a
+    batch that was cut off.
     """
 
     text: str  # of the token; the texts of all tokens join to what was written

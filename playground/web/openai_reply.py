@@ -83,10 +83,11 @@ def logprobs(scores: Sequence[TokenScore], n: int) -> dict[str, Any]:
     """Of an answer's tokens, each with the `n` likeliest in its place."""
     content = [
         {
-            **_token(score.text, score.probability or 0.0),
+            **_token(score.text, score.probability),
             "top_logprobs": [_token(candidate.text, candidate.probability) for candidate in score.candidates[:n]],
         }
-        for score in scores[:-1]  # the last one stands behind the answer
+        for score in scores
+        if score.probability is not None  # else it stands behind the answer
     ]
     return {"content": content, "refusal": None}
 

@@ -375,6 +375,56 @@ def test_sequence_when_it_leaves_then_the_others_go_on(parts: Parts, endless: pa
     assert leaving.ended == [(1, "max tokens"), (2, "stopped"), (0, "stopped")]
 
 
+class Asking:
+    """A Dialogue that sends all joins at once."""
+
+    def __init__(self, joins: Sequence[protocol.Join]) -> None:
+        self.outbox: list[protocol.Message] = [*joins, protocol.CloseBatch()]
+        self.ids: dict[int, tuple[int, ...]] = {join.id: () for join in joins}
+        self.ended: dict[int, protocol.SequenceEnded] = {}
+
+    def to_send(self) -> Sequence[protocol.Message]:
+        messages, self.outbox = self.outbox, []
+        return messages
+
+    def received(self, reply: protocol.SequenceReply) -> None:
+        if isinstance(reply, protocol.SequenceChunk):
+            self.ids[reply.id] += reply.chunk.token_ids
+        elif isinstance(reply, protocol.SequenceEnded):
+            self.ended[reply.id] = reply
+
+
+def test_scores_when_wanted_in_a_batch_then_those_that_reading_the_answer_alone_finds(parts: Parts) -> None:
+    """Beside answers whose logits are not wanted. A sampler outside of the graph takes the same tokens."""
+    (variant,) = parts.catalog.choose(["F16"], ["F16"])
+    steps = steps_of(parts, variant, 4)
+    prompt = steps.prompt(variant, items_of(1)[0])
+    greedy = Sampling(max_tokens=MAX_TOKENS)
+    warm = Sampling(max_tokens=8, temperature=9, seed=5, top_k=40, top_p=1, min_p=0)
+    kinds = [(greedy, 3), (greedy, None), (warm, 2), (warm, None), (Sampling(max_tokens=1), 0), (greedy, 1)]
+    asking = Asking([protocol.Join(k, prompt, sampling, n_candidates=n) for k, (sampling, n) in enumerate(kinds)])
+    runtime = Runtime(n_ctx=batch.cells([prompt], MAX_TOKENS, 4))
+    with parts.pool.lease(language_spec(variant.model, runtime, sequences=4)) as lease:
+        lease.request(protocol.OpenBatch(runtime, 4, runtime.context), dialogue=asking)
+    assert asking.ids[0] == asking.ids[1] == asking.ids[5]
+    assert asking.ids[2] == asking.ids[3] != asking.ids[0]
+    assert asking.ended[1].scores == asking.ended[3].scores == ()
+    for k, n in [(k, n) for k, (_, n) in enumerate(kinds) if n is not None]:
+        request = protocol.Score(prompt, asking.ids[k], Runtime(), n)
+        with parts.pool.lease(language_spec(variant.model, Runtime())) as lease:
+            alone = lease.request(request).scores
+        scores, ended = asking.ended[k].scores, asking.ended[k].reason == "end of text"
+        assert len(scores) == len(asking.ids[k]) + ended
+        for ours, theirs in zip(scores, alone, strict=False):
+            assert ours.text == theirs.text
+            assert len(ours.candidates) == n
+            assert ours.probability == (theirs.probability and pytest.approx(theirs.probability, rel=0.01, abs=1e-6))
+            likely = [candidate.probability for candidate in theirs.candidates]
+            assert [c.probability for c in ours.candidates] == pytest.approx(likely, rel=0.01, abs=1e-6)
+    assert asking.ended[0].reason == "end of text"
+    assert asking.ended[4].reason == "max tokens"
+
+
 def test_answer_when_its_picture_was_sent_with_the_prompt_before_then_not_again(parts: Parts) -> None:
     (variant,) = parts.catalog.choose(["F16"], ["F16"])
     first, second = items_of(2)
