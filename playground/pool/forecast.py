@@ -34,9 +34,9 @@ _PROCESS = {
     (WorkerRole.LANGUAGE, True): 640 * _MIB,
     (WorkerRole.VISION, True): 695 * _MIB,
     (WorkerRole.LANGUAGE, False): 50 * _MIB,
-    (WorkerRole.VISION, False): 53 * _MIB,
+    (WorkerRole.VISION, False): 60 * _MIB,
 }
-_OTHER_PROCESS = {True: 520 * _MIB, False: 50 * _MIB}
+_OTHER_PROCESS = {True: 520 * _MIB, False: 60 * _MIB}
 _CUDA_HOST = 456 * _MIB  # resident, of a process that has opened CUDA
 
 _MIN_CONTEXT = 1024  # tokens; a smaller one hardly holds an image
