@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 
-from playground.engine import bindings, grammar, loading, scoring, trials  # noqa: F401  first: see bindings, loading
+from playground.engine import grammar, loading, scoring, trials  # first: llama_cpp before numpy (see there)
 from playground.engine.bandwidth import measure_bandwidth
 from playground.engine.batch import Batch
 from playground.engine.encoder_inputs import EncoderInputs
