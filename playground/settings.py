@@ -242,7 +242,7 @@ class Settings(BaseSettings):
         ge=0,
         le=4,
         description="Workers without a model that are kept started on a machine without GPUs, so that the next model "
-        "loads sooner; about 36 MB each. 0: a worker is started when a model is loaded.",
+        "loads sooner; about 50 MB each. 0: a worker is started when a model is loaded.",
     )
     unwatched_run_s: float = Field(
         default=1800,
