@@ -602,10 +602,9 @@ def test_pool_when_eight_threads_want_five_models_where_two_fit_and_workers_are_
     assert killed >= 5
     assert outcomes.count("done") > 0
     assert len(outcomes) - outcomes.count("done") <= killed
-    assert_settled(for_two)
     held = sum(h.bytes[HOST] for h in for_two.handles.all())
     assert held <= for_two.memory().budgets[HOST]
-    load(for_two, *specs.values())
+    load(for_two, *specs.values())  # whoever was killed last is noticed
     assert_settled(for_two)
 
 
