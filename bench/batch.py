@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
+import psutil
 
 from bench import engine
 from playground.comparing.lab import Lab
@@ -29,6 +30,7 @@ from playground.values.files import Variant
 
 PARTS = ("accuracy", "eight", "drift", "server")
 
+_PROCESSES = ("processor app", "processor workers")
 _CLIENTS = 16
 _START_S = 300.0
 _WORDS = ("colour", "shape", "number", "place", "size", "kind", "side", "name")
@@ -65,7 +67,9 @@ def _both(
     for way, sequences in ways.items():
         with engine.fresh_lab() as lab:
             first = _run(ready, replace(lab, sequences=sequences), _warming(ready), plan, variants)[0]
+            before = _processor_s()
             last, phases = _run(ready, replace(lab, sequences=sequences), question_set, plan, variants)
+            phases |= {who: seconds - before[who] for who, seconds in _processor_s().items()}
         measured[way] = last
         numbers |= {f"{name}_{way}_s": last.elapsed_s, f"{name}_{way}_loads_s": first.elapsed_s}
         print(f"  {name}, {way}: {last.elapsed_s:.1f} s, and {first.elapsed_s:.1f} s with the loads before", flush=True)
@@ -79,13 +83,24 @@ def _both(
     ]
     alone, batched = measured["alone"].elapsed_s, measured["batched"].elapsed_s
     loads = {way: numbers[f"{name}_{way}_loads_s"] for way in ways}
+    used = {way: sum(numbers[f"{name}_{way}_{who}"] for who in _PROCESSES) for way in ways}
     numbers |= {
         f"{name}_ratio": alone / batched,
+        f"{name}_ratio_processor": used["alone"] / used["batched"],
         f"{name}_ratio_with_loads": (alone + loads["alone"]) / (batched + loads["batched"]),
         f"{name}_differ": sum(a != b for a, b in pairs) / len(pairs),
     }
-    print(f"  {name}: {numbers[f'{name}_ratio']:.2f} x", flush=True)
+    print(f"  {name}: {alone / batched:.2f} x, by the processor {numbers[f'{name}_ratio_processor']:.2f} x", flush=True)
     return numbers
+
+
+def _processor_s() -> dict[str, float]:
+    """Of this process, and of its workers: what other programs do on the machine changes it little."""
+    own, workers = psutil.Process(), 0.0
+    for worker in own.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            workers += sum(worker.cpu_times()[:2])
+    return dict(zip(_PROCESSES, (sum(own.cpu_times()[:2]), workers), strict=True))
 
 
 def _run(

@@ -61,6 +61,7 @@ _ARITHMETIC = 3
 
 
 _ALONE = 8  # questions that are asked in a batch, and then one at a time as well
+_BATCHED_FOR_ONE = 16  # questions times variants: 8 of 32 took a third of a measurement's time (bench/README.md)
 _IN_BATCHES = "in batches of questions instead of alone"
 
 _BASELINE = (Kind.ASK, Kind.RECORD, Kind.FLOOR)  # steps for each question of the reference
@@ -84,6 +85,11 @@ class MeasureRequest(msgspec.Struct, frozen=True):
     plan: MeasurementPlan = MeasurementPlan()
     runtime: Runtime = Runtime()
     form: PromptForm = PromptForm()
+
+
+def n_alone(n_questions: int, n_variants: int) -> int:
+    """How many of the questions that are asked in batches the reference is asked alone as well."""
+    return min(_ALONE, max(2, n_questions * n_variants // _BATCHED_FOR_ONE))
 
 
 def steps_of(plan: MeasurementPlan, n_questions: int, n_variants: int) -> dict[Kind, int]:
@@ -592,7 +598,9 @@ class MeasureJob:
             return None
         base, steps = self._reference, self.steps
         together = steps.in_batches(self.items)
-        chosen = together[:: -(-len(together) // _ALONE)] if together else []
+        if not together:
+            return None
+        chosen = together[:: -(-len(together) // n_alone(len(together), len(self._at_hand)))]
         keys = {
             k: (steps.key("alone", base, self.items[k]), steps.key("alone drift", base, self.items[k])) for k in chosen
         }
@@ -602,7 +610,9 @@ class MeasureJob:
             try:
                 if self._is_new(answer_key, Kind.ALONE):
                     yield self.step(f"{base.label} alone")
-                    self._results.put(answer_key, steps.write(base, steps.prompt(base, self.items[k])).token_ids)
+                    with steps.timed("asked alone"):
+                        answer = steps.write(base, steps.prompt(base, self.items[k]))
+                    self._results.put(answer_key, answer.token_ids)
                 ids, record = self._answers[k].token_ids, record_of(base, records, k)
                 differ += self._results.get(answer_key, tuple[int, ...]) != ids
                 if self._plan.drift and not self._results.has(drift_key) and record.exists():
@@ -615,7 +625,7 @@ class MeasureJob:
                 return None
         if tokens:
             self._floors[_IN_BATCHES] = kl / tokens
-        return AskedAlone(len(chosen), differ) if chosen else None
+        return AskedAlone(len(chosen), differ)
 
     def read(
         self, variant: Variant, records: Path, *, label: str = "", strict: bool = False

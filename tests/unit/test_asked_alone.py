@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from playground.measuring.measure import n_alone
 from playground.measuring.results import AskedAlone, Measurement
 from playground.rendering import measurement_view
 from testkit.notebooks import F16, Q2, measurement
@@ -24,6 +25,13 @@ def test_measurement_when_some_were_asked_alone_then_the_page_says_how_many_diff
     measured = msgspec.structs.replace(measurement(), asked_alone=AskedAlone(questions, differ))
     html = measurement_view.html(measured, (F16, Q2), F16.id, lambda name: None)
     assert f"The reference was asked {words}" in " ".join(str(html).split())
+
+
+@pytest.mark.parametrize(
+    ("questions", "variants", "alone"), [(2, 1, 2), (16, 2, 2), (24, 2, 3), (100, 5, 8), (5000, 2, 8)]
+)
+def test_questions_when_there_are_few_then_fewer_are_asked_alone(questions: int, variants: int, alone: int) -> None:
+    assert n_alone(questions, variants) == alone
 
 
 def test_measurement_when_an_older_version_made_it_then_nothing_is_said_of_batches() -> None:
