@@ -514,6 +514,7 @@ def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until
     link = page.get_by_label("Link for readers").input_value()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     cell(page, 1).get_by_label("Run shown").select_option("1")
+    expect(cell(page, 1).locator("[data-block='1.0']")).to_have_count(1)
     pane(page, "Q2_K", 1).locator(".vp-text span").nth(1).click()
     pane(page, "Q2_K", 1).get_by_role("button", name="link to this word").click()
     expect(page.locator(".vp-toast")).to_contain_text("The link is copied.")
