@@ -106,14 +106,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         from bench import engine  # noqa: PLC0415  after the arguments were read: it takes a second
 
+        def prepared() -> engine.Bench:
+            folder, tools, threads = arguments.folder or Path(temporary), arguments.tools, arguments.threads
+            return engine.prepare(arguments.size, folder, tools, gpu=arguments.gpu, threads=threads)
+
         if arguments.what in ("engine", "defaults", "all"):
-            ready = engine.prepare(
-                arguments.size,
-                arguments.folder or Path(temporary),
-                arguments.tools,
-                gpu=arguments.gpu,
-                threads=arguments.threads,
-            )
+            ready = prepared()
             measures = [engine.five_variants, engine.second_question, engine.decode_speed]
             measures = [] if arguments.what == "defaults" else measures
             if not arguments.gpu:
@@ -148,14 +146,7 @@ def main() -> None:
             if arguments.gpu:  # the embedded pair is too small to say anything about a GPU
                 from bench import drift  # noqa: PLC0415
 
-                ready = engine.prepare(
-                    arguments.size,
-                    arguments.folder or Path(temporary),
-                    arguments.tools,
-                    gpu=True,
-                    threads=arguments.threads,
-                )
-                figures |= show("drift", drift.measure(ready))
+                figures |= show("drift", drift.measure(prepared()))
             else:
                 from bench import lab  # noqa: PLC0415
 
@@ -163,13 +154,7 @@ def main() -> None:
         if arguments.what in ("batch", "all"):
             from bench import batch  # noqa: PLC0415
 
-            ready = engine.prepare(
-                arguments.size,
-                arguments.folder or Path(temporary),
-                arguments.tools,
-                gpu=arguments.gpu,
-                threads=arguments.threads,
-            )
+            ready = prepared()
             n, tokens, n_variants = (100, 60, 5) if arguments.gpu else (16, 32, 2)
             questions = arguments.questions or n
             figures |= show(
@@ -178,25 +163,11 @@ def main() -> None:
         if arguments.what == "prompt":
             from bench import prompt  # noqa: PLC0415
 
-            ready = engine.prepare(
-                arguments.size,
-                arguments.folder or Path(temporary),
-                arguments.tools,
-                gpu=arguments.gpu,
-                threads=arguments.threads,
-            )
-            figures |= show("prompt", prompt.measure(ready))
+            figures |= show("prompt", prompt.measure(prepared()))
         if arguments.what == "sequences":
             from bench import sequences  # noqa: PLC0415
 
-            ready = engine.prepare(
-                arguments.size,
-                arguments.folder or Path(temporary),
-                arguments.tools,
-                gpu=arguments.gpu,
-                threads=arguments.threads,
-            )
-            figures |= show("sequences", sequences.measure(ready))
+            figures |= show("sequences", sequences.measure(prepared()))
         if arguments.what in ("hub", "all"):
             from bench import hub  # noqa: PLC0415
 

@@ -108,13 +108,13 @@ def app(derived: Path, endless: pairs.PairFiles, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    browser = chromium()
-    if browser is None:
+    path = chromium()
+    if path is None:
         assert "CI" not in os.environ, "the browser tests have to run in CI, and there is no chromium"
         pytest.skip("no chromium here; install it, or set CHROMIUM to a browser's path")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=browser,
+            executable_path=path,
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"],
         )
         yield launched

@@ -16,9 +16,7 @@ from playground.pool.pool import Pool
 from playground.pool.worker_spec import vision_spec
 from playground.values.files import Variant
 from playground.values.reasoning import Written
-from playground.values.request import ConversationMessage, Image, ImagePlace, PromptForm, Runtime
-
-_USUAL = PromptForm()
+from playground.values.request import USUAL_FORM, ConversationMessage, Image, ImagePlace, PromptForm, Runtime
 
 IMAGE_WORD = "<image>"  # in a prompt: an image goes here
 
@@ -103,7 +101,7 @@ def ask(
     image: Image,
     runtime: Runtime,
     stop: Callable[[], bool],
-    form: PromptForm = _USUAL,
+    form: PromptForm = USUAL_FORM,
     *,
     fresh: bool = False,
 ) -> protocol.EncodedPrompt:

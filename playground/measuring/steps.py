@@ -32,12 +32,11 @@ from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
-from playground.values.request import Image, PromptForm, Runtime, Sampling
+from playground.values.request import USUAL_FORM, Image, PromptForm, Runtime, Sampling
 
 # Questions that one model answers at once at most (bench/README.md).
 _ON_GPU, _ON_CPU = 32, 16
 
-_USUAL = PromptForm()
 
 _MOST_LOSSES = 8  # of machines, before a measurement gives up
 _T = TypeVar("_T")
@@ -108,7 +107,7 @@ class Steps:
         stop: Callable[[], bool],
         tokenizer: Variant | None = None,
         pack: str = "",
-        form: PromptForm = _USUAL,
+        form: PromptForm = USUAL_FORM,
     ) -> None:
         """`sampling`: greedy. `tokenizer`: whose file turns texts into tokens; None: the reference's.
 

@@ -20,9 +20,7 @@ from playground.errors import BadInput, Failure, Interrupted, cannot_write
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.values.files import Half, Variant
-from playground.values.request import PromptForm, Runtime, Sampling
-
-_USUAL = PromptForm()
+from playground.values.request import USUAL_FORM, PromptForm, Runtime, Sampling
 
 
 class CollectedMatrix(msgspec.Struct, frozen=True):
@@ -43,7 +41,7 @@ def collect(
     *,
     answers: Sequence[tuple[int, ...]] | None = None,
     runtime: Runtime | None = None,
-    form: PromptForm = _USUAL,
+    form: PromptForm = USUAL_FORM,
     max_tokens: int = 128,
     stop: Callable[[], bool] = lambda: False,
     on_item: Callable[[int, int], None] = lambda done, total: None,

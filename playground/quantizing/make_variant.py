@@ -23,7 +23,7 @@ from playground.quantizing import importance_matrix, quantizer
 from playground.quantizing.quantizer import EmbeddingCheck
 from playground.quantizing.scan_files import Workshop
 from playground.values.files import Half, Variant
-from playground.values.request import Image, PromptForm, Runtime
+from playground.values.request import USUAL_FORM, Image, PromptForm, Runtime
 
 _CHECKED_IMAGES = 8
 _PROGRESS_S = 0.25
@@ -67,7 +67,7 @@ class MakeJob:
         workshop: Workshop,
         runtime: Runtime,
         stop: Callable[[], bool] = lambda: False,
-        form: PromptForm = PromptForm(),  # noqa: B008  frozen
+        form: PromptForm = USUAL_FORM,
     ) -> None:
         """`form`: of the questions that calibrate, and of those that judge."""
         self._lab = lab

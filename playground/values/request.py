@@ -172,6 +172,9 @@ class PromptForm:
         return ", ".join(parts)
 
 
+USUAL_FORM = PromptForm()
+
+
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"

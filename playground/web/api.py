@@ -157,13 +157,13 @@ here; its questions, their form and the lengths of answers hold then.
                 "chat_template": chat_template or None,
             }
             settings = parts.limited(run_settings.read_settings(given))
-            mine, stop = parts.of(person), lab.StopFlag()
+            own_parts, stop = parts.of(person), lab.StopFlag()
             chosen = parts.choose(variants)
             if pack:
                 _check_pack(parts.settings, settings, chosen)
                 with long_jobs.held(person):
                     try:
-                        yield from _against(parts, pack, chosen, mine.lab, stop, measures, uploader)
+                        yield from _against(parts, pack, chosen, own_parts.lab, stop, measures, uploader)
                     finally:
                         stop.run()
                 return
@@ -191,7 +191,7 @@ here; its questions, their form and the lengths of answers hold then.
 
             with long_jobs.held(person):
                 try:
-                    for news in measures.measured(endpoint_jobs.job_of(mine.lab, job_request, stop.wanted).run()):
+                    for news in measures.measured(endpoint_jobs.job_of(own_parts.lab, job_request, stop.wanted).run()):
                         reply = json_documents.of_news(news)
                         if isinstance(news, Measurement):
                             reply["results"] = msgspec.to_builtins(document(news))
