@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from playground.comparing.images import read_image
 from playground.models.presets import data_folder
@@ -20,7 +19,7 @@ from playground.support import logs
 from playground.values.request import Image
 from playground.wiring import Parts, open_parts
 from testkit import pairs, result_documents
-from testkit.browser import chromium, ready
+from testkit.browser import blank, chromium, ready, visitor
 from testkit.webapp import WebApp, running
 
 # Workers, apps and commands start by the hundred. Each would compile the project anew, and each test process the tests,
@@ -124,39 +123,24 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, app: WebApp) -> Iterator[Page]:
     """A first visitor's page. What it asks of other addresses fails the test, and so does an error of its script."""
-    context = browser.new_context(viewport={"width": 1366, "height": 900})
-    opened = context.new_page()
-    requests: list[Request] = []
-    opened.on("request", lambda request: requests.append(request))  # noqa: PLW0108  playwright marks the function
-    dialogs: list[Dialog] = []
-
-    def on_dialog(dialog: Dialog) -> None:
-        dialogs.append(dialog)
-        dialog.dismiss()
-
-    opened.on("dialog", on_dialog)
-    errors: list[str] = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.goto(app.url)
-    ready(opened)
-    yield opened
-    external = [r.url for r in requests if not re.match(rf"{app.url}|data:|blob:", r.url)]
-    assert external == []
-    assert dialogs == []
-    assert errors == []
-    context.close()
+    with visitor(browser, app.url) as first:
+        ready(first)
+        yield first
 
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Page]:
     """An empty page; an error of its script fails the test."""
-    context = browser.new_context(viewport={"width": 1366, "height": 900})
-    page = context.new_page()
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    assert errors == []
-    context.close()
+
+    def on_error(error: Error) -> None:
+        errors.append(str(error))
+
+    with blank(browser) as page:
+        page.on("pageerror", on_error)
+        yield page
+        page.remove_listener("pageerror", on_error)
+        assert errors == []
 
 
 @pytest.fixture

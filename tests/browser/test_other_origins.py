@@ -102,12 +102,11 @@ def notebook_component(page: Page) -> int:
 @pytest.mark.parametrize("own", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("with_login", [False, True])
 def test_foreign_page_when_it_tries_everything_then_nothing_is_read_or_changed(
-    request: pytest.FixtureRequest, browser: Browser, foreign_port: int, own: str, with_login: bool
+    request: pytest.FixtureRequest, opened: Page, foreign_port: int, own: str, with_login: bool
 ) -> None:
     app: WebApp = request.getfixturevalue("behind_login" if with_login else "app")
     url = app.url.rstrip("/").replace("127.0.0.1", own)
-    context = browser.new_context()
-    page = context.new_page()
+    page = opened
     page.goto(url)
     if with_login:
         log_in(page)
@@ -116,7 +115,7 @@ def test_foreign_page_when_it_tries_everything_then_nothing_is_read_or_changed(
     notebooks = sorted((app.log.parent / "cache/notebooks").rglob("*"))
     requests: list[tuple[str, int]] = []
 
-    foreign = context.new_page()  # the same browser, with its cookies
+    foreign = page.context.new_page()  # the same browser, with its cookies
     foreign.on("response", lambda reply: requests.append((reply.request.method, reply.status)))
     foreign.goto(f"{FOREIGN}:{foreign_port}")
     requests.clear()
@@ -127,42 +126,33 @@ def test_foreign_page_when_it_tries_everything_then_nothing_is_read_or_changed(
     assert requests
     assert {status for _, status in requests} == {403}
     assert sorted((app.log.parent / "cache/notebooks").rglob("*")) == notebooks
-    context.close()
 
 
-def test_foreign_page_when_it_sends_a_form_then_refused(browser: Browser, app: WebApp, foreign_port: int) -> None:
-    context = browser.new_context()
-    page = context.new_page()
+def test_foreign_page_when_it_sends_a_form_then_refused(opened: Page, app: WebApp, foreign_port: int) -> None:
+    page = opened
     page.goto(f"{FOREIGN}:{foreign_port}")
     fields = '<form method=post enctype=text/plain action="{}/gradio_api/component_server"><input name=x></form>'
     page.evaluate("html => { document.body.innerHTML = html; document.forms[0].submit() }", fields.format(app.url))
     expect(page.locator("body")).to_contain_text("This request comes from another site.")
-    context.close()
 
 
 def test_foreign_page_when_it_shows_the_app_in_a_frame_then_the_browser_refuses(
-    browser: Browser, app: WebApp, foreign_port: int
+    opened: Page, app: WebApp, foreign_port: int
 ) -> None:
     """Nobody is led to press buttons that they do not see."""
-    context = browser.new_context()
-    page = context.new_page()
+    page = opened
     page.goto(f"{FOREIGN}:{foreign_port}")
     with page.expect_console_message(lambda message: "frame-ancestors" in message.text):
         page.set_content(f'<iframe src="{app.url}"></iframe>')
     while not page.frames[1].url.startswith("chrome-error:"):
         page.wait_for_timeout(50)
-    context.close()
 
 
-def test_foreign_page_when_it_has_a_link_then_the_notebook_opens(
-    browser: Browser, app: WebApp, foreign_port: int
-) -> None:
-    context = browser.new_context()
-    page = context.new_page()
+def test_foreign_page_when_it_has_a_link_then_the_notebook_opens(opened: Page, app: WebApp, foreign_port: int) -> None:
+    page = opened
     page.goto(f"{FOREIGN}:{foreign_port}")
     page.evaluate("url => { location.href = url }", app.url)
     expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
-    context.close()
 
 
 def log_in(page: Page) -> None:
@@ -171,10 +161,9 @@ def log_in(page: Page) -> None:
     page.get_by_role("button", name="Login").click()
 
 
-def test_login_page_when_it_opens_then_it_has_all_its_files(browser: Browser, behind_login: WebApp) -> None:
+def test_login_page_when_it_opens_then_it_has_all_its_files(opened: Page, behind_login: WebApp) -> None:
     """What stands before the login is enough to log in."""
-    context = browser.new_context()
-    page = context.new_page()
+    page = opened
     refused: list[str] = []
     page.on("response", lambda reply: refused.append(reply.url) if reply.status == 401 else None)
     page.goto(behind_login.url)
@@ -182,8 +171,7 @@ def test_login_page_when_it_opens_then_it_has_all_its_files(browser: Browser, be
     assert refused == []
     log_in(page)
     expect(page.locator("#vp-notebook[data-ready]")).to_be_visible(timeout=20_000)
-    assert [cookie["sameSite"] for cookie in context.cookies()] == ["Lax", "Lax"]
-    context.close()
+    assert [cookie["sameSite"] for cookie in page.context.cookies()] == ["Lax", "Lax"]
 
 
 def test_hub_when_it_shows_a_space_in_its_frame_then_a_visitor_logs_in_and_runs(

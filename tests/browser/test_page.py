@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from playground.models.presets import data_folder
 from testkit import pairs
-from testkit.browser import TOKEN, cell, ended, menu, pane, panel, prompt, ready, reload, run, tab, tick_only, visitor
+from testkit.browser import TOKEN, cell, ended, menu, pane, panel, prompt, ready, reload, run, tick_only, visitor
 from testkit.cutting_proxy import cutting
 from testkit.webapp import WebApp
 
@@ -264,16 +264,14 @@ def test_page_when_the_tab_is_closed_then_the_run_goes_on_and_another_tab_sees_a
         run(other)
         writing(other)
         token = other.evaluate("name => localStorage.getItem(name)", TOKEN)
-    context = browser.new_context()
-    context.add_init_script(f"localStorage.setItem({TOKEN!r}, {token!r})")
-    with tab(context, app.url) as again:
+        other.close()
+    with visitor(browser, app.url, token=token) as again:
         writing(again)
         expect(cell(again)).to_have_class(re.compile("vp-running"))
         early = len(cell(again).locator(".vp-text").first.text_content() or "")
         again.wait_for_function("n => document.querySelector('.vp-text').textContent.length > n + 50", arg=early)
         stop(again)
         expect(cell(again).locator(".vp-runstate")).to_have_text("stopped by hand")
-    context.close()
     assert memory(app)["queue_length"] == 0
 
 
@@ -307,14 +305,12 @@ def test_page_when_two_people_run_then_the_second_sees_its_place(
     set_max_tokens(page, 3000)
     run(page)
     writing(page)
-    other = browser.new_page()
-    other.goto(app.url)
-    ready(other)
-    run(other)
-    expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting for 1 other run\\."))
-    stop(page)
-    expect(cell(other).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
-    other.close()
+    with visitor(browser, app.url) as other:
+        ready(other)
+        run(other)
+        expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting for 1 other run\\."))
+        stop(page)
+        expect(cell(other).locator(".vp-say")).to_contain_text("answer exactly like F16", timeout=60_000)
 
 
 def test_page_when_a_worker_is_killed_then_its_pane_says_so(page: Page, app: WebApp, endless: pairs.PairFiles) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from playground.web import assets
 from playground.web import page as pages
@@ -120,15 +120,14 @@ def test_page_when_hidden_then_it_asks_for_nothing(served: Served, opened: Page)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1366, 390])
 def test_page_when_narrow_or_dark_then_nothing_leaves_it_and_text_can_be_read(
-    served: Served, browser: Browser, width: int, scheme: str
+    served: Served, opened: Page, width: int, scheme: str
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-    page = context.new_page()
-    open_page(page, served.url)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    faint = page.evaluate(_FAINT)
+    opened.set_viewport_size({"width": width, "height": 844})
+    opened.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    open_page(opened, served.url)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    faint = opened.evaluate(_FAINT)
     assert faint == []
-    context.close()
 
 
 # Texts of the page whose contrast with what is behind them is below 4.5:1 (WCAG AA).

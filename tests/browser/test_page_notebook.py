@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import nbformat
 import pytest
-from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
@@ -124,20 +124,11 @@ def width(page: Page) -> int:
     return width
 
 
-@pytest.fixture(scope="module")
-def context(browser: Browser, app: WebApp) -> Iterator[BrowserContext]:
-    """One for all tests, so that the page's files are fetched once."""
-    shared = browser.new_context(viewport={"width": 1366, "height": 900})
-    yield shared
-    shared.close()
-
-
 @pytest.fixture
-def page(context: BrowserContext, app: WebApp) -> Iterator[Page]:
+def page(browser: Browser, app: WebApp) -> Iterator[Page]:
     """A first visitor's page."""
-    with tab(context, app.url) as first:
+    with visitor(browser, app.url) as first:
         yield first
-        first.evaluate("localStorage.clear()")
 
 
 @pytest.fixture
@@ -443,9 +434,7 @@ def test_a_notebook_when_the_app_is_killed_in_a_run_then_all_that_was_there_is_t
         assert cell(page, 1).locator(".vp-overall").count() == 0, "the run was over before the app was killed"
         shown_texts = texts(page, 1)[:2]
         token = page.evaluate("name => localStorage.getItem(name)", TOKEN)
-    context = browser.new_context(viewport={"width": 1366, "height": 900})
-    context.add_init_script(f"localStorage.setItem({TOKEN!r}, {token!r})")
-    with running(own_cache, tmp_path / "second.txt") as app, tab(context, app.url) as page:
+    with running(own_cache, tmp_path / "second.txt") as app, visitor(browser, app.url, token=token) as page:
         expect(page.get_by_label("Title of the notebook")).to_have_value("Kept and renamed")
         order(page, "A", "Typed at last", "Describe the image.")
         assert texts(page) == ["cross", "cross"]
@@ -454,7 +443,6 @@ def test_a_notebook_when_the_app_is_killed_in_a_run_then_all_that_was_there_is_t
         assert texts(page, 1)[:2] == shown_texts
         assert all(shown_texts)
         expect(cell(page, 1).locator(".vp-pictures img")).to_have_count(len(scenes))
-    context.close()
 
 
 def test_a_disk_when_full_then_the_run_goes_on_and_the_page_says_so_until_it_is_saved(

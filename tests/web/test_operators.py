@@ -22,7 +22,7 @@ import itsdangerous
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AuthenticationError
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Page, expect
 from starlette.requests import Request
 
 from playground.comparing.run_settings import RunSettings
@@ -240,8 +240,8 @@ def test_upload_when_it_is_larger_than_allowed_then_refused(demo: WebApp) -> Non
 
 
 @pytest.mark.browser
-def test_demo_when_opened_in_a_browser_then_what_it_forbids_is_not_shown(demo: WebApp, browser: Browser) -> None:
-    page = browser.new_page()
+def test_demo_when_opened_in_a_browser_then_what_it_forbids_is_not_shown(demo: WebApp, opened: Page) -> None:
+    page = opened
     page.goto(demo.url)
     page.get_by_label("username").fill("anna")
     page.get_by_label("password").fill(PASSWORD)
@@ -252,7 +252,6 @@ def test_demo_when_opened_in_a_browser_then_what_it_forbids_is_not_shown(demo: W
     page.goto(f"{demo.url}/models")
     expect(page.get_by_text("This is a demonstration")).to_be_visible(timeout=10_000)
     expect(page.get_by_role("button", name="Delete")).to_have_count(0)
-    page.close()
 
 
 def test_log_when_people_have_logged_in_then_it_is_json_without_their_passwords(demo: WebApp) -> None:
