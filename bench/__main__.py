@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
     parser.add_argument(
         "--only",
-        help="of `attack`: one input; of `batch`: one part; of `conformance`, `parity`: pairs, `A,B`",
+        help="of `attack`: inputs, `A,B`; of `batch`: one part; of `conformance`, `parity`: pairs, `A,B`",
     )
     parser.add_argument("--server", type=Path, help="of `batch`: the program llama-server, to be compared with")
     parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")

@@ -5,6 +5,9 @@ different loopback addresses, so they are two people to the app. Goals: the visi
 begins within 3 s, tokens per second fall by at most 20 % where the pane does not call them shared, memory grows by at
 most 1 GB, and the process answers within 0.25 s. Exits with 1 where one is missed. The attacker is a process of its
 own, behind the visitor and the app: one from elsewhere would share neither's interpreter nor processor.
+
+A machine that others share changes its speed within a minute. So the attack pauses twice, and the speed of all panes
+in it that do not call theirs shared is compared with that of such panes before, between and after.
 """
 
 from __future__ import annotations
@@ -36,13 +39,17 @@ from PIL import Image
 from playground.models.presets import data_folder
 from playground.notebooks.cells import Picture
 from playground.notebooks.file_format import to_json
+from playground.support.background import give_way
 from playground.values.answer import Metrics
 from testkit.notebooks import F16, Q2, compare_cell, pane, result, run_of
 from testkit.webapp import WebApp, running
 
 GOALS = {"page_s": 2.0, "run_s": 3.0, "speed_drop": 0.2, "memory_mb": 1000.0, "freeze_s": 0.25}
 _HEAD = ("page <= 2 s", "run <= 3 s", "speed >= 80 %", "memory <= 1 GB", "freeze <= .25 s")
-_CALM_RUNS = 5
+_ROUNDS = 3  # of the attack, with a calm before, between and after them
+_CALM_S = 4.0
+_FEWEST_SPEEDS = 5  # that a median is taken of
+_MOSTLY = 0.75  # panes called shared, of which too few others are left
 _NICENESS = 19
 _VISITOR, _ATTACKER = "127.0.0.2", "127.0.0.3"
 _VARIANT = "tiny-vlm:F16+mmproj-F16"
@@ -52,7 +59,7 @@ _TIMEOUT_S = 60.0
 
 @dataclass
 class _Seen:
-    """What the visitor met. Written by one thread each, read when they have ended."""
+    """What the visitor met. Each list is written by one thread; a visit counts for the time in which it began."""
 
     page_s: list[float] = field(default_factory=list)
     run_s: list[float] = field(default_factory=list)
@@ -142,7 +149,7 @@ def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, 
             time.sleep(0.5)
     print(f"{'input':18}" + "".join(f"{goal:>24}" for goal in _HEAD) + "  what the attacker and the visitor were told")
     numbers: dict[str, float] = {}
-    for name in [only] if only else INPUTS:
+    for name in only.split(",") if only else INPUTS:
         with running(folder / "cache", folder / f"{name}.log") as app:
             row, replies, errors = _attacked(app, name, seconds)
         shown = "".join(f"{_shown(row, goal):>24}" for goal in GOALS)
@@ -153,8 +160,8 @@ def measure(folder: Path, seconds: float, only: str | None = None) -> dict[str, 
 
 
 def _is_met(row: dict[str, float], goal: str) -> bool:
-    """A number that is missing is a miss; but there is no speed where all panes call theirs shared."""
-    return row[goal] <= GOALS[goal] if goal in row else goal == "speed_drop" and row.get("shared", 0.0) == 1.0
+    """A number that is missing is a miss; but where nearly all panes call their speed shared, none is left."""
+    return row[goal] <= GOALS[goal] if goal in row else goal == "speed_drop" and row.get("shared", 0.0) >= _MOSTLY
 
 
 def _shown(row: dict[str, float], goal: str) -> str:
@@ -168,60 +175,62 @@ def _shown(row: dict[str, float], goal: str) -> str:
 def _attacked(app: WebApp, name: str, seconds: float) -> tuple[dict[str, float], Counter[str], Counter[str]]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    attacker = context.Process(target=_attack, args=(app, name, seconds, there))
+    attacker = context.Process(target=_attack, args=(app, name, seconds / _ROUNDS, there))
     attacker.start()
     here.recv()  # it is ready
     visitor = _Person(app, _VISITOR)
     visitor.compare({"max_tokens": 64})  # loads the model
-    calm = _calm_speeds(visitor)
-    over, seen = Event(), _Seen()
-    watchers = [Thread(target=watch, args=(app, visitor, over, seen)) for watch in (_visit, _look)]
+    watched = _Watched()
+    watchers = [Thread(target=watch, args=(app, visitor, watched)) for watch in (_visit, _look)]
     for thread in watchers:
         thread.start()
-    time.sleep(max(5.0, seconds / 6))  # the same without the attack
-    idle = max(seen.memory)
-    calm += seen.speeds
-    for values in (seen.page_s, seen.run_s, seen.speeds, seen.shared, seen.answers_s, seen.memory):
-        values.clear()
-    here.send("begin")
-    replies: Counter[str] = here.recv()
-    over.set()
+    replies: Counter[str] = Counter()
+    for _ in range(_ROUNDS):
+        time.sleep(_CALM_S)
+        watched.seen = watched.struck
+        here.send("strike")
+        replies = here.recv()  # of all rounds until now
+        watched.seen = watched.calm
+    time.sleep(_CALM_S)
+    here.send("end")
+    watched.over.set()
     for thread in watchers:
         thread.join(2 * _TIMEOUT_S)
     attacker.join()
-    calm += _calm_speeds(visitor)
-    row = {name: max(values) for name, values in (("page_s", seen.page_s), ("run_s", seen.run_s)) if values}
-    if seen.speeds:
-        row["speed_drop"] = max(0.0, 1 - statistics.median(seen.speeds) / statistics.median(calm))
-    if seen.speeds or seen.shared:
-        row["shared"] = len(seen.shared) / len([*seen.speeds, *seen.shared])
-    if seen.memory:
-        row["memory_mb"] = (max(seen.memory) - idle) / 1e6
-    if seen.answers_s:
-        row["freeze_s"] = max(seen.answers_s)
     visitor.close()
-    return row, replies, seen.errors
+    return _row(watched.calm, watched.struck), replies, watched.struck.errors
 
 
-def _calm_speeds(visitor: _Person) -> list[float]:
-    """Of some runs without an attack. Taken before and after one, since a shared machine changes its speed."""
-    return [speed for _ in range(_CALM_RUNS) if (speed := visitor.compare({"max_tokens": 64})[1])]
+def _row(calm: _Seen, struck: _Seen) -> dict[str, float]:
+    row = {name: max(values) for name, values in (("page_s", struck.page_s), ("run_s", struck.run_s)) if values}
+    if min(len(struck.speeds), len(calm.speeds)) >= _FEWEST_SPEEDS:
+        row["speed_drop"] = max(0.0, 1 - statistics.median(struck.speeds) / statistics.median(calm.speeds))
+    for seen, word in ((struck, "shared"), (calm, "calm_shared")):
+        if seen.speeds or seen.shared:
+            row[word] = len(seen.shared) / len([*seen.speeds, *seen.shared])
+    if struck.memory and calm.memory:
+        row["memory_mb"] = (max(struck.memory) - calm.memory[0]) / 1e6
+    if struck.answers_s:
+        row["freeze_s"] = max(struck.answers_s)
+    return row
 
 
 def _attack(app: WebApp, name: str, seconds: float, visitor: Connection) -> None:
-    """Strikes each second. In a process of its own: says when it is ready, and what the app answered at the end."""
-    os.nice(_NICENESS)
+    """Strikes each second for so long, whenever it is told. In a process of its own: says when it is ready, and what
+    the app has answered."""
+    os.setsid()
+    give_way(_NICENESS)
     if build := _BUILT_BEFORE.get(name):
         build()
     attacker = _Person(app, _ATTACKER)
     attacker.replies.clear()
     visitor.send("ready")
-    visitor.recv()
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        Thread(target=_strike, args=(INPUTS[name], attacker, app), daemon=True).start()
-        time.sleep(1.0)
-    visitor.send(attacker.replies)
+    while visitor.recv() == "strike":
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            Thread(target=_strike, args=(INPUTS[name], attacker, app), daemon=True).start()
+            time.sleep(1.0)
+        visitor.send(Counter(attacker.replies))
 
 
 def _strike(attack: Input, attacker: _Person, app: WebApp) -> None:
@@ -229,8 +238,18 @@ def _strike(attack: Input, attacker: _Person, app: WebApp) -> None:
         attack(attacker, app)
 
 
-def _visit(app: WebApp, visitor: _Person, over: Event, seen: _Seen) -> None:
-    while not over.is_set():
+class _Watched:
+    """Where the watching threads write what they see now."""
+
+    def __init__(self) -> None:
+        self.calm, self.struck = _Seen(), _Seen()
+        self.seen = self.calm
+        self.over = Event()
+
+
+def _visit(app: WebApp, visitor: _Person, watched: _Watched) -> None:
+    while not watched.over.is_set():
+        seen = watched.seen
         try:
             begun = time.monotonic()
             visitor.client.get("/").raise_for_status()
@@ -242,19 +261,19 @@ def _visit(app: WebApp, visitor: _Person, over: Event, seen: _Seen) -> None:
                 (seen.shared if is_shared else seen.speeds).append(speed)
         except Exception as error:  # whatever the visitor meets is what is counted here
             seen.errors[f"{type(error).__name__}: {str(error)[:60]}"] += 1
-        over.wait(0.5)
+        watched.over.wait(0.5)
 
 
-def _look(app: WebApp, visitor: _Person, over: Event, seen: _Seen) -> None:
+def _look(app: WebApp, visitor: _Person, watched: _Watched) -> None:
     process = psutil.Process(app.pid)
     with httpx.Client(base_url=app.url, timeout=_TIMEOUT_S) as client:
-        while not over.is_set():
-            begun = time.monotonic()
+        while not watched.over.is_set():
+            seen, begun = watched.seen, time.monotonic()
             with suppress(httpx.HTTPError, psutil.Error):
                 client.get("/health")
                 seen.memory.append(process.memory_info().rss)
             seen.answers_s.append(time.monotonic() - begun)
-            over.wait(0.1)
+            watched.over.wait(0.1)
 
 
 # --- the inputs --------------------------------------------------------------------------------------------------
@@ -412,6 +431,7 @@ def _doubling_template(attacker: _Person, app: WebApp) -> None:
 
 
 def _many_starts(attacker: _Person, app: WebApp) -> None:
+    attacker.ask("write", key=attacker.key, cell=attacker.cell, text="Describe yourself.")  # else no run begins
     for _ in range(40):
         attacker.client.post("/vp-runs", json={"key": attacker.key, "cells": [attacker.cell]})
 

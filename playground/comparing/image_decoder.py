@@ -27,6 +27,7 @@ import msgspec
 
 from playground.comparing.images import MAX_PIXELS, Document, document, read_page
 from playground.errors import BadImage, Busy
+from playground.support.background import give_way
 from playground.values.request import Image
 
 _AT_ONCE = 2
@@ -220,7 +221,7 @@ def _memory_file() -> IO[bytes]:
 
 def _serve(connection: Connection, pixels: IO[bytes], time_s: int, memory_bytes: int) -> None:
     """Runs in the child until the app closes the connection."""
-    os.nice(_NICENESS)
+    give_way(_NICENESS)
     if sys.platform == "linux":  # elsewhere the limit on addresses does not hold
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     shared = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import PIL.Image
+import psutil
 import pytest
 
 from playground.comparing.image_decoder import ImageDecoder
@@ -98,3 +99,13 @@ def test_tiff_when_it_has_thousands_of_pages_then_they_are_not_all_counted(tmp_p
     pages = [PIL.Image.new("L", (1, 1))] * 1000
     pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
     assert read_image(tmp_path / "a.tiff").note == "first of more than 100 frames"
+
+
+def test_decoder_when_it_has_read_an_image_then_its_session_has_a_tenth_of_the_weight(decoder: ImageDecoder) -> None:
+    before = set(psutil.Process().children())
+    decoder.read(SCENE)
+    (child,) = set(psutil.Process().children()) - before
+    assert child.nice() == min(19, psutil.Process().nice() + 10)
+    weight = Path(f"/proc/{child.pid}/autogroup")
+    if weight.exists() and weight.read_text():
+        assert weight.read_text().split()[-2:] == ["nice", "10"]
