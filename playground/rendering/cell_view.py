@@ -155,7 +155,7 @@ def about(cells: Iterable[Cell], runs: Iterable[RunInfo]) -> str:
 
 def note(cell: Cell, number: int, *, can_edit: bool) -> markupsafe.Markup:
     text = "" if isinstance(cell, CompareCell) else cell.text
-    title = text.strip().splitlines()[0][:80] if text.strip() else "empty note"
+    title = text.strip().splitlines()[0][:80].replace("*", "") if text.strip() else "empty note"
     menu = (("write", "Edit"), *_EDITS, _LINK, ("delete", "Delete"))
     shown = markdown.render(text) if text.strip() else markupsafe.Markup('<p class="vp-dim">An empty note.</p>')
     return templating.markup("cell.html", view=_CellView(cell, "note", number, title, can_edit, menu, shown))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -141,6 +142,7 @@ def panes(
     return markup(
         "panes.html",
         views=views,
+        columns=_columns(len(views)),
         update=update,
         apart=apart,
         printed=printed,
@@ -154,6 +156,12 @@ def panes(
         running=bool(views) and not _done(update),
         table=_table(update, variants, reference, spreads, printed=printed) if _done(update) else "",
     )
+
+
+def _columns(panes: int) -> str:
+    """For styles/panes.css: how many columns the panes take where so many fit, in rows that are alike."""
+    rows = {fit: math.ceil(panes / fit) for fit in range(2, 9)}
+    return ";".join(f"--vp-of-{fit}:{math.ceil(panes / n)}" for fit, n in rows.items() if n)
 
 
 _COLUMNS = (

@@ -362,3 +362,17 @@ def test_drift_when_an_answer_is_from_elsewhere_then_named_a_lower_bound() -> No
     update = ComparisonUpdate((pane(F16, 0.6), pane(BOX, 0.5, Elsewhere())), done=True)
     html = str(comparison_view.panes(update, (F16, BOX), "F16"))
     assert "at least 0.023 nats a token from the reference: a lower bound by the top tokens, over 1 token" in html
+
+
+@pytest.mark.parametrize(
+    ("panes", "room", "columns"),
+    [(6, 5, 3), (6, 6, 6), (6, 3, 3), (5, 5, 5), (5, 4, 3), (4, 3, 2), (4, 8, 4), (1, 5, 1)],
+)
+def test_panes_when_they_need_two_rows_then_both_are_as_full_as_they_can_be(
+    panes: int, room: int, columns: int
+) -> None:
+    variants = [replace(F16, id=str(n), label=str(n)) for n in range(panes)]
+    update = ComparisonUpdate(panes=tuple(Pane(variant=v.id) for v in variants))
+    html = comparison_view.panes(update, variants, "0")
+    columns_of = dict(re.findall(r"--vp-of-(\d):(\d)", html))
+    assert columns_of[str(room)] == str(columns)
