@@ -106,7 +106,8 @@ def serve(settings: Settings) -> None:
         Thread(target=_sweep_daily, args=(parts, uploads), daemon=True).start()
         early_paint.install(page.early_bodies(), page.SCRIPTS)
         tunnel = _LOOPBACK if settings.share else ()
-        with connections.counted(Connections(connections.MOST, (*settings.forwarders, *tunnel))):
+        limits = Connections(connections.MOST, (*settings.forwarders, *tunnel), connections.most_of_all())
+        with connections.counted(limits):
             demo.launch(
                 server_name=settings.host,
                 server_port=settings.port,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,67 @@ def test_connections_when_an_address_opens_too_many_then_closed_unread_until_one
                 reply = httpx.get(url, headers={"Connection": "Upgrade", "Upgrade": "websocket"})
                 break
     assert reply.text == "http"
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """A soft limit of 300 file descriptors, as far as the process holds no more, and the hard one as it was."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("few_files")
+def test_limit_of_files_when_the_system_allows_more_then_raised_and_half_of_it_is_left_beside_connections() -> None:
+    most = connections.most_of_all()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == (hard if 0 <= hard < 65_536 else 65_536)
+    assert most == min(4096, soft // 2)
+
+
+class Transport:
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def held(counts: Connections, host: str, n: int) -> list[Any]:
+    transports: list[Any] = [Transport() for _ in range(n)]
+    assert [counts.enter(host, transport) for transport in transports] == [True] * n
+    return transports
+
+
+def test_connections_when_three_addresses_hold_all_then_a_new_one_gets_the_newest_of_whoever_holds_the_most() -> None:
+    counts = Connections(400, most_of_all=900)
+    first = held(counts, "192.0.2.1", 400)
+    second, third = held(counts, "192.0.2.2", 300), held(counts, "192.0.2.3", 200)
+    new = held(counts, "192.0.2.4", 100)
+    assert sum(transport.aborted for transport in first) == 100
+    assert all(transport.aborted for transport in first[300:])
+    assert not any(transport.aborted for transport in (*second, *third, *new))
+    assert not counts.enter("192.0.2.2"), "it holds as many as anybody"
+    for transport in first:  # of those that were aborted the server hears once more
+        counts.leave("192.0.2.1", transport)
+    held(counts, "192.0.2.4", 300)
+    assert not counts.enter("192.0.2.4"), "400 of one address"
+    assert not any(transport.aborted for transport in (*second, *third, *new))
+
+
+def test_connections_when_everybody_holds_one_and_all_are_taken_then_one_more_is_refused() -> None:
+    counts = Connections(400, most_of_all=3)
+    kept = [held(counts, f"192.0.2.{n}", 1)[0] for n in range(3)]
+    assert not counts.enter("192.0.2.9")
+    counts.leave("192.0.2.0", kept[0])
+    assert counts.enter("192.0.2.9")
+
+
+def test_proxy_when_all_connections_are_taken_then_it_loses_none() -> None:
+    counts = Connections(400, ("10.0.0.0/8",), most_of_all=100)
+    many = held(counts, "10.0.0.1", 100)
+    assert not counts.enter("192.0.2.1")
+    assert not any(transport.aborted for transport in many)
 
 
 @pytest.mark.parametrize(
