@@ -38,6 +38,7 @@ _WHAT = (
     "statistics",
     "attack",
     "app",
+    "cluster",
     "all",
 )
 
@@ -65,13 +66,17 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="of `templates`, `conformance`, `parity`: a Python with transformers")
     parser.add_argument("--draws", type=int, default=1000, help="of `statistics`: samples for each figure")
     parser.add_argument("--measure", action="store_true", help="of `statistics`: measure the embedded pair anew first")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each input of `attack`")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of each input of `attack`, of the long part of `cluster`"
+    )
     parser.add_argument(
         "--only",
         help="of `attack`: inputs, `A,B`; of `batch`: one part; of `conformance`, `parity`: pairs, `A,B`",
     )
     parser.add_argument("--server", type=Path, help="of `batch`: the program llama-server, to be compared with")
-    parser.add_argument("--questions", type=int, help="of `batch`; default: 100 on a GPU, 16 on a CPU")
+    parser.add_argument(
+        "--questions", type=int, help="of `batch` (default: 100 on a GPU, 16 on a CPU) and `cluster --gpu` (24)"
+    )
     arguments = parser.parse_args()
     if arguments.what == "templates" and arguments.source is None:
         parser.error("templates needs --source, a folder of llama.cpp's source")
@@ -208,6 +213,23 @@ def main() -> None:
             from bench import app  # noqa: PLC0415
 
             figures |= show("app", app.measure(arguments.folder or Path(temporary), arguments.size, gpu=arguments.gpu))
+        if arguments.what == "cluster" and arguments.gpu:  # two GPUs of one host; the extra cluster is not required
+            from bench import cluster_gpus  # noqa: PLC0415
+
+            names = cluster_gpus.VARIANTS
+            ready = engine.prepare(
+                arguments.size,
+                arguments.folder or Path(temporary),
+                arguments.tools,
+                gpu=True,
+                threads=arguments.threads,
+                quantizations=names,
+            )
+            figures |= cluster_gpus.measure(ready, arguments.questions or 24)
+        elif arguments.what == "cluster":
+            from bench import cluster  # noqa: PLC0415  needs the extra cluster
+
+            figures |= cluster.measure(Path(temporary), arguments.seconds)
     print(json.dumps(figures))
     if any(name.endswith("_missed") for name in figures):
         sys.exit(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -90,10 +90,11 @@ def _stamps(chunk: protocol.Chunk) -> dict[str, int]:
     return {hop: int(at) for hop, _, at in stamps if hop in _HOPS}
 
 
-def report(parts: Parts, places: tuple[str, str]) -> None:
+def rows(parts: Parts, places: tuple[str, str]) -> Iterator[tuple[str, float, float | None]]:
+    """What, milliseconds, and the goal."""
     here, there = (added(parts, place) for place in places)
     for place, measured in zip(places, (here, there), strict=True):
         hops = ", ".join(f"{hop} {ms:.2f}" for hop, ms in measured.hops.items())
-        print(f"{place}: first piece {measured.first:.1f} ms, later ones {measured.update:.2f} ms ({hops})")
-    print(f"added to the first piece {there.first - here.first:.1f} ms (goal 20)")
-    print(f"added to each later piece {there.update - here.update:.2f} ms (goal 3)")
+        print(f"{place}: first piece {measured.first:.1f} ms, later ones {measured.update:.2f} ms ({hops})", flush=True)
+    yield "Ray adds to the first piece of an answer, ms", there.first - here.first, 20.0
+    yield "Ray adds to each later piece, ms", there.update - here.update, 3.0

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,14 +77,22 @@ class Bench:
         return Image(rgb=noise, width=side, height=side, sha256=f"noise {seed}")
 
 
-def prepare(size: str, folder: Path, tools: Path, *, gpu: bool, threads: int) -> Bench:
+def prepare(
+    size: str,
+    folder: Path,
+    tools: Path,
+    *,
+    gpu: bool,
+    threads: int,
+    quantizations: Sequence[str] = QUANTIZATIONS,
+) -> Bench:
     """Write the pair, quantize its language model, and make the picture."""
     folder.mkdir(parents=True, exist_ok=True)
     files = pairs.write_llava(folder, name=f"bench-{size}", **SIZES[size])
     store = Catalog(folder / "cache", None)
     variants = [store.open_pair(files.model, files.projector)]
     with contextlib.closing(Pool.open()) as pool:
-        for quantization in QUANTIZATIONS:
+        for quantization in quantizations:
             target = folder / f"bench-{size}-{quantization}.gguf"
             if not target.exists():
                 quantize_file(files.model, target, quantization, pool, Half.MODEL)

@@ -484,6 +484,14 @@ def set_eos(path: Path, out: Path, token: int) -> Path:
     return out
 
 
+def set_context(path: Path, out: Path, n_ctx: int) -> Path:
+    """Copy a language model, and let it say that it was trained with longer contexts."""
+    shutil.copyfile(path, out)
+    length = GGUFReader(out, "r+").fields["llama.context_length"]
+    length.parts[length.data[0]][0] = n_ctx
+    return out
+
+
 def set_control(path: Path, out: Path, *tokens: int, kind: TokenType = TokenType.CONTROL) -> Path:
     """Copy a language model, and make control tokens of some of its tokens (that it was seen to answer, say)."""
     shutil.copyfile(path, out)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,19 @@ def _ip(*arguments: str) -> None:
 
 @contextmanager
 def _agent(inside: list[str], *options: str) -> Iterator[None]:
-    """Until it says that Ray has started."""
+    """Until it says that Ray has started. Ray gives itself 30 s for that, so on a busy machine it is asked again."""
     command = [*inside, sys.executable, "-m", "playground", "agent", *options]
-    agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert agent.stdout is not None
-        lines = []
-        for line in agent.stdout:
-            lines.append(line)
-            if "Ray runtime started" in line:
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield
-    finally:
-        agent.terminate()
-        agent.communicate(timeout=60)
+    lines: list[str] = []
+    for _ in range(_TRIES):
+        agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert agent.stdout is not None
+            for line in agent.stdout:
+                lines.append(line)
+                if "Ray runtime started" in line:
+                    yield
+                    return
+        finally:
+            agent.terminate()
+            agent.communicate(timeout=60)
+    raise AssertionError("".join(lines))

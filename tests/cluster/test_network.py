@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,28 +31,31 @@ from playground.values.answer import ComparisonUpdate
 from playground.values.files import Variant
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
+from testkit import pairs
 from testkit.running import MODEL, PROJECTOR, SCENE, SHORT_CONTEXT, WHAT, comparison, run
+from testkit.second_page_child import BOX2, budget, held
 from testkit.two_networks import Network
 
-BOX2 = "box2 · host"
 LONG = Runtime(n_ctx=4096)
 
-# A page of its own: it loads a model on box2, says which processes it has there, and answers until it is killed.
-OTHER_PAGE = """
-import sys
-from pathlib import Path
-from playground.pool.worker_spec import language_spec
-from playground.settings import Settings
-from playground.values.request import Runtime
-from playground.wiring import open_parts
-from testkit.running import MODEL, PROJECTOR
+LARGE = Runtime(n_ctx=400_000)  # its key-value cache takes 1.2 GB, more than what comes and goes beside the tests
 
-with open_parts(Settings(cache_dir=Path(sys.argv[1]), cluster=sys.argv[2]), any_folder=True) as parts:
-    spec = language_spec(parts.catalog.open_pair(MODEL, PROJECTOR).model, Runtime(n_ctx=512))
-    with parts.pool.turn([spec], where=[("box2 · host",)]) as slot, slot.lease(spec) as lease:
-        print(lease.pid, flush=True)
-        sys.stdin.read()
-"""
+
+@contextmanager
+def other_page(
+    network: Network, folder: Path, runtime: Runtime, model: Path = MODEL
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """And the process ids of its workers, here and on box2."""
+    command = [sys.executable, "-m", "testkit.second_page_child", str(folder), network.address]
+    command += [str(model), str(runtime.n_ctx)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            pids = [int(pid) % PIDS for pid in other.stdout.readline().split()]
+            assert len(pids) == 2
+            yield other, pids
+        finally:
+            other.kill()
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +123,42 @@ def test_page_when_killed_then_its_workers_end_and_another_page_goes_on(
     parts: Parts, variant: Variant, network: Network, tmp_path: Path
 ) -> None:
     spec = language_spec(variant.model, SHORT_CONTEXT)
-    command = [sys.executable, "-c", OTHER_PAGE, str(tmp_path), network.address]
     with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec) as lease:
-        own = lease.pid % PIDS
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-            assert other.stdout is not None
-            theirs = int(other.stdout.readline()) % PIDS
-            assert theirs != own
-            assert psutil.pid_exists(theirs)
+        with other_page(network, tmp_path, SHORT_CONTEXT) as (other, theirs):
+            assert lease.pid % PIDS not in theirs
+            assert all(psutil.pid_exists(pid) for pid in theirs)
             other.send_signal(signal.SIGKILL)
-        print(f"the killed page's worker ended after {until(lambda: not psutil.pid_exists(theirs)):.1f} s")
-        assert psutil.pid_exists(own)
+            ended = until(lambda: not any(psutil.pid_exists(pid) for pid in theirs))
+        print(f"the killed page's workers ended after {ended:.1f} s")
         assert lease.request(protocol.Tokenize("Hello")).token_ids
+
+
+def test_pages_when_two_use_one_machine_then_each_sees_the_memory_that_the_other_holds(
+    parts: Parts, network: Network, tmp_path: Path
+) -> None:
+    """Two processes, each with an agent of its own there. What one loads and unloads, the other may not and may use."""
+    model = pairs.set_context(MODEL, tmp_path / "long.gguf", 400_000)
+    pair, before = parts.catalog.open_pair(model, PROJECTOR), budget(parts)
+    with other_page(network, tmp_path, LARGE, model) as (other, theirs):
+        large = psutil.Process(theirs[1]).memory_info().rss
+        assert large > 500 * 2**20
+        until(lambda: budget(parts) < before - large / 2)
+
+        def their_budget() -> int:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            other.stdin.write("\n")
+            other.stdin.flush()
+            return int(other.stdout.readline())
+
+        beside = their_budget()
+        own = psutil.Process(held(parts, pair, BOX2, LARGE) % PIDS).memory_info().rss
+        print(f"budgets on box2: {before}, then {budget(parts)}; of the other page {beside}, then {their_budget()}")
+        until(lambda: their_budget() < beside - own / 2)
+        parts.pool.unload(language_spec(pair.model, LARGE))
+        until(lambda: their_budget() > beside - own / 2)
+        both = budget(parts)
+    until(lambda: budget(parts) > both + large / 2)
 
 
 def test_measurement_when_the_network_is_cut_for_good_then_it_goes_on_elsewhere(

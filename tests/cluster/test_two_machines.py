@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -26,8 +28,9 @@ from playground.cluster import shared_embeddings
 from playground.cluster.machine import PIDS
 from playground.cluster.messages import Versions
 from playground.cluster.remote_worker import RemoteWorker
+from playground.comparing import compare
 from playground.engine import protocol
-from playground.errors import WorkerDied
+from playground.errors import NoRoom, WorkerDied
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob, MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
@@ -63,7 +66,7 @@ def box2(nodes: Any) -> Any:
 
 @pytest.fixture
 def parts(page: Parts, box2: Any) -> Parts:
-    until(lambda: BOX2 in page.pool.devices.host_places, 60)
+    until(lambda: BOX2 in page.pool.devices.host_places)
     return page
 
 
@@ -72,11 +75,11 @@ def variant(parts: Parts) -> Variant:
     return parts.catalog.open_pair(MODEL, PROJECTOR)
 
 
-def until(true: Callable[[], bool], within_s: float) -> float:
+def until(true: Callable[[], bool]) -> float:
     """Seconds until it is true."""
     started = time.monotonic()
     while not true():
-        assert time.monotonic() - started < within_s
+        assert time.monotonic() - started < 120
         time.sleep(0.02)
     return time.monotonic() - started
 
@@ -132,22 +135,50 @@ def workers_of(parts: Parts, place: str) -> list[int]:
     return [worker.pid % PIDS for worker in sorted(workers, key=lambda worker: worker.state is not WorkerState.BUSY)]
 
 
-def test_node_when_removed_in_mid_answer_then_the_request_fails_in_words_and_the_page_goes_on(
-    parts: Parts, variant: Variant, nodes: Any, box2: Any
+def test_node_when_removed_in_mid_answer_then_its_panes_fail_in_words_and_the_others_go_on(
+    parts: Parts, ladder: tuple[Variant, ...], nodes: Any, box2: Any
 ) -> None:
-    started = list[int]()
+    started, reasons, lost, answering = list[int](), list[str](), Event(), Event()
+    prompt, spec = encoded(parts, ladder[0]), language_spec(ladder[0].model, LONG)
 
-    def remove() -> None:
-        started.extend(workers_of(parts, BOX2))
-        nodes.remove_node(box2, allow_graceful=False)
+    def answer_here() -> None:
+        with parts.pool.turn([spec], where=[("host",)]) as slot, slot.lease(spec) as lease:
+            while not lost.is_set():
+                answering.set()
+                reasons.append(lease.request(endless(prompt), stop=lost.is_set).reason)
 
-    error, seconds = answer_until(parts, variant, remove)
-    assert "box2 was lost" in error.message
-    assert seconds < 3
+    with ThreadPoolExecutor(1) as threads:
+        here = threads.submit(answer_here)
+        answering.wait()
+        on_box2 = replace(parts, pool=parts.pool.at((BOX2,)))
+        request = comparison(parts.read_image(SCENE), WHAT, ladder[:2], max_tokens=100, n_ctx=4096)
+        removed = 0.0
+        for update in compare.run(request, on_box2.lab, compare.StopFlag()):
+            if update.panes[0].text and not started:
+                started += workers_of(parts, BOX2)
+                nodes.remove_node(box2, allow_graceful=False)
+                removed = time.monotonic()
+        print(f"its panes failed after {time.monotonic() - removed:.1f} s")
+        lost.set()
+        here.result()
     assert started
-    until(lambda: not any(psutil.pid_exists(pid) for pid in started), 5)
-    until(lambda: parts.pool.devices.host_places == ("host",), 5)
-    assert run(parts, comparison(parts.read_image(SCENE), WHAT, (variant,), max_tokens=5)).panes[0].text
+    assert "box2 was lost" in (update.panes[0].error or "")
+    assert set(reasons) <= {"stopped", "context full"}
+    print(f"its workers ended after {until(lambda: not any(psutil.pid_exists(pid) for pid in started)):.1f} s")
+    until(lambda: parts.pool.devices.host_places == ("host",))
+    assert run(parts, comparison(parts.read_image(SCENE), WHAT, ladder[:1], max_tokens=5)).panes[0].text
+
+
+def test_machine_when_it_joins_then_it_answers_without_a_restart(parts: Parts, variant: Variant, nodes: Any) -> None:
+    box3 = nodes.add_node(num_cpus=1, node_name="box3")
+    try:
+        print(f"used {until(lambda: 'box3 · host' in parts.pool.devices.host_places):.1f} s after its node is up")
+        with parts.pool.turn((), where=[("host",)]), parts.pool.turn((), where=[(BOX2,)]):
+            request = comparison(parts.read_image(SCENE), WHAT, (variant,), max_tokens=5)
+            assert "Answered on box3" in " ".join(run(parts, request).panes[0].remarks)
+    finally:
+        nodes.remove_node(box3, allow_graceful=False)
+        until(lambda: set(parts.pool.devices.host_places) == {"host", BOX2})
 
 
 def test_agent_when_killed_then_its_workers_end_and_another_agent_is_started(parts: Parts, variant: Variant) -> None:
@@ -158,11 +189,11 @@ def test_agent_when_killed_then_its_workers_end_and_another_agent_is_started(par
         os.kill(psutil.Process(started[0]).ppid(), signal.SIGKILL)
 
     error, seconds = answer_until(parts, variant, kill)
+    print(f"its request failed after {seconds:.1f} s")
     assert "box2 was lost" in error.message
-    assert seconds < 3
-    until(lambda: not any(psutil.pid_exists(pid) for pid in started), 5)
-    until(lambda: BOX2 in parts.pool.devices.host_places, 30)
-    until(lambda: all(not machine.problem for machine in parts.pool.memory().machines), 30)
+    print(f"its workers ended after {until(lambda: not any(psutil.pid_exists(pid) for pid in started)):.1f} s")
+    until(lambda: BOX2 in parts.pool.devices.host_places)
+    until(lambda: all(not machine.problem for machine in parts.pool.memory().machines))
     assert run_on_box2(parts, variant, 5).panes[0].text
 
 
@@ -177,10 +208,10 @@ def test_machine_when_it_has_another_llama_cpp_then_it_is_refused_in_words_until
     with monkeypatch.context() as patched:
         patched.setattr("playground.cluster.cluster.versions", lambda: Versions("1", "0.2.90"))
         parts.pool.sensors._machines["box2"].end()  # type: ignore[attr-defined]
-        until(lambda: "install the same versions" in problem(), 60)
+        until(lambda: "install the same versions" in problem())
         assert "the page has playground 1 and llama-cpp-python 0.2.90" in problem()
         assert parts.pool.devices.host_places == ("host",)
-    until(lambda: BOX2 in parts.pool.devices.host_places, 60)
+    until(lambda: BOX2 in parts.pool.devices.host_places)
     assert problem() == ""
 
 
@@ -331,3 +362,75 @@ def test_model_when_another_machine_lacks_it_then_it_downloads_it_from_the_hub_o
     assert sum(seen.sent for seen in hub.seen("GET", file.name, cdn=True)) == (len(data) if is_there else 0)
     assert is_there or steps[-1].done == len(data)
     assert [machine.arriving for machine in parts.pool.memory().machines] == [()]
+
+
+def padded(parts: Parts, folder: Path, size: int) -> Variant:
+    """The embedded pair with a larger file, which no machine has: zeros follow the tensors."""
+    file = folder / "padded.gguf"
+    file.write_bytes(MODEL.read_bytes())
+    os.truncate(file, size)
+    return parts.catalog.read_pair(file, PROJECTOR)
+
+
+def load_on_box2(parts: Parts, variant: Variant, on_step: Callable[[protocol.Step], None]) -> None:
+    spec = language_spec(variant.model, LONG)
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec, on_step=on_step):
+        pass
+    parts.pool.unload(spec)
+
+
+@pytest.fixture
+def copies() -> Path:
+    """The agents' folder of copies (conftest.py)."""
+    folder = Path(os.environ["PLAYGROUND_CACHE_DIR"]) / "copies"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def small_disk(copies: Path) -> Iterator[Callable[[str], None]]:
+    """The folder of copies is a disk of its own. The function sets its size."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(copies)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a disk needs root")
+
+    def resize(size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(copies)], check=True)
+
+    yield resize
+    subprocess.run(["umount", "--lazy", str(copies)], check=True)
+
+
+def test_copy_when_the_disk_is_full_in_the_middle_then_refused_in_words_and_it_goes_on_when_there_is_room(
+    parts: Parts, small_disk: Callable[[str], None], tmp_path: Path
+) -> None:
+    variant, steps, again = padded(parts, tmp_path, 40 * 2**20), list[protocol.Step](), list[protocol.Step]()
+
+    def fill(step: protocol.Step) -> None:
+        steps.append(step)
+        if step.done:
+            small_disk("12m")
+
+    with pytest.raises(NoRoom, match="Make room there, and run again"):
+        load_on_box2(parts, variant, fill)
+    there = steps[-1].done
+    assert 0 < there < variant.model.bytes
+    assert [machine.arriving for machine in parts.pool.memory().machines] == [()]
+    small_disk("2g")
+    load_on_box2(parts, variant, again.append)
+    assert (again[0].done, again[-1].done) == (there, variant.model.bytes)
+
+
+def test_file_when_changed_on_one_machine_then_it_is_not_used_and_copied_again(
+    parts: Parts, copies: Path, tmp_path: Path
+) -> None:
+    variant, steps = padded(parts, tmp_path, MODEL.stat().st_size + 256), list[protocol.Step]()
+    load_on_box2(parts, variant, steps.append)
+    n_once = len(steps)
+    load_on_box2(parts, variant, steps.append)
+    assert len(steps) == n_once > 0  # it is there
+    [copy] = copies.glob("*/padded.gguf")
+    copy.write_bytes(bytes(variant.model.bytes))
+    load_on_box2(parts, variant, steps.append)
+    assert len(steps) == 2 * n_once
+    assert copy.read_bytes() == Path(variant.model.path).read_bytes()

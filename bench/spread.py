@@ -1,0 +1,70 @@
+"""What a second place gives to a measurement: the same variants and questions on one place, and on all of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from playground.comparing.lab import Lab
+from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.results import Measurement
+from playground.pool.turn_order import Places
+from playground.support.result_cache import ResultCache
+from playground.values.memory import WorkerRole
+
+
+class Spread(NamedTuple):
+    one_s: float
+    all_s: float
+    alone_s: float  # of those on one place: the reference's alone, which no other place shortens
+    n_places: int
+    differ: int  # answers and drifts
+
+    @property
+    def ratio(self) -> float:
+        return self.one_s / self.all_s
+
+    @property
+    def at_best(self) -> float:
+        return self.one_s / (self.alone_s + (self.one_s - self.alone_s) / self.n_places)
+
+
+def spread(lab: Lab, request: MeasureRequest, place: Places, folder: Path) -> Spread:
+    """Nothing is known or loaded at the start of either. Before, all files are where they are needed, and the pictures
+    are encoded: the page keeps them."""
+    reference = tuple(variant for variant in request.variants if variant.id == request.reference)
+    one = replace(lab, pool=lab.pool.at(place))
+    for number, at in enumerate({place, *lab.pool.turn_options(())}):
+        first = msgspec.structs.replace(request, questions=request.questions.first(1))
+        _measured(replace(lab, pool=lab.pool.at(at)), first, folder / f"warm {number}")
+    _measured(one, msgspec.structs.replace(request, variants=reference), folder / "pictures")
+    one_s, alone_s, on_one = _measured(one, request, folder / "one")
+    all_s, _, on_all = _measured(lab, request, folder / "all")
+    return Spread(one_s, all_s, alone_s, len(lab.pool.turn_options(())), differences(on_one, on_all))
+
+
+def differences(a: Measurement, b: Measurement) -> int:
+    """How many answers, and drifts of an answer, are not the same to the last bit."""
+    n = sum(ours != theirs for ours, theirs in zip(a.answers, b.answers, strict=True))
+    for ours, theirs in zip(a.results, b.results, strict=True):
+        n += sum(x != y for x, y in zip(ours.items, theirs.items, strict=True))
+    return n
+
+
+def _measured(lab: Lab, request: MeasureRequest, folder: Path) -> tuple[float, float, Measurement]:
+    """Seconds in all, and of them those of the reference alone."""
+    for role in (WorkerRole.LANGUAGE, WorkerRole.VISION):
+        lab.pool.unload(role)
+    label = next(variant.label for variant in request.variants if variant.id == request.reference)
+    began, alone_s = time.perf_counter(), 0.0
+    for update in MeasureJob(replace(lab, results=ResultCache(folder, "engine")), request).run():
+        if isinstance(update, Measurement):
+            return time.perf_counter() - began, alone_s, update
+        is_spread = "against itself" in update.what or not update.what.startswith(f"{label} ")
+        if is_spread and not alone_s:
+            alone_s = time.perf_counter() - began
+    raise AssertionError
