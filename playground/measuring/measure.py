@@ -13,7 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ from playground.measuring.results import (
     VariantResult,
 )
 from playground.measuring.scoring_rules import score
-from playground.measuring.shares import Shares
+from playground.measuring.shares import Shares, at_least
 from playground.measuring.steps import Item, Reading, Steps
 from playground.measuring.summaries import question_drift, variant_result
 from playground.measuring.time_left import Kind, TimeLeft
@@ -235,6 +235,31 @@ class MeasureJob:
 
     # --- variants over places ---
 
+    def at(self, places: Places) -> MeasureJob:
+        """The same job at these places, while others work elsewhere."""
+        job = copy(self)
+        job.steps = self.steps.at(places)
+        return job
+
+    def side_by_side(self, lanes: Mapping[Places, Iterator[Progress]]) -> Iterator[Progress]:
+        """What is done at several places at once, by jobs that `at` gave."""
+
+        def work(done: Callable[[Progress], None]) -> None:
+            def drain(places: Places) -> None:
+                for progress in lanes[places]:
+                    _say(done, f", on {' + '.join(places)}", progress)
+
+            with ThreadPoolExecutor(len(lanes)) as threads:
+                try:
+                    for lane in as_completed([threads.submit(drain, places) for places in lanes]):
+                        lane.result()
+                except BaseException:
+                    self._abandoned.set()  # the other places end too
+                    raise
+
+        with closing(results(work, self._abandoned)) as progress:
+            yield from progress
+
     def _home(self) -> Places:
         """Where the reference answers: at one place, so that its models are loaded once."""
         pool = self.steps.lab.pool
@@ -266,6 +291,7 @@ class MeasureJob:
             return pool.load_s(places, [spec(group[0]), *encoders.values()]) + self._work.expected_s(steps)
 
         groups = [list(group) for _, group in groupby(variants, key=lambda variant: variant.model.sha256)]
+        groups = at_least(groups, len(pool.turn_options([spec(self._at_hand[0])])))
         shares = Shares[Variant, Places](
             groups,
             fits=lambda places, variant: pool.fits_at(places, spec(variant)),
@@ -288,14 +314,14 @@ class MeasureJob:
                 self._abandoned.wait(_AGAIN_S)
 
         def measure_at(places: Places, done: Callable[[Progress], None]) -> None:
-            steps, group = self.steps.at(places), take(places)
+            here, group = self.at(places), take(places)
             while group:
                 ahead = shares.take(places, ahead=True) if pool.on_gpu else []
                 for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
                     if then is not None and pool.on_gpu:  # on a CPU the two would fight for its cores
-                        Thread(target=steps.load_ahead, args=(then,), daemon=True).start()
-                    job = copy(self)
-                    job.steps, job.problems = steps, []
+                        Thread(target=here.steps.load_ahead, args=(then,), daemon=True).start()
+                    job = copy(here)
+                    job.problems = []
                     outcomes[variant.id] = _drained(job._measure(variant, records), done)
                 group = ahead or take(places)
             shares.leave(places)

@@ -33,6 +33,15 @@ class _Work:
     expected_s: float = field(default=0.0)
 
 
+def at_least(groups: Sequence[Sequence[T]], n: int) -> list[list[T]]:
+    """The groups, the largest halved until there are n of them: another place may load the same model as well."""
+    halved = [list(group) for group in groups]
+    while 0 < len(halved) < n and len(largest := max(halved, key=len)) > 1:
+        k, middle = halved.index(largest), (len(largest) + 1) // 2
+        halved[k : k + 1] = [largest[:middle], largest[middle:]]
+    return halved
+
+
 class Shares(Generic[T, P]):
     """Hands groups of variants out to places. Those with one language model are a group, so that it is loaded once.
 

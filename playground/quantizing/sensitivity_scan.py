@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 
@@ -21,12 +23,15 @@ from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.steps import form_key, settings_key
 from playground.measuring.summaries import mean_kl
 from playground.measuring.time_left import Kind, TimeLeft
+from playground.pool.turn_order import Places
+from playground.pool.worker_spec import language_spec
 from playground.quantizing import importance_matrix, quantizer, recipe_search, recipes
 from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
 from playground.quantizing.scan_files import ScanFiles, Workshop
 from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan, Sensitivity
 from playground.quantizing.uniform_baseline import UniformBaseline
 from playground.values.files import Half, Variant
+from playground.values.memory import machine_of
 from playground.values.request import PromptForm, Runtime
 
 _ROUNDS = 3  # of searching for a recipe whose measured KL is within the limit
@@ -73,6 +78,8 @@ class ScanJob:
         """`work`: of all jobs that share one progress. Raises BadInput for what cannot be scanned."""
         source, scan = request.source, request.scan
         _check(request)
+        self._places = _places(lab, request)
+        lab = replace(lab, pool=lab.pool.at(tuple(place for places in self._places for place in places)))
         # What calibrates, what is searched with, and what judges share no picture.
         parts = request.questions.parts(3 if scan.calibrate else 2)
         self._searched, self._aside, self._calibrating = parts[0], parts[1], parts[-1]
@@ -117,11 +124,7 @@ class ScanJob:
                 yield from self._calibrate()
             yield from measuring.record(records, None if self._budgeted or len(rungs) < len(trials) else ())
             floor = yield from measuring.floor(source, records)
-            for trial in trials:
-                if trial not in rungs:
-                    rungs[trial] = yield from self._try(trial, records)
-                    if rungs[trial].error in (None, _NO_SMALLER):  # any other error may not come again
-                        self._results.put(keys[trial], rungs[trial])
+            yield from self._try_all([trial for trial in trials if trial not in rungs], records, rungs)
             self._report_errors(rungs)
             sensed = tuple(
                 GroupSensitivity(group, tuple(rungs[_Trial(group.half, (group,), kind)] for kind in self._scan.kinds))
@@ -191,21 +194,45 @@ class ScanJob:
 
     # --- one group ---------------------------------------------------------------------------------------------------
 
-    def _try(self, trial: _Trial, records: Path) -> Generator[Progress, None, Rung]:
+    def _try_all(self, trials: Sequence[_Trial], records: Path, rungs: dict[_Trial, Rung]) -> Iterator[Progress]:
+        """Fills `rungs`, at all places at once: whoever is free takes the next trial."""
+        left, taking = iter(trials), Lock()
+
+        def lane(measuring: MeasureJob, folder: Path) -> Iterator[Progress]:
+            folder.mkdir()
+            while True:
+                with taking:
+                    trial = next(left, None)
+                if trial is None:
+                    return
+                rung = rungs[trial] = yield from self._try(trial, measuring, records, folder)
+                if rung.error in (None, _NO_SMALLER):  # any other error may not come again
+                    self._results.put(self._key(trial), rung)
+
+        if len(self._places) == 1:
+            yield from lane(self._measuring, records / "trials")
+        else:
+            lanes = {at: lane(self._measuring.at(at), records / f"trials {n}") for n, at in enumerate(self._places)}
+            yield from self._measuring.side_by_side(lanes)
+
+    def _try(
+        self, trial: _Trial, measuring: MeasureJob, records: Path, folder: Path
+    ) -> Generator[Progress, None, Rung]:
+        """`folder`: of the file, which nobody keeps."""
         half, kind, files = trial.half, trial.kind, self._files
         types = {group.name: kind for group in trial.groups}
         recipe = recipes.file_recipe(trial.groups, types, files.kind(half))
         assert recipe is not None
-        file = records / files.scratch_name(half, kind)
-        yield self._measuring.step(trial.title)
+        file = folder / files.scratch_name(half, kind)
+        yield measuring.step(trial.title)
         try:
             files.quantize(half, file, recipe)
             saved = files.file(half).stat().st_size - file.stat().st_size
             if saved <= 0:  # llama.cpp keeps these tensors, or the type is no smaller
-                self._measuring.expect(-len(self._measuring.items))
+                measuring.expect(-len(measuring.items))
                 return Rung(kind, saved, None, _NO_SMALLER)
             variant = files.with_half(file, half, {file: self._key(trial)})
-            drifts = yield from self._measuring.read_once(variant, records, trial.title)
+            drifts = yield from measuring.read_once(variant, records, trial.title)
             files.release(variant, [half])
             return Rung(kind, saved, mean_kl(drifts), by_question=tuple(d.mean_kl or 0.0 for d in drifts))
         except Failure as error:
@@ -216,7 +243,8 @@ class ScanJob:
     def _report_errors(self, rungs: Mapping[_Trial, Rung]) -> None:
         """What llama.cpp refused or crashed on, each reason once. Raises BadInput if every type failed."""
         failed: dict[str, list[str]] = {}
-        for trial, rung in rungs.items():
+        for trial in self._trials:
+            rung = rungs[trial]
             if rung.error not in (None, _NO_SMALLER):
                 failed.setdefault(str(rung.error), []).append(trial.title)
         if failed and not any(rung.kl is not None for rung in rungs.values()):
@@ -343,6 +371,13 @@ class ScanJob:
         """Delete the files of a recipe that nobody gets."""
         while self._fresh:
             self._fresh.pop().unlink(missing_ok=True)
+
+
+def _places(lab: Lab, request: ScanRequest) -> list[Places]:
+    """Where the trials' files are read. They are made on the page's machine and used once, so they go to another one
+    only if this one computes on no GPU and another one does."""
+    options = lab.pool.turn_options([language_spec(request.source.model, request.runtime)])
+    return [places for places in options if not machine_of(places[0])] or options
 
 
 def _check(request: ScanRequest) -> None:

@@ -467,3 +467,24 @@ def test_measurement_when_there_are_two_gpus_then_spread_each_model_loaded_once_
     assert on_one == on_two
     assert [len(at) for at in places] == [3, 3]
     assert [set(at.values()) for at in places] == [{"GPU 0"}, {"GPU 0", "GPU 1"}]
+
+
+def test_grid_of_one_language_model_when_there_are_two_gpus_then_both_load_it_and_the_same_numbers(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were a load to take long, one GPU would measure all (tests/unit/test_shares.py)."""
+    monkeypatch.setattr(Pool, "load_s", lambda *_: 0.0)
+    variants = parts.catalog.choose(["F16"], ["F16", "Q2_K"])
+    questions = question_sets.embedded(FOLDER, level="hard").first(2)
+    one_by_one = parts.settings.model_copy(update={"max_sequences": 1})
+    measurements, places = list[Measurement](), list[set[str]]()
+    for n_gpus in (1, 2):
+        machine = FakeMachine(n_gpus=n_gpus, total=80 * GIB)
+        cache = ResultCache(tmp_path / f"{n_gpus}", "engine")
+        with closing(Pool.open(sensors=machine, start_worker=machine.start_worker)) as pool, closing(cache):
+            on_gpus = replace(parts, settings=one_by_one, pool=pool, result_cache=cache)
+            measurements.append(measured(on_gpus, questions, variants))
+            places.append({w.place for w in pool.memory().workers if w.role is WorkerRole.LANGUAGE})
+    assert places == [{"GPU 0"}, {"GPU 0", "GPU 1"}]
+    on_one, on_two = (msgspec.structs.replace(m, elapsed_s=0.0, places=()) for m in measurements)
+    assert on_one == on_two

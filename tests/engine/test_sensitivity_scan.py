@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from playground.measuring.statistics import Interval
 from playground.models.presets import data_folder
 from playground.notebooks import run_cell
 from playground.notebooks.cells import CellQuestions, CompareCell
+from playground.pool.pool import Pool
 from playground.quantizing import quantizer, recipe_search, recipes, scan_results
 from playground.quantizing.recipes import FileRecipe, Recipe
 from playground.quantizing.scan_files import ScanFiles
@@ -32,10 +34,12 @@ from playground.quantizing.scan_results import BuiltRecipe, Scan, Sensitivity, U
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.quantizing.uniform_baseline import UniformBaseline
 from playground.settings import Settings
+from playground.support.result_cache import ResultCache
 from playground.values.files import Half, Variant
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
 from testkit import pairs
+from testkit.fake_machine import GIB, FakeMachine
 
 FOLDER = data_folder() / "tiny-vlm/evaluation"
 RUNTIME = Runtime(n_ctx=512)
@@ -301,6 +305,25 @@ def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was
     assert {path.name for path in parts.catalog.made.glob("*few*")} == files | matrices
     _, scan = scanned(parts, source, max_kl=1e-12, **fields)
     assert scan.problems == ("No recipe was made: Nothing can be saved within a KL of 1e-12.",)
+
+
+def test_scan_when_there_are_two_gpus_then_both_read_its_files_and_the_same_numbers(
+    parts: Parts, few: pairs.PairFiles, tmp_path: Path
+) -> None:
+    source, scans, said = parts.catalog.open_pair(few.model, few.projector), list[Sensitivity](), set[str]()
+    one_by_one = parts.settings.model_copy(update={"max_sequences": 1})  # a batch's numbers depend on its size
+    for n_gpus in (1, 2):
+        machine = FakeMachine(n_gpus=n_gpus, total=80 * GIB)
+        cache = ResultCache(tmp_path / f"{n_gpus}", "engine")
+        with closing(Pool.open(sensors=machine, start_worker=machine.start_worker)) as pool, closing(cache):
+            on_gpus = replace(parts, settings=one_by_one, pool=pool, result_cache=cache)
+            steps, scan = scanned(on_gpus, source)
+            assert not any(worker.file.endswith("_K.gguf") for worker in pool.memory().workers)
+        scans.append(msgspec.structs.replace(scan, elapsed_s=0.0))
+        said |= {step.what.rpartition(", on ")[2] for step in steps}
+    assert scans[0] == scans[1]
+    assert sum(rung.kl is not None for group in scans[0].sensed for rung in group.rungs) == 4
+    assert {"GPU 0", "GPU 1"} <= said
 
 
 def test_types_when_none_can_be_had_then_said(parts: Parts, few: pairs.PairFiles) -> None:

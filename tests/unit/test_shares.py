@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from playground.measuring.shares import Shares
+import pytest
+
+from playground.measuring.shares import Shares, at_least
 
 
 def shares(
@@ -141,3 +143,32 @@ def test_last_place_when_the_others_have_left_then_it_takes_whatever_it_costs() 
     left = shares(["a"], seconds=slow_to_load)
     left.leave("here")
     assert left.take("there") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "n", "expected"),
+    [
+        (["abcd"], 1, ["abcd"]),
+        (["abcde"], 2, ["abc", "de"]),
+        (["abcd"], 3, ["a", "b", "cd"]),
+        (["ab", "c"], 2, ["ab", "c"]),
+        (["a", "bcd"], 3, ["a", "bc", "d"]),
+        (["a"], 4, ["a"]),
+        ([], 2, []),
+    ],
+)
+def test_groups_when_fewer_than_places_then_the_largest_are_halved(
+    groups: list[str], n: int, expected: list[str]
+) -> None:
+    assert ["".join(group) for group in at_least(groups, n)] == expected
+
+
+def test_halves_of_a_grid_when_loading_takes_longer_than_measuring_then_one_place_takes_both() -> None:
+    left = shares(["ab", "ab"], loaded=[("here", "a")], seconds=lambda place, group: 5.0 if place == "there" else 1.0)
+    assert left.take("there") == []
+    assert (left.take("here"), left.take("here")) == (["a", "b"], ["a", "b"])
+
+
+def test_halves_of_a_grid_when_measuring_takes_longer_than_loading_then_two_places_take_them() -> None:
+    left = shares(["ab", "cd"], loaded=[("here", "a"), ("here", "c")], seconds=lambda place, group: 8.0)
+    assert (left.take("here"), left.take("there")) == (["a", "b"], ["c", "d"])
