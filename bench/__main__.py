@@ -216,16 +216,8 @@ def main() -> None:
         if arguments.what == "cluster" and arguments.gpu:  # two GPUs of one host; the extra cluster is not required
             from bench import cluster_gpus  # noqa: PLC0415
 
-            names = cluster_gpus.VARIANTS
-            ready = engine.prepare(
-                arguments.size,
-                arguments.folder or Path(temporary),
-                arguments.tools,
-                gpu=True,
-                threads=arguments.threads,
-                quantizations=names,
-            )
-            figures |= cluster_gpus.measure(ready, arguments.questions or 24)
+            folder, n = arguments.folder or Path(temporary), arguments.questions or 24
+            figures |= cluster_gpus.measure(arguments.size, folder, arguments.tools, arguments.threads, n)
         elif arguments.what == "cluster":
             from bench import cluster  # noqa: PLC0415  needs the extra cluster
 

