@@ -57,6 +57,12 @@ def run_request(
         return lease.request(request, on_step=on_step, stop=stop)
 
 
+def no_room(name: str, wanted: int, free: int) -> str:
+    """In a unit in which neither number is rounded to nothing."""
+    unit, size = ("MB", 1e6) if min(wanted, free) >= 1e6 else ("kB", 1e3)
+    return f"{name} needs {wanted / size:,.1f} {unit}, {free / size:,.1f} {unit} are free there."
+
+
 def quantize_file(source: Path, target: Path, quantization: str, pool: Pool, half: Half) -> None:
     """Quantize with llama.cpp's own choice of types. Raises what `run_request` does."""
     run_request(protocol.Quantize(str(source), str(target), quantization, half), pool)
@@ -116,7 +122,7 @@ def make(
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if wanted > free:
-            raise NoRoom(f"{target.name} needs {wanted / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free there.")
+            raise NoRoom(no_room(target.name, wanted, free))
         with atomic.replacing(target) as part:
             done = run_request(request(str(part), dry=False), pool, on_step=on_step, stop=stop)
             if stop():  # it cannot be asked to stop: it was killed, or was done before that

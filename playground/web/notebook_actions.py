@@ -525,6 +525,7 @@ class NotebookActions:
 
     def own_questions(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
         """Ask the questions of a zip that was just uploaded; without one, the embedded ones again."""
+        self._library.own(key)
         source, name = "", ""
         problems: tuple[str, ...] = ()
         if path is not None:
@@ -741,8 +742,9 @@ def _settings(preset: Preset) -> RunSettings:
 
 
 def _uploaded(path: str) -> Path:
-    """Raises NotAllowed for what is not in Gradio's upload folder."""
+    """Raises NotAllowed for what is not a file in Gradio's upload folder."""
     folder = Path(get_upload_folder()).resolve()
-    if "\0" in path or not Path(path).resolve().is_relative_to(folder):
+    file = Path(path.replace("\0", "")).resolve()
+    if "\0" in path or not file.is_relative_to(folder) or not file.is_file():
         raise NotAllowed("Only a file that was uploaded here can be used.")
-    return Path(path).resolve()
+    return file

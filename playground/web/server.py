@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
-from playground.support import logs
+from playground.support import heap, logs
 from playground.web import assets, connections, early_paint, guard, login, made_files, page, remote_images
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
@@ -46,6 +46,7 @@ from playground.wiring import Parts, open_parts
 
 _DAY_S = 86400
 _LOOPBACK = ("127.0.0.0/8", "::1")
+_TRIM_S = 60.0
 _MOST_TIMES = 3
 _SWITCH_S = 0.001  # how long a busy thread keeps the interpreter from the event loop; Python's default is 5 ms
 _MOST_SESSIONS = 2000  # Gradio keeps 250 kB of a page, by a name that the client makes up
@@ -70,6 +71,7 @@ def keep_signatures() -> None:
 def serve(settings: Settings) -> None:
     """Serve the page until the process gets SIGINT or SIGTERM."""
     keep_signatures()
+    heap.bound_arenas()
     sys.setswitchinterval(_SWITCH_S)
     logs.configure(as_json=settings.log_format is LogFormat.JSON, secrets=settings.secrets)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -104,6 +106,7 @@ def serve(settings: Settings) -> None:
         Thread(target=_get_ready, args=(parts, deriving, health), daemon=True).start()
         Thread(target=_take_up, args=(parts, deriving, runs), daemon=True).start()
         Thread(target=_sweep_daily, args=(parts, uploads), daemon=True).start()
+        Thread(target=_trim, daemon=True).start()
         early_paint.install(page.early_bodies(), page.SCRIPTS)
         tunnel = _LOOPBACK if settings.share else ()
         limits = Connections(connections.MOST, (*settings.forwarders, *tunnel), connections.most_of_all())
@@ -192,3 +195,10 @@ def _sweep_daily(parts: Parts, uploads: Uploads) -> None:
         except Exception:  # the next day tries again
             logging.exception("sweeping notebooks")
         time.sleep(_DAY_S)
+
+
+def _trim() -> None:
+    """The process kept 1 GB after large imports."""
+    while True:
+        time.sleep(_TRIM_S)
+        heap.trim()

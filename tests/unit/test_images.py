@@ -163,6 +163,29 @@ def test_gif_when_it_has_20000_frames_then_the_first_one_alone_is_unpacked(tmp_p
     assert peak < 10_000_000
 
 
+def bombed(kind: bytes) -> bytes:
+    """A PNG of 8 x 8 with 64 chunks, each of which unpacks to 16 MB."""
+    plain = png(8, 8, 8, 0, b"\0" * 71)
+    head = plain.index(b"IDAT") - 4
+    packed = zlib.compress(b"\0" * 2**24)
+    chunks = chunk(kind, b"name\0\0" + packed) * (1 if kind == b"iCCP" else 64)
+    return plain[:head] + chunks + plain[head:]
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt"])
+def test_png_when_a_small_chunk_unpacks_to_very_much_then_little_of_it_is_kept(kind: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bombed(kind))
+    tracemalloc.start()
+    try:
+        image = read_image(tmp_path / "a.png")
+    except BadImage:
+        image = None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image is None or (image.width, image.height) == (8, 8)
+    assert peak < 100_000_000, "64 chunks are a gigabyte"
+
+
 def test_path_when_nothing_is_there_then_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match=r"^gone\.png does not exist\.$"):
         read_image(tmp_path / "gone.png")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import gradio.processing_utils
 import httpx
 import pytest
 import safehttpx
+from starlette.requests import Request
 
 from playground.errors import BadImage
+from playground.measuring.question_sets import read_questions
 from playground.notebooks import file_format
 from playground.notebooks.cells import NoteCell
 from playground.notebooks.file_format import WholeCell
@@ -26,6 +31,8 @@ from playground.web import remote_images
 from playground.web.live_runs import LiveRuns
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
+from playground.web.replies import CellsReply
+from playground.web.server_function import server_function
 from playground.web.uploads import Uploads
 from playground.wiring import Parts
 from testkit.notebooks import ANSWERED, RED, compare_cell, run_of, whole
@@ -217,6 +224,66 @@ def test_reader_when_calling_any_function_that_changes_a_notebook_then_refused(
                 expected = "not_allowed" if key == link else "no_notebook"
                 assert reply.get("error_code") == expected, (function.__name__, reply)
     assert actions.export(notebook.id, "json").text == before
+
+
+def test_upload_when_it_names_a_folder_or_what_others_own_then_refused_and_nothing_is_told_of_it(
+    parts: Parts, actions: NotebookActions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    (tmp_path / "uploads/folder").mkdir(parents=True)
+    (tmp_path / "uploads/folder/items.jsonl").write_text("{}")
+    os.mkfifo(tmp_path / "uploads/pipe")
+    (tmp_path / "secret.jsonl").write_text("{}")
+    (tmp_path / "uploads/link").symlink_to(tmp_path / "secret.jsonl")
+    own = actions.create("anna").key
+    added = {kind: actions.add(str(own), kind) for kind in ("compare", "measure")}
+    compare, measure = (added[kind].order[-1] for kind in ("compare", "measure"))
+    functions = {function.__name__: function for function in actions.functions()}
+    names = ["folder", ".", "pipe", "link", "../secret.jsonl", "folder/\0", "nothing"]
+    for path in [str(tmp_path / "uploads" / name) for name in names] + ["/etc/passwd", str(parts.settings.cache_dir)]:
+        for function, cell in (("add_picture", compare), ("own_questions", measure), ("own_pack", measure),
+                               ("import_file", compare)):  # fmt: skip
+            reply = functions[function]({"key": own, "cell": cell, "path": path, "browser": "anna"})
+            assert reply.get("error_code") == "not_allowed", (function, path, reply)
+            assert "uploaded here" in reply["error"]
+            assert "secret" not in reply["error"]
+
+
+GOOD = '{{"image": "{}", "question": "What?", "answer": "a"}}\n'
+
+
+def test_questions_when_a_zip_names_files_outside_of_it_then_none_is_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(SCENE.read_bytes())
+    names = ["../secret.png", str(tmp_path / "secret.png"), "/etc/passwd", "link.png"]
+    with zipfile.ZipFile(tmp_path / "q.zip", "w") as archive:
+        archive.writestr("items.jsonl", "".join(GOOD.format(name) for name in ("in.png", *names)))
+        archive.write(SCENE, "in.png")
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = 0o120777 << 16  # a symbolic link, whose content is its target
+        archive.writestr(link, str(tmp_path / "secret.png"))
+    question_set = read_questions(tmp_path / "q.zip")
+    assert len(question_set.items) >= 1
+    opened = 0
+    for item in question_set.items:
+        try:
+            question_set.image(item)
+            opened += 1
+        except BadImage:
+            assert item.image != "in.png"
+    assert opened == 1
+
+
+def test_payload_when_it_names_another_person_then_who_asks_is_who_they_are() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def look(key: str, person: str = "", visitor: str | None = None) -> CellsReply:
+        seen.append((person, visitor))
+        return CellsReply()
+
+    app = SimpleNamespace(auth_dependency=None, cookie_id="c", tokens={})
+    request: Any = Request({"type": "http", "headers": [], "client": ("192.0.2.7", 1), "app": app})
+    server_function(look)({"key": "k", "person": "ben", "visitor": "operator"}, request)
+    assert seen == [("192.0.2.7", None)]
 
 
 # --- live HTML --------------------------------------------------------------------------------------------------------
