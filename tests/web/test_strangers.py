@@ -237,7 +237,7 @@ def test_upload_when_it_names_a_folder_or_what_others_own_then_refused_and_nothi
     (tmp_path / "uploads/link").symlink_to(tmp_path / "secret.jsonl")
     own = actions.create("anna").key
     added = {kind: actions.add(str(own), kind) for kind in ("compare", "measure")}
-    compare, measure = (added[kind].order[-1] for kind in ("compare", "measure"))
+    compare, measure = (list(added[kind].order or ())[-1] for kind in ("compare", "measure"))
     functions = {function.__name__: function for function in actions.functions()}
     names = ["folder", ".", "pipe", "link", "../secret.jsonl", "folder/\0", "nothing"]
     for path in [str(tmp_path / "uploads" / name) for name in names] + ["/etc/passwd", str(parts.settings.cache_dir)]:
