@@ -369,13 +369,22 @@ def test_page_when_an_own_image_is_chosen_then_it_is_the_one_asked_about(page: P
     cell(page).get_by_role("button", name="Show hard-52.png larger").click()
     shown = page.locator("[data-zoom] img")
     expect(shown).to_have_js_property("naturalWidth", 288)
-    box = shown.bounding_box()
+    box, share = shown.bounding_box(), page.locator("[data-zoom-share]").text_content()
     assert box is not None
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
     page.mouse.move(box["x"] + 110, box["y"] + 60)
     page.mouse.up()
     expect(page.locator("[data-part-size]")).to_contain_text("pixels at")
+    page.mouse.wheel(0, -1500)  # the point below the mouse stays
+    expect(page.locator("[data-zoom-share]")).not_to_have_text(str(share))
+    larger = shown.bounding_box()
+    assert larger is not None
+    assert larger["width"] > 2 * box["width"]
+    under = [(box["x"] + 110 - each["x"]) / each["width"] for each in (box, larger)]
+    assert under[1] == pytest.approx(under[0], abs=0.01)
+    page.keyboard.press("0")
+    expect(page.locator("[data-zoom-share]")).to_have_text(str(share))
     page.get_by_role("button", name="Ask about the part in a new cell").click()
     expect(page.locator("[data-zoom]")).to_be_hidden()
     expect(cell(page, 1)).to_be_focused()

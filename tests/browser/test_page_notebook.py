@@ -517,6 +517,8 @@ def test_a_shared_notebook_when_somebody_opens_it_then_reads_and_copies_it_until
         expect(pane(other, "Q2_K", 1)).to_be_focused()
         expect(pane(other, "Q2_K", 1).locator(".vp-chosen")).to_be_in_viewport()
         expect(pane(other, "Q2_K", 1).locator(".vp-likely")).to_contain_text("four")
+        pane(other, "Q2_K", 1).locator(".vp-text span[title]").first.hover()
+        expect(other.locator(".vp-tip")).to_contain_text("the likeliest here")
         other.goto(link)
         expect(other.locator(".vp-actions").get_by_role("button", name="Make my own copy")).to_be_visible()
         assert texts(other) == ["cross", "cross"]
@@ -994,6 +996,10 @@ def test_controls_when_reached_without_a_mouse_then_each_has_a_name_and_shows_it
     page.locator("[data-import]").focus()
     label = page.locator("label.vp-file").evaluate("label => getComputedStyle(label).outlineStyle")
     assert label != "none"
+    page.locator("#vp-side").get_by_label("Reference").focus()
+    expect(page.locator("#vp-side [role=listbox]")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.locator("#vp-side [role=listbox]")).to_have_count(0)
 
 
 def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page) -> None:

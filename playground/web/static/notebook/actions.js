@@ -6,7 +6,7 @@ import {offset} from "./likely.js";
 import {address} from "./links.js";
 import {$, $$, article, page, position} from "./page.js";
 import {questionsOf} from "./question_fields.js";
-import {takePart, zoom} from "./region.js";
+import {fitAll, magnify, takePart, zoom} from "./region.js";
 import {run, stop, stopAll, told} from "./running.js";
 import {choose, fillPanel, openPanel} from "./settings.js";
 import {openTwo} from "./side_by_side.js";
@@ -76,6 +76,10 @@ export const actions = {
   },
   write: edit,
   zoom: (id, button) => zoom(id, button.dataset.sha),
+  "zoom-in": () => magnify(1.5),
+  "zoom-out": () => magnify(1 / 1.5),
+  "zoom-fit": fitAll,
+  "zoom-move": (id, button) => button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true"),
   part: async () => focusCell(await takePart(false)),
   "part-alone": async () => focusCell(await takePart(true)),
   unpicture: (id, button) => call("write", {cell: id, unpicture: button.dataset.sha}),

@@ -9,6 +9,7 @@ const FIELDS = "input, textarea, select, [contenteditable]";
 const ignore = () => {}; // the person was told
 
 export function onKey(event) {
+  if (!event.isTrusted) return; // it closes a list (settings.js)
   const {target, key} = event, control = event.ctrlKey || event.metaKey;
   const cell = page.root.contains(target) ? cellOf(target) : null;
   if ((control && key === "/") || (key === "?" && !target.matches(FIELDS))) {

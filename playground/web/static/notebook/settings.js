@@ -56,6 +56,11 @@ export function onPanelValues({cell, values}) {
   timer = setTimeout(() => unsent.ids.forEach(other => flush(other).catch(() => {})), typing ? PAUSE_MS : 0);
 }
 
+// Gradio 6.31 opens a list at Tab, and leaves it open over the panel.
+export function closeList({target}) {
+  if (target.matches("[role=combobox]")) target.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape", bubbles: true}));
+}
+
 // Gradio 6.31 reports a text field's change only at a key press: what is pasted, deleted or composed would be lost.
 export function reportText({target}) {
   if (target.matches?.("#vp-sampling textarea")) target.dispatchEvent(new KeyboardEvent("keypress", {bubbles: true}));
