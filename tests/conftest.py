@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -37,6 +38,10 @@ os.environ.setdefault("PLAYGROUND_MEASURE_DEFAULTS", "false")
 # Nor does a test wait for a worker that it does not need (tests/pool/test_spare_workers.py).
 os.environ.setdefault("PLAYGROUND_SPARE_WORKERS", "0")
 
+# The garbage collector would look at the modules and the collected tests again and again, which all stay: a fifth of the
+# processor time of `make quick`.
+gc.disable()
+
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")  # a busy core fails no test
 expect.set_options(timeout=20_000)  # ms; Playwright's 5 s are too short for a page that shares a busy core
@@ -65,6 +70,11 @@ def parts(derived: Path, tmp_path: Path) -> Iterator[Parts]:
     (folder / "derived").symlink_to(derived / "derived")
     with open_parts(Settings(cache_dir=folder), any_folder=True) as opened:
         yield opened
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

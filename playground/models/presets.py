@@ -154,7 +154,8 @@ def box_numbers(family: str) -> BoxNumbers | None:
     return preset.boxes if preset else None
 
 
+@functools.cache
 def read_presets() -> tuple[Preset, ...]:
-    """The embedded ones first."""
+    """The embedded ones first. They are read once: a new file is seen at the next start."""
     presets = [read_preset(path) for path in sorted(presets_folder().glob("*.toml"))]
     return tuple(sorted(presets, key=lambda preset: bool(preset.repo)))
