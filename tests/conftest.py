@@ -38,7 +38,7 @@ os.environ.setdefault("PLAYGROUND_MEASURE_DEFAULTS", "false")
 # Nor does a test wait for a worker that it does not need (tests/pool/test_spare_workers.py).
 os.environ.setdefault("PLAYGROUND_SPARE_WORKERS", "0")
 
-# The garbage collector would look at the modules and the collected tests again and again, which all stay: a fifth of the
+# The garbage collector would look again and again at modules and collected tests, which all stay: a fifth of the
 # processor time of `make quick`.
 gc.disable()
 

@@ -5,8 +5,10 @@ Gradio makes an MCP tool of each. Its arguments' types come from the annotations
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -24,7 +26,8 @@ from playground.measuring import endpoint_jobs, pack_source, packs, result_docum
 from playground.measuring.measure import MeasureRequest
 from playground.measuring.pack_jobs import PackJob
 from playground.measuring.question_sets import QuestionSet, embedded
-from playground.measuring.results import Measurement, MeasurementPlan
+from playground.measuring.result_documents import ResultDocument
+from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.measuring.ship_card import set_title
 from playground.measuring.suite_source import SuiteChoice
 from playground.models import check_pair
@@ -46,17 +49,55 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
 
     `long_jobs`: counts the measurements.
     """
+    public = _PublicApi(parts, deriving, measures, long_jobs)
+    api(public.variants, api_name="variants", concurrency_limit=None)
+    api(public.doctor, api_name="doctor", concurrency_limit=None)
+    api(public.measure, api_name="measure", concurrency_limit=None)
+    api(public.memory, api_name="memory", concurrency_limit=None)
+    # Not gr.api: a component checks that the file is one that the client uploaded, and not one of the server's own.
+    image = gr.File(label="image", visible=False, type="filepath")
+    prompt = gr.Textbox(label="prompt", visible=False)
+    ids = gr.JSON(label="variants", visible=False)
+    settings = gr.JSON(label="settings", visible=False)
+    # gr.JSON states no type, and MCP clients need one. A subclass would make Gradio write a .pyi file beside this one.
+    vars(ids)["api_info"] = lambda: {"type": "array", "items": {"type": "string"}}
+    vars(settings)["api_info"] = lambda: {"type": "object"}
+    result = gr.JSON(label="result", visible=False)
+    gr.Button(visible=False).click(
+        public.compare, [image, prompt, ids, settings], [result], api_name="compare", concurrency_limit=None
+    )
 
-    def variants() -> list[dict[str, Any]]:
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """An error of ours reaches the client with its code as the title."""
+    try:
+        yield
+    except PlaygroundError as error:
+        raise gr.Error(error.message, title=error.code, print_exception=False) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _PublicApi:
+    """The functions that Gradio calls. Clients are shown what stands in their docstrings."""
+
+    parts: Parts
+    deriving: Thread
+    measures: RunMetrics
+    long_jobs: JobLimits
+
+    def variants(self) -> list[dict[str, Any]]:
         """The variants that are there; bytes and sha256 are the language model's. "endpoint": it answers elsewhere."""
-        deriving.join()
+        self.deriving.join()
+        parts = self.parts
         return [json_documents.of_variant(v) for v in (*parts.catalog.variants, *parts.endpoints.variants)]
 
-    def memory() -> dict[str, Any]:
+    def memory(self) -> dict[str, Any]:
         """What the workers, the GPUs and the host hold, in bytes."""
-        return json_documents.of_memory(parts.pool.memory())
+        return json_documents.of_memory(self.parts.pool.memory())
 
     def compare(
+        self,
         image: str | None,
         prompt: str,
         variants: list[str] | None,
@@ -72,8 +113,9 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             settings: such as {"max_tokens": 64}; docs/use/api.md lists them. "pages" of a PDF or TIFF
                 file, such as "3" or "2,5-7", are asked about together; the first one if it is left out.
         """
-        deriving.join()
-        try:
+        self.deriving.join()
+        parts = self.parts
+        with _answered():
             numbers, settings = _pages(settings)
             given = parts.limited(run_settings.read_settings(settings))
             if not isinstance(variants, list) or not all(isinstance(name, str) for name in variants):
@@ -84,27 +126,23 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             comparison = comparison_request.comparison_of(images, prompt, chosen, given)
             own_parts = parts.of(person)
             updates = branching.run(comparison, own_parts.lab, lab.StopFlag(), max_panes=parts.settings.max_panes)
-            for update in measures.compared(updates):
+            for update in self.measures.compared(updates):
                 yield json_documents.of_update(update)
-        except PlaygroundError as error:
-            raise gr.Error(error.message, title=error.code, print_exception=False) from error
 
-    def doctor(variant: str) -> dict[str, Any]:
+    def doctor(self, variant: str) -> dict[str, Any]:
         """Check by a variant's headers, and this machine's memory, whether it will work.
 
         Args:
             variant: the id of a variant, as the tool variants lists it.
         """
-        deriving.join()
-        try:
-            (chosen,) = parts.catalog.choose([variant])[:1]
+        self.deriving.join()
+        with _answered():
+            (chosen,) = self.parts.catalog.choose([variant])[:1]
             diagnosis = check_pair.check_pair(
                 lambda: check_pair.from_disk(chosen.model.path, chosen.projector.path),
-                parts.hardware,
+                self.parts.hardware,
                 chat_template=chosen.chat_template,
             )
-        except PlaygroundError as error:
-            raise gr.Error(error.message, title=error.code, print_exception=False) from error
         return {
             "variant": chosen.id,
             "level": diagnosis.level.name.lower(),
@@ -115,6 +153,7 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
         }
 
     def measure(
+        self,
         request: gr.Request,
         variants: list[str],
         questions: int = 20,
@@ -142,9 +181,9 @@ def build(parts: Parts, deriving: Thread, measures: RunMetrics, long_jobs: JobLi
             pack: a reference pack, owner/name or owner/name:FILE of a dataset repository, in place of a reference \
 here; its questions, their form and the lengths of answers hold then.
         """
-        deriving.join()
+        self.deriving.join()
         person = login.person(request)
-        try:
+        with _answered():
             if not 1 <= questions <= _MOST_QUESTIONS:
                 raise BadInput(f"questions has to be between 1 and {_MOST_QUESTIONS}, not {questions}.")
             reasoning = reasoning_tokens if (reasoning_tokens or 0) >= 0 else None
@@ -156,67 +195,86 @@ here; its questions, their form and the lengths of answers hold then.
                 "image_place": image_place or None,
                 "chat_template": chat_template or None,
             }
-            settings = parts.limited(run_settings.read_settings(given))
-            own_parts, stop = parts.of(person), lab.StopFlag()
-            chosen = parts.choose(variants)
+            settings = self.parts.limited(run_settings.read_settings(given))
+            chosen = self.parts.choose(variants)
+            work = _Work(self.parts, self.parts.of(person).lab, lab.StopFlag(), self.measures, chosen, uploader)
             if pack:
-                _check_pack(parts.settings, settings, chosen)
-                with long_jobs.held(person):
-                    try:
-                        yield from _against(parts, pack, chosen, own_parts.lab, stop, measures, uploader)
-                    finally:
-                        stop.run()
-                return
-            sampling = settings.sampling()
-            job_request = MeasureRequest(
-                embedded(parts.evaluation).first(questions),
-                chosen,
-                comparison_request.reference_of(chosen),
-                MeasurementPlan(
-                    accuracy=True, max_tokens=sampling.max_tokens, reasoning_tokens=sampling.reasoning_tokens
-                ),
-                form=settings.prompt_form(),
-            )
-            document = functools.partial(
-                result_documents.document,
-                variants=chosen,
-                reference=job_request.reference,
-                engine=parts.engine,
-                machine=parts.machine,
-                set_name=set_title("", ""),
-                plan=job_request.plan,
-                runtime=job_request.runtime,
-                uploader=uploader,
-            )
-
-            with long_jobs.held(person):
+                _check_pack(self.parts.settings, settings, chosen)
+                documents = work.against(pack)
+            else:
+                documents = work.among_themselves(questions, settings)
+            with self.long_jobs.held(person):
                 try:
-                    for news in measures.measured(endpoint_jobs.job_of(own_parts.lab, job_request, stop.wanted).run()):
-                        reply = json_documents.of_news(news)
-                        if isinstance(news, Measurement):
-                            reply["results"] = msgspec.to_builtins(document(news))
-                        yield reply
+                    yield from documents
                 finally:
-                    stop.run()
-        except PlaygroundError as error:
-            raise gr.Error(error.message, title=error.code, print_exception=False) from error
+                    work.stop.run()
 
-    api(variants, api_name="variants", concurrency_limit=None)
-    api(doctor, api_name="doctor", concurrency_limit=None)
-    api(measure, api_name="measure", concurrency_limit=None)
-    api(memory, api_name="memory", concurrency_limit=None)
-    # Not gr.api: a component checks that the file is one that the client uploaded, and not one of the server's own.
-    image = gr.File(label="image", visible=False, type="filepath")
-    prompt = gr.Textbox(label="prompt", visible=False)
-    ids = gr.JSON(label="variants", visible=False)
-    settings = gr.JSON(label="settings", visible=False)
-    # gr.JSON states no type, and MCP clients need one. A subclass would make Gradio write a .pyi file beside this one.
-    vars(ids)["api_info"] = lambda: {"type": "array", "items": {"type": "string"}}
-    vars(settings)["api_info"] = lambda: {"type": "object"}
-    result = gr.JSON(label="result", visible=False)
-    gr.Button(visible=False).click(
-        compare, [image, prompt, ids, settings], [result], api_name="compare", concurrency_limit=None
-    )
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A measurement for one client, as documents of its progress; the last one has the results."""
+
+    parts: Parts
+    own_lab: Lab
+    stop: lab.StopFlag
+    measures: RunMetrics
+    variants: tuple[Variant, ...]
+    uploader: str
+
+    def among_themselves(self, questions: int, settings: RunSettings) -> Iterator[dict[str, Any]]:
+        """The most precise variant is the reference."""
+        sampling = settings.sampling()
+        plan = MeasurementPlan(
+            accuracy=True, max_tokens=sampling.max_tokens, reasoning_tokens=sampling.reasoning_tokens
+        )
+        question_set = embedded(self.parts.evaluation).first(questions)
+        reference = comparison_request.reference_of(self.variants)
+        request = MeasureRequest(question_set, self.variants, reference, plan, form=settings.prompt_form())
+        document = functools.partial(
+            result_documents.document,
+            variants=self.variants,
+            reference=reference,
+            set_name=set_title("", ""),
+            plan=plan,
+            runtime=request.runtime,
+        )
+        yield from self._documents(endpoint_jobs.job_of(self.own_lab, request, self.stop.wanted).run(), document)
+
+    def against(self, name: str) -> Iterator[dict[str, Any]]:
+        """A pack of the Hub is the reference. Its images are the embedded ones, or its suite's."""
+        parts = self.parts
+        path, _ = pack_source.fetch(parts.hub, name, most_bytes=_MOST_PACK_BYTES)
+        pack = packs.read(path)
+        record, plan, images = pack.record, MeasurementPlan(accuracy=True), embedded(parts.evaluation)
+        if record.sample is not None:
+            choice = SuiteChoice(suite_source.name_of(record.sample), len(record.sample.rows), record.sample.seed)
+            for drawn in suite_source.draw(parts.hub, choice, parts.samples, self.stop.wanted):
+                if isinstance(drawn, QuestionSet):
+                    images = drawn
+                else:
+                    yield json_documents.of_news(drawn)
+        document = functools.partial(
+            result_documents.document,
+            variants=(record.reference, *self.variants),
+            reference=record.reference.id,
+            set_name=record.questions_name,
+            plan=record.limits(plan),
+            runtime=Runtime(),
+            pack=pack,
+        )
+        job = PackJob(self.own_lab, pack, images, self.variants, plan, stop=self.stop.wanted)
+        yield from self._documents(job.run(), document)
+
+    def _documents(
+        self, news: Iterator[Progress | Measurement], document: Callable[..., ResultDocument]
+    ) -> Iterator[dict[str, Any]]:
+        parts = self.parts
+        for piece in self.measures.measured(news):
+            reply = json_documents.of_news(piece)
+            if isinstance(piece, Measurement):
+                results = document(piece, engine=parts.engine, machine=parts.machine, uploader=self.uploader)
+                reply["results"] = msgspec.to_builtins(results)
+            yield reply
 
 
 def _check_pack(settings: Settings, given: RunSettings, variants: tuple[Variant, ...]) -> None:
@@ -228,45 +286,6 @@ def _check_pack(settings: Settings, given: RunSettings, variants: tuple[Variant,
         raise BadInput(f"The form of the prompts is the pack's. Leave out {', '.join(form.given)}.")
     if any(variant.endpoint for variant in variants):
         raise BadInput("A server elsewhere cannot read a pack's answers. Leave it out.")
-
-
-def _against(
-    parts: Parts,
-    name: str,
-    variants: tuple[Variant, ...],
-    own: Lab,
-    stop: lab.StopFlag,
-    measures: RunMetrics,
-    uploader: str,
-) -> Iterator[dict[str, Any]]:
-    """Measure against a pack of the Hub. Its images are the embedded ones, or its suite's."""
-    path, _ = pack_source.fetch(parts.hub, name, most_bytes=_MOST_PACK_BYTES)
-    pack = packs.read(path)
-    record, plan, images = pack.record, MeasurementPlan(accuracy=True), embedded(parts.evaluation)
-    if record.sample is not None:
-        choice = SuiteChoice(suite_source.name_of(record.sample), len(record.sample.rows), record.sample.seed)
-        for drawn in suite_source.draw(parts.hub, choice, parts.samples, stop.wanted):
-            if isinstance(drawn, QuestionSet):
-                images = drawn
-            else:
-                yield json_documents.of_news(drawn)
-    for news in measures.measured(PackJob(own, pack, images, variants, plan, stop=stop.wanted).run()):
-        reply = json_documents.of_news(news)
-        if isinstance(news, Measurement):
-            document = result_documents.document(
-                news,
-                (record.reference, *variants),
-                record.reference.id,
-                engine=parts.engine,
-                machine=parts.machine,
-                set_name=record.questions_name,
-                plan=record.limits(plan),
-                runtime=Runtime(),
-                pack=pack,
-                uploader=uploader,
-            )
-            reply["results"] = msgspec.to_builtins(document)
-        yield reply
 
 
 def _pages(settings: dict[str, Any] | None) -> tuple[tuple[int, ...], dict[str, Any] | None]:

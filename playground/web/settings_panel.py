@@ -138,33 +138,42 @@ def _group(ticks: Ticks) -> gr.CheckboxGroup:
 
 def _settings_inputs() -> dict[str, Component]:
     """By the names of panel_values.SETTINGS, in an order for people."""
-
-    def number(name: str, label: str, **options: Any) -> gr.Number:
-        return gr.Number(label=label, value=DEFAULTS[name], min_width=110, **options)
-
     inputs: dict[str, Component] = {}
+    for add in (_add_sampling, _add_placement, _add_cache, _add_image_tokens, _add_answers, _add_form, _add_grammar):
+        add(inputs)
+    return inputs
+
+
+def _number(name: str, label: str, **options: Any) -> gr.Number:
+    return gr.Number(label=label, value=DEFAULTS[name], min_width=110, **options)
+
+
+def _add_sampling(inputs: dict[str, Component]) -> None:
     with gr.Row():
-        inputs["temperature"] = number("temperature", "Temperature (0: greedy)", minimum=0, maximum=5, step=0.1)
-        inputs["top_k"] = number("top_k", "Top-k", minimum=0, precision=0)
-        inputs["top_p"] = number("top_p", "Top-p", minimum=0, maximum=1, step=0.05)
-        inputs["min_p"] = number("min_p", "Min-p", minimum=0, maximum=1, step=0.01)
-        inputs["repeat_penalty"] = number("repeat_penalty", "Repeat penalty (1: off)", step=0.05)
-        inputs["presence_penalty"] = number("presence_penalty", "Presence penalty (0: off)", step=0.1)
-        inputs["frequency_penalty"] = number("frequency_penalty", "Frequency penalty (0: off)", step=0.1)
-        inputs["penalty_last_n"] = number("penalty_last_n", "Penalties look back (tokens)", minimum=0, precision=0)
-        inputs["dry_multiplier"] = number("dry_multiplier", "DRY multiplier (0: off)", minimum=0, step=0.1)
-        inputs["dry_base"] = number("dry_base", "DRY base", minimum=1, maximum=4, step=0.05)
-        inputs["dry_allowed_length"] = number("dry_allowed_length", "DRY allowed length", minimum=1, precision=0)
-        inputs["seed"] = number("seed", "Seed", minimum=0, precision=0)
-        inputs["max_tokens"] = number("max_tokens", "Max tokens", minimum=1, precision=0)
-        inputs["reasoning_tokens"] = number(
+        inputs["temperature"] = _number("temperature", "Temperature (0: greedy)", minimum=0, maximum=5, step=0.1)
+        inputs["top_k"] = _number("top_k", "Top-k", minimum=0, precision=0)
+        inputs["top_p"] = _number("top_p", "Top-p", minimum=0, maximum=1, step=0.05)
+        inputs["min_p"] = _number("min_p", "Min-p", minimum=0, maximum=1, step=0.01)
+        inputs["repeat_penalty"] = _number("repeat_penalty", "Repeat penalty (1: off)", step=0.05)
+        inputs["presence_penalty"] = _number("presence_penalty", "Presence penalty (0: off)", step=0.1)
+        inputs["frequency_penalty"] = _number("frequency_penalty", "Frequency penalty (0: off)", step=0.1)
+        inputs["penalty_last_n"] = _number("penalty_last_n", "Penalties look back (tokens)", minimum=0, precision=0)
+        inputs["dry_multiplier"] = _number("dry_multiplier", "DRY multiplier (0: off)", minimum=0, step=0.1)
+        inputs["dry_base"] = _number("dry_base", "DRY base", minimum=1, maximum=4, step=0.05)
+        inputs["dry_allowed_length"] = _number("dry_allowed_length", "DRY allowed length", minimum=1, precision=0)
+        inputs["seed"] = _number("seed", "Seed", minimum=0, precision=0)
+        inputs["max_tokens"] = _number("max_tokens", "Max tokens", minimum=1, precision=0)
+        inputs["reasoning_tokens"] = _number(
             "reasoning_tokens", "Reasoning tokens (-1: no limit)", minimum=-1, precision=0
         )
+
+
+def _add_placement(inputs: dict[str, Component]) -> None:
     with gr.Row():
-        inputs["n_ctx"] = number("n_ctx", "Context size (0: as needed)", minimum=0, precision=0)
-        inputs["n_batch"] = number("n_batch", "Batch size", minimum=8, precision=0)
-        inputs["n_threads"] = number("n_threads", "Threads (0: automatic)", minimum=0, precision=0)
-        inputs["n_gpu_layers"] = number("n_gpu_layers", "GPU layers (-1: all)", minimum=-1, precision=0)
+        inputs["n_ctx"] = _number("n_ctx", "Context size (0: as needed)", minimum=0, precision=0)
+        inputs["n_batch"] = _number("n_batch", "Batch size", minimum=8, precision=0)
+        inputs["n_threads"] = _number("n_threads", "Threads (0: automatic)", minimum=0, precision=0)
+        inputs["n_gpu_layers"] = _number("n_gpu_layers", "GPU layers (-1: all)", minimum=-1, precision=0)
         inputs["flash_attention"] = gr.Dropdown(
             label="Flash attention",
             choices=[*FLASH_ATTENTION],
@@ -184,6 +193,9 @@ def _settings_inputs() -> dict[str, Component]:
             value=[],
             min_width=260,
         )
+
+
+def _add_cache(inputs: dict[str, Component]) -> None:
     types = [(kind.upper(), kind.value) for kind in CacheType]
     with gr.Row():
         for half, label in (("k", "KV cache: keys"), ("v", "KV cache: values")):
@@ -199,11 +211,14 @@ def _settings_inputs() -> dict[str, Component]:
             info="Each variant with each type. Quantized values need flash attention.",
             min_width=260,
         )
+
+
+def _add_image_tokens(inputs: dict[str, Component]) -> None:
     with gr.Row():
-        inputs["image_min_tokens"] = number(
+        inputs["image_min_tokens"] = _number(
             "image_min_tokens", "Image tokens, least (0: the model's)", minimum=0, precision=0
         )
-        inputs["image_max_tokens"] = number(
+        inputs["image_max_tokens"] = _number(
             "image_max_tokens", "Image tokens, most (0: the model's)", minimum=0, precision=0
         )
         inputs["image_tokens"] = gr.Textbox(
@@ -213,6 +228,9 @@ def _settings_inputs() -> dict[str, Component]:
             lines=1,
             min_width=260,
         )
+
+
+def _add_answers(inputs: dict[str, Component]) -> None:
     # One below the other: a row squeezes a checkbox with an explanation into a few pixels.
     inputs["stop"] = gr.Textbox(label="Stop texts (one a line)", lines=2, min_width=200)
     inputs["probabilities"] = gr.Checkbox(
@@ -233,6 +251,9 @@ def _settings_inputs() -> dict[str, Component]:
         value=False,
         min_width=200,
     )
+
+
+def _add_form(inputs: dict[str, Component]) -> None:
     with gr.Row():
         inputs["system"] = gr.Textbox(label="System message (empty: none)", lines=2, min_width=260)
         inputs["image_place"] = gr.Radio(
@@ -252,6 +273,9 @@ def _settings_inputs() -> dict[str, Component]:
             lines=1,
             min_width=260,
         )
+
+
+def _add_grammar(inputs: dict[str, Component]) -> None:
     with gr.Row():
         inputs["json_schema"] = gr.Textbox(
             label="JSON schema that answers keep to",
@@ -262,4 +286,3 @@ def _settings_inputs() -> dict[str, Component]:
         inputs["grammar"] = gr.Textbox(
             label="Or a grammar (llama.cpp's GBNF)", placeholder='root ::= "yes" | "no"', lines=2, min_width=260
         )
-    return inputs
