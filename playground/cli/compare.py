@@ -13,25 +13,15 @@ import typer
 
 from playground.cli.options import (
     AxisOptions,
-    ChatTemplate,
-    ContextSize,
     EndpointNames,
-    ImageTokens,
-    KvTypes,
-    Models,
-    Names,
-    Place,
-    Projectors,
-    SystemMessage,
-    TemplateVariables,
     VariantOptions,
     axes_of,
     choose,
     derived,
-    json_object,
     listed,
-    text_or_file,
+    with_options,
 )
+from playground.cli.run_options import FormOptions, RuntimeOptions, SamplingOptions
 from playground.comparing import axes, branching, comparison_request, pages, run_settings, speeds, top_drift
 from playground.comparing.compare import StopFlag
 from playground.comparing.divergence import by_text, first_word, same_answer
@@ -41,8 +31,7 @@ from playground.rendering import json_documents, number_format
 from playground.settings import Settings
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
-from playground.values.overrides import CacheType
-from playground.values.request import Comparison, Order, Remedy
+from playground.values.request import Comparison, Order
 from playground.wiring import Parts, open_parts, usable_cores
 
 
@@ -61,62 +50,26 @@ def variants(
         typer.echo(f"{v.id:40} {v.label + star:24} {size}")
 
 
+@with_options
 def compare(
     image: Annotated[
         list[Path], typer.Option(help="An image file; may be repeated. Of a PDF or TIFF: file.pdf#page=3, or 2,5-7.")
     ],
     prompt: Annotated[str, typer.Option(help="What to ask; <image> is an image's place. May be empty.")],
-    variants: Names = None,
-    projector: Projectors = None,
-    model: Models = None,
+    choice: VariantOptions,
+    sampling: SamplingOptions,
+    runtime: RuntimeOptions,
+    axis: AxisOptions,
+    form: FormOptions,
     endpoint: EndpointNames = None,
     reference: Annotated[
         str | None, typer.Option(help="Label or id of the variant, or name of the endpoint, to compare with.")
     ] = None,
     order: Annotated[Order, typer.Option(help="In turn, for comparable speeds, or all at once.")] = Order.IN_TURN,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    min_p: Annotated[float | None, typer.Option()] = None,
-    repeat_penalty: Annotated[float | None, typer.Option()] = None,
-    penalty_last_n: Annotated[int | None, typer.Option(help="Tokens that the penalties look back to.")] = None,
-    presence_penalty: Annotated[float | None, typer.Option()] = None,
-    frequency_penalty: Annotated[float | None, typer.Option()] = None,
-    dry_multiplier: Annotated[float | None, typer.Option(help="0: off.")] = None,
-    dry_base: Annotated[float | None, typer.Option()] = None,
-    dry_allowed_length: Annotated[int | None, typer.Option()] = None,
     makers_sampling: Annotated[
         bool,
         typer.Option("--makers-sampling", help="What the makers recommend, where nothing else is given."),
     ] = False,
-    seed: Annotated[int | None, typer.Option()] = None,
-    max_tokens: Annotated[int | None, typer.Option()] = None,
-    reasoning_tokens: Annotated[
-        int | None, typer.Option(help="Close the reasoning after so many tokens; the answer begins. 0: none.")
-    ] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
-    grammar: Annotated[str | None, typer.Option(help="GBNF text, or @FILE: the answer keeps to it.")] = None,
-    json_schema: Annotated[str | None, typer.Option(help="JSON text, or @FILE: the answer is such JSON.")] = None,
-    n_ctx: ContextSize = None,
-    n_threads: Annotated[int | None, typer.Option("--threads")] = None,
-    n_batch: Annotated[int | None, typer.Option("--batch-size")] = None,
-    n_gpu_layers: Annotated[int | None, typer.Option("--n-gpu-layers", help="-1: all.")] = None,
-    allow: Annotated[
-        list[Remedy] | None, typer.Option(help="What the app may change if GPU memory is short; may be repeated.")
-    ] = None,
-    cache_type_k: Annotated[CacheType | None, typer.Option(help="Of the KV cache's keys.")] = None,
-    cache_type_v: Annotated[
-        CacheType | None, typer.Option(help="Of its values; a quantized type needs flash attention.")
-    ] = None,
-    image_min_tokens: Annotated[int | None, typer.Option(help="Of an image, where the encoder resizes images.")] = None,
-    image_max_tokens: Annotated[int | None, typer.Option()] = None,
-    kv_type: KvTypes = None,
-    image_tokens: ImageTokens = None,
-    split_gpus: Annotated[bool, typer.Option("--split-gpus", help="Spread a model's layers over all GPUs.")] = False,
-    chat_template: ChatTemplate = None,
-    template_variables: TemplateVariables = None,
-    system: SystemMessage = None,
-    image_place: Place = None,
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Print each token's probability; takes one more pass."),
@@ -136,28 +89,23 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of panes.")] = False,
 ) -> None:
     """Compare variants on an image. The exit code is 1 if a pane failed."""
-    spread = axes_of(AxisOptions(kv_type=kv_type, image_tokens=image_tokens))
+    spread = axes_of(axis)
     given: dict[str, Any] = {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": repeat_penalty,
-        "penalty_last_n": penalty_last_n, "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
-        "dry_multiplier": dry_multiplier, "dry_base": dry_base, "dry_allowed_length": dry_allowed_length,
-        "grammar": text_or_file(grammar), "json_schema": text_or_file(json_schema),
-        "template_variables": json_object("--template-variables", template_variables), "system": system,
-        "image_place": image_place,
-        "seed": seed, "max_tokens": max_tokens,
-        "reasoning_tokens": reasoning_tokens, "stop": tuple(stop) if stop else None, "n_ctx": n_ctx,
-        "n_threads": n_threads, "n_batch": n_batch, "n_gpu_layers": n_gpu_layers, "order": order,
-        "reference": reference, "chat_template": chat_template, "probabilities": probabilities,
-        "branches": branches or None, "cold": cold or None,
-        "remedies": tuple(allow) if allow else None, "split_gpus": split_gpus or None,
-        "cache_type_k": cache_type_k, "cache_type_v": cache_type_v, "image_min_tokens": image_min_tokens,
-        "image_max_tokens": image_max_tokens, "kv_types": spread.kv_types, "image_tokens": spread.image_tokens,
-    }  # fmt: skip
+        **sampling.given,
+        **runtime.given,
+        **form.given,
+        "kv_types": spread.kv_types,
+        "image_tokens": spread.image_tokens,
+        "order": order,
+        "reference": reference,
+        "probabilities": probabilities,
+        "branches": branches or None,
+        "cold": cold or None,
+    }
     settings = run_settings.read_settings(given).within(usable_cores())
     named = [pages.split_name(str(path)) for path in image]
     images = tuple(page for path, numbers in named for page in DECODER.read_pages(path, numbers).images)
     with open_parts(Settings.read(), any_folder=True) as parts:
-        choice = VariantOptions(variants=variants, projector=projector, model=model)
         chosen = axes.spread(choose(parts, choice), settings) + parts.endpoints.choose(listed(endpoint))
         if makers_sampling:
             settings = settings.over(_makers(parts, chosen))
