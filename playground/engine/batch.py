@@ -63,13 +63,8 @@ def check_prompt(
     prompt: EncodedPrompt, model: LanguageModel, context: SequenceContext, n_ctx: int | None, n_answer: int = 0
 ) -> None:
     """Raises BadPair, BadPrompt for what cannot be decoded in a batch. `n_ctx`: as OpenBatch.limit."""
-    limit = (n_ctx or model.n_ctx_train) - n_answer
     model.check_width(prompt)
-    if prompt.n_tokens >= limit:
-        raise BadPrompt(
-            f"The prompt has {prompt.n_tokens} tokens ({prompt.n_image_tokens} of them from images), the context "
-            f"holds {limit}. {model.remedy(prompt.n_tokens, n_ctx)}"
-        )
+    model.check_length(prompt, (n_ctx or model.n_ctx_train) - n_answer, n_ctx)
     if prompt.widest > context.key.n_ubatch:
         raise BadPrompt(f"The image has {prompt.widest} tokens; the batch was opened for smaller ones.")
     if len(prompt.prefix) == len(prompt.chunks):

@@ -220,6 +220,14 @@ class LanguageModel:
                 f"The projector writes {prompt.n_embd} values per image token, this language model reads {self.n_embd}."
             )
 
+    def check_length(self, prompt: EncodedPrompt, limit: int, n_ctx: int | None) -> None:
+        """Raises BadPrompt for a prompt that leaves no room below `limit`. `n_ctx`: that was asked for."""
+        if prompt.n_tokens >= limit:
+            raise BadPrompt(
+                f"The prompt has {prompt.n_tokens} tokens ({prompt.n_image_tokens} of them from images), the context "
+                f"holds {limit}. {self.remedy(prompt.n_tokens, n_ctx)}"
+            )
+
     def generate(
         self,
         prompt: EncodedPrompt,
@@ -242,11 +250,7 @@ class LanguageModel:
         context = self._context
         assert context is not None
         n_prompt = prompt.n_tokens
-        if n_prompt >= context.n_ctx:
-            raise BadPrompt(
-                f"The prompt has {n_prompt} tokens ({prompt.n_image_tokens} of them from images), the context holds "
-                f"{context.n_ctx}. {self.remedy(n_prompt, runtime.n_ctx)}"
-            )
+        self.check_length(prompt, context.n_ctx, runtime.n_ctx)
         if not all(0 <= token < self.vocabulary.n_tokens for token in begun):
             raise BadPrompt("The answer is to begin with a token that this model does not have.")
         self._sampler.attach(context.handle, sampling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from playground.measuring.results import Progress
 from playground.notebooks.cells import Run
 from playground.quantizing import quantizer
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
-from playground.values.files import Half, Variant
+from playground.values.files import Half, ModelFile, Variant
 from playground.values.request import PromptForm, Runtime
 from playground.wiring import Parts
 
@@ -38,43 +39,55 @@ def wants_calibration(quantization: str) -> bool:
     return quantization.strip().upper().startswith(("IQ1_", "IQ2_", "IQ3_"))
 
 
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """What a person chose. `half`: of HALVES. `exceptions`: PATTERN=TYPE, one a line."""
+
+    half: str
+    quantization: str
+    exceptions: str
+    calibrate: bool
+
+    @property
+    def request(self) -> MakeRequest:
+        """Without a target. Raises BadInput."""
+        types = quantizer.tensor_types(self.exceptions.splitlines())
+        request = MakeRequest(HALVES[self.half], self.quantization.strip(), types, calibrate=self.calibrate)
+        if request.quantization.upper() in _NEED_A_MATRIX and not self.calibrate:
+            raise BadInput(f'{request.quantization} needs an importance matrix: tick "Calibrate with images".')
+        if types:
+            # No commas: it becomes part of a variant's id, and a command separates these by commas.
+            patterns = " ".join(f"{tensor.pattern}={tensor.kind}" for tensor in types)
+            return msgspec.structs.replace(request, name=f"{request.quantization} {patterns}".replace(",", ";")[:60])
+        if self.calibrate:
+            return msgspec.structs.replace(request, name=f"{request.quantization} calibrated")
+        return request
+
+    def name(self, source: ModelFile) -> str:
+        """Another one for other patterns, and for another publisher's file of the same name."""
+        request = self.request
+        words = (_plain(request.quantization), "calibrated" * self.calibrate, _plain(self.exceptions))
+        slug = "-".join(filter(None, words))[:70]
+        key = hashlib.sha256(repr((source.sha256, request.tensor_types)).encode()).hexdigest()[:8]
+        return f"{quantizer.stem(Path(source.path))}-{slug}-{key}.gguf"
+
+
 def make(
-    parts: Parts,
-    source: Variant,
-    half: str,
-    quantization: str,
-    exceptions: str,
-    calibrate: bool,
-    questions: QuestionSet,
-    form: PromptForm,
-    stop: StopFlag,
+    parts: Parts, source: Variant, wanted: WantedFile, questions: QuestionSet, form: PromptForm, stop: StopFlag
 ) -> Iterator[Progress | CheckedVariant]:
     """Quantize a half of `source`, and check it on images. `form`: of the questions.
 
     Raises BadInput, and what MakeJob raises."""
-    request = MakeRequest(
-        HALVES[half], quantization.strip(), quantizer.tensor_types(exceptions.splitlines()), calibrate=calibrate
-    )
-    if request.quantization.upper() in _NEED_A_MATRIX and not calibrate:
-        raise BadInput(f'{request.quantization} needs an importance matrix: tick "Calibrate with images".')
-    if request.tensor_types:
-        # No commas: it becomes part of a variant's id, and a command separates these by commas.
-        types = " ".join(f"{tensor.pattern}={tensor.kind}" for tensor in request.tensor_types)
-        request = msgspec.structs.replace(request, name=f"{request.quantization} {types}".replace(",", ";")[:60])
-    elif calibrate:
-        request = msgspec.structs.replace(request, name=f"{request.quantization} calibrated")
+    request = wanted.request
     file = source.half(request.half)
     check_room(parts, file.bytes)
-    slug = "-".join(filter(None, (_plain(request.quantization), "calibrated" * calibrate, _plain(exceptions))))[:70]
-    # Another name for other patterns, and for another publisher's file of the same name.
-    key = hashlib.sha256(repr((file.sha256, request.tensor_types)).encode()).hexdigest()[:8]
-    target = parts.catalog.made / f"{quantizer.stem(Path(file.path))}-{slug}-{key}.gguf"
+    target = parts.catalog.made / wanted.name(file)
     if target.exists():
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
     request = msgspec.structs.replace(request, target=target)
     runtime = Runtime()
     job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted, form)
-    yield from job.run(source, request, questions.first(2 * _QUESTIONS if calibrate else _QUESTIONS))
+    yield from job.run(source, request, questions.first(2 * _QUESTIONS if wanted.calibrate else _QUESTIONS))
 
 
 def files(parts: Parts) -> dict[str, Path]:

@@ -21,6 +21,7 @@ from playground.values.files import Variant
 from playground.web import demo, login, made_files
 from playground.web.active_runs import ActiveRuns
 from playground.web.job_limits import JobLimits
+from playground.web.made_files import WantedFile
 from playground.web.notebook_view import NotebookView
 from playground.web.replies import document
 from playground.web.settings_panel import SettingsPanel
@@ -70,71 +71,17 @@ class QuantizePanel:
         def on_make(
             request: gr.Request, shown: str, half: str, kind: str, exceptions: str, calibrate: bool
         ) -> Iterator[dict[Component, Any]]:
-            marked = self._view.marked(shown)
-            if marked is None:
-                raise as_toast(BadInput("Add a compare cell first: the new variant is ticked in it."))
-            key, cell = marked
-            page, person = str(request.session_hash), login.person(request)
-            stop = self._active.start(page, _job_of(page))
-            try:
-                demo.refuse(self._parts.settings, "Nothing can be quantized")
-                mine = self._parts.of(person)
-                mine.pool.check_busy()
-                source = self._source(cell)
-                questions = self._view.question_set(self._parts.library.own(key), cell.questions or CellQuestions())
-                with self._long_jobs.held(person):
-                    waiting = cell_view.notice("Waiting for its turn ...")
-                    yield {self._result: waiting, self._stop: gr.update(interactive=True)}
-                    with self._own_turn(stop):
-                        form = cell.settings.prompt_form()
-                        making = made_files.make(mine, source, half, kind, exceptions, calibrate, questions, form, stop)
-                        for update in making:
-                            if isinstance(update, Progress):
-                                yield {self._result: measurement_view.progress(update)}
-                                continue
-                            news: dict[Component, Any] = {self._result: made_view.html(update)}
-                            written = self._tick(key, cell, source, update)
-                            if written is not None:
-                                news |= {
-                                    changed: document(self._view.changed(key, written)),
-                                    self._ticked: f"{key}/{cell.id}/{written.version}",
-                                }
-                            yield news
-            except Interrupted:
-                yield {self._result: cell_view.notice("Stopped. Nothing was kept.")}
-            except PlaygroundError as error:
-                yield {self._result: cell_view.notice(error.message)}
-            finally:
-                self._active.end(stop)
-                stop.run()
+            wanted = WantedFile(half, kind, exceptions, calibrate)
+            for result, reply in self._make_file(request, shown, wanted):
+                yield result if reply is None else {**result, changed: reply}
 
         def on_ticked(shown: str) -> dict[Component, Any]:
             """An event of its own: Gradio makes each output anew with every update, and there are dozens of them."""
             marked = self._view.marked(shown)
             return settings.shown(*marked) if marked else settings.unchanged()
 
-        def on_kind(kind: str | None) -> Any:
-            return gr.update(value=True) if made_files.wants_calibration(kind or "") else gr.skip()
-
-        def on_file(name: str | None) -> dict[Component, Any]:
-            link = made_view.link(name) if name else ""
-            return {self._file: link, self._delete: gr.Button(visible=bool(name))}
-
         def on_delete(request: gr.Request, shown: str, name: str | None) -> dict[Component, Any]:
-            try:
-                demo.refuse(self._parts.settings, "Nothing can be deleted")
-                if not self._parts.settings.may_operate(login.name_of(request)):
-                    raise NotAllowed("Only operators may delete a file: it is a variant for everybody.")
-                freed = made_files.delete(self._parts, name or "")
-            except PlaygroundError as error:
-                raise as_toast(error) from error
-            marked = self._view.marked(shown)
-            panel = settings.shown(*marked) if marked else settings.unchanged()
-            notice = cell_view.notice(f"{name} is deleted: {number_format.file_size(freed)} freed.")
-            return {self._result: notice, **self._listed(), **panel}
-
-        def on_stop(request: gr.Request) -> None:
-            self._active.stop(_job_of(str(request.session_hash)))
+            return {**self._delete_file(request, name or ""), **on_ticked(shown)}
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         making = self._make.click(
@@ -153,13 +100,71 @@ class QuantizePanel:
             **private,
         )
         self._folded.expand(self._listed, None, listed, queue=False, **private)
-        self._files.input(on_file, self._files, [self._file, self._delete], queue=False, **private)
+        self._files.input(self._show_file, self._files, [self._file, self._delete], queue=False, **private)
         self._delete.click(
             on_delete, [settings.cell, self._files], [self._result, *listed, *settings.outputs], **private
         )
-        self._kind.change(on_kind, self._kind, self._calibrate, queue=False, **private)
+        self._kind.change(_calibration_for, self._kind, self._calibrate, queue=False, **private)
         self._ticked.change(on_ticked, settings.cell, settings.outputs, queue=False, **private)
-        self._stop.click(on_stop, None, None, queue=False, **private)
+        self._stop.click(self._stop_making, None, None, queue=False, **private)
+
+    def _make_file(
+        self, request: gr.Request, shown: str, wanted: WantedFile
+    ) -> Iterator[tuple[dict[Component, Any], dict[str, Any] | None]]:
+        """Updates of the panel, and of the notebook where a cell has the new variant."""
+        marked = self._view.marked(shown)
+        if marked is None:
+            raise as_toast(BadInput("Add a compare cell first: the new variant is ticked in it."))
+        key, cell = marked
+        page, person = str(request.session_hash), login.person(request)
+        stop = self._active.start(page, _job_of(page))
+        try:
+            demo.refuse(self._parts.settings, "Nothing can be quantized")
+            own_parts = self._parts.of(person)
+            own_parts.pool.check_busy()
+            source = self._source(cell)
+            questions = self._view.question_set(self._parts.library.own(key), cell.questions or CellQuestions())
+            with self._long_jobs.held(person):
+                waiting = cell_view.notice("Waiting for its turn ...")
+                yield {self._result: waiting, self._stop: gr.update(interactive=True)}, None
+                with self._own_turn(stop):
+                    form = cell.settings.prompt_form()
+                    for update in made_files.make(own_parts, source, wanted, questions, form, stop):
+                        if isinstance(update, Progress):
+                            yield {self._result: measurement_view.progress(update)}, None
+                            continue
+                        result: dict[Component, Any] = {self._result: made_view.html(update)}
+                        written = self._tick(key, cell, source, update)
+                        if written is None:
+                            yield result, None
+                        else:
+                            result[self._ticked] = f"{key}/{cell.id}/{written.version}"
+                            yield result, document(self._view.changed(key, written))
+        except Interrupted:
+            yield {self._result: cell_view.notice("Stopped. Nothing was kept.")}, None
+        except PlaygroundError as error:
+            yield {self._result: cell_view.notice(error.message)}, None
+        finally:
+            self._active.end(stop)
+            stop.run()
+
+    def _stop_making(self, request: gr.Request) -> None:
+        self._active.stop(_job_of(str(request.session_hash)))
+
+    def _delete_file(self, request: gr.Request, name: str) -> dict[Component, Any]:
+        try:
+            demo.refuse(self._parts.settings, "Nothing can be deleted")
+            if not self._parts.settings.may_operate(login.name_of(request)):
+                raise NotAllowed("Only operators may delete a file: it is a variant for everybody.")
+            freed = made_files.delete(self._parts, name)
+        except PlaygroundError as error:
+            raise as_toast(error) from error
+        notice = cell_view.notice(f"{name} is deleted: {number_format.file_size(freed)} freed.")
+        return {self._result: notice, **self._listed()}
+
+    def _show_file(self, name: str | None) -> dict[Component, Any]:
+        link = made_view.link(name) if name else ""
+        return {self._file: link, self._delete: gr.Button(visible=bool(name))}
 
     def _names(self) -> list[str]:
         return [] if self._parts.settings.demo else list(made_files.files(self._parts))
@@ -204,6 +209,10 @@ class QuantizePanel:
             ticked = tuple(dict.fromkeys((*now.variants, *new)))
             written, _ = library.write(key, msgspec.structs.replace(now, variants=ticked))
         return written
+
+
+def _calibration_for(kind: str | None) -> Any:
+    return gr.update(value=True) if made_files.wants_calibration(kind or "") else gr.skip()
 
 
 def _job_of(page: str) -> str:
