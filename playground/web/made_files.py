@@ -40,7 +40,7 @@ def wants_calibration(quantization: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedFile:
+class FileChoice:
     """What a person chose. `half`: of HALVES. `exceptions`: PATTERN=TYPE, one a line."""
 
     half: str
@@ -73,7 +73,7 @@ class WantedFile:
 
 
 def make(
-    parts: Parts, source: Variant, wanted: WantedFile, questions: QuestionSet, form: PromptForm, stop: StopFlag
+    parts: Parts, source: Variant, wanted: FileChoice, questions: QuestionSet, form: PromptForm, stop: StopFlag
 ) -> Iterator[Progress | CheckedVariant]:
     """Quantize a half of `source`, and check it on images. `form`: of the questions.
 

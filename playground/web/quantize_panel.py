@@ -21,7 +21,7 @@ from playground.values.files import Variant
 from playground.web import demo, login, made_files
 from playground.web.active_runs import ActiveRuns
 from playground.web.job_limits import JobLimits
-from playground.web.made_files import WantedFile
+from playground.web.made_files import FileChoice
 from playground.web.notebook_view import NotebookView
 from playground.web.replies import document
 from playground.web.settings_panel import SettingsPanel
@@ -71,7 +71,7 @@ class QuantizePanel:
         def on_make(
             request: gr.Request, shown: str, half: str, kind: str, exceptions: str, calibrate: bool
         ) -> Iterator[dict[Component, Any]]:
-            wanted = WantedFile(half, kind, exceptions, calibrate)
+            wanted = FileChoice(half, kind, exceptions, calibrate)
             for result, reply in self._make_file(request, shown, wanted):
                 yield result if reply is None else {**result, changed: reply}
 
@@ -109,7 +109,7 @@ class QuantizePanel:
         self._stop.click(self._stop_making, None, None, queue=False, **private)
 
     def _make_file(
-        self, request: gr.Request, shown: str, wanted: WantedFile
+        self, request: gr.Request, shown: str, wanted: FileChoice
     ) -> Iterator[tuple[dict[Component, Any], dict[str, Any] | None]]:
         """Updates of the panel, and of the notebook where a cell has the new variant."""
         marked = self._view.marked(shown)

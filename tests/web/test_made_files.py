@@ -35,7 +35,7 @@ def test_made_file_when_downloaded_and_deleted_then_only_files_of_that_folder_ar
 
 def test_making_when_a_type_needs_a_matrix_then_refused_before_it_starts(parts: Parts) -> None:
     source, questions = parts.catalog.variants[0], question_sets.embedded(parts.evaluation)
-    wanted = made_files.WantedFile("Projector (mmproj)", " iq2_xs ", "", calibrate=False)
+    wanted = made_files.FileChoice("Projector (mmproj)", " iq2_xs ", "", calibrate=False)
     updates = made_files.make(parts, source, wanted, questions, PromptForm(), StopFlag())
     with pytest.raises(BadInput, match="Calibrate with images"):
         next(updates)
