@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import markupsafe
@@ -159,80 +159,81 @@ _SCALE = 2  # pixels of the PNG for one of the plot
 _PAGE = 760
 
 
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """The picture that is drawn on, in the plot's own units."""
+
+    draw: PIL.ImageDraw.ImageDraw
+
+    def text(self, x: float, y: float, words: str, *, size: int = 13, ink: str = _INK, anchor: str = "ls") -> None:
+        font = PIL.ImageFont.load_default(size * _SCALE)
+        # The font that comes with Pillow has no stars and arrows.
+        plain = words.replace("★", "(ref)").replace("→", ">").replace("–", "-")
+        latin = plain.encode("latin-1", "replace").decode("latin-1")[:200]
+        self.draw.text((x * _SCALE, y * _SCALE), latin, fill=ink, font=font, anchor=anchor)
+
+    def line(self, points: Sequence[tuple[float, float]], ink: str) -> None:
+        self.draw.line([(x * _SCALE, y * _SCALE) for x, y in points], fill=ink, width=_SCALE)
+
+    def dot(self, x: float, y: float, radius: float, ink: str) -> None:
+        corners = [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE]
+        self.draw.ellipse(corners, fill=ink)
+
+
 def _png(card: ShipCard) -> bytes:
     drawn, lines = _plot(card), _rows(card)
     sentences = (*card.reasons, parity.words(card.parity))
     wrapped = [part for sentence in sentences for part in _wrapped(sentence, 108)]
     height = 76 + 19 * len(wrapped) + (drawn.height + 30 if drawn else 0) + 24 * (len(lines) + 1) + 74
     page = PIL.Image.new("RGB", (_PAGE * _SCALE, height * _SCALE), _PAPER)
-    draw = PIL.ImageDraw.Draw(page)
-
-    def text(x: float, y: float, words: str, *, size: int = 13, ink: str = _INK, anchor: str = "ls") -> None:
-        font = PIL.ImageFont.load_default(size * _SCALE)
-        # The font that comes with Pillow has no stars and arrows.
-        plain = (
-            words.replace("★", "(ref)")
-            .replace("→", ">")
-            .replace("–", "-")
-            .encode("latin-1", "replace")
-            .decode("latin-1")[:200]
-        )
-        draw.text((x * _SCALE, y * _SCALE), plain, fill=ink, font=font, anchor=anchor)
-
-    def line(points: list[tuple[float, float]], ink: str, width: int = 1) -> None:
-        draw.line([(x * _SCALE, y * _SCALE) for x, y in points], fill=ink, width=width * _SCALE)
-
-    text(20, 34, f"Which quantization to ship: {_recommended(card)}", size=18)
-    text(
-        20,
-        54,
-        f"{model_of(card)}, {card.questions} questions ({card.set_name}), measured {card.measured[:10]}",
-        size=12,
-        ink=_DIM,
-    )
+    sheet = _Sheet(PIL.ImageDraw.Draw(page))
+    sheet.text(20, 34, f"Which quantization to ship: {_recommended(card)}", size=18)
+    about = f"{model_of(card)}, {card.questions} questions ({card.set_name}), measured {card.measured[:10]}"
+    sheet.text(20, 54, about, size=12, ink=_DIM)
     top = 80
     for words in wrapped:
-        text(20, top, words)
+        sheet.text(20, top, words)
         top += 19
     if drawn:
-        for at, words in drawn.x_ticks:
-            line([(20 + at, top + drawn.top), (20 + at, top + drawn.bottom)], _LINE)
-            text(20 + at, top + drawn.bottom + 16, words, size=11, ink=_DIM, anchor="ms")
-        for at, words in drawn.y_ticks:
-            line([(20 + drawn.left, top + at), (20 + drawn.right, top + at)], _LINE)
-            text(14 + drawn.left, top + at + 4, words, size=11, ink=_DIM, anchor="rs")
-        if len(drawn.front) > 1:
-            line([(20 + x, top + y) for x, y in drawn.front], _COLOURS["pareto"])
-        for mark in drawn.marks:
-            x, y, r = 20 + mark.x, top + mark.y, 6 if mark.kind == "recommended" else 4.5
-            box = [(x - r) * _SCALE, (y - r) * _SCALE, (x + r) * _SCALE, (y + r) * _SCALE]
-            draw.ellipse(box, fill=_COLOURS[mark.kind])
-            label = mark.at
-            if label.is_away:
-                line([(x, y), (20 + label.x, top + label.y - 4)], _LINE)
-            text(20 + label.x, top + label.y, mark.label, size=12, anchor="rs" if label.flipped else "ls")
-        text(
-            20 + drawn.left,
-            top + drawn.bottom + 34,
-            "size of both files; upwards: mean KL, nats a token",
-            size=11,
-            ink=_DIM,
-        )
+        _draw_plot(sheet, drawn, top)
         top += drawn.height + 30
-    columns = [20, 250, 330, 420, 500, 580, 660]
-    for x, name in zip(columns, ("variant", *_COLUMNS[:6]), strict=True):
-        text(x, top + 14, name, size=12, ink=_DIM)
-    for n, row in enumerate(lines, 1):
-        y = top + 14 + 24 * n
-        line([(20, y - 17), (_PAGE - 20, y - 17)], _LINE)
-        for x, words in zip(columns, (row.label[:34], *row.cells[:6]), strict=True):
-            text(x, y, words, ink=_COLOURS["recommended"] if row.kind == "recommended" else _INK)
+    _draw_rows(sheet, lines, top)
     foot = top + 24 * (len(lines) + 1) + 14
-    text(20, foot + 12, f"{card.engine}; {card.machine}; {card.settings}"[:120], size=11, ink=_DIM)
-    text(20, foot + 30, card.command[:120], size=11, ink=_DIM)
+    sheet.text(20, foot + 12, f"{card.engine}; {card.machine}; {card.settings}"[:120], size=11, ink=_DIM)
+    sheet.text(20, foot + 30, card.command[:120], size=11, ink=_DIM)
     png = io.BytesIO()
     page.save(png, "PNG", optimize=True)
     return png.getvalue()
+
+
+def _draw_plot(sheet: _Sheet, drawn: plots.DriftPlot, top: float) -> None:
+    for at, words in drawn.x_ticks:
+        sheet.line([(20 + at, top + drawn.top), (20 + at, top + drawn.bottom)], _LINE)
+        sheet.text(20 + at, top + drawn.bottom + 16, words, size=11, ink=_DIM, anchor="ms")
+    for at, words in drawn.y_ticks:
+        sheet.line([(20 + drawn.left, top + at), (20 + drawn.right, top + at)], _LINE)
+        sheet.text(14 + drawn.left, top + at + 4, words, size=11, ink=_DIM, anchor="rs")
+    if len(drawn.front) > 1:
+        sheet.line([(20 + x, top + y) for x, y in drawn.front], _COLOURS["pareto"])
+    for mark in drawn.marks:
+        x, y, label = 20 + mark.x, top + mark.y, mark.at
+        sheet.dot(x, y, 6 if mark.kind == "recommended" else 4.5, _COLOURS[mark.kind])
+        if label.is_away:
+            sheet.line([(x, y), (20 + label.x, top + label.y - 4)], _LINE)
+        sheet.text(20 + label.x, top + label.y, mark.label, size=12, anchor="rs" if label.flipped else "ls")
+    axes = "size of both files; upwards: mean KL, nats a token"
+    sheet.text(20 + drawn.left, top + drawn.bottom + 34, axes, size=11, ink=_DIM)
+
+
+def _draw_rows(sheet: _Sheet, rows: Sequence[_CardLine], top: float) -> None:
+    columns = [20, 250, 330, 420, 500, 580, 660]
+    for x, name in zip(columns, ("variant", *_COLUMNS[:6]), strict=True):
+        sheet.text(x, top + 14, name, size=12, ink=_DIM)
+    for n, row in enumerate(rows, 1):
+        y = top + 14 + 24 * n
+        sheet.line([(20, y - 17), (_PAGE - 20, y - 17)], _LINE)
+        for x, words in zip(columns, (row.label[:34], *row.cells[:6]), strict=True):
+            sheet.text(x, y, words, ink=_COLOURS["recommended"] if row.kind == "recommended" else _INK)
 
 
 def _recommended(card: ShipCard) -> str:

@@ -106,20 +106,12 @@ def chart(
     gpu = _gpu(now, place)
     total, used = _memory(now, place)
 
-    held_by: dict[str, list[int]] = {}
-    last: dict[str, WorkerMemory] = {}
-    for at, report in enumerate(seen):
-        for worker in report.workers:
-            held = worker.held_at(place)
-            if held:
-                held_by.setdefault(worker.id, [0] * len(seen))[at] = held
-            if held is None or held:
-                last[worker.id] = worker
+    held_by, last = _held(seen, place)
     order = sorted(last, key=lambda id: (colours[id], id))
     sums = [0] * len(seen)
     tops: dict[str, list[int]] = {}
     for id in order:
-        sums = tops[id] = [a + b for a, b in zip(sums, held_by.get(id, itertools.repeat(0)), strict=False)]
+        sums = tops[id] = [a + b for a, b in zip(sums, held_by[id], strict=True)]
 
     largest = max(sums)
     zoomed = 0 < largest < _TINY * total
@@ -143,12 +135,10 @@ def chart(
         )
         for id in order
     ]
-    hidden = any(worker.bytes is None and place in worker.places for worker in now.workers)
     others = [max(0, _memory(report, place)[1] - held) for report, held in zip(seen, sums, strict=True)]
-    machine = "the rest of the machine" if gpu is None else "other processes"
     layers.append(
         Layer(
-            name=f"{machine}, and handles whose memory is hidden" if hidden else machine,
+            name=_name_of_others(now, place),
             colour=None,
             now=others[-1],
             gone=False,
@@ -176,6 +166,25 @@ def chart(
         source=gpu.source if gpu else "",
         bandwidth=bandwidth,
     )
+
+
+def _held(seen: Sequence[MemoryReport], place: str) -> tuple[dict[str, list[int]], dict[str, WorkerMemory]]:
+    """Bytes at the place in each report, and how each was seen last, of all workers that may have held something."""
+    held_by: dict[str, list[int]] = {}
+    last: dict[str, WorkerMemory] = {}
+    for at, report in enumerate(seen):
+        for worker in report.workers:
+            held = worker.held_at(place)
+            if held != 0:
+                held_by.setdefault(worker.id, [0] * len(seen))[at] = held or 0
+                last[worker.id] = worker
+    return held_by, last
+
+
+def _name_of_others(now: MemoryReport, place: str) -> str:
+    name = "the rest of the machine" if _gpu(now, place) is None else "other processes"
+    hidden = any(worker.bytes is None and place in worker.places for worker in now.workers)
+    return f"{name}, and handles whose memory is hidden" if hidden else name
 
 
 def thinned(history: Sequence[MemoryReport], window: float) -> list[MemoryReport]:

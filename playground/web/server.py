@@ -21,7 +21,9 @@ with mock.patch.object(inspect, "getfile", side_effect=OSError("no stubs, please
     import gradio.blocks
     import gradio.component_meta
 
+import gradio as gr
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
@@ -111,38 +113,21 @@ def serve(settings: Settings) -> None:
         tunnel = _LOOPBACK if settings.share else ()
         limits = Connections(connections.MOST, (*settings.forwarders, *tunnel), connections.most_of_all())
         with connections.counted(limits):
-            demo.launch(
-                server_name=settings.host,
-                server_port=settings.port,
-                root_path=settings.root_path or None,
-                share=settings.share,
-                theme=page.theme(),
-                css_paths=page.CSS,
-                footer_links=[],
-                run_history=False,
-                mcp_server=settings.mcp,
-                ssr_mode=False,
-                state_session_capacity=_MOST_SESSIONS,
-                max_file_size=settings.max_upload_bytes,
-                show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
-                max_threads=256,  # a call of the API takes one while it waits; with 40, 50 of them stop the page
-                app_kwargs={
-                    "routes": [
-                        *health.routes(),
-                        *login.routes(settings),
-                        *assets.routes(),
-                        *openai_api.routes(),
-                        *events.routes(),
-                        *made_files.routes(parts),
-                    ],
-                    "middleware": [
-                        Middleware(Admission, settings, uploads, active.leave),
-                        Middleware(assets.CompressedPages, page.SCRIPTS),
-                    ],
-                    "lifespan": guard.around(guard.Rules.of(settings)),
-                },
-                prevent_thread_lock=True,
-                **login.door(settings),
+            _launch(
+                demo,
+                settings,
+                routes=[
+                    *health.routes(),
+                    *login.routes(settings),
+                    *assets.routes(),
+                    *openai_api.routes(),
+                    *events.routes(),
+                    *made_files.routes(parts),
+                ],
+                middleware=[
+                    Middleware(Admission, settings, uploads, active.leave),
+                    Middleware(assets.CompressedPages, page.SCRIPTS),
+                ],
             )
         connections.keep_waiting(demo.server)
         logs.adopt_server()
@@ -157,6 +142,32 @@ def serve(settings: Settings) -> None:
             demo.block_thread()
         finally:
             runs.close()
+
+
+def _launch(demo: gr.Blocks, settings: Settings, routes: list[BaseRoute], middleware: list[Middleware]) -> None:
+    demo.launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        root_path=settings.root_path or None,
+        share=settings.share,
+        theme=page.theme(),
+        css_paths=page.CSS,
+        footer_links=[],
+        run_history=False,
+        mcp_server=settings.mcp,
+        ssr_mode=False,
+        state_session_capacity=_MOST_SESSIONS,
+        max_file_size=settings.max_upload_bytes,
+        show_error=False,  # of unexpected errors; gr.Error carries the text that is meant for people
+        max_threads=256,  # a call of the API takes one while it waits; with 40, 50 of them stop the page
+        app_kwargs={
+            "routes": routes,
+            "middleware": middleware,
+            "lifespan": guard.around(guard.Rules.of(settings)),
+        },
+        prevent_thread_lock=True,
+        **login.door(settings),
+    )
 
 
 def _get_ready(parts: Parts, deriving: Thread, health: Health) -> None:
