@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import Question
 from playground.measuring.results import MeasurementPlan
 from playground.models.presets import data_folder

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from playground.comparing import axes, run_settings
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import embedded
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.settings import Settings

@@ -22,7 +22,8 @@ import psutil
 from bench import engine
 from playground.comparing.lab import Lab
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.support.result_cache import ResultCache

@@ -24,7 +24,7 @@ from bench import cluster_faults, cluster_hops
 from bench.cluster_faults import Row
 from bench.spread import Spread, spread
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import MeasurementPlan
 from playground.quantizing import quantizer
 from playground.settings import Settings

@@ -17,7 +17,7 @@ from bench import engine
 from bench.spread import Spread, spread
 from playground.comparing.lab import Lab
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import MeasurementPlan
 from playground.pool.pool import Pool
 from playground.pool.sensors import LocalSensors

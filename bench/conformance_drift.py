@@ -18,7 +18,8 @@ from gguf import GGMLQuantizationType, GGUFReader, quants
 
 from playground.errors import Failure
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder
 from playground.quantizing import quantizer

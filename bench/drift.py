@@ -6,7 +6,8 @@ import PIL.Image
 
 from bench import engine
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
 
 

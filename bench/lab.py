@@ -14,7 +14,8 @@ from gguf import GGUFReader
 
 from playground.engine import protocol
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.steps import Item
 from playground.models.presets import data_folder

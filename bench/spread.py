@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from playground.comparing.lab import Lab
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement
 from playground.pool.turn_order import Places
 from playground.support.result_cache import ResultCache

@@ -16,7 +16,8 @@ import numpy
 import scipy
 
 from playground.measuring import statistics
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import embedded
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.statistics import ALPHA

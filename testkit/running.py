@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from playground.comparing import compare, comparison_request
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.models.presets import data_folder

@@ -28,7 +28,8 @@ from playground.cli.options import (
 from playground.errors import BadInput, PlaygroundError, cannot_write
 from playground.measuring import gate as verdicts
 from playground.measuring import packs, release_checks, results, suite_source
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import SampleRecord
 from playground.measuring.release_checks import Outcome, ReleaseCheck, ReleaseLimits
 from playground.settings import Settings

@@ -9,7 +9,7 @@ from playground.comparing import comparison_request
 from playground.errors import BadInput
 from playground.measuring import endpoint_jobs, packs, result_documents, results, suite_source
 from playground.measuring import ship_card as ship
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.pack_jobs import PackJob
 from playground.measuring.question_sets import MAX_ITEMS
 from playground.measuring.result_documents import ResultDocument

@@ -12,7 +12,7 @@ import typer
 
 from playground.cli.options import AsJson, followed, line, open_pairs, say
 from playground.errors import PlaygroundError
-from playground.measuring import look_test, measure, results
+from playground.measuring import look_test, measure, measure_request, results
 from playground.models import check_pair
 from playground.models.doctor import Finding, Level, worst
 from playground.models.download_pairs import PairChoice, download_pairs
@@ -138,7 +138,7 @@ def _wait(parts: Parts, keys: set[str]) -> None:
 
 def _look(parts: Parts, model: Path, projector: Path) -> results.VariantResult:
     (variant,) = open_pairs(parts, [str(model)], [str(projector)])
-    job = measure.MeasureJob(parts.lab, measure.look_request(parts.evaluation, variant))
+    job = measure.MeasureJob(parts.lab, measure_request.look_request(parts.evaluation, variant))
     return followed(job.run(), results.Measurement).results[0]
 
 

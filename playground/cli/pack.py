@@ -22,7 +22,7 @@ from playground.cli.options import (
 from playground.comparing import comparison_request
 from playground.errors import BadInput, cannot_write
 from playground.measuring import pack_jobs, pack_source, packs, results
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.packs import Pack, PackRecord
 from playground.models.hub.client import Hub
 from playground.rendering import number_format

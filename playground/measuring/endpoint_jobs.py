@@ -9,7 +9,8 @@ from playground.endpoints.client import EndpointAnswer
 from playground.endpoints.wire import MOST_CANDIDATES
 from playground.errors import BadInput, EndpointError, Failure
 from playground.measuring import elsewhere
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.pack_jobs import KeptJob
 from playground.measuring.results import Progress
 from playground.measuring.steps import Item, Steps

@@ -13,14 +13,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import closing, suppress
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import msgspec
 
@@ -30,12 +29,13 @@ from playground.endpoints.client import EndpointAnswer
 from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted, MachineLost
 from playground.measuring import elsewhere, look_test, pace, question_sets, speed_test, statistics
+from playground.measuring.at_places import AtPlaces, OnProgress, say_where
+from playground.measuring.measure_request import MeasureRequest, check_comparable, n_alone, steps_of, steps_of_one
 from playground.measuring.parity import Parity, key_parts
-from playground.measuring.question_sets import Question, QuestionSet, embedded
+from playground.measuring.question_sets import Question
 from playground.measuring.results import (
     AskedAlone,
     Measurement,
-    MeasurementPlan,
     Progress,
     QuestionDrift,
     RecordedAnswer,
@@ -54,64 +54,16 @@ from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
 from playground.support.ahead import results
 from playground.values.files import Variant
 from playground.values.memory import machine_of
-from playground.values.request import Image, PromptForm, Runtime
+from playground.values.request import Image, Runtime
 
 # A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
 _ARITHMETIC = 3
 
-
-_ALONE = 8  # questions that are asked in a batch, and then one at a time as well
-_BATCHED_FOR_ONE = 16  # questions times variants: 8 of 32 took a third of a measurement's time (bench/README.md)
 _IN_BATCHES = "in batches of questions instead of alone"
 
 _BASELINE = (Kind.ASK, Kind.RECORD, Kind.FLOOR)  # steps for each question of the reference
 
 _LIMIT_REASONING = "Raise the limit of tokens, or set one of reasoning tokens below it."
-
-
-_MOST_PLACES = 64
-_LOOK_S = 1.0  # how often a measurement looks for a place that has come
-_AGAIN_S = 0.2  # how often a place that has nothing to do asks again
-
-_DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
-
-
-class MeasureRequest(msgspec.Struct, frozen=True):
-    """Which variants to measure, with which questions, and what of them."""
-
-    questions: QuestionSet
-    variants: tuple[Variant, ...]
-    reference: str  # a variant's id
-    plan: MeasurementPlan = MeasurementPlan()
-    runtime: Runtime = Runtime()
-    form: PromptForm = PromptForm()
-
-
-def n_alone(n_questions: int, n_variants: int) -> int:
-    """How many of the questions that are asked in batches the reference is asked alone as well."""
-    return min(_ALONE, max(2, n_questions * n_variants // _BATCHED_FOR_ONE))
-
-
-def steps_of(plan: MeasurementPlan, n_questions: int, n_variants: int) -> dict[Kind, int]:
-    """How many steps of each kind a measurement takes, the reference among the variants."""
-    n_others = n_variants - 1
-    return {
-        Kind.ASK: n_questions,
-        Kind.RECORD: n_questions * plan.drift,
-        Kind.FLOOR: n_questions * plan.drift * n_variants,
-        Kind.DRIFT: n_questions * plan.drift * n_others,
-        Kind.ANSWER: n_questions * plan.accuracy * n_others,
-        Kind.LOOK: n_variants * min(look_test.QUESTIONS, n_questions) * plan.look,
-        Kind.SPEED: n_variants * speed_test.ROUNDS * plan.speed,
-    }
-
-
-def _steps_of_one(plan: MeasurementPlan, n_questions: int, is_reference: bool) -> Counter[Kind]:
-    """Of one variant, once the reference has answered. Speeds are measured later."""
-    steps = Counter(steps_of(plan, n_questions, 2))
-    steps.subtract(steps_of(plan, n_questions, 1))
-    left_out = {Kind.SPEED, Kind.DRIFT, Kind.ANSWER} if is_reference else {Kind.SPEED}
-    return Counter({kind: n for kind, n in steps.items() if kind not in left_out})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +83,6 @@ def _asked(drifts: list[QuestionDrift]) -> _Outcome:
     return _Outcome(drifts, None, None, [], None, "")
 
 
-def look_request(folder: Path, variant: Variant) -> MeasureRequest:
-    """Does a pair look at the picture at all? Asked with the embedded questions, which are in `folder`."""
-    plan = MeasurementPlan(drift=False, look=True, max_tokens=32)
-    questions = embedded(folder, level="easy").first(_DOCTOR_QUESTIONS)
-    return MeasureRequest(questions, (variant,), variant.id, plan)
-
-
 class MeasureJob:
     """One measurement. `run` yields Progress, and at the end a Measurement."""
 
@@ -151,7 +96,7 @@ class MeasureJob:
         """`work`: of all jobs that share one progress. Raises BadInput for what cannot be compared."""
         self._variants = request.variants
         self._reference = next(v for v in request.variants if v.id == request.reference)
-        check(self._variants, self._reference, request.questions)
+        check_comparable(self._variants, self._reference, request.questions)
         self._set = request.questions
         self._plan = request.plan
         if len({v.overrides and v.overrides.image_tokens for v in self._variants}) > 1:
@@ -247,7 +192,7 @@ class MeasureJob:
         def work(done: Callable[[Progress], None]) -> None:
             def drain(places: Places) -> None:
                 for progress in lanes[places]:
-                    _say(done, f", on {' + '.join(places)}", progress)
+                    say_where(done, places, progress)
 
             with ThreadPoolExecutor(len(lanes)) as threads:
                 try:
@@ -275,8 +220,7 @@ class MeasureJob:
     def _measure_all(
         self, variants: Sequence[Variant], records: Path, outcomes: dict[str, _Outcome]
     ) -> Iterator[Progress]:
-        """Fills `outcomes`, at all places at once: one language model after another at each. A place that comes gets
-        its share, and what a lost machine had not ended is measured elsewhere."""
+        """Fills `outcomes`."""
         pool = self.steps.lab.pool
 
         def spec(variant: Variant) -> WorkerSpec:
@@ -287,68 +231,24 @@ class MeasureJob:
             base = self._reference
             encoders = {v.projector.sha256: vision_spec(v.projector, v.model, self.steps.runtime_of(v)) for v in group}
             encoders.pop(base.projector.sha256, None)  # it has encoded the pictures, and they are kept
-            steps = sum((_steps_of_one(self._plan, len(self.items), v.id == base.id) for v in group), Counter[Kind]())
+            steps = sum((steps_of_one(self._plan, len(self.items), v.id == base.id) for v in group), Counter[Kind]())
             return pool.load_s(places, [spec(group[0]), *encoders.values()]) + self._work.expected_s(steps)
 
+        def measure(steps: Steps, variant: Variant, done: OnProgress) -> None:
+            job = copy(self)
+            job.steps, job.problems = steps, []
+            outcomes[variant.id] = _drained(job._measure(variant, records), done)
+
+        first = spec(self._at_hand[0])
         groups = [list(group) for _, group in groupby(variants, key=lambda variant: variant.model.sha256)]
-        groups = at_least(groups, len(pool.turn_options([spec(self._at_hand[0])])))
         shares = Shares[Variant, Places](
-            groups,
+            at_least(groups, len(pool.turn_options([first]))),
             fits=lambda places, variant: pool.fits_at(places, spec(variant)),
             loaded_at=lambda variant: pool.loaded_at(spec(variant)),
             is_there=pool.devices.has,
             seconds=seconds,
         )
-
-        def take(places: Places) -> list[Variant]:
-            """Once the place is free: while somebody else generates there, another place may take the group.
-
-            A place that would not help now may later: another one may be lost, or slower than expected.
-            """
-            while True:
-                with suppress(Interrupted), pool.at(places).turn(stop=lambda: shares.none_left or self._stop()):
-                    pass
-                group = shares.take(places)
-                if group or shares.none_left or self._stop() or not pool.devices.has(places):
-                    return group
-                self._abandoned.wait(_AGAIN_S)
-
-        def measure_at(places: Places, done: Callable[[Progress], None]) -> None:
-            here, group = self.at(places), take(places)
-            while group:
-                ahead = shares.take(places, ahead=True) if pool.on_gpu else []
-                for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
-                    if then is not None and pool.on_gpu:  # on a CPU the two would fight for its cores
-                        Thread(target=here.steps.load_ahead, args=(then,), daemon=True).start()
-                    job = copy(here)
-                    job.problems = []
-                    outcomes[variant.id] = _drained(job._measure(variant, records), done)
-                group = ahead or take(places)
-            shares.leave(places)
-
-        def work(done: Callable[[Progress], None]) -> None:
-            seen, running = set[Places](), set[Future[None]]()
-            with ThreadPoolExecutor(_MOST_PLACES) as threads:
-                try:
-                    while True:
-                        options = pool.turn_options([spec(self._at_hand[0])])
-                        new = [places for places in options if places not in seen]
-                        shares.join(*new)  # all of them before one takes a group
-                        for places in new:
-                            where = f", on {' + '.join(places)}" if len(options) > 1 else ""
-                            running.add(threads.submit(measure_at, places, partial(_say, done, where)))
-                        seen = set(options)
-                        ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
-                        for lane in ended:
-                            lane.result()
-                        if not running:
-                            return
-                except BaseException:
-                    self._abandoned.set()  # the other places end too
-                    raise
-
-        with closing(results(work, self._abandoned)) as progress:
-            yield from progress
+        yield from AtPlaces(self.steps, shares, measure, self._stop, self._abandoned).run(first)
 
     def _measure(self, variant: Variant, records: Path) -> Generator[Progress, None, _Outcome]:
         """All of one variant but its speed. The reference has answered already."""
@@ -906,23 +806,6 @@ class MeasureJob:
         return True
 
 
-def check(variants: Sequence[Variant], reference: Variant, items: QuestionSet) -> None:
-    """Raises BadInput for variants whose tokens are not the reference's, and for no items.
-
-    What answers elsewhere has no tokens here.
-    """
-    if not items.items:
-        raise BadInput("There is no question in the set.")
-    here = [v for v in variants if not v.endpoint]
-    base = next(iter(here), reference) if reference.endpoint else reference
-    for variant in here:
-        if variant.model.vocabulary_sha256 != base.model.vocabulary_sha256:
-            raise BadInput(
-                f"{variant.label} has another vocabulary than {base.label}: their distributions cannot be "
-                "compared. Measure variants of one language model."
-            )
-
-
 def _drained(steps: Generator[Progress, None, _Outcome], done: Callable[[Progress], None]) -> _Outcome:
     """What they return."""
     while True:
@@ -931,10 +814,6 @@ def _drained(steps: Generator[Progress, None, _Outcome], done: Callable[[Progres
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
-
-
-def _say(done: Callable[[Progress], None], where: str, progress: Progress) -> None:
-    done(msgspec.structs.replace(progress, what=progress.what + where))
 
 
 def _judged(results: Sequence[VariantResult]) -> list[VariantResult]:

@@ -12,7 +12,8 @@ import numpy
 from playground.comparing.lab import Lab
 from playground.errors import BadImage, BadInput, Failure
 from playground.measuring import packs
-from playground.measuring.measure import MeasureJob, MeasureRequest, record_of
+from playground.measuring.measure import MeasureJob, record_of
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.packs import Distributions, Pack, PackCheck, PackFile, PackRecord
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.results import MeasurementPlan, Progress, UsedPack

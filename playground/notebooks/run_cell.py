@@ -16,7 +16,8 @@ from playground.comparing.branching import BranchPoint
 from playground.comparing.lab import Lab
 from playground.errors import BadInput
 from playground.measuring import endpoint_jobs, result_documents, ship_card
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.pack_jobs import PackJob
 from playground.measuring.packs import Pack
 from playground.measuring.question_sets import QuestionSet

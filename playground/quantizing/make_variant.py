@@ -15,7 +15,8 @@ from playground.comparing.lab import Lab
 from playground.engine import protocol
 from playground.errors import BadInput, EngineError, Failure, Unavailable
 from playground.measuring.gate import Gate, Verdict, gates
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import QuestionSet, fingerprints
 from playground.measuring.results import Measurement, MeasurementPlan, Progress, Sight
 from playground.measuring.statistics import Interval

@@ -17,7 +17,8 @@ import msgspec
 from playground.comparing.lab import Lab
 from playground.errors import BadInput, Failure, NoRoom
 from playground.measuring import ship_card
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import QuestionSet, fingerprint, fingerprints
 from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.steps import form_key, settings_key

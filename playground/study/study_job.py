@@ -15,7 +15,8 @@ import msgspec
 
 from playground.errors import Interrupted, PlaygroundError
 from playground.measuring import pace
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Measurement, Progress
 from playground.measuring.time_left import TimeLeft

@@ -9,7 +9,7 @@ import msgspec
 
 from playground.errors import Failure, Offline, PlaygroundError
 from playground.measuring import pace, statistics, suite_source
-from playground.measuring.measure import steps_of
+from playground.measuring.measure_request import steps_of
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import MeasurementPlan
 from playground.measuring.speed_test import ROUNDS

@@ -17,7 +17,7 @@ from playground.comparing import axes
 from playground.comparing.run_settings import RunSettings
 from playground.errors import cannot_write
 from playground.measuring import question_sets, speed_test, suite_source
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.measuring.steps import settings_key

@@ -23,7 +23,7 @@ from playground.comparing.lab import Lab
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, PlaygroundError
 from playground.measuring import endpoint_jobs, pack_source, packs, result_documents, suite_source
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.pack_jobs import PackJob
 from playground.measuring.question_sets import QuestionSet, embedded
 from playground.measuring.result_documents import ResultDocument

@@ -15,7 +15,8 @@ import msgspec
 from playground.comparing import prompts
 from playground.errors import BadInput, BadModel, NotAllowed
 from playground.measuring import look_test
-from playground.measuring.measure import MeasureJob, look_request
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import look_request
 from playground.measuring.results import Measurement, Sight
 from playground.models import check_pair, doctor
 from playground.models.check_pair import PairHeaders

@@ -22,7 +22,8 @@ from playground.cluster.machine import PIDS
 from playground.engine import protocol
 from playground.errors import MachineLost
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.settings import Settings

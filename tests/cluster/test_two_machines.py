@@ -32,7 +32,8 @@ from playground.comparing import compare
 from playground.engine import protocol
 from playground.errors import NoRoom, WorkerDied
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan, Progress
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing import quantizer

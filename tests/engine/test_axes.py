@@ -8,7 +8,8 @@ from typing import Any
 from playground.comparing import axes, comparison_request, run_settings
 from playground.comparing.run_settings import RunSettings
 from playground.engine import llama_log
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import embedded
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.values.answer import ComparisonUpdate, PaneState

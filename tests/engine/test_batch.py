@@ -21,7 +21,8 @@ from playground.engine import protocol, scoring
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import BadPrompt, Failure, Interrupted, PlaygroundError
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import Measurement, MeasurementPlan, RecordedAnswer
 from playground.measuring.steps import Item, Reading, Steps
 from playground.models.presets import data_folder

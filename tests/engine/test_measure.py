@@ -20,7 +20,8 @@ from playground.comparing.lab import Lab
 from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets, scoring_rules
 from playground.measuring import results as lab
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import Question, QuestionSet, Rule
 from playground.measuring.results import Measurement, MeasurementPlan, Progress, RecordedAnswer
 from playground.measuring.steps import Item, Steps

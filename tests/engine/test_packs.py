@@ -13,7 +13,7 @@ from playground.comparing.image_decoder import DECODER
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
 from playground.measuring import packs, question_sets
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.pack_jobs import PackJob, make_pack
 from playground.measuring.packs import Pack
 from playground.measuring.question_sets import QuestionSet

@@ -19,7 +19,8 @@ from gguf import GGUFReader
 from playground.comparing.compare import StopFlag
 from playground.errors import BadInput, Interrupted
 from playground.measuring import question_sets
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import MeasurementPlan, Progress
 from playground.measuring.statistics import Interval

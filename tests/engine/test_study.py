@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from playground.cli import commands
-from playground.measuring.measure import steps_of
+from playground.measuring.measure_request import steps_of
 from playground.measuring.results import Progress
 from playground.settings import Settings
 from playground.study.study_file import find_study, read_study, studies_folder

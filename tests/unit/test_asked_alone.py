@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from playground.measuring.measure import n_alone
+from playground.measuring.measure_request import n_alone
 from playground.measuring.results import AskedAlone, Measurement
 from playground.rendering import measurement_view
 from testkit.notebooks import F16, Q2, measurement

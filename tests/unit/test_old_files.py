@@ -12,7 +12,8 @@ import pytest
 from playground.comparing.embedding_cache import EmbeddingCache
 from playground.comparing.lab import Lab
 from playground.engine.protocol import EncodedPrompt, ImageChunk
-from playground.measuring.measure import MeasureJob, MeasureRequest
+from playground.measuring.measure import MeasureJob
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.results import QuestionDrift
 from playground.measuring.steps import Item
 from playground.models.catalog import Catalog

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from playground.errors import BadInput
-from playground.measuring.measure import steps_of
+from playground.measuring.measure_request import steps_of
 from playground.measuring.results import MeasurementPlan
 from playground.measuring.time_left import Kind, expected_seconds
 from playground.study import study_file

@@ -12,7 +12,7 @@ import pytest
 
 from playground.errors import BadInput, Interrupted
 from playground.measuring import look_test, result_documents
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import Question, QuestionSet
 from playground.measuring.results import Measurement, MeasurementPlan, QuestionDrift, Sight, Speed, TokenCost
 from playground.measuring.summaries import variant_result

@@ -32,7 +32,7 @@ from playground.comparing.image_decoder import DECODER
 from playground.endpoints.client import Endpoint
 from playground.endpoints.endpoints import Endpoints
 from playground.measuring import endpoint_jobs
-from playground.measuring.measure import MeasureRequest
+from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.question_sets import Question, embedded
 from playground.measuring.results import Measurement, MeasurementPlan
 from playground.measuring.steps import Item, Steps

@@ -1,0 +1,103 @@
+"""The variants of a measurement at all places at once: one language model after another at each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from functools import partial
+from itertools import zip_longest
+from threading import Event, Thread
+
+import msgspec
+
+from playground.errors import Interrupted
+from playground.measuring.results import Progress
+from playground.measuring.shares import Shares
+from playground.measuring.steps import Steps
+from playground.pool.turn_order import Places
+from playground.pool.worker_spec import WorkerSpec
+from playground.support.ahead import results
+from playground.values.files import Variant
+
+OnProgress = Callable[[Progress], None]
+
+_MOST_PLACES = 64
+_LOOK_S = 1.0  # how often a measurement looks for a place that has come
+_AGAIN_S = 0.2  # how often a place that has nothing to do asks again
+
+
+class AtPlaces:
+    """A place that comes gets its share, and what a lost machine had not ended is measured elsewhere."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        shares: Shares[Variant, Places],
+        measure: Callable[[Steps, Variant, OnProgress], None],
+        stop: Callable[[], bool],
+        abandoned: Event,
+    ) -> None:
+        """`measure`: all of one variant, in the thread of a place. `abandoned`: set by whoever gives up."""
+        self._steps = steps
+        self._pool = steps.lab.pool
+        self._shares = shares
+        self._measure = measure
+        self._stop = stop
+        self._abandoned = abandoned
+
+    def run(self, spec: WorkerSpec) -> Iterator[Progress]:
+        """`spec`: of one of the variants; the places are those that it may be loaded at."""
+        with closing(results(partial(self._work, spec), self._abandoned)) as progress:
+            yield from progress
+
+    def _work(self, spec: WorkerSpec, done: OnProgress) -> None:
+        seen, running = set[Places](), set[Future[None]]()
+        with ThreadPoolExecutor(_MOST_PLACES) as threads:
+            try:
+                while True:
+                    options = self._pool.turn_options([spec])
+                    new = [places for places in options if places not in seen]
+                    self._shares.join(*new)  # all of them before one takes a group
+                    for places in new:
+                        said = partial(say_where, done, places) if len(options) > 1 else done
+                        running.add(threads.submit(self._lane, places, said))
+                    seen = set(options)
+                    ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+                    for lane in ended:
+                        lane.result()
+                    if not running:
+                        return
+            except BaseException:
+                self._abandoned.set()  # the other places end too
+                raise
+
+    def _lane(self, places: Places, done: OnProgress) -> None:
+        on_gpu = self._pool.on_gpu
+        here, group = self._steps.at(places), self._take(places)
+        while group:
+            ahead = self._shares.take(places, ahead=True) if on_gpu else []
+            for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
+                if then is not None and on_gpu:  # on a CPU the two would fight for its cores
+                    Thread(target=here.load_ahead, args=(then,), daemon=True).start()
+                self._measure(here, variant, done)
+            group = ahead or self._take(places)
+        self._shares.leave(places)
+
+    def _take(self, places: Places) -> list[Variant]:
+        """Once the place is free: while somebody else generates there, another place may take the group.
+
+        A place that would not help now may later: another one may be lost, or slower than expected.
+        """
+        shares, pool = self._shares, self._pool
+        while True:
+            with suppress(Interrupted), pool.at(places).turn(stop=lambda: shares.none_left or self._stop()):
+                pass
+            group = shares.take(places)
+            if group or shares.none_left or self._stop() or not pool.devices.has(places):
+                return group
+            self._abandoned.wait(_AGAIN_S)
+
+
+def say_where(done: OnProgress, places: Places, progress: Progress) -> None:
+    done(msgspec.structs.replace(progress, what=f"{progress.what}, on {' + '.join(places)}"))
