@@ -208,6 +208,12 @@ class Settings(BaseSettings):
         description="Address of a Ray cluster whose machines run models as well; auto means the one that this machine "
         "is part of. Needs the extra cluster.",
     )
+    copies_bytes: int = Field(
+        default=100 * 10**9,
+        gt=0,
+        description="Disk space of an agent for models that a page has sent to its machine, of all pages together. "
+        "Beyond it the agent deletes those that nobody has used for longest.",
+    )
 
     endpoints: tuple[EndpointSettings, ...] = Field(
         default_factory=tuple,

@@ -100,7 +100,7 @@ class Agent:
         self._numbers = itertools.count()
         own = [data_folder() / "tiny-vlm", *settings.model_dirs]
         checksums = Checksums(settings.cache_dir / "checksums")
-        self._copies = Copies(settings.cache_dir / "copies", own, hub_cache(), checksums)
+        self._copies = Copies(settings.cache_dir / "copies", own, hub_cache(), checksums, settings.copies_bytes)
         self._hub = Hub(own_token=True)
         self._downloads: dict[str, Event] = {}  # set: stop it; by sha256
         self._heard_at = time.monotonic()
@@ -108,7 +108,8 @@ class Agent:
 
     async def describe(self) -> Description:
         limit = self._settings.memory_budget_bytes
-        return Description(versions(), machine_name(), host_budget(limit, self._sensors.host()))
+        budget = host_budget(limit, self._sensors.host())
+        return Description(versions(), machine_name(), budget, self._settings.copies_bytes)
 
     async def read_sensors(self) -> SensorReadings:
         self._heard_at = time.monotonic()
@@ -135,6 +136,8 @@ class Agent:
     ) -> AsyncIterator[Sequence[protocol.Reply | Fault]]:
         """What the worker says, as it comes; the last is the final reply, or a Fault."""
         whole = await put_back(request, references)
+        if loaded := _models(whole):
+            await self._in_thread(lambda: self._copies.hold(pid, loaded))
         loop, replies = asyncio.get_running_loop(), asyncio.Queue[tuple[protocol.Message | Fault, bool]]()
 
         def say(reply: protocol.Message | Fault, is_last: bool = False) -> None:
@@ -169,6 +172,9 @@ class Agent:
         self._outboxes.pop(pid, None)
         if worker is not None:
             await self._in_thread(worker.stop)
+        with self._changing:
+            left = tuple(self._workers)
+        await self._in_thread(lambda: self._copies.keep_only(left))
 
     # --- files ---------------------------------------------------------------------------------------------------
 
@@ -249,11 +255,13 @@ class Agent:
     def _read(self) -> SensorReadings:
         with self._changing:
             live = [worker.pid for worker in self._workers.values() if worker.alive or worker.state == "starting"]
+        self._copies.keep_only(live)
         return SensorReadings(
             self._sensors.gpus(),
             self._sensors.gpu_processes(),
             self._sensors.host(),
             {pid: self._sensors.process(pid) for pid in live},
+            self._copies.bytes,
         )
 
     def _watch(self) -> None:
@@ -268,6 +276,18 @@ class Agent:
                 for worker in workers:
                     logger.warning("no page has been heard for %.0f s: %s is ended", UNHEARD_S, worker.name)
                     worker.kill()
+                self._copies.keep_only(())
+
+
+def _models(request: protocol.Request[protocol.Message]) -> list[str]:
+    """The files that a worker keeps open from this request on."""
+    match request:
+        case protocol.LoadLanguage():
+            return [request.model]
+        case protocol.LoadVision():
+            return [request.projector, request.model]
+        case _:
+            return []
 
 
 def _fault_of(call: Callable[[], _T], worker: WorkerProcess | None = None) -> _T | Fault:

@@ -156,8 +156,8 @@ class Machine:
 
     @property
     def memory(self) -> MachineMemory:
-        host = self.readings.host
-        described = self.description
+        readings, described = self.readings, self.description
+        host = readings.host
         return MachineMemory(
             self.name,
             host.total_bytes,
@@ -165,6 +165,8 @@ class Machine:
             processor=described.processor,
             engine=described.versions.engine,
             arriving=tuple(self._arriving.values()),
+            copies_bytes=readings.copies_bytes,
+            most_copies_bytes=described.copies_bytes,
         )
 
     @property

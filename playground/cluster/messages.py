@@ -28,6 +28,7 @@ class Description:
     versions: Versions
     processor: str
     host_bytes: int  # the budget of its host
+    copies_bytes: int  # that copies of models may take on its disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class SensorReadings:
     gpu_processes: Mapping[int, Mapping[str, int]]
     host: HostMemory
     workers: Mapping[int, ProcessMemory]  # those that live, by process id
+    copies_bytes: int  # that copies of models take on its disk
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,6 +322,7 @@ class MachineRow:
     engine: str
     runs: int
     arriving: tuple[str, ...]  # files that it is getting
+    copies: str  # of models that the page has sent there
     problem: str
 
 
@@ -344,10 +345,17 @@ def machine_rows(report: MemoryReport) -> list[MachineRow]:
                 f"{file.file}: {number_format.memory(file.done)} of {number_format.memory(file.total)}"
                 for file in machine.arriving
             ),
+            copies=_copies(machine),
             problem=machine.problem,
         )
         for machine in (own, *report.machines)
     ]
+
+
+def _copies(machine: MachineMemory) -> str:
+    if not machine.copies_bytes or machine.most_copies_bytes is None:
+        return ""
+    return f"{number_format.memory(machine.copies_bytes)} of {number_format.memory(machine.most_copies_bytes)}"
 
 
 def _free(available: int | None, total: int | None) -> str:

@@ -160,6 +160,8 @@ class MachineMemory:
     processor: str = ""
     engine: str = ""  # llama-cpp-python's version
     arriving: tuple[Arriving, ...] = ()
+    copies_bytes: int | None = None  # of models that the page has sent there
+    most_copies_bytes: int | None = None  # that they may take
 
 
 @dataclass(frozen=True, slots=True)

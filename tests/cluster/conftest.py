@@ -30,6 +30,7 @@ def surroundings(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> It
         "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
         "RAY_USAGE_STATS_ENABLED": "0",
         "PLAYGROUND_CACHE_DIR": str(folder / "cache"),  # of the agents: the page's settings are given in the tests
+        "PLAYGROUND_COPIES_BYTES": "60000000",
         "PYTHONPATH": str(Path(__file__).parents[2]),
         **hub.environment(folder / "hf"),
     }

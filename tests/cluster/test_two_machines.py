@@ -365,9 +365,9 @@ def test_model_when_another_machine_lacks_it_then_it_downloads_it_from_the_hub_o
     assert [machine.arriving for machine in parts.pool.memory().machines] == [()]
 
 
-def padded(parts: Parts, folder: Path, size: int) -> Variant:
+def padded(parts: Parts, folder: Path, size: int, name: str = "padded") -> Variant:
     """The embedded pair with a larger file, which no machine has: zeros follow the tensors."""
-    file = folder / "padded.gguf"
+    file = folder / f"{name}.gguf"
     file.write_bytes(MODEL.read_bytes())
     os.truncate(file, size)
     return parts.catalog.read_pair(file, PROJECTOR)
@@ -435,3 +435,27 @@ def test_file_when_changed_on_one_machine_then_it_is_not_used_and_copied_again(
     load_on_box2(parts, variant, steps.append)
     assert len(steps) == 2 * n_once
     assert copy.read_bytes() == Path(variant.model.path).read_bytes()
+
+
+def test_copies_when_they_would_take_more_than_allowed_then_one_in_use_stays_and_one_that_nobody_uses_goes(
+    parts: Parts, copies: Path, tmp_path: Path
+) -> None:
+    """The agents may keep 60 MB (conftest.py)."""
+    a, b, c = (padded(parts, tmp_path, n * 10**6, name) for n, name in ((21, "a"), (22, "b"), (23, "c")))
+
+    def there() -> list[str]:
+        return sorted(path.stem for path in copies.glob("*/[abc].gguf"))
+
+    spec = language_spec(a.model, LONG)
+    load_on_box2(parts, b, lambda step: None)
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec):
+        os.utime(next(copies.glob("*/a.gguf")).with_name("used"), (100, 100))
+        with parts.pool.at((BOX2,)).lease(language_spec(c.model, LONG)):
+            assert there() == ["a", "c"]
+    [box2] = parts.pool.memory().machines
+    assert 44_000_000 <= (box2.copies_bytes or 0) <= (box2.most_copies_bytes or 0) == 60_000_000
+    with pytest.raises(NoRoom, match="Unload models there, or allow more"):
+        load_on_box2(parts, b, lambda step: None)
+    parts.pool.unload(WorkerRole.LANGUAGE)
+    load_on_box2(parts, b, lambda step: None)
+    assert "b" in there()

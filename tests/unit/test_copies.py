@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,15 @@ FILE = WantedFile("a.gguf", hashlib.sha256(DATA).hexdigest(), len(DATA))
 
 
 @pytest.fixture
-def copies(tmp_path: Path) -> Copies:
-    return Copies(tmp_path / "copies", [tmp_path / "own"], tmp_path / "hub", Checksums(tmp_path / "checksums"))
+def opened(tmp_path: Path) -> Callable[[int], Copies]:
+    """As the agent of a page opens the machine's folder; a second one is another page's."""
+    own, hub, checksums = [tmp_path / "own"], tmp_path / "hub", Checksums(tmp_path / "checksums")
+    return lambda most_bytes: Copies(tmp_path / "copies", own, hub, checksums, most_bytes)
+
+
+@pytest.fixture
+def copies(opened: Callable[[int], Copies]) -> Copies:
+    return opened(10**9)
 
 
 def test_copy_when_cut_off_then_it_goes_on_where_it_was(copies: Copies) -> None:
@@ -100,3 +108,92 @@ def test_shards_when_they_lie_apart_then_linked_in_one_folder(copies: Copies, tm
         first = Path(copies.together([str(path) for path in apart]))
         assert [path.read_text() for path in sorted(first.parent.iterdir())] == names
         assert first.name == names[0]
+
+
+# --- the bound --------------------------------------------------------------------------------------------------------
+
+
+def copied(copies: Copies, name: str, used_at: float) -> Path:
+    """1000 bytes that were last used at this time, and that no worker has loaded."""
+    data = name.encode() * 1000
+    file = WantedFile(f"{name}.gguf", hashlib.sha256(data).hexdigest(), len(data))
+    copies.append(file, 0, data)
+    path = Path(copies.finish(file))
+    copies.hold(1, [str(path)])
+    copies.keep_only((7, 8))
+    os.utime(path.with_name("used"), (used_at, used_at))
+    return path
+
+
+def test_copies_when_they_would_take_more_than_allowed_then_those_unused_for_longest_go(
+    opened: Callable[[int], Copies], tmp_path: Path
+) -> None:
+    copies = opened(3000)
+    b, a, c = (copied(copies, name, at) for name, at in (("b", 200.0), ("a", 100.0), ("c", 300.0)))
+    assert copies.bytes == 3000
+    copied(copies, "d", 400.0)
+    assert [path.exists() for path in (a, b, c)] == [False, True, True]
+    assert copies.bytes == 3000
+    assert not a.parent.exists()
+    copies.append(FILE, 0, DATA)
+    assert copies.bytes == len(DATA)
+    assert [path.exists() for path in (b, c)] == [False, False]
+
+
+def test_copy_when_a_worker_of_another_page_has_it_then_it_stays_until_that_one_ends(
+    opened: Callable[[int], Copies],
+) -> None:
+    copies, others = opened(2000), opened(2000)
+    a, b = copied(copies, "a", 100.0), copied(copies, "b", 200.0)
+    others.hold(7, [str(a)])
+    copied(copies, "c", 300.0)
+    assert (a.exists(), b.exists()) == (True, False)
+    copies.hold(8, [str(a)])
+    others.keep_only(())
+    copies.hold(8, [str(copied(copies, "d", 400.0))])
+    assert a.exists()
+    with pytest.raises(NoRoom, match=r"\(copies_bytes\), and those in use take .* Unload models there, or allow more"):
+        copied(copies, "e", 500.0)
+    copies.keep_only((7,))
+    os.utime(a.with_name("used"), (100.0, 100.0))
+    copied(copies, "f", 600.0)
+    assert not a.exists()
+
+
+def test_copy_when_it_has_just_come_then_it_is_kept_for_its_worker(opened: Callable[[int], Copies]) -> None:
+    """Other shards of its model may have to come before it is loaded; so may the rest of a part."""
+    copies = opened(len(DATA))
+    copies.append(FILE, 0, DATA)
+    path = copies.finish(FILE)
+    with pytest.raises(NoRoom):
+        copied(copies, "a", 100.0)
+    assert Path(path).exists()
+    copies.hold(1, [path])
+    copies.keep_only(())
+    copies.append(WantedFile("b.gguf", "b" * 64, 2000), 0, b"b" * 1000)
+    assert not Path(path).exists()
+    with pytest.raises(NoRoom):
+        copies.append(FILE, 0, DATA)
+    assert copies.locate(WantedFile("b.gguf", "b" * 64, 2000)).copied == 1000
+
+
+def test_shard_when_it_goes_then_the_links_to_it_go_with_it(opened: Callable[[int], Copies], tmp_path: Path) -> None:
+    copies, names = opened(2000), ("m-00001-of-00002", "m-00002-of-00002")
+    shards = []
+    for name in names:
+        data = name.encode() * 50
+        file = WantedFile(f"{name}.gguf", hashlib.sha256(data).hexdigest(), len(data))
+        copies.append(file, 0, data)
+        shards.append(copies.finish(file))
+    first = Path(copies.together(shards))
+    copies.hold(1, [str(first)])
+    with pytest.raises(NoRoom):
+        copies.append(WantedFile("b.gguf", "b" * 64, 1000), 0, b"b")
+    copies.keep_only(())
+    os.utime(Path(shards[0]).with_name("used"), (100.0, 100.0))
+    copies.append(WantedFile("b.gguf", "b" * 64, 1000), 0, b"b")
+    assert sorted(path.name for path in (tmp_path / "copies").glob("*/*") if path.name != "used") == [
+        "copy.part",
+        "m-00002-of-00002.gguf",
+        "m-00002-of-00002.gguf",
+    ]
