@@ -50,8 +50,8 @@ def test_colours_when_handles_come_and_go_then_who_stays_keeps_its_own(
 
 def test_machines_when_in_a_cluster_then_each_with_its_gpus_memory_and_runs_and_a_refused_one_with_its_reason() -> None:
     box2 = MachineMemory("box2", 128 * GIB, 64 * GIB, processor="EPYC", engine="0.3.16")
-    copies = {"copies_bytes": 2 * GIB, "most_copies_bytes": 93 * GIB}
-    box3 = MachineMemory("box3", 32 * GIB, 16 * GIB, processor="Xeon", engine="0.3.16", **copies)
+    box3 = MachineMemory("box3", 32 * GIB, 16 * GIB, processor="Xeon", engine="0.3.16")
+    box3 = replace(box3, copies_bytes=2 * GIB, most_copies_bytes=93 * GIB)
     box4 = MachineMemory("box4", problem="It has <llama 1>, and the page has 2: install the same versions.")
     ahead = QueuedRun("ann", (), 1.0, "box2 · GPU 0"), QueuedRun("", (), 1.0, "GPU 0"), QueuedRun("", (), 1.0, None)
     now = report(gpus=(gpu(), gpu(machine="box2")), machines=(box2, box3, box4), queue=ahead)
