@@ -10,19 +10,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run test quick browser cluster setup check format docs bench screenshots clean
 STYLES := $(wildcard playground/rendering/styles/*.css playground/web/static/*.css)
+# Two files at a time, in the order of tests/conftest.py: xdist's own begins with the file of most tests.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 MARKDOWN := *.md .github bench docs examples presets studies suites tests training
 
 run: setup
 	$(if $(SHARE),PLAYGROUND_SHARE=$(SHARE)) $(BIN)/python app.py
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 quick: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough" tests/unit
+	$(BIN)/python -m pytest $(TWO) -m "not thorough" tests/unit
 
 browser: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
+	$(BIN)/python -m pytest $(TWO) tests/browser
 
 # Two Ray nodes on this machine. Ray takes 79 MB to download, so make test skips these unless it is installed.
 cluster: setup

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis
@@ -19,8 +20,9 @@ from playground.settings import Settings
 from playground.support import logs
 from playground.values.request import Image
 from playground.wiring import Parts, open_parts
-from testkit import pairs, result_documents
+from testkit import forked_apps, pairs, result_documents
 from testkit.browser import blank, chromium, ready, visitor
+from testkit.forked_workers import ForkServer
 from testkit.webapp import WebApp, running
 
 # Workers, apps and commands start by the hundred. Each would compile the project anew, and each test process the tests,
@@ -78,16 +80,26 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, each with one of the two processes (Makefile): none is left for the end."""
+    """The files that take longest first and the shortest last, so that both processes (Makefile) end at once."""
     longest = (
         "test_page_notebook",
+        "test_page",
         "test_page_models",
         "test_page_lab",
-        "test_page",
+        "test_measure",
         "test_pool",
+        "test_batch",
+        "test_other_origins",
+        "test_page_inspect",
+        "test_make_variant",
         "test_sensitivity_scan",
     )
-    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+
+    def place(item: pytest.Item) -> int:
+        rank = longest.index(item.path.stem) if item.path.stem in longest else len(longest)
+        return rank + (item.path.parent.name == "unit")
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +113,25 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
 def few(tmp_path_factory: pytest.TempPathFactory) -> pairs.PairFiles:
     """A random pair whose tensors can hardly be quantized, so that a scan of it takes seconds."""
     return pairs.write_few(tmp_path_factory.mktemp("few"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def apps_are_forked() -> Iterator[None]:
+    with forked_apps.forking():
+        yield
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    with closing(ForkServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers_are_forked(fork_server: ForkServer) -> Iterator[None]:
+    """But for those of tests/pool and tests/cluster."""
+    with fork_server.forking():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -136,48 +136,55 @@ def test_three_quantizations_when_the_app_is_killed_midway_then_resumed_and_comp
         expect(cell.locator(".vp-pane.vp-done")).to_have_count(3, timeout=60_000)
 
 
+@pytest.fixture(scope="module")
+def downloading(hub: HubServer, derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebApp]:
+    """For tests whose downloads the others do not look at."""
+    with served(hub, tmp_path_factory.mktemp("downloading"), derived) as app:
+        yield app
+
+
 def test_cancel_when_it_has_the_focus_then_it_keeps_it_while_the_download_goes_on(
-    hub: HubServer, derived: Path, tmp_path: Path, opened: Page
+    hub: HubServer, downloading: WebApp, opened: Page
 ) -> None:
     page = opened
-    with served(hub, tmp_path, derived) as app:
-        models_page(page, app)
-        find(page, "acme/hubby-GGUF")
-        for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf"):
-            tick(page, name)
-        hub.behave("cdn", slow=200_000)
-        page.get_by_role("button", name="Download", exact=True).click()
-        row = download(page, "hubby-F16.gguf")
-        cancel = row.get_by_role("button", name="Cancel")
-        expect(row).to_contain_text("/s ·")
-        cancel.focus()
+    models_page(page, downloading)
+    find(page, "acme/hubby-GGUF")
+    for name in ("hubby-F16.gguf", "hubby-Q8_0.gguf"):
+        tick(page, name)
+    hub.behave("cdn", slow=200_000)
+    page.get_by_role("button", name="Download", exact=True).click()
+    row = download(page, "hubby-F16.gguf")
+    cancel = row.get_by_role("button", name="Cancel")
+    expect(row).to_contain_text("/s ·")
+    cancel.focus()
+    before = row.inner_text()
+    for _ in range(2):  # two answers of the server go by
+        expect(row).not_to_have_text(before, use_inner_text=True)
         before = row.inner_text()
-        for _ in range(2):  # two answers of the server go by
-            expect(row).not_to_have_text(before, use_inner_text=True)
-            before = row.inner_text()
-        expect(cancel).to_be_focused()
-        page.keyboard.press("Enter")
-        expect(row).to_contain_text("cancelled")
-        hub.well_behaved()
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(row).to_contain_text("cancelled")
+    hub.well_behaved()
 
 
 def test_repository_when_gated_then_says_where_to_accept_and_a_token_opens_it_and_stays_in_the_tab(
-    hub: HubServer, derived: Path, tmp_path: Path, opened: Page
+    hub: HubServer, downloading: WebApp, opened: Page
 ) -> None:
     page = opened
-    with served(hub, tmp_path, derived) as app:
-        models_page(page, app)
-        find(page, "acme/gated-GGUF")
-        expect(page.locator("[data-region=toast]")).to_contain_text(f"accept its licence at {hub.url}/acme/gated-GGUF")
-        page.locator(".vp-access summary").click()
-        page.locator("[data-token]").fill(TOKEN)
-        find(page, "acme/gated-GGUF")
-        expect(page.locator(".vp-findings, .vp-repo .vp-same").first).to_be_visible(timeout=15_000)
-        tick(page, "hubby-Q4_0.gguf")
-        page.get_by_role("button", name="Download", exact=True).click()
-        expect(download(page, "hubby-Q4_0.gguf")).to_contain_text("done")
-        assert all(TOKEN not in (seen.token or "") for seen in hub.seen(cdn=True))
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
+    models_page(page, downloading)
+    find(page, "acme/gated-GGUF")
+    expect(page.locator("[data-region=toast]")).to_contain_text(f"accept its licence at {hub.url}/acme/gated-GGUF")
+    page.locator(".vp-access summary").click()
+    page.locator("[data-token]").fill(TOKEN)
+    find(page, "acme/gated-GGUF")
+    expect(page.locator(".vp-findings, .vp-repo .vp-same").first).to_be_visible(timeout=15_000)
+    tick(page, "hubby-Q4_0.gguf")
+    page.get_by_role("button", name="Download", exact=True).click()
+    expect(download(page, "hubby-Q4_0.gguf")).to_contain_text("done")
+    assert all(TOKEN not in (seen.token or "") for seen in hub.seen(cdn=True))
+    written = [path for path in downloading.log.parent.rglob("*") if path.is_file()]
+    files = [path for path in written if path.stat().st_size < 50_000_000]
+    assert downloading.log in files
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
 
 

@@ -14,6 +14,11 @@ from testkit.hub_server import HubServer, hub_server
 from testkit.two_networks import Network, NotPermitted, two_networks
 
 
+@pytest.fixture(scope="module", autouse=True)
+def workers_are_forked() -> None:
+    """They are not: the environment of a node's workers differs."""
+
+
 @pytest.fixture(scope="session")
 def hub() -> Iterator[HubServer]:
     """Of the agents; without a repository, until a test adds one."""

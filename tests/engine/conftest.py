@@ -12,19 +12,6 @@ import pytest
 
 from playground.pool.pool import Pool
 from playground.wiring import Parts
-from testkit.forked_workers import ForkServer
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    with closing(ForkServer()) as server:
-        yield server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forked_workers(fork_server: ForkServer) -> Iterator[None]:
-    with fork_server.forking():
-        yield
 
 
 @pytest.fixture(scope="module")

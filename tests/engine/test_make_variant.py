@@ -110,7 +110,9 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
     judging = parts.catalog.read_pair(MODEL, calibrated.path)
     calibrating, _ = ASKED.parts(2)
     assert judging.projector.made_with == question_sets.fingerprints(calibrating)
-    plain, learned = (result.mean_kl for result in measured(parts, HARD, (source, variant, judging)).results[1:])
+    plain, learned = (
+        result.mean_kl for result in measured(parts, HARD.first(8), (source, variant, judging)).results[1:]
+    )
     assert plain is not None
     assert learned is not None
     assert learned.value < plain.value / 2  # with fewer bits than Q2_K, and two questions to learn from
