@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 import msgspec
@@ -60,19 +60,37 @@ _UNREADABLE = (msgspec.MsgspecError, BadInput, ValueError, RecursionError)
 _T = TypeVar("_T")
 
 
-def to_json(title: str, cells: Iterable[tuple[Cell, Sequence[Run]]], png: Callable[[str], bytes | None]) -> str:
+def to_json(title: str, cells: Iterable[tuple[Cell, Iterable[Run]]], png: Callable[[str], bytes | None]) -> str:
     """A notebook's file. `png`: a picture's file by its sha256; None if it is lost."""
-    lines, written = [], set[str]()
-    for cell, runs in cells:
-        images = {}
-        for picture in pictures_of(cell, runs):
-            data = None if picture.sha256 in written else png(picture.sha256)
-            if data is not None:
-                images[picture.sha256] = base64.b64encode(data).decode()
-                written.add(picture.sha256)
-        lines.append(msgspec.json.encode(WholeCell(cell, tuple(runs), images)).decode())
+    return "".join(written(title, cells, png))
+
+
+def written(
+    title: str, cells: Iterable[tuple[Cell, Iterable[Run]]], png: Callable[[str], bytes | None]
+) -> Iterator[str]:
+    """The pieces of that file: one run or one picture is held at a time. Each cell is a WholeCell on a line."""
     head = json.dumps({"format": FORMAT, "version": VERSION, "title": title})
-    return head[:-1] + ', "cells": [\n' + ",\n".join(lines) + "\n]}\n"
+    yield head[:-1] + ', "cells": [\n'
+    have = set[str]()
+    for number, (cell, runs) in enumerate(cells):
+        yield (",\n" if number else "") + '{"cell":' + msgspec.json.encode(cell).decode()
+        pictures = dict.fromkeys(picture.sha256 for picture in pictures_of(cell, ()))
+        opened = False
+        for run in runs:
+            yield ("," if opened else ',"runs":[') + msgspec.json.encode(run).decode()
+            opened = True
+            pictures |= dict.fromkeys(picture.sha256 for picture in pictures_of(run.cell, ()))
+        if opened:
+            yield "]"
+        opened = False
+        for sha256 in pictures:
+            data = None if sha256 in have else png(sha256)
+            if data is not None:
+                have.add(sha256)
+                yield ("," if opened else ',"images":{') + f'"{sha256}":"{base64.b64encode(data).decode()}"'
+                opened = True
+        yield "}}" if opened else "}"
+    yield "\n]}\n"
 
 
 def from_json(text: str) -> tuple[str, tuple[WholeCell, ...], tuple[str, ...]]:

@@ -12,7 +12,7 @@ import datetime
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from threading import RLock
@@ -434,8 +434,14 @@ class Library:
         return run
 
     def all_runs(self, notebook: Notebook, cell: str) -> tuple[Run, ...]:
-        runs = (self.run(notebook, cell, info.number) for info in self.runs(notebook, cell))
-        return tuple(run for run in runs if run is not None)
+        return tuple(self.each_run(notebook, cell))
+
+    def each_run(self, notebook: Notebook, cell: str) -> Iterator[Run]:
+        """The first one first, and each read when it is taken."""
+        for info in self.runs(notebook, cell):
+            run = self.run(notebook, cell, info.number)
+            if run is not None:
+                yield run
 
     def newest_run(self, notebook: Notebook, cell: str) -> Run | None:
         infos = self.runs(notebook, cell)

@@ -46,8 +46,12 @@ def write(kind: str, title: str, whole: Whole, files: OwnFiles, picture_of: Pict
     if kind not in writers:
         raise BadInput(f"Unknown export '{kind[:20]}'. Known: {', '.join(writers)}.")
     mime, writer = writers[kind]
+    return {"name": file_name(title, kind), "mime": mime, "text": writer()}
+
+
+def file_name(title: str, kind: str) -> str:
     name = re.sub(r"[^\w.-]+", "-", title).strip("-.")[:80] or "notebook"
-    return {"name": f"{name}.{kind}", "mime": mime, "text": writer()}
+    return f"{name}.{kind}"
 
 
 # --- HTML ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -69,6 +69,7 @@ _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote her
 _MOST_TICKED = 6  # variants in a cell that a person did not tick
 _MOST_SAMPLES = 2  # of all people at once
 _MOST_REPEATS = 10  # of one press of "Run"
+_MOST_REPORTED = 1000  # runs of a report: 100 MB of HTML
 _MOST_REPLACED = 1000  # cells whose replaced pictures can be put back
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
 
@@ -181,9 +182,15 @@ class NotebookActions:
         return replace(self._view.page(notebook.id, browser, home=True), problems=tuple(problems))
 
     def export(self, key: str, format: str, cell: str | None = None) -> TextFileReply:
-        """Name, MIME type and text of a file with a notebook, or with one cell of it."""
+        """Name, MIME type and text of a file with a notebook, or with one cell of it. All of it is held at once."""
         notebook, _ = self._library.read(key)
         chosen = [self._library.cell(notebook, cell)] if cell else self._view.cells(notebook)
+        runs = sum(len(self._library.runs(notebook, c.id)) for c in chosen)
+        if runs > _MOST_REPORTED:
+            raise BadInput(
+                f"A report holds at most {_MOST_REPORTED:,} runs, and these are {runs:,}. Export cells one by one, "
+                "or everything as JSON."
+            )
         if format != "json" and cell is None:  # a report is not for whoever is new to the page
             tutorial = {example.note.strip() for example in self._view.preset("").cells}
             chosen = [c for c in chosen if not (isinstance(c, NoteCell) and c.text in tutorial)]
@@ -192,6 +199,15 @@ class NotebookActions:
         pictures = functools.partial(self._view.picture_of, notebook)
         written = reports.write(format, notebook.title, whole, files, pictures)
         return TextFileReply(name=written["name"], mime=written["mime"], text=written["text"])
+
+    def pieces(self, key: str, cell: str | None = None) -> tuple[str, Iterator[str]]:
+        """Name and text of a notebook's JSON, in pieces: however many runs it has, one is held at a time."""
+        notebook, _ = self._library.read(key)
+        chosen = [self._library.cell(notebook, cell)] if cell else self._view.cells(notebook)
+        whole = ((c, self._library.each_run(notebook, c.id)) for c in chosen)
+        return reports.file_name(notebook.title, "json"), file.written(
+            notebook.title, whole, self._library.files(notebook).png
+        )
 
     def card(self, key: str, cell: str, format: str, run: int | None = None) -> BinaryFileReply:
         """Name, MIME type and bytes in base64 of a run's ship card."""

@@ -29,7 +29,17 @@ from playground.comparing.image_decoder import DECODER
 from playground.pool import measured_bandwidth
 from playground.settings import LogFormat, Settings
 from playground.support import heap, logs
-from playground.web import assets, connections, early_paint, guard, login, made_files, page, remote_images
+from playground.web import (
+    assets,
+    connections,
+    early_paint,
+    guard,
+    login,
+    made_files,
+    notebook_file,
+    page,
+    remote_images,
+)
 from playground.web.active_runs import ActiveRuns
 from playground.web.admission import Admission
 from playground.web.connections import Connections
@@ -123,6 +133,7 @@ def serve(settings: Settings) -> None:
                     *openai_api.routes(),
                     *events.routes(),
                     *made_files.routes(parts),
+                    *notebook_file.routes(actions),
                 ],
                 middleware=[
                     Middleware(Admission, settings, uploads, active.leave),

@@ -6,6 +6,8 @@ import base64
 import contextlib
 import itertools
 import json
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,10 +27,12 @@ from playground.notebooks.cells import (
     RunResult,
     RunState,
     check_cell,
+    pictures_of,
     settled,
     without_paths,
 )
 from playground.notebooks.file_format import MAX_CELLS, WholeCell, from_json, to_json
+from playground.notebooks.file_format import written as pieces_of_file
 from playground.notebooks.run_cell import card_of, results_of
 from playground.notebooks.run_diff import changes
 from playground.quantizing.scan_results import Scan
@@ -112,6 +116,42 @@ def test_file_when_written_and_read_then_all_is_there_again() -> None:
     }
     again = to_json(title, [(cell.cell, cell.runs) for cell in cells], lambda sha256: base64.b64decode(images[sha256]))
     assert again == written(title)
+
+
+def test_file_when_written_in_pieces_then_each_line_is_its_cell_as_a_whole() -> None:
+    pngs = {RED.sha256: png(RED), BLUE.sha256: png(BLUE)}
+    lines = written().split("\n")[1:-2]
+    seen = set[str]()
+    for line, (cell, runs) in zip(lines, whole(), strict=True):
+        new = {p.sha256: base64.b64encode(pngs[p.sha256]).decode() for p in pictures_of(cell, runs)}
+        images = {sha256: data for sha256, data in new.items() if sha256 not in seen}
+        assert line.removesuffix(",") == msgspec.json.encode(WholeCell(cell, runs, images)).decode()
+        seen |= images.keys()
+    assert seen == pngs.keys()
+
+
+def test_file_when_it_has_many_runs_then_each_is_read_when_its_piece_is_wanted_and_not_kept() -> None:
+    cell = compare_cell(pictures=())
+    run = run_of(cell, result(replace(pane(F16, ""), text="word " * 10_000), replace(pane(Q2, ""), text="x" * 50_000)))
+    taken = 0
+
+    def read() -> Iterator[Run]:
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield msgspec.structs.replace(run, number=number)
+
+    size = done = 0
+    tracemalloc.start()
+    for piece in pieces_of_file("t", ((cell, read()) for _ in range(10)), lambda sha256: None):
+        size += len(piece)
+        done += '"number":' in piece
+        assert taken - done <= 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (taken, done) == (200, 200)
+    assert size > 15_000_000
+    assert peak < 1_500_000
 
 
 def test_run_when_a_server_elsewhere_answered_then_kept_with_what_it_said_of_itself() -> None:

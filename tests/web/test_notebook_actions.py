@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from urllib.parse import unquote
 
 import msgspec
 import PIL.Image
 import pytest
 from gradio.utils import get_upload_folder
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from playground.errors import BadImage, BadInput, NoRoom, NotAllowed
-from playground.notebooks.cells import CellQuestions, CompareCell
+from playground.notebooks.cells import CellQuestions, CompareCell, NoteCell
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
 from playground.rendering import qr_code
+from playground.web import notebook_file
 from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_actions import NotebookActions
 from playground.web.notebook_view import NotebookView
 from playground.web.public_link import PublicLink
 from playground.web.replies import DocumentPages, RunUpdate
 from playground.wiring import Parts
-from testkit.notebooks import filled
+from testkit.notebooks import ANSWERED, RED, compare_cell, filled, run_of
 from testkit.running import SCENE
 
 ActionsOf = Callable[[Parts], NotebookActions]
@@ -431,3 +436,36 @@ def test_compare_when_a_link_names_variants_then_a_new_last_cell_has_those_of_on
     assert cell.variants == tuple(ids)
     with pytest.raises(BadInput):
         actions.compare(str(opened.key), ["nobody:knows"], opened.browser)
+
+
+def test_notebook_when_downloaded_in_pieces_then_as_exported_and_a_report_of_too_many_runs_is_refused(
+    parts: Parts, actions_of: ActionsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = actions_of(parts)
+    library = parts.library
+    note, compare = NoteCell(""), compare_cell(pictures=(library.pictures.keep(RED, "red.png"),))
+    runs = tuple(run_of(compare, ANSWERED, number=number) for number in (1, 2))
+    notebook = library.create("anna", 'Größe: 3 "x"', [WholeCell(note), WholeCell(compare, runs)])
+    other = library.create("ben", "Ben's", [WholeCell(NoteCell(""))])
+    with TestClient(Starlette(routes=notebook_file.routes(actions))) as client:
+        for cell in (None, notebook.cells[1]):
+            reply = client.get("/vp-notebook", params={"notebook": notebook.id, **({"cell": cell} if cell else {})})
+            exported = actions.export(notebook.id, "json", cell)
+            assert (reply.status_code, reply.text) == (200, exported.text)
+            assert unquote(reply.headers["content-disposition"]).endswith(f"UTF-8''{exported.name}")
+        assert client.get("/vp-notebook", params={"notebook": "no such key"}).status_code == 404
+        foreign = client.get("/vp-notebook", params={"notebook": notebook.id, "cell": other.cells[0]})
+        assert (foreign.status_code, "cell is gone" in foreign.text) == (400, True)
+        monkeypatch.setattr("playground.web.notebook_actions._MOST_REPORTED", 1)
+        for kind in ("html", "md", "ipynb", "json"):
+            with pytest.raises(BadInput, match="at most 1 runs, and these are 2"):
+                actions.export(notebook.id, kind)
+        whole = client.get("/vp-notebook", params={"notebook": notebook.id})
+    assert len(json.loads(whole.text)["cells"][1]["runs"]) == 2
+
+
+def test_chunks_when_pieces_are_small_then_few_and_nothing_is_held_back_for_long() -> None:
+    given = iter(["ab"] * 10)
+    chunks = notebook_file.chunks(given, size=6)
+    assert next(chunks) == b"ababab"
+    assert len(list(given)) == 7, "the rest was not taken yet"

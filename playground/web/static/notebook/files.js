@@ -107,8 +107,22 @@ export async function importFile(file) {
 
 export async function download(cell, format) {
   await sendAll();
+  if (format === "json") { await downloadJson(cell); return; }
   const {name, mime, text} = await call("export", {cell, format});
   save(name, mime, text);
+}
+
+// However many runs it has: the server sends it in pieces.
+async function downloadJson(cell) {
+  const fields = new URLSearchParams({notebook: page.key, ...(cell && {cell})});
+  try {
+    const reply = await fetch(new URL(`vp-notebook?${fields}`, document.baseURI));
+    if (!reply.ok) { toast(await reply.text(), {bad: true}); return; }
+    const name = decodeURIComponent(reply.headers.get("Content-Disposition").split("''")[1]);
+    save(name, "application/json", await reply.blob());
+  } catch {
+    toast("The download broke off. Try again in a moment.", {bad: true});
+  }
 }
 
 export async function downloadCard(cell, format) {
