@@ -35,7 +35,7 @@ from playground.wiring import Parts, open_parts
 from testkit import pairs
 from testkit.running import MODEL, PROJECTOR, SCENE, SHORT_CONTEXT, WHAT, comparison, run
 from testkit.second_page_child import BOX2, budget, held
-from testkit.two_networks import Network
+from testkit.two_networks import THERE, Network
 
 LONG = Runtime(n_ctx=4096)
 
@@ -118,6 +118,20 @@ def test_answer_when_the_network_is_cut_then_it_fails_in_words_and_the_machine_c
     network.mend()
     print(f"back after {until(lambda: BOX2 in parts.pool.devices.host_places):.1f} s")
     assert answered(parts, variant, BOX2).panes[0].token_ids == before.token_ids
+
+
+def test_machine_when_ray_has_ended_on_it_then_its_agent_command_joins_again(parts: Parts, variant: Variant) -> None:
+    """So does Ray end there when the network was away for a minute."""
+    [raylet] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(f"--node_ip_address={THERE}" in word for word in process.info["cmdline"] or ())
+        and "raylet" in Path(process.info["cmdline"][0]).name
+    ]
+    raylet.kill()
+    until(lambda: BOX2 not in parts.pool.devices.host_places)
+    print(f"used again after {until(lambda: BOX2 in parts.pool.devices.host_places):.1f} s")
+    assert answered(parts, variant, BOX2).panes[0].text
 
 
 def test_page_when_killed_then_its_workers_end_and_another_page_goes_on(
