@@ -164,6 +164,7 @@ class ModelActions:
                 projectors=[(repo.id, repo.commit, self._row(repo, model)) for repo, model in projectors],
                 picked=next((model.name for _, model in projectors if model.name == file), usual),
                 preset=chosen_by,
+                hub=self._hub.endpoint,
             )
         )
 

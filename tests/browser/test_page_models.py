@@ -236,6 +236,8 @@ def test_pair_when_on_disk_then_it_can_be_checked_and_a_file_deleted_takes_its_v
     page.get_by_role("button", name="Download", exact=True).click()
     for name in ("hubby-Q8_0.gguf", "hubby-Q4_0.gguf", "mmproj-hubby-F16.gguf"):
         expect(page.locator(f"tr[data-file='{name}']")).to_be_visible(timeout=20_000)
+    expect(page.locator(".vp-repo tr", has_text="Q4_0")).to_contain_text("✓")
+    expect(page.get_by_role("button", name="Download", exact=True)).to_be_disabled()
     row = page.locator("tr[data-file='hubby-Q4_0.gguf']")
     row.get_by_role("button", name="Check").click()
     inspected = page.locator(".vp-inspected")
@@ -251,6 +253,7 @@ def test_pair_when_on_disk_then_it_can_be_checked_and_a_file_deleted_takes_its_v
     row.get_by_role("button", name=re.compile(r"Delete .* MB\?")).click()  # it asks once
     expect(row).to_have_count(0)
     expect(page.locator("[data-region=toast]")).to_contain_text("freed")
+    expect(page.get_by_role("button", name="Download", exact=True)).to_be_enabled()
     page.locator("[data-region=downloads]").get_by_role("link", name="Compare in the notebook →").click()
     expect(page.locator("article.vp-active")).to_contain_text("of hubby", timeout=30_000)
     expect(page.get_by_role("radio", name="hubby")).to_be_checked(timeout=20_000)

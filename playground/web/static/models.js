@@ -11,6 +11,7 @@ export function start({element, server}) {
   const $$ = (selector, within = root) => [...within.querySelectorAll(selector)];
   const token = () => $("[data-token]")?.value || null;
   let polling = null;
+  let opened = null; // what the repository that is shown was asked for by
 
   async function call(name, fields = {}) {
     let reply;
@@ -25,13 +26,31 @@ export function start({element, server}) {
       morphContent(region("downloads"), reply.downloads);
       const was = polling !== null;
       if (reply.running && !was) polling = setInterval(() => call("downloads").catch(() => {}), 1000);
-      if (!reply.running && was) { clearInterval(polling); polling = null; call("on_disk").catch(() => {}); }
+      if (!reply.running && was) { clearInterval(polling); polling = null; onChanged(); }
     }
     if ("disk" in reply) morphContent(region("disk"), reply.disk);
     return reply;
   }
 
+  // Files came or went: of the repository that is shown too. Ticks stay.
+  async function onChanged() {
+    call("on_disk").catch(() => {});
+    if (!$(".vp-repo")) return;
+    const reply = await call("repo", {...opened, token: token()}).catch(() => null), old = $(".vp-repo");
+    if (!reply || !old) return;
+    const fresh = new DOMParser().parseFromString(reply.html, "text/html").body.firstElementChild;
+    const onDisk = box => box.closest("tr, label:not(tr label)").lastElementChild;
+    for (const box of $$("[name=model], [name=projector]", fresh)) {
+      const before = $$(`[name=${box.name}]`, old).find(other => other.value === box.value);
+      if (!before) continue;
+      before.dataset.bytes = box.dataset.bytes;
+      onDisk(before).replaceWith(onDisk(box));
+    }
+    total();
+  }
+
   async function open(text, preset = null) {
+    opened = {text, preset};
     region("toast").replaceChildren();
     region("repo").innerHTML = '<p class="vp-note">Asking the Hub …</p>';
     try {
@@ -58,7 +77,9 @@ export function start({element, server}) {
     const ticked = $$("[name=model]:checked, [name=projector]:checked");
     const bytes = ticked.reduce((sum, box) => sum + Number(box.dataset.bytes), 0);
     const place = $("[data-total]");
-    if (place) place.textContent = bytes ? `${fileSize(bytes)} to download` : "all of it is on this machine";
+    if (!place) return;
+    $("[data-do=download]").disabled = !bytes;
+    place.textContent = bytes ? `${fileSize(bytes)} to download` : "all of it is on this machine";
   }
 
   async function check() {
@@ -159,7 +180,7 @@ export function start({element, server}) {
     },
     delete: button => {
       const row = button.closest("tr");
-      if (button.dataset.sure) return call("delete", place(row));
+      if (button.dataset.sure) return call("delete", place(row)).then(onChanged);
       button.dataset.sure = "yes"; button.textContent = `Delete ${button.dataset.size}?`;
       setTimeout(() => { if (button.isConnected) { delete button.dataset.sure; button.textContent = "Delete"; } }, 4000);
     },
