@@ -112,7 +112,28 @@ def _by_characters(change: tuple[str, str, str]) -> list[tuple[str, str, str]]:
     ]
 
 
+def how_much(reference: str, answer: str) -> str:
+    """How much of an answer differs from the reference's, in words: "4 words", "1 character", "most words"."""
+    changes = close_changes(reference, answer)
+    changed = [(before, after) for kind, before, after in changes if kind != "equal"]
+    if not changed:
+        return "white space" if answer != reference else "tokens of the same text"
+    if changes != word_changes(reference, answer):
+        characters = sum(max(len(before), len(after)) for before, after in changed)
+        return f"{characters} character{'s' if characters > 1 else ''}"
+    same = sum(_words(after) for kind, _, after in changes if kind == "equal")
+    if _words(answer) > max(_SHORT_ANSWER, 2 * same):
+        return "most words"
+    words = sum(max(_words(before), _words(after)) for before, after in changed)
+    return f"{words} word{'s' if words > 1 else ''}" if words else "punctuation"
+
+
+def _words(text: str) -> int:
+    """Punctuation and tags are not counted."""
+    return sum(not _MARKS.fullmatch(word.strip()) for word in _WORD.findall(text))
+
+
 def first_word(reference: str, answer: str) -> int:
     """Number, from 1, of the first word that differs. Punctuation and tags are not counted."""
     kind, same, _ = next(iter(word_changes(reference, answer)), ("replace", "", ""))
-    return 1 + (sum(not _MARKS.fullmatch(word.strip()) for word in _WORD.findall(same)) if kind == "equal" else 0)
+    return 1 + (_words(same) if kind == "equal" else 0)

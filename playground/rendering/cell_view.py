@@ -129,8 +129,12 @@ def page(
     can_edit: bool,
     about: str = "",
     public: str | None = None,
+    no_public: str | None = None,
 ) -> markupsafe.Markup:
-    """`about`: for readers, its models and when it was run last. `public`: the app's public address."""
+    """`about`: for readers, its models and when it was run last. `public`: the app's public address.
+
+    `no_public`: why there is none, though the operator wants one.
+    """
     address = f"{public}/?notebook={notebook.share}" if public and notebook.share else public
     return templating.markup(
         "notebook.html",
@@ -140,6 +144,7 @@ def page(
         can_edit=can_edit,
         about=about,
         public=public,
+        no_public=no_public,
         qr_code=qr_code.svg(address) if address else "",
         formats=FORMATS,
         keys=KEYS,

@@ -13,7 +13,7 @@ import markupsafe
 
 from playground.comparing import branching, top_drift
 from playground.comparing import summary_rows as lab
-from playground.comparing.divergence import close_changes, first_word, same_answer
+from playground.comparing.divergence import close_changes, how_much, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spreads, is_kept, whole_ttft
 from playground.comparing.top_drift import TopDrift
 from playground.rendering import answer_markup, number_format, plots
@@ -167,7 +167,7 @@ def _columns(panes: int) -> str:
 _COLUMNS = (
     ("variant", ""), ("size", ""), ("bits", "per weight"), ("image", ""), ("prompt", ""), ("first token", ""),
     ("with image", "and whole prompt"), ("speed", "median of the repeats"), ("memory", ""),
-    ("same prefix", ""), ("exact", ""),
+    ("same until", "share of the tokens"), ("exact", ""),
 )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def summary(update: ComparisonUpdate, variants: Sequence[Variant], reference: st
             parts.append(f"{who} exactly like {labels[reference]}{_share_of_size(same, variants, reference)}")
         for pane in others:
             if pane.state is PaneState.DONE and not same_answer(wanted, pane):
-                parts.append(f"{labels[pane.variant]} differs from word {first_word(wanted.text, pane.text)}")
+                parts.append(f"{labels[pane.variant]} differs in {how_much(wanted.text, pane.text)}")
     if stopped:
         parts.append(f"{', '.join(stopped)} stopped")
     if failed:
@@ -285,7 +285,7 @@ def _view(
         verdict = "= same" if pane.first_divergence is None else "= same answer, other reasoning"
     elif reference is not None and (both_done or pane.first_divergence is not None):
         agrees = False
-        verdict = f"≠ from word {first_word(reference.text, pane.text)}" if both_done else "≠ differs"
+        verdict = f"≠ differs: {how_much(reference.text, pane.text)}" if both_done else "≠ differs"
     if both_done and not is_reference and not agrees and reference is not None:
         changes = close_changes(reference.text, pane.text)
         # An answer that shares little is easier to read without what it replaces.

@@ -227,7 +227,7 @@ def _reasoning(pane: Pane) -> str:
 
 
 def _table(panes: Sequence[Pane], run: Run) -> str:
-    columns = ("variant", "size", "bits", "first token", "decode", "memory", "same prefix", "exact")
+    columns = ("variant", "size", "bits", "first token", "decode", "memory", "same until", "exact")
     lines = []
     for row in summary_rows.summary_rows(panes, run.variants, run.reference):
         same = (

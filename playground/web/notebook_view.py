@@ -82,6 +82,7 @@ class NotebookView:
                 can_edit=can_edit,
                 about=self._about(notebook),
                 public=self._link.address,
+                no_public=self._link.problem,
             ),
             key=key,
             browser=browser,

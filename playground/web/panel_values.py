@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from playground.comparing import run_settings
+from playground.comparing.comparison_request import reference_of
 from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput
 from playground.models.presets import Preset
@@ -22,7 +23,6 @@ from playground.wiring import Parts
 
 AUTOMATIC = ""  # the reference dropdown's first choice
 FLASH_ATTENTION = {"automatic": None, "on": True, "off": False}  # its dropdown's choices
-_MOST_PRECISE = ("most precise", AUTOMATIC)
 
 # What the panel shows for a setting that a cell does not have.
 DEFAULTS: dict[str, Any] = {
@@ -152,7 +152,9 @@ def changed(parts: Parts, cell: CompareCell, panel: PanelValues) -> CompareCell:
 
 
 def references_of(variants: Sequence[Variant]) -> list[tuple[str, str]]:
-    return [_MOST_PRECISE, *((v.label, v.id) for v in variants)]
+    labels = {v.id: v.label for v in variants}
+    precise = f"{labels[reference_of(variants)]}, the most precise" if variants else "the most precise"
+    return [(precise, AUTOMATIC), *((label, id) for id, label in labels.items())]
 
 
 def families(parts: Parts) -> list[tuple[str, str]]:

@@ -144,7 +144,8 @@ def serve(settings: Settings) -> None:
         logs.adopt_server()
         link.address = demo.share_url.rstrip("/") if demo.share_url else None
         if settings.share and link.address is None:
-            logging.error("There is no public link: gradio.live cannot be reached. The page is served here only.")
+            link.problem = "There is no public link: the tunnel through gradio.live could not be opened."
+            logging.error("%s The page is served here only.", link.problem)
         # What is there by now stays. To look through it for garbage stops all threads for 200 ms, and any large request
         # makes Python do so.
         gc.collect()

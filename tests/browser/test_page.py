@@ -83,11 +83,13 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     expect(pane(page, "F16")).to_contain_text("7 text + 144 image")
     expect(pane(page, "Q8_0")).to_contain_text("= same")
     expect(pane(page, "Q8_0")).to_contain_text("cached")
-    expect(pane(page, "Q2_K")).to_contain_text("≠ from word 14")
+    expect(pane(page, "Q2_K")).to_contain_text("≠ differs: 6 words")
     expect(pane(page, "Q2_K").locator("del").first).to_have_text("three")
     expect(pane(page, "Q2_K").locator("ins").first).to_have_text("four")
-    expect(pane(page, "TQ2_0")).to_contain_text("≠ from word 1")
-    pane(page, "Q2_K").get_by_text("first difference: token 20").click()
+    expect(pane(page, "TQ2_0")).to_contain_text("≠ differs: most words")
+    difference = pane(page, "Q2_K").locator(".vp-parting summary")
+    expect(difference).to_contain_text("first difference: three → four (59")
+    difference.click()
     candidates = pane(page, "Q2_K").locator(".vp-parting tbody tr").first
     expect(candidates).to_contain_text("three")
     expect(candidates).to_contain_text("four")
@@ -204,7 +206,7 @@ def test_page_when_a_column_of_the_table_is_clicked_then_sorted_by_it(page: Page
     expect(table.locator("th[aria-sort=ascending]")).to_contain_text("size")
     size.click()
     expect(names).to_have_text([re.compile("^F16"), "Q8_0", "Q2_K"])
-    table.get_by_role("button", name="same prefix").click()
+    table.get_by_role("button", name="same until").click()
     expect(names).to_have_text(["Q2_K", "Q8_0", re.compile("^F16")])  # of the reference it is unknown: last
     expect(cell(page).locator(".vp-mark")).to_have_count(3)
 

@@ -162,10 +162,10 @@ def test_first_visit_when_run_all_is_clicked_then_each_example_shows_what_its_no
     )
     ended(page)
     expect(page.locator(".vp-n")).to_have_text(["[1]"] * 3)
-    expect(pane(page, "Q2_K").locator(".vp-verdict")).to_have_text("≠ from word 14")
+    expect(pane(page, "Q2_K").locator(".vp-verdict")).to_have_text("≠ differs: 6 words")
     expect(pane(page, "F16 + mmproj-Q4_0", 1).locator(".vp-verdict")).to_have_text("= same")
-    expect(pane(page, "F16 + mmproj-Q2_K", 1).locator(".vp-verdict")).to_contain_text("≠ from word")
-    expect(pane(page, "Q2_K", 1).locator(".vp-verdict")).to_contain_text("≠ from word")
+    expect(pane(page, "F16 + mmproj-Q2_K", 1).locator(".vp-verdict")).to_contain_text("≠ differs:")
+    expect(pane(page, "Q2_K", 1).locator(".vp-verdict")).to_contain_text("≠ differs:")
     for label, verdict in (("F16", "reference"), ("Q4_K_M", "= same"), ("Q3_K_M", "≠"), ("Q2_K", "≠")):
         expect(pane(page, label, 2).locator(".vp-verdict")).to_contain_text(verdict)
     assert texts(page, 2)[0].strip() == "25527"

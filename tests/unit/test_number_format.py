@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from playground.comparing import metrics
-from playground.comparing.divergence import first_divergence, first_word, word_changes
+from playground.comparing.divergence import first_divergence, first_word, how_much, word_changes
 from playground.engine import waiting
 from playground.engine.protocol import EncodedPrompt, Finished, ImageChunk, TextChunk
 from playground.rendering import number_format
@@ -241,6 +241,30 @@ def test_first_word_when_answers_differ_then_counted_from_1_without_punctuation(
     reference: str, answer: str, number: int
 ) -> None:
     assert first_word(reference, answer) == number
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "words"),
+    [
+        (
+            "There are three red stars on the left of a tree.",
+            "There are four red stars on the right of a tree.",
+            "2 words",
+        ),
+        ("There are three red stars on the left.", "It is a photograph of a small dog and of a cat.", "most words"),
+        ("25527", "25557", "1 character"),
+        ("It is 9:56.", "It is 9:5.", "1 character"),
+        ("red", "blue", "1 word"),
+        ("It is red.", "", "3 words"),
+        ("It is red.", "It is red!", "punctuation"),
+        ("a b", "a  b", "white space"),
+        ("same", "same", "tokens of the same text"),
+    ],
+)
+def test_how_much_when_answers_differ_then_words_or_in_a_short_answer_characters(
+    reference: str, answer: str, words: str
+) -> None:
+    assert how_much(reference, answer) == words
 
 
 @pytest.mark.parametrize(

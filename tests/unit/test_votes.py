@@ -34,7 +34,7 @@ def test_run_when_blind_then_names_are_hidden_until_a_vote_and_no_reader_votes()
     assert "three squares" in html
     assert "three circles" in html
     assert "Vote and show the names" in html
-    for telling in ("vp-pane", "★ reference", "differs from word", "vp-waterfall", "vp-votes"):
+    for telling in ("vp-pane", "★ reference", "differs in", "vp-waterfall", "vp-votes"):
         assert telling not in html
     assert "Vote and show" not in shown(cell, run, can_edit=False)
     at = [answer.text for answer in votes.answers(run, 0)].index("three circles")

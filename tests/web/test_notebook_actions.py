@@ -125,6 +125,8 @@ def test_share_menu_when_the_app_has_a_public_link_then_address_and_code_lead_to
     assert str(qr_code.svg("https://abc.gradio.live")) in alone
     assert 'data-public="https://abc.gradio.live"' in shared
     assert str(qr_code.svg(f"https://abc.gradio.live/?notebook={share}")) in shared
+    failed = NotebookView(parts, PublicLink(problem="There is no public link.")).page(key, opened.browser).page
+    assert "There is no public link. The app's log says more" in failed
 
 
 def test_cell_when_deleted_then_its_run_stops_and_no_other_and_a_reader_stops_none(parts: Parts) -> None:
