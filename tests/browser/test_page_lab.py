@@ -244,8 +244,19 @@ def quantize(page: Page, quantization: str, *, exceptions: str = "", calibrate: 
     page.locator("#vp-make").get_by_role("button", name="Quantize", exact=True).click()
 
 
+def sixteen_questions(folder: Path) -> Path:
+    path = folder / "sixteen.zip"
+    images = sorted((data_folder() / "tiny-vlm/evaluation").glob("hard-*.png"))[:16]
+    rows = [{"image": image.name, "question": "Describe the image."} for image in images]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("items.jsonl", "\n".join(map(json.dumps, rows)))
+        for image in images:
+            archive.write(image, image.name)
+    return path
+
+
 def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_restart(
-    page: Page, browser: Browser, cache: Path, few: pairs.PairFiles
+    page: Page, browser: Browser, cache: Path, few: pairs.PairFiles, tmp_path: Path
 ) -> None:
     before = set(cache.parent.rglob("*"))
     open_few(page, few)
@@ -254,16 +265,23 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
     files_made = page.locator("#vp-made")
     quantize(page, "Q9_9")
     expect(files_made).to_have_text("llama.cpp has no quantization called 'Q9_9'.")
-    quantize(page, "../../../Q9", calibrate=True)  # a name that leads out of the folder, with a file of its own
-    expect(files_made).to_have_text("llama.cpp has no quantization called '../../../Q9'.", timeout=300_000)
     quantize(page, "Q4_0", exceptions=f"{'x' * 2000}=q99\n")
     expect(files_made).to_contain_text("ggml has no type called 'q99'")
     quantize(page, "Q4_0", exceptions="ffn_up")
     expect(files_made).to_contain_text("PATTERN=TYPE")
-    quantize(page, "Q8_0", calibrate=True)
+    quantize(page, "Q8_0", calibrate=True)  # with all questions, so that it is stopped before its end
     expect(files_made.locator("progress")).to_be_visible(timeout=20_000)
     page.locator("#vp-make").get_by_role("button", name="Stop", exact=True).click()
     expect(files_made).to_have_text("Stopped. Nothing was kept.")
+
+    page.get_by_role("button", name="+ Measure").click()
+    measurement = page.locator(".vp-is-compare.vp-active")
+    measurement.get_by_label("or a zip of your own").set_input_files(sixteen_questions(tmp_path))
+    expect(measurement).to_contain_text("questions of sixteen.zip")
+    expect(measurement.locator(".vp-chip").first).to_have_text("F16")
+    expect(page.locator("#vp-side-title")).to_contain_text("a measurement")
+    quantize(page, "../../../Q9", calibrate=True)  # a name that leads out of the folder, with a file of its own
+    expect(files_made).to_have_text("llama.cpp has no quantization called '../../../Q9'.", timeout=300_000)
     new = set(cache.parent.rglob("*")) - before
     assert [path for path in new if "few" in path.name or "Q9" in path.name] == []
 
@@ -271,7 +289,7 @@ def test_quantizing_when_done_on_the_page_then_checked_ticked_and_there_after_a_
     expect(files_made.locator("b")).to_have_text(
         re.compile("^(fit to ship|answers change( a lot)?|broken|not enough questions)$"), timeout=240_000
     )
-    expect(files_made).to_contain_text(re.compile(r"Mean KL \d\S* nats a token on \d+ questions"))
+    expect(files_made).to_contain_text(re.compile(r"Mean KL \d\S* nats a token on 16 questions"))
     expect(files_made).to_contain_text(
         re.compile(r"cosine [01]\.\d{4}, lowest patch [01]\.\d{4}, relative error \d+\.\d %")
     )
