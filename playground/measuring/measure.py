@@ -128,7 +128,7 @@ class MeasureJob:
         self._expect_all(len(others))
         with self._results.scratch() as records:
             anywhere = self.steps.lab.pool.only
-            self.steps = self.steps.at(self._home())
+            self.stay()
             yield from self.ask()
             if plan.drift:
                 yield from self.record(records, others)
@@ -179,6 +179,10 @@ class MeasureJob:
         )
 
     # --- variants over places ---
+
+    def stay(self) -> None:
+        """What follows is asked at one place, where the reference is: one device decides how it rounds."""
+        self.steps = self.steps.at(self._home())
 
     def at(self, places: Places) -> MeasureJob:
         """The same job at these places, while others work elsewhere."""

@@ -40,6 +40,7 @@ def make_pack(
     job.expect(n * len(others), Kind.DRIFT)  # over the whole vocabulary
     job.expect(n * len(others))  # from the pack
     with lab.results.scratch() as records:
+        job.stay()
         yield from job.ask()
         yield from job.record(records, None)
         floor = yield from job.floor(reference, records)

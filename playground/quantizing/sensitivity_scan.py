@@ -112,6 +112,7 @@ class ScanJob:
         started = time.monotonic()
         measuring, source = self._measuring, self._source
         n, trials = len(self._searched.items), self._trials
+        measuring.stay()
         yield from measuring.ask()
         keys = {trial: self._key(trial) for trial in trials}
         rungs: dict[_Trial, Rung] = {}

@@ -39,6 +39,7 @@ class UniformBaseline:
         measuring.expect_baseline(self._n)
         measuring.expect(self._n, Kind.DRIFT)
         measuring.expect(len(nearest) * (self._n + 1))
+        measuring.stay()
         yield from measuring.ask()
         with self._files.lab.results.scratch() as records:
             yield from measuring.record(records, None)
