@@ -8,26 +8,18 @@ from __future__ import annotations
 
 import base64
 import functools
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Event, Thread
+from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
-from gradio.utils import get_upload_folder
-from msgspec import UNSET
 from msgspec.structs import replace
 
-from playground.comparing import pages as document_pages
 from playground.comparing.branching import BranchPoint
-from playground.comparing.images import MAX_PAGES, cropped, read_image
+from playground.comparing.images import read_image
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput, Interrupted, NoNotebook, NoRoom, NotAllowed
-from playground.measuring import pace, result_documents, suite_samples, suite_source
-from playground.measuring.question_sets import DEFAULT_QUESTIONS, QuestionSet, read_questions
-from playground.measuring.results import Progress
-from playground.measuring.suite_source import SuiteChoice
+from playground.errors import BadInput, NoNotebook, NoRoom
+from playground.measuring import result_documents
+from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
 from playground.notebooks import marks, votes
@@ -38,26 +30,27 @@ from playground.notebooks.run_cell import card_of, results_of
 from playground.rendering import card_view, cell_view, comparison_view, reports, templating
 from playground.values.answer import PaneState
 from playground.values.request import Sampling
-from playground.web import demo, panel_values
+from playground.web import panel_values
 from playground.web.job_limits import JobLimits
 from playground.web.live_runs import BranchJob, LiveRuns, RunJob
 from playground.web.notebook_view import NotebookView
 from playground.web.panel_values import PanelValues
+from playground.web.picture_actions import PictureActions
+from playground.web.question_actions import QuestionActions
 from playground.web.replies import (
     BinaryFileReply,
     CellHtml,
     CellsReply,
-    DocumentPages,
     HtmlReply,
     OutputsReply,
     PageReply,
-    PictureReply,
     QueueReply,
     Reply,
     SettingsReply,
     TextFileReply,
 )  # fmt: skip
 from playground.web.server_function import server_function
+from playground.web.uploads import uploaded_file
 from playground.wiring import Parts
 
 # How long a page may wait for the variants that the very first start makes; 4 s on two cores.
@@ -65,21 +58,10 @@ _FIRST_START_S = 60.0
 
 _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
 
-
 _MOST_TICKED = 6  # variants in a cell that a person did not tick
-_MOST_SAMPLES = 2  # of all people at once
 _MOST_REPEATS = 10  # of one press of "Run"
 _MOST_REPORTED = 1000  # runs of a report: 100 MB of HTML
-_MOST_REPLACED = 1000  # cells whose replaced pictures can be put back
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
-
-
-@dataclass(slots=True)
-class _Drawing:
-    """A sample that is being fetched."""
-
-    progress: Progress | None = None
-    stopped: Event = field(default_factory=Event)
 
 
 class NotebookActions:
@@ -93,24 +75,19 @@ class NotebookActions:
         self._runs = runs
         self._deriving = deriving
         self._imports = JobLimits("imports", _MOST_IMPORTS, 1)
-        self._samples = JobLimits("samples of datasets", _MOST_SAMPLES, 1)
-        # By notebook and cell: the pictures before the last upload that replaced some, and the uploaded ones.
-        self._replaced: dict[tuple[str, str], tuple[tuple[Picture, ...], tuple[Picture, ...]]] = {}
-        self._drawing: dict[tuple[str, str], _Drawing] = {}  # likewise
+        self.pictures = PictureActions(parts, view)
+        self.questions = QuestionActions(parts, view, self._imports)
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
-        return [
-            server_function(method)
-            for method in (
-                self.open, self.outputs, self.write, self.settings, self.compare, self.add, self.duplicate,
-                self.move, self.delete, self.undo, self.add_picture, self.put_back, self.example, self.picture,
-                self.follow, self.look, self.likely, self.restore, self.stop, self.rename, self.own_questions,
-                self.own_pack,
-                self.suite_outlook, self.suite_questions, self.suite_progress, self.stop_suite, self.share,
-                self.copy, self.create, self.remove, self.export, self.card, self.results, self.import_file, self.mark,
-                self.vote, self.branch, self.crop, self.marked_questions, self.questions_file,
-            )
-        ]  # fmt: skip
+        methods: tuple[Callable[..., Reply], ...] = (
+            self.open, self.create, self.copy, self.remove, self.rename, self.share,
+            self.import_file, self.export, self.card, self.results,
+            self.outputs, self.look, self.likely, self.restore, self.write, self.settings, self.compare,
+            self.add, self.duplicate, self.move, self.delete, self.undo, self.follow,
+            self.stop, self.branch, self.mark, self.vote,
+            *self.pictures.methods(), *self.questions.methods(),
+        )  # fmt: skip
+        return [server_function(method) for method in methods]
 
     # --- notebooks ---------------------------------------------------------------------------------------------
 
@@ -175,7 +152,7 @@ class NotebookActions:
         """A notebook of a file that was just uploaded, or of its text."""
         with self._imports.held(person):
             self._library.check_room()
-            text = _uploaded(path).read_text("utf-8-sig", errors="replace") if path is not None else text or ""
+            text = uploaded_file(path).read_text("utf-8-sig", errors="replace") if path is not None else text or ""
             title, cells, problems = file.opened(text)
             own = functools.cache(lambda: self._library.named_by(browser))
             notebook = self._library.create(browser, title, cells, lambda sha256: sha256 in own())
@@ -403,185 +380,7 @@ class NotebookActions:
             queue=self._runs.start(notebook.id, [RunJob(notebook.id, cell, person, to_its_end=False, branch=job)])
         )
 
-    # --- pictures ----------------------------------------------------------------------------------------------
-
-    def add_picture(
-        self,
-        key: str,
-        cell: str,
-        path: str,
-        instead: str | None = None,
-        pages: str = "",
-        others: list[str] | None = None,
-        person: str = "",
-    ) -> CellsReply:
-        """Take an image that this browser has just uploaded. `instead`: of which picture, by its sha256.
-
-        `pages`: of a document, such as "2,5-7", in place of the pictures `others`; empty: the first ones.
-        """
-        uploaded = _uploaded(path)
-        if pages:
-            taken = frozenset(others or ())
-            return self._add_picture(
-                key, cell, uploaded, person, document_pages.read_numbers(pages), instead=lambda _: taken
-            )
-        return self._add_picture(key, cell, uploaded, person, instead=lambda now: self._given_up(now, instead))
-
-    def put_back(self, key: str, cell: str, both: bool = False) -> CellsReply:
-        """The pictures that an upload replaced, in its place or, with `both`, beside it."""
-        with self._library.writing():
-            notebook = self._library.own(key)
-            now = self._view.compare_cell(notebook, cell)
-            before, fresh = self._replaced.pop((notebook.id, cell), ((), ()))
-            if not before:
-                raise BadInput("There is nothing to undo here.")
-            known = {picture.sha256 for picture in (*before, *(() if both else fresh))}
-            pictures = (*before, *(picture for picture in now.pictures if picture.sha256 not in known))
-            written, _ = self._library.write(key, replace(now, pictures=pictures))
-        return self._view.changed(key, written)
-
-    def _given_up(self, now: CompareCell, instead: str | None) -> frozenset[str]:
-        """Which pictures give way to an upload: the one that it was dropped on, or the examples of a first visitor."""
-        shown = frozenset(picture.sha256 for picture in now.pictures)
-        return shown & {instead} if instead else shown if shown <= self._examples else frozenset()
-
-    @functools.cached_property
-    def _examples(self) -> frozenset[str]:
-        """The sha256 of the presets' own pictures."""
-        presets = self._parts.catalog.presets
-        files = {example.image for preset in presets for example in preset.examples}
-        files |= {cell.image for preset in presets for cell in preset.cells}
-        return frozenset(read_image(data_folder() / file).sha256 for file in files)
-
-    def example(self, key: str, cell: str, index: int) -> CellsReply:
-        """A preset's example image, and its prompt where there is none yet."""
-        now = self._view.compare_cell(self._library.own(key), cell)
-        examples = self._view.preset(now.family).examples
-        if not 0 <= index < len(examples):
-            raise BadInput("There is no such example. Reload the page.")
-        reply = self._add_picture(key, cell, data_folder() / examples[index].image)
-        now = self._view.compare_cell(self._library.own(key), cell)
-        if not any(prompt.strip() for prompt in now.prompts):
-            written, _ = self._library.write(key, replace(now, prompts=(examples[index].prompt,)))
-            return self._view.changed(key, written)
-        return reply
-
-    def picture(self, key: str, cell: str, sha256: str) -> PictureReply:
-        """A picture of a cell in full."""
-        notebook, _ = self._library.read(key)
-        now = self._view.compare_cell(notebook, cell)
-        png = self._library.files(notebook).png(sha256) if sha256 in {p.sha256 for p in now.pictures} else None
-        if png is None:
-            raise BadInput("This image is gone.")
-        return PictureReply(url=templating.data_url(("image/png", png)))
-
-    def crop(
-        self, key: str, cell: str, sha256: str, x: int, y: int, width: int, height: int, alone: bool = False
-    ) -> CellsReply:
-        """A part of a picture: one more in its cell, or alone in a new cell that asks the same."""
-        notebook = self._library.own(key)
-        self._library.check_room()
-        now = self._view.compare_cell(notebook, cell)
-        whole = next((p for p in now.pictures if p.sha256 == sha256), None)
-        if whole is None:
-            raise BadInput("This image is gone.")
-        part = cropped(self._library.files(notebook).image(whole), x, y, width, height)
-        kept = self._library.pictures.keep(part, f"{whole.name}, {width} × {height} at {x}, {y}")
-        self._library.files(notebook).accept(kept.sha256)
-        if alone:
-            fresh = replace(now, pictures=(kept,), gallery=False, marks=(), votes=())
-            return self._view.added(key, self._library.add(key, fresh, cell))
-        with self._library.writing():
-            now = self._view.compare_cell(notebook, cell)
-            pictures = {p.sha256: p for p in (*now.pictures, kept)}
-            written, _ = self._library.write(key, replace(now, pictures=tuple(pictures.values())))
-        return self._view.changed(key, written)
-
-    def _add_picture(
-        self,
-        key: str,
-        cell: str,
-        path: Path,
-        person: str = "",
-        numbers: Sequence[int] | None = None,
-        *,
-        instead: Callable[[CompareCell], frozenset[str]] = lambda now: frozenset(),
-    ) -> CellsReply:
-        """`numbers`: the pages of a document that a person chose. `instead`: of which pictures."""
-        notebook = self._library.own(key)
-        self._library.check_room()
-        document = self._parts.read_pages(path, numbers, person)
-        read = [self._library.pictures.keep(image, path.name) for image in document.images]
-        accepted = [picture for picture in read if self._library.files(notebook).accept(picture.sha256)]
-        with self._library.writing():
-            now = self._view.compare_cell(notebook, cell)
-            present = {p.sha256 for p in now.pictures}
-            new = tuple({p.sha256: p for p in read if p.sha256 not in present}.values())
-            if not new and not accepted and numbers is None:
-                return CellsReply(notice=f"{path.name} is in this cell already.")
-            gone = instead(now) - {p.sha256 for p in read} if new or numbers else frozenset()
-            at = next((n for n, picture in enumerate(now.pictures) if picture.sha256 in gone), len(now.pictures))
-            kept = [[p for p in part if p.sha256 not in gone] for part in (now.pictures[:at], now.pictures[at:])]
-            written, _ = self._library.write(key, replace(now, pictures=(*kept[0], *new, *kept[1])))
-            if gone and numbers is None:
-                self._replaced[notebook.id, cell] = now.pictures, new
-                while len(self._replaced) > _MOST_REPLACED:
-                    del self._replaced[next(iter(self._replaced))]
-        reply = replace(self._view.changed(key, written), replaced=bool(gone) and numbers is None)
-        if document.pages == 1:
-            return reply
-        shown = DocumentPages(
-            name=path.name,
-            pages=document.pages,
-            most=MAX_PAGES,
-            taken=document_pages.words(document.numbers),
-            pictures=tuple(picture.sha256 for picture in read),
-        )
-        return replace(reply, document=shown)
-
-    def own_questions(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
-        """Ask the questions of a zip that was just uploaded; without one, the embedded ones again."""
-        self._library.own(key)
-        source, name = "", ""
-        problems: tuple[str, ...] = ()
-        if path is not None:
-            uploaded = _uploaded(path)
-            self._library.check_room()
-            with self._imports.held(person):
-                problems = read_questions(uploaded).problems
-                source, name = self._library.questions.keep(uploaded), uploaded.name
-        with self._library.writing():
-            notebook = self._library.own(key)
-            now = self._view.compare_cell(notebook, cell)
-            if now.questions is None:
-                raise BadInput("This cell has a question of its own.")
-            questions = replace(now.questions, source=source, name=name[:200])
-            written, _ = self._library.write(key, replace(now, questions=questions))
-            self._library.files(notebook).accept(source)
-        return replace(self._view.changed(key, written), problems=problems[:10])
-
-    def own_pack(self, key: str, cell: str, path: str | None = None, person: str = "") -> CellsReply:
-        """Measure against a reference pack that was just uploaded; without one, against a variant again."""
-        self._library.own(key)
-        pack, name = None, ""
-        if path is not None:
-            demo.refuse(self._parts.settings, "Reference packs are not used here")
-            uploaded = _uploaded(path)
-            self._library.check_room()
-            with self._imports.held(person):
-                pack, name = self._library.questions.keep_pack(uploaded), uploaded.name
-        with self._library.writing():
-            notebook = self._library.own(key)
-            now = self._view.compare_cell(notebook, cell)
-            if now.questions is None:
-                raise BadInput("This cell has a question of its own.")
-            questions = replace(now.questions, pack="", pack_name="")
-            if pack is not None:
-                limits = pack.record.limits(questions.plan)
-                questions = replace(questions, pack=pack.digest, pack_name=name[:200], plan=limits)
-            written, _ = self._library.write(key, replace(now, questions=questions))
-            self._library.files(notebook).accept(questions.pack)
-        return self._view.changed(key, written)
+    # --- answers -----------------------------------------------------------------------------------------------
 
     def mark(self, key: str, cell: str, run: int, block: int, variant: str, right: bool) -> CellsReply:
         """Mark an answer as right or wrong; the same mark again takes it away."""
@@ -605,111 +404,6 @@ class NotebookActions:
                 raise BadInput("This run cannot be read. Run the cell again.")
             written, _ = self._library.write(key, replace(now, votes=votes.voted(now, shown, block, accepted)))
         return self._view.changed(key, written)
-
-    def questions_file(self, key: str) -> BinaryFileReply:
-        """Name, MIME type and bytes in base64 of a zip with the questions of the marked answers."""
-        notebook, _ = self._library.read(key)
-        pairs, without = marks.questions(self._view.cells(notebook))
-        with tempfile.TemporaryDirectory() as scratch:
-            zipped = Path(scratch) / "questions.zip"
-            marks.write_zip(zipped, pairs, self._library.files(notebook).png)
-            data = base64.b64encode(zipped.read_bytes()).decode()
-        notice = _without_right(without)
-        return BinaryFileReply(name="questions.zip", mime="application/zip", data=data, notice=notice or UNSET)
-
-    def marked_questions(self, key: str, cell: str) -> CellsReply:
-        """Ask the questions of the answers that are marked in this notebook."""
-        notebook = self._library.own(key)
-        self._library.check_room()
-        pairs, without = marks.questions(self._view.cells(notebook))
-        with tempfile.TemporaryDirectory() as scratch:
-            zipped = Path(scratch) / "questions.zip"
-            n = marks.write_zip(zipped, pairs, self._library.files(notebook).png)
-            source = self._library.questions.keep(zipped)
-        with self._library.writing():
-            now = self._view.compare_cell(notebook, cell)
-            if now.questions is None:
-                raise BadInput("This cell has a question of its own.")
-            plan = replace(now.questions.plan, accuracy=True)
-            name = f"{n} marked question{'s' if n > 1 else ''}"
-            questions = replace(now.questions, source=source, name=name, n=n, plan=plan)
-            written, _ = self._library.write(key, replace(now, questions=questions))
-            self._library.files(notebook).accept(source)
-        return replace(self._view.changed(key, written), notice=_without_right(without) or UNSET)
-
-    def suite_outlook(self, key: str, cell: str, suite: str, seed: int = 0, hub_token: str = "") -> HtmlReply:
-        """What a sample would be, before it is fetched."""
-        choice = self._suite_choice(key, cell, suite, seed, hub_token)
-        outlook = suite_source.outlook(self._parts.hub, choice, self._parts.samples)
-        measured_cell = self._view.compare_cell(self._library.own(key), cell)
-        known = {variant.id: variant for variant in self._parts.catalog.variants}
-        variants = [known[id] for id in measured_cell.variants if id in known]
-        time = pace.outlook(self._parts.result_cache, variants, outlook.questions, outlook.suite.max_tokens)
-        return HtmlReply(html=templating.markup("suite-outlook.html", outlook=outlook, time=time))
-
-    def suite_progress(self, key: str, cell: str) -> HtmlReply:
-        """Of the sample that is being fetched for a cell; empty if none is."""
-        drawing = self._drawing.get((self._library.own(key).id, cell))
-        if drawing is None or drawing.progress is None:
-            return HtmlReply(html="")
-        return HtmlReply(html=templating.markup("suite-progress.html", progress=drawing.progress))
-
-    def stop_suite(self, key: str, cell: str) -> Reply:
-        """What was fetched is kept: the next time it goes on from there."""
-        drawing = self._drawing.get((self._library.own(key).id, cell))
-        if drawing is not None:
-            drawing.stopped.set()
-        return Reply()
-
-    def _suite_choice(self, key: str, cell: str, suite: str, seed: int, hub_token: str) -> SuiteChoice:
-        if not self._parts.settings.downloads:
-            raise NotAllowed("The operator of this page does not allow downloads from the Hub.")
-        notebook = self._library.own(key)
-        wanted = self._view.compare_cell(notebook, cell).questions
-        if wanted is None:
-            raise BadInput("This cell has a question of its own.")
-        name = suite.strip()[:200]
-        if not name or name.endswith(".toml"):
-            raise BadInput("Write the name of a suite, or of a dataset: owner/name.")
-        return SuiteChoice(name, wanted.n, seed, hub_token.strip() or None)
-
-    def suite_questions(
-        self, key: str, cell: str, suite: str, person: str = "", seed: int = 0, hub_token: str = ""
-    ) -> CellsReply:
-        """Draw as many questions as the cell asks from a suite, or from any dataset of the Hub."""
-        choice = self._suite_choice(key, cell, suite, seed, hub_token)
-        notebook = self._library.own(key)
-        self._library.check_room()
-        drawing = _Drawing()
-        with self._samples.held(person), tempfile.TemporaryDirectory() as scratch:
-            self._drawing[notebook.id, cell] = drawing
-            try:
-                for news in suite_source.draw(self._parts.hub, choice, self._parts.samples, drawing.stopped.is_set):
-                    if isinstance(news, QuestionSet):
-                        drawn = news
-                    else:
-                        drawing.progress = news
-            except Interrupted:
-                return CellsReply(notice="Stopped. What was fetched is kept.")
-            finally:
-                self._drawing.pop((notebook.id, cell), None)
-            zipped = Path(scratch) / "sample.zip"
-            suite_samples.write_zip(drawn, zipped)
-            source = self._library.questions.keep(zipped)
-        known = suite_source.known_suite(choice.name)
-        name = drawn.sample.words if drawn.sample else drawn.name
-        with self._library.writing():
-            now = self._view.compare_cell(notebook, cell)
-            if now.questions is None:
-                raise BadInput("This cell has a question of its own.")
-            plan = replace(now.questions.plan, accuracy=any(item.answers for item in drawn.items))
-            if known is not None:
-                plan = replace(plan, max_tokens=known.max_tokens)
-            questions = replace(now.questions, source=source, name=name[:200], n=len(drawn.items), plan=plan)
-            written, _ = self._library.write(key, replace(now, questions=questions))
-            self._library.files(notebook).accept(source)
-        notice = "" if known else f"The columns were guessed. The first question: {drawn.items[0].question[:300]}"
-        return replace(self._view.changed(key, written), problems=drawn.problems[:10], notice=notice or UNSET)
 
     # --- what the cells are made of ----------------------------------------------------------------------------
 
@@ -745,22 +439,7 @@ class NotebookActions:
         return cells
 
 
-def _without_right(n: int) -> str:
-    return (
-        f"{n} marked question{'s have' if n > 1 else ' has'} no answer marked as right and are left out." if n else ""
-    )
-
-
 def _settings(preset: Preset) -> RunSettings:
     """Of a new cell; as few as possible, so that its chips tell what was chosen."""
     usual = preset.max_tokens == Sampling().max_tokens
     return RunSettings(probabilities=True, max_tokens=None if usual else preset.max_tokens)
-
-
-def _uploaded(path: str) -> Path:
-    """Raises NotAllowed for what is not a file in Gradio's upload folder."""
-    folder = Path(get_upload_folder()).resolve()
-    file = Path(path.replace("\0", "")).resolve()
-    if "\0" in path or not file.is_relative_to(folder) or not file.is_file():
-        raise NotAllowed("Only a file that was uploaded here can be used.")
-    return file

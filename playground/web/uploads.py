@@ -16,7 +16,7 @@ from threading import Lock
 
 from gradio.utils import get_upload_folder
 
-from playground.errors import Busy
+from playground.errors import Busy, NotAllowed
 
 _NEEDED_S = 120.0  # after an upload has ended
 _LEAST_BYTES = 65_536  # that a file counts, so that the folder is not filled with millions of empty ones
@@ -97,3 +97,12 @@ class Uploads:
                 if os.path.dirname(path) != str(self._folder):
                     os.rmdir(os.path.dirname(path))
         return kept
+
+
+def uploaded_file(path: str) -> Path:
+    """Raises NotAllowed for what is not a file in Gradio's upload folder."""
+    folder = Path(get_upload_folder()).resolve()
+    file = Path(path.replace("\0", "")).resolve()
+    if "\0" in path or not file.is_relative_to(folder) or not file.is_file():
+        raise NotAllowed("Only a file that was uploaded here can be used.")
+    return file

@@ -292,15 +292,15 @@ def test_page_when_a_suite_is_drawn_then_the_cell_asks_it_with_the_suites_limit(
     served: HubServer, parts: Parts
 ) -> None:
     actions, key, cell = measuring_cell(parts)
-    reply = actions.suite_questions(key, cell, "chartqa")
+    reply = actions.questions.suite_questions(key, cell, "chartqa")
     questions = parts.library.cell(parts.library.own(key), cell).questions
     assert (questions.n, questions.plan.max_tokens, questions.plan.accuracy) == (30, CHARTQA.max_tokens, True)
     assert questions.name.startswith("ChartQA, 30 of 100 rows, seed 0, commit ")
     assert questions.name in reply.cells[0].html
     assert len(parts.library.questions.read(questions.source).items) == 30
     with pytest.raises(BadInput, match=r"There is no suite 'nothing'. There are: ai2d"):
-        actions.suite_questions(key, cell, "nothing")
-    guessed_reply = actions.suite_questions(key, cell, f"{CHARTQA.repo}:test")
+        actions.questions.suite_questions(key, cell, "nothing")
+    guessed_reply = actions.questions.suite_questions(key, cell, f"{CHARTQA.repo}:test")
     assert "The columns were guessed. The first question: What is value" in str(guessed_reply.notice)
 
 
@@ -308,7 +308,7 @@ def test_page_when_a_suite_is_named_then_it_says_what_would_be_fetched_and_a_sto
     served: HubServer, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     actions, key, cell = measuring_cell(parts)
-    html = actions.suite_outlook(key, cell, "chartqa", seed=7).html
+    html = actions.questions.suite_outlook(key, cell, "chartqa", seed=7).html
     for text in (
         "100 rows",
         "30 rows at random, seed 7, each type with its share",
@@ -327,16 +327,16 @@ def test_page_when_a_suite_is_named_then_it_says_what_would_be_fetched_and_a_sto
     def stopping(*args: Any) -> Any:
         for news in draw(*args):
             yield news
-            seen.append(actions.suite_progress(key, cell).html)
-            actions.stop_suite(key, cell)
+            seen.append(actions.questions.suite_progress(key, cell).html)
+            actions.questions.stop_suite(key, cell)
 
     draw = suite_source.draw
     monkeypatch.setattr(suite_source, "draw", stopping)
-    assert "Stopped" in str(actions.suite_questions(key, cell, "chartqa", seed=7).notice)
+    assert "Stopped" in str(actions.questions.suite_questions(key, cell, "chartqa", seed=7).notice)
     (fetching,) = seen
     assert "0 of " in fetching
-    assert actions.suite_progress(key, cell).html == ""
-    later = actions.suite_outlook(key, cell, "chartqa", seed=7).html
+    assert actions.questions.suite_progress(key, cell).html == ""
+    later = actions.questions.suite_outlook(key, cell, "chartqa", seed=7).html
     assert f"{durations.about(30 * 5 * len(variants))}, as in the newest" in later
     assert served.seen(where="ChartQA")
 
@@ -349,5 +349,5 @@ def test_page_when_downloads_are_not_allowed_then_no_sample_is_drawn(served: Hub
     actions = NotebookActions(closed, NotebookView(closed), LiveRuns(lambda job: iter(()), unwatched_s=0), deriving)
     key = str(actions.open().key)
     with pytest.raises(NotAllowed, match="does not allow downloads"):
-        actions.suite_questions(key, "any", "chartqa")
+        actions.questions.suite_questions(key, "any", "chartqa")
     assert served.seen(where="ChartQA") == []

@@ -90,7 +90,7 @@ def test_part_of_an_image_when_taken_then_the_cell_or_a_new_one_has_it_under_its
     before = parts.library.cell(notebook, id)
     assert isinstance(before, CompareCell)
     (whole,) = before.pictures
-    actions.crop(key, id, whole.sha256, 10, 20, 30, 40)
+    actions.pictures.crop(key, id, whole.sha256, 10, 20, 30, 40)
     after = parts.library.cell(notebook, id)
     assert isinstance(after, CompareCell)
     part = after.pictures[1]
@@ -99,15 +99,15 @@ def test_part_of_an_image_when_taken_then_the_cell_or_a_new_one_has_it_under_its
     pixels, rgb = parts.library.pictures.image(part).rgb, parts.library.pictures.image(whole).rgb
     begin = 3 * (20 * whole.width + 10)
     assert pixels[: 3 * 30] == rgb[begin : begin + 3 * 30]
-    new = actions.crop(key, id, whole.sha256, 10, 20, 30, 40, alone=True).cells[0].id
+    new = actions.pictures.crop(key, id, whole.sha256, 10, 20, 30, 40, alone=True).cells[0].id
     alone = parts.library.cell(parts.library.own(key), new)
     assert isinstance(alone, CompareCell)
     assert (alone.pictures, alone.prompts, alone.variants) == ((part,), before.prompts, before.variants)
     for x, width, height in ((-1, 5, 5), (0, 0, 5), (0, 5, 10**6)):
         with pytest.raises(BadImage):
-            actions.crop(key, id, whole.sha256, x, 20, width, height)
+            actions.pictures.crop(key, id, whole.sha256, x, 20, width, height)
     with pytest.raises(BadInput):
-        actions.crop(key, id, "0" * 64, 0, 0, 5, 5)
+        actions.pictures.crop(key, id, "0" * 64, 0, 0, 5, 5)
 
 
 def test_share_menu_when_the_app_has_a_public_link_then_address_and_code_lead_to_the_shared_notebook(
@@ -193,14 +193,14 @@ def test_answer_when_marked_as_right_then_a_measurement_asks_it_and_a_reader_mar
     assert "marked right" in actions.export(notebook.id, "html", cell.id).text
 
     measure = actions.add(notebook.id, "measure").cells[0].id
-    actions.marked_questions(notebook.id, measure)
+    actions.questions.marked_questions(notebook.id, measure)
     written = library.cell(library.own(notebook.id), measure)
     assert isinstance(written, CompareCell)
     assert written.questions is not None
     read = library.files(library.own(notebook.id)).questions(written.questions.source)
     assert [(question.question, question.answers) for question in read.items] == [("What?", ("three red squares",))]
     assert read.image(read.items[0]).width == cell.pictures[0].width
-    assert base64.b64decode(actions.questions_file(notebook.id).data)[:2] == b"PK"
+    assert base64.b64decode(actions.questions.questions_file(notebook.id).data)[:2] == b"PK"
 
 
 def without_images(text: str) -> str:
@@ -235,9 +235,9 @@ def test_picture_when_an_imported_file_only_names_it_then_no_way_shows_it(parts:
         assert "data:image" not in actions.export(notebook.id, "html").text
         assert '"images"' not in actions.export(notebook.id, "json").text
     with pytest.raises(BadInput, match="image is gone"):
-        actions.picture(stolen, cell, picture.sha256)
+        actions.pictures.picture(stolen, cell, picture.sha256)
 
-    actions._add_picture(
+    actions.pictures._add_picture(
         stolen, library.own(stolen).cells[1], SCENE.with_name("hard-61.png")
     )  # another picture changes nothing
     assert library.files(library.own(stolen)).png(picture.sha256) is None
@@ -265,7 +265,7 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     assert png is not None
     path = library.pictures.folder / "again.png"
     path.write_bytes(png)
-    actions._add_picture(str(stranger.key), cell, path)
+    actions.pictures._add_picture(str(stranger.key), cell, path)
     assert library.files(library.own(str(stranger.key))).png(picture.sha256) == png
     path.write_bytes(b"garbage")
     forged = re.sub(r'("images":\{"[0-9a-f]{64}":")[^"]*', r"\1AAAA", whole)
@@ -294,10 +294,10 @@ def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets
 
     before = questions_of(key, cell)
     with pytest.raises(BadInput, match=r"cut\.safetensors is damaged or cut short"):
-        actions.own_pack(key, cell, str(uploads / "cut.safetensors"))
+        actions.questions.own_pack(key, cell, str(uploads / "cut.safetensors"))
     with pytest.raises(NotAllowed):
-        actions.own_pack(key, cell, str(tmp_path / "../a.safetensors"))
-    shown = actions.own_pack(key, cell, str(uploads / "a.safetensors")).cells[0].html
+        actions.questions.own_pack(key, cell, str(tmp_path / "../a.safetensors"))
+    shown = actions.questions.own_pack(key, cell, str(uploads / "a.safetensors")).cells[0].html
     assert "against the pack <b>a.safetensors</b>" in shown
     actions.write(key, cell, questions=msgspec.structs.replace(before, n=5))  # as the page's fields do
     chosen = questions_of(key, cell)
@@ -309,9 +309,9 @@ def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets
     assert questions_of(other, copied).pack == chosen.pack
     with pytest.raises(BadInput, match=r"The reference pack a\.safetensors is not on this machine"):
         view.pack(library.own(other), questions_of(other, copied))
-    actions.own_pack(other, copied, str(uploads / "a.safetensors"))
+    actions.questions.own_pack(other, copied, str(uploads / "a.safetensors"))
     assert view.pack(library.own(other), questions_of(other, copied)).digest == chosen.pack
-    actions.own_pack(key, cell)
+    actions.questions.own_pack(key, cell)
     assert questions_of(key, cell).pack == ""
 
 
@@ -332,17 +332,17 @@ def test_upload_when_only_examples_are_there_or_on_a_picture_then_it_takes_their
 
     def add(name: str, instead: str | None = None) -> bool:
         PIL.Image.new("RGB", (40, 30), name.removesuffix(".png")).save(uploads / name)
-        return actions.add_picture(key, cell, str(uploads / name), instead).replaced
+        return actions.pictures.add_picture(key, cell, str(uploads / name), instead).replaced
 
     (example,) = names()
     assert add("red.png")
     assert names() == ["red.png"]
-    actions.put_back(key, cell)
+    actions.pictures.put_back(key, cell)
     assert names() == [example]
     with pytest.raises(BadInput, match="nothing to undo"):
-        actions.put_back(key, cell)
+        actions.pictures.put_back(key, cell)
     add("red.png")
-    actions.put_back(key, cell, both=True)
+    actions.pictures.put_back(key, cell, both=True)
     assert names() == [example, "red.png"]
     assert not add("green.png")  # an own image is there: the new one joins it
     before = library.cell(library.own(key), cell)
@@ -369,15 +369,15 @@ def test_document_when_other_pages_are_chosen_then_they_take_the_place_of_the_fi
         assert isinstance(now, CompareCell)
         return [str(picture.note)[:13].strip(" ,") for picture in now.pictures]
 
-    document = actions.add_picture(key, cell, str(path)).document
+    document = actions.pictures.add_picture(key, cell, str(path)).document
     assert isinstance(document, DocumentPages)
     assert (document.name, document.pages, document.most, document.taken) == ("a.pdf", 10, 8, "1-8")
     assert shown() == [f"page {n} of 10" for n in range(1, 9)]
-    chosen = actions.add_picture(key, cell, str(path), pages="9, 2", others=list(document.pictures)).document
+    chosen = actions.pictures.add_picture(key, cell, str(path), pages="9, 2", others=list(document.pictures)).document
     assert isinstance(chosen, DocumentPages)
     assert (chosen.taken, sorted(shown())) == ("9, 2", ["page 2 of 10", "page 9 of 10"])
     with pytest.raises(BadInput, match="there is no page 11"):
-        actions.add_picture(key, cell, str(path), pages="11", others=list(chosen.pictures))
+        actions.pictures.add_picture(key, cell, str(path), pages="11", others=list(chosen.pictures))
     assert len(shown()) == 2
 
 
