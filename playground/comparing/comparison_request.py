@@ -10,10 +10,16 @@ from playground.errors import BadInput, BadPrompt
 from playground.values.files import Variant
 from playground.values.request import Comparison, Image, ImagePlace, Order, Turn
 
+# More than the largest context holds (262,144 tokens). A worker splits 2 MB a second into tokens, in the run's turn.
+_MOST_CHARACTERS = 4_000_000
+
 
 def check(comparison: Comparison, max_panes: int) -> None:
     """Raises BadInput or BadPrompt for what is invalid whatever the models are."""
     texts = [message.text for message in comparison.conversation] or [comparison.prompt]
+    size = sum(map(len, texts))
+    if size > _MOST_CHARACTERS:
+        raise BadPrompt(f"The prompt has {size:,} characters; at most {_MOST_CHARACTERS:,} are read.")
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:

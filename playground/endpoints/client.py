@@ -120,7 +120,7 @@ async def _answer(
     endpoint: Endpoint, question: EndpointQuestion, on_text: Callable[[EndpointAnswer], None]
 ) -> EndpointAnswer:
     content = msgspec.json.encode(wire.body(endpoint.model, question))
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}  # a few bytes may unpack to gigabytes
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
     silence = endpoint.silence_s
@@ -146,7 +146,7 @@ async def _answer(
 async def _short(response: httpx.Response) -> bytes:
     """The begin of an error's reply."""
     content = b""
-    async for data in response.aiter_bytes():
+    async for data in response.aiter_raw():
         content += data
         if len(content) > 100_000:
             break
@@ -157,7 +157,7 @@ async def _pieces(name: str, response: httpx.Response) -> AsyncIterator[Piece]:
     """The events of a stream, or the one reply of a server that does not stream."""
     if "event-stream" not in response.headers.get("content-type", ""):
         whole = b""
-        async for data in response.aiter_bytes():
+        async for data in response.aiter_raw():
             whole += data
             if len(whole) > _MOST_BYTES:
                 raise EndpointError(f"{name} sends too much.")
@@ -172,7 +172,7 @@ async def _pieces(name: str, response: httpx.Response) -> AsyncIterator[Piece]:
 async def _events(name: str, response: httpx.Response) -> AsyncIterator[bytes]:
     """The data of server-sent events. An event's lines are joined; comments and other fields are left out."""
     rest, event, size = b"", list[bytes](), 0
-    async for data in response.aiter_bytes():
+    async for data in response.aiter_raw():
         size += len(data)
         rest += data
         *lines, rest = rest.split(b"\n")

@@ -21,6 +21,7 @@ from threading import Thread
 from typing import Any
 from weakref import WeakValueDictionary
 
+import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -94,7 +95,8 @@ class RecentImages:
 
     async def read(self, data: bytes, name: str, who: str) -> Image:
         """In a thread, one of a person at a time, unless this file was read lately. Raises BadImage, Busy."""
-        key = hashlib.sha256(data).digest()
+        short = len(data) < _SHORT_BYTES
+        key = _digest(data) if short else await run_in_threadpool(_digest, data)
         turn = self._turns.setdefault(who, asyncio.Lock())
         async with turn:
             image = self._images.pop(key, None)
@@ -176,6 +178,9 @@ class OpenAiApi:
             if chat.stream:
                 return await self._streamed(request, who, completion, len(body))
             await _unless_gone(request, self._complete(who, completion))
+            if chat.top_logprobs is not None:  # megabytes: not in the event loop
+                content = await run_in_threadpool(lambda: msgspec.json.encode(completion.document()))
+                return Response(content, media_type="application/json")
             return JSONResponse(completion.document())
         finally:
             self._release(who, len(body))
@@ -245,7 +250,10 @@ class OpenAiApi:
                         completion.take(index, update)
                     if not completion.may_be_asked_again(index):
                         break
-                completion.check(index)
+                if chat.top_logprobs is None:
+                    completion.emit(completion.end(index))
+                else:  # it may have megabytes: not in the event loop
+                    completion.emit(await run_in_threadpool(completion.end, index))
 
     async def _updates(
         self, who: str, completion: _Completion, images: list[Image], index: int
@@ -299,7 +307,8 @@ class OpenAiApi:
         most = _IMAGES_AT_MOST * self._parts.settings.max_image_pixels
         for number, url in enumerate(urls, 1):
             name = f"image {number}"
-            data = data_of(url, name)
+            short = len(url) < _SHORT_BYTES
+            data = data_of(url, name) if short else await run_in_threadpool(data_of, url, name)
             if data is None:
                 data = await remote_images.fetch(url, name, self._parts.settings)
             images.append(await self._recent.read(data, name, who))
@@ -341,13 +350,15 @@ class _Completion:
         died = pane.state is PaneState.FAILED and pane.error_code in (WorkerDied.code, MachineLost.code)
         return died and not (self.chat.stream and pane.token_ids)
 
-    def check(self, index: int) -> None:
-        """After the last update of a choice. Raises ApiError if it failed."""
+    def end(self, index: int) -> bytes:
+        """The last event of a choice, after its last update; empty without a stream. Raises ApiError if it failed."""
         pane = self._panes[index]
         if pane.state is PaneState.FAILED:
             raise ApiError(pane.error or "The model failed.", pane.error_code or "error")
+        if not self.chat.stream:
+            return b""
         more = {"logprobs": self._logprobs(pane)} if self.chat.top_logprobs is not None else {}
-        self._send(index, {}, finish_reason=openai_reply.finish_reason(pane), **more)
+        return self._event(index, {}, finish_reason=openai_reply.finish_reason(pane), **more)
 
     def document(self) -> dict[str, Any]:
         choices = [
@@ -379,10 +390,13 @@ class _Completion:
         panes = list(self._panes.values())
         return {"usage": openai_reply.usage(panes), "timings": openai_reply.timings(panes[-1])}
 
-    def _send(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> None:
+    def _send(self, index: int, delta: dict[str, Any]) -> None:
         if self.chat.stream:
-            choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **more}
-            self.emit(openai_reply.event(self._head("chat.completion.chunk") | {"choices": [choice]}))
+            self.emit(self._event(index, delta))
+
+    def _event(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **more}
+        return openai_reply.event(self._head("chat.completion.chunk") | {"choices": [choice]})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -423,6 +437,10 @@ def _is_on_this_machine(request: Request) -> bool:
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _added(before: str, now: str) -> str:

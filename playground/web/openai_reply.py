@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from playground.errors import PlaygroundError
 from playground.values.answer import Pane, TokenScore
 from playground.values.files import Variant
@@ -132,5 +134,8 @@ def timings(pane: Pane) -> dict[str, Any]:
 
 def event(document: dict[str, Any] | str) -> bytes:
     """One server-sent event."""
-    text = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
-    return f"data: {text}\n\n".encode("utf-8", "replace")
+    try:  # json holds the interpreter for 0.3 s where an answer has the likeliest tokens of 8192 places
+        text = document.encode() if isinstance(document, str) else msgspec.json.encode(document)
+    except UnicodeEncodeError:  # half a character
+        text = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+    return b"data: " + text + b"\n\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import string
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,6 +23,8 @@ _MOST_TOKENS = 8192
 _MOST_CHOICES = 16
 _MOST_CANDIDATES = 20  # OpenAI's limit of top_logprobs
 MOST_IMAGES = 64
+_MOST_PERCENT = 1_000_000  # characters of a data URL without base64: each %41 becomes an object
+_MOST_LIKELY = 400_000  # tokens with their probability, in all choices; 16 of 4096 tokens with 5 each
 _ROLES = {"developer": "system"}  # OpenAI's newer name
 
 
@@ -105,6 +108,13 @@ def read_chat(body: bytes) -> ChatRequest:
         raise BadInput(f"n has to be between 1 and {_MOST_CHOICES}, not {n}.")
     if read.top_logprobs is not None and not (read.logprobs and 0 <= read.top_logprobs <= _MOST_CANDIDATES):
         raise BadInput(f"top_logprobs has to be between 0 and {_MOST_CANDIDATES}, and needs logprobs.")
+    settings = _settings(read)
+    per_token = 1 + (read.top_logprobs or 0)
+    if read.logprobs and n * (settings.max_tokens or 0) * per_token > _MOST_LIKELY:
+        raise BadInput(
+            f"logprobs of {n} × {settings.max_tokens} tokens with {per_token - 1} others each are too many: at most "
+            f"{_MOST_LIKELY:,} together. Lower n, max_tokens or top_logprobs."
+        )
     images: list[str] = []
     conversation = tuple(_message(message, images) for message in read.messages)
     if len(images) > MOST_IMAGES:
@@ -113,7 +123,7 @@ def read_chat(body: bytes) -> ChatRequest:
         model=read.model,
         conversation=conversation,
         images=tuple(images),
-        settings=_settings(read),
+        settings=settings,
         n=n,
         stream=bool(read.stream),
         stream_usage=read.stream_options is not None and read.stream_options.include_usage,
@@ -130,7 +140,9 @@ def data_of(url: str, name: str) -> bytes | None:
         if not comma:
             raise ValueError("no comma")
         if head.lower().endswith(";base64"):
-            return base64.b64decode("".join(data.split()), validate=True)
+            return base64.b64decode(data.encode("ascii").translate(None, string.whitespace.encode()), validate=True)
+        if len(data) > _MOST_PERCENT:
+            raise ValueError("it is too long for one without base64")
         return unquote_to_bytes(data)
     except (ValueError, binascii.Error) as error:
         raise BadImage(f"The data URL of {name} is invalid ({error}).") from None

@@ -20,6 +20,7 @@ from playground.web.uploads import Uploads
 
 _FETCH_S = 20.0
 _MOST_REDIRECTS = 5
+_PLAIN = {"Accept-Encoding": "identity"}  # and nothing is unpacked: 60 kB may become gigabytes
 _AT_ONCE = 8  # for Gradio: each may hold max_upload_bytes
 
 
@@ -44,13 +45,16 @@ async def _read(url: str, name: str, most: int) -> bytes:
         if address.scheme not in ("http", "https") or not address.host:
             raise ValueError("no address on the internet")
         transport = safehttpx.AsyncSecureTransport(await safehttpx.async_validate_url(address.host))
-        async with httpx.AsyncClient(transport=transport) as client, client.stream("GET", url) as response:
+        async with (
+            httpx.AsyncClient(transport=transport) as client,
+            client.stream("GET", url, headers=_PLAIN) as response,
+        ):
             if response.has_redirect_location:
                 url = str(address.join(response.headers["location"]))
                 continue
             response.raise_for_status()
             data = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 data += chunk
                 if len(data) > most:
                     raise BadImage(f"{name} is larger than {most:,} bytes.")

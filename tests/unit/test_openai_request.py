@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -91,6 +92,7 @@ def test_response_format_when_it_names_a_schema_then_the_answer_is_bound_to_it()
         (body(temperature=9), "temperature has to be between 0 and 5"),
         (body(n=0), "n has to be between 1 and 16"),
         (body(top_logprobs=3), "top_logprobs has to be between 0 and 20, and needs logprobs"),
+        (body(logprobs=True, top_logprobs=20, n=16), "16 × 4096 tokens with 20 others each are too many"),
         (body(logprobs=True, top_logprobs=21), "top_logprobs has to be between 0 and 20"),
         (body(response_format={"type": "xml"}), "Unknown response_format 'xml'"),
         (body(stop=["a"] * 17), "stop texts are too long"),
@@ -124,3 +126,19 @@ def test_finish_reason_when_the_answer_was_cut_off_then_length() -> None:
     reasons = ["end of text", "stop text", "max tokens", "context full", None]
     finished = [openai_reply.finish_reason(Pane("v", finish_reason=reason)) for reason in reasons]
     assert finished == ["stop", "stop", "length", "length", "stop"]
+
+
+@pytest.mark.parametrize("more", [{}, {"top_logprobs": 5, "n": 16}, {"top_logprobs": 20, "max_tokens": 8192, "n": 2}])
+def test_logprobs_when_as_many_as_clients_ask_for_then_taken(more: dict[str, Any]) -> None:
+    assert read_chat(body(logprobs=True, **more)).top_logprobs == more.get("top_logprobs", 0)
+
+
+def test_data_url_when_made_of_millions_of_small_pieces_then_little_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(BadImage, match="too long for one without base64"):
+        data_of("data:image/png," + "%41" * 1_000_000, "image 1")
+    spaced = " ".join("QUFB" * 500_000)
+    assert data_of("data:image/png;base64," + spaced, "image 1") == b"AAA" * 500_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40_000_000, "a list of the pieces alone has 16 bytes for each"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -62,6 +64,19 @@ def test_answer_when_the_server_does_not_stream_then_it_is_read_all_the_same(box
 
     answer = answered(box, whole)
     assert (answer.text, answer.reasoning, answer.finish_reason) == ("a cat", "hm", "max tokens")
+
+
+def test_answer_when_the_server_packs_it_though_it_was_asked_not_to_then_nothing_is_unpacked(
+    box: EndpointServer,
+) -> None:
+    whole = json.dumps({"model": MODEL, "choices": [{"message": {"content": "a cat"}, "finish_reason": "stop"}]})
+
+    def packed(reply: Reply) -> None:
+        reply.head(200, "application/json", **{"Content-Encoding": "gzip"})
+        reply.raw(gzip.compress(whole.encode()))
+
+    with pytest.raises(EndpointError):
+        answered(box, packed)
 
 
 def test_answer_when_stopped_while_the_server_waits_then_it_ends(box: EndpointServer) -> None:

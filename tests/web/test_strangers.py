@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import zipfile
@@ -42,6 +43,9 @@ from testkit.webapp import WebApp
 # --- files, and other hosts -------------------------------------------------------------------------------------------
 
 
+BOMB = gzip.compress(b"x" * 10_000_000)
+
+
 @pytest.fixture
 def listener() -> Iterator[tuple[str, list[str]]]:
     """An address on this machine, and the paths that were asked of it."""
@@ -52,8 +56,10 @@ def listener() -> Iterator[tuple[str, list[str]]]:
             requests.append(self.path)
             self.send_response(302 if self.path.startswith("/to=") else 200)
             self.send_header("Location", self.path.removeprefix("/to="))
+            if self.path == "/bomb":
+                self.send_header("Content-Encoding", "gzip")
             self.end_headers()
-            self.wfile.write(b"x" * 3000)
+            self.wfile.write(BOMB if self.path == "/bomb" else b"x" * 3000)
 
         do_HEAD = do_GET
 
@@ -149,6 +155,7 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
     with pytest.raises(BadImage, match="image 1 is larger than 2,000 bytes"):
         fetched(f"{public}/a.png", max_upload_bytes=2000)
     assert "/b" not in requests
+    assert fetched(f"{public}/bomb", max_upload_bytes=20_000) == BOMB, "nothing is unpacked"
 
 
 def test_fetch_when_gradio_wants_many_images_then_a_few_at_once(
