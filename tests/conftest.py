@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -95,9 +96,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_sensitivity_scan",
     )
 
-    def place(item: pytest.Item) -> int:
-        rank = longest.index(item.path.stem) if item.path.stem in longest else len(longest)
-        return rank + (item.path.parent.name == "unit")
+    sizes = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        if item.path.parent.name == "unit":
+            return len(longest) + 1, -sizes[item.path]
+        return longest.index(item.path.stem) if item.path.stem in longest else len(longest), 0
 
     items.sort(key=place)
 

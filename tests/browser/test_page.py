@@ -305,10 +305,10 @@ def test_page_when_two_people_run_then_the_second_sees_its_place(
 ) -> None:
     open_endless(page, endless)
     set_max_tokens(page, 3000)
-    run(page)
-    writing(page)
     with visitor(browser, app.url) as other:
         ready(other)
+        run(page)
+        writing(page)
         run(other)
         expect(other.locator(".vp-place")).to_have_text(re.compile("Waiting for 1 other run\\."))
         stop(page)
