@@ -18,6 +18,7 @@ from playground.endpoints import wire
 from playground.endpoints.wire import EndpointQuestion, Piece, TokenLogprob
 from playground.errors import EndpointError, Interrupted, PlaygroundError, Unavailable
 from playground.values.answer import Elsewhere, TokenScore
+from playground.values.texts import shortened
 
 _LOOK_S = 0.1  # how often it is looked whether a person has stopped the answer
 _MOST_BYTES = 64_000_000  # of a reply
@@ -25,6 +26,7 @@ _MOST_LINE = 4_000_000  # of one event
 _MOST_CHARACTERS = 1_000_000  # of an answer, as of a pane in a notebook's file
 _MOST_TOKENS = 20_000
 _MOST_PIECES = 100_000
+_MOST_NAME = 300  # characters of what a server calls itself or its model
 _MOST_MODELS = 5  # names of models in one answer
 _REASONS = {"stop": "end of text", "length": "max tokens"}
 _NOTHING = Elsewhere()
@@ -206,7 +208,7 @@ class _Reading:
     def take(self, piece: Piece) -> bool:
         """Whether the answer has grown. Raises EndpointError for one that is too long."""
         answer, elsewhere = self.answer, self.answer.elsewhere
-        model = _shortened(piece.model or "")
+        model = shortened(piece.model or "", _MOST_NAME)
         if model and model not in self._models and len(self._models) < _MOST_MODELS:
             self._models.append(model)
         grown = bool(piece.text or piece.reasoning)
@@ -226,7 +228,7 @@ class _Reading:
             elsewhere=replace(
                 elsewhere,
                 model=self._models[0] if self._models else None,
-                fingerprint=_shortened(piece.system_fingerprint) if piece.system_fingerprint else elsewhere.fingerprint,
+                fingerprint=shortened(piece.system_fingerprint or "", _MOST_NAME) or elsewhere.fingerprint,
             ),
         )
         self._n_pieces += 1
@@ -251,7 +253,7 @@ class _Reading:
                 remarks.append(_BAD_LOGPROBS)
         return replace(
             answer,
-            finish_reason=_REASONS.get(answer.finish_reason, _shortened(answer.finish_reason)),
+            finish_reason=_REASONS.get(answer.finish_reason, shortened(answer.finish_reason, _MOST_NAME)),
             elsewhere=replace(answer.elsewhere, answer_s=time.monotonic() - self._started),
             scores=scores,
             tokens=tuple(self._tokens) if scores else (),
@@ -262,13 +264,9 @@ class _Reading:
         wanted = self._endpoint.model
         if len(self._models) > 1:
             return [f"It names several models within one answer: {', '.join(self._models)}."]
-        if self._models and self._models[0] != _shortened(wanted):
+        if self._models and self._models[0] != shortened(wanted, _MOST_NAME):
             return [f"It says that {self._models[0]} answered; {wanted} was asked."]
         return [] if self._models else ["It does not say which model answered."]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:300]} …"
 
 
 def _count(value: int | None) -> int | None:

@@ -60,8 +60,8 @@ class AtPlaces:
                     new = [places for places in options if places not in seen]
                     self._shares.join(*new)  # all of them before one takes a group
                     for places in new:
-                        said = partial(say_where, done, places) if len(options) > 1 else done
-                        running.add(threads.submit(self._lane, places, said))
+                        on_progress = partial(say_where, done, places) if len(options) > 1 else done
+                        running.add(threads.submit(self._lane, places, on_progress))
                     seen = set(options)
                     ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
                     for lane in ended:

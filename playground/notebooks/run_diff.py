@@ -10,6 +10,7 @@ import msgspec
 from playground.comparing.divergence import first_word
 from playground.notebooks.cells import Picture, Run
 from playground.values.answer import PaneState
+from playground.values.texts import shortened_line
 
 _MAX_CHARACTERS = 80  # of a prompt or a name in the sentence
 
@@ -49,16 +50,11 @@ def changes(old: Run, new: Run) -> str:
 
 
 def _quoted(prompts: Sequence[str]) -> str:
-    return " and ".join(f"“{_shortened(prompt)}”" for prompt in prompts)
+    return " and ".join(f"“{shortened_line(prompt, _MAX_CHARACTERS)}”" for prompt in prompts)
 
 
 def _named(pictures: Sequence[Picture]) -> str:
-    return ", ".join(_shortened(picture.name or "an image") for picture in pictures) or "no image"
-
-
-def _shortened(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _MAX_CHARACTERS else f"{words[:_MAX_CHARACTERS]} …"
+    return ", ".join(shortened_line(picture.name or "an image", _MAX_CHARACTERS) for picture in pictures) or "no image"
 
 
 def settings_of(run: Run) -> Mapping[str, Any]:

@@ -176,8 +176,8 @@ class ScanJob:
         for half in Half:
             source = self._files.file(half)
             is_projector, max_tokens = half is Half.PROJECTOR, self._scan.max_tokens
-            asked = (self._pair_key(), self._questions_key(), max_tokens, *form_key(self._request.form))
-            key = self._results.key("imatrix", is_projector, *asked)
+            inputs = (self._pair_key(), self._questions_key(), max_tokens, *form_key(self._request.form))
+            key = self._results.key("imatrix", is_projector, *inputs)
             target = self._files.folder / f"{quantizer.stem(source)}-{key[:8]}.imatrix.gguf"
             yield self._measuring.step(f"calibrating the {half}")
             if not target.exists():

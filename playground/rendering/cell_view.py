@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ import markupsafe
 import msgspec
 
 from playground.comparing.divergence import by_text, same_answer
-from playground.comparing.run_settings import RunSettings
 from playground.comparing.speeds import NO_SPREADS, Spreads, spreads
 from playground.measuring import suite_source
 from playground.measuring.suites import read_suites
@@ -33,10 +31,11 @@ from playground.rendering import (
     templating,
     waterfall_view,
 )
+from playground.rendering.cell_chips import CHARACTERS, Chip, chips_of
 from playground.rendering.templating import data_url
 from playground.values.answer import PaneState
 from playground.values.files import Variant
-from playground.values.request import ImagePlace, Order
+from playground.values.texts import shortened
 
 FORMATS = (
     ("html", "HTML report"),
@@ -79,16 +78,6 @@ Thumbnail = Callable[[str], tuple[str, bytes] | None]  # MIME type and bytes by 
 
 
 @dataclass(frozen=True, slots=True)
-class _Chip:
-    name: str
-    value: str
-    title: str
-    do: str = "settings"
-    field: str = "models"
-    missing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _CellView:
     cell: Cell
     kind: str
@@ -99,7 +88,7 @@ class _CellView:
     markdown: str = ""
     runs: int = 0
     pictures: Sequence[tuple[Picture, str | None]] = ()
-    chips: Sequence[_Chip] = ()
+    chips: Sequence[Chip] = ()
     examples: Sequence[tuple[Example, str]] = ()
     outputs: markupsafe.Markup | None = None  # None: those on the page stay
     shows: str = ""  # which difference so many questions show
@@ -189,7 +178,7 @@ def compare(
         else (_LINK, *_CELL_EXPORTS),
         runs=runs,
         pictures=[(picture, data_url(thumbnail(picture.sha256))) for picture in cell.pictures],
-        chips=_chips(cell, variants),
+        chips=chips_of(cell, variants),
         examples=examples,
         outputs=outputs,
         shows=suite_source.what_it_shows(cell.questions.n) if cell.questions else "",
@@ -209,8 +198,6 @@ def nothing_yet(cell: Cell, *, can_edit: bool) -> markupsafe.Markup:
 def notice(text: str) -> markupsafe.Markup:
     return markupsafe.Markup('<p class="vp-empty">{}</p>').format(text)
 
-
-_CHIP_CHARACTERS = 40
 
 LATER = markupsafe.Markup('<p class="vp-empty" data-later>…</p>')
 
@@ -285,7 +272,7 @@ class _Asked:
     run: int
     prompts: Sequence[str]
     pictures: Sequence[tuple[Picture, str | None]]
-    chips: Sequence[_Chip]
+    chips: Sequence[Chip]
 
 
 def asked(shown: Run, thumbnail: Thumbnail) -> _Asked:
@@ -296,7 +283,7 @@ def asked(shown: Run, thumbnail: Thumbnail) -> _Asked:
         shown.number,
         () if then.questions is not None else then.prompts,
         [(picture, data_url(thumbnail(picture.sha256))) for picture in then.pictures],
-        [chip for chip in _chips(then, known) if chip.field not in ("models", "family")],
+        [chip for chip in chips_of(then, known) if chip.field not in ("models", "family")],
     )
 
 
@@ -332,7 +319,7 @@ def waterfalls(shown: Run) -> list[markupsafe.Markup]:
     for result in shown.results:
         title = ""
         if len(shown.results) > 1:
-            title = result.picture.name if result.picture else _shortened(shown.cell.prompts[result.turn])
+            title = result.picture.name if result.picture else shortened(shown.cell.prompts[result.turn], CHARACTERS)
         if result.update.done:
             drawn.append(waterfall_view.html(result.update, shown.variants, title=title))
     return drawn
@@ -519,83 +506,3 @@ def agreement(results: Sequence[RunResult], variant: str, reference: str) -> tup
             of += 1
             same += same_answer(wanted, pane) if by_text(wanted, pane) else pane.first_divergence is None
     return same, of
-
-
-_VARIABLE = "A variable of the chat template"
-_OTHERS = {"enable_thinking": "llama.cpp's server passes true, transformers passes nothing"}
-
-
-def _budgets(settings: RunSettings) -> list[tuple[str, Sequence[object], str]]:
-    """Of the key-value cache and of the image tokens: a chip's label, values and title."""
-    keys, values = settings.cache_type_k, settings.cache_type_v
-    least, most = settings.image_min_tokens, settings.image_max_tokens
-    limits = [f"{word} {n:,}" for word, n in (("at least", least), ("at most", most)) if n is not None]
-    return [
-        ("KV cache:", [f"{k} {kind.upper()}" for k, kind in (("keys", keys), ("values", values)) if kind], "Its types"),
-        ("KV cache:", [kind.upper() for kind in settings.kv_types or ()], "Each variant with each of these types"),
-        ("image tokens:", limits, "To how many tokens the encoder resizes an image"),
-        ("image tokens:", settings.image_tokens or (), "Each variant with each of these numbers"),
-    ]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _CHIP_CHARACTERS else f"{text[:_CHIP_CHARACTERS]} …"
-
-
-def _chips(cell: CompareCell, variants: Mapping[str, Variant]) -> list[_Chip]:
-    """What is set, in words; a click opens its editor."""
-    chips = []
-    known = [variants[id].label for id in cell.variants if id in variants]
-    lost = [id.split(":", 1)[-1] for id in cell.variants if id not in variants]
-    shown = ", ".join(known[:4]) + (f" + {len(known) - 4}" if len(known) > 4 else "")
-    chips.append(_Chip("", shown or "no variant ticked", ", ".join(known) or "Tick quantizations at the side"))
-    if cell.family:
-        chips.append(_Chip("of", family_name(cell.family), "The model family", field="family"))
-    if lost:
-        title = "Not on this machine: " + ", ".join(lost)
-        chips.append(_Chip("not here:", f"{', '.join(lost[:2])}{' …' if len(lost) > 2 else ''}", title, missing=True))
-    s = cell.settings
-    if s.reference:
-        label = variants[s.reference].label if s.reference in variants else s.reference
-        chips.append(_Chip("reference", label, "What the others are compared with", field="reference"))
-    if s.order is Order.RACE:
-        chips.append(_Chip("", "race", "All variants at once: the speeds are shared", field="order"))
-    if len(cell.pictures) > 1:
-        scope = "one question each" if cell.gallery else "one question"
-        images = f"{len(cell.pictures)} images, {scope}"
-        chips.append(_Chip("", images, "Click to change", do="gallery", field="off" if cell.gallery else "on"))
-    if cell.blind:
-        chips.append(
-            _Chip("", "names hidden until you vote", "Click to show them from now on", do="blind", field="off")
-        )
-    sampling = f"temperature {s.temperature:g}" if s.temperature else "greedy"
-    chips.append(_Chip("", sampling, "How the next token is chosen", field="sampling"))
-    if s.max_tokens:
-        chips.append(_Chip("max", str(s.max_tokens), "Tokens of an answer at most", field="sampling"))
-    if s.reasoning_tokens is not None:
-        chips.append(_Chip("reasoning", str(s.reasoning_tokens), "Tokens of the reasoning at most", field="sampling"))
-    if s.n_ctx:
-        chips.append(_Chip("context", f"{s.n_ctx:,}", "Tokens that fit in the context", field="sampling"))
-    for label, values, title in _budgets(s):
-        if values:
-            chips.append(_Chip(label, ", ".join(map(str, values)), title, field="sampling"))
-    if s.cold:
-        chips.append(_Chip("", "cold prompts", "Images are encoded and prompts read whole", field="sampling"))
-    if s.json_schema is not None or s.grammar is not None:
-        form = "a grammar" if s.grammar is not None else "a JSON schema"
-        chips.append(_Chip("answers keep to", form, "llama.cpp's sampler allows nothing else", field="sampling"))
-    if s.system is not None:
-        chips.append(_Chip("system:", _shortened(s.system) or "empty", s.system, field="sampling"))
-    if s.image_place is ImagePlace.BEHIND:
-        chips.append(_Chip("", "image behind the prompt", "Where the image stands", field="sampling"))
-    for name, value in (s.template_variables or {}).items():
-        chips.append(_Chip(f"{name}:", _shortened(json.dumps(value)), _OTHERS.get(name, _VARIABLE), field="sampling"))
-    chips.append(
-        _Chip(
-            "chat template:",
-            "custom" if s.chat_template else "the model's own",
-            "How the chat is written out",
-            field="sampling",
-        )
-    )
-    return chips

@@ -20,6 +20,7 @@ from playground.rendering import answer_markup, number_format, plots
 from playground.rendering.templating import markup
 from playground.values.answer import Branch, Candidate, ComparisonUpdate, Metrics, Pane, PaneState, TokenScore
 from playground.values.files import Variant
+from playground.values.texts import shortened_line
 
 _ICONS = {
     PaneState.QUEUED: "○",
@@ -291,7 +292,7 @@ def _view(
         # An answer that shares little is easier to read without what it replaces.
         kept = sum(len(after) for kind, _, after in changes if kind == "equal")
         if not kept or kept < len(pane.text) / 2:
-            changes, instead = None, _shortened(reference.text)
+            changes, instead = None, shortened_line(reference.text, _REFERENCE_CHARACTERS)
     phases = [
         _PhaseShare(name, seconds, 100 * seconds / longest)
         for name, seconds in _phases(pane.metrics).items()
@@ -328,11 +329,6 @@ def _branch_view(pane: Pane, branch: Branch, reference: Pane | None) -> _BranchV
         start = begins[sum(1 for score in written.scores[: branch.at] if score.text)]
         before, after = written.text[: max(0, start)], written.text[max(0, start + len(token)) :]
     return _BranchView(branch, verdict, agrees, token, instead, before, after)
-
-
-def _shortened(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _REFERENCE_CHARACTERS else f"{words[:_REFERENCE_CHARACTERS]} …"
 
 
 def _runs(pane: Pane, changes: Sequence[tuple[str, str, str]]) -> list[_TextSpan]:

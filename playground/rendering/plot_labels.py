@@ -51,7 +51,7 @@ def labels(
 ) -> list[PlotLabel]:
     """One for each mark. `rise`: how far above the middle of its mark a label stands at best."""
     taken = [Area(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in marks]
-    found: dict[int, PlotLabel] = {}
+    label_of: dict[int, PlotLabel] = {}
     for n in sorted(range(len(marks)), key=lambda n: (marks[n][1], marks[n][0])):
         x, y = marks[n]
         width = _CHARACTER * len(texts[n])
@@ -62,8 +62,8 @@ def labels(
         box, shift, flipped = next(free, (_place(x, middle, width, 0, flipped=outside), 0, outside))
         taken += [box] if width else []
         at = x - _BESIDE if flipped else x + _BESIDE
-        found[n] = PlotLabel(round(at, 1), round(middle + shift + _UP, 1), flipped, shift != 0 and width > 0)
-    return [found[n] for n in range(len(marks))]
+        label_of[n] = PlotLabel(round(at, 1), round(middle + shift + _UP, 1), flipped, shift != 0 and width > 0)
+    return [label_of[n] for n in range(len(marks))]
 
 
 def _places(x: float, middle: float, width: float) -> Iterator[tuple[Area, float, bool]]:

@@ -73,8 +73,8 @@ class QuestionActions:
         with self._library.writing():
             notebook = self._library.own(key)
             now = self._view.compare_cell(notebook, cell)
-            asked = _questions_of(now)
-            questions = replace(asked, source=source, name=name[:200])
+            before = _questions_of(now)
+            questions = replace(before, source=source, name=name[:200])
             written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), problems=problems[:10])
@@ -92,8 +92,8 @@ class QuestionActions:
         with self._library.writing():
             notebook = self._library.own(key)
             now = self._view.compare_cell(notebook, cell)
-            asked = _questions_of(now)
-            questions = replace(asked, pack="", pack_name="")
+            before = _questions_of(now)
+            questions = replace(before, pack="", pack_name="")
             if pack is not None:
                 limits = pack.record.limits(questions.plan)
                 questions = replace(questions, pack=pack.digest, pack_name=name[:200], plan=limits)
@@ -123,10 +123,10 @@ class QuestionActions:
             source = self._library.questions.keep(zipped)
         with self._library.writing():
             now = self._view.compare_cell(notebook, cell)
-            asked = _questions_of(now)
-            plan = replace(asked.plan, accuracy=True)
+            before = _questions_of(now)
+            plan = replace(before.plan, accuracy=True)
             name = f"{n} marked question{'s' if n > 1 else ''}"
-            questions = replace(asked, source=source, name=name, n=n, plan=plan)
+            questions = replace(before, source=source, name=name, n=n, plan=plan)
             written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
         return replace(self._view.changed(key, written), notice=_without_right(without) or UNSET)
@@ -192,11 +192,11 @@ class QuestionActions:
         name = drawn.sample.words if drawn.sample else drawn.name
         with self._library.writing():
             now = self._view.compare_cell(notebook, cell)
-            asked = _questions_of(now)
-            plan = replace(asked.plan, accuracy=any(item.answers for item in drawn.items))
+            before = _questions_of(now)
+            plan = replace(before.plan, accuracy=any(item.answers for item in drawn.items))
             if known is not None:
                 plan = replace(plan, max_tokens=known.max_tokens)
-            questions = replace(asked, source=source, name=name[:200], n=len(drawn.items), plan=plan)
+            questions = replace(before, source=source, name=name[:200], n=len(drawn.items), plan=plan)
             written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
         notice = "" if known else f"The columns were guessed. The first question: {drawn.items[0].question[:300]}"

@@ -55,8 +55,8 @@ class Uploads:
         now = time.time() if now is None else now
         with self._lock:
             self._needed = [other for other in self._needed if other.ended is None or now - other.ended < _NEEDED_S]
-            mine = sum(other.bytes for other in self._needed if other.who == who)
-            if mine + upload.bytes > self._limit // 2:
+            own = sum(other.bytes for other in self._needed if other.who == who)
+            if own + upload.bytes > self._limit // 2:
                 raise Busy(
                     f"Busy: one person can upload {self._limit // 2 // _MB:,} MB in two minutes. Try again in a moment."
                 )
