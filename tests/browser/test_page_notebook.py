@@ -676,7 +676,7 @@ def test_exports_when_downloaded_then_each_file_holds_the_notebook(
     assert texts(page) == before
     assert cell(page).locator(".vp-verdict").all_text_contents() == verdicts
     expect(cell(page).locator(".vp-pictures img")).to_have_js_property("naturalWidth", 192)
-    order(page, "A **note**", "What do you see?")
+    order(page, "A note", "What do you see?")
 
     with report(browser, files["html"]) as shown:
         expect(shown.locator(".vp-asked img")).to_have_js_property("naturalWidth", 192)
