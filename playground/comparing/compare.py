@@ -491,7 +491,9 @@ class _ComparisonRun:
                 fields["state"] = PaneState.WRITING
             self._panes.set(variant.id, **fields)
 
-        answer = self._endpoints.ask(variant.endpoint, question, stop=self._wanted(variant), on_text=show)
+        answer = self._endpoints.ask(
+            variant.endpoint, question, who=self._pool.who, stop=self._wanted(variant), on_text=show
+        )
         self._panes.set(
             variant.id,
             state=PaneState.DONE,

@@ -38,7 +38,7 @@ def ask_each(
             n_candidates,
         )
         try:
-            return endpoints.ask(endpoint, question, stop=steps.stop)
+            return endpoints.ask(endpoint, question, who=steps.lab.pool.who, stop=steps.stop)
         except Failure as error:
             return error
 

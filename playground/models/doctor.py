@@ -272,7 +272,7 @@ def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -
                 Level.DOUBTFUL, "family",
                 f"{sizes} this combination is untested: a projector of type '{name}' is made for {made_for}; this "
                 f"language model is {arch[:_SHORT]}.",
-                "Run the look test: if the answers do not change with the picture, the pair is blind.",
+                "Run the look test: if the answers do not change with the picture, the pair ignores it.",
             )  # fmt: skip
             return
         if around := _lacking_tokens(model, kind.around):

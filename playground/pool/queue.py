@@ -12,6 +12,7 @@ from threading import Condition
 from playground.errors import Busy, Interrupted
 from playground.pool import turn_order
 from playground.pool.turn_order import Places
+from playground.pool.used_time import UsedTime
 from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import QueuedRun, host_of, machine_of
 
@@ -55,7 +56,7 @@ class Queue:
         self._most_per_person = most_per_person
         self._changed = Condition()
         self._tickets: list[Ticket] = []
-        self._used: dict[str, tuple[float, float]] = {}  # by person: seconds, and when
+        self._used = UsedTime()
         self._counted_at = time.monotonic()  # up to when the running tickets' time is counted
         self._closed = False
 
@@ -123,7 +124,7 @@ class Queue:
             waiting, _ = self._waiting()
             rivals = [run for run in waiting if any(set(option) & set(places) for option in run.load_s)]
             waited_s = time.monotonic() - since
-            used = {**self._used_by_all(), who: self._used_s(who, time.monotonic())}
+            used = {**self._used_by_all(), who: self._used.of(who, time.monotonic())}
             if self._closed or not turn_order.may_join(who, waited_s, rivals, used):
                 return None
             self._count()
@@ -135,10 +136,7 @@ class Queue:
         with self._changed:
             self._count()
             self._tickets.remove(ticket)
-            if ticket.used_s and ticket.who:
-                now = time.monotonic()
-                self._used[ticket.who] = self._used_s(ticket.who, now) + ticket.used_s, now
-                self._used = {who: used for who, used in self._used.items() if self._used_s(who, now) > 0.1}
+            self._used.add(ticket.who, ticket.used_s, time.monotonic())
             self._changed.notify_all()
 
     def is_wanted(self, places: Places) -> bool:
@@ -221,12 +219,7 @@ class Queue:
         return waiting, by_name
 
     def _used_by_all(self) -> dict[str, float]:
-        now = time.monotonic()
-        return {who: self._used_s(who, now) for who in {ticket.who for ticket in self._tickets} if who}
-
-    def _used_s(self, who: str, now: float) -> float:
-        seconds, at = self._used.get(who, (0.0, now))
-        return turn_order.decayed(seconds, now - at)
+        return self._used.of_all((ticket.who for ticket in self._tickets), time.monotonic())
 
 
 def _present(options: list[Places], held: HeldPlaces) -> list[Places]:

@@ -288,7 +288,7 @@ def test_pair_when_of_equal_width_and_two_families_then_unproven_and_the_look_te
         "The sizes match, but this combination is untested: a projector of type 'gemma3' is made for gemma3; this "
         "language model is qwen3."
     )
-    assert finding.remedy.startswith(f"{LOOK}: if the answers do not change with the picture, the pair is blind")
+    assert finding.remedy.startswith(f"{LOOK}: if the answers do not change with the picture, the pair ignores it")
     nameless = language(tmp_path, "qwen3", 2560, also={".embedding_length": "2560"})
     assert diagnose(nameless, gemma)[0].text.startswith(
         "The sizes cannot be compared, and this combination is untested"

@@ -39,7 +39,7 @@ def begin(turns: ExitStack, runs: Queue, who: str) -> None:
 
 
 def used(runs: Queue, clock: SimpleNamespace, who: str) -> float:
-    return runs._used_s(who, clock.s)
+    return runs._used.of(who, clock.s)
 
 
 def test_join_when_nobody_waits_then_both_run_and_share_the_time(

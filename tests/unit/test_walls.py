@@ -100,7 +100,7 @@ SUPPORT = "playground.support."
 STACK: list[tuple[str, tuple[str, ...]]] = [
     ("playground.models", (SUPPORT, *VALUES)),
     ("playground.pool", (PROTOCOL, "playground", SUPPORT, *VALUES)),
-    ("playground.endpoints", VALUES),
+    ("playground.endpoints", ("playground.pool.turn_order", "playground.pool.used_time", *VALUES)),
     ("playground.comparing", ("playground.endpoints.", "playground.pool.", PROTOCOL, SUPPORT, *VALUES)),
     (
         "playground.measuring",

@@ -245,6 +245,40 @@ def test_question_when_all_places_are_taken_then_it_waits_and_can_be_stopped(box
     assert stopped.is_set()
 
 
+def test_questions_when_one_person_has_asked_already_then_another_persons_comes_first(box: EndpointServer) -> None:
+    endpoints = Endpoints([box.endpoint(at_once=1)])
+    texts: list[str] = []  # whose answers they are, in their order
+
+    def waits(reply: Reply) -> None:
+        reply.head()
+        reply.piece("a ")
+        reply.server.go_on.wait()
+        reply.piece("cat", end="stop")
+
+    def ask(who: str, label: str, seen: Event) -> None:
+        def stop() -> bool:  # looked at where the question waits, too
+            seen.set()
+            return False
+
+        def on_text(answer: EndpointAnswer) -> None:
+            texts.append(label)
+            seen.set()
+
+        endpoints.ask("box", ASKED, who=who, stop=stop, on_text=on_text)
+
+    box.answer = waits
+    box.go_on.clear()
+    with ThreadPoolExecutor(3) as threads:
+        asked = []
+        for who, label in (("ann", "ann's first"), ("ann", "ann's second"), ("bob", "bob's")):
+            asked.append(threads.submit(ask, who, label, seen := Event()))
+            assert seen.wait(60)
+        box.go_on.set()
+        for each in asked:
+            each.result()
+    assert list(dict.fromkeys(texts)) == ["ann's first", "bob's", "ann's second"]
+
+
 def test_logprobs_when_given_then_scores_and_invalid_ones_are_left_out(box: EndpointServer) -> None:
     def gives(first: float, top: list[tuple[str, float]]) -> Answer:
         def answer(reply: Reply) -> None:
