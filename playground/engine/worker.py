@@ -125,34 +125,40 @@ class RequestServer:
         assert self._language is not None
         return self._language
 
+    def _load_language(self, request: LoadLanguage) -> Loaded:
+        started = time.perf_counter()
+        self._importance = Importance() if request.observe else None
+        self._language = LanguageModel(
+            request.model, n_gpu_layers=request.runtime.n_gpu_layers, importance=self._importance
+        )
+        loaded = time.perf_counter()
+        self._language.prepare(request.runtime, sequences=request.sequences, kv_unified=request.kv_unified)
+        return Loaded(loaded - started, time.perf_counter() - loaded, self._language.n_ctx_train)
+
+    def _load_vision(self, request: LoadVision) -> Loaded:
+        started = time.perf_counter()
+        self._importance = Importance() if request.observe else None
+        self._vision = VisionModel(
+            request.projector,
+            request.model,
+            use_gpu=request.use_gpu,
+            n_threads=request.n_threads,
+            image_tokens=(request.image_min_tokens, request.image_max_tokens),
+            importance=self._importance,
+            inputs=EncoderInputs() if request.keep_inputs else None,
+        )
+        loaded = time.perf_counter()
+        if request.use_gpu and loading.GPU_OFFLOAD:
+            self._vision.warm_up()
+        warmup_s = time.perf_counter() - loaded
+        return Loaded(loaded - started, warmup_s, self._vision.n_ctx_train, self._vision.plan)
+
     def _answer(self, request: AnyRequest) -> Reply:
         match request:
             case LoadLanguage():
-                started = time.perf_counter()
-                self._importance = Importance() if request.observe else None
-                self._language = LanguageModel(
-                    request.model, n_gpu_layers=request.runtime.n_gpu_layers, importance=self._importance
-                )
-                loaded = time.perf_counter()
-                self._language.prepare(request.runtime, sequences=request.sequences, kv_unified=request.kv_unified)
-                return Loaded(loaded - started, time.perf_counter() - loaded, self._language.n_ctx_train)
+                return self._load_language(request)
             case LoadVision():
-                started = time.perf_counter()
-                self._importance = Importance() if request.observe else None
-                self._vision = VisionModel(
-                    request.projector,
-                    request.model,
-                    use_gpu=request.use_gpu,
-                    n_threads=request.n_threads,
-                    image_tokens=(request.image_min_tokens, request.image_max_tokens),
-                    importance=self._importance,
-                    inputs=EncoderInputs() if request.keep_inputs else None,
-                )
-                loaded = time.perf_counter()
-                if request.use_gpu and loading.GPU_OFFLOAD:
-                    self._vision.warm_up()
-                warmup_s = time.perf_counter() - loaded
-                return Loaded(loaded - started, warmup_s, self._vision.n_ctx_train, self._vision.plan)
+                return self._load_vision(request)
             case Encode():
                 assert self._vision is not None
                 return self._vision.encode(
