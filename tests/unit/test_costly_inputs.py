@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -44,6 +45,17 @@ def test_markdown_when_made_to_be_slow_then_shown_within_seconds(render: Callabl
 @pytest.mark.thorough
 def test_markdown_when_a_long_note_has_many_links_then_they_are_links() -> None:
     assert str(markdown.render("See [a](https://b.c).\n\n" * 5000)).count("<a href") == 5000
+
+
+def test_note_when_it_has_images_and_links_to_scripts_then_nothing_is_fetched_and_none_is_a_link() -> None:
+    note = "![a](https://example.org/a.png) ![b][r]\n\n[r]: http://example.org/b.png\n\n" + " ".join(
+        f"[x]({scheme}:alert(1))"
+        for scheme in ("javascript", "JAVASCRIPT", "vbscript", "data", "java&#115;cript", "file")
+    )
+    html = markdown.render(note)
+    assert "<img" not in html
+    assert not re.search(r"""(src|href)=["'](?!https?:)""", html, re.IGNORECASE)
+    assert "[x](javascript:alert(1))" in html, "it is shown as it was written"
 
 
 @pytest.mark.parametrize(

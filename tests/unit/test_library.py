@@ -342,6 +342,28 @@ def test_sweep_when_it_deletes_then_others_write_and_what_they_use_meanwhile_sta
     assert library.pictures.png(RED.sha256) is None
 
 
+def test_limits_when_reached_then_a_notebook_a_cell_or_an_image_more_is_refused(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("playground.notebooks.library.MAX_CELLS", 3)
+    monkeypatch.setattr("playground.notebooks.library.MAX_NOTEBOOKS", 2)
+    me, _ = library.browser(None)
+    notebook = library.create(me, "One", [WholeCell(NoteCell("", str(n))) for n in range(3)])
+    with pytest.raises(BadInput, match="at most 3 cells"):
+        library.add(notebook.id, NoteCell("", "one more"), None)
+    assert len(library.own(notebook.id).cells) == 3
+    library.create(me, "Two")
+    with pytest.raises(BadInput, match="2 notebooks already"):
+        library.create(me, "Three")
+    assert len(library.browser(me)[1]) == 2
+    pictures = tuple(msgspec.structs.replace(picture(RED), sha256=f"{n:064x}") for n in range(17))
+    other, _ = library.browser(None)
+    empty = library.create(other, "Other")
+    library.add(empty.id, compare_cell(pictures=pictures[:16]), None)
+    with pytest.raises(BadInput, match="At most 16 images"):
+        library.add(empty.id, compare_cell(pictures=pictures), None)
+
+
 @pytest.mark.thorough
 def test_picture_when_imported_then_it_has_to_be_what_its_name_says(library: Library, tmp_path: Path) -> None:
     broken = bytearray(png(RED))
