@@ -36,6 +36,7 @@ def surroundings(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> It
         "RAY_USAGE_STATS_ENABLED": "0",
         "PLAYGROUND_CACHE_DIR": str(folder / "cache"),  # of the agents: the page's settings are given in the tests
         "PLAYGROUND_COPIES_BYTES": "60000000",
+        "PLAYGROUND_MEMORY_BUDGET_BYTES": "1000000000000",  # so that only what is left of the memory bounds it
         "PYTHONPATH": str(Path(__file__).parents[2]),
         **hub.environment(folder / "hf"),
     }
