@@ -32,7 +32,6 @@ def test_app_when_the_file_is_wrong_then_it_ends_with_2_and_no_traceback(
         env=os.environ | {"PLAYGROUND_CONFIG": str(config)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert process.returncode == 2
     assert "Unknown key 'max_pains' in " in process.stderr
