@@ -153,7 +153,9 @@ def _title(name: str) -> str:
 
 
 def _program(mtmd_cli: Path, model: Path, projector: Path, *, gpu: bool) -> list[object]:
-    program = [mtmd_cli, "-m", model, "--mmproj", projector, "-c", N_CTX, "-b", 512, "-ub", 512, "-n", N_TOKENS + _MORE]
+    stretch = 1024 if gpu else 512  # tokens of an image that the app decodes at once
+    sizes = ["-c", N_CTX, "-b", stretch, "-ub", stretch, "-n", N_TOKENS + _MORE]
+    program = [mtmd_cli, "-m", model, "--mmproj", projector, *sizes]
     places = ["-ngl", 999] if gpu else ["-ngl", 0, "--no-mmproj-offload"]
     return [*program, "--temp", 0, "-fa", "on", "-t", 1, "--no-warmup", *places]
 

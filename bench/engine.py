@@ -23,6 +23,7 @@ from playground.engine import protocol
 from playground.models.catalog import Catalog
 from playground.pool.budgets import PoolLimits
 from playground.pool.pool import Pool
+from playground.pool.sensors import LocalSensors
 from playground.pool.worker_spec import language_spec, vision_spec
 from playground.quantizing.quantizer import quantize_file
 from playground.support.result_cache import ResultCache
@@ -88,15 +89,17 @@ def prepare(
 ) -> Bench:
     """Write the pair, quantize its language model, and make the picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = pairs.write_llava(folder, name=f"bench-{size}", **SIZES[size])
+    model, projector = folder / f"bench-{size}-F16.gguf", folder / f"mmproj-bench-{size}-F16.gguf"
+    if not (model.exists() and projector.exists()):
+        pairs.write_llava(folder, name=f"bench-{size}", **SIZES[size])
     store = Catalog(folder / "cache", None)
-    variants = [store.open_pair(files.model, files.projector)]
+    variants = [store.open_pair(model, projector)]
     with contextlib.closing(Pool.open()) as pool:
         for quantization in quantizations:
             target = folder / f"bench-{size}-{quantization}.gguf"
             if not target.exists():
-                quantize_file(files.model, target, quantization, pool, Half.MODEL)
-            variants.append(store.open_pair(target, files.projector))
+                quantize_file(model, target, quantization, pool, Half.MODEL)
+            variants.append(store.open_pair(target, projector))
     store.close()
     bench = Bench(folder, tools, tuple(variants), folder / "picture.ppm", gpu, threads)
     noise = bench.picture(0)
@@ -108,7 +111,7 @@ def prepare(
 def fresh_lab(limits: PoolLimits | None = None) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(
-            Pool.open(limits),
+            Pool.open(limits, sensors=LocalSensors(os.environ.get("CUDA_VISIBLE_DEVICES"))),
             EmbeddingCache(Path(folder), 2**30, "bench"),
             ResultCache(Path(folder) / "results", "bench"),
         )

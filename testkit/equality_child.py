@@ -96,6 +96,13 @@ def upstream(
     return logits, tokens
 
 
+def warm_up(model: LanguageModel, prompt: EncodedPrompt) -> None:
+    """As on a GPU, where the first prompt of a Qwen2-VL was refused: values of the warm-up were NaN."""
+    model.prepare(RUNTIME, prompt)
+    assert model._context is not None
+    model._context.warm_up_image(model.n_embd)
+
+
 def logits_of(model: LanguageModel, prompt: EncodedPrompt) -> list[float]:
     model.prepare(RUNTIME, prompt)
     context = model._context
@@ -141,6 +148,7 @@ def main() -> None:
 
     fresh = LanguageModel(model_path, n_gpu_layers=-1 if gpu else 0)
     expected_logits, expected = upstream(model_path, projector_path, prompt.rendered, [image], gpu=gpu)
+    warm_up(fresh, prompt)
     logits = logits_of(fresh, prompt)
     tokens, _ = answer(fresh, prompt)
     two_logits, two_expected = upstream(model_path, projector_path, two.rendered, [image, other], gpu=gpu)

@@ -50,9 +50,10 @@ def _made(folder: Path, source: Path, name: str, *, keep: bool) -> bool:
         return True
     model.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
         environment = os.environ | {
             "LLAMA_CPP": str(source.resolve()), "CHECKPOINTS": temporary, "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }  # fmt: skip
         checkpoint = Path(temporary) / name
         options = ["--outtype", "f16", "--model-name", f"toy-{name}"]

@@ -18,6 +18,8 @@ from playground.values.request import Runtime, Sampling
 
 # Prompts that wait in the worker, so that a free sequence need not wait for the pipe, and as many on this side of it.
 _AHEAD = 2
+# Of embeddings that wait in the worker. Answers of one length end together: then as many prompts are wanted at once.
+_AHEAD_BYTES = 2**28
 CELLS = 256  # llama.cpp rounds a context up to a multiple
 
 
@@ -164,7 +166,8 @@ class _Prompts(Generic[J]):
     def __init__(self, joins: Iterable[J], sequences: int, wake: Callable[[], None]) -> None:
         """`wake`: has the dialogue asked when a prompt is there (contract.Worker.wake)."""
         self._left: Ahead[J] = Ahead(joins, _AHEAD, wake)
-        self._free = sequences + _AHEAD
+        self._sequences = sequences
+        self._free: int | None = None  # prompts that may be sent; None: the first one's size will tell
         self._embeddings = Embeddings()
         self._closed = False
 
@@ -177,7 +180,9 @@ class _Prompts(Generic[J]):
 
     def to_send(self) -> list[protocol.Message]:
         messages: list[protocol.Message] = []
-        while self._free and (join := self._left.next_ready()) is not None:
+        while self._free != 0 and (join := self._left.next_ready()) is not None:
+            if self._free is None:
+                self._free = self._sequences + n_ahead(join.prompt, self._sequences)
             self._free -= 1
             messages.append(msgspec.structs.replace(join, prompt=self._embeddings.without_sent(join.prompt)))
         if self._left.ended and not self._closed:
@@ -189,7 +194,14 @@ class _Prompts(Generic[J]):
         raise NotImplementedError
 
     def ended(self) -> None:
+        assert self._free is not None, "what has ended was sent"
         self._free += 1
+
+
+def n_ahead(prompt: protocol.EncodedPrompt, sequences: int) -> int:
+    """How many prompts of this size wait in the worker."""
+    size = sum(len(chunk.embeddings) for chunk in prompt.chunks if isinstance(chunk, protocol.ImageChunk))
+    return max(_AHEAD, min(sequences, _AHEAD_BYTES // max(1, size)))
 
 
 class _Answers(_Prompts[protocol.Join]):

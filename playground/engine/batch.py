@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -35,7 +35,7 @@ from playground.engine.protocol import (
 )
 from playground.engine.sampling import TokenSampler
 from playground.engine.scoring import Scores
-from playground.engine.sequences import Row, SequenceContext
+from playground.engine.sequences import Begun, Row, SequenceContext
 from playground.errors import BadPrompt, EngineError, Interrupted, PlaygroundError
 from playground.values.reasoning import opened_by
 
@@ -120,6 +120,7 @@ class Batch:
         self._running: list[_Sequence] = []
         self._open = True
         self._full = False  # the cache has no room for more until a sequence ends
+        self._spoiled = False  # NaN may be among the cache's values
         self._steps = self._tokens = self._prefix_batches = 0
         self._prefix_s = self._decode_s = self._idle_s = 0.0
         self._newest = NewestEmbeddings()
@@ -135,6 +136,8 @@ class Batch:
         except BaseException:
             self._context.clear()
             raise
+        if self._spoiled:
+            self._context.wipe()
         seconds = time.perf_counter() - started
         return BatchEnded(
             self._steps, seconds, self._prefix_s, self._decode_s, self._idle_s, self._tokens, self._prefix_batches
@@ -186,36 +189,54 @@ class Batch:
 
     def _admit(self) -> None:
         """Let prompts join that wait, as long as there is room."""
+        if self._spoiled and not self._running:
+            self._context.wipe()
+            self._spoiled = False
         while self._waiting and self._free and not self._full and not self._cancelled.is_set():
-            started, batches = time.perf_counter(), self._context.batches
             joins = self._next_joins()
+            prompts = {number: join.prompt for number, join in joins.items()}
+            waiting = dict(joins)
             try:
-                begun = self._context.begin_together({n: join.prompt for n, join in joins.items()}, self._cancelled)
+                for begun in self._begun(prompts):
+                    for number, start in begun.items():
+                        self._run_with(waiting.pop(number), number, start)
             except Interrupted:
-                for join in joins.values():
+                for join in waiting.values():
                     self._send(SequenceEnded(join.id, "stopped"))
-                continue
             except ContextFull as error:
-                ((number, join),) = joins.items()  # with a cache for each there is room
+                ((number, join),) = waiting.items()  # with a cache for each there is room
                 self._context.end(number)
                 if not self._running:
                     self._fail(join.id, error)
                     continue
                 self._waiting.appendleft(join)  # when another one has ended
                 return
+
+    def _begun(self, prompts: Mapping[int, EncodedPrompt]) -> Iterator[dict[int, Begun]]:
+        """As they are read: the newest ones' logits are there. Raises Interrupted, EngineError."""
+        reading = self._context.begin_together(prompts, self._cancelled, to_the_end=True)
+        while True:
+            started, batches = time.perf_counter(), self._context.batches
+            begun = next(reading, None)
+            if begun is None:
+                return
+            self._context.synchronize()
             self._prefix_s += time.perf_counter() - started
             self._prefix_batches += self._context.batches - batches
-            for number, (pending, position, reused) in begun.items():
-                join, sampler = joins[number], self._model.samplers[number - 1]
-                self._free.remove(number)
-                sampling = join.sampling
-                opened = None if sampling.bound else opened_by(join.prompt.rendered)
-                vocabulary, n_candidates = self._model.vocabulary, join.n_candidates
-                answer = AnswerStream(vocabulary, sampling.stop, opened)
-                scores = Scores(vocabulary, n_candidates) if n_candidates is not None else None
-                sequence = _Sequence(join, number, sampler, answer, pending, position, reused, scores)
-                sequence.forced.extend(answer.due(sequence.budget))
-                self._running.append(sequence)
+            yield begun
+
+    def _run_with(self, join: Join, number: int, begun: Begun) -> None:
+        self._free.remove(number)
+        opened = None if join.sampling.bound else opened_by(join.prompt.rendered)
+        vocabulary, n_candidates = self._model.vocabulary, join.n_candidates
+        answer = AnswerStream(vocabulary, join.sampling.stop, opened)
+        scores = Scores(vocabulary, n_candidates) if n_candidates is not None else None
+        sampler = self._model.samplers[number - 1]
+        sequence = _Sequence(join, number, sampler, answer, begun.pending, begun.position, begun.reused, scores)
+        sequence.forced.extend(answer.due(sequence.budget))
+        self._running.append(sequence)
+        if begun.row is not None:
+            self._sample(sequence, begun.row)
 
     def _next_joins(self) -> dict[int, Join]:
         """By the number of a free sequence: with one cache for all one prompt, else as many as there are. What is wrong
@@ -226,8 +247,8 @@ class Batch:
             join, number = self._waiting.popleft(), free[len(joins)]
             try:
                 check_prompt(join.prompt, self._model, self._context, self._n_ctx)
-                sampler, in_graph = self._model.samplers[number - 1], join.n_candidates is None
-                sampler.attach(self._context.handle, join.sampling, in_graph=in_graph)
+                in_graph = join.n_candidates is None and not join.sampling.takes_largest
+                self._model.samplers[number - 1].attach(self._context.handle, join.sampling, in_graph=in_graph)
             except EngineError:
                 raise
             except PlaygroundError as error:  # of another model, too long, a grammar that llama.cpp cannot read
@@ -301,7 +322,8 @@ class Batch:
             else:
                 token = sequence.sampler.sample(self._context.handle, row)
         except NotFinite as error:
-            self._context.forget()  # its values may be NaN too
+            self._context.forget()
+            self._spoiled = True
             self._release(sequence)
             self._fail(sequence.join.id, error)
             return

@@ -132,13 +132,14 @@ class Context:
 
     def warm_up_image(self, n_embd: int) -> None:
         n = min(_USUAL_IMAGE, self._n_ubatch, self.n_ctx - 1)
-        blank = ImageChunk(0, "", n, n, False, b"", bytes(4 * n * n_embd))
+        # Not zeros: llama.cpp 0.3.36 reads no epsilon for the norms of Qwen2-VL, and zeros become NaN.
+        blank = ImageChunk(0, "", n, n, False, b"", array("f", [0.01]).tobytes() * (n * n_embd))
         try:
             self._read_image(blank, Event())
             C.llama_synchronize(self.handle)
         except EngineError:
             pass  # this model needs other positions
-        self.forget()
+        self.wipe()
 
     def read(self, prompt: EncodedPrompt, cancelled: Event) -> int:
         """Decode the prompt up to its last token's logits. Returns how many of its tokens were still in the cache.
@@ -198,6 +199,9 @@ class Context:
                 part = token_ids[start : start + step]
                 self._decode_tokens(part, cancelled, n_logits=len(part))
                 yield from map(logits, range(len(part)))
+        except finite.NotFinite:
+            self.wipe()
+            raise
         except BaseException:
             self.forget()
             raise
@@ -241,6 +245,15 @@ class Context:
         """Empty the key-value cache: the next prompt is read whole."""
         # The values stay in their cells and are masked: overwriting 2 GB of them takes 0.2 s on a CPU.
         C.llama_memory_clear(self._memory, False)
+        self._kept.clear()
+        self._n_pos = 0
+
+    def wipe(self) -> None:
+        """Empty the key-value cache of all sequences, and overwrite its values where NaN may be among them.
+
+        Attention counts a masked cell as 0 times its value, and 0 times NaN is NaN.
+        """
+        C.llama_memory_clear(self._memory, True)
         self._kept.clear()
         self._n_pos = 0
 

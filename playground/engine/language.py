@@ -333,7 +333,7 @@ class LanguageModel:
         try:
             return self._sampler.sample(context.handle)
         except NotFinite:
-            context.forget()  # its values are NaN too
+            context.wipe()
             raise
 
     def logits(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import groupby
 from queue import SimpleQueue
 from threading import Event
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from playground.engine.protocol import (
     SequenceRead,
 )
 from playground.engine.scoring import likelihoods, recorded, texts
-from playground.engine.sequences import Row
+from playground.engine.sequences import Begun, Row
 from playground.engine.vocabulary import Vocabulary
 from playground.errors import Interrupted, PlaygroundError
 from playground.values.answer import TokenDrift
@@ -162,11 +163,11 @@ class Readings:
                     joins[number] = join
                 except PlaygroundError as error:
                     self._send(failed(join.id, error))
-            for number, (pending, position, _) in self._begun(joins, readings).items():
-                ids = joins[number].token_ids
+            for number, begun in self._begun(joins, readings).items():
+                ids, n_before = joins[number].token_ids, len(begun.pending) - 1
                 self._tokens += len(ids)
-                for i, token in enumerate((*pending, *ids)):
-                    row = Row(token, position + i, number, i >= len(pending) - 1)
+                for i, token in enumerate((*begun.pending, *ids)):
+                    row = Row(token, begun.position + i, number, i >= n_before)
                     places.append(_Place(row, readings[number]))
             tasks: list[Future[None]] = []
             for stretch in self._stretches(places):
@@ -176,19 +177,20 @@ class Readings:
             _await(tasks)
             for number in range(1, 1 + len(group)):
                 self._context.end(number)
+        if any(isinstance(reading.error, finite.NotFinite) for reading in readings.values()):
+            self._context.wipe()
         for reading in readings.values():
             self._send(reading.reply())
 
-    def _begun(
-        self, joins: Mapping[int, JoinReading], readings: dict[int, _Reading]
-    ) -> dict[int, tuple[tuple[int, ...], int, int]]:
+    def _begun(self, joins: Mapping[int, JoinReading], readings: dict[int, _Reading]) -> dict[int, Begun]:
         """Decode what comes before the answers; a reading that fails is taken out. Raises Interrupted, MemoryError."""
         together = [[number] for number in joins] if self._context.key.kv_unified else [list(joins)]
-        begun: dict[int, tuple[tuple[int, ...], int, int]] = {}
+        begun: dict[int, Begun] = {}
         started, batches = time.perf_counter(), self._context.batches
         for numbers in together:
             try:
-                begun |= self._context.begin_together({n: joins[n].prompt for n in numbers}, self._cancelled)
+                for read in self._context.begin_together({n: joins[n].prompt for n in numbers}, self._cancelled):
+                    begun |= read
             except (Interrupted, MemoryError):
                 raise
             except PlaygroundError as error:
@@ -200,15 +202,27 @@ class Readings:
         return begun
 
     def _stretches(self, places: Sequence[_Place]) -> Iterator[list[_Place]]:
-        """As many tokens, and as many of them with logits, as fit into one batch."""
+        """As many tokens, and as many of them with logits, as fit into one batch.
+
+        An answer is cut only where it does not fit alone: llama.cpp computes only as many tokens of several sequences
+        together as each of them has.
+        """
+        n_batch, n_outputs = self._context.key.n_batch, self._context.n_outputs
         stretch: list[_Place] = []
         outputs = 0
-        for place in places:
-            if len(stretch) == self._context.key.n_batch or outputs + place.row.wants_logits > self._context.n_outputs:
+        for _, answer in groupby(places, lambda place: place.row.sequence):
+            whole = list(answer)
+            wanted = sum(place.row.wants_logits for place in whole)
+            fits_alone = len(whole) <= n_batch and wanted <= n_outputs
+            if stretch and fits_alone and (len(stretch) + len(whole) > n_batch or outputs + wanted > n_outputs):
                 yield stretch
                 stretch, outputs = [], 0
-            stretch.append(place)
-            outputs += place.row.wants_logits
+            for place in whole:
+                if len(stretch) == n_batch or outputs + place.row.wants_logits > n_outputs:
+                    yield stretch
+                    stretch, outputs = [], 0
+                stretch.append(place)
+                outputs += place.row.wants_logits
         if stretch:
             yield stretch
 
@@ -225,12 +239,17 @@ class Readings:
         self._steps += 1
         _await(before)
         n = self._model.vocabulary.n_tokens
-        by_reading: dict[int, tuple[_Reading, list[Any]]] = {}
-        for i, (row, reading) in enumerate(stretch):
-            if row.wants_logits:
-                logits = numpy.ctypeslib.as_array(C.llama_get_logits_ith(self._context.handle, i), (n,))
-                by_reading.setdefault(reading.id, (reading, []))[1].append(logits.copy())
-        return [pool.submit(reading.read, rows) for reading, rows in by_reading.values()]
+        readings: list[_Reading] = []
+        views: list[Any] = []
+        for _, own in groupby(enumerate(stretch), lambda place: place[1].reading.id):
+            wanted = [(i, reading) for i, (row, reading) in own if row.wants_logits]  # they follow one another
+            if wanted:
+                i, reading = wanted[0]
+                logits = C.llama_get_logits_ith(self._context.handle, i)
+                readings.append(reading)
+                views.append(numpy.ctypeslib.as_array(logits, (len(wanted), n)))
+        copies = list(pool.map(numpy.copy, views))  # the next stretch takes their place
+        return [pool.submit(reading.read, rows) for reading, rows in zip(readings, copies, strict=True)]
 
 
 def failed(id: int, error: PlaygroundError) -> SequenceRead:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -31,6 +31,15 @@ class Row(NamedTuple):
     position: int
     sequence: int
     wants_logits: bool
+
+
+class Begun(NamedTuple):
+    """A sequence whose prompt, or all of it up to its last image, is in the cache."""
+
+    pending: tuple[int, ...]  # tokens that are left to decode
+    position: int  # of the first of them, or else of the next token
+    reused: int  # tokens of the prompt that were in the cache before
+    row: int | None = None  # of the batch: its logits choose the next token; None: tokens are pending
 
 
 class _Whole(NamedTuple):
@@ -63,12 +72,8 @@ class SequenceContext(Context):
         self._has_sections = C.llama_model_rope_type(model) in (C.LLAMA_ROPE_TYPE_MROPE, C.LLAMA_ROPE_TYPE_IMROPE)
         self._mixed_ids = (ctypes.POINTER(C.llama_seq_id) * self._n_ubatch)()
 
-    def begin(self, sequence: int, prompt: EncodedPrompt, cancelled: Event) -> tuple[tuple[int, ...], int, int]:
-        """Let a sequence start with a prompt's prefix: everything up to its last image.
-
-        Returns the tokens that are left to decode, the position of their first one, and how many tokens of the prefix
-        were in the cache. Raises Interrupted, EngineError.
-        """
+    def begin(self, sequence: int, prompt: EncodedPrompt, cancelled: Event) -> Begun:
+        """Let a sequence start with a prompt up to its last image. Raises Interrupted, EngineError."""
         chunks, n = prompt.chunks, len(prompt.prefix)
         self.end(sequence)
         if self.key.kv_unified:
@@ -79,7 +84,7 @@ class SequenceContext(Context):
         self._read_chunks(chunks[kept:n], cancelled, logits=False)
         if n and self.key.kv_unified:
             C.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-        return _rest(prompt), self._n_pos, sum(map(n_tokens, chunks[:kept]))
+        return Begun(_rest(prompt), self._n_pos, sum(map(n_tokens, chunks[:kept])))
 
     def use_rows(self, rows: TokenRows, scales: Sequence[float]) -> bool:
         """Look up the text of prompts in `rows` from now on, if this model computes the same from them as from tokens.
@@ -148,54 +153,69 @@ class SequenceContext(Context):
         return _Whole(b"".join(pieces), count, sections, ends)
 
     def begin_together(
-        self, prompts: Mapping[int, EncodedPrompt], cancelled: Event
-    ) -> dict[int, tuple[tuple[int, ...], int, int]]:
-        """As `begin`, for several sequences. With a cache for each, their prefixes are decoded in as few batches as
-        they fit into."""
-        begun = {}
-        for pack in self._packs(prompts):
-            if len(pack) == 1:
-                begun[pack[0]] = self.begin(pack[0], prompts[pack[0]], cancelled)
-                continue
-            wholes = {number: self._whole(prompts[number].prefix, 0) for number in pack}
-            self._decode_pack(wholes, cancelled)
-            for number, whole in wholes.items():
-                begun[number] = _rest(prompts[number]), whole.ends[-1], 0
-        return begun
+        self, prompts: Mapping[int, EncodedPrompt], cancelled: Event, *, to_the_end: bool = False
+    ) -> Iterator[dict[int, Begun]]:
+        """As `begin`, for several sequences: those of one batch at a time. With a cache for each, as many prompts are
+        one batch as fit into it.
 
-    def _packs(self, prompts: Mapping[int, EncodedPrompt]) -> list[list[int]]:
-        packs: list[list[int]] = []
-        room = 0
+        `to_the_end`: where they can be, with what is behind the last image. The logits are there until the next ones.
+        """
+        for pack, together in self._packs(prompts, to_the_end=to_the_end):
+            if not together:
+                yield {number: self.begin(number, prompts[number], cancelled) for number in pack}
+                continue
+            chunks = {number: prompts[number].chunks if to_the_end else prompts[number].prefix for number in pack}
+            wholes = {number: self._whole(chunks[number], 0) for number in pack}
+            rows = self._decode_pack(wholes, cancelled, logits=to_the_end)
+            yield {
+                number: Begun((), whole.ends[-1], 0, rows[number])
+                if to_the_end
+                else Begun(_rest(prompts[number]), whole.ends[-1], 0)
+                for number, whole in wholes.items()
+            }
+
+    def _packs(self, prompts: Mapping[int, EncodedPrompt], *, to_the_end: bool) -> Iterator[tuple[list[int], bool]]:
+        """Sequences, and whether their prompts are one batch."""
+        pack: list[int] = []
+        room = self._n_ubatch
         for number in sorted(prompts):  # llama.cpp computes those together whose numbers follow one another
-            prefix = prompts[number].prefix
-            n = sum(map(n_tokens, prefix))
-            packs_well = not self.key.kv_unified and self._is_whole(prefix)
-            if packs_well and n <= room:
-                packs[-1].append(number)
+            prompt = prompts[number]
+            n = prompt.n_tokens if to_the_end else sum(map(n_tokens, prompt.prefix))
+            fits = not self.key.kv_unified and self._is_whole(prompt.prefix) and n <= self._n_ubatch
+            if pack and (not fits or n > room):
+                yield pack, True
+                pack, room = [], self._n_ubatch
+            if fits:
+                pack.append(number)
                 room -= n
             else:
-                packs.append([number])
-                room = self._n_ubatch - n if packs_well else 0
-        return packs
+                yield [number], False
+        if pack:
+            yield pack, True
 
-    def _decode_pack(self, wholes: Mapping[int, _Whole], cancelled: Event) -> None:
+    def _decode_pack(self, wholes: Mapping[int, _Whole], cancelled: Event, *, logits: bool) -> dict[int, int]:
+        """Returns the row of each one's last token. `logits`: of this one."""
         for number in wholes:
             self.end(number)
         self._kept.clear()
         at, total = 0, sum(whole.n for whole in wholes.values())
+        rows = {}
+        ctypes.memset(self._wants_logits, 0, total)
         for number, whole in wholes.items():
             for k, section in enumerate(whole.sections):
                 fill(self._positions, section, k * total + at)
             for i in range(at, at + whole.n):
                 self._mixed_ids[i] = self._id_of[self._number(number)]
             at += whole.n
-        ctypes.memset(self._wants_logits, 0, total)
+            rows[number] = at - 1
+            self._wants_logits[at - 1] = logits
         embeddings = b"".join(whole.embeddings for whole in wholes.values())
         batch = self._batch(total)
         batch.token, batch.seq_id = None, self._mixed_ids
         batch.embd = ctypes.cast(ctypes.c_char_p(embeddings), ctypes.POINTER(ctypes.c_float))
         with self._listening(cancelled):
             self._decode(batch, cancelled)
+        return rows
 
     def end(self, sequence: int) -> None:
         """Free the cells that no other sequence shares."""

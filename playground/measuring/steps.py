@@ -665,8 +665,8 @@ class Steps:
         Quantized values of the key-value cache need flash attention: it stays on.
         """
         runtime = self.settled(variant)
-        # On a GPU a batch of 32 tokens takes as long as one of 128, and the floor as long as all else together.
-        size = 128 if self.lab.pool.on_gpu else 32
+        # On a GPU a batch of 32 tokens takes as long as one of 256, and the floor as long as all else together.
+        size = 256 if self.lab.pool.on_gpu else 32
         batch = size if runtime.n_batch > size else size * 2
         given = runtime.flash_attention
         # The opposite of llama.cpp's own choice.

@@ -39,6 +39,12 @@ class Sampling:
         return self.temperature <= 0
 
     @property
+    def takes_largest(self) -> bool:
+        """Greedy, with nothing that changes the logits before: the next token is the largest one's."""
+        penalties = self.repeat_penalty, self.frequency_penalty, self.presence_penalty, self.dry_multiplier
+        return self.greedy and not self.bound and penalties == (1, 0, 0, 0)
+
+    @property
     def bound(self) -> bool:
         """A grammar holds from the first token on: there is no reasoning before the answer."""
         return self.grammar is not None or self.json_schema is not None

@@ -144,6 +144,22 @@ def test_prompts_when_each_has_a_cache_then_they_are_one_batch_and_compute_the_s
     assert len(set(read[True].values())) == 3
 
 
+@pytest.mark.parametrize(("kind", "steps"), [("mlp", 2), ("qwen2vl", 2), ("gemma3", 3)])
+def test_prompt_when_it_is_one_batch_then_that_batch_chooses_the_first_token(
+    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str, steps: int
+) -> None:
+    variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
+    prompt = steps_of(parts, variant, 3).prompt(variant, items_of(1)[0])
+    runtime, sampling = Runtime(n_ctx=batch.own_cells([prompt], 3, 3)), Sampling(max_tokens=3)
+    answers: list[BatchAnswer | PlaygroundError] = []
+    with parts.pool.lease(language_spec(variant.model, runtime, sequences=3, kv_unified=False)) as lease:
+        ended = batch.answer_all(
+            lease, [prompt], sampling, runtime, 3, None, lambda _, a: answers.append(a), lambda: False, kv_unified=False
+        )
+    assert [len(answer.token_ids) for answer in answers if isinstance(answer, BatchAnswer)] == [3]
+    assert ended.steps == steps
+
+
 def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(parts: Parts) -> None:
     (variant,) = parts.catalog.choose(["F16"], ["F16"])
     steps = steps_of(parts, variant, 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,29 @@ def test_model_when_its_logits_are_nan_then_every_request_says_so_and_the_worker
         with pytest.raises(EngineError, match="outputs are NaN or infinite"):
             worker.request(request)
     assert isinstance(worker.ping(), protocol.Pong)
+
+
+def test_cache_when_a_prompt_gave_nan_then_later_answers_are_those_of_a_fresh_one(
+    files: pairs.PairFiles, worker: WorkerProcess
+) -> None:
+    """The values of masked cells count as 0 times themselves: NaN would stay NaN."""
+    runtime = replace(RUNTIME, flash_attention=False)
+    fresh = pairs.write_pair("mlp", Path(files.model).parent / "fresh")
+    worker.request(protocol.LoadLanguage(str(fresh.model), runtime))
+    sampling = Sampling(max_tokens=4)
+
+    def answer(prompt: protocol.EncodedPrompt) -> list[int]:
+        tokens: list[int] = []
+        request = protocol.Generate(prompt, sampling, runtime, cold=True)
+        worker.request(request, on_chunk=lambda chunk: tokens.extend(chunk.token_ids))
+        return tokens
+
+    before = answer(PROMPT)
+    image = protocol.ImageChunk(0, "nan", 200, 200, False, b"", numpy.full((200, 256), numpy.nan, "float32").tobytes())
+    text = protocol.TextChunk((6, 7))
+    with pytest.raises(EngineError, match="outputs are NaN or infinite"):
+        answer(protocol.EncodedPrompt((*PROMPT.chunks, image, text), 256, "", 0.0, None))
+    assert answer(PROMPT) == before
 
 
 def test_projector_when_its_embeddings_are_nan_then_an_error_after_a_second_encode(
