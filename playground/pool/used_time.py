@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from playground.pool.turn_order import decayed
 
-_LEAST_S = 0.1  # what is remembered
+_LEAST_S = 0.001  # what is remembered
 
 
 class UsedTime:
