@@ -81,14 +81,18 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first and the shortest last, so that both processes (Makefile) end at once."""
+    """The files that take longest first and the shortest last, so that both processes (Makefile) end at once.
+
+    The first and the third go to one process, the second and the fourth to the other: a browser that has to be read
+    from the disk took 24 seconds to start, and both waited for it.
+    """
     longest = (
         "test_page_notebook",
+        "test_measure",
         "test_page",
+        "test_pool",
         "test_page_models",
         "test_page_lab",
-        "test_measure",
-        "test_pool",
         "test_batch",
         "test_other_origins",
         "test_page_inspect",

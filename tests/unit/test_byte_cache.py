@@ -171,6 +171,7 @@ def test_process_when_it_has_no_files_left_then_nothing_is_taken_for_missing(fol
     late.close()
 
 
+@pytest.mark.thorough
 def test_database_when_locked_then_read_and_not_written(folder: Path, cache: BytesCache) -> None:
     with sqlite3.connect(folder / "cache.db") as other:
         other.execute("BEGIN EXCLUSIVE")

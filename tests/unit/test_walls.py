@@ -210,6 +210,7 @@ def test_tests_when_something_is_imported_from_them_then_nobody_did(room: str) -
     assert [name_of(path) for path in files if pattern.search(path.read_text())] == []
 
 
+@pytest.mark.thorough
 def test_unit_tests_when_imported_then_without_gradio() -> None:
     """`make quick` imports what these import; Gradio takes seconds."""
     files = dict(zip(MODULES, FILES, strict=True))
