@@ -75,7 +75,8 @@ def behind(who: str) -> tuple[bytes, bytes]:
 def door(settings: Settings) -> dict[str, Any]:
     """What gr.Blocks.launch has to know of the login. It then lets nobody in to the page, its events and the API."""
     if settings.login is Login.PASSWORD:
-        return {"auth": lambda name, password: _is_right(settings, name, password), "auth_message": "Log in."}
+        message = _NAME_IS_GIVEN if settings.password is None else _NAME_IS_CHOSEN
+        return {"auth": lambda name, password: _is_right(settings, name, password), "auth_message": message}
     if settings.login is Login.HUGGINGFACE:
         return {"auth_dependency": lambda request: _let_in(settings, request), "auth_message": _PLEASE}
     return {}
@@ -98,6 +99,8 @@ def routes(settings: Settings) -> list[BaseRoute]:
     return [Route(_ENTER, enter)] if settings.login is Login.HUGGINGFACE else []
 
 
+_NAME_IS_GIVEN = "Log in with the name and the password that you were given."
+_NAME_IS_CHOSEN = "Choose a name, and enter the password that you were given."
 _PLEASE = "Log in with your Hugging Face account to use this playground."
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">\
 <meta name="viewport" content="width=device-width"><title>VLM Quant Playground</title>\

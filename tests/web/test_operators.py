@@ -118,7 +118,8 @@ def test_api_when_nobody_has_logged_in_then_no_address_answers(demo: WebApp, met
     body = {"session_hash": "x", "event_id": "y", "fn_index": 0, "data": []} if method == "POST" else None
     reply = httpx.request(method, f"{demo.url}/gradio_api/{path}", json=body)
     assert reply.status_code == 401
-    assert reply.json()["detail"] == {"error": "Not authenticated", "auth_message": "Log in."}
+    message = "Log in with the name and the password that you were given."
+    assert reply.json()["detail"] == {"error": "Not authenticated", "auth_message": message}
 
 
 def test_body_when_nobody_has_logged_in_then_it_is_not_waited_for(demo: WebApp) -> None:
@@ -360,8 +361,9 @@ def test_person_when_logged_in_then_the_name_else_the_open_page() -> None:
      ("an\nna", "geheim", False), ("anna", "geheim ", False), ("anna", "", False)],
 )  # fmt: skip
 def test_password_when_it_is_one_for_all_then_any_name_goes_with_it(name: str, password: str, right: bool) -> None:
-    auth = login.door(Settings(login="password", password="geheim"))["auth"]
-    assert auth(name, password) is right
+    door = login.door(Settings(login="password", password="geheim"))
+    assert door["auth"](name, password) is right
+    assert door["auth_message"] == "Choose a name, and enter the password that you were given."
 
 
 def test_door_when_no_login_is_wanted_then_there_is_none() -> None:
