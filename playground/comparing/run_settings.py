@@ -11,7 +11,7 @@ import msgspec
 
 from playground.errors import BadInput
 from playground.values.overrides import CacheType
-from playground.values.request import ImagePlace, Order, PromptForm, Remedy, Runtime, Sampling
+from playground.values.request import USUAL_FORM, ImagePlace, Order, PromptForm, Remedy, Runtime, Sampling
 
 
 class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return replace(Runtime(), **self._given(Runtime))
 
     def prompt_form(self) -> PromptForm:
-        return replace(PromptForm(), **self._given(PromptForm))
+        return replace(USUAL_FORM, **self._given(PromptForm))
 
     def over(self, other: Mapping[str, Any]) -> RunSettings:
         """The same, with the settings of `other` where this has none."""

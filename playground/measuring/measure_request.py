@@ -11,19 +11,13 @@ import msgspec
 from playground.errors import BadInput
 from playground.measuring import look_test, speed_test
 from playground.measuring.question_sets import QuestionSet, embedded
-from playground.measuring.results import (
-    MeasurementPlan,
-)
+from playground.measuring.results import MeasurementPlan
 from playground.measuring.time_left import Kind
 from playground.values.files import Variant
-from playground.values.request import PromptForm, Runtime
+from playground.values.request import USUAL_FORM, PromptForm, Runtime
 
 _ALONE = 8  # questions that are asked in a batch, and then one at a time as well
-
-
 _BATCHED_FOR_ONE = 16  # questions times variants: 8 of 32 took a third of a measurement's time (bench/README.md)
-
-
 _DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
 
@@ -35,7 +29,7 @@ class MeasureRequest(msgspec.Struct, frozen=True):
     reference: str  # a variant's id
     plan: MeasurementPlan = MeasurementPlan()
     runtime: Runtime = Runtime()
-    form: PromptForm = PromptForm()
+    form: PromptForm = USUAL_FORM
 
 
 def n_alone(n_questions: int, n_variants: int) -> int:

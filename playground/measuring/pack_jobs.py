@@ -21,7 +21,7 @@ from playground.measuring.steps import Item, Steps
 from playground.measuring.summaries import mean_kl
 from playground.measuring.time_left import Kind, TimeLeft
 from playground.values.files import ModelFile, Variant
-from playground.values.request import PromptForm, Runtime
+from playground.values.request import USUAL_FORM, Runtime
 
 
 def make_pack(
@@ -166,7 +166,7 @@ class PackJob(KeptJob):
         record = pack.record
         located, self._places = _located(record, images)
         plan = record.limits(plan)
-        form, runtime = record.form or PromptForm(), record.runtime(runtime)
+        form, runtime = record.form or USUAL_FORM, record.runtime(runtime)
         request = MeasureRequest(located, (record.reference, *variants), record.reference.id, plan, runtime, form)
         super().__init__(lab, request, stop)
         self._pack = pack

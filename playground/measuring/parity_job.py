@@ -32,7 +32,7 @@ from playground.measuring.steps import Item, Steps
 from playground.pool.worker_spec import vision_spec
 from playground.values.answer import TokenDrift
 from playground.values.files import Variant
-from playground.values.request import PromptForm, Runtime, Sampling
+from playground.values.request import USUAL_FORM, PromptForm, Runtime, Sampling
 
 
 class ParityRequest(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class ParityRequest(msgspec.Struct, frozen=True):
     dtype: str | None = None  # one of original.DTYPES; None: the most exact one that fits
     max_tokens: int = 32
     runtime: Runtime = Runtime()
-    form: PromptForm = PromptForm()
+    form: PromptForm = USUAL_FORM
 
 
 class _Question(NamedTuple):

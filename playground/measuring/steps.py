@@ -37,7 +37,6 @@ from playground.values.request import USUAL_FORM, Image, PromptForm, Runtime, Sa
 # Questions that one model answers at once at most (bench/README.md).
 _ON_GPU, _ON_CPU = 32, 16
 
-
 _MOST_LOSSES = 8  # of machines, before a measurement gives up
 _T = TypeVar("_T")
 

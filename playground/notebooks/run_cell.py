@@ -32,7 +32,7 @@ from playground.quantizing.scan_results import Scan
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.values.answer import ComparisonUpdate, PaneState
 from playground.values.files import Variant
-from playground.values.request import Image, PromptForm
+from playground.values.request import USUAL_FORM, Image, PromptForm
 
 
 def new_run(cell: CompareCell, variants: Sequence[Variant], engine: str, machine: str) -> Run:
@@ -158,7 +158,7 @@ def card_of(run: Run) -> ShipCard | None:
         command += ["--items", wanted.name] if wanted.source else ["--level", wanted.level]
         command += ["-n", str(wanted.n), "--max-tokens", str(plan.max_tokens)]
         command += ["--reasoning-tokens", str(plan.reasoning_tokens)] if plan.reasoning_tokens is not None else []
-        command += _form_options(measurement.form or PromptForm())
+        command += _form_options(measurement.form or USUAL_FORM)
     command += ["--ctx-size", str(runtime.n_ctx)] if runtime.n_ctx is not None else []
     given = run.cell.settings
     for option, chosen in (("--kv-type", given.kv_types), ("--image-tokens", given.image_tokens)):

@@ -33,7 +33,7 @@ from playground.quantizing.scan_results import BuiltRecipe, RestoredGroup, Scan,
 from playground.quantizing.uniform_baseline import UniformBaseline
 from playground.values.files import Half, Variant
 from playground.values.memory import machine_of
-from playground.values.request import PromptForm, Runtime
+from playground.values.request import USUAL_FORM, PromptForm, Runtime
 
 _ROUNDS = 3  # of searching for a recipe whose measured KL is within the limit
 # The groups' costs are not quite additive: the next round aims this much below the limit. A convention.
@@ -48,7 +48,7 @@ class ScanRequest(msgspec.Struct, frozen=True):
     questions: QuestionSet
     scan: Scan
     runtime: Runtime
-    form: PromptForm = PromptForm()  # of the questions that it measures with
+    form: PromptForm = USUAL_FORM  # of the questions that it measures with
 
 
 class _Trial(msgspec.Struct, frozen=True):
