@@ -134,7 +134,7 @@ def main() -> None:
         if arguments.what in ("encoder", "all"):
             from bench import encoder  # noqa: PLC0415
 
-            figures |= show("encoder", encoder.measure(Path(temporary), arguments.pairs))
+            figures |= show("encoder", encoder.measure(Path(temporary), arguments.pairs, gpu=arguments.gpu))
         if arguments.what in ("page", "all"):
             from bench import page  # noqa: PLC0415  needs gradio and a browser, which a GPU machine may lack
 

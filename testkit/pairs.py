@@ -321,8 +321,12 @@ def _two_layers(first: str, second: str, n_embd: int, columns: int) -> list[Tens
 # --- pairs ------------------------------------------------------------------------------------------------
 
 
-def write_pair(kind: str, folder: Path, *, seed: int = 0, special_tokens: bool = True) -> PairFiles:
+def write_pair(
+    kind: str, folder: Path, *, seed: int = 0, special_tokens: bool = True, size: VisionSize | None = None
+) -> PairFiles:
     """Write the small pair of a kind, 5 to 10 MB in all: F16 matrices, F32 norms, biases and positions.
+
+    size: of another tower; its patch has to be the kind's own.
 
     special_tokens=False leaves the tokens around images out of the vocabulary: of an idefics3 pair
     mtmd_tokenize then makes the token id -1. LLaVA-type pairs have none to leave out.
@@ -330,7 +334,7 @@ def write_pair(kind: str, folder: Path, *, seed: int = 0, special_tokens: bool =
     if kind == "mlp":
         return write_llava(folder, seed=seed)
     build, media = _BUILDERS[kind]
-    language, vision = build(TURNS + media if special_tokens else TURNS)
+    language, vision = build(TURNS + media if special_tokens else TURNS, size)
     return _write(kind, folder, f"tiny-{kind}" + ("" if special_tokens else "-bare"), language, vision, seed)
 
 
@@ -395,9 +399,9 @@ def _write(kind: str, folder: Path, name: str, language: GgufFile, vision: GgufF
     return PairFiles(kind, model, vision.write(folder / f"mmproj-{name}-F16.gguf", name, seed + 1))
 
 
-def _qwen2vl(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
+def _qwen2vl(control: tuple[str, ...], size: VisionSize | None = None) -> tuple[GgufFile, GgufFile]:
     """Any image size: a token for each 28 x 28 pixels, 8 tokens at least."""
-    size, text = VisionSize(image=224, patch=14), LanguageSize()
+    size, text = size or VisionSize(image=224, patch=14), LanguageSize()
     # How many pairs of a head's dimensions turn by time, y and x.
     sections = {"rope.dimension_sections": [8, 12, 12, 0]}
     projection = [*norm("v.post_ln", size.embd), *_two_layers("mm.0", "mm.2", text.n_embd, 4 * size.embd)]
@@ -405,12 +409,12 @@ def _qwen2vl(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
     return _language("qwen2vl", text, control, extra=sections), vision
 
 
-def _qwen3vl(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
+def _qwen3vl(control: tuple[str, ...], size: VisionSize | None = None) -> tuple[GgufFile, GgufFile]:
     """Any image size: a token for each 32 x 32 pixels, three times n_embd wide for two deepstack layers.
 
     The language model needs more layers than deepstack has: with as many, decoding an image aborts.
     """
-    size, text, deepstack = VisionSize(layer=3, image=256, patch=16), LanguageSize(n_layer=3), (0, 2)
+    size, text, deepstack = size or VisionSize(layer=3, image=256, patch=16), LanguageSize(n_layer=3), (0, 2)
     extra = {"rope.dimension_sections": [12, 10, 10, 0], "n_deepstack_layers": len(deepstack)}
     language = _language("qwen3vl", text, control, extra=extra, head_norm=True)
     projection = [
@@ -446,9 +450,9 @@ def _gemma3(
     return language, _vision("gemma3", size, text.n_embd, projection, extra={"projector.scale_factor": 2})
 
 
-def _idefics3(control: tuple[str, ...]) -> tuple[GgufFile, GgufFile]:
+def _idefics3(control: tuple[str, ...], size: VisionSize | None = None) -> tuple[GgufFile, GgufFile]:
     """Tiles of 64 x 64 pixels, 16 tokens each: two along the longer side, and then an overview."""
-    size, text = VisionSize(), LanguageSize()
+    size, text = size or VisionSize(), LanguageSize()
     fully_connected = matrix("mm.model.fc", text.n_embd, 4 * size.embd)
     projection = [_positions(size), *norm("v.post_ln", size.embd), fully_connected]
     extra = {"projector.scale_factor": 2, "preproc_image_size": 2 * size.image}

@@ -45,11 +45,6 @@ def cells(prompts: Sequence[protocol.EncodedPrompt], n_answer: int, sequences: i
     return -(-sum(map(sum, largest)) // CELLS) * CELLS
 
 
-def share_pictures(prompts: Sequence[protocol.EncodedPrompt]) -> bool:
-    """Whether most of them are about a picture that another one is about too."""
-    return 2 * len(set(map(_pictures, prompts))) <= len(prompts)
-
-
 def _pictures(prompt: protocol.EncodedPrompt) -> tuple[object, ...]:
     return tuple(c.key if isinstance(c, protocol.ImageChunk) else c.token_ids for c in prompt.prefix)
 

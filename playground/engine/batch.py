@@ -36,7 +36,7 @@ from playground.engine.protocol import (
 from playground.engine.sampling import TokenSampler
 from playground.engine.scoring import Scores
 from playground.engine.sequences import Begun, Row, SequenceContext
-from playground.errors import BadPrompt, EngineError, Interrupted, PlaygroundError
+from playground.errors import BadInput, BadPrompt, Interrupted, PlaygroundError
 from playground.values.reasoning import opened_by
 
 
@@ -213,17 +213,14 @@ class Batch:
                 return
 
     def _begun(self, prompts: Mapping[int, EncodedPrompt]) -> Iterator[dict[int, Begun]]:
-        """As they are read: the newest ones' logits are there. Raises Interrupted, EngineError."""
-        reading = self._context.begin_together(prompts, self._cancelled, to_the_end=True)
-        while True:
-            started, batches = time.perf_counter(), self._context.batches
-            begun = next(reading, None)
-            if begun is None:
-                return
+        """As they are read. Raises Interrupted, EngineError."""
+        started, batches = time.perf_counter(), self._context.batches
+        try:
+            yield from self._context.begin_together(prompts, self._cancelled, with_text=True)
             self._context.synchronize()
+        finally:
             self._prefix_s += time.perf_counter() - started
             self._prefix_batches += self._context.batches - batches
-            yield begun
 
     def _run_with(self, join: Join, number: int, begun: Begun) -> None:
         self._free.remove(number)
@@ -235,26 +232,27 @@ class Batch:
         sequence = _Sequence(join, number, sampler, answer, begun.pending, begun.position, begun.reused, scores)
         sequence.forced.extend(answer.due(sequence.budget))
         self._running.append(sequence)
-        if begun.row is not None:
-            self._sample(sequence, begun.row)
 
     def _next_joins(self) -> dict[int, Join]:
-        """By the number of a free sequence: with one cache for all one prompt, else as many as there are. What is wrong
-        with one of them ends it alone."""
-        joins: dict[int, Join] = {}
-        free = self._free[::-1][: 1 if self._context.key.kv_unified else None]
-        while self._waiting and len(joins) < len(free):
-            join, number = self._waiting.popleft(), free[len(joins)]
+        """By the number of a free sequence: with one cache for all one prompt, else as many as there are, those of one
+        length next to each other. What is wrong with one of them ends it alone."""
+        free = sorted(self._free)[: 1 if self._context.key.kv_unified else None]
+        fitting: list[Join] = []
+        while self._waiting and len(fitting) < len(free):
+            join = self._waiting.popleft()
             try:
                 check_prompt(join.prompt, self._model, self._context, self._n_ctx)
-                in_graph = join.n_candidates is None and not join.sampling.takes_largest
-                self._model.samplers[number - 1].attach(self._context.handle, join.sampling, in_graph=in_graph)
-            except EngineError:
-                raise
-            except PlaygroundError as error:  # of another model, too long, a grammar that llama.cpp cannot read
+                fitting.append(join)
+            except PlaygroundError as error:  # of another model, too long
                 self._fail(join.id, error)
-            else:
+        joins: dict[int, Join] = {}
+        for number, join in zip(free, sorted(fitting, key=lambda join: join.prompt.n_tokens), strict=False):
+            in_graph = join.n_candidates is None and not join.sampling.takes_largest
+            try:
+                self._model.samplers[number - 1].attach(self._context.handle, join.sampling, in_graph=in_graph)
                 joins[number] = join
+            except BadInput as error:  # a grammar that llama.cpp cannot read
+                self._fail(join.id, error)
         return joins
 
     def _step(self) -> None:

@@ -27,21 +27,22 @@ def function(name: str, result: Any, *arguments: Any) -> Any:
     return symbol
 
 
-def to_float16(row: Any) -> Any:
-    """Rounded as numpy rounds, in a tenth of the time: ggml uses the processor's instructions. `row`: float32."""
-    return _converted(row, "float16", "ggml_cpu_fp32_to_fp16")
+def to_float16(values: Any) -> Any:
+    """Rounded as numpy rounds, in a tenth of the time: ggml uses the processor's instructions. `values`: float32."""
+    return _converted(values, "float16", "ggml_cpu_fp32_to_fp16")
 
 
-def to_float32(row: Any) -> Any:
-    """`row`: float16."""
-    return _converted(row, "float32", "ggml_cpu_fp16_to_fp32")
+def to_float32(values: Any) -> Any:
+    """`values`: float16."""
+    return _converted(values, "float32", "ggml_cpu_fp16_to_fp32")
 
 
-def _converted(row: Any, dtype: str, name: str) -> Any:
+def _converted(values: Any, dtype: str, name: str) -> Any:
+    """`values`: contiguous."""
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-    converted = numpy.empty(len(row), dtype)
-    function(name, None, POINTER, POINTER, ctypes.c_int64)(row.ctypes.data, converted.ctypes.data, len(row))
+    converted = numpy.empty(values.shape, dtype)
+    function(name, None, POINTER, POINTER, ctypes.c_int64)(values.ctypes.data, converted.ctypes.data, values.size)
     return converted
 
 

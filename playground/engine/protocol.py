@@ -259,11 +259,11 @@ class BatchEnded(Message, frozen=True, tag=True):
 
     steps: int  # calls of llama_decode for tokens of answers
     seconds: float  # of them:
-    prefix_s: float = 0.0  # prompts up to their last image; on a GPU the host's part alone
+    prefix_s: float = 0.0  # prompts, up to their last image at least
     decode_s: float = 0.0  # the steps, until their logits are there
     idle_s: float = 0.0  # there was no prompt
     tokens: int = 0  # of answers
-    prefix_batches: int = 0  # calls of llama_decode for prompts up to their last image
+    prefix_batches: int = 0  # calls of llama_decode in prefix_s
 
 
 class ImportanceWritten(Message, frozen=True, tag=True):
@@ -437,7 +437,7 @@ class OpenBatch(Request[BatchEnded], frozen=True, tag=True):
     batch at a time; the others wait in the worker. runtime.n_ctx: the tokens that all of them may hold together.
     limit: the tokens of a prompt with its answer; None: what the model was trained for.
     kv_unified: one key-value cache for all sequences, which share the prefix of one picture. False: each has an equal
-    part of runtime.n_ctx, and decodes its own prefix; attention then goes over its own cells alone.
+    part of runtime.n_ctx, with its own prefix, decoded or copied; attention then goes over its own cells alone.
     """
 
     runtime: Runtime

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import groupby
+from itertools import groupby, islice
 from queue import SimpleQueue
 from threading import Event
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ from playground.errors import Interrupted, PlaygroundError
 from playground.values.answer import TokenDrift
 
 _THREADS = 8
+# Logits of some rows that are worked on at once. With few, threads wait for each other's Python; 1 MB stays in a cache.
+_VALUES = 2**18
 
 
 class _Place(NamedTuple):
@@ -57,30 +59,34 @@ class _Reading:
         self.error: PlaygroundError | None = None
         self._vocabulary = vocabulary
         self._dtype = join.dtype
-        self._tokens = iter(zip(texts(vocabulary, join.token_ids), (*join.token_ids, None), strict=True))
+        self._ids = iter(join.token_ids)
+        self._texts = texts(vocabulary, join.token_ids)
         self._log_probability = 0.0
         self._drifts: list[TokenDrift] = []
         n_rows = len(join.token_ids) + 1
-        self._recorded = recorded(vocabulary, join.against, join.dtype, n_rows) if join.against else None
+        self._record = recorded(vocabulary, join.against, join.dtype, n_rows) if join.against else None
         self._own = files.enter_context(open(join.own, "wb")) if join.own else None  # noqa: SIM115
 
     def read(self, rows: Any) -> None:
         """rows: float32 (tokens, n_vocabulary). An error is kept."""
-        if self.error is not None:
-            return
+        step = max(1, _VALUES // rows.shape[1])
         try:
-            for logits in rows:
-                finite.check_logits(logits)
-                text, token = next(self._tokens)
-                own = likelihoods(logits)
-                if token is not None:
-                    self._log_probability += own.of(token)
-                if self._own is not None:
-                    self._own.write(own.as_record(self._dtype))
-                if self._recorded is not None:
-                    self._drifts.append(next(self._recorded)(text, own))
+            for start in range(0, len(rows), step):
+                if self.error is not None:
+                    return
+                self._read(rows[start : start + step])
         except PlaygroundError as error:
             self.error = error
+
+    def _read(self, rows: Any) -> None:
+        finite.check_logits(rows)
+        own = likelihoods(rows)
+        ids = list(islice(self._ids, len(rows)))  # one less behind the last token
+        self._log_probability += float(own.of(ids).sum())
+        if self._own is not None:
+            self._own.write(own.as_record(self._dtype))
+        if self._record is not None:
+            self._drifts += self._record.drifts(list(islice(self._texts, len(rows))), own)
 
     def reply(self) -> SequenceRead:
         if self.error is not None:

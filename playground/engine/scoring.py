@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -24,34 +23,39 @@ _OTHER_RECORD = "The reference's record belongs to another vocabulary or answer.
 
 
 class Likelihoods(NamedTuple):
-    """A softmax over the vocabulary: float32 in few passes, its sums in float64.
+    """Softmaxes over the vocabulary, one for each row: float32 in few passes, their sums in float64.
 
     A drift takes a ninth of the time that float64 takes, and is as close to the exact one (bench/README.md).
     """
 
-    shifted: Any  # float32 (n_vocabulary): logits, less the largest one
-    log_total: float  # of the sum of their exponentials
+    shifted: Any  # float32 (rows, n_vocabulary): logits, less the largest one of each row
+    log_totals: Any  # float64 (rows): of the sums of their exponentials
 
-    def of(self, token: int) -> float:
-        """The natural logarithm of a token's probability."""
-        return float(self.shifted[token]) - self.log_total
+    def of(self, tokens: Sequence[int]) -> Any:
+        """float64 (tokens): the natural logarithms of their probabilities. One token for each row, in their order."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        n = len(tokens)
+        return self.shifted[numpy.arange(n), list(tokens)].astype(numpy.float64) - self.log_totals[:n]
 
     def as_record(self, dtype: str) -> bytes:
         """The natural logarithms of all probabilities."""
         import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
+        totals = self.log_totals[:, None]
         if dtype == "float16":
-            return bytes(ggml.to_float16(self.shifted - self.log_total).tobytes())
-        row = numpy.empty(len(self.shifted), dtype)
-        numpy.subtract(self.shifted, self.log_total, out=row, dtype=numpy.float64, casting="unsafe")
-        return row.tobytes()
+            return bytes(ggml.to_float16(self.shifted - totals.astype(numpy.float32)).tobytes())
+        rows = numpy.empty(self.shifted.shape, dtype)
+        numpy.subtract(self.shifted, totals, out=rows, dtype=numpy.float64, casting="unsafe")
+        return rows.tobytes()
 
 
 def likelihoods(logits: Any) -> Likelihoods:
+    """logits: float32 (rows, n_vocabulary)."""
     import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-    shifted = logits - logits.max()
-    return Likelihoods(shifted, math.log(float(numpy.exp(shifted).sum(dtype=numpy.float64))))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return Likelihoods(shifted, numpy.log(numpy.exp(shifted).sum(axis=1, dtype=numpy.float64)))
 
 
 def score(model: LanguageModel, request: Score, *, cancelled: Event) -> tuple[TokenScore, ...]:
@@ -81,12 +85,13 @@ class Scores:
 
     def push(self, token: int | None, logits: Any) -> None:
         """`logits`: what the token was chosen from. None: nothing follows."""
-        likely = likelihoods(logits)
+        likely = likelihoods(logits[None])
+        (candidates,) = _likeliest(self._vocabulary, likely, self._n_candidates)
         self._scores.append(
             TokenScore(
                 text=self._decoder.decode(self._vocabulary.piece(token)) if token is not None else "",
-                probability=math.exp(likely.of(token)) if token is not None else None,
-                candidates=_likeliest(self._vocabulary, likely, self._n_candidates),
+                probability=math.exp(likely.of([token])[0]) if token is not None else None,
+                candidates=candidates,
             )
         )
 
@@ -98,7 +103,7 @@ def record(model: LanguageModel, request: Record, *, cancelled: Event) -> int:
     """
     with open(request.path, "wb") as file:
         for logits in _logits(model, request, cancelled):
-            file.write(likelihoods(logits).as_record(request.dtype))
+            file.write(likelihoods(logits[None]).as_record(request.dtype))
     return model.vocabulary.n_tokens
 
 
@@ -109,99 +114,113 @@ def measure(model: LanguageModel, request: Measure, *, cancelled: Event) -> tupl
     Returns one entry for each token, and one for what would follow the last. Raises Interrupted; EngineError for a
     record of another shape, and if the model's logits are NaN or infinite.
     """
-    drifts = []
-    rows = zip(
-        texts(model.vocabulary, request.token_ids),
-        recorded(model.vocabulary, request.path, request.dtype, len(request.token_ids) + 1),
-        _logits(model, request, cancelled),
-        strict=True,
-    )
+    drifts: list[TokenDrift] = []
+    record = recorded(model.vocabulary, request.path, request.dtype, len(request.token_ids) + 1)
     with open(request.own, "wb") if request.own else contextlib.nullcontext() as file:
-        for text, drift_from, logits in rows:
-            own = likelihoods(logits)
+        for text, logits in zip(
+            texts(model.vocabulary, request.token_ids), _logits(model, request, cancelled), strict=True
+        ):
+            own = likelihoods(logits[None])
             if file is not None:
                 file.write(own.as_record(request.dtype))
-            drifts.append(drift_from(text, own))
+            drifts += record.drifts([text], own)
     return tuple(drifts)
 
 
-# Of a token's text, and a variant's softmax in its place.
-DriftFrom = Callable[[str, Likelihoods], TokenDrift]
+class WholeRecord:
+    """A record of all probabilities, read from its first row to its last."""
 
+    def __init__(self, vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> None:
+        """Raises EngineError for a record of another shape."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-def recorded(vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> Iterator[DriftFrom]:
-    """The drift from each position of a record. Raises EngineError for a record of another shape."""
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
-
-    if path.endswith(".npz"):
-        return _packed(vocabulary, path, n_rows)
-    if os.path.getsize(path) != n_rows * vocabulary.n_tokens * numpy.dtype(dtype).itemsize:
-        raise EngineError(_OTHER_RECORD)
-    # Mapped, not read: 16 answers at a vocabulary of 260,000 take 1 GB.
-    rows = numpy.memmap(path, dtype, "r", shape=(n_rows, vocabulary.n_tokens))
-    return (functools.partial(_drift, vocabulary, row) for row in rows)
-
-
-def _packed(vocabulary: Vocabulary, path: str, n_rows: int) -> Iterator[DriftFrom]:
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
-
-    with numpy.load(path, allow_pickle=False) as record:
-        counts, ids, likely, rest = (record[name] for name in ("counts", "ids", "log_probabilities", "rest"))
-        if int(record["n_vocabulary"]) != vocabulary.n_tokens or len(counts) != n_rows:
+        if os.path.getsize(path) != n_rows * vocabulary.n_tokens * numpy.dtype(dtype).itemsize:
             raise EngineError(_OTHER_RECORD)
-    ends = numpy.cumsum(counts).tolist()
-    kept = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
-    return (
-        functools.partial(_packed_drift, vocabulary, ids[part], likely[part], others)
-        for part, others in zip(kept, rest.tolist(), strict=True)
-    )
+        self._vocabulary = vocabulary
+        # Mapped, not read: 16 answers at a vocabulary of 260,000 take 1 GB.
+        self._rows = numpy.memmap(path, dtype, "r", shape=(n_rows, vocabulary.n_tokens))
+        self._at = 0
+
+    def drifts(self, texts: Sequence[str], own: Likelihoods) -> list[TokenDrift]:
+        """Of the next rows: from the tokens' texts, and a variant's softmaxes in their places."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        rows = self._rows[self._at : self._at + len(texts)]
+        self._at += len(texts)
+        theirs = ggml.to_float32(rows) if rows.dtype == numpy.float16 else rows
+        weights = numpy.exp(theirs)
+        totals = weights.sum(axis=1, dtype=numpy.float64)
+        weights *= theirs - own.shifted
+        kls = weights.sum(axis=1, dtype=numpy.float64) / totals - numpy.log(totals) + own.log_totals
+        references = _likeliest(self._vocabulary, Likelihoods(theirs, numpy.log(totals)))
+        return [
+            TokenDrift(
+                text=text,
+                # Rounding takes it a little below 0 where both are the same.
+                kl=max(0.0, kl),
+                same_top=reference[0].token_id == variant[0].token_id,
+                reference=reference,
+                variant=variant,
+            )
+            for text, kl, reference, variant in zip(
+                texts, kls.tolist(), references, _likeliest(self._vocabulary, own), strict=True
+            )
+        ]
 
 
-def _drift(vocabulary: Vocabulary, row: Any, text: str, own: Likelihoods) -> TokenDrift:
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+class PackRecord:
+    """A record of the likeliest tokens alone, of a reference pack. Otherwise as WholeRecord.
 
-    theirs = ggml.to_float32(row) if row.dtype == numpy.float16 else row
-    weights = numpy.exp(theirs)
-    total = float(weights.sum(dtype=numpy.float64))
-    weights *= theirs - own.shifted
-    kl = float(weights.sum(dtype=numpy.float64)) / total - math.log(total) + own.log_total
-    reference = _likeliest(vocabulary, Likelihoods(theirs, math.log(total)))
-    variant = _likeliest(vocabulary, own)
-    return TokenDrift(
-        text=text,
-        # Rounding takes it a little below 0 where both are the same.
-        kl=max(0.0, kl),
-        same_top=reference[0].token_id == variant[0].token_id,
-        reference=reference,
-        variant=variant,
-    )
-
-
-def _packed_drift(
-    vocabulary: Vocabulary, ids: Any, likely: Any, rest: float, text: str, softmax: Likelihoods
-) -> TokenDrift:
-    """All other tokens count as one: the KL is a lower bound of that over the whole vocabulary.
-
-    `ids`: the likeliest first; empty where nothing is known. `rest`: the natural logarithm of what the others have
-    together.
+    All other tokens count as one: the KL is a lower bound of that over the whole vocabulary.
     """
-    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
 
-    theirs, own = likely.astype(numpy.float64), softmax.shifted.astype(numpy.float64) - softmax.log_total
-    kl = float((numpy.exp(theirs) * (theirs - own[ids])).sum())
-    if rest > -math.inf:
-        others = numpy.ones(len(own), bool)
-        others[ids] = False
-        own_rest = float(numpy.exp(own[others]).sum())
-        kl += math.exp(rest) * (rest - math.log(max(own_rest, sys.float_info.min)))
-    first = zip(ids[:_N_CANDIDATES].tolist(), theirs[:_N_CANDIDATES].tolist(), strict=True)
-    return TokenDrift(
-        text=text,
-        kl=max(0.0, kl),
-        same_top=not len(ids) or int(ids[0]) == int(own.argmax()),
-        reference=tuple(Candidate(token, _shown(vocabulary, token), math.exp(value)) for token, value in first),
-        variant=_likeliest(vocabulary, softmax),
-    )
+    def __init__(self, vocabulary: Vocabulary, path: str, n_rows: int) -> None:
+        """Raises EngineError for a record of another shape."""
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        with numpy.load(path, allow_pickle=False) as record:
+            counts, ids, likely, rest = (record[name] for name in ("counts", "ids", "log_probabilities", "rest"))
+            if int(record["n_vocabulary"]) != vocabulary.n_tokens or len(counts) != n_rows:
+                raise EngineError(_OTHER_RECORD)
+        self._vocabulary = vocabulary
+        ends = numpy.cumsum(counts)[:-1]
+        # The likeliest tokens first; none where nothing is known. `rest`: the natural logarithm of what the others have
+        # together.
+        self._rows = zip(numpy.split(ids, ends), numpy.split(likely, ends), rest.tolist(), strict=True)
+
+    def drifts(self, texts: Sequence[str], own: Likelihoods) -> list[TokenDrift]:
+        import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
+        drifts = []
+        own_rows = own.shifted.astype(numpy.float64) - own.log_totals[:, None]
+        variants = _likeliest(self._vocabulary, own)
+        for text, row, variant in zip(texts, own_rows, variants, strict=True):
+            ids, likely, rest = next(self._rows)
+            theirs = likely.astype(numpy.float64)
+            kl = float((numpy.exp(theirs) * (theirs - row[ids])).sum())
+            if rest > -math.inf:
+                others = numpy.ones(len(row), bool)
+                others[ids] = False
+                own_rest = float(numpy.exp(row[others]).sum())
+                kl += math.exp(rest) * (rest - math.log(max(own_rest, sys.float_info.min)))
+            first = zip(ids[:_N_CANDIDATES].tolist(), theirs[:_N_CANDIDATES].tolist(), strict=True)
+            drifts.append(
+                TokenDrift(
+                    text=text,
+                    kl=max(0.0, kl),
+                    same_top=not len(ids) or int(ids[0]) == variant[0].token_id,
+                    reference=tuple(Candidate(id, _shown(self._vocabulary, id), math.exp(p)) for id, p in first),
+                    variant=variant,
+                )
+            )
+        return drifts
+
+
+def recorded(vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> WholeRecord | PackRecord:
+    """Raises EngineError for a record of another shape."""
+    if path.endswith(".npz"):
+        return PackRecord(vocabulary, path, n_rows)
+    return WholeRecord(vocabulary, path, dtype, n_rows)
 
 
 def texts(vocabulary: Vocabulary, token_ids: Sequence[int]) -> Iterator[str]:
@@ -216,15 +235,22 @@ def _decoder() -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder("utf-8")("replace")
 
 
-def _likeliest(vocabulary: Vocabulary, likely: Likelihoods, n: int = _N_CANDIDATES) -> tuple[Candidate, ...]:
-    """The first of those that are equally likely first. One pass for each: a partition takes longer than twenty."""
+def _likeliest(vocabulary: Vocabulary, likely: Likelihoods, n: int = _N_CANDIDATES) -> list[tuple[Candidate, ...]]:
+    """Of each row; the first of those that are equally likely first.
+
+    One pass for each candidate: a partition takes longer than twenty.
+    """
+    import numpy  # noqa: PLC0415  llama_cpp has to be imported before it (loading.py)
+
     left = likely.shifted.copy()
-    candidates = []
-    for _ in range(min(n, len(left))):
-        token = int(left.argmax())
-        candidates.append(Candidate(token, _shown(vocabulary, token), math.exp(likely.of(token))))
-        left[token] = -math.inf
-    return tuple(candidates)
+    n_rows, n_tokens = left.shape
+    found: list[list[Candidate]] = [[] for _ in range(n_rows)]
+    for _ in range(min(n, n_tokens)):
+        tokens = left.argmax(axis=1).tolist()
+        for candidates, token, log_probability in zip(found, tokens, likely.of(tokens).tolist(), strict=True):
+            candidates.append(Candidate(token, _shown(vocabulary, token), math.exp(log_probability)))
+        left[numpy.arange(n_rows), tokens] = -math.inf
+    return [tuple(candidates) for candidates in found]
 
 
 def _shown(vocabulary: Vocabulary, token: int) -> str:

@@ -44,7 +44,7 @@ class TokenRows:
         self._data = data
         self._at = at
         self._n_embd = n_embd
-        self._width = width
+        self.width = width
         self._bytes: int = function("ggml_row_size", SIZE, ctypes.c_int, ctypes.c_int64)(kind, n_embd)
         traits = function("ggml_get_type_traits", ctypes.POINTER(_Type), ctypes.c_int)(kind)
         self._to_float = None if kind == _F32 else traits.contents.to_float
@@ -74,11 +74,11 @@ class TokenRows:
 
     def of(self, token_ids: Sequence[int]) -> bytes:
         """float32 (tokens, width)."""
-        rows = (ctypes.c_float * (self._width * len(token_ids)))()
+        rows = (ctypes.c_float * (self.width * len(token_ids)))()
         for n, token in enumerate(token_ids):
             start = self._at + token * self._bytes
             row = self._data[start : start + self._bytes]
-            place = ctypes.addressof(rows) + 4 * n * self._width
+            place = ctypes.addressof(rows) + 4 * n * self.width
             if self._to_float is None:
                 ctypes.memmove(place, row, self._bytes)
             else:

@@ -35,7 +35,7 @@ from playground.values.files import Variant
 from playground.values.request import USUAL_FORM, Image, PromptForm, Runtime, Sampling
 
 # Questions that one model answers at once at most (bench/README.md).
-_ON_GPU, _ON_CPU = 32, 16
+_ON_GPU, _ON_CPU = 64, 16
 
 _MOST_LOSSES = 8  # of machines, before a measurement gives up
 _T = TypeVar("_T")
@@ -351,8 +351,8 @@ class Steps:
             return None
         if self.lab.pool.on_gpu:  # as many steps as with all sequences, and none of them at the end nearly empty
             sequences = -(-len(plans) // -(-len(plans) // sequences))
-        # Attention to the cells of all pictures costs more than a cache for each; on a CPU they are about one picture.
-        unified = not self.lab.pool.on_gpu or batch.share_pictures(plans)
+        # On a GPU attention to the cells of all costs more than copies of a picture's (bench/README.md).
+        unified = not self.lab.pool.on_gpu
         n, spec = sequences, None
         while n > 1 and spec is None:
             cells = (batch.cells if unified else batch.own_cells)(plans, n_answer, n)
@@ -664,8 +664,9 @@ class Steps:
         Quantized values of the key-value cache need flash attention: it stays on.
         """
         runtime = self.settled(variant)
-        # On a GPU a batch of 32 tokens takes as long as one of 256, and the floor as long as all else together.
-        size = 256 if self.lab.pool.on_gpu else 32
+        # On a GPU a batch of 32 tokens takes as long as one of 256, and with 384 two prompts are one batch where three
+        # were: with one alone the floor takes as long as all else together.
+        size = 384 if self.lab.pool.on_gpu else 32
         batch = size if runtime.n_batch > size else size * 2
         given = runtime.flash_attention
         # The opposite of llama.cpp's own choice.

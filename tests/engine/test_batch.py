@@ -121,43 +121,59 @@ def test_prompts_when_each_has_a_cache_then_they_are_one_batch_and_compute_the_s
 ) -> None:
     """Their text is looked up in the file. An image without a causal mask, as Gemma's, stays a batch of its own."""
     variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
-    steps = steps_of(parts, variant, 3)
-    prompts = [steps.prompt(variant, item) for item in items_of(3)]
-    read: dict[bool, dict[int, float | None]] = {True: {}, False: {}}
-    decoded = {}
-    for kv_unified, found in read.items():
-        runtime = Runtime(n_ctx=(batch.cells if kv_unified else batch.own_cells)(prompts, 3, 3))
-        spec = language_spec(variant.model, runtime, sequences=3, kv_unified=kv_unified)
-        request = protocol.ReadBatch(runtime, 3, None, max(prompt.widest for prompt in prompts), kv_unified)
-        readings = [protocol.JoinReading(k, prompt, (5, 6, 7)) for k, prompt in enumerate(prompts)]
-        with parts.pool.lease(spec) as lease:
-            ended = batch.read_each(
-                lease,
-                request,
-                readings,
-                lambda reply, found=found: found.update({reply.id: reply.log_probability}),  # type: ignore[misc]
-                lambda: False,
-            )
-        decoded[kv_unified] = ended.prefix_batches
-    assert decoded == {True: 4, False: batches}  # one cache for all keeps the text before the image
-    assert read[False] == pytest.approx(read[True], rel=1e-3)
-    assert len(set(read[True].values())) == 3
+    prompts = [steps_of(parts, variant, 3).prompt(variant, item) for item in items_of(3)]
+    shared, n_shared = read_at_once(parts, variant, prompts, kv_unified=True)
+    apart, n_apart = read_at_once(parts, variant, prompts, kv_unified=False)
+    assert (n_shared, n_apart) == (4, batches)  # one cache for all keeps the text before the image
+    assert apart == pytest.approx(shared, rel=1e-3)
+    assert len(set(shared.values())) == 3
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("mlp", 2), ("qwen2vl", 2), ("gemma3", 3)])
-def test_prompt_when_it_is_one_batch_then_that_batch_chooses_the_first_token(
-    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str, steps: int
+@pytest.mark.parametrize("kind", pairs.KINDS)
+def test_prompts_when_they_are_about_one_picture_then_it_is_read_once_and_copied_into_each_cache(
+    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str
 ) -> None:
     variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
-    prompt = steps_of(parts, variant, 3).prompt(variant, items_of(1)[0])
-    runtime, sampling = Runtime(n_ctx=batch.own_cells([prompt], 3, 3)), Sampling(max_tokens=3)
-    answers: list[BatchAnswer | PlaygroundError] = []
-    with parts.pool.lease(language_spec(variant.model, runtime, sequences=3, kv_unified=False)) as lease:
-        ended = batch.answer_all(
-            lease, [prompt], sampling, runtime, 3, None, lambda _, a: answers.append(a), lambda: False, kv_unified=False
+    items = [items_of(2)[picture] for picture in (0, 1, 0, 0)]
+    items = [i._replace(question=question_sets.Question("", f"What is {n}?")) for n, i in enumerate(items)]
+    prompts = [steps_of(parts, variant, 4).prompt(variant, item) for item in items]
+    _, n_of_two = read_at_once(parts, variant, prompts[:2], kv_unified=False)
+    apart, n_apart = read_at_once(parts, variant, prompts, kv_unified=False)
+    shared, _ = read_at_once(parts, variant, prompts, kv_unified=True)
+    assert n_apart == n_of_two
+    assert apart == pytest.approx(shared, rel=1e-3)
+    assert len(set(apart.values())) == 4
+
+
+def read_at_once(
+    parts: Parts, variant: Variant, prompts: Sequence[protocol.EncodedPrompt], *, kv_unified: bool
+) -> tuple[dict[int, float | None], int]:
+    """How likely an answer to each of them is, in nats, and how many batches its prompts were."""
+    read: dict[int, float | None] = {}
+    n = len(prompts)
+    runtime = Runtime(n_ctx=(batch.cells if kv_unified else batch.own_cells)(prompts, 3, n))
+    request = protocol.ReadBatch(runtime, n, None, max(prompt.widest for prompt in prompts), kv_unified)
+    readings = [protocol.JoinReading(k, prompt, (5, 6, 7)) for k, prompt in enumerate(prompts)]
+    with parts.pool.lease(language_spec(variant.model, runtime, sequences=n, kv_unified=kv_unified)) as lease:
+        ended = batch.read_each(
+            lease, request, readings, lambda reply: read.update({reply.id: reply.log_probability}), lambda: False
         )
-    assert [len(answer.token_ids) for answer in answers if isinstance(answer, BatchAnswer)] == [3]
-    assert ended.steps == steps
+    return read, ended.prefix_batches
+
+
+@pytest.mark.parametrize("kind", ["mlp", "qwen2vl", "gemma3"])
+def test_prompts_when_their_texts_differ_in_length_then_answers_are_those_of_one_at_a_time(
+    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str
+) -> None:
+    """What all of them have is one batch; what is left of each, its last token at least, is in the first step."""
+    variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
+    steps = steps_of(parts, variant, 3)
+    texts = ("What, of all that, is red in here?", "What is red?", "What is red in here?")
+    items = [i._replace(question=question_sets.Question("", t)) for i, t in zip(items_of(3), texts, strict=True)]
+    prompts = [steps.prompt(variant, item) for item in items]
+    assert len({prompt.n_tokens for prompt in prompts}) == 3
+    alone = [steps.write(variant, prompt).text for prompt in prompts]
+    assert at_once(parts, variant, prompts, 3, kv_unified=False) == alone
 
 
 def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(parts: Parts) -> None:
@@ -321,23 +337,29 @@ def test_drift_when_computed_in_float32_then_the_exact_one(tmp_path: Path, dtype
         def piece(self, token: int) -> bytes:
             return b"word"
 
-    def exact(row: Any) -> Any:
-        row = row.astype("float64")
-        return row - numpy.logaddexp.reduce(row)
+    def exact(rows: Any) -> Any:
+        rows = rows.astype("float64")
+        return rows - numpy.logaddexp.reduce(rows, axis=1, keepdims=True)
 
     rng = numpy.random.default_rng(0)
-    theirs = (3 * rng.standard_normal(Words.n_tokens)).astype("float32")
-    ours = theirs + (0.1 * rng.standard_normal(Words.n_tokens)).astype("float32")
+    shape = (3, Words.n_tokens)
+    theirs = (3 * rng.standard_normal(shape)).astype("float32")
+    ours = theirs + (0.1 * rng.standard_normal(shape)).astype("float32")
     (tmp_path / "record").write_bytes(scoring.likelihoods(theirs).as_record(dtype))
-    record = numpy.fromfile(tmp_path / "record", dtype)
+    record = numpy.fromfile(tmp_path / "record", dtype).reshape(shape)
     assert record.astype("float64") == pytest.approx(exact(theirs), rel=1e-3 if dtype == "float16" else 1e-6)
-    vocabulary = cast(Vocabulary, Words())
-    (drift_from,) = scoring.recorded(vocabulary, str(tmp_path / "record"), dtype, 1)
-    drift = drift_from("", scoring.likelihoods(ours))
+    reader = scoring.recorded(cast(Vocabulary, Words()), str(tmp_path / "record"), dtype, 3)
+    own = scoring.likelihoods(ours)
+    drifts = reader.drifts(["a"], scoring.likelihoods(ours[:1]))
+    drifts += reader.drifts(["b", ""], scoring.likelihoods(ours[1:]))
     p, q = exact(record), exact(ours)
-    assert drift.kl == pytest.approx(float((numpy.exp(p) * (p - q)).sum()), abs=1e-7)
-    assert [candidate.token_id for candidate in drift.variant] == numpy.argsort(-ours, kind="stable")[:5].tolist()
-    assert drift.variant[0].probability == pytest.approx(float(numpy.exp(q.max())), rel=1e-5)
+    assert [drift.kl for drift in drifts] == pytest.approx((numpy.exp(p) * (p - q)).sum(axis=1), abs=1e-7)
+    likeliest = numpy.argsort(-ours, axis=1, kind="stable")[:, :5].tolist()
+    assert [[candidate.token_id for candidate in drift.variant] for drift in drifts] == likeliest
+    assert [drift.text for drift in drifts] == ["a", "b", ""]
+    assert drifts[2].variant[0].probability == pytest.approx(float(numpy.exp(q[2].max())), rel=1e-5)
+    assert own.of([7]) == pytest.approx(q[0, 7], rel=1e-6)
+    assert own.of([]).sum() == 0
 
 
 def test_answers_when_one_prompt_does_not_fit_then_it_fails_alone(parts: Parts) -> None:
