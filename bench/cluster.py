@@ -70,13 +70,11 @@ def measurements(parts: Parts, folder: Path, least_s: float) -> Iterator[Row]:
     variants = eight(parts, folder)
     few = measured(parts, variants, folder / "few", FEW, MeasurementPlan(accuracy=True))
     yield "8 variants, 6 questions with drift: on two places, times as fast", few.ratio, None
-    yield "  at best, since the reference answers alone, with drift", few.at_best, None
     # Drift has each variant read the answers once more with two threads, which takes both cores from one place: only
     # answers say what a second place with cores of its own gives.
     n = math.ceil(2 * FEW * least_s / few.one_s)
     many = measured(parts, variants, folder / "many", n, MeasurementPlan(drift=False, accuracy=True))
     yield f"8 variants, {n} questions, answers alone: on two places, times as fast", many.ratio, 1.7
-    yield "  at best, since the reference answers alone", many.at_best, None
     yield "answers and drifts that differ from those on one place", few.differ + many.differ, 0.0
 
 

@@ -21,17 +21,11 @@ from playground.values.memory import WorkerRole
 class Spread(NamedTuple):
     one_s: float
     all_s: float
-    alone_s: float  # of those on one place: the reference's alone, which no other place shortens
-    n_places: int
     differ: int  # answers and drifts
 
     @property
     def ratio(self) -> float:
         return self.one_s / self.all_s
-
-    @property
-    def at_best(self) -> float:
-        return self.one_s / (self.alone_s + (self.one_s - self.alone_s) / self.n_places)
 
 
 def spread(lab: Lab, request: MeasureRequest, place: Places, folder: Path) -> Spread:
@@ -43,9 +37,9 @@ def spread(lab: Lab, request: MeasureRequest, place: Places, folder: Path) -> Sp
         first = msgspec.structs.replace(request, questions=request.questions.first(1))
         _measured(replace(lab, pool=lab.pool.at(at)), first, folder / f"warm {number}")
     _measured(one, msgspec.structs.replace(request, variants=reference), folder / "pictures")
-    one_s, alone_s, on_one = _measured(one, request, folder / "one")
-    all_s, _, on_all = _measured(lab, request, folder / "all")
-    return Spread(one_s, all_s, alone_s, len(lab.pool.turn_options(())), differences(on_one, on_all))
+    one_s, on_one = _measured(one, request, folder / "one")
+    all_s, on_all = _measured(lab, request, folder / "all")
+    return Spread(one_s, all_s, differences(on_one, on_all))
 
 
 def differences(a: Measurement, b: Measurement) -> int:
@@ -56,16 +50,11 @@ def differences(a: Measurement, b: Measurement) -> int:
     return n
 
 
-def _measured(lab: Lab, request: MeasureRequest, folder: Path) -> tuple[float, float, Measurement]:
-    """Seconds in all, and of them those of the reference alone."""
+def _measured(lab: Lab, request: MeasureRequest, folder: Path) -> tuple[float, Measurement]:
+    """Also its seconds."""
     for role in (WorkerRole.LANGUAGE, WorkerRole.VISION):
         lab.pool.unload(role)
-    label = next(variant.label for variant in request.variants if variant.id == request.reference)
-    began, alone_s = time.perf_counter(), 0.0
-    for update in MeasureJob(replace(lab, results=ResultCache(folder, "engine")), request).run():
-        if isinstance(update, Measurement):
-            return time.perf_counter() - began, alone_s, update
-        is_spread = "against itself" in update.what or not update.what.startswith(f"{label} ")
-        if is_spread and not alone_s:
-            alone_s = time.perf_counter() - began
-    raise AssertionError
+    began = time.perf_counter()
+    *_, last = MeasureJob(replace(lab, results=ResultCache(folder, "engine")), request).run()
+    assert isinstance(last, Measurement)
+    return time.perf_counter() - began, last

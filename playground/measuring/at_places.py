@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
 from threading import Event, Thread
 
 import msgspec
 
-from playground.errors import Interrupted
+from playground.errors import Interrupted, PlaygroundError
 from playground.measuring.results import Progress
 from playground.measuring.shares import Shares
 from playground.measuring.steps import Steps
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
-from playground.support.ahead import results
+from playground.support.ahead import Results
 from playground.values.files import Variant
 
 OnProgress = Callable[[Progress], None]
@@ -28,28 +29,43 @@ _AGAIN_S = 0.2  # how often a place that has nothing to do asks again
 
 
 class AtPlaces:
-    """A place that comes gets its share, and what a lost machine had not ended is measured elsewhere."""
+    """A place that comes gets its share, and what a lost machine had not ended is measured elsewhere.
+
+    A variant's own answers do not wait for the reference's: the other places begin with them while it answers.
+    """
 
     def __init__(
         self,
         steps: Steps,
+        home: Places,
         shares: Shares[Variant, Places],
+        answer: Callable[[Steps, Variant], None] | None,
         measure: Callable[[Steps, Variant, OnProgress], None],
         stop: Callable[[], bool],
         abandoned: Event,
     ) -> None:
-        """`measure`: all of one variant, in the thread of a place. `abandoned`: set by whoever gives up."""
+        """`home`: where the reference answers. `answer`: keeps a variant's own answers; None: they are not wanted.
+
+        `measure`: all of one variant. Both in the thread of a place. `abandoned`: set by whoever gives up.
+        """
         self._steps = steps
         self._pool = steps.lab.pool
+        self._home = home
         self._shares = shares
+        self._answer = answer
         self._measure = measure
         self._stop = stop
         self._abandoned = abandoned
+        self._reference_is_known = Event()
 
-    def run(self, spec: WorkerSpec) -> Iterator[Progress]:
+    def start(self, spec: WorkerSpec) -> Results[Progress]:
         """`spec`: of one of the variants; the places are those that it may be loaded at."""
-        with closing(results(partial(self._work, spec), self._abandoned)) as progress:
-            yield from progress
+        return Results(partial(self._work, spec), self._abandoned)
+
+    def measure(self, steps: Steps) -> None:
+        """The reference has answered. `steps`: with what is known of it, for all places."""
+        self._steps = steps
+        self._reference_is_known.set()
 
     def _work(self, spec: WorkerSpec, done: OnProgress) -> None:
         seen, running = set[Places](), set[Future[None]]()
@@ -73,16 +89,39 @@ class AtPlaces:
                 raise
 
     def _lane(self, places: Places, done: OnProgress) -> None:
+        begun, since = self._answered(places), time.monotonic()
+        while not self._reference_is_known.wait(_AGAIN_S):
+            if self._stop():
+                return
+        self._shares.waited(places, time.monotonic() - since)
         on_gpu = self._pool.on_gpu
-        here, group = self._steps.at(places), self._take(places)
+        here, group = self._steps.at(places), begun.pop(0) if begun else self._take(places)
         while group:
-            ahead = self._shares.take(places, ahead=True) if on_gpu else []
+            ahead = begun.pop(0) if begun else self._shares.take(places, ahead=True) if on_gpu else []
             for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
                 if then is not None and on_gpu:  # on a CPU the two would fight for its cores
                     Thread(target=here.load_ahead, args=(then,), daemon=True).start()
                 self._measure(here, variant, done)
             group = ahead or self._take(places)
         self._shares.leave(places)
+
+    def _answered(self, places: Places) -> list[list[Variant]]:
+        """Groups that this place has taken, and whose own answers it has kept, while the reference answered.
+
+        The first group is the reference's.
+        """
+        groups: list[list[Variant]] = []
+        here, most = self._steps.at(places), self._shares.fair_share
+        while self._answer is not None and places != self._home and len(groups) < most:
+            if self._reference_is_known.is_set() or self._stop():
+                break
+            if not (group := self._shares.take(places, ahead=True, from_the_end=True)):
+                break
+            groups.append(group)
+            for variant in group:
+                with suppress(PlaygroundError):  # it comes again when the variant is measured
+                    self._answer(here, variant)
+        return groups
 
     def _take(self, places: Places) -> list[Variant]:
         """Once the place is free: while somebody else generates there, another place may take the group.

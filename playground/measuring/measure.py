@@ -51,7 +51,7 @@ from playground.measuring.time_left import Kind, TimeLeft
 from playground.pool.engine_choices import kind_of
 from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec, language_spec, vision_spec
-from playground.support.ahead import results
+from playground.support.ahead import Results
 from playground.values.files import Variant
 from playground.values.memory import machine_of
 from playground.values.request import Image, Runtime
@@ -108,6 +108,7 @@ class MeasureJob:
         sampling, form = request.plan.sampling, request.form
         self.steps = Steps(lab, self._reference, request.runtime, sampling, self._stop, form=form)
         self.problems: list[str] = list(request.questions.problems)
+        self._to_ask: list[Item] | None = None  # the questions; None: their images are not opened yet
         self.items: list[Item] = []  # that the reference has answered
         self._answers: list[RecordedAnswer] = []  # the reference's, one for each item
         self._floors: dict[str, float] = {}  # the reference's: how far it lies from itself, computed another way
@@ -127,19 +128,23 @@ class MeasureJob:
         others = sorted((v for v in rivals if not v.endpoint), key=lambda v: order.index(v.model.sha256))
         self._expect_all(len(others))
         with self._results.scratch() as records:
-            anywhere = self.steps.lab.pool.only
-            self.stay()
-            yield from self.ask()
-            if plan.drift:
-                yield from self.record(records, others)
-            self.steps = self.steps.at(anywhere)
+            anywhere = self.steps
             outcomes: dict[str, _Outcome] = {}
-            for rival in (v for v in rivals if v.endpoint):  # first: a server that is gone takes no work along
-                outcomes[rival.id] = _asked((yield from self._asked_elsewhere(rival)))
-            if base.endpoint:
-                outcomes[base.id] = _asked([self._scored(QuestionDrift(), *answered) for answered in self._answered()])
             here = others if base.endpoint else [base, *others]
-            yield from self._measure_all(here, records, outcomes)
+            self.stay()
+            at_places = self._at_places(anywhere, here, records, outcomes)
+            with closing(at_places.start(self._language_spec(self._at_hand[0]))) as progress:
+                yield from self.ask()
+                if plan.drift:
+                    yield from self.record(records, others)
+                self.steps = self.steps.at(anywhere.lab.pool.only)
+                for rival in (v for v in rivals if v.endpoint):  # first: a server that is gone takes no work along
+                    outcomes[rival.id] = _asked((yield from self._asked_elsewhere(rival)))
+                if base.endpoint:
+                    answered = self._answered()
+                    outcomes[base.id] = _asked([self._scored(QuestionDrift(), *item) for item in answered])
+                at_places.measure(self.steps)
+                yield from progress
             for variant in here:
                 self.problems += outcomes[variant.id].problems
             floor = outcomes[base.id].floor
@@ -206,7 +211,7 @@ class MeasureJob:
                     self._abandoned.set()  # the other places end too
                     raise
 
-        with closing(results(work, self._abandoned)) as progress:
+        with closing(Results(work, self._abandoned)) as progress:
             yield from progress
 
     def _home(self) -> Places:
@@ -221,38 +226,49 @@ class MeasureJob:
         ) as slot:
             return slot.places
 
-    def _measure_all(
-        self, variants: Sequence[Variant], records: Path, outcomes: dict[str, _Outcome]
-    ) -> Iterator[Progress]:
-        """Fills `outcomes`."""
-        pool = self.steps.lab.pool
+    def _language_spec(self, variant: Variant) -> WorkerSpec:
+        return language_spec(variant.model, self.steps.runtime_of(variant))
 
-        def spec(variant: Variant) -> WorkerSpec:
-            return language_spec(variant.model, self.steps.runtime_of(variant))
+    def _at_places(
+        self, anywhere: Steps, variants: Sequence[Variant], records: Path, outcomes: dict[str, _Outcome]
+    ) -> AtPlaces:
+        """It fills `outcomes`."""
+        pool, spec, base = anywhere.lab.pool, self._language_spec, self._reference
 
         def seconds(places: Places, group: Sequence[Variant]) -> float:
             """Its models are loaded, and then its steps are done, about as fast as the reference's were."""
-            base = self._reference
             encoders = {v.projector.sha256: vision_spec(v.projector, v.model, self.steps.runtime_of(v)) for v in group}
             encoders.pop(base.projector.sha256, None)  # it has encoded the pictures, and they are kept
             steps = sum((steps_of_one(self._plan, len(self.items), v.id == base.id) for v in group), Counter[Kind]())
             return pool.load_s(places, [spec(group[0]), *encoders.values()]) + self._work.expected_s(steps)
+
+        def answer(steps: Steps, variant: Variant) -> None:
+            if variant.id == base.id:
+                return
+            items = self._opened()
+            new = [k for k in self._by_picture(items) if not self._results.has(steps.answer_key(variant, items[k]))]
+            steps.answers(variant, [items[k] for k in new], steps.at_once(items))
 
         def measure(steps: Steps, variant: Variant, done: OnProgress) -> None:
             job = copy(self)
             job.steps, job.problems = steps, []
             outcomes[variant.id] = _drained(job._measure(variant, records), done)
 
-        first = spec(self._at_hand[0])
         groups = [list(group) for _, group in groupby(variants, key=lambda variant: variant.model.sha256)]
+        options = pool.turn_options([spec(self._at_hand[0])])
+        is_ahead = self._plan.accuracy and base in self._at_hand and len(options) > 1
+        if is_ahead:
+            self._settle()
+            self._opened()
         shares = Shares[Variant, Places](
-            at_least(groups, len(pool.turn_options([first]))),
+            at_least(groups, len(options)),
             fits=lambda places, variant: pool.fits_at(places, spec(variant)),
             loaded_at=lambda variant: pool.loaded_at(spec(variant)),
             is_there=pool.devices.has,
             seconds=seconds,
         )
-        yield from AtPlaces(self.steps, shares, measure, self._stop, self._abandoned).run(first)
+        home = self.steps.lab.pool.only
+        return AtPlaces(anywhere, home, shares, answer if is_ahead else None, measure, self._stop, self._abandoned)
 
     def _measure(self, variant: Variant, records: Path) -> Generator[Progress, None, _Outcome]:
         """All of one variant but its speed. The reference has answered already."""
@@ -283,7 +299,7 @@ class MeasureJob:
                 answers[k] = answer
                 done(k)
 
-        with closing(results(ask, self._abandoned)) as done:
+        with closing(Results(ask, self._abandoned)) as done:
             for _ in done:
                 yield self.step(f"{variant.label} answers", kind, ended=True)
         read = [answer for answer in answers.values() if isinstance(answer, EndpointAnswer)]
@@ -361,15 +377,16 @@ class MeasureJob:
             self.steps.settle(variant)
 
     def _opened(self) -> list[Item]:
-        """The questions whose images can be opened."""
-        items = []
-        for question in self._judging():
-            try:
-                with self.steps.timed("pictures"):
-                    items.append(Item(question, self._set.image(question)))
-            except Failure as error:
-                self._leave_out(question, error)
-        return items
+        """The questions whose images can be opened. They are opened once."""
+        if self._to_ask is None:
+            self._to_ask = []
+            for question in self._judging():
+                try:
+                    with self.steps.timed("pictures"):
+                        self._to_ask.append(Item(question, self._set.image(question)))
+                except Failure as error:
+                    self._leave_out(question, error)
+        return self._to_ask
 
     @property
     def answers(self) -> tuple[RecordedAnswer, ...]:
@@ -400,7 +417,7 @@ class MeasureJob:
 
         started = time.monotonic()
         self._work.batch(kind, self.steps.at_once(new_items))
-        with closing(results(ask, self._abandoned)) as done:
+        with closing(Results(ask, self._abandoned)) as done:
             for _ in done:
                 yield self.step(what, kind, ended=True)
         pace.keep(self._results, variant, time.monotonic() - started, len(new), self._plan.max_tokens)
@@ -479,7 +496,7 @@ class MeasureJob:
 
         places_read = set()
         self._work.batch(kind, self.steps.at_once([self.items[k] for k in places]))
-        with closing(results(read, self._abandoned)) as done:
+        with closing(Results(read, self._abandoned)) as done:
             for k in done:
                 places_read.add(k)
                 yield self.step(what, kind, ended=True)
@@ -722,7 +739,7 @@ class MeasureJob:
 
         what, shown = f"{variant.label}: does it see?", set[int]()
         self._work.batch(Kind.LOOK)
-        with closing(results(work, self._abandoned)) as done:
+        with closing(Results(work, self._abandoned)) as done:
             for row in done:
                 if rows[row][0] not in shown:
                     shown.add(rows[row][0])

@@ -62,6 +62,7 @@ class Shares(Generic[T, P]):
         `seconds`: how long a group is expected to take at a place, with loading. What groups did take corrects it.
         """
         self._left = [list(group) for group in groups]
+        self._n_groups = len(self._left)
         self._fits = fits
         self._loaded_at = loaded_at
         self._is_there = is_there
@@ -78,21 +79,34 @@ class Shares(Generic[T, P]):
         with self._lock:
             return not self._left
 
+    @property
+    def fair_share(self) -> int:
+        """Groups for each place at work."""
+        with self._lock:
+            return self._n_groups // max(1, len(self._at_work))
+
     def join(self, *places: P) -> None:
         """They are at work from now on."""
         with self._lock:
             self._at_work += places
             self._idle_since |= dict.fromkeys(places, self._clock())
 
+    def waited(self, place: P, seconds: float) -> None:
+        """It has a group, and waited so long for something else: its pace does not count that."""
+        with self._lock:
+            if place in self._work:
+                self._work[place].since += seconds
+
     def leave(self, place: P) -> None:
         with self._lock:
             self._end(place)
             self._at_work.remove(place)
 
-    def take(self, place: P, *, ahead: bool = False) -> list[T]:
+    def take(self, place: P, *, ahead: bool = False, from_the_end: bool = False) -> list[T]:
         """The place's next group; empty: there is none for it, or the others are expected to end before it would.
 
         `ahead`: while it is still busy. Then it gets none of the last groups, which another place may begin sooner.
+        `from_the_end`: the last of those that are as near, not the first.
         """
         with self._lock:
             if not ahead:
@@ -107,7 +121,8 @@ class Shares(Generic[T, P]):
                 able = self._left  # the error says why
             if not able:
                 return []
-            chosen = min(able, key=lambda group: self._distance(place, group))  # the first of those that are as near
+            in_order = able[::-1] if from_the_end else able
+            chosen = min(in_order, key=lambda group: self._distance(place, group))  # the first that is as near
             if not ahead and not self._helps(place, chosen, others):
                 return []
             self._left.remove(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, Queue, SimpleQueue
 from threading import Event, Thread
 from typing import Generic, TypeVar
@@ -57,29 +57,36 @@ class Ahead(Generic[T]):
             self._on_news()
 
 
-def results(work: Callable[[Callable[[T], None]], None], stop: Event) -> Generator[T, None, None]:
-    """What `work` hands over, as it comes, while it runs in a thread. Raises what `work` raises.
+class Results(Generic[T]):
+    """What `work` hands over, as it comes, while it runs in a thread from now on. Iterating raises what `work` raises.
 
-    `stop` is set when nobody takes the results any more: then `work` has to end soon.
+    `stop` is set when it is closed before all was taken: then `work` has to end soon, and `close` waits for it.
     """
-    queue: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
 
-    def run() -> None:
-        try:
-            work(lambda result: queue.put((result,)))
-            queue.put(None)
-        except BaseException as error:
-            queue.put(error)
+    def __init__(self, work: Callable[[Callable[[T], None]], None], stop: Event) -> None:
+        self._queue: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+        self._work = work
+        self._stop = stop
+        self._taken = False  # all
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while (result := queue.get()) is not None:
+    def __iter__(self) -> Iterator[T]:
+        while (result := self._queue.get()) is not None:
             if isinstance(result, BaseException):
+                self._taken = True
                 raise result
             yield result[0]
-    except GeneratorExit:
-        stop.set()
-        raise
-    finally:
-        thread.join()
+        self._taken = True
+
+    def close(self) -> None:
+        if not self._taken:
+            self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._work(lambda result: self._queue.put((result,)))
+            self._queue.put(None)
+        except BaseException as error:
+            self._queue.put(error)

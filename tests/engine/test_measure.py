@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -447,19 +449,34 @@ def test_measurement_when_another_variant_joins_an_old_one_then_only_that_one_is
     library.close()
 
 
+class _Waiting(MeasureJob):
+    """Its reference is recorded once a variant of another GPU has answered."""
+
+    def record(self, records: Path, others: Sequence[Variant] | None) -> Iterator[Progress]:
+        assert others is not None
+        keys = [self.steps.answer_key(variant, self.items[0]) for variant in others]
+        deadline = time.monotonic() + 60
+        while not any(map(self._results.has, keys)):
+            assert time.monotonic() < deadline, "no other GPU has answered"
+            time.sleep(0.02)
+        yield from super().record(records, others)
+
+
 def test_measurement_when_there_are_two_gpus_then_spread_each_model_loaded_once_and_the_same_numbers(
     parts: Parts, tmp_path: Path
 ) -> None:
     variants = parts.catalog.choose(["F16", "Q8_0", "Q2_K"])
     questions = question_sets.embedded(FOLDER, level="hard").first(2)
+    request = MeasureRequest(questions, variants, variants[0].id, MeasurementPlan(accuracy=True), RUNTIME)
     one_by_one = parts.settings.model_copy(update={"max_sequences": 1})  # a batch's numbers depend on its size
-    alone = replace(parts, settings=one_by_one)
     measurements, places = list[Measurement](), list[dict[str, str]]()
-    for n_gpus in (1, 2):
+    for n_gpus, job in ((1, MeasureJob), (2, _Waiting)):
         machine = FakeMachine(n_gpus=n_gpus, total=80 * GIB)
         cache = ResultCache(tmp_path / f"{n_gpus}", "engine")
         with closing(Pool.open(sensors=machine, start_worker=machine.start_worker)) as pool, closing(cache):
-            measurements.append(measured(replace(alone, pool=pool, result_cache=cache), questions, variants))
+            *_, last = job(replace(parts, settings=one_by_one, pool=pool, result_cache=cache).lab, request).run()
+            assert isinstance(last, Measurement)
+            measurements.append(last)
             workers = [w for w in pool.memory().workers if w.role is WorkerRole.LANGUAGE]
             assert len(workers) == len(variants)
             places.append({worker.file: worker.place for worker in workers})

@@ -8,7 +8,7 @@ from threading import Event, Semaphore
 import pytest
 
 from playground.errors import BadInput
-from playground.support.ahead import Ahead, results
+from playground.support.ahead import Ahead, Results
 
 
 def taken(items: Iterable[int]) -> tuple[list[int], Ahead[int]]:
@@ -59,10 +59,18 @@ def test_results_when_the_work_fails_then_raised_behind_what_it_handed_over() ->
         hand_over(2)
         raise BadInput("broken")
 
-    taking = results(work, Event())
+    taking = iter(Results(work, Event()))
     assert [next(taking), next(taking)] == [1, 2]
     with pytest.raises(BadInput, match="broken"):
         next(taking)
+
+
+def test_results_when_all_were_taken_then_closing_tells_nobody_to_stop() -> None:
+    stop = Event()
+    taking = Results[int](lambda hand_over: hand_over(1), stop)
+    assert list(taking) == [1]
+    taking.close()
+    assert not stop.is_set()
 
 
 def test_results_when_nobody_takes_them_then_the_work_is_told_and_has_ended() -> None:
@@ -73,7 +81,7 @@ def test_results_when_nobody_takes_them_then_the_work_is_told_and_has_ended() ->
         assert stop.wait(20)
         ended.set()
 
-    taking = results(work, stop)
-    assert next(taking) == 1
+    taking = Results(work, stop)
+    assert next(iter(taking)) == 1
     taking.close()
     assert ended.is_set()

@@ -52,6 +52,29 @@ def test_group_when_loaded_at_another_place_then_a_fresh_one_is_taken_first() ->
     assert left.take("here") == ["b"]
 
 
+def test_groups_when_taken_from_the_end_then_the_first_is_left_for_last_and_the_nearest_comes_first() -> None:
+    left = shares(["a", "b", "c", "d"], loaded=[("there", "b")])
+    assert left.fair_share == 2
+    assert [left.take("there", ahead=True, from_the_end=True) for _ in range(3)] == [["b"], ["d"], ["c"]]
+    assert left.take("here") == ["a"]
+
+
+def test_place_when_it_waited_for_something_else_then_it_does_not_count_as_slow() -> None:
+    def taken(waited: float) -> list[str]:
+        now = [0.0]
+        left = shares(["a", "b", "c", "d"], clock=lambda: now[0])
+        assert left.take("there")
+        assert left.take("here")
+        now[0] = 1.0
+        assert left.take("here")
+        now[0] = 2.5
+        left.waited("there", waited)
+        return left.take("there")
+
+    assert taken(0.0) == []
+    assert taken(1.5) == ["d"]
+
+
 def test_group_when_too_large_for_a_place_then_it_is_left_to_one_that_holds_it() -> None:
     left = shares(["a", "B"], fits=lambda place, variant: place == "large" or variant.islower(), at=("large", "small"))
     assert left.take("large") == ["a"]
