@@ -182,6 +182,7 @@ class SequenceContext(Context):
         alike = {} if self.key.kv_unified else _alike(prompts)
         others = {number for numbers in alike.values() for number in numbers}
         read = {number: prompt for number, prompt in prompts.items() if number not in others}
+        later: dict[int, Begun] = {}
         for pack, together in self._packs(read, with_text=with_text):
             if together:
                 n = min(prompts[number].n_tokens for number in pack) - 1 if with_text else 0
@@ -191,10 +192,29 @@ class SequenceContext(Context):
                 begun = {number: Begun(rest, wholes[number].ends[-1], 0) for number, (_, rest) in parts.items()}
             else:
                 begun = {number: self.begin(number, prompts[number], cancelled) for number in pack}
-            for number in pack:
-                for other in alike.get(number, ()):
-                    begun[other] = self._copied(prompts[other], begun[number], number, other)
+            for number in alike.keys() & begun.keys():
+                later[number] = begun.pop(number)
+                for other in alike[number]:
+                    later[other] = self._copied(prompts[other], later[number], number, other)
             yield begun
+        yield self._with_texts(later) if with_text else later
+
+    def _with_texts(self, begun: Mapping[int, Begun]) -> dict[int, Begun]:
+        """Decode as many of their pending tokens as each of them has, but for the last one."""
+        n = min(self._n_ubatch, *(len(start.pending) - 1 for start in begun.values())) if begun else 0
+        numbers = sorted(begun)
+        step = max(1, self._n_ubatch // max(1, n))
+        for first in range(0, len(numbers) if n else 0, step):
+            rows = [
+                Row(token, begun[number].position + i, number, False)
+                for number in numbers[first : first + step]
+                for i, token in enumerate(begun[number].pending[:n])
+            ]
+            self.decode(rows)
+        return {
+            number: start._replace(pending=start.pending[n:], position=start.position + n)
+            for number, start in begun.items()
+        }
 
     def _copied(self, prompt: EncodedPrompt, begun: Begun, source: int, target: int) -> Begun:
         """Begin a sequence with the prefix of another one, which has nothing behind it yet."""

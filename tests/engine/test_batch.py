@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,19 +164,26 @@ def read_at_once(
     return read, ended.prefix_batches
 
 
-@pytest.mark.parametrize("kind", ["mlp", "qwen2vl", "gemma3"])
-def test_prompts_when_their_texts_differ_in_length_then_answers_are_those_of_one_at_a_time(
-    parts: Parts, tiny: dict[str, pairs.PairFiles], kind: str
+@pytest.mark.parametrize(
+    ("prompts", "batches"),
+    [
+        (("0:5", "1:5", "2:5"), 1),
+        (("0:9", "1:5", "2:7"), 1),  # what is left of each is in the first step
+        (("0:5", "1:7", "0:9", "0:6"), 2),  # the image of three is copied; then their text
+        (("0:600", "0:610"), 3),  # 512 of its tokens are a batch
+    ],
+)
+def test_prompts_when_all_are_there_then_in_few_batches_and_answers_are_those_of_one_at_a_time(
+    tiny: dict[str, pairs.PairFiles], prompts: tuple[str, ...], batches: int
 ) -> None:
-    """What all of them have is one batch; what is left of each, its last token at least, is in the first step."""
-    variant = parts.catalog.open_pair(tiny[kind].model, tiny[kind].projector)
-    steps = steps_of(parts, variant, 3)
-    texts = ("What, of all that, is red in here?", "What is red?", "What is red in here?")
-    items = [i._replace(question=question_sets.Question("", t)) for i, t in zip(items_of(3), texts, strict=True)]
-    prompts = [steps.prompt(variant, item) for item in items]
-    assert len({prompt.n_tokens for prompt in prompts}) == 3
-    alone = [steps.write(variant, prompt).text for prompt in prompts]
-    assert at_once(parts, variant, prompts, 3, kv_unified=False) == alone
+    """As testkit/batch_child.py names them: the picture, and the tokens behind it."""
+    child = subprocess.run(
+        [sys.executable, "-m", "testkit.batch_child", str(tiny["mlp"].model), *prompts],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr[-2000:]
+    found = json.loads(child.stdout)
+    assert found == {"equal": True, "steps": 6, "prefix_batches": batches, "answered": [6] * len(prompts)}
 
 
 def test_questions_when_on_a_cpu_then_those_about_one_picture_are_asked_at_once(parts: Parts) -> None:
