@@ -38,7 +38,7 @@ def prompt(model: LanguageModel, place: int, picture: int, words: int) -> Encode
     rng = random.Random(picture)
     embeddings = array("f", [rng.gauss(0, 1) for _ in range(N_IMAGE * model.n_embd)]).tobytes()
     image = ImageChunk(0, f"image {picture}", N_IMAGE, N_IMAGE, False, b"", embeddings)
-    text = TextChunk(tuple(40 + place + i for i in range(words)))
+    text = TextChunk(tuple(40 + (place + i) % 300 for i in range(words)))
     return EncodedPrompt((TextChunk((30, 31, 32)), image, text), model.n_embd, "", 0.0, 0.0)
 
 
