@@ -236,7 +236,7 @@ class Settings(BaseSettings):
         le=64,
         examples=[8],
         description="Maximum number of questions that one model answers at once, in a measurement or for /v1; 1 means "
-        "one after another. Default: 32 on a GPU, 16 on a CPU and for /v1.",
+        "one after another. Default: 64 on a GPU, 16 on a CPU and for /v1.",
     )
     measure_defaults: bool = Field(
         default=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,7 +18,7 @@ from playground.cluster.messages import Fault
 from playground.cluster.shared_embeddings import SharedEmbeddings
 from playground.engine import protocol
 from playground.errors import WorkerDied
-from playground.pool.contract import Dialogue
+from playground.pool.contract import FRESH_S, Dialogue
 from playground.pool.turn_order import Places
 from playground.support import atomic
 from playground.values.memory import WorkerState
@@ -40,6 +41,7 @@ class RemoteWorker:
         self._machine = machine
         self._embeddings = embeddings
         self._replies: SimpleQueue[Any] = SimpleQueue()  # of the running request; None: a call to wake
+        self._heard_at = 0.0
         self._own_pid: int = machine.call("start", name, places)
         self.pid = machine.pid(self._own_pid)
 
@@ -49,7 +51,7 @@ class RemoteWorker:
 
     @property
     def is_fresh(self) -> bool:
-        return False
+        return self.alive and time.monotonic() - self._heard_at < FRESH_S
 
     def wait_ready(self) -> protocol.Ready:
         ready = self._known(self._machine.call("wait_ready", self._own_pid, timeout_s=_START_S))
@@ -141,6 +143,7 @@ class RemoteWorker:
                 continue
             if isinstance(batch, RayError):
                 raise self._machine.gone(batch)
+            self._heard_at = time.monotonic()
             for reply in batch:
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)

@@ -239,7 +239,8 @@ class MeasureJob:
             """Its models are loaded, and then its steps are done, about as fast as the reference's were."""
             encoders = {v.projector.sha256: vision_spec(v.projector, v.model, self.steps.runtime_of(v)) for v in group}
             encoders.pop(base.projector.sha256, None)  # it has encoded the pictures, and they are kept
-            steps = sum((steps_of_one(self._plan, len(self.items), v.id == base.id) for v in group), Counter[Kind]())
+            n = len(self.items) or len(self._to_ask or ())  # none is answered yet
+            steps = sum((steps_of_one(self._plan, n, v.id == base.id) for v in group), Counter[Kind]())
             return pool.load_s(places, [spec(group[0]), *encoders.values()]) + self._work.expected_s(steps)
 
         def answer(steps: Steps, variant: Variant) -> None:

@@ -85,6 +85,8 @@ class Loader:
         with self._watch.moving() as is_alone:
             before = self._watch.used_bytes()
             gone = [h for h in victims if h.is_on_gpu and h.usable]
+            for handle in gone:  # a smaller context than before holds less
+                self._watch.weigh(handle)
             try:
                 for handle in victims:
                     if handle.worker is not None:

@@ -125,11 +125,11 @@ class MemoryWatch:
 
 
 def _lost(gone: Sequence[Handle], before: Mapping[str, int], used: Mapping[str, int]) -> dict[str, int]:
-    """By place, how much of 80 % of the workers' peak is not free again."""
+    """By place, how much of 80 % of what the workers held last is not free again."""
     held: dict[str, int] = {}
     for handle in gone:
-        for place in handle.places if handle.peak else ():
-            held[place] = held.get(place, 0) + (handle.peak or 0) // len(handle.places)
+        for place in handle.places if handle.peak is not None else ():
+            held[place] = held.get(place, 0) + handle.bytes.get(place, 0)
     known = before.keys() & used.keys()
     short = {place: used[place] - before[place] + int(0.8 * held[place]) for place in held.keys() & known}
     return {place: n for place, n in short.items() if n > 0}

@@ -30,7 +30,7 @@ import playground
 from playground import errors
 from playground.engine import protocol
 from playground.errors import EngineError, Interrupted, PlaygroundError, WorkerDied
-from playground.pool.contract import Dialogue
+from playground.pool.contract import FRESH_S, Dialogue
 from playground.pool.pipe import Pipe
 from playground.values.memory import WorkerState
 
@@ -41,7 +41,6 @@ _POLL_S = 0.05  # how often a waiting request looks at its stop flag
 _CANCEL_GRACE_S = 2.0  # an image that is being encoded and a file that is being loaded do not hear Cancel
 _STOP_GRACE_S = 2.0
 _PING_S = 2.0  # an idle worker answers within a millisecond
-_FRESH_S = 0.1  # requests that follow each other need no ping between them, which takes a millisecond
 _HEARTBEAT_S = 1.0
 SILENCE_S = 30.0
 _LAST_LINES_S = 2.0  # for what a process that has ended wrote last; a child of it may hold stderr open
@@ -107,7 +106,7 @@ class WorkerProcess:
 
     @property
     def is_fresh(self) -> bool:
-        return self.alive and time.monotonic() - self._pipe.heard_at < _FRESH_S
+        return self.alive and time.monotonic() - self._pipe.heard_at < FRESH_S
 
     def wait_ready(self) -> protocol.Ready:
         """Wait for the worker's first message, which is kept. From any thread. Raises WorkerDied."""

@@ -700,6 +700,18 @@ def test_memory_when_it_does_not_come_back_then_an_alarm_and_a_dead_worker_raise
     assert_settled(pool)
 
 
+def test_memory_when_a_worker_held_less_at_the_end_than_before_then_no_alarm(
+    on_gpus: OnGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A measurement's context of many sequences is followed by one of a single question."""
+    pool, gpus, specs = on_gpus
+    monkeypatch.setattr(memory_watch, "_BACK_S", 0.2)
+    load(pool, specs["a"])
+    gpus.each = 100 * MIB
+    pool.unload(specs["a"])
+    assert pool.memory().alarms == ()
+
+
 def test_memory_when_the_driver_hides_processes_then_the_difference_and_said_so(on_gpus: OnGpus) -> None:
     pool, gpus, specs = on_gpus
     gpus.hides = True
