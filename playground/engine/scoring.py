@@ -168,7 +168,7 @@ class WholeRecord:
         ]
 
 
-class PackRecord:
+class LikeliestRecord:
     """A record of the likeliest tokens alone, of a reference pack. Otherwise as WholeRecord.
 
     All other tokens count as one: the KL is a lower bound of that over the whole vocabulary.
@@ -216,10 +216,10 @@ class PackRecord:
         return drifts
 
 
-def recorded(vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> WholeRecord | PackRecord:
+def recorded(vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> WholeRecord | LikeliestRecord:
     """Raises EngineError for a record of another shape."""
     if path.endswith(".npz"):
-        return PackRecord(vocabulary, path, n_rows)
+        return LikeliestRecord(vocabulary, path, n_rows)
     return WholeRecord(vocabulary, path, dtype, n_rows)
 
 
