@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +13,7 @@ from threading import Event, Thread
 
 import msgspec
 
-from playground.errors import Interrupted, PlaygroundError
+from playground.errors import Interrupted
 from playground.measuring.results import Progress
 from playground.measuring.shares import Shares
 from playground.measuring.steps import Steps
@@ -20,6 +21,8 @@ from playground.pool.turn_order import Places
 from playground.pool.worker_spec import WorkerSpec
 from playground.support.ahead import Results
 from playground.values.files import Variant
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
 
@@ -111,17 +114,26 @@ class AtPlaces:
         The first group is the reference's.
         """
         groups: list[list[Variant]] = []
+        if self._answer is None or places == self._home:
+            return groups
         here, most = self._steps.at(places), self._shares.fair_share
-        while self._answer is not None and places != self._home and len(groups) < most:
-            if self._reference_is_known.is_set() or self._stop():
-                break
-            if not (group := self._shares.take(places, ahead=True, from_the_end=True)):
+        while len(groups) < most and self._is_free(places, self._reference_is_known.is_set):
+            group = self._shares.take(places, ahead=True, from_the_end=True)
+            if not group:
                 break
             groups.append(group)
             for variant in group:
-                with suppress(PlaygroundError):  # it comes again when the variant is measured
+                try:
                     self._answer(here, variant)
+                except Exception:  # it comes again when the variant is measured
+                    logger.debug("%s was not asked ahead", variant.label, exc_info=True)
         return groups
+
+    def _is_free(self, places: Places, too_late: Callable[[], bool]) -> bool:
+        """Wait until nobody else generates there. False: it is too late, or the measurement is stopped."""
+        with suppress(Interrupted), self._pool.at(places).turn(stop=lambda: too_late() or self._stop()):
+            return not too_late()
+        return False
 
     def _take(self, places: Places) -> list[Variant]:
         """Once the place is free: while somebody else generates there, another place may take the group.
@@ -130,8 +142,7 @@ class AtPlaces:
         """
         shares, pool = self._shares, self._pool
         while True:
-            with suppress(Interrupted), pool.at(places).turn(stop=lambda: shares.none_left or self._stop()):
-                pass
+            self._is_free(places, lambda: shares.none_left)
             group = shares.take(places)
             if group or shares.none_left or self._stop() or not pool.devices.has(places):
                 return group
