@@ -24,7 +24,7 @@ from playground.cli.options import (
 from playground.cli.run_options import FormOptions, RuntimeOptions, SamplingOptions
 from playground.comparing import axes, branching, comparison_request, pages, run_settings, speeds, top_drift
 from playground.comparing.compare import StopFlag
-from playground.comparing.divergence import by_text, first_word, same_answer
+from playground.comparing.divergence import by_text, how_much, same_answer
 from playground.comparing.image_decoder import DECODER
 from playground.errors import BadInput
 from playground.rendering import json_documents, number_format
@@ -188,12 +188,12 @@ def _verdict(pane: Pane, reference: Pane) -> str:
         return "of another family: not compared with the reference"
     if by_text(reference, pane) and reference.state is PaneState.DONE:
         same = same_answer(reference, pane)
-        return "same as the reference" if same else f"differs from word {first_word(reference.text, pane.text)}"
+        return "same as the reference" if same else f"differs: {how_much(reference.text, pane.text)}"
     if pane.first_divergence is None:
         return "same as the reference" if reference.state is PaneState.DONE else "no reference to compare with"
     if same_answer(reference, pane):
         return f"same answer as the reference, other reasoning (token {pane.first_divergence})"
-    return f"differs from word {first_word(reference.text, pane.text)} (token {pane.first_divergence})"
+    return f"differs: {how_much(reference.text, pane.text)} (token {pane.first_divergence})"
 
 
 def _numbers(pane: Pane) -> str:

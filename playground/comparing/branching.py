@@ -127,5 +127,5 @@ def verdict(branch: Branch, reference: Pane) -> str:
         return ""
     if pane.first_divergence is None:
         return "= the reference from there on: one slip"
-    again = "again " if pane.first_divergence > branch.at else ""
-    return f"≠ differs {again}from word {divergence.first_word(reference.text, pane.text)}"
+    again = " again" if pane.first_divergence > branch.at else ""
+    return f"≠ differs{again}: {divergence.how_much(reference.text, pane.text)}"

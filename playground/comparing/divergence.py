@@ -131,9 +131,3 @@ def how_much(reference: str, answer: str) -> str:
 def _words(text: str) -> int:
     """Punctuation and tags are not counted."""
     return sum(not _MARKS.fullmatch(word.strip()) for word in _WORD.findall(text))
-
-
-def first_word(reference: str, answer: str) -> int:
-    """Number, from 1, of the first word that differs. Punctuation and tags are not counted."""
-    kind, same, _ = next(iter(word_changes(reference, answer)), ("replace", "", ""))
-    return 1 + (_words(same) if kind == "equal" else 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from playground.comparing.divergence import first_word
+from playground.comparing.divergence import how_much
 from playground.notebooks.cells import Picture, Run
 from playground.values.answer import PaneState
 from playground.values.texts import shortened_line
@@ -78,9 +78,7 @@ def _answers(old: Run, new: Run) -> str:
                 continue
             equal = pane.text == texts[pane.variant]
             if not equal and same.get(pane.variant, True):
-                differences.append(
-                    f"{labels[pane.variant]} differs from word {first_word(texts[pane.variant], pane.text)}"
-                )
+                differences.append(f"{labels[pane.variant]} differs in {how_much(texts[pane.variant], pane.text)}")
             same[pane.variant] = same.get(pane.variant, True) and equal
     unchanged = [labels[variant] for variant, equal in same.items() if equal]
     if unchanged and not differences:

@@ -355,7 +355,7 @@ def test_runs_when_a_cell_is_run_again_then_the_older_ones_stay_and_can_be_compa
     sentence = cell(page).locator(".vp-note")
     expect(sentence).to_have_text(
         "From run 1 to run 3: the prompt changed from “What shape is green?” to "
-        "“How many red stars are there?”. F16 differs from word 1; Q8_0 differs from word 1."
+        "“How many red stars are there?”. F16 differs in 1 word; Q8_0 differs in 1 word."
     )
     places = [pane(page, "F16").nth(n).bounding_box() for n in (0, 1)]
     tops = {place and place["y"] for place in places}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playground.comparing.divergence import close_changes, first_word, word_changes
+from playground.comparing.divergence import close_changes, how_much, word_changes
 from playground.rendering import comparison_view, number_format, templating
 from playground.values.answer import (
     Branch,
@@ -213,7 +213,7 @@ def test_verdict_when_answers_are_control_tokens_and_words_then_the_words_are_to
         ("replace", "1,410", "1,470"),
         ("equal", "<nl></doctag>", "<nl></doctag>"),
     ]
-    assert first_word(before, after) == 2  # the tags are not counted
+    assert how_much(f"{before} a b c", f"{after}<nl> a b c") == "1 word"  # the tags are not counted
     assert word_changes("if a < b", "if a < c")[0] == ("equal", "if a <", "if a <")
 
 
@@ -267,7 +267,7 @@ def test_pane_when_it_goes_on_from_the_references_token_then_the_branch_says_wha
     assert '<span class="vp-verdict vp-same">= the reference from there on: one slip</span>' in html
     assert '<span class="vp-dim">a</span><ins> red</ins> box' in html
     lost = replace(done(Q2, "a red cat", f16.scores[:2], 2), token_ids=(1, 2, 9))
-    assert '<span class="vp-verdict vp-off">≠ differs again from word 3</span>' in shown(lost)
+    assert '<span class="vp-verdict vp-off">≠ differs again: 1 word</span>' in shown(lost)
     writing = replace(lost, state=PaneState.WRITING, text="a <b>", scores=())
     assert "a &lt;b&gt;</p>" in shown(writing)
     assert 'data-do="branch"' not in shown(slip, can_branch=False)

@@ -619,11 +619,11 @@ Q8_TOO = (without_paths(F16), without_paths(Q2), without_paths(Q8))
         ),
         (
             new(result(pane(F16, "three red squares"), pane(Q2, "three blue circles"))),
-            "nothing was changed. F16 the same; Q2_K differs from word 2.",
+            "nothing was changed. F16 the same; Q2_K differs in 1 word.",
         ),
         (
             new(result(pane(F16, "two"), pane(Q2, "three red circles", PaneState.STOPPED))),
-            "nothing was changed. F16 differs from word 1.",
+            "nothing was changed. F16 differs in 3 words.",
         ),
         (new(result(pane(F16, "", PaneState.FAILED))), "nothing was changed."),
     ],
@@ -638,11 +638,11 @@ def test_changes_when_a_file_is_another_one_then_told() -> None:
     assert sentence == f"From run 1 to run 2: the files of Q2_K changed. {SAME}"
 
 
-def test_changes_when_a_later_turn_differs_then_its_word_is_told() -> None:
+def test_changes_when_a_later_turn_differs_then_its_words_are_counted() -> None:
     cell = compare_cell(prompts=("What?", "Why?"))
     old = run_of(cell, ANSWERED, result(pane(F16, "a b c"), pane(Q2, "a b c"), turn=1))
     after = new(ANSWERED, result(pane(F16, "a b c"), pane(Q2, "a b d"), turn=1), cell=cell)
-    assert changes(old, after).endswith("nothing was changed. F16 the same; Q2_K differs from word 3.")
+    assert changes(old, after).endswith("nothing was changed. F16 the same; Q2_K differs in 1 word.")
 
 
 def test_changes_when_a_gallery_lost_its_first_image_then_each_is_compared_with_itself() -> None:
