@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ import typer
 
 from playground.comparing import run_settings
 from playground.comparing.run_settings import RunSettings
-from playground.errors import BadInput
+from playground.errors import BadInput, cannot_write
 from playground.measuring import packs, parity, question_sets, result_documents, results, suite_source
 from playground.measuring.result_documents import ResultDocument
 from playground.measuring.statistics import Interval
@@ -354,6 +355,16 @@ def say(text: str) -> None:
 def say_problems(problems: Sequence[str]) -> None:
     for problem in problems[:20]:
         say(problem)
+
+
+def check_folder(path: Path) -> None:
+    """Makes the folder. Raises BadInput or NoRoom if nothing can be written in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def check_folder_of(path: Path) -> None:

@@ -18,6 +18,7 @@ from playground.cli.options import (
     QuestionOptions,
     Questions,
     bytes_of,
+    check_folder,
     followed,
     line,
     questions_of,
@@ -167,6 +168,8 @@ def sensitivity(
         question_set = questions_of(parts, QuestionOptions(items=questions, level=level, n=n))
         request = ScanRequest(source, question_set, scan, Runtime(n_ctx=n_ctx))
         job = ScanJob(parts.lab, parts.workshop._replace(folder=out), request)
+        if calibrate or scan.max_bytes is not None or scan.max_kl is not None:
+            check_folder(out)
         scanned = followed(job.run(), scan_results.Sensitivity)
     say_problems(scanned.problems)
     recipe_file = out / f"{recipes.slug(scanned.built.recipe)}.toml" if scanned.built else None

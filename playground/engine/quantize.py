@@ -18,10 +18,13 @@ from playground.errors import BadInput, EngineError
 from playground.values.files import Half
 
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+)")
+_FROM = re.compile(r"\], type = +(\w+), ")
+_TO = re.compile(r"-> +[\d.]+ MiB \(\w+\)")
 _LACKING = re.compile(r"did not find weights for +(\S+)")
 _SIZE = re.compile(r"quant size += +([\d.]+) MiB")
 _NARROW = re.compile(r"warning: (\S+) +- ncols +(\d+) not divisible by +(\d+) \(required for type +(\S+)\)")
 _INSTEAD = re.compile(r"-> falling back to +(\S+)")
+_PRECISE = ("f32", "f16", "bf16")
 _NAMED = 12  # tensors that a note lists by name
 # Projectors that llama.cpp reads with this matrix transposed, which it cannot do with a quantized one.
 _TRANSPOSED = {"gemma3": "mm.input_projection.weight", "gemma3nv": "mm.input_projection.weight"}
@@ -61,10 +64,16 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
     lacking: list[str] = []
     narrow: list[_Narrow] = []  # each line comes in pieces
     converted = 0
+    kind = ""  # of the tensor that it is at
+    again = ""  # the type of one that would be quantized twice
 
     def on_line(line: str) -> None:
-        nonlocal converted
+        nonlocal converted, kind, again
         converted += "converting to" in line
+        if source := _FROM.search(line):
+            kind = source[1]
+        if _TO.search(line) and kind not in _PRECISE:
+            again = kind
         if step := _STEP.search(line):
             send(Step(int(step[1]), int(step[2]), step[3]))
         elif tensor := _LACKING.search(line):
@@ -86,6 +95,8 @@ def quantize(request: Quantize, send: Callable[[Step], None]) -> Quantized:
         name = os.path.basename(request.source)
         reason = llama_log.explain(f"llama.cpp could not quantize {name} to {request.quantization}.")
         raise reason if isinstance(reason, EngineError) else EngineError(str(reason))
+    if request.dry_run and again and not request.requantize:  # llama.cpp refuses it when it comes to that tensor
+        raise EngineError(f"requantizing from type {again} is disabled")
     # Token embeddings are looked up; only a head that shares them is multiplied.
     without = [name for name in lacking if name != "token_embd.weight"]
     if without and len(lacking) == converted:

@@ -77,6 +77,28 @@ class MakeJob:
         self._form = form
         self._stop = stop
 
+    def check(self, source: Variant, request: MakeRequest) -> Path:
+        """The new file's path. Raises what can be refused before a question is asked, as quantizer.make does: names
+        that llama.cpp does not know, a source that is quantized, too little room."""
+        file = Path(source.half(request.half).path)
+        target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
+        if target.exists():
+            raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
+        planned = quantizer.make(
+            file,
+            target,
+            request.quantization,
+            self._lab.pool,
+            request.half,
+            tensor_types=request.tensor_types,
+            requantize=request.requantize,
+            dry_run=True,
+            imatrix=request.imatrix,
+            stop=self._stop,
+        )
+        quantizer.check_room(target, planned.bytes)
+        return target
+
     def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
         """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again; one that
         could not be checked is kept.
@@ -88,10 +110,7 @@ class MakeJob:
         calibrating, judging = questions.parts(2) if calibrates else (None, questions)
         if not judging.items:
             raise BadInput("At least two questions about two pictures are needed to calibrate and check a new file.")
-        file = Path(source.half(request.half).path)
-        target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
-        if target.exists():
-            raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
+        target = self.check(source, request)
         imatrix, made, checked, kept = request.imatrix, None, None, False
         calibrated = target.with_suffix(".imatrix.gguf") if calibrates else None
         made_with = fingerprints(calibrating) if calibrating is not None else ()

@@ -119,10 +119,7 @@ def make(
         if dry_run:
             return QuantizedFile(None, wanted, planned.seconds, planned.notes)
         on_plan(planned.notes)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if wanted > free:
-            raise NoRoom(no_room(target.name, wanted, free))
+        check_room(target, wanted)
         with atomic.replacing(target) as part:
             done = run_request(request(str(part), dry=False), pool, on_step=on_step, stop=stop)
             if stop():  # it cannot be asked to stop: it was killed, or was done before that
@@ -139,6 +136,17 @@ def make(
         raise
     except OSError as error:
         raise cannot_write(target, error) from None
+
+
+def check_room(target: Path, wanted: int) -> None:
+    """Makes the folder. Raises NoRoom, BadInput."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+    except OSError as error:
+        raise cannot_write(target, error) from None
+    if wanted > free:
+        raise NoRoom(no_room(target.name, wanted, free))
 
 
 def tensor_types(lines: Iterable[str]) -> tuple[protocol.TensorType, ...]:

@@ -67,9 +67,13 @@ class ScanFiles:
             )
         )
 
-    def planned_bytes(self, half: Half, quantization: str) -> int | None:
+    def plan(self, half: Half, recipe: FileRecipe) -> int | None:
         """How large a file would be, from a dry run."""
-        return self._quantize(protocol.Quantize(str(self.file(half)), "", quantization, half, dry_run=True)).bytes
+        types = recipe.tensor_types
+        request = protocol.Quantize(
+            str(self.file(half)), "", recipe.quantization, half, tensor_types=types, dry_run=True
+        )
+        return self._quantize(request).bytes
 
     def release(self, variant: Variant, halves: Sequence[Half]) -> None:
         """End the workers of files that are about to be deleted."""

@@ -6,6 +6,7 @@ size, on the questions that the search has not seen.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from threading import Lock
 import msgspec
 
 from playground.comparing.lab import Lab
-from playground.errors import BadInput, Failure, NoRoom
+from playground.errors import BadInput, EngineError, Failure, NoRoom
 from playground.measuring import ship_card
 from playground.measuring.measure import MeasureJob
 from playground.measuring.measure_request import MeasureRequest
@@ -113,6 +114,7 @@ class ScanJob:
         measuring, source = self._measuring, self._source
         n, trials = len(self._searched.items), self._trials
         measuring.stay()
+        self._refuse_unknown_types()
         yield from measuring.ask()
         keys = {trial: self._key(trial) for trial in trials}
         rungs: dict[_Trial, Rung] = {}
@@ -193,6 +195,15 @@ class ScanJob:
                     stop=self._stop,
                 )
             self._files.matrices[half] = target
+
+    def _refuse_unknown_types(self) -> None:
+        """llama.cpp's plan of one group at each type. Raises BadInput for a name that it does not know."""
+        group, files = self._groups[0], self._files
+        for kind in self._scan.kinds:
+            recipe = recipes.file_recipe([group], {group.name: kind}, files.kind(group.half))
+            assert recipe is not None
+            with contextlib.suppress(EngineError):  # of this file: each rung says whether it comes again
+                files.plan(group.half, recipe)
 
     # --- one group ---------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class UniformBaseline:
         if not quantization:
             return source.stat().st_size
         try:
-            return self._files.planned_bytes(half, quantization)
+            return self._files.plan(half, FileRecipe(quantization, ()))
         except Failure as error:
             self.problems.append(f"{quantization} of {source.name}: {error.message}")
             return None

@@ -78,16 +78,26 @@ def make(
     """Quantize a half of `source`, and check it on images. `form`: of the questions.
 
     Raises BadInput, and what MakeJob raises."""
+    job = MakeJob(parts.lab, parts.workshop, Runtime(), stop.wanted, form)
+    request = _request(parts, source, wanted)  # another one may have made it, or taken the room, since the check
+    yield from job.run(source, request, questions.first(2 * _QUESTIONS if wanted.calibrate else _QUESTIONS))
+
+
+def check(parts: Parts, source: Variant, wanted: FileChoice, stop: StopFlag) -> None:
+    """Raises what `make` would refuse, before anybody waits for its turn."""
+    request = _request(parts, source, wanted)
+    MakeJob(parts.lab, parts.workshop, Runtime(), stop.wanted).check(source, request)
+
+
+def _request(parts: Parts, source: Variant, wanted: FileChoice) -> MakeRequest:
+    """With a target. Raises BadInput, NoRoom."""
     request = wanted.request
     file = source.half(request.half)
     check_room(parts, file.bytes)
     target = parts.catalog.made / wanted.name(file)
     if target.exists():
         raise BadInput(f"{target.name} was made before. It is a variant: tick it at the side.")
-    request = msgspec.structs.replace(request, target=target)
-    runtime = Runtime()
-    job = MakeJob(parts.lab, parts.workshop, runtime, stop.wanted, form)
-    yield from job.run(source, request, questions.first(2 * _QUESTIONS if wanted.calibrate else _QUESTIONS))
+    return msgspec.structs.replace(request, target=target)
 
 
 def files(parts: Parts) -> dict[str, Path]:

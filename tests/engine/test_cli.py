@@ -221,6 +221,8 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
         ("sensitivity --max-kl nan", "A limit has to be a number above 0"),
         ("sensitivity --types , --restore", "Say which types"),
         ("sensitivity -n 3", "at least four questions"),
+        ("sensitivity --types q8_0,q99", "no quantization called 'Q99'"),
+        (f"sensitivity --max-size 5MB --out {MODEL}", "cannot be written"),
         ("sensitivity --depth 0", "depth has to be between"),
         (f"sensitivity --model {MODEL}", "Give both --model and --projector"),
         ("card --out x.pdf", "written as html, json, png, not as 'pdf'"),

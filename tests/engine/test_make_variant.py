@@ -14,7 +14,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from playground.engine.protocol import TensorType
-from playground.errors import BadInput, EngineError, Interrupted, PlaygroundError
+from playground.errors import BadInput, BadModel, EngineError, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.gate import Verdict, gates
 from playground.measuring.question_sets import QuestionSet
@@ -235,6 +235,32 @@ def test_target_when_it_is_there_then_refused_and_kept(parts: Parts, source: Var
         checked(
             parts, source, tmp_path / "new.gguf", MakeRequest(Half.PROJECTOR, "Q8_0", calibrate=True), ASKED.first(1)
         )
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (MakeRequest(Half.PROJECTOR, "Q9_9", calibrate=True), "no quantization called 'Q9_9'"),
+        (MakeRequest(Half.MODEL, "Q4_0", (TensorType("ffn", "q99"),), calibrate=True), "no type called 'q99'"),
+    ],
+)
+def test_making_when_it_will_be_refused_then_before_a_question_is_asked(
+    parts: Parts, source: Variant, tmp_path: Path, order: MakeRequest, message: str
+) -> None:
+    updates = making(parts, source, tmp_path / "new.gguf", order)
+    with pytest.raises(BadInput, match=message):  # in place of the first step
+        next(updates)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_making_when_the_source_is_quantized_then_refused_before_a_question_is_asked(
+    parts: Parts, derived: Path, tmp_path: Path
+) -> None:
+    quantized = next(path for path in (derived / "derived").rglob("*.gguf") if "Q8_0" in path.name)
+    half = parts.catalog.half(quantized)
+    pair = parts.catalog.read_pair(*((quantized, PROJECTOR) if half is Half.MODEL else (MODEL, quantized)))
+    with pytest.raises(BadModel, match="is quantized already"):
+        next(making(parts, pair, tmp_path / "new.gguf", MakeRequest(half, "Q4_0", calibrate=True)))
 
 
 # --- the store --------------------------------------------------------------------------------------------------------

@@ -280,6 +280,15 @@ def test_type_when_it_wants_a_matrix_and_has_none_then_told_and_never_chosen(
     assert [step.what for step in steps if " at " in step.what] == labels  # it may go well another time
 
 
+def test_type_when_llama_cpp_does_not_know_it_then_refused_before_a_question_is_asked(
+    parts: Parts, few: pairs.PairFiles
+) -> None:
+    source = parts.catalog.open_pair(few.model, few.projector)
+    for kinds, message in ((("q4_K", "q99"), "no quantization called 'Q99'"), (("q8_1",), "called 'Q8_1'")):
+        with pytest.raises(BadInput, match=message):  # in place of the first step
+            next(scanning(parts, source, kinds=kinds).run())
+
+
 def test_recipe_when_by_its_drift_and_with_matrices_then_no_further_and_what_was_tried_before_it_is_gone(
     parts: Parts, few: pairs.PairFiles
 ) -> None:

@@ -39,3 +39,11 @@ def test_making_when_a_type_needs_a_matrix_then_refused_before_it_starts(parts: 
     updates = made_files.make(parts, source, wanted, questions, PromptForm(), StopFlag())
     with pytest.raises(BadInput, match="Calibrate with images"):
         next(updates)
+    with pytest.raises(BadInput, match="Calibrate with images"):
+        made_files.check(parts, source, wanted, StopFlag())
+
+
+def test_making_when_the_name_is_unknown_then_refused_before_anybody_waits_for_a_turn(parts: Parts) -> None:
+    wanted = made_files.FileChoice("Projector (mmproj)", "Q9_9", "", calibrate=True)
+    with pytest.raises(BadInput, match="no quantization called 'Q9_9'"):
+        made_files.check(parts, parts.catalog.variants[0], wanted, StopFlag())
