@@ -872,6 +872,19 @@ def test_a_small_screen_when_used_then_panes_are_swiped_and_a_chip_opens_the_set
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+    page.set_viewport_size({"width": 360, "height": 800})
+    before, after = page.evaluate(
+        """() => {
+          const places = () => [...document.querySelectorAll(".vp-actions > *, .vp-status, .vp-cells")]
+            .map(node => Object.values(node.getBoundingClientRect().toJSON()));
+          const stop = document.querySelector("[data-do=stop-all]"), before = places();
+          stop.hidden = false;
+          const after = places(), end = stop.getBoundingClientRect().right;
+          stop.hidden = true;
+          return [[...before, end <= innerWidth], [...after, end > 0]];
+        }"""
+    )
+    assert after == before  # Stop has its room in the line of the title
 
 
 def contrasts(page: Page, selector: str) -> list[str]:
