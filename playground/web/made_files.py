@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TYPES = (
 )  # fmt: skip
 HALVES = {"Language model": Half.MODEL, "Projector (mmproj)": Half.PROJECTOR}
 _NEED_A_MATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")  # llama.cpp refuses these without one
-_QUESTIONS = 100  # that judge a new file; as many again calibrate it, if that is wanted
+_QUESTIONS = 100  # that judge a new file, where the cell does not say how many
 
 
 def wants_calibration(quantization: str) -> bool:
@@ -73,14 +73,22 @@ class FileChoice:
 
 
 def make(
-    parts: Parts, source: Variant, wanted: FileChoice, questions: QuestionSet, form: PromptForm, stop: StopFlag
-) -> Iterator[Progress | CheckedVariant]:
+    parts: Parts,
+    source: Variant,
+    wanted: FileChoice,
+    questions: QuestionSet,
+    form: PromptForm,
+    stop: StopFlag,
+    n: int | None = None,
+) -> Generator[Progress | CheckedVariant, None, None]:
     """Quantize a half of `source`, and check it on images. `form`: of the questions.
 
+    `n`: how many questions judge the new file; as many again calibrate it, if that is wanted.
     Raises BadInput, and what MakeJob raises."""
     job = MakeJob(parts.lab, parts.workshop, Runtime(), stop.wanted, form)
     request = _request(parts, source, wanted)  # another one may have made it, or taken the room, since the check
-    yield from job.run(source, request, questions.first(2 * _QUESTIONS if wanted.calibrate else _QUESTIONS))
+    n = _QUESTIONS if n is None else n
+    yield from job.run(source, request, questions.first(2 * n if wanted.calibrate else n))
 
 
 def check(parts: Parts, source: Variant, wanted: FileChoice, stop: StopFlag) -> None:

@@ -123,14 +123,16 @@ class QuantizePanel:
             own_parts = self._parts.of(person)
             own_parts.pool.check_busy()
             source = self._source(cell)
-            questions = self._view.question_set(self._parts.library.own(key), cell.questions or CellQuestions())
+            asked = cell.questions
+            questions = self._view.question_set(self._parts.library.own(key), asked or CellQuestions())
+            n = asked.n if asked and not asked.pack else None  # a pack has its own questions
             with self._long_jobs.held(person):
                 waiting = cell_view.notice("Waiting for its turn ...")
                 yield {self._result: waiting, self._stop: gr.update(interactive=True)}, None
                 made_files.check(own_parts, source, wanted, stop)
                 with self._own_turn(stop):
                     form = cell.settings.prompt_form()
-                    for update in made_files.make(own_parts, source, wanted, questions, form, stop):
+                    for update in made_files.make(own_parts, source, wanted, questions, form, stop, n):
                         if isinstance(update, Progress):
                             yield {self._result: measurement_view.progress(update)}, None
                             continue

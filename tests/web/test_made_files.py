@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from playground.comparing.compare import StopFlag
 from playground.errors import BadInput
 from playground.measuring import question_sets
+from playground.measuring.results import Progress
 from playground.values.request import PromptForm
 from playground.web import made_files
 from playground.wiring import Parts
@@ -41,6 +42,17 @@ def test_making_when_a_type_needs_a_matrix_then_refused_before_it_starts(parts: 
         next(updates)
     with pytest.raises(BadInput, match="Calibrate with images"):
         made_files.check(parts, source, wanted, StopFlag())
+
+
+def test_making_when_the_cell_says_how_many_then_as_many_questions_judge_and_calibrate(parts: Parts) -> None:
+    source, questions = parts.catalog.variants[0], question_sets.embedded(parts.evaluation)
+    wanted, stop = made_files.FileChoice("Projector (mmproj)", "Q8_0", "", calibrate=True), StopFlag()
+    updates = made_files.make(parts, source, wanted, questions, PromptForm(), stop, 3)
+    first = next(updates)
+    stop.run()
+    updates.close()
+    assert isinstance(first, Progress)
+    assert (first.what, first.total) == ("calibrating", 3)
 
 
 def test_making_when_the_name_is_unknown_then_refused_before_anybody_waits_for_a_turn(parts: Parts) -> None:
