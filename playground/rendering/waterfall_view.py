@@ -14,7 +14,12 @@ from playground.rendering.templating import markup
 from playground.values.answer import ComparisonUpdate, Pane, PaneState
 from playground.values.files import Variant
 
-_NAMES = {"load": "load", "image": "encode the image", "prompt": "prompt, to the first token", "decode": "decode"}
+_NAMES = {
+    "load": "until loaded",  # more than a pane's load: docs/metrics.md
+    "image": "encode the image",
+    "prompt": "prompt, to the first token",
+    "decode": "decode",
+}
 _MOST = 50  # states of a pane; a notebook of somebody else may have any number
 
 

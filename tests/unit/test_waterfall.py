@@ -45,6 +45,7 @@ def test_waterfall_when_drawn_then_on_an_axis_of_round_numbers() -> None:
     assert "left:25.0%;width:25.0%" in html
     assert "&lt;i&gt;" in html
     assert "4.00 s" in html
+    assert 'title="until loaded: 1.00 s, from 1.00 s on"' in html  # not the pane's load: it counts the waits too
 
 
 def test_waterfall_when_the_run_is_of_an_older_version_then_none() -> None:
