@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class BlindAnswer:
 class VoteRow:
     """How often a variant's answer was accepted."""
 
-    variant: str
+    name: str  # the variant's label, or its id where another row has the same label or nobody knows it
     accepted: int
     shown: int
     share: Interval  # 95 %, Clopper and Pearson
@@ -68,29 +69,34 @@ def voted(cell: CompareCell, run: Run, index: int, accepted: Sequence[int] | Non
     return (*cell.votes, vote)
 
 
-def rows(cells: Iterable[Cell], measurements: Iterable[Measurement]) -> list[VoteRow]:
-    """Over the votes of a notebook. `measurements`: the later one wins."""
+def rows(cells: Iterable[Cell], runs: Iterable[Run], labels: Mapping[str, str] | None = None) -> list[VoteRow]:
+    """Over the votes of a notebook. `runs`: have the labels, and the drifts that were measured; the later one wins.
+    `labels`: by id, of variants that no run names."""
     counts: dict[str, tuple[int, int]] = {}
     for cell in cells:
         for vote in cell.votes if isinstance(cell, CompareCell) else ():
             for variant in vote.shown:
                 accepted, shown = counts.get(variant, (0, 0))
                 counts[variant] = accepted + (variant in vote.accepted), shown + 1
-    drift = _drift(measurements) if counts else {}
+    if not counts:
+        return []
+    known = dict(labels or {})
+    drift: dict[str, float] = {}
+    for run in runs:
+        known |= {variant.id: variant.label for variant in run.variants}
+        drift |= _drift(run.measurement)
+    uses = Counter(known.get(variant) for variant in counts)
+    names = {id: known[id] if id in known and uses[known[id]] == 1 else id for id in counts}
     listed = [
-        VoteRow(variant, accepted, shown, proportion(accepted / shown, shown), drift.get(variant))
+        VoteRow(names[variant], accepted, shown, proportion(accepted / shown, shown), drift.get(variant))
         for variant, (accepted, shown) in counts.items()
     ]
     return sorted(listed, key=lambda row: -row.share.value)
 
 
-def _drift(measurements: Iterable[Measurement]) -> Mapping[str, float]:
-    return {
-        result.variant: result.mean_kl.value
-        for measurement in measurements
-        for result in measurement.results
-        if result.mean_kl is not None
-    }
+def _drift(measurement: Measurement | None) -> Mapping[str, float]:
+    results = measurement.results if measurement is not None else ()
+    return {result.variant: result.mean_kl.value for result in results if result.mean_kl is not None}
 
 
 def _names(shown: Iterable[BlindAnswer]) -> tuple[str, ...]:

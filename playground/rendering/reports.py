@@ -149,15 +149,15 @@ def markdown(title: str, whole: Whole, thumbnail: Thumbnail = lambda sha256: Non
 
 
 def _tally(whole: Whole) -> list[VoteRow]:
-    measured = (run.measurement for _, runs in whole for run in runs if run.measurement is not None)
-    return votes.rows([cell for cell, _ in whole], measured)
+    every = [run for _, runs in whole for run in sorted(runs, key=lambda run: run.number)]
+    return votes.rows([cell for cell, _ in whole], every)
 
 
 def _votes(tally: Sequence[VoteRow]) -> str:
     rows = []
     for row in tally:
         ends = f"{number_format.share(row.share.low)} to {number_format.share(row.share.high)}"
-        values = (row.variant, f"{row.accepted} of {row.shown}", number_format.share(row.share.value), ends)
+        values = (row.name, f"{row.accepted} of {row.shown}", number_format.share(row.share.value), ends)
         rows.append([*values, measurement_view.nats(row.kl)])
     return "## Blind votes\n\n" + as_html.table(("variant", "accepted", "share", "95 %", "KL a token"), rows)
 

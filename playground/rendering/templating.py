@@ -81,7 +81,6 @@ environment.filters |= {
     "share": number_format.share,
     "chips": chips,
     "chip_if": chip_if,
-    "short_id": lambda id: id.split(":", 1)[-1],
     "plain": lambda number: f"{number:.10g}",
 }
 

@@ -155,9 +155,10 @@ class NotebookView:
         cells = self.cells(notebook)
         if not any(isinstance(cell, CompareCell) and cell.votes for cell in cells):
             return []
-        measured_cells = (cell for cell in cells if isinstance(cell, CompareCell) and cell.questions is not None)
-        runs = (self._library.newest_run(notebook, cell.id) for cell in measured_cells)
-        return votes.rows(cells, (run.measurement for run in runs if run is not None and run.measurement is not None))
+        used = [cell for cell in cells if isinstance(cell, CompareCell) and (cell.votes or cell.questions is not None)]
+        newest = (self._library.newest_run(notebook, cell.id) for cell in used)
+        labels = {variant.id: variant.label for variant in self._parts.catalog.variants}
+        return votes.rows(cells, (run for run in newest if run is not None), labels)
 
     def _repeats(self, notebook: Notebook, cell: str, shown: Run) -> list[Run]:
         """The latest runs of a cell that asked the same as one of them, which has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from playground.errors import BadInput
 from playground.notebooks import votes
 from playground.notebooks.cells import BlindVote, CompareCell, Run
-from playground.rendering import cell_view, measurement_view
+from playground.rendering import cell_view, measurement_view, reports
 from testkit import notebooks
 from testkit.notebooks import F16, Q2, compare_cell, pane, result, run_of
 
@@ -22,7 +23,7 @@ def asked(*texts: str, **fields: Any) -> tuple[CompareCell, Run]:
 
 
 def shown(cell: CompareCell, run: Run, *, can_edit: bool = True) -> str:
-    tally = votes.rows([cell], ())
+    tally = votes.rows([cell], [run])
     pictures = measurement_view.pictures(lambda name: None)
     html = cell_view.run(run, (), cell, lambda sha256: None, pictures, can_edit=can_edit, tally=tally)
     return " ".join(str(html).split())
@@ -43,7 +44,7 @@ def test_run_when_blind_then_names_are_hidden_until_a_vote_and_no_reader_votes()
     assert set(after.votes[0].shown) == {F16.id, Q2.id}
     html = shown(after, run)
     assert "vp-pane" in html
-    assert '<th scope="row">Q2_K+mmproj-F16</th> <td>1 of 1</td> <td>100% (2% to 100%)</td> <td>–</td>' in html
+    assert '<th scope="row">Q2_K</th> <td>1 of 1</td> <td>100% (2% to 100%)</td> <td>–</td>' in html
     with pytest.raises(BadInput, match="have their names"):
         votes.voted(after, run, 0, [at])
 
@@ -84,6 +85,16 @@ def test_tally_when_a_variant_was_measured_then_its_drift_stands_beside() -> Non
     measurement = notebooks.measurement()
     variant = next(r.variant for r in measurement.results if r.mean_kl is not None)
     cell = compare_cell(votes=(BlindVote(1, 0, (variant,), ()), BlindVote(2, 0, (variant,), (variant,))))
-    (row,) = votes.rows([cell], [measurement])
+    (row,) = votes.rows([cell], [run_of(cell, measurement=measurement)])
     assert (row.accepted, row.shown, row.share.value) == (1, 2, 0.5)
     assert row.kl == next(r.mean_kl.value for r in measurement.results if r.variant == variant and r.mean_kl)
+
+
+def test_tally_when_two_labels_are_the_same_or_unknown_then_ids_tell_the_variants_apart() -> None:
+    other = replace(Q2, id="other:Q2_K+mmproj-F16", family="other")
+    ids = (F16.id, Q2.id, other.id, "gone:Q8_0+mmproj-F16")
+    cell, run = asked("a", "b")
+    named = run_of(cell, result(pane(F16, "a"), pane(Q2, "b"), pane(other, "c")), variants=(F16, Q2, other))
+    after = msgspec.structs.replace(cell, votes=(BlindVote(1, 0, ids, (F16.id,)),))
+    assert [row.name for row in votes.rows([after], [run, named])] == ["F16", Q2.id, other.id, "gone:Q8_0+mmproj-F16"]
+    assert "| F16 | 1 of 1 |" in reports.markdown("Votes", [(after, [named])])
