@@ -17,6 +17,7 @@ from playground.cli.options import (
     PackFile,
     QuestionOptions,
     ResultsOptions,
+    check_folder_of,
     derived,
     followed,
     listed,
@@ -24,8 +25,9 @@ from playground.cli.options import (
     say,
     say_problems,
     with_options,
+    write_file,
 )
-from playground.errors import BadInput, PlaygroundError, cannot_write
+from playground.errors import BadInput, PlaygroundError
 from playground.measuring import gate as verdicts
 from playground.measuring import packs, release_checks, results, suite_source
 from playground.measuring.measure import MeasureJob
@@ -96,6 +98,11 @@ def gate(
 ) -> None:
     """May a candidate replace the reference? Exit code 0: yes. 1: its quality fell. 2: too few questions to tell.
     3: it could not be measured."""
+    try:
+        if junit is not None:
+            check_folder_of(junit)
+    except BadInput as error:
+        _fail(error.message, None, as_json=as_json)
     try:
         if not 0 < margin < 100:
             raise BadInput("--margin has to be between 0 and 100 points.")
@@ -275,7 +282,4 @@ def _write(path: Path, report: _Report) -> None:
     if report.error is not None:
         case = ET.SubElement(suite, "testcase", classname="playground gate", name="measurement")
         ET.SubElement(case, "error", type="could not run", message=report.error)
-    try:
-        ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    write_file(path, ET.tostring(suite, encoding="utf-8", xml_declaration=True))

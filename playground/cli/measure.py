@@ -31,9 +31,10 @@ from playground.cli.options import (
     say,
     say_problems,
     with_options,
+    write_file,
 )
 from playground.comparing import axes
-from playground.errors import BadInput, cannot_write
+from playground.errors import BadInput
 from playground.measuring import gate, packs, parity, results, statistics
 from playground.measuring import ship_card as ship
 from playground.measuring.summaries import kl_sums
@@ -219,10 +220,7 @@ def card(
         command=shlex.join(["python", "-m", "playground", *sys.argv[1:]]),
     )
     for path in out or ():
-        try:
-            path.write_bytes(card_view.write(path.suffix.removeprefix("."), made))
-        except OSError as error:
-            raise cannot_write(path, error) from None
+        write_file(path, card_view.write(path.suffix.removeprefix("."), made))
         say(f"{path} written.")
     if as_json:
         typer.echo(msgspec.json.encode(made).decode())

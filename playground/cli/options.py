@@ -26,6 +26,7 @@ from playground.measuring.statistics import Interval
 from playground.models.catalog import Catalog
 from playground.quantizing import scan_results
 from playground.quantizing.make_variant import CheckedVariant
+from playground.support import atomic
 from playground.values import durations
 from playground.values.files import Variant
 from playground.values.request import ImagePlace, PromptForm
@@ -365,6 +366,22 @@ def check_folder(path: Path) -> None:
             pass
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replaces an older file as a whole. Raises BadInput or NoRoom; the older file is then as it was."""
+    check_folder_of(path)
+    try:
+        atomic.write(path.resolve(), data)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def check_new(path: Path) -> None:
+    """Raises BadInput if the file cannot be a new one."""
+    check_folder_of(path)
+    if path.exists():
+        raise BadInput(f"{path} exists. Choose another name.")
 
 
 def check_folder_of(path: Path) -> None:

@@ -13,14 +13,16 @@ from playground.cli.options import (
     QuestionOptions,
     VariantOptions,
     check_folder_of,
+    check_new,
     choose,
     followed,
     questions_of,
     say,
     with_options,
+    write_file,
 )
 from playground.comparing import comparison_request
-from playground.errors import BadInput, cannot_write
+from playground.errors import BadInput
 from playground.measuring import pack_jobs, pack_source, packs, results
 from playground.measuring.measure_request import MeasureRequest
 from playground.measuring.packs import Pack, PackRecord
@@ -95,15 +97,13 @@ def pull(
     revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
 ) -> None:
     """Fetch a pack from a dataset repository of the Hub, check it, and print what it holds."""
+    if out is not None:
+        check_new(out)
     fetched, commit = pack_source.fetch(_hub(), repo, revision)
     target = out or Path(fetched.name)
-    if target.exists():
-        raise BadInput(f"{target} exists. Choose another name.")
+    check_new(target)
     record = packs.read(fetched).record
-    try:
-        target.write_bytes(fetched.read_bytes())
-    except OSError as error:
-        raise cannot_write(target, error) from None
+    write_file(target, fetched.read_bytes())
     _print(record, target.stat().st_size)
     say(f"{target} written, commit {commit[:12]}.")
 

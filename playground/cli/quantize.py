@@ -24,8 +24,9 @@ from playground.cli.options import (
     questions_of,
     say,
     say_problems,
+    write_file,
 )
-from playground.errors import BadInput, cannot_write
+from playground.errors import BadInput
 from playground.quantizing import quantizer, recipes, scan_results
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
@@ -174,10 +175,7 @@ def sensitivity(
     say_problems(scanned.problems)
     recipe_file = out / f"{recipes.slug(scanned.built.recipe)}.toml" if scanned.built else None
     if scanned.built and recipe_file:
-        try:
-            recipe_file.write_text(recipes.to_toml(scanned.built.recipe))
-        except OSError as error:
-            raise cannot_write(recipe_file, error) from None
+        write_file(recipe_file, recipes.to_toml(scanned.built.recipe).encode())
     if as_json:
         typer.echo(msgspec.json.encode(scanned).decode())
     else:

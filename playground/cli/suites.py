@@ -9,12 +9,22 @@ import msgspec
 import tomlkit
 import typer
 
-from playground.cli.options import AsJson, Count, Models, Names, Projectors, Seed, VariantOptions, choose
-from playground.errors import BadInput, cannot_write
+from playground.cli.options import (
+    AsJson,
+    Count,
+    Models,
+    Names,
+    Projectors,
+    Seed,
+    VariantOptions,
+    check_new,
+    choose,
+    write_file,
+)
 from playground.measuring import pace, statistics, suite_source
 from playground.measuring.question_sets import DEFAULT_QUESTIONS
 from playground.measuring.suite_source import Outlook
-from playground.measuring.suites import Suite, read_suites
+from playground.measuring.suites import read_suites
 from playground.settings import Settings
 from playground.wiring import open_parts
 
@@ -39,9 +49,11 @@ def suites(
     if not name:
         _list(as_json=as_json)
         return
+    if out is not None:
+        check_new(out)
     outlook, time = _outlook(name, n, seed, VariantOptions(variants=variants, projector=projector, model=model))
     if out is not None:
-        _write(out, outlook.suite)
+        write_file(out, tomlkit.dumps(msgspec.to_builtins(outlook.suite)).encode())
     if as_json:
         typer.echo(msgspec.json.encode(outlook).decode())
         return
@@ -79,12 +91,3 @@ def _outlook(name: str, n: int, seed: int, chosen: VariantOptions) -> tuple[Outl
             pace.outlook(parts.result_cache, variants, outlook.questions, outlook.suite.max_tokens) if variants else ""
         )
     return outlook, time
-
-
-def _write(path: Path, suite: Suite) -> None:
-    if path.exists():
-        raise BadInput(f"{path} exists. Choose another name.")
-    try:
-        path.write_text(tomlkit.dumps(msgspec.to_builtins(suite)))
-    except OSError as error:
-        raise cannot_write(path, error) from None

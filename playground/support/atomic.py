@@ -29,7 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Raises OSError; `path` is then as it was."""
+    """Raises OSError; `path` is then as it was. A device or a pipe is written to, not replaced."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     with replacing(path) as part:
         part.write_bytes(data)
 

@@ -75,6 +75,7 @@ def test_gate_when_questions_are_few_then_the_code_is_2_and_says_how_many_more(c
         (["--reference", "F16", "--candidate", "Q8_0", "--suite", "chartqa"], "HF_HUB_OFFLINE"),
         (["--reference", "F16", "--reference", "F16", "--candidate", "Q8_0"], "2 times"),
         (["--reference", "F16", "--candidate", "Q8_0", "-n", "0"], "between 1 and"),
+        (["--reference", "F16", "--candidate", "Q8_0", "--junit", "gone/gate.xml"], "There is no folder gone"),
     ],
 )
 def test_gate_when_it_cannot_run_then_the_code_is_3(call: Call, words: list[str], message: str) -> None:

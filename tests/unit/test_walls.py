@@ -154,7 +154,16 @@ ALLOWED: list[tuple[str, tuple[str, ...]]] = [
     ("playground.cli.agent", ("playground.cluster", "playground.errors")),
     (
         "playground.cli",
-        ("playground.cli.", *BELOW, "playground.study.", PROTOCOL, "playground.wiring", "playground.settings", *VALUES),
+        (
+            "playground.cli.",
+            *BELOW,
+            "playground.study.",
+            PROTOCOL,
+            "playground.wiring",
+            "playground.settings",
+            "playground.support.atomic",
+            *VALUES,
+        ),
     ),
     ("playground.study", ("playground.study.", *BELOW, "playground.wiring", SUPPORT, *VALUES)),
     ("playground.web", ("playground.web.", *BELOW, "playground.wiring", "playground.settings", SUPPORT, *VALUES)),
