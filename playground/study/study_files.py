@@ -5,13 +5,12 @@ from __future__ import annotations
 import fnmatch
 import importlib.metadata
 import shlex
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from playground.errors import BadInput, Interrupted, Offline
+from playground.errors import BadInput, Offline
 from playground.measuring.results import Progress
 from playground.models.gguf import file_names
 from playground.models.hub.downloads import DownloadState, Wanted
@@ -25,7 +24,6 @@ from playground.values.files import Half, Variant
 from playground.wiring import Parts
 
 _PRECISE = ("BF16", "F16", "F32")  # sources, the preferred one first
-_WATCH_S = 0.2
 
 
 class Origin(StrEnum):
@@ -200,23 +198,33 @@ def _part(study: Study, half: Half, name: str, known: Sequence[StudyPart], sourc
 # --- getting them -----------------------------------------------------------------------------------------------------
 
 
-def fetch(parts: Parts, files: FamilyFiles, stop: Callable[[], bool]) -> Iterator[Progress]:
-    """Download what is missing; a download that was cut off is resumed. Raises NoRoom, Interrupted, BadInput."""
-    wanted = [w for part in files.files if part.origin is Origin.FETCHED for w in part.wanted]
-    if not wanted:
-        return
-    parts.downloads.start(wanted)
-    keys = {w.key for w in wanted}
-    while running := [d for d in parts.downloads.all() if d.wanted.key in keys and d.is_active]:
-        if stop():
-            raise Interrupted("Stopped.")
-        words = ", ".join(f"{d.wanted.file.name} {d.share:.0%}" for d in running if d.state is DownloadState.RUNNING)
-        lefts = [d.seconds_left for d in running if d.seconds_left is not None]
-        yield Progress(f"downloading {words}", len(keys) - len(running), len(keys), max(lefts, default=None))
-        time.sleep(_WATCH_S)
+def start(parts: Parts, files: FamilyFiles) -> None:
+    """Begin to download what is missing; a download that was cut off is resumed. Raises NoRoom."""
+    if wanted := _wanted(files):
+        parts.downloads.start(wanted)
+
+
+def on_their_way(parts: Parts, files: FamilyFiles) -> Progress | None:
+    """None: no file of these is being downloaded any more."""
+    keys = {w.key for w in _wanted(files)}
+    running = [d for d in parts.downloads.all() if d.wanted.key in keys and d.is_active]
+    if not running:
+        return None
+    words = ", ".join(f"{d.wanted.file.name} {d.share:.0%}" for d in running if d.state is DownloadState.RUNNING)
+    lefts = [d.seconds_left for d in running if d.seconds_left is not None]
+    return Progress(f"downloading {words}", len(keys) - len(running), len(keys), max(lefts, default=None))
+
+
+def check_fetched(parts: Parts, files: FamilyFiles) -> None:
+    """Raises BadInput if a download failed."""
+    keys = {w.key for w in _wanted(files)}
     failed = [d for d in parts.downloads.all() if d.wanted.key in keys and d.error]
     if failed:
         raise BadInput("; ".join(f"{d.wanted.file.name}: {d.error}" for d in failed))
+
+
+def _wanted(files: FamilyFiles) -> list[Wanted]:
+    return [w for part in files.files if part.origin is Origin.FETCHED for w in part.wanted]
 
 
 def make(parts: Parts, files: FamilyFiles, stop: Callable[[], bool]) -> Iterator[Progress]:

@@ -22,10 +22,12 @@ from playground.measuring.results import Measurement, Progress
 from playground.measuring.time_left import TimeLeft
 from playground.study import study_files, study_plan
 from playground.study.study_file import Study, StudyFamily
-from playground.study.study_steps import FinishedStep, StepStore, StudyStep, draw, steps_of_family
+from playground.study.study_files import FamilyFiles
+from playground.study.study_steps import SPEED, FinishedStep, StepStore, StudyStep, draw, steps_of_family
 from playground.values.files import Variant
 from playground.wiring import Parts
 
+_WATCH_S = 0.2
 _TRIED = 6  # questions that say how long a family takes
 
 
@@ -50,6 +52,7 @@ class StudyResult:
 
 
 _T = TypeVar("_T")
+_Waiting = tuple[StudyFamily, FamilyFiles]
 
 
 def measurements_at_once(places: int, steps: Sequence[StudyStep]) -> int:
@@ -111,19 +114,30 @@ class StudyJob:
         """
         store = StepStore(self.out / "steps")
         sets = self._sets()
-        families = [family for each in self.study.families if (family := self._family(each, sets)) is not None]
-        for family in families:
-            self._time(family, store)
+        waiting = [(each, files) for each in self.study.families if (files := self._started(each)) is not None]
+        order = [each.title for each, _ in waiting]
+        families: list[StudyFamilyResult] = []
+        kept: list[StudyStep] = []
+        begun: list[StudyStep] = []
+        while waiting:
+            arrived, waiting = self._arrived(waiting, all_of_them=only_time or self._wants_all(waiting))
+            new = [family for each, files in arrived if (family := self._family(each, files, sets)) is not None]
+            for family in new:
+                self._time(family, store)
+            families = sorted([*families, *new], key=lambda family: order.index(family.title))
+            steps = [step for family in new for step in family.steps]
+            kept += [step for step in steps if store.has(step.key)]
+            if waiting:
+                ready = [step for step in steps if step not in kept and step.what != SPEED]
+                begun += ready
+                self._measure_each(ready, store)
         steps = [step for family in families for step in family.steps]
-        kept = [step for step in steps if store.has(step.key)]
         if kept:
             self._tell(f"{len(kept)} of {len(steps)} measurements were finished before.")
         self._tell(self._outlook(families, store))
         if only_time:
             return None
-        left = [step for step in steps if step not in kept]
-        at_once = measurements_at_once(len(self.parts.pool.devices.options(None)), left)
-        spread(left, at_once, lambda step: self._measure(step, store), self._stop)
+        self._measure_each([step for step in steps if step not in kept and step not in begun], store)
         finished = tuple(step for step in (store.read(step.key) for step in steps) if step is not None)
         return StudyResult(self.study, tuple(families), sets, finished, len(kept), tuple(self._problems))
 
@@ -140,15 +154,52 @@ class StudyJob:
                         self._show(suite, update)
         return sets
 
-    def _family(self, family: StudyFamily, sets: dict[str, QuestionSet]) -> StudyFamilyResult | None:
-        """None where its files cannot be had."""
+    def _started(self, family: StudyFamily) -> FamilyFiles | None:
+        """Its files, which are being downloaded. None where they cannot be had."""
         with self._reporting(family.title):
             files = study_files.family_files(self.parts, self.study, family, self.folder, self.out)
             for note in files.notes:
                 self._tell(note)
-            for get in (study_files.fetch, study_files.make):
-                for update in get(self.parts, files, self._stop.is_set):
-                    self._show(family.title, update)
+            study_files.start(self.parts, files)
+            return files
+        return None
+
+    def _wants_all(self, waiting: Sequence[_Waiting]) -> bool:
+        """Whether nothing is to be measured before all files are here.
+
+        Where several measurements run at once, the first family alone would leave GPUs idle. Over several numbers of
+        image tokens every measurement takes times, and a download takes from these.
+        """
+        models = [len({m for m, _ in self.study.pair_places(family)}) for family, _ in waiting]
+        return self._places >= 2 * max(models) or len(self.study.image_tokens) > 1
+
+    @property
+    def _places(self) -> int:
+        return len(self.parts.pool.devices.options(None))
+
+    def _arrived(self, waiting: Sequence[_Waiting], *, all_of_them: bool) -> tuple[list[_Waiting], list[_Waiting]]:
+        """Waits until the downloads of a family have ended; those whose have, and the others. Raises Interrupted."""
+        while True:
+            coming = {
+                family.title: progress
+                for family, files in waiting
+                if (progress := study_files.on_their_way(self.parts, files)) is not None
+            }
+            if not coming or (len(coming) < len(waiting) and not all_of_them):
+                here = [each for each in waiting if each[0].title not in coming]
+                return here, [each for each in waiting if each[0].title in coming]
+            self._show(*next(iter(coming.items())))
+            if self._stop.wait(_WATCH_S):
+                raise Interrupted("Stopped.")
+
+    def _family(
+        self, family: StudyFamily, files: FamilyFiles, sets: dict[str, QuestionSet]
+    ) -> StudyFamilyResult | None:
+        """`files`: have come, but for those that are made here. None where one is missing."""
+        with self._reporting(family.title):
+            study_files.check_fetched(self.parts, files)
+            for update in study_files.make(self.parts, files, self._stop.is_set):
+                self._show(family.title, update)
             pairs = study_files.pairs(self.parts, self.study, family, files)
             steps = steps_of_family(self.parts, self.study, family.title, pairs, sets, self.folder)
             return StudyFamilyResult(family.title, pairs, tuple(steps), study_files.commands(files, self.out))
@@ -183,6 +234,10 @@ class StudyJob:
         return study_plan.time_words(seconds)
 
     # --- measuring ----------------------------------------------------------------------------------------------------
+
+    def _measure_each(self, steps: Sequence[StudyStep], store: StepStore) -> None:
+        at_once = measurements_at_once(self._places, steps)
+        spread(steps, at_once, lambda step: self._measure(step, store), self._stop)
 
     def _measure(self, step: StudyStep, store: StepStore) -> None:
         with self._reporting(step.title):
