@@ -14,15 +14,18 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from playground.cluster.kept_files import KeptFiles
 from playground.cluster.messages import Description, SensorReadings
 from playground.errors import Interrupted, MachineLost, WorkerDied
 from playground.pool.contract import Joined, ProcessMemory
+from playground.support import atomic
 from playground.values.memory import Arriving, GpuMemory, MachineMemory, place_on
 
 PIDS = 10_000_000  # process ids of machine 2 begin at 20,000,000; Linux has none above 4,194,304
 LOST_S = 2.5  # without an answer of its agent
 _CALL_S = 10.0
 _FRESH_S = 0.05
+_PIECE_BYTES = 8 * 2**20
 _WAIT_S = 0.2  # how often a caller that waits looks at its stop flag
 
 
@@ -43,6 +46,7 @@ class Machine:
         self._arriving: dict[str, Arriving] = {}  # by name
         self._number = number
         self._actor = actor
+        self.records = KeptFiles(self._copied, lambda theirs: self.send("delete", theirs))
         self.description: Description = ray.get(actor.describe.remote(), timeout=120)
         self._reading = Lock()
         self._readings: SensorReadings = ray.get(actor.read_sensors.remote(), timeout=_CALL_S)
@@ -95,6 +99,25 @@ class Machine:
             if not self.lost:
                 self._on_lost(self.name)
                 self.lost = why  # whoever reads it finds the places given up
+                self.records.lost()  # now: a copy that was under way has ended
+
+    # --- records -------------------------------------------------------------------------------------------------
+
+    def scratch(self, suffix: str) -> str:
+        """The path of a file there that a request writes or reads."""
+        return str(self.call("scratch", suffix))
+
+    def fetch(self, theirs: str, ours: str) -> None:
+        with atomic.replacing(Path(ours)) as part, open(part, "wb") as file:  # the machine may be lost in between
+            while piece := self.call("read", theirs, file.tell(), _PIECE_BYTES, timeout_s=60.0):
+                file.write(piece)
+
+    def _copied(self, ours: str) -> str:
+        theirs = self.scratch(Path(ours).suffix)
+        with open(ours, "rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                self.call("write", theirs, piece, timeout_s=60.0)
+        return theirs
 
     # --- files that it gets --------------------------------------------------------------------------------------
 
@@ -126,6 +149,7 @@ class Machine:
         with self._reading:
             if self.lost or time.monotonic() - self._read_at < _FRESH_S:
                 return
+            self.records.tidy()
             try:
                 self._readings = ray.get(self._actor.read_sensors.remote(), timeout=LOST_S)
                 self._read_at = time.monotonic()

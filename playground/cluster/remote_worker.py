@@ -20,7 +20,6 @@ from playground.engine import protocol
 from playground.errors import WorkerDied
 from playground.pool.contract import FRESH_S, Dialogue
 from playground.pool.turn_order import Places
-from playground.support import atomic
 from playground.values.memory import WorkerState
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.05
 _START_S = 130.0  # the agent's own limit is 120 s
 _STOP_S = 7.0
-_PIECE_BYTES = 8 * 2**20
 
 
 class RemoteWorker:
@@ -78,18 +76,14 @@ class RemoteWorker:
         stop: Callable[[], bool] = lambda: False,
     ) -> protocol.R:
         self.state = WorkerState.BUSY
-        scratch: list[str] = []
         try:
-            sent, fetched, scratch = self._with_its_paths(request, stop, on_step)
+            sent, written = self._with_its_paths(request, stop, on_step)
             reply = self._ask(sent, on_chunk, on_step, dialogue, stop)
-            for theirs, ours in fetched.items():
-                self._fetch(theirs, ours)
+            for theirs, (ours, stays) in written.items():
+                self._keep(theirs, ours, stays=stays, failed=isinstance(reply, Fault))
         except BaseException:
             self.stop()  # its replies to this request would be taken for those to the next one
             raise
-        finally:
-            for path in scratch:
-                self._machine.send("delete", path)
         if isinstance(reply, Fault):
             self.state = reply.state
             raise reply.error
@@ -120,14 +114,13 @@ class RemoteWorker:
         self._replies = replies = SimpleQueue[Any]()
         self._machine.stream(replies, "request", self._own_pid, *self._embeddings.taken_out(request))
         cancelled, n_told = False, 0
-        readings: dict[int, protocol.JoinReading] = {}  # as its machine has them, by id
-        own: dict[int, str] = {}  # where the page wants what they write
+        written: dict[int, tuple[str, str, bool]] = {}  # by id: as for _keep
         while True:
             if not cancelled and stop():
                 cancelled = True
                 self._machine.send("cancel", self._own_pid)
             if dialogue is not None and (messages := dialogue.to_send()):
-                joining = [self._joining(message, readings, own) for message in messages]
+                joining = [self._joining(message, written) for message in messages]
                 sent = [self._embeddings.taken_out(message) for message in joining]
                 self._machine.send("tell", self._own_pid, n_told, sent)
                 n_told += 1
@@ -148,8 +141,9 @@ class RemoteWorker:
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)
                 elif isinstance(reply, protocol.SequenceReply):
-                    if isinstance(reply, protocol.SequenceRead):
-                        self._end_reading(readings.pop(reply.id, None), own.pop(reply.id, ""))
+                    if isinstance(reply, protocol.SequenceRead) and reply.id in written:
+                        theirs, ours, stays = written.pop(reply.id)
+                        self._keep(theirs, ours, stays=stays, failed=reply.failed is not None)
                     if dialogue is not None:
                         dialogue.received(reply)
                 elif isinstance(reply, protocol.Step):
@@ -167,62 +161,47 @@ class RemoteWorker:
 
     def _with_its_paths(
         self, request: protocol.Request[Any], stop: Callable[[], bool], on_step: Callable[[protocol.Step], None]
-    ) -> tuple[protocol.Request[Any], dict[str, str], list[str]]:
-        """The request as its machine understands it, what has to be fetched behind it, and what is then deleted."""
+    ) -> tuple[protocol.Request[Any], dict[str, tuple[str, bool]]]:
+        """The request as its machine understands it, and what it writes there: the path here, and whether it stays."""
 
         def model(path: str) -> str:
             return brought(self._machine, path, stop, on_step)
 
         match request:
             case protocol.LoadLanguage():
-                return msgspec.structs.replace(request, model=model(request.model)), {}, []
+                return msgspec.structs.replace(request, model=model(request.model)), {}
             case protocol.LoadVision():
                 projector = model(request.projector)
-                return msgspec.structs.replace(request, projector=projector, model=model(request.model)), {}, []
+                return msgspec.structs.replace(request, projector=projector, model=model(request.model)), {}
             case protocol.PlanMemory():
                 load = msgspec.structs.replace(request.load, model=model(request.load.model))
-                return protocol.PlanMemory(load), {}, []
+                return protocol.PlanMemory(load), {}
             case protocol.Record():
-                path = self._scratch(request.path)
-                return msgspec.structs.replace(request, path=path), {path: request.path}, [path]
+                path = self._machine.scratch(Path(request.path).suffix)
+                return msgspec.structs.replace(request, path=path), {path: (request.path, False)}
             case protocol.Measure():
-                path, own = self._scratch(request.path), self._scratch(request.own)
-                self._send(request.path, path)
+                path = self._machine.records.there(request.path)
+                own = self._machine.scratch(Path(request.own).suffix) if request.own else ""
                 sent = msgspec.structs.replace(request, path=path, own=own)
-                return sent, {own: request.own} if own else {}, [path, *([own] if own else [])]
+                return sent, {own: (request.own, request.own_stays)} if own else {}
             case _:
-                return request, {}, []
+                return request, {}
 
-    def _joining(
-        self, message: protocol.Message, readings: dict[int, protocol.JoinReading], own: dict[int, str]
-    ) -> protocol.Message:
-        """The message as its machine understands it. Its files are noted in `readings` and `own`."""
+    def _joining(self, message: protocol.Message, written: dict[int, tuple[str, str, bool]]) -> protocol.Message:
+        """The message as its machine understands it. What it writes there is noted in `written`."""
         if not isinstance(message, protocol.JoinReading):
             return message
-        sent = msgspec.structs.replace(message, against=self._scratch(message.against), own=self._scratch(message.own))
-        if sent.against:
-            self._send(message.against, sent.against)
-        readings[message.id], own[message.id] = sent, message.own
-        return sent
+        against = self._machine.records.there(message.against) if message.against else ""
+        own = self._machine.scratch(Path(message.own).suffix) if message.own else ""
+        if own:
+            written[message.id] = own, message.own, message.own_stays
+        return msgspec.structs.replace(message, against=against, own=own)
 
-    def _end_reading(self, sent: protocol.JoinReading | None, own: str) -> None:
-        if sent is None:
+    def _keep(self, theirs: str, ours: str, *, stays: bool, failed: bool) -> None:
+        """What was written there, so that it need not be copied there."""
+        if failed:
+            self._machine.send("delete", theirs)
             return
-        if sent.own:
-            self._fetch(sent.own, own)
-        for path in filter(None, (sent.against, sent.own)):
-            self._machine.send("delete", path)
-
-    def _scratch(self, ours: str) -> str:
-        """A file there for this one here, with the same ending; "" for none."""
-        return str(self._machine.call("scratch", Path(ours).suffix)) if ours else ""
-
-    def _send(self, ours: str, theirs: str) -> None:
-        with open(ours, "rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                self._machine.call("write", theirs, piece, timeout_s=60.0)
-
-    def _fetch(self, theirs: str, ours: str) -> None:
-        with atomic.replacing(Path(ours)) as part, open(part, "wb") as file:  # the machine may be lost in between
-            while piece := self._machine.call("read", theirs, file.tell(), _PIECE_BYTES, timeout_s=60.0):
-                file.write(piece)
+        if not stays:
+            self._machine.fetch(theirs, ours)
+        self._machine.records.written(theirs, ours, stays=stays)

@@ -490,6 +490,7 @@ class JoinReading(Message, frozen=True, tag=True):
     against: str = ""  # a file as Measure takes it: the drift from it is wanted
     own: str = ""  # a file that gets what this model holds likely, as Record writes it
     dtype: str = "float32"
+    own_stays: bool = False  # only this worker's machine reads `own` again
 
 
 class Score(Request[Scored], frozen=True, tag=True):
@@ -539,6 +540,7 @@ class Measure(Request[Measured], frozen=True, tag=True):
     path: str
     dtype: str = "float32"
     own: str = ""  # a file that gets what this model holds likely, as Record writes it; empty: none
+    own_stays: bool = False  # as of JoinReading
 
 
 class WriteImportance(Request[ImportanceWritten], frozen=True, tag=True):

@@ -515,7 +515,12 @@ class MeasureJob:
         keys = [self.steps.own_drift_key(variant, item) for item in self.items]
         new = [k for k, key in enumerate(keys) if self._is_new(key, Kind.FLOOR)]
         paths = {k: record_of(variant, records, k) for k in new}
-        missing = {k: Reading(self._answers[k].token_ids, own=path) for k, path in paths.items() if not path.exists()}
+        stays = variant.id != self._reference.id  # the reference's are read at all places
+        missing = {
+            k: Reading(self._answers[k].token_ids, own=path, own_stays=stays)
+            for k, path in paths.items()
+            if not path.exists()
+        }
         self.steps.readings(variant, self.items, missing, lambda _k, _reply: None)
 
         def keep(k: int, reply: protocol.SequenceRead) -> None:
@@ -592,6 +597,7 @@ class MeasureJob:
                     self._answers[k].token_ids,
                     self.reference_record(records, k),
                     None if strict else record_of(variant, records, k),
+                    own_stays=True,
                 )
                 for k in new
             }

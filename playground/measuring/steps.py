@@ -55,11 +55,15 @@ class Item(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """An answer to read: its tokens, the record that it is compared with, and where its own distributions go."""
+    """An answer to read: its tokens, the record that it is compared with, and where its own distributions go.
+
+    own_stays: they are read again at the same place alone, so another machine need not send them.
+    """
 
     ids: tuple[int, ...]
     against: Path | None = None
     own: Path | None = None
+    own_stays: bool = False
 
 
 class _Opening(NamedTuple):
@@ -535,7 +539,7 @@ class Steps:
         def join(k: int, prompt: protocol.EncodedPrompt) -> protocol.JoinReading:
             reading = wanted[k]
             files = (str(reading.against or ""), str(reading.own or ""), self._dtype)
-            return protocol.JoinReading(k, prompt, reading.ids, *files)
+            return protocol.JoinReading(k, prompt, reading.ids, *files, own_stays=reading.own_stays)
 
         def ask(lease: Lease, request: _Opening, encoded: Iterable[tuple[int, protocol.EncodedPrompt]]) -> None:
             opened = protocol.ReadBatch(*request)
@@ -566,7 +570,7 @@ class Steps:
         key = self.drift_key(variant, item)
         drift = self.lab.results.get(key, QuestionDrift)
         if drift is None:
-            drift = question_drift(self.read(variant, self.prompt(variant, item), ids, record, own=own))
+            drift = question_drift(self.read(variant, self.prompt(variant, item), ids, record, own=own, own_stays=True))
             self.lab.results.put(key, drift)
         return drift
 
@@ -627,10 +631,15 @@ class Steps:
         record: Path,
         runtime: Runtime | None = None,
         own: Path | None = None,
+        *,
+        own_stays: bool = False,
     ) -> tuple[TokenDrift, ...]:
-        """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given."""
+        """Compare the variant's distributions over an answer with those in `record`; write them to `own`, if given.
+
+        own_stays: as of Reading.
+        """
         request = protocol.Measure(
-            prompt, ids, runtime or self.settled(variant), str(record), self._dtype, str(own) if own else ""
+            prompt, ids, runtime or self.settled(variant), str(record), self._dtype, str(own) if own else "", own_stays
         )
         spec = self.language(variant, prompt, len(ids))
         return self._use(spec, lambda lease: lease.request(request, stop=self.stop)).drifts
