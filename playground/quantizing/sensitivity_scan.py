@@ -6,7 +6,6 @@ size, on the questions that the search has not seen.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -199,11 +198,20 @@ class ScanJob:
     def _refuse_unknown_types(self) -> None:
         """llama.cpp's plan of one group at each type. Raises BadInput for a name that it does not know."""
         group, files = self._groups[0], self._files
+        unknown: list[BadInput] = []
         for kind in self._scan.kinds:
             recipe = recipes.file_recipe([group], {group.name: kind}, files.kind(group.half))
             assert recipe is not None
-            with contextlib.suppress(EngineError):  # of this file: each rung says whether it comes again
+            try:
                 files.plan(group.half, recipe)
+            except BadInput as error:
+                unknown.append(error)
+            except EngineError:
+                continue  # of this file: each rung says whether it comes again
+        if len(unknown) == len(self._scan.kinds):
+            raise BadInput(f"None of these types can be used: {unknown[0].message}")
+        if unknown:
+            raise unknown[0]
 
     # --- one group ---------------------------------------------------------------------------------------------------
 
