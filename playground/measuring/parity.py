@@ -103,7 +103,7 @@ class Parity(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 UNKNOWN = (
-    "How far the reference is from the original model is unknown: nobody has looked (python -m playground parity)."
+    "How far the reference is from the original model is unknown: it was not measured (python -m playground parity)."
 )
 
 

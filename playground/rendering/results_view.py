@@ -54,7 +54,7 @@ def _interval(row: ResultRow) -> str:
 
 def _reference(row: ResultRow) -> str:
     if row.original_kl is None:
-        return "how far it is from the original model, nobody has looked"
+        return "its distance from the original model was not measured"
     return f"it is {nats(row.original_kl)} nats a token from the original model"
 
 

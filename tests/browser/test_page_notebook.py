@@ -865,6 +865,10 @@ def test_a_small_screen_when_used_then_panes_are_swiped_and_a_chip_opens_the_set
     expect(page.get_by_label("Q8_0 · 7.8 MB").or_(page.locator("#vp-models input").first).first).to_be_visible()
     page.get_by_label("Close the settings").click()
     expect(side).to_be_hidden()
+    page.get_by_role("button", name="your model").click()
+    expect(side).to_be_in_viewport()
+    page.get_by_label("Close the settings").click()
+    expect(side).to_be_hidden()
     for name in ("Share", "Export", "Notebooks"):
         page.locator(".vp-actions summary", has_text=name).click()
         assert width(page) <= 390

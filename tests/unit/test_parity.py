@@ -133,7 +133,7 @@ def reading(kl: float, culprit: Part | None) -> Parity:
 
 
 def test_words_when_nobody_has_looked_then_they_say_so() -> None:
-    assert "nobody has looked" in parity.words(None)
+    assert "it was not measured" in parity.words(None)
     assert "0.5 nats a token from the original (owner/model, float32), on 8 questions" in parity.words(
         reading(0.5, Part.MODEL)
     )

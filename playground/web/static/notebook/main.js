@@ -54,8 +54,8 @@ export function start({element, trigger, server, upload}) {
   document.addEventListener("paste", onPaste);
   document.addEventListener("click", event => {
     for (const menu of $$(".vp-menu[open]")) if (!menu.contains(event.target)) menu.open = false;
-    closePanel(event);
   });
+  document.addEventListener("click", closePanel, {capture: true});
   document.addEventListener("keydown", onKey);
   document.addEventListener("input", reportText);
   document.addEventListener("vp-answered", event => onAnswered(event.detail)); // web/page.py

@@ -98,9 +98,8 @@ export function groupRadios(panel) {
   group();
 }
 
-// Closes the panel of a narrow page at a click outside of it.
+// Closes the panel of a narrow page at a click outside of it. Before the click does anything: it may open the panel.
 export function closePanel(event) {
-  const outside = frame()?.classList.contains("vp-side-open") && !panel()?.contains(event.target)
-    && !event.target.closest(".vp-chip") && event.target.isConnected;
-  if (outside || event.target.closest("#vp-side-close")) frame()?.classList.remove("vp-side-open");
+  const outside = !panel()?.contains(event.target) || event.target.closest("#vp-side-close");
+  if (outside) frame()?.classList.remove("vp-side-open");
 }
