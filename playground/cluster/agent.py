@@ -12,6 +12,7 @@ import itertools
 import logging
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,12 +55,12 @@ def versions() -> Versions:
 class Outbox:
     """A Dialogue (contract.py): what the page sends while a request is served, in the order in which it sent it.
 
-    Ray does not keep the order of an actor's calls.
+    Ray does not keep the order of an actor's calls: it may come before the request.
     """
 
-    def __init__(self, say: Callable[[protocol.Reply], None]) -> None:
+    def __init__(self) -> None:
         self.cancelled = Event()
-        self._say = say
+        self.say: Callable[[protocol.Reply], None] | None = None  # None: the request has not come
         self._come: SimpleQueue[tuple[int, Sequence[protocol.Message]]] = SimpleQueue()
         self._early: dict[int, Sequence[protocol.Message]] = {}
         self._next = 0
@@ -81,7 +82,8 @@ class Outbox:
         return ready
 
     def received(self, reply: protocol.SequenceReply) -> None:
-        self._say(reply)
+        assert self.say is not None
+        self.say(reply)
 
 
 class Agent:
@@ -95,7 +97,8 @@ class Agent:
         self._threads = ThreadPoolExecutor(_AT_ONCE)
         self._workers: dict[int, WorkerProcess] = {}
         self._changing = Lock()  # of the workers: the watch has a thread of its own
-        self._outboxes: dict[int, Outbox] = {}  # by process id
+        self._outboxes: defaultdict[int, dict[int, Outbox]] = defaultdict(dict)  # by process id, then by request
+        self._served: dict[int, int] = {}  # the newest request of a process that has ended
         self._scratch = Path(tempfile.mkdtemp(prefix="playground-agent-"))
         self._numbers = itertools.count()
         own = [data_folder() / "tiny-vlm", *settings.model_dirs]
@@ -132,9 +135,9 @@ class Agent:
         return None if worker is None else await self._in_thread(worker.ping)
 
     async def request(
-        self, pid: int, request: protocol.Request[protocol.Message], references: References
+        self, pid: int, number: int, request: protocol.Request[protocol.Message], references: References
     ) -> AsyncIterator[Sequence[protocol.Reply | Fault]]:
-        """What the worker says, as it comes; the last is the final reply, or a Fault."""
+        """What the worker says, as it comes; the last is the final reply, or a Fault. `number`: of the request."""
         whole = await put_back(request, references)
         if loaded := _models(whole):
             await self._in_thread(lambda: self._copies.hold(pid, loaded))
@@ -143,7 +146,8 @@ class Agent:
         def say(reply: protocol.Message | Fault, is_last: bool = False) -> None:
             loop.call_soon_threadsafe(replies.put_nowait, (reply, is_last))
 
-        outbox = self._outboxes[pid] = Outbox(say)
+        outbox = self._outbox(pid, number) or Outbox()  # of no worker: it says so
+        outbox.say = say
 
         def ask(worker: WorkerProcess) -> protocol.Message:
             return worker.request(whole, on_chunk=say, on_step=say, dialogue=outbox, stop=outbox.cancelled.is_set)
@@ -154,22 +158,37 @@ class Agent:
             first = await replies.get()
             batch = [first, *(replies.get_nowait() for _ in range(replies.qsize()))]
             ended = batch[-1][1]
+            if ended and pid in self._workers:
+                self._served[pid] = number
+                self._outboxes[pid].pop(number, None)
             yield [reply for reply, _ in batch]  # type: ignore[misc]
 
-    async def tell(self, pid: int, number: int, messages: Sequence[tuple[protocol.Message, References]]) -> None:
-        """For the request that the worker serves now. `number`: counts the calls for it, from 0."""
-        outbox = self._outboxes[pid]
-        outbox.put(number, [await put_back(message, references) for message, references in messages])
-        if (worker := self._workers.get(pid)) is not None:
+    async def tell(
+        self, pid: int, number: int, place: int, messages: Sequence[tuple[protocol.Message, References]]
+    ) -> None:
+        """For a request. `place`: counts the calls for it, from 0."""
+        whole = [await put_back(message, references) for message, references in messages]
+        if (outbox := self._outbox(pid, number)) is None:
+            return
+        outbox.put(place, whole)
+        if outbox.say is not None and (worker := self._workers.get(pid)) is not None:
             worker.wake()
 
-    async def cancel(self, pid: int) -> None:
-        self._outboxes[pid].cancelled.set()
+    async def cancel(self, pid: int, number: int) -> None:
+        if (outbox := self._outbox(pid, number)) is not None:
+            outbox.cancelled.set()
+
+    def _outbox(self, pid: int, number: int) -> Outbox | None:
+        """Of a request, which may not have come yet. None: it has ended, or its worker has."""
+        if pid not in self._workers or number <= self._served.get(pid, -1):
+            return None
+        return self._outboxes[pid].setdefault(number, Outbox())
 
     async def stop(self, pid: int) -> None:
         with self._changing:
             worker = self._workers.pop(pid, None)
         self._outboxes.pop(pid, None)
+        self._served.pop(pid, None)
         if worker is not None:
             await self._in_thread(worker.stop)
         with self._changing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class RemoteWorker:
         self._embeddings = embeddings
         self._replies: SimpleQueue[Any] = SimpleQueue()  # of the running request; None: a call to wake
         self._heard_at = 0.0
+        self._requests = itertools.count()
         self._own_pid: int = machine.call("start", name, places)
         self.pid = machine.pid(self._own_pid)
 
@@ -112,17 +114,18 @@ class RemoteWorker:
         stop: Callable[[], bool],
     ) -> protocol.Message | Fault:
         self._replies = replies = SimpleQueue[Any]()
-        self._machine.stream(replies, "request", self._own_pid, *self._embeddings.taken_out(request))
+        number = next(self._requests)
+        self._machine.stream(replies, "request", self._own_pid, number, *self._embeddings.taken_out(request))
         cancelled, n_told = False, 0
         written: dict[int, tuple[str, str, bool]] = {}  # by id: as for _keep
         while True:
             if not cancelled and stop():
                 cancelled = True
-                self._machine.send("cancel", self._own_pid)
+                self._machine.send("cancel", self._own_pid, number)
             if dialogue is not None and (messages := dialogue.to_send()):
                 joining = [self._joining(message, written) for message in messages]
                 sent = [self._embeddings.taken_out(message) for message in joining]
-                self._machine.send("tell", self._own_pid, n_told, sent)
+                self._machine.send("tell", self._own_pid, number, n_told, sent)
                 n_told += 1
             try:
                 batch = replies.get(timeout=_POLL_S)

@@ -24,6 +24,8 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     pytest.skip("the extra cluster is not installed: make cluster", allow_module_level=True)
 
+import ray
+
 from playground.cluster import shared_embeddings
 from playground.cluster.machine import PIDS
 from playground.cluster.messages import Versions
@@ -244,6 +246,26 @@ def test_page_when_it_has_another_ray_then_it_is_refused_and_both_versions_are_n
 def test_worker_when_killed_then_its_last_words_come_from_its_machine(parts: Parts, variant: Variant) -> None:
     error, _ = answer_until(parts, variant, lambda: os.kill(workers_of(parts, BOX2)[0], signal.SIGKILL))
     assert "SIGKILL" in error.message
+
+
+def test_question_when_it_reaches_a_machine_before_its_batch_then_it_is_answered(
+    parts: Parts, variant: Variant
+) -> None:
+    """Ray does not keep the order of calls."""
+    prompt, runtime = encoded(parts, variant), Runtime(n_ctx=1024)
+    spec = language_spec(variant.model, runtime, sequences=2)
+    with parts.pool.turn([spec], where=[(BOX2,)]) as slot, slot.lease(spec) as lease:
+        worker = lease.handle.worker
+        assert isinstance(worker, RemoteWorker)
+        pid, number, actor = worker._own_pid, next(worker._requests), worker._machine._actor
+        messages = [protocol.Join(0, prompt, Sampling(max_tokens=3)), protocol.CloseBatch()]
+        ray.get(actor.tell.remote(pid, number, 0, [(message, {}) for message in messages]))
+        stream = actor.request.options(num_returns="streaming").remote(
+            pid, number, protocol.OpenBatch(runtime, 2, None), {}
+        )
+        *_, last = [reply for reference in stream for reply in ray.get(reference)]
+    assert isinstance(last, protocol.BatchEnded)
+    assert last.tokens == 3
 
 
 def test_answer_when_stopped_then_it_ends_early(parts: Parts, variant: Variant) -> None:
