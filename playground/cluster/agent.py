@@ -12,7 +12,6 @@ import itertools
 import logging
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,9 +57,11 @@ class Outbox:
     Ray does not keep the order of an actor's calls: it may come before the request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, request: int) -> None:
+        """`request`: its number."""
+        self.request = request
         self.cancelled = Event()
-        self.say: Callable[[protocol.Reply], None] | None = None  # None: the request has not come
+        self.say: Callable[[protocol.Reply], None] | None = None  # None: the request is not served
         self._come: SimpleQueue[tuple[int, Sequence[protocol.Message]]] = SimpleQueue()
         self._early: dict[int, Sequence[protocol.Message]] = {}
         self._next = 0
@@ -97,8 +98,7 @@ class Agent:
         self._threads = ThreadPoolExecutor(_AT_ONCE)
         self._workers: dict[int, WorkerProcess] = {}
         self._changing = Lock()  # of the workers: the watch has a thread of its own
-        self._outboxes: defaultdict[int, dict[int, Outbox]] = defaultdict(dict)  # by process id, then by request
-        self._served: dict[int, int] = {}  # the newest request of a process that has ended
+        self._outboxes: dict[int, Outbox] = {}  # of the newest request, by process id
         self._scratch = Path(tempfile.mkdtemp(prefix="playground-agent-"))
         self._numbers = itertools.count()
         own = [data_folder() / "tiny-vlm", *settings.model_dirs]
@@ -146,7 +146,7 @@ class Agent:
         def say(reply: protocol.Message | Fault, is_last: bool = False) -> None:
             loop.call_soon_threadsafe(replies.put_nowait, (reply, is_last))
 
-        outbox = self._outbox(pid, number) or Outbox()  # of no worker: it says so
+        outbox = self._outbox(pid, number) or Outbox(number)  # of no worker: it says so
         outbox.say = say
 
         def ask(worker: WorkerProcess) -> protocol.Message:
@@ -158,9 +158,8 @@ class Agent:
             first = await replies.get()
             batch = [first, *(replies.get_nowait() for _ in range(replies.qsize()))]
             ended = batch[-1][1]
-            if ended and pid in self._workers:
-                self._served[pid] = number
-                self._outboxes[pid].pop(number, None)
+            if ended:
+                outbox.say = None
             yield [reply for reply, _ in batch]  # type: ignore[misc]
 
     async def tell(
@@ -179,16 +178,18 @@ class Agent:
             outbox.cancelled.set()
 
     def _outbox(self, pid: int, number: int) -> Outbox | None:
-        """Of a request, which may not have come yet. None: it has ended, or its worker has."""
-        if pid not in self._workers or number <= self._served.get(pid, -1):
+        """Of a request, which may not have come yet. None: a newer one has come, or its worker has ended."""
+        if pid not in self._workers:
             return None
-        return self._outboxes[pid].setdefault(number, Outbox())
+        newest = self._outboxes.get(pid)
+        if newest is None or newest.request < number:
+            newest = self._outboxes[pid] = Outbox(number)
+        return newest if newest.request == number else None
 
     async def stop(self, pid: int) -> None:
         with self._changing:
             worker = self._workers.pop(pid, None)
         self._outboxes.pop(pid, None)
-        self._served.pop(pid, None)
         if worker is not None:
             await self._in_thread(worker.stop)
         with self._changing:

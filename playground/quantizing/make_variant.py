@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -84,20 +85,23 @@ class MakeJob:
         target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
         if target.exists():
             raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-        planned = quantizer.make(
-            file,
+        planned = self._maker(source, request, target)(dry_run=True, imatrix=request.imatrix)
+        quantizer.check_room(target, planned.bytes)
+        return target
+
+    def _maker(self, source: Variant, request: MakeRequest, target: Path) -> Callable[..., quantizer.QuantizedFile]:
+        """quantizer.make with what the request says."""
+        return partial(
+            quantizer.make,
+            Path(source.half(request.half).path),
             target,
             request.quantization,
             self._lab.pool,
             request.half,
             tensor_types=request.tensor_types,
             requantize=request.requantize,
-            dry_run=True,
-            imatrix=request.imatrix,
             stop=self._stop,
         )
-        quantizer.check_room(target, planned.bytes)
-        return target
 
     def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
         """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again; one that
@@ -161,14 +165,7 @@ class MakeJob:
 
         def work(report: Callable[[Progress], None]) -> None:
             made.append(
-                quantizer.make(
-                    Path(source.half(request.half).path),
-                    target,
-                    request.quantization,
-                    self._lab.pool,
-                    request.half,
-                    tensor_types=request.tensor_types,
-                    requantize=request.requantize,
+                self._maker(source, request, target)(
                     imatrix=imatrix,
                     name=request.name,
                     made_with=made_with,
@@ -176,7 +173,6 @@ class MakeJob:
                     on_step=lambda step: report(
                         Progress("; ".join([f"quantizing {step.tensor}", *planned]), step.done, step.total)
                     ),
-                    stop=self._stop,
                 )
             )
 
