@@ -75,7 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--server", type=Path, help="of `batch`: the program llama-server, to be compared with")
     parser.add_argument(
-        "--questions", type=int, help="of `batch` (default: 100 on a GPU, 16 on a CPU) and `cluster --gpu` (48)"
+        "--questions", type=int, help="of `batch` (default: 100 on a GPU, 16 on a CPU) and `cluster --gpu` (100)"
     )
     arguments = parser.parse_args()
     if arguments.what == "templates" and arguments.source is None:
@@ -216,7 +216,7 @@ def main() -> None:
         if arguments.what == "cluster" and arguments.gpu:  # two GPUs of one host; the extra cluster is not required
             from bench import cluster_gpus  # noqa: PLC0415
 
-            folder, n = arguments.folder or Path(temporary), arguments.questions or 48
+            folder, n = arguments.folder or Path(temporary), arguments.questions or 100
             figures |= cluster_gpus.measure(arguments.size, folder, arguments.tools, arguments.threads, n)
         elif arguments.what == "cluster":
             from bench import cluster  # noqa: PLC0415  needs the extra cluster

@@ -25,6 +25,7 @@ from playground.pool.sensors import LocalSensors
 VARIANTS = ("Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0")  # and the F16 file, which is the reference
 GOAL = 1.8
 _TOKENS = 60
+_STORE_BYTES = 4 * 2**30  # of a node's object store; `ray start` takes 30 % of the memory, a node of a test 150 MB
 _WAIT_S = 120.0
 
 
@@ -57,7 +58,7 @@ def _request(ready: engine.Bench, n: int) -> MeasureRequest:
 
 def _spread(lab: Lab, request: MeasureRequest, folder: Path) -> Spread:
     first = lab.pool.devices.gpu_places[0]
-    return spread(lab, request, (first,), folder)
+    return spread(lab, request, (first,), folder, told=True)
 
 
 def _over_ray(request: MeasureRequest, folder: Path) -> Spread:
@@ -71,10 +72,11 @@ def _over_ray(request: MeasureRequest, folder: Path) -> Spread:
     from playground.settings import Settings  # noqa: PLC0415  needs more of the app than a pool does
     from playground.wiring import open_parts  # noqa: PLC0415
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
     try:
         os.environ["CUDA_VISIBLE_DEVICES"] = "1"
-        nodes.add_node(num_cpus=1, node_name="box2")
+        nodes.add_node(num_cpus=1, node_name="box2", object_store_memory=_STORE_BYTES)
         settings = Settings(cache_dir=folder / "page", cluster=nodes.address, cuda_visible_devices="0")
         with open_parts(settings, any_folder=True) as parts:
             _wait(parts.pool)

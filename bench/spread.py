@@ -12,7 +12,7 @@ import msgspec
 from playground.comparing.lab import Lab
 from playground.measuring.measure import MeasureJob
 from playground.measuring.measure_request import MeasureRequest
-from playground.measuring.results import Measurement
+from playground.measuring.results import Measurement, Progress
 from playground.pool.turn_order import Places
 from playground.support.result_cache import ResultCache
 from playground.values.memory import WorkerRole
@@ -28,17 +28,18 @@ class Spread(NamedTuple):
         return self.one_s / self.all_s
 
 
-def spread(lab: Lab, request: MeasureRequest, place: Places, folder: Path) -> Spread:
+def spread(lab: Lab, request: MeasureRequest, place: Places, folder: Path, *, told: bool = False) -> Spread:
     """Nothing is known or loaded at the start of either. Before, all files are where they are needed, and the pictures
-    are encoded: the page keeps them."""
+    are encoded: the page keeps them. `told`: say where the time goes."""
     reference = tuple(variant for variant in request.variants if variant.id == request.reference)
     one = replace(lab, pool=lab.pool.at(place))
+    briefly = msgspec.structs.replace(request.plan, drift=False, max_tokens=1)
     for number, at in enumerate({place, *lab.pool.turn_options(())}):
-        first = msgspec.structs.replace(request, questions=request.questions.first(1))
+        first = msgspec.structs.replace(request, questions=request.questions.first(1), plan=briefly)
         _measured(replace(lab, pool=lab.pool.at(at)), first, folder / f"warm {number}")
     _measured(one, msgspec.structs.replace(request, variants=reference), folder / "pictures")
-    one_s, on_one = _measured(one, request, folder / "one")
-    all_s, on_all = _measured(lab, request, folder / "all")
+    one_s, on_one = _measured(one, request, folder / "one", told=told)
+    all_s, on_all = _measured(lab, request, folder / "all", told=told)
     return Spread(one_s, all_s, differences(on_one, on_all))
 
 
@@ -50,11 +51,21 @@ def differences(a: Measurement, b: Measurement) -> int:
     return n
 
 
-def _measured(lab: Lab, request: MeasureRequest, folder: Path) -> tuple[float, Measurement]:
+def _measured(lab: Lab, request: MeasureRequest, folder: Path, *, told: bool = False) -> tuple[float, Measurement]:
     """Also its seconds."""
     for role in (WorkerRole.LANGUAGE, WorkerRole.VISION):
         lab.pool.unload(role)
-    began = time.perf_counter()
-    *_, last = MeasureJob(replace(lab, results=ResultCache(folder, "engine")), request).run()
+    job = MeasureJob(replace(lab, results=ResultCache(folder, "engine")), request)
+    began, steps = time.perf_counter(), dict[str, list[float]]()
+    for last in job.run():
+        if isinstance(last, Progress):
+            steps.setdefault(last.what, []).append(time.perf_counter() - began)
     assert isinstance(last, Measurement)
-    return time.perf_counter() - began, last
+    seconds = time.perf_counter() - began
+    if told:
+        print(f"{folder.name}: {seconds:.1f} s")
+        for what, ended in sorted(steps.items(), key=lambda step: step[1]):
+            print(f"  {ended[0]:5.1f} to {ended[-1]:5.1f} s: {what}, {len(ended)} steps")
+        phases = (f"{phase} {n:.1f}" for phase, n in job.steps.phases.items())
+        print(f"  of the batches: {', '.join(phases)}", flush=True)
+    return seconds, last

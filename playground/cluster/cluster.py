@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from playground.cluster.agent import Agent, versions
 from playground.cluster.machine import Machine
 from playground.cluster.remote_worker import RemoteWorker
-from playground.cluster.shared_embeddings import SharedEmbeddings
+from playground.cluster.shared_embeddings import SHARE, SharedEmbeddings
 from playground.errors import BadSettings, MachineLost
 from playground.pool.contract import HostMemory, Joined, ProcessMemory, Sensors, Worker, WorkerFactory
 from playground.pool.turn_order import Places
@@ -51,7 +51,6 @@ class Cluster:
         self._local = sensors
         self._start_local = start_worker
         self._sha256_of = sha256_of
-        self._embeddings = SharedEmbeddings()
         self._machines: dict[str, Machine] = {}  # by name
         self._problems: dict[str, str] = {}  # of machines that are not used, by name
         self._wait: dict[str, int] = {}  # rounds, by the node's id
@@ -65,6 +64,8 @@ class Cluster:
             why = " ".join(str(error).split())[:_WHY_CHARACTERS] or type(error).__name__
             raise BadSettings(f"cluster: no Ray cluster could be joined at {address}: {why}") from None
         self._own_node = ray.get_runtime_context().get_node_id()
+        own = next(node for node in _nodes() if node["NodeID"] == self._own_node)
+        self._embeddings = SharedEmbeddings(int(own["Resources"].get("object_store_memory", 0) * SHARE))
         self._warn_of_public_networks()
 
     # --- membership ----------------------------------------------------------------------------------------------

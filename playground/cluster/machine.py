@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -104,8 +105,8 @@ class Machine:
     # --- records -------------------------------------------------------------------------------------------------
 
     def scratch(self, suffix: str) -> str:
-        """The path of a file there that a request writes or reads."""
-        return str(self.call("scratch", suffix))
+        """The path of a new file there that a request writes or reads."""
+        return f"{self.description.scratch}/{uuid4().hex}{suffix}"
 
     def fetch(self, theirs: str, ours: str) -> None:
         with atomic.replacing(Path(ours)) as part, open(part, "wb") as file:  # the machine may be lost in between

@@ -28,6 +28,7 @@ class Description:
     versions: Versions
     processor: str
     host_bytes: int  # the budget of its host
+    scratch: str  # the folder of the files that requests write and read
     copies_bytes: int  # that copies of models may take on its disk
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -115,20 +116,23 @@ class RemoteWorker:
     ) -> protocol.Message | Fault:
         self._replies = replies = SimpleQueue[Any]()
         number = next(self._requests)
-        self._machine.stream(replies, "request", self._own_pid, number, *self._embeddings.taken_out(request))
-        cancelled, n_told = False, 0
+        self._machine.stream(replies, "request", self._own_pid, number, *self._embeddings.sent(request))
+        cancelled, n_told, joining = False, 0, deque[protocol.Message]()
         written: dict[int, tuple[str, str, bool]] = {}  # by id: as for _keep
         while True:
             if not cancelled and stop():
                 cancelled = True
                 self._machine.send("cancel", self._own_pid, number)
-            if dialogue is not None and (messages := dialogue.to_send()):
-                joining = [self._joining(message, written) for message in messages]
-                sent = [self._embeddings.taken_out(message) for message in joining]
-                self._machine.send("tell", self._own_pid, number, n_told, sent)
+            if dialogue is not None:
+                joining += dialogue.to_send()
+            if cancelled:
+                joining.clear()
+            if joining:  # one by one: its machine begins with the first while the next one's record is copied
+                sent = self._embeddings.sent(self._joining(joining.popleft(), written))
+                self._machine.send("tell", self._own_pid, number, n_told, *sent)
                 n_told += 1
             try:
-                batch = replies.get(timeout=_POLL_S)
+                batch = replies.get(timeout=0.0 if joining else _POLL_S)
             except Empty:
                 if self._machine.lost:
                     raise self._machine.gone() from None
@@ -140,7 +144,10 @@ class RemoteWorker:
             if isinstance(batch, RayError):
                 raise self._machine.gone(batch)
             self._heard_at = time.monotonic()
-            for reply in batch:
+            for encoded in batch:
+                if isinstance(encoded, Fault):
+                    return encoded
+                reply = protocol.as_reply(encoded)
                 if isinstance(reply, protocol.Chunk):
                     on_chunk(reply)
                 elif isinstance(reply, protocol.SequenceReply):
@@ -152,7 +159,7 @@ class RemoteWorker:
                 elif isinstance(reply, protocol.Step):
                     on_step(reply)
                 else:
-                    return reply  # type: ignore[no-any-return]
+                    return reply
 
     def _known(self, reply: Any) -> Any:
         if isinstance(reply, Fault):

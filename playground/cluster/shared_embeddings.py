@@ -17,7 +17,7 @@ import ray
 from playground.engine import protocol
 
 LEAST_BYTES = 100 * 2**10  # Ray sends smaller ones with the call
-_MOST_BYTES = 512 * 2**20  # of what the page keeps there; the rest is still in its own cache
+SHARE = 0.25  # of the page's object store, for what it keeps there; the rest is still in its own cache
 
 M = TypeVar("M", bound=msgspec.Struct)
 References = Mapping[str, Any]  # ray.ObjectRef, by ImageChunk.key
@@ -26,17 +26,17 @@ References = Mapping[str, Any]  # ray.ObjectRef, by ImageChunk.key
 class SharedEmbeddings:
     """Owns the references. Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._lock = Lock()
         self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()  # the latest used last
 
-    def taken_out(self, message: M) -> tuple[M, References]:
-        """The message without its large embeddings, and where they are."""
+    def sent(self, message: protocol.Message) -> tuple[bytes, References]:
+        """The message, encoded, without its large embeddings, and where they are."""
         chunks = [chunk for chunk in _images(message) if len(chunk.embeddings) >= LEAST_BYTES]
-        if not chunks:
-            return message, {}
         references = {chunk.key: self._put(chunk) for chunk in chunks}
-        return _with(message, {key: b"" for key in references}), references
+        small = _with(message, dict.fromkeys(references, b"")) if references else message
+        return protocol.encoded(small), references
 
     def _put(self, chunk: protocol.ImageChunk) -> Any:
         with self._lock:
@@ -44,7 +44,7 @@ class SharedEmbeddings:
                 self._kept[chunk.key] = ray.put(chunk.embeddings), len(chunk.embeddings)
             self._kept.move_to_end(chunk.key)
             reference, _ = self._kept[chunk.key]
-            while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > _MOST_BYTES:
+            while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self._most_bytes:
                 self._kept.popitem(last=False)  # Ray frees it when no request needs it any more
         return reference
 

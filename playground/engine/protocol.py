@@ -628,16 +628,28 @@ _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequ
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
+def encoded(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def as_request(encoded: bytes) -> AnyRequest:
+    return _requests.decode(encoded)
+
+
+def as_reply(encoded: bytes) -> Reply:
+    return _replies.decode(encoded)
+
+
 def send(connection: Connection, message: Message) -> None:
     """Raises OSError when the other side is gone."""
-    connection.send_bytes(_encoder.encode(message))
+    connection.send_bytes(encoded(message))
 
 
 def receive_request(connection: Connection) -> AnyRequest:
     """Raises EOFError or OSError when the parent is gone."""
-    return _requests.decode(connection.recv_bytes())
+    return as_request(connection.recv_bytes())
 
 
 def receive_reply(connection: Connection) -> Reply:
     """Raises EOFError or OSError when the worker is gone."""
-    return _replies.decode(connection.recv_bytes())
+    return as_reply(connection.recv_bytes())

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
-from threading import Event, Thread
+from threading import Event
 
 import msgspec
 
@@ -101,9 +101,8 @@ class AtPlaces:
         here, group = self._steps.at(places), begun.pop(0) if begun else self._take(places)
         while group:
             ahead = begun.pop(0) if begun else self._shares.take(places, ahead=True) if on_gpu else []
-            for variant, then in zip_longest(group, (*group[1:], *ahead[:1])):
-                if then is not None and on_gpu:  # on a CPU the two would fight for its cores
-                    Thread(target=here.load_ahead, args=(then,), daemon=True).start()
+            for variant, then in zip_longest(group, (*group[1:], *(ahead or self._shares.likely(places))[:1])):
+                here.then = then if on_gpu else None  # on a CPU the two would fight for its cores
                 self._measure(here, variant, done)
             group = ahead or self._take(places)
         self._shares.leave(places)
@@ -116,13 +115,15 @@ class AtPlaces:
         groups: list[list[Variant]] = []
         if self._answer is None or places == self._home:
             return groups
-        here, most = self._steps.at(places), self._shares.fair_share
+        here, most, on_gpu = self._steps.at(places), self._shares.fair_share, self._pool.on_gpu
         while len(groups) < most and self._is_free(places, self._reference_is_known.is_set):
             group = self._shares.take(places, ahead=True, from_the_end=True)
             if not group:
                 break
             groups.append(group)
-            for variant in group:
+            likely = self._shares.likely(places, from_the_end=True)
+            for variant, then in zip_longest(group, (*group[1:], *likely[:1])):
+                here.then = then if on_gpu else None
                 try:
                     self._answer(here, variant)
                 except Exception:  # it comes again when the variant is measured

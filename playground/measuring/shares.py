@@ -113,22 +113,31 @@ class Shares(Generic[T, P]):
                 self._end(place)
             if ahead and len(self._left) < len(self._at_work):
                 return []
-            others = [other for other in self._at_work if other != place and self._is_there(other)]
-            able = [group for group in self._left if self._fits(place, group[0])]
-            if not self._is_there(place) and others:
-                able = []  # its own groups would take turns with those of another place
-            elif not able and not any(self._fits(other, group[0]) for other in others for group in self._left):
-                able = self._left  # the error says why
-            if not able:
-                return []
-            in_order = able[::-1] if from_the_end else able
-            chosen = min(in_order, key=lambda group: self._distance(place, group))  # the first that is as near
-            if not ahead and not self._helps(place, chosen, others):
+            chosen, others = self._nearest(place, from_the_end=from_the_end), self._others(place)
+            if not chosen or (not ahead and not self._helps(place, chosen, others)):
                 return []
             self._left.remove(chosen)
             work = self._work.setdefault(place, _Work(self._clock()))
             work.expected_s += self._seconds(place, chosen)
             return chosen
+
+    def likely(self, place: P, *, from_the_end: bool = False) -> list[T]:
+        """The group that the place would get now; it is not taken."""
+        with self._lock:
+            return self._nearest(place, from_the_end=from_the_end)
+
+    def _others(self, place: P) -> list[P]:
+        return [other for other in self._at_work if other != place and self._is_there(other)]
+
+    def _nearest(self, place: P, *, from_the_end: bool) -> list[T]:
+        others = self._others(place)
+        able = [group for group in self._left if self._fits(place, group[0])]
+        if not self._is_there(place) and others:
+            able = []  # its own groups would take turns with those of another place
+        elif not able and not any(self._fits(other, group[0]) for other in others for group in self._left):
+            able = self._left  # the error says why
+        in_order = able[::-1] if from_the_end else able
+        return min(in_order, key=lambda group: self._distance(place, group), default=[])  # the first that is as near
 
     def _helps(self, place: P, group: list[T], others: Sequence[P]) -> bool:
         """Whether all is done sooner than if the others did what is left: not for a group that they would end before

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -129,7 +129,7 @@ class Steps:
         self.sequences = lab.sequences or (_ON_GPU if lab.pool.on_gpu else _ON_CPU)
         self.phases: dict[str, float] = {}  # seconds of what the batches were made of; for a benchmark
         self._planned: dict[tuple[object, ...], protocol.EncodedPrompt] = {}
-        self._newest: WorkerSpec | None = None  # of a batch
+        self.then: Variant | None = None  # comes next here: its model is loaded while a batch is answered
         self.notes: list[str] = []  # for the person: what was done otherwise than wanted
         self._losses = 0
         self._settled: dict[tuple[str, Runtime], Runtime] = {}
@@ -338,8 +338,8 @@ class Steps:
                             lease = leased.enter_context(slot.lease(spec, stop=self.stop))
                         widest = max(plan.widest for plan in plans.values())
                         request = _Opening(spec.runtime, spec.sequences, runtime.n_ctx, widest, _is_unified(spec))
+                        self._load_ahead(spec)
                         ask(lease, request, self._in_turn(turn, plans, fail))
-                self._newest = spec
             except MachineLost as error:
                 self.note_loss(error)
             except (EngineError, OutOfMemory) as error:
@@ -371,17 +371,21 @@ class Steps:
         runtime = replace(runtime, n_ctx=cells)
         return language_spec(variant.model, runtime, sequences=sequences, kv_unified=kv_unified)
 
-    def load_ahead(self, variant: Variant) -> None:
-        """Load a variant's model with the newest batch's context, if nothing has to be unloaded for it."""
-        newest = self._newest
-        if newest is None or newest.key == language_spec(variant.model, self.settled(variant)).key:
+    def _load_ahead(self, batch: WorkerSpec) -> None:
+        """Load what comes next with the batch's context, in a thread, if nothing has to be unloaded for it."""
+        variant, self.then = self.then, None
+        if variant is None or batch.key == language_spec(variant.model, self.settled(variant)).key:
             return
-        runtime, unified = self.settled(variant), _is_unified(newest)
-        spec = self._batch(variant, newest.runtime.context, runtime, newest.sequences, kv_unified=unified)
-        if not self.lab.pool.has_room(spec):
-            return
-        with contextlib.suppress(PlaygroundError), self.lab.pool.lease(spec, stop=self.stop):
-            pass  # an error comes again when it is asked
+        runtime, unified = self.settled(variant), _is_unified(batch)
+        spec = self._batch(variant, batch.runtime.context, runtime, batch.sequences, kv_unified=unified)
+
+        def load() -> None:
+            with contextlib.suppress(PlaygroundError):  # an error comes again when it is asked
+                if self.lab.pool.has_room(spec):
+                    with self.lab.pool.lease(spec, stop=self.stop):
+                        pass
+
+        Thread(target=load, daemon=True).start()
 
     # --- prompts, in the turn of the batch that they are for ---
 

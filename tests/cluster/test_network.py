@@ -36,6 +36,7 @@ from testkit import pairs
 from testkit.running import MODEL, PROJECTOR, SCENE, SHORT_CONTEXT, WHAT, comparison, run
 from testkit.second_page_child import BOX2, budget, held
 from testkit.two_networks import THERE, Network
+from testkit.waiting import until
 
 LONG = Runtime(n_ctx=4096)
 
@@ -76,15 +77,6 @@ def parts(page: Parts, network: Network) -> Iterator[Parts]:
 @pytest.fixture
 def variant(parts: Parts) -> Variant:
     return parts.catalog.open_pair(MODEL, PROJECTOR)
-
-
-def until(true: Callable[[], bool]) -> float:
-    """Seconds until it is true."""
-    started = time.monotonic()
-    while not true():
-        assert time.monotonic() - started < 120
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def answered(parts: Parts, variant: Variant, place: str) -> ComparisonUpdate:

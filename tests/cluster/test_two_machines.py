@@ -259,11 +259,12 @@ def test_question_when_it_reaches_a_machine_before_its_batch_then_it_is_answered
         assert isinstance(worker, RemoteWorker)
         pid, number, actor = worker._own_pid, next(worker._requests), worker._machine._actor
         messages = [protocol.Join(0, prompt, Sampling(max_tokens=3)), protocol.CloseBatch()]
-        ray.get(actor.tell.remote(pid, number, 0, [(message, {}) for message in messages]))
-        stream = actor.request.options(num_returns="streaming").remote(
-            pid, number, protocol.OpenBatch(runtime, 2, None), {}
-        )
-        *_, last = [reply for reference in stream for reply in ray.get(reference)]
+        for place in (1, 0):  # the second one comes first
+            ray.get(actor.tell.remote(pid, number, place, protocol.encoded(messages[place]), {}))
+        opened = protocol.encoded(protocol.OpenBatch(runtime, 2, None))
+        stream = actor.request.options(num_returns="streaming").remote(pid, number, opened, {})
+        *_, encoded_last = [reply for reference in stream for reply in ray.get(reference)]
+    last = protocol.as_reply(encoded_last)
     assert isinstance(last, protocol.BatchEnded)
     assert last.tokens == 3
 
@@ -485,7 +486,7 @@ def test_copies_when_they_would_take_more_than_allowed_then_one_in_use_stays_and
         os.utime(next(copies.glob("*/a.gguf")).with_name("used"), (100, 100))
         with parts.pool.at((BOX2,)).lease(language_spec(c.model, LONG)):
             assert there() == ["a", "c"]
-    [box2] = parts.pool.memory().machines
+    box2 = next(machine for machine in parts.pool.memory().machines if machine.name == "box2")
     assert 44_000_000 <= (box2.copies_bytes or 0) <= (box2.most_copies_bytes or 0) == 60_000_000
     with pytest.raises(NoRoom, match="Unload models there, or allow more"):
         load_on_box2(parts, b, lambda step: None)

@@ -36,10 +36,11 @@ from playground.pool.worker_spec import language_spec
 from playground.settings import Settings
 from playground.support.result_cache import ResultCache
 from playground.values.files import Variant
-from playground.values.memory import HOST, WorkerRole
+from playground.values.memory import HOST, WorkerMemory, WorkerRole, WorkerState
 from playground.values.request import Runtime, Sampling
 from playground.wiring import Parts, open_parts
 from testkit import pairs
+from testkit.waiting import until
 
 FOLDER = data_folder() / "tiny-vlm/evaluation"
 MAX_TOKENS = 24
@@ -294,19 +295,22 @@ def test_answers_when_memory_is_short_then_fewer_are_asked_at_once_and_it_says_s
     assert steps.notes == ["F16: memory is short. From then on at most 4 of its questions were asked at once."]
 
 
-def test_variant_when_loaded_ahead_then_with_the_context_of_the_batch_before(cold: Parts) -> None:
+def test_variant_when_it_comes_next_then_it_is_loaded_with_the_context_of_the_batch_before(cold: Parts) -> None:
     f16, q8 = cold.catalog.choose(["F16", "Q8_0"], ["F16"])
     items = about_one_picture(4)
     steps = steps_of(cold, f16, 4)
-    steps.load_ahead(q8)  # no batch was asked yet
+    steps.then = q8
     steps.answers(f16, items, 4)
-    steps.load_ahead(q8)
-    loaded = {w.file: w for w in cold.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
-    assert {w.sequences for w in loaded.values()} == {4}
-    assert len(loaded) == 2
+
+    def loaded() -> dict[str, WorkerMemory]:
+        workers = cold.pool.memory().workers
+        return {w.file: w for w in workers if w.role is WorkerRole.LANGUAGE and w.state is WorkerState.READY}
+
+    until(lambda: len(loaded()) == 2)
+    before = loaded()
+    assert {w.sequences for w in before.values()} == {4}
     assert len(texts(steps.answers(q8, items, 4))) == 4
-    after = {w.file: w.pid for w in cold.pool.memory().workers if w.role is WorkerRole.LANGUAGE}
-    assert after == {file: w.pid for file, w in loaded.items()}
+    assert {file: w.pid for file, w in loaded().items()} == {file: w.pid for file, w in before.items()}
 
 
 def test_questions_when_others_wait_for_a_turn_then_the_rest_is_asked_in_another(

@@ -30,6 +30,7 @@ from playground.models.hub.client import Hub
 from playground.models.hub.downloads import Download, Downloads, DownloadState, Wanted
 from playground.models.hub.listing import RemoteFile
 from testkit.hub_server import TOKEN, HubFile, HubRepo, HubServer, hub_server
+from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 KILOBYTE, MEGABYTE = 2**10, 2**20
@@ -134,13 +135,6 @@ def partial(hub: Hub, file: Wanted) -> int:
 
 def cache_files(hub: Hub) -> set[str]:
     return {path.name for path in hub.cache.rglob("*") if path.is_file() and ".locks" not in path.parts}
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def states(downloads: Downloads) -> dict[str, DownloadState]:

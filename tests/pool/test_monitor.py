@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from playground.pool.pool import Pool
 from playground.pool.sensors import LocalSensors
 from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import HOST, MemoryReport, WorkerRole
+from testkit.waiting import until
 
 
 @pytest.fixture
@@ -37,13 +38,6 @@ def monitor(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Monitor]:
 def bare(name: str) -> WorkerSpec:
     """A worker that loads no model."""
     return WorkerSpec(WorkerRole.QUANTIZE, (name,), file=name)
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_history_when_time_passes_then_it_grows_and_ends_with_the_newest(monitor: Monitor) -> None:

@@ -41,6 +41,7 @@ from playground.values.request import Remedy, Runtime
 from testkit import pairs
 from testkit.fake_machine import FakeMachine
 from testkit.processes import children_of
+from testkit.waiting import until
 
 MIB, GIB = 2**20, 2**30
 ON_HOST = Runtime(n_ctx=512, n_gpu_layers=0)
@@ -134,13 +135,6 @@ def kill(pid: int) -> None:
     # A zombie whose other threads are still ending counts as alive.
     with contextlib.suppress(ChildProcessError):  # the pool was quicker
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def assert_settled(pool: Pool) -> None:

@@ -96,6 +96,15 @@ def test_last_groups_when_taken_ahead_then_they_are_left_to_whoever_is_free_firs
     assert left.take("there") == ["d"]
 
 
+def test_group_when_it_is_likely_then_it_is_not_taken() -> None:
+    left = shares(["a", "b", "c"])
+    assert left.take("here") == ["a"]
+    assert left.likely("here") == ["b"]
+    assert left.likely("there", from_the_end=True) == ["c"]
+    assert [left.take("there"), left.take("there")] == [["b"], ["c"]]
+    assert left.likely("here") == []
+
+
 def test_place_when_lost_then_the_others_take_what_is_left() -> None:
     lost = list[str]()
     left = shares(["a", "b", "c"], lost=lost)

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,6 +50,7 @@ from playground.wiring import Parts, open_parts
 from testkit import pairs
 from testkit.processes import wait_ended
 from testkit.running import SCENE, WHAT, comparison, run
+from testkit.waiting import until
 
 F16, Q2 = "tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16"
 BLURRED = "tiny-vlm:F16+mmproj-Q2_K"  # its language model computes alike in batches of any size
@@ -126,13 +127,6 @@ def keyed(opened: Parts, endless: pairs.PairFiles) -> Iterator[Served]:
     )
     with serving(replace(opened, settings=settings), endless) as api:
         yield api
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def ask(served: Served, model: str = F16, **options: Any) -> Any:
