@@ -58,7 +58,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 def _requests(folder: Path) -> dict[str, float]:
     """What the server counts, for a repository of 30 files and a pair with a vocabulary of 151,936 tokens."""
-    pair = pairs.write_llava(folder, vision_embd=32, vision_layer=27, vision_head=4, vision_ff=64, name="27-layers")
+    pair = pairs.write_llava(folder, size=pairs.VisionSize(32, 27, 4, 64, 112, 14), name="27-layers")
     files: dict[str, bytes | Path] = {f"a-{n}.gguf": GOOD for n in range(28)}
     files |= {"big-Q4_K_M.gguf": language_with_a_large_vocabulary(), "mmproj-F16.gguf": pair.projector}
     with hub_server([HubRepo("acme/a", files)]) as server, _patched(server.patch, folder / "counted"):

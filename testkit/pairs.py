@@ -326,13 +326,13 @@ def write_pair(
 ) -> PairFiles:
     """Write the small pair of a kind, 5 to 10 MB in all: F16 matrices, F32 norms, biases and positions.
 
-    size: of another tower; its patch has to be the kind's own.
+    size: of the vision tower; its patch has to be the kind's own. None: a small one.
 
     special_tokens=False leaves the tokens around images out of the vocabulary: of an idefics3 pair
     mtmd_tokenize then makes the token id -1. LLaVA-type pairs have none to leave out.
     """
     if kind == "mlp":
-        return write_llava(folder, seed=seed)
+        return write_llava(folder, seed=seed, size=size)
     build, media = _BUILDERS[kind]
     language, vision = build(TURNS + media if special_tokens else TURNS, size)
     return _write(kind, folder, f"tiny-{kind}" + ("" if special_tokens else "-bare"), language, vision, seed)
@@ -347,21 +347,16 @@ def write_llava(
     n_head_kv: int = 2,
     n_ff: int = 512,
     n_vocab: int = 512,
-    vision_embd: int = 256,
-    vision_layer: int = 3,
-    vision_head: int = 4,
-    vision_ff: int = 512,
-    image_size: int = 112,
-    patch_size: int = 14,
+    size: VisionSize | None = None,
     seed: int = 0,
     name: str = "tiny-mlp",
 ) -> PairFiles:
-    """A LLaVA-type pair at any size: (image_size / patch_size)^2 image tokens, whatever the image's own size.
+    """A LLaVA-type pair at any size: (size.image / size.patch)^2 image tokens, whatever the image's own size.
 
     Of the vision layers llama.cpp loads all and runs all but the last, as LLaVA reads the last but one.
     """
     language = _language("llama", LanguageSize(n_embd, n_layer, n_head, n_head_kv, n_ff, n_vocab))
-    size = VisionSize(vision_embd, vision_layer, vision_head, vision_ff, image_size, patch_size)
+    size = size or VisionSize(layer=3, image=112, patch=14)
     projection = [
         Tensor("v.class_embd", (size.embd,), 0.5),
         _positions(size, more=1),

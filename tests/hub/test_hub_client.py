@@ -52,9 +52,7 @@ def hole(begin: bytes) -> HubFile:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     folder = tmp_path_factory.mktemp("served")
     tiny = pairs.write_pair("qwen3vl", folder)
-    realistic = pairs.write_llava(
-        folder, vision_embd=32, vision_layer=27, vision_head=4, vision_ff=64, name="27-layers"
-    )
+    realistic = pairs.write_llava(folder, size=pairs.VisionSize(32, 27, 4, 64, 112, 14), name="27-layers")
     others: dict[str, bytes | Path | HubFile] = {
         f"tiny-qwen3vl-{name}.gguf": GOOD for name in ("Q8_0", "Q4_K_M", "UD-Q4_K_XL", "IQ2_XXS")
     }

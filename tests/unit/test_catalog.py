@@ -237,7 +237,7 @@ def test_reference_when_pairs_of_a_family_come_then_the_most_precise_one(
     tmp_path: Path, open_store: OpenStore, best_first: bool
 ) -> None:
     """Bits per weight decide, not names: the F32 file here has 32 of them and more, the other one about 16."""
-    files = pairs.write_llava(tmp_path, vision_layer=2)
+    files = pairs.write_llava(tmp_path, size=pairs.VisionSize(layer=2, image=112, patch=14))
     precise = write_gguf(tmp_path / "tiny-mlp-F32.gguf", size=4096, general__basename="tiny-mlp")
     store = open_store(tmp_path)
     for model in (precise, files.model) if best_first else (files.model, precise):
