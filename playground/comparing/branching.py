@@ -127,5 +127,7 @@ def verdict(branch: Branch, reference: Pane) -> str:
         return ""
     if pane.first_divergence is None:
         return "= the reference from there on: one slip"
+    if divergence.same_answer(reference, pane):
+        return divergence.OTHER_REASONING
     again = " again" if pane.first_divergence > branch.at else ""
     return f"≠ differs{again}: {divergence.how_much(reference.text, pane.text)}"

@@ -23,6 +23,8 @@ _WORD = re.compile(
 )
 _MARKS = re.compile(rf"{_TAG}|[{_PUNCTUATION}\u3000-\u3003\uff01-\uff0f\uff1a-\uff20]*")
 
+OTHER_REASONING = "= same answer, other reasoning"  # a verdict on an answer or a branch
+
 _SHORT_ANSWER = 8  # words
 _ALIKE = 0.5  # share of a word's characters from which its own are marked; a convention
 

@@ -13,7 +13,7 @@ import markupsafe
 
 from playground.comparing import branching, top_drift
 from playground.comparing import summary_rows as lab
-from playground.comparing.divergence import close_changes, how_much, same_answer
+from playground.comparing.divergence import OTHER_REASONING, close_changes, how_much, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spreads, is_kept, whole_ttft
 from playground.comparing.top_drift import TopDrift
 from playground.rendering import answer_markup, number_format, plots
@@ -283,7 +283,7 @@ def _view(
         verdict = "★ reference"
     elif both_done and reference is not None and same_answer(reference, pane):
         agrees = True
-        verdict = "= same" if pane.first_divergence is None else "= same answer, other reasoning"
+        verdict = "= same" if pane.first_divergence is None else OTHER_REASONING
     elif reference is not None and (both_done or pane.first_divergence is not None):
         agrees = False
         verdict = f"≠ differs: {how_much(reference.text, pane.text)}" if both_done else "≠ differs"
@@ -320,7 +320,7 @@ def _branch_view(pane: Pane, branch: Branch, reference: Pane | None) -> _BranchV
     if reference is not None:
         verdict = branching.verdict(branch, reference)
         if written.state is reference.state is PaneState.DONE and written.comparable:
-            agrees = written.first_divergence is None
+            agrees = same_answer(reference, written)
     token = branching.token_text(pane, branch)
     instead = pane.scores[branch.at].text if len(pane.scores) > branch.at else ""
     scores, begins = _tokens(written)

@@ -273,6 +273,17 @@ def test_pane_when_it_goes_on_from_the_references_token_then_the_branch_says_wha
     assert 'data-do="branch"' not in shown(slip, can_branch=False)
 
 
+def test_branch_when_only_its_reasoning_differs_then_it_agrees_with_the_reference_as_a_pane_would() -> None:
+    f16, q2 = reasoned(F16, "Is it <b>?", "a red"), reasoned(Q2, "It is.", "a blue", 3)
+    for text, verdict in (
+        ("a red", 'vp-same">= same answer, other reasoning'),
+        ("a cat", 'vp-off">≠ differs again: 1 word'),
+    ):
+        update = ComparisonUpdate((f16, q2), done=True, branches=(Branch(3, 2, reasoned(Q2, "Or not?", text, 5)),))
+        html = str(comparison_view.panes(update, (F16, Q2), "F16"))
+        assert f'<span class="vp-verdict {verdict}</span>' in " ".join(html.split())
+
+
 def test_likely_tokens_when_an_answer_may_go_on_then_each_but_the_written_one_is_a_button() -> None:
     pane = replace(done(F16, "a red", scored(("", 1.0), ("a", 0.9), (" red", 0.8))), token_ids=(9, 1, 5))
     html = " ".join(str(comparison_view.likely(pane, 0, can_branch=True)).split())
