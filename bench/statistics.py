@@ -232,6 +232,22 @@ def power(draws: int, lost: float, won: float, n: int = 1000, step: int = 10) ->
     return len(needed) / draws, float(numpy.median(needed)) if len(needed) * 2 > draws else None
 
 
+def shared_pictures(draws: int, together: float, a_picture: int = 10, pictures: int = 20, lost: float = 0.05) -> float:
+    """How often a loss of exactly what is accepted is called "not worse", where questions share pictures.
+
+    `together`: the share of questions that their picture decides.
+    """
+    rng, wrong = numpy.random.default_rng(1), 0
+    of = numpy.repeat(numpy.arange(pictures), a_picture)
+    for _ in range(draws):
+        by_picture, alone = rng.random(pictures) < lost, rng.random(len(of)) < lost
+        gone = numpy.where(rng.random(len(of)) < together, by_picture[of], alone)
+        differences = [-float(g) for g in gone]
+        effect = statistics.cautious_design_effect(differences, of.tolist())
+        wrong += statistics.not_worse(differences, lost, effect) >= 1 / ALPHA
+    return wrong / draws
+
+
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +289,9 @@ def main(draws: int = 1000) -> None:
         for discordant in (0.02, 0.06, 0.2):
             wrong = false_verdicts(draws, discordant=discordant, rivals=rivals)
             print(f"  {rivals} variants, {discordant:.0%} of the questions flip: {wrong:.1%}")
+    print("Accepted although as much is lost as is accepted, 20 pictures with 10 questions each (goal: at most 5 %)")
+    for together in (1.0, 0.7, 0.4):
+        print(f"  pictures decide {together:.0%}: {shared_pictures(draws, together):.1%}")
     print("Power: how often 'worse' is found by 1,000 questions, and after how many (median)")
     for lost, won in ((0.18, 0.0), (0.05, 0.0), (0.06, 0.03), (0.02, 0.0)):
         share, needed = power(draws, lost, won)

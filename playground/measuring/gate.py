@@ -119,4 +119,4 @@ def _lost(result: VariantResult, base: VariantResult, questions: Sequence[Questi
     if not scored:
         return None
     lost, pictures = [lost for lost, _ in scored], [image for _, image in scored]
-    return statistics.count(lost, statistics.design_effect(lost, pictures) if any(lost) else 1.0)
+    return statistics.count(lost, statistics.cautious_design_effect([-float(value) for value in lost], pictures))

@@ -124,7 +124,7 @@ def _accuracies(
     """Not worse by the margin: shown by a test; worse: the words of `paired`; else unknown."""
     differences = {result.variant: _differences(result, base) for result in rivals}
     known = [id for id, values in differences.items() if values]
-    effects = {id: statistics.design_effect(differences[id], pictures) if any(differences[id]) else 1.0 for id in known}
+    effects = {id: statistics.cautious_design_effect(differences[id], pictures) for id in known}
     evidence = [statistics.not_worse(differences[id], margin, effects[id]) for id in known]
     shown = dict(zip(known, statistics.holm(evidence), strict=True))
     checks: dict[str, ReleaseCheck] = {}

@@ -89,7 +89,7 @@ def mean_kl(drifts: Sequence[QuestionDrift]) -> float:
 def _accuracy(scores: Sequence[float], pictures: Sequence[str]) -> Interval | None:
     if not scores:
         return None
-    effect = statistics.design_effect(scores, pictures) if len(set(scores)) > 1 else 1.0
+    effect = statistics.cautious_design_effect(scores, pictures)
     if set(scores) <= {0.0, 1.0}:
         return statistics.count([score == 1.0 for score in scores], effect).interval
     return statistics.bounded_mean(scores, effect)

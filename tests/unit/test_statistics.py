@@ -127,6 +127,22 @@ def test_design_effect_when_pictures_decide_then_they_are_what_counts() -> None:
     assert statistics.design_effect(scattered, range(100)) == 1.0
 
 
+def test_paired_when_ten_questions_share_each_picture_and_nothing_is_lost_then_the_pictures_are_what_counts() -> None:
+    pair = statistics.paired([1.0] * 200, [1.0] * 200, [k // 10 for k in range(200)])
+    assert pair.difference.low == pytest.approx(statistics.tango(0, 0, 20).low, abs=0.003)
+    assert "0 lost, 0 won in 200; a loss above 16" in pair.words
+
+
+def test_cautious_design_effect_when_few_are_lost_then_they_do_not_show_that_pictures_matter_little() -> None:
+    pictures = [k // 10 for k in range(200)]
+    differences = [-1.0 if k in (3, 77) else 0.0 for k in range(200)]  # two losses, about two pictures
+    assert statistics.design_effect(differences, pictures) < 1.1
+    assert statistics.cautious_design_effect(differences, pictures) > 5
+    many = numpy.random.default_rng(1).choice([-1.0, 0.0, 1.0], 200).tolist()
+    assert statistics.cautious_design_effect(many, pictures) < 2.5
+    assert statistics.cautious_design_effect(differences, range(200)) == 1.0
+
+
 def test_heavy_when_one_question_carries_the_sum_then_it_says_so_and_gives_no_interval() -> None:
     heavy = statistics.heavy([(0.01, 10), (0.02, 10), (3.0, 2), (0.0, 0)])
     assert heavy is not None
