@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import NamedTuple
 
 
@@ -25,7 +25,8 @@ class KeptFiles:
         self._send = send
         self._delete = delete
         self._kept: dict[str, _Kept] = {}
-        self._lock = Lock()
+        self._is_lost = False
+        self._lock = RLock()  # a copy that fails may find that the machine is lost
 
     def there(self, ours: str) -> str:
         """Where the file is there. It is copied, unless it is there already."""
@@ -39,9 +40,14 @@ class KeptFiles:
             return theirs
 
     def written(self, theirs: str, ours: str, *, stays: bool) -> None:
-        """A file was written there, and fetched; `stays`: it was not, and an empty file here stands for it."""
+        """A file was written there, and fetched; `stays`: it was not, and an empty file here stands for it.
+
+        Nothing stands for what was written on a machine that was lost since.
+        """
         with self._lock:
             self._forget(ours)
+            if self._is_lost:
+                return
             if stays:
                 Path(ours).write_bytes(b"")
             self._kept[ours] = _Kept(theirs, _state(ours), stands_for_it=stays)
@@ -56,8 +62,12 @@ class KeptFiles:
                 self._lock.release()
 
     def lost(self) -> None:
-        """The machine is gone: nothing here stands for its files any more."""
+        """The machine is gone: nothing here stands for its files any more. May be called again.
+
+        Another thread's copy has ended when this returns.
+        """
         with self._lock:
+            self._is_lost = True
             for ours, kept in self._kept.items():
                 if kept.stands_for_it and os.path.exists(ours) and kept.state == _state(ours):
                     os.unlink(ours)

@@ -100,7 +100,8 @@ class Machine:
             if not self.lost:
                 self._on_lost(self.name)
                 self.lost = why  # whoever reads it finds the places given up
-                self.records.lost()  # now: a copy that was under way has ended
+        # Before anybody hears of it. Not under the lock: a copy that is under way comes here when it fails.
+        self.records.lost()
 
     # --- records -------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from playground.cluster.kept_files import KeptFiles
+from playground.errors import MachineLost
 
 
 class There:
@@ -15,9 +16,13 @@ class There:
     def __init__(self) -> None:
         self.sent: list[str] = []
         self.deleted: list[str] = []
+        self.is_lost = False
         self.files = KeptFiles(self._send, self.deleted.append)
 
     def _send(self, ours: str) -> str:
+        if self.is_lost:  # as Machine.call does
+            self.files.lost()
+            raise MachineLost.of("there", "it was switched off")
         self.sent.append(Path(ours).read_text())
         return f"/there/{len(self.sent)}"
 
@@ -68,3 +73,24 @@ def test_files_when_the_machine_is_lost_then_nothing_here_stands_for_them(there:
     written_since.write_text("measured elsewhere")
     there.files.lost()
     assert (own.exists(), fetched.read_text(), written_since.read_text()) == (False, "fetched", "measured elsewhere")
+
+
+def test_files_when_the_machine_is_lost_while_one_is_copied_there_then_that_is_raised(
+    there: There, tmp_path: Path
+) -> None:
+    own, record = tmp_path / "own", tmp_path / "record"
+    record.write_text("reference")
+    there.files.written("/there/own", str(own), stays=True)
+    there.is_lost = True
+    with pytest.raises(MachineLost):
+        there.files.there(str(record))
+    assert not own.exists()
+    assert record.exists()
+
+
+def test_file_when_its_machine_was_lost_before_its_reply_was_read_then_nothing_here_stands_for_it(
+    there: There, tmp_path: Path
+) -> None:
+    there.files.lost()
+    there.files.written("/there/own", str(tmp_path / "own"), stays=True)
+    assert not (tmp_path / "own").exists()
