@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import playground.cluster  # noqa: F401  before any test imports Ray, which then reads what this sets
 from testkit.hub_server import HubServer, hub_server
 from testkit.two_networks import Network, NotPermitted, two_networks
 
