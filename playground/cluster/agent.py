@@ -103,7 +103,7 @@ class Agent:
         checksums = Checksums(settings.cache_dir / "checksums")
         self._copies = Copies(settings.cache_dir / "copies", own, hub_cache(), checksums, settings.copies_bytes)
         self._hub = Hub(own_token=True)
-        self._downloads: dict[str, Event] = {}  # set: stop it; by sha256
+        self._downloads: dict[str, Event] = {}  # set: stop it; by the page's name for it
         self._heard_at = time.monotonic()
         Thread(target=self._watch, name="page watch", daemon=True).start()
 
@@ -213,11 +213,14 @@ class Agent:
     async def together(self, shards: Sequence[str]) -> str:
         return await self._in_thread(lambda: self._copies.together(shards))
 
-    async def download(self, file: WantedFile) -> AsyncIterator[int | str | Fault]:
-        """From the Hub into its cache: how many bytes are there, a few times a second; at last the path, or a Fault."""
+    async def download(self, name: str, file: WantedFile) -> AsyncIterator[int | str | Fault]:
+        """From the Hub into its cache: how many bytes are there, a few times a second; at last the path, or a Fault.
+
+        `name`: of this download, for `stop_download`, which may come first: Ray does not keep the order of calls.
+        """
         assert file.origin is not None
         repo, commit = file.origin
-        stopped = self._downloads[file.sha256] = Event()
+        stopped = self._downloads.setdefault(name, Event())
         wanted, done = RemoteFile(file.name, file.bytes, file.sha256), [0]
 
         def fetch() -> str:
@@ -229,10 +232,11 @@ class Agent:
         fetching = asyncio.ensure_future(self._in_thread(lambda: _fault_of(fetch)))
         while not (await asyncio.wait([fetching], timeout=_NEWS_S))[0]:
             yield done[0]
+        del self._downloads[name]
         yield fetching.result()
 
-    async def stop_download(self, sha256: str) -> None:
-        self._downloads[sha256].set()
+    async def stop_download(self, name: str) -> None:
+        self._downloads.setdefault(name, Event()).set()
 
     async def write(self, path: str, piece: bytes) -> None:
         assert Path(path).parent == self._scratch

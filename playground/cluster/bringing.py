@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 from ray.exceptions import RayError
 
@@ -64,11 +65,12 @@ def _downloaded(
     """None: the machine cannot get it from the Hub; its log and this one's say why."""
     logger.info("%s downloads %s", machine.name, file.name)
     replies, is_stopped = SimpleQueue[int | str | Fault | RayError](), False
-    machine.stream(replies, "download", file)
+    name = uuid4().hex
+    machine.stream(replies, "download", name, file)
     while True:
         if not is_stopped and stop():
             is_stopped = True
-            machine.send("stop_download", file.sha256)
+            machine.send("stop_download", name)
         try:
             news = replies.get(timeout=_WAIT_S)
         except Empty:
