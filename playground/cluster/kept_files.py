@@ -29,7 +29,7 @@ class KeptFiles:
         self._lock = RLock()  # a copy that fails may find that the machine is lost
 
     def there(self, ours: str) -> str:
-        """Where the file is there. It is copied, unless it is there already."""
+        """Where the file is there. It is copied, unless it is there already. Raises FileNotFoundError."""
         with self._lock:
             kept = self._kept.get(ours)
             if kept is not None and kept.state == _state(ours):

@@ -190,7 +190,7 @@ class RemoteWorker:
                 path = self._machine.scratch(Path(request.path).suffix)
                 return msgspec.structs.replace(request, path=path), {path: (request.path, False)}
             case protocol.Measure():
-                path = self._machine.records.there(request.path)
+                path = self._record_there(request.path)
                 own = self._machine.scratch(Path(request.own).suffix) if request.own else ""
                 sent = msgspec.structs.replace(request, path=path, own=own)
                 return sent, {own: (request.own, request.own_stays)} if own else {}
@@ -201,11 +201,18 @@ class RemoteWorker:
         """The message as its machine understands it. What it writes there is noted in `written`."""
         if not isinstance(message, protocol.JoinReading):
             return message
-        against = self._machine.records.there(message.against) if message.against else ""
+        against = self._record_there(message.against) if message.against else ""
         own = self._machine.scratch(Path(message.own).suffix) if message.own else ""
         if own:
             written[message.id] = own, message.own, message.own_stays
         return msgspec.structs.replace(message, against=against, own=own)
+
+    def _record_there(self, ours: str) -> str:
+        """Where it is there. If it was lost with another machine, the path of none: the worker fails this reading."""
+        try:
+            return self._machine.records.there(ours)
+        except FileNotFoundError:
+            return self._machine.scratch(Path(ours).suffix)
 
     def _keep(self, theirs: str, ours: str, *, stays: bool, failed: bool) -> None:
         """What was written there, so that it need not be copied there."""

@@ -54,7 +54,7 @@ class _Reading:
     """One answer that is read. `read` gets its logits in their order."""
 
     def __init__(self, vocabulary: Vocabulary, join: JoinReading, files: ExitStack) -> None:
-        """Raises EngineError for a record of another shape."""
+        """Raises EngineError for a record of another shape, and for one that is not there."""
         self.id = join.id
         self.error: PlaygroundError | None = None
         self._vocabulary = vocabulary

@@ -19,6 +19,7 @@ from playground.errors import EngineError
 from playground.values.answer import Candidate, TokenDrift, TokenScore
 
 _N_CANDIDATES = 5
+_NO_RECORD = "The record is not there: the machine that had it was lost."
 _OTHER_RECORD = "The reference's record belongs to another vocabulary or answer."
 
 
@@ -217,7 +218,9 @@ class LikeliestRecord:
 
 
 def recorded(vocabulary: Vocabulary, path: str, dtype: str, n_rows: int) -> WholeRecord | LikeliestRecord:
-    """Raises EngineError for a record of another shape."""
+    """Raises EngineError for a record of another shape, and for one that is not there."""
+    if not os.path.exists(path):
+        raise EngineError(_NO_RECORD)
     if path.endswith(".npz"):
         return LikeliestRecord(vocabulary, path, n_rows)
     return WholeRecord(vocabulary, path, dtype, n_rows)

@@ -534,18 +534,20 @@ def test_readings_when_read_at_once_then_what_each_alone_finds(
         assert numpy.exp(own) == pytest.approx(numpy.exp(theirs), abs=0.01)
 
 
-def test_reading_when_its_record_is_of_another_answer_then_it_fails_alone(parts: Parts, tmp_path: Path) -> None:
+def test_reading_when_its_record_is_of_another_answer_or_gone_then_it_fails_alone(parts: Parts, tmp_path: Path) -> None:
     (variant,) = parts.catalog.choose(["F16"], ["F16"])
     steps = steps_of(parts, variant, 2)
-    prompts = [steps.prompt(variant, item) for item in about_one_picture(2)]
+    prompts = [steps.prompt(variant, item) for item in about_one_picture(3)]
     (tmp_path / "short").write_bytes(b"1234")
     readings = [protocol.JoinReading(0, prompts[0], (5, 6), str(tmp_path / "short"))]
     readings += [protocol.JoinReading(1, prompts[1], (5, 6))]
+    readings += [protocol.JoinReading(2, prompts[2], (5, 6), str(tmp_path / "gone"))]
     runtime = Runtime(n_ctx=batch.cells(prompts, 2, 2))
     reads: dict[int, protocol.SequenceRead] = {}
     with parts.pool.lease(language_spec(variant.model, runtime, sequences=2)) as lease:
         batch.read_all(lease, readings, runtime, 2, runtime.context, lambda r: reads.update({r.id: r}), lambda: False)
     assert "another vocabulary or answer" in (reads[0].failed or protocol.Failed("", "")).message
+    assert "is not there" in (reads[2].failed or protocol.Failed("", "")).message
     assert reads[1].log_probability == pytest.approx(steps.log_probability(variant, prompts[1], (5, 6)), rel=1e-3)
 
 
