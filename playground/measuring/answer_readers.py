@@ -145,10 +145,11 @@ def _numeral(match: re.Match[str]) -> Number | None:
 # ── letters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _LETTERS = "ABCDEFGH"
+# Possessive (*+): two parts that both take white space would try all ways to share it, for minutes.
 _ANNOUNCED = (
     r"(?:\banswer|\bchoice|\boption|\bcorrect one|\bsolution|\bantwort|\br[eé]ponse|\brespuesta|\bresposta|\bответ)"
     r"(?:\s+(?:is|would be|should be|must be|will be|ist|est|es|é))?(?:\s+(?:option|choice|letter))?"
-    r"\s*(?:[:=—]|-|\bis\b)?"
+    r"\s*+(?:[:=—]|-|\bis\b)?"
     r"|答案(?:应该|應該)?(?:是|为|為|选|選)?[:：]?|(?:应选|應選|故选|故選|选择|選擇|选|選)(?:项|項)?[:：]?"
     r"|正解は?[:：]?|答えは?[:：]?|정답은?[:：]?|답은?[:：]?"
     r"|\b(?:choose|chose|pick|select|go with|going with)(?:\s+(?:option|choice|answer|letter))?"

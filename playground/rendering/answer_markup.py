@@ -19,7 +19,7 @@ _MAX_DEPTH = 20  # elements in each other
 _MAX_SPAN = 100  # columns or rows of a cell
 
 _MARKDOWN = re.compile(r"^ {0,3}(?:#{1,6} |```|\|?(?: *:?-{3,}:? *\|)+|[-*+] |\d{1,3}[.)] )|\*\*\S", re.MULTILINE)
-_FENCED = re.compile(r"\s*```(?:html|markdown|md)\n(.*?)(?:\n```)?\s*", re.DOTALL)
+_FENCED = re.compile(r"```(?:html|markdown|md)\n(.*?)(?:\n```)?", re.DOTALL)
 _HTML_TABLE = re.compile(r"(<table\b.*?(?:</table>|\Z))", re.DOTALL | re.IGNORECASE)
 _HTML_TAGS = {"table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "br", "p", "b", "i", "strong", "em",
               "sub", "sup", "ul", "ol", "li"}  # fmt: skip
@@ -48,7 +48,7 @@ def rendered(text: str) -> markupsafe.Markup | None:
         return None
     if any(tag in text for tag in _DOCTAGS_BEGIN):
         return _DocTags(text).html
-    if fenced := _FENCED.fullmatch(text):
+    if fenced := _FENCED.fullmatch(text.strip()):
         text = fenced[1]
     if "<table" in text.lower():
         parts = enumerate(_HTML_TABLE.split(text))

@@ -83,3 +83,16 @@ def test_answer_when_it_repeats_markup_then_rendering_takes_seconds_at_most(piec
         start = time.process_time()
         rendered(begin + piece * (49_900 // len(piece)))
         assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\r", "\t"])
+def test_answer_when_a_fence_is_full_of_white_space_then_rendering_takes_seconds_at_most(space: str) -> None:
+    """It took 10 s, in which every thread stood still."""
+    start = time.process_time()
+    assert rendered("```html\n" + space * 49_900 + "x") is not None
+    assert time.process_time() - start < 5
+
+
+def test_answer_when_a_fence_stands_in_white_space_then_it_is_taken_off() -> None:
+    assert "```" not in str(rendered("\n ```md\n# a\n```\n \n"))
+    assert "```" not in str(rendered("\n```md\n# a\n"))

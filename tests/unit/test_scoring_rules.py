@@ -128,6 +128,15 @@ def test_score_when_an_answer_is_very_long_then_it_takes_seconds_at_most(rule: R
     assert time.process_time() - start < 5
 
 
+@pytest.mark.parametrize("space", [" ", "\n"])
+def test_choice_when_white_space_follows_its_announcement_then_it_takes_seconds_at_most(space: str) -> None:
+    """It took a minute, in which every thread stood still."""
+    start = time.process_time()
+    assert of(Rule.CHOICE, "B", f"The answer is{space * 40_000}:{space * 40_000}B", ("u", "v")) == 1
+    assert of(Rule.CHOICE, "B", f"The answer{space * 40_000}x", ("u", "v")) == 0
+    assert time.process_time() - start < 5
+
+
 def test_yes_no_when_over_all_questions_then_popes_figures() -> None:
     figures = yes_no(["Yes", "Yes.", "no", "No", "I cannot see"], ["yes", "no", "yes", "no", "yes"])
     assert figures is not None
