@@ -8,6 +8,7 @@ their coverage and their errors.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -217,6 +218,11 @@ def e_value(bets: Iterable[float], effect: float = 1.0) -> float:
     """
     numbers, times = numpy.unique(numpy.fromiter(bets, dtype=float), return_counts=True)
     logs = (times[:, None] * numpy.log1p(_LAMBDAS[None, :] * numbers[:, None])).sum(axis=0) / effect
+    return _mean_product(logs)
+
+
+def _mean_product(logs: numpy.ndarray) -> float:
+    """Of products that are given by their logarithms."""
     top = float(logs.max(initial=0.0))
     return float(numpy.exp(min(top, 700.0)) * numpy.exp(logs - top).mean())
 
@@ -370,19 +376,45 @@ DISCORDANT = (
     0.06  # share of questions that one of two variants alone has right: what 4 bits do to a model; a convention
 )
 _POWER = 0.8
+_QUANTILES = 100
 
 
+@functools.lru_cache(maxsize=1024)
 def detectable_difference(n: int, discordant: float = DISCORDANT) -> float | None:
     """The smallest difference of two accuracies that n questions show in 80 % of cases, by the test of `paired`.
 
     `discordant`: the share of questions that one variant alone has right. None: no difference within it would show.
+    How many of the n these are varies, too: the power is the mean over quantiles of that number.
     """
-    pairs = round(n * discordant)
-    least = next((k for k in range(pairs // 2, pairs + 1) if _evidence_of(k, pairs - k) >= 2 / ALPHA), None)
-    if least is None:
+    quantiles = (numpy.arange(_QUANTILES) + 0.5) / _QUANTILES
+    pairs = [math.ceil(k) for k in special.bdtrik(quantiles, n, discordant)]
+    needed = [_losses_needed(k) for k in pairs]
+
+    def power(share: float) -> float:
+        """Of the pairs, `share` are lost."""
+        found = [float(special.bdtrc(least - 1, k, share)) for k, least in zip(pairs, needed, strict=True) if least]
+        return math.fsum(found) / _QUANTILES
+
+    low, high = 0.5, 1.0
+    if power(high) < _POWER:
         return None
-    share = float(special.betaincinv(least, pairs - least + 1, _POWER))  # P(at least so many of `pairs`) is the power
-    return discordant * (2 * share - 1)
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= _POWER else (middle, high)
+    return discordant * (2 * high - 1)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _losses_needed(pairs: int) -> int | None:
+    """How many of so many answers that differ have to be lost, so that the test of `paired` says so; None: all do not
+    suffice."""
+    low, high = pairs // 2, pairs
+    if _evidence_of(high, 0) < 2 / ALPHA:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _evidence_of(middle, pairs - middle) >= 2 / ALPHA else (middle, high)
+    return high
 
 
 def questions_for_difference(difference: float, discordant: float = DISCORDANT) -> int | None:
@@ -403,7 +435,8 @@ def questions_for_difference(difference: float, discordant: float = DISCORDANT) 
 
 
 def _evidence_of(losses: int, wins: int) -> float:
-    return e_value([1.0] * losses + [-1.0] * wins)
+    """The same as `e_value` of so many ones and minus ones."""
+    return _mean_product(losses * numpy.log1p(_LAMBDAS) + wins * numpy.log1p(-_LAMBDAS))
 
 
 def not_worse(differences: Sequence[float], margin: float, effect: float = 1.0) -> float:
