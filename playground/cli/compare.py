@@ -162,7 +162,7 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison, spreads: speed
             position = pane.first_divergence
             for label, scores in ((labels[reference.variant], reference.scores), (labels[pane.variant], pane.scores)):
                 likely = "  ".join(f"{c.text!r} {c.probability:.1%}" for c in scores[position].candidates)
-                typer.echo(f"   token {position}, {label}: {likely}")
+                typer.echo(f"   token {position + 1}, {label}: {likely}")
         if pane is not reference and (drift := top_drift.between(reference, pane)) is not None:
             typer.echo(f"   {number_format.drift_at_least(drift)}")
         typer.echo(f"   {_numbers(pane)}")
@@ -174,7 +174,7 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison, spreads: speed
             typer.echo(f"   median {median}, {span} in {repeats.n}")
         for branch in update.branches:
             if branch.pane.variant == pane.variant:
-                typer.echo(f"   ↳ from {branching.token_text(pane, branch)!r} (token {branch.at}) on:")
+                typer.echo(f"   ↳ from {branching.token_text(pane, branch)!r} (token {branch.at + 1}) on:")
                 typer.echo(f"{branch.pane.text or branch.pane.error or ''}")
                 typer.echo(f"   {branching.verdict(branch, reference)}")
 
@@ -192,8 +192,8 @@ def _verdict(pane: Pane, reference: Pane) -> str:
     if pane.first_divergence is None:
         return "same as the reference" if reference.state is PaneState.DONE else "no reference to compare with"
     if same_answer(reference, pane):
-        return f"same answer as the reference, other reasoning (token {pane.first_divergence})"
-    return f"differs: {how_much(reference.text, pane.text)} (token {pane.first_divergence})"
+        return f"same answer as the reference, other reasoning (token {pane.first_divergence + 1})"
+    return f"differs: {how_much(reference.text, pane.text)} (token {pane.first_divergence + 1})"
 
 
 def _numbers(pane: Pane) -> str:

@@ -68,7 +68,7 @@ def drift(
     kl = "KL at least" if endpoint else "KL/token"
     timed = any(r.speed is not None for r in measured.measurement.results)
     typer.echo(
-        f"{'variant':28} {'changed':>9} {'at most':>8} {kl:>9} {'/question':>9} {'own floor':>9}"
+        f"{'variant':28} {'changed':>9} {'at most':>8} {kl:>9} {'/question':>9} {'noise floor':>11}"
         f"{_ENCODE if timed else ''}  verdict"
     )
     gates = gate.gates(measured.measurement.results, measured.measurement.questions, measured.reference)
@@ -81,7 +81,7 @@ def drift(
             failed = sum(item.error is not None for item in r.items)
             typer.echo(f"{v.label:28} {'failed':>9} on {failed} of {len(r.items)} questions")
             continue
-        within = " (within arithmetic)" if r.within_arithmetic else ""
+        within = " (no more than noise)" if r.within_arithmetic else ""
         counts = f"{judged.changed.hits} of {judged.changed.n}"
         typer.echo(
             f"{v.label:28} {counts:>9} {judged.changed.at_most:8.1%} {sums.per_token:9.2g} {sums.per_question:9.2g} "
@@ -98,7 +98,7 @@ def drift(
 
 
 def _floor(value: float | None) -> str:
-    return f"{'–':>9}" if value is None else f"{value:9.2g}"
+    return f"{'–':>11}" if value is None else f"{value:11.2g}"
 
 
 def _encode(result: results.VariantResult) -> str:

@@ -192,7 +192,7 @@ def evidence(row: CardRow) -> list[str]:
     if row.within_arithmetic and row.floor is not None:
         seen.append(
             f"Computed another way it differs from itself by {row.floor:.2g} nats a token: its drift of "
-            f"{_kl(row):.2g} is the same within arithmetic."
+            f"{_kl(row):.2g} is no more than this noise."
         )
     elif row.drift is not None:
         heavy = row.drift

@@ -77,8 +77,13 @@ class _Parting:
     sides: list[tuple[str, TokenScore]]
 
     @property
-    def rows(self) -> list[tuple[Candidate | None, ...]]:
-        return list(itertools.zip_longest(*(score.candidates for _, score in self.sides)))
+    def rows(self) -> list[tuple[tuple[str, float] | None, ...]]:
+        return list(itertools.zip_longest(*(_words(score.candidates) for _, score in self.sides)))
+
+
+def _words(candidates: Sequence[Candidate]) -> list[tuple[str, float]]:
+    texts = [c.text for c in candidates]
+    return [(number_format.token(c.text, texts), c.probability) for c in candidates]
 
 
 @dataclass(frozen=True, slots=True)

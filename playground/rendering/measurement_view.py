@@ -95,7 +95,7 @@ _COLUMNS = (
     ("verdict", "printed only when a test passes at 5 % over all variants"),
     ("KL", "mean Kullback-Leibler divergence from the reference, nats a token: long answers count most"),
     ("KL a question", "the same, every question counting alike"),
-    ("own floor", "mean KL of the variant against itself, computed another way"),
+    ("noise floor", "mean KL of the variant against itself, computed another way: no smaller drift can be told"),
     ("p99", "of the tokens' KL"),
     ("same top", "share of tokens where both hold the same one likeliest"),
     ("accuracy", "mean score against the accepted answers"),
@@ -178,14 +178,14 @@ def _cells(
     kl = heavy.per_token if heavy else None
     share = f"{heavy.largest_share:.0%} of it comes from one question" if heavy else ""
     if r.within_arithmetic:
-        share += "; computing the same thing another way changes as much"
+        share += "; no more than computing the same thing another way changes"
     unknown = (None, number_format.UNKNOWN, "")
     return [
         (variant.known_bytes, number_format.file_size(variant.known_bytes), ""),
         (changed.share, f"{changed.hits} of {changed.n}", "") if changed else unknown,
         (changed.at_most, f"{changed.at_most:.1%}", "") if changed else unknown,
         (judged.evidence, judged.verdict, judged.words) if judged else unknown,
-        (kl, nats(kl) + (" = arithmetic" if r.within_arithmetic else at_least if heavy else ""), share),
+        (kl, nats(kl) + (" = noise" if r.within_arithmetic else at_least if heavy else ""), share),
         (heavy.per_question if heavy else None, nats(heavy.per_question if heavy else None), ""),
         (r.floor, nats(r.floor), ""),
         (r.p99_kl, nats(r.p99_kl), ""),

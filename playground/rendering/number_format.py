@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 
 from playground.comparing.top_drift import TopDrift
 from playground.values.answer import Elsewhere, Metrics
 from playground.values.files import Variant
 
 UNKNOWN = "–"
+
+_BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 def seconds(value: float | None) -> str:
@@ -76,6 +79,15 @@ def probability(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value:.1%}" if value >= 0.0005 else "< 0.1%"
+
+
+def token(text: str, among: Collection[str] = ()) -> str:
+    """A token, to stand between quotes: without the space with which most begin. That is a sign where the token is
+    blank, or where only blanks tell it from another one `among` those beside it."""
+    word = text.strip()
+    if word and sum(other.strip() == word for other in among) < 2:
+        return word
+    return "".join(_BLANKS.get(character, character) for character in text)
 
 
 def share(value: float | None) -> str:

@@ -88,7 +88,7 @@ _COLUMNS = (
         lambda row: nats(row.kl),
     ),
     _Column(
-        "own floor",
+        "noise floor",
         "mean KL of the variant against itself, computed another way",
         lambda row: row.floor,
         lambda row: nats(row.floor),

@@ -75,6 +75,7 @@ environment.filters |= {
     "bits": number_format.bits,
     "parameters": number_format.parameters,
     "probability": number_format.probability,
+    "token": number_format.token,
     "when": number_format.when,
     "image_seen": number_format.image_seen,
     "drift_at_least": number_format.drift_at_least,

@@ -102,7 +102,7 @@ def test_page_when_run_is_clicked_then_six_answers_stand_side_by_side(page: Page
     page.keyboard.press("Escape")
     expect(two).to_be_hidden()
     pane(page, "Q2_K").get_by_role("button", name="go on from three").click()
-    expect(pane(page, "Q2_K").locator(".vp-branch")).to_contain_text("instead of “ four”, token 20")
+    expect(pane(page, "Q2_K").locator(".vp-branch")).to_contain_text("instead of “four”, token 20")
     expect(pane(page, "Q2_K").locator(".vp-branch .vp-verdict")).to_have_text(re.compile("^[=≠] "))
     expect(pane(page, "F16").locator(".vp-text span").first).to_have_attribute("title", re.compile(r"^\d+\.\d%$"))
     for label in ("F16", "TQ2_0"):

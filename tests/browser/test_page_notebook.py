@@ -1034,8 +1034,8 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     expect(active.locator(".vp-reasons li").first).to_contain_text("None passes. Nearest: ")
     table = active.locator(".vp-measured .vp-table").first
     expect(table.locator("thead th")).to_have_text(
-        ["variant", "size", "changed", "at most", "verdict", "KL", "KL a question", "own floor", "same top", "accuracy",
-         "against ★"]
+        ["variant", "size", "changed", "at most", "verdict", "KL", "KL a question", "noise floor", "same top",
+         "accuracy", "against ★"]
     )  # fmt: skip
     changed = table.locator("tbody tr", has_text=re.compile(r"^\s*Q2_K\s*8\.7")).locator("td")
     expect(changed.nth(1)).to_have_text("1 of 4")

@@ -262,8 +262,8 @@ def test_pane_when_it_goes_on_from_the_references_token_then_the_branch_says_wha
     slip = replace(f16, variant="Q2_K")
     html = shown(slip)
     assert 'data-do="branch" data-at="1" data-token="2"' in html
-    assert "↳ go on from <q> red</q></button>" in html
-    assert '<span class="vp-dim">instead of “ blue”, token 2</span>' in html
+    assert "↳ go on from <q>red</q></button>" in html
+    assert '<span class="vp-dim">instead of “blue”, token 2</span>' in html
     assert '<span class="vp-verdict vp-same">= the reference from there on: one slip</span>' in html
     assert '<span class="vp-dim">a</span><ins> red</ins> box' in html
     lost = replace(done(Q2, "a red cat", f16.scores[:2], 2), token_ids=(1, 2, 9))
@@ -296,7 +296,7 @@ def test_likely_tokens_when_an_answer_may_go_on_then_each_but_the_written_one_is
 def test_likely_tokens_when_a_character_is_named_then_of_its_token_and_nothing_outside_of_the_answer() -> None:
     pane = reasoned(F16, "Is it?", "a red")
     html = " ".join(str(comparison_view.likely(pane, 2)).split())
-    assert "<b> red</b> 40.0%; the likeliest here: <span><q>&lt;b&gt;</q> 75.0%</span>, <span><q>two</q>" in html
+    assert "<b>red</b> 40.0%; the likeliest here: <span><q>&lt;b&gt;</q> 75.0%</span>, <span><q>two</q>" in html
     assert "<b>a</b> 50.0%" in comparison_view.likely(pane, 0)
     assert [comparison_view.likely(pane, at) for at in (-1, 5, 10**9)] == ["", "", ""]
     assert comparison_view.likely(done(F16, "a red"), 0) == ""

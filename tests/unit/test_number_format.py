@@ -338,3 +338,20 @@ def test_bits_when_shown_then_one_digit(value: float | None, expected: str) -> N
 )
 def test_image_when_the_encoder_resized_or_cut_it_then_that_is_said(metrics: Metrics, expected: str) -> None:
     assert number_format.image_seen(metrics) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "among", "expected"),
+    [
+        (" three", (" three", " four"), "three"),
+        (" three", (" three", "three"), "␣three"),
+        ("three", (" three", "three"), "three"),
+        (" ", (), "␣"),
+        ("\n\n", (), "↵↵"),
+        ("", (), ""),
+    ],
+)
+def test_token_when_quoted_then_without_its_space_unless_that_tells_it_from_another(
+    text: str, among: tuple[str, ...], expected: str
+) -> None:
+    assert number_format.token(text, among) == expected

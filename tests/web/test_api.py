@@ -184,7 +184,7 @@ def test_command_when_compare_then_panes_are_printed(command: Callable[..., Call
     reply = command("compare", "--image", str(SCENE), "--prompt", WHAT, "--variants", "F16,Q8_0,Q2_K")
     assert "── F16 ── reference" in reply.out
     assert "── Q8_0 ── same as the reference" in reply.out
-    assert "── Q2_K ── differs: 6 words (token 19)" in reply.out
+    assert "── Q2_K ── differs: 6 words (token 20)" in reply.out
     assert "tok/s" in reply.out
 
 

@@ -4,6 +4,7 @@ import {call} from "./calls.js";
 import {cellOf, page, parse, sleep} from "./page.js";
 
 const RESTS_MS = 150; // on its way to another word a mouse asks for nothing
+const NARROW = 620; // px, as the style sheets have it
 let under = null; // the word below the mouse
 const known = new WeakMap(); // what was shown of a word
 
@@ -62,6 +63,12 @@ async function rest(token) {
   for (const button of tip.querySelectorAll("button")) button.replaceWith(button.querySelector("q"));
   page.root.append(tip);
   const word = token.getBoundingClientRect(), {width, height} = tip.getBoundingClientRect();
+  if (innerWidth <= NARROW) { // there it is several lines high: at the window's edge, away from the line that is read
+    const low = word.bottom > innerHeight - height - 40;
+    tip.classList.add("vp-tip-edge");
+    tip.style[low ? "top" : "bottom"] = low ? "calc(var(--vp-bar) + 4px)" : "4px";
+    return;
+  }
   tip.style.left = `${Math.max(4, Math.min(word.left, innerWidth - width - 4))}px`;
   tip.style.top = `${word.top > height + 6 ? word.top - height - 4 : word.bottom + 24}px`;
 }
