@@ -161,7 +161,9 @@ def _show_panes(update: ComparisonUpdate, comparison: Comparison, spreads: speed
         if pane.first_divergence is not None and pane.scores and reference.scores:
             position = pane.first_divergence
             for label, scores in ((labels[reference.variant], reference.scores), (labels[pane.variant], pane.scores)):
-                likely = "  ".join(f"{c.text!r} {c.probability:.1%}" for c in scores[position].candidates)
+                likely = "  ".join(
+                    f"{c.text!r} {number_format.probability(c.probability)}" for c in scores[position].candidates
+                )
                 typer.echo(f"   token {position + 1}, {label}: {likely}")
         if pane is not reference and (drift := top_drift.between(reference, pane)) is not None:
             typer.echo(f"   {number_format.drift_at_least(drift)}")

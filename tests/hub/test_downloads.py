@@ -280,7 +280,7 @@ def test_connection_when_it_breaks_again_and_again_then_what_came_is_kept(
     file = wanted(served, MODEL)
     served.behave(MODEL, cut_after=0)
     served.behave(MODEL, cut_after=2 * MEGABYTE, times=1)
-    with pytest.raises(Offline, match="Check the network, and resume"):
+    with pytest.raises(Offline, match="Check the network, and try again"):
         fetch(hub, file)
     assert partial(hub, file) == 2 * MEGABYTE
     served.well_behaved()

@@ -28,7 +28,7 @@ def translated(what: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise BadInput(f"{what} has no such revision. Leave it out for the newest.") from None
     except errors.LocalEntryNotFoundError:  # of hf_hub_download, when it cannot ask
-        raise Offline(f"{what}: the Hub cannot be reached. Check the network, and resume.") from None
+        raise Offline(f"{what}: the Hub cannot be reached. Check the network, and try again.") from None
     except errors.EntryNotFoundError:
         raise BadInput(f"{what} is not there any more. Open the repository again.") from None
     except errors.OfflineModeIsEnabled:
@@ -44,10 +44,10 @@ def translated(what: str) -> Iterator[None]:
             raise NoRoom("The disk is full. The partial download is kept: free some space, and resume.") from None
         if error.errno is not None:
             raise Unavailable(f"The Hub's cache cannot be used: {error}. Repair it, and resume.") from None
-        raise Offline(f"{what}: {error}. Check the network, and resume.") from None
+        raise Offline(f"{what}: {error}. Check the network, and try again.") from None
     except Exception as error:
         if is_network(error):
-            raise Offline(f"The Hub cannot be reached ({error}). Check the network, and resume.") from None
+            raise Offline(f"The Hub cannot be reached ({error}). Check the network, and try again.") from None
         raise
 
 
