@@ -13,7 +13,7 @@ import typer
 from playground.cli.options import say
 from playground.errors import BadInput
 from playground.measuring import scoring_rules
-from playground.measuring.question_sets import Question, Rule
+from playground.measuring.question_sets import Question, Rule, check_question
 
 # What OpenAI's API and this app call the reason of an answer that was cut off.
 _CUT_OFF = ("length", "max tokens", "context full")
@@ -53,11 +53,11 @@ def score(
     for line in _lines(answers):
         try:
             read = msgspec.json.decode(line, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            scored = _scored(read, rule, tolerance)
+        except (msgspec.DecodeError, UnicodeDecodeError, BadInput) as error:
             failed += 1
             _print(_Scored(None, error=str(error)))
             continue
-        scored = _scored(read, rule, tolerance)
         lines.append((read, scored))
         _print(scored)
     _summarize(rule, lines, failed)
@@ -66,6 +66,7 @@ def score(
 
 
 def _scored(line: _Line, rule: Rule, tolerance: float) -> _Scored:
+    """Raises BadInput."""
     item = Question(
         image="",
         question="",
@@ -78,6 +79,7 @@ def _scored(line: _Line, rule: Rule, tolerance: float) -> _Scored:
         box_scale=line.box_scale,
         y_first=line.y_first,
     )
+    check_question(item)
     return _Scored(
         scoring_rules.score(item, line.answer),
         scoring_rules.scored_text(rule, line.answer),

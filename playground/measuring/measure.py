@@ -55,9 +55,11 @@ from playground.support.ahead import Results
 from playground.values.files import Variant
 from playground.values.memory import machine_of
 from playground.values.request import Image, Runtime
+from playground.values.texts import shortened
 
 # A drift up to so many times the floor is taken for arithmetic: the floor is known from a sample only. A convention.
 _ARITHMETIC = 3
+_MAX_NAME = 200  # characters of an image's name in a problem
 
 _IN_BATCHES = "in batches of questions instead of alone"
 
@@ -395,7 +397,8 @@ class MeasureJob:
         return tuple(self._answers)
 
     def _leave_out(self, question: Question, error: Failure) -> None:
-        self.problems.append(f"{question.image}, {question.question[:40]!r}: {error.message}")
+        image = shortened(question.image, _MAX_NAME)
+        self.problems.append(f"{image}, {question.question[:40]!r}: {error.message}")
         self.left_out += 1
 
     def _answer_all(

@@ -18,8 +18,9 @@ import numpy
 import safetensors
 import safetensors.numpy
 
+from playground.comparing.run_settings import read_settings
 from playground.errors import BadInput, cannot_write
-from playground.measuring.question_sets import MAX_ITEMS, Question, SampleRecord
+from playground.measuring.question_sets import MAX_ITEMS, Question, SampleRecord, check_question
 from playground.measuring.results import MeasurementPlan, RecordedAnswer, UsedPack
 from playground.support import atomic, pieces
 from playground.values.files import ModelFile, Variant
@@ -34,6 +35,12 @@ WITHIN = 0.01  # of the KL over the whole vocabulary
 _LEAST, _MOST = 5, 4096  # tokens of a position: those that the page shows, and what a flat distribution may take
 MAX_BYTES = 4 * 2**30
 _MOST_RECORD = 32 * 2**20  # bytes of all but the distributions: 5,000 questions and answers of 6 kB
+_MOST_NAME = 300  # characters of a label and its like
+_MOST_LICENCE = 100_000  # characters
+_MOST_TOKENS = 262_144  # of an answer: the largest context
+_MOST_COUNT = 2**31 - 1  # of a vocabulary, whose ids have 32 bits
+_MOST_BYTES = 2**53  # of a model
+_MOST_KL = 1e18
 ID = "pack:"  # before the sha256 in the id of a pack's reference, where other ids have their family
 _NAME = "playground.reference-pack"
 _ARRAYS = {"counts": "int32", "ids": "int32", "log_probabilities": "float32", "rest": "float32"}
@@ -203,9 +210,11 @@ def read(path: Path) -> Pack:
         raise BadInput(f"{path} cannot be read: {error}.") from None
     except safetensors.SafetensorError as error:
         raise BadInput(f"{path.name} is damaged or cut short: {error}.") from None
+    except (TypeError, AttributeError):  # safetensors asks numpy for a type that it has not
+        raise BadInput(f"{path.name} is not a valid reference pack: its arrays have other types.") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadInput(f"{path.name} is not a valid reference pack: {error}.") from None
-    problem = _problem(record, arrays)
+    problem = _problem(record, arrays) or _problem_of_values(record)
     if problem:
         raise BadInput(f"{path.name} is not a valid reference pack: {problem}.")
     return Pack(record, _split(record.answers, Distributions(**arrays)), digest)
@@ -232,6 +241,35 @@ def _problem(record: PackRecord, arrays: dict[str, Any]) -> str:
     # A little above 0: rounded.
     if not (numpy.isfinite(likely).all() and likely.max() < 1e-3 and not numpy.isnan(rest).any() and rest.max() < 1e-3):
         return "it has invalid probabilities"
+    return ""
+
+
+def _problem_of_values(record: PackRecord) -> str:
+    """What no model, prompt or page has use for; empty: nothing."""
+    files, form, sample = (record.model, record.projector), record.form, record.sample
+    names = [record.family, record.label, record.engine, record.other_way, record.set_name]
+    names += [name for file in files for name in (file.sha256, file.quantization, file.architecture)]
+    names += [file.vocabulary_sha256 or "" for file in files] + [check.variant for check in record.checks]
+    if sample is not None:
+        names += [sample.suite, sample.repo, sample.commit, sample.split, sample.configuration]
+    if max(map(len, names)) > _MOST_NAME or len(record.licence) > _MOST_LICENCE:
+        return f"a name in it has more than {_MOST_NAME} characters, or its licence more than {_MOST_LICENCE:,}"
+    counts = [(record.version, VERSION), (record.max_tokens, _MOST_TOKENS), (record.n_vocabulary, _MOST_COUNT)]
+    counts += [(record.reasoning_tokens + 1, _MOST_TOKENS)] if record.reasoning_tokens is not None else []
+    counts += [pair for file in files for pair in ((file.bytes, _MOST_BYTES), (file.n_params + 1, _MOST_BYTES))]
+    if not all(1 <= count <= most for count, most in counts):
+        return "it has a number that is none of a model or an answer"
+    amounts = [record.floor, *(kl for check in record.checks for kl in (check.whole, check.packed))]
+    if not all(abs(amount) <= _MOST_KL for amount in amounts):
+        return "it has a drift that is too large"
+    given = {} if form is None else {name: value for name, value in form.given.items() if name != "image_place"}
+    least, most = record.image_tokens
+    try:
+        read_settings({**given, "image_min_tokens": least, "image_max_tokens": most})
+        for question in record.questions:
+            check_question(question)
+    except BadInput as error:
+        return error.message.rstrip(".")
     return ""
 
 

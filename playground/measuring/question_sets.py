@@ -8,6 +8,8 @@ import hashlib
 import io
 import itertools
 import json
+import lzma
+import math
 import zipfile
 import zlib
 from collections import Counter
@@ -26,13 +28,20 @@ MAX_ITEMS = 5000
 MAX_PROBLEMS = 20  # that are kept of a list
 _MAX_ROWS = 50_000  # that are looked at
 _MAX_LINE = 1_000_000  # characters
-_MAX_TEXT = 200_000  # characters of a question
+_MAX_TEXT = 200_000  # characters of a question, its accepted answers and its options
+_MAX_ANSWERS = 100  # accepted ones: an answer is held against each
+_MAX_OPTIONS = 26  # each has a letter
+_MAX_SHOWN = 200  # characters of a name in a sentence
 _MAX_LIST_BYTES = 2**26
 # Enough to show that at most 5 % of the answers change, among eight variants of which none changes any (134).
 DEFAULT_QUESTIONS = 150
 _MAX_IMAGE_BYTES = 50_000_000
 SAMPLE_NAME = "suite.json"  # beside the list of a set that was drawn from a dataset: its SampleRecord
 _MAX_SAMPLE_BYTES = 1_000_000
+# What reading a damaged zip raises, by the way in which it is packed (KeyError: it has no such file).
+_DAMAGE = (
+    KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError
+)  # fmt: skip
 
 
 class Rule(enum.StrEnum):
@@ -109,14 +118,11 @@ class QuestionSet:
     def image(self, item: Question) -> Image:
         """Raises BadImage."""
         if self._source.suffix != ".zip":
-            path = (self._source / item.image).resolve()
-            if not path.is_relative_to(self._source.resolve()):
-                raise BadImage(f"{item.image} lies outside the set's folder.")
-            return DECODER.read(path)
+            return DECODER.read(self._inside(item.image))
         try:
             with zipfile.ZipFile(self._source) as archive, archive.open(item.image) as file:
                 data = file.read(_MAX_IMAGE_BYTES + 1)
-        except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise BadImage(f"{item.image} cannot be read from the zip ({error}).") from None
         if len(data) > _MAX_IMAGE_BYTES:
             raise BadImage(f"{item.image} is larger than {_MAX_IMAGE_BYTES // 1_000_000} MB.")
@@ -127,7 +133,10 @@ class QuestionSet:
         return self._inside(name).read_bytes()
 
     def _inside(self, name: str) -> Path:
-        path = (self._source / name).resolve()
+        try:
+            path = (self._source / name).resolve()
+        except ValueError:  # a NUL, or half a character
+            raise BadImage(f"An image cannot be called {name[:_MAX_SHOWN]!r}.") from None
         if not path.is_relative_to(self._source.resolve()):
             raise BadImage(f"{name} lies outside the set's folder.")
         return path
@@ -259,7 +268,7 @@ def read_questions(path: Path) -> QuestionSet:
                     inside = (base / item.image).as_posix()
                     known = inside if inside in images else item.image if item.image in images else None
                     if known is None:
-                        raise BadInput(f"there is no image {item.image[:200]}")
+                        raise BadInput(f"there is no image {item.image[:_MAX_SHOWN]}")
                     items.append(msgspec.structs.replace(item, image=known))
                 except (BadInput, msgspec.ValidationError) as error:
                     left_out += 1
@@ -268,8 +277,8 @@ def read_questions(path: Path) -> QuestionSet:
                 if len(items) == MAX_ITEMS:
                     problems.append(f"Only the first {MAX_ITEMS} questions were taken.")
                     break
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, csv.Error) as error:
-        raise BadInput(f"{path.name} cannot be read as a folder or zip: {error}.") from None
+    except (*_DAMAGE, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path.name} cannot be read as a folder or zip: {error or type(error).__name__}.") from None
     if left_out > MAX_PROBLEMS:
         problems.append(f"{left_out - MAX_PROBLEMS} more questions were left out.")
     if not items:
@@ -286,7 +295,7 @@ def _sample_of(path: Path) -> SampleRecord | None:
             return None
         with zipfile.ZipFile(path) as archive, archive.open(SAMPLE_NAME) as file:
             return msgspec.json.decode(file.read(_MAX_SAMPLE_BYTES), type=SampleRecord)
-    except (KeyError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, msgspec.DecodeError):
+    except (*_DAMAGE, msgspec.DecodeError):
         return None
 
 
@@ -343,7 +352,7 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[object]:
 
 def _item(row: object) -> Question:
     if not isinstance(row, dict):
-        raise BadInput(f"it is not an object with an image and a question ({str(row)[:200]})")
+        raise BadInput(f"it is not an object with an image and a question ({str(row)[:_MAX_SHOWN]})")
     document = dict(row)
     answers = document.pop("answers", None) or document.pop("answer", None) or ()
     if isinstance(answers, (str, int, float)):
@@ -351,6 +360,21 @@ def _item(row: object) -> Question:
     if isinstance(document.get("options"), str):
         document["options"] = document["options"].split("|")
     known = {name: document[name] for name in _KEYS if name in document}
-    if len(str(known.get("question", ""))) > _MAX_TEXT:
+    item = msgspec.convert(known | {"answers": answers}, Question, strict=False)
+    check_question(item)
+    return item
+
+
+def check_question(item: Question) -> None:
+    """Raises BadInput for what costs seconds to score, or cannot be scored."""
+    if sum(map(len, (item.question, *item.answers, *item.options))) > _MAX_TEXT:
         raise BadInput(f"its text is longer than {_MAX_TEXT:,} characters")
-    return msgspec.convert(known | {"answers": answers}, Question, strict=False)
+    if len(item.answers) > _MAX_ANSWERS:
+        raise BadInput(f"it has more than {_MAX_ANSWERS} accepted answers")
+    if len(item.options) > _MAX_OPTIONS:
+        raise BadInput(f"it has more than {_MAX_OPTIONS} options")
+    if not (item.tolerance >= 0 and math.isfinite(item.tolerance)):
+        raise BadInput(f"its tolerance is {item.tolerance}")
+    sides = [side for size in (item.image_size, item.box_scale) if size is not None for side in size]
+    if not all(side > 0 and math.isfinite(side) for side in sides):
+        raise BadInput("its image_size or box_scale has a side that is not above 0")

@@ -6,24 +6,30 @@ lists where they differ on purpose.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import rapidfuzz
 
 from playground.measuring import answer_readers
-from playground.measuring.answer_readers import UNITS, plain
+from playground.measuring.answer_readers import UNITS, Number, plain
 from playground.measuring.answer_text import answer_text
 from playground.measuring.boxes import Box, overlap, read_box, scaled
 from playground.measuring.question_sets import Question, Rule
 
 # The question type of OCRBench whose answers are formulas: spaces do not count there, case does.
 HANDWRITTEN_MATH = "Handwritten Mathematical Expression Recognition"
+_MOST_FIELDS = 1000  # of JSON, that are held against all others; all are counted
+
+
+class _NumberReader(Protocol):
+    def __call__(self, text: str, *, year: bool = False) -> Number | None: ...
 
 
 def score(item: Question, answer: str) -> float | None:
@@ -72,12 +78,12 @@ def _score(item: Question, accepted: str, text: str) -> float:
 # ── rules of one accepted answer ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _same_number(text: str, accepted: str, tolerance: float) -> bool:
-    wanted = answer_readers.read_number(accepted, year=True)
+def _same_number(text: str, accepted: str, tolerance: float, read: _NumberReader = answer_readers.read_number) -> bool:
+    wanted = read(accepted, year=True)
     if wanted is None:
         return False
     year = wanted.other is None and 1500 <= wanted.value < 2100 and wanted.value == int(wanted.value)
-    given = answer_readers.read_number(text, year=year)
+    given = read(text, year=year)
     if given is None:
         return False
     return any(
@@ -171,8 +177,12 @@ def _fields(text: str, accepted: str, tolerance: float) -> float:
         return 0.0
     fields, missing = list(_leaves(given)), list(_leaves(wanted))
     total, right = len(fields) + len(missing), 0
+    del fields[_MOST_FIELDS:], missing[_MOST_FIELDS:]
+    read = functools.lru_cache(4 * _MOST_FIELDS)(answer_readers.read_number)
     for path, value in fields:
-        match = next((k for k, (p, v) in enumerate(missing) if p == path and _same_value(value, v, tolerance)), None)
+        match = next(
+            (k for k, (p, v) in enumerate(missing) if p == path and _same_value(value, v, tolerance, read)), None
+        )
         if match is not None:
             right += 1
             del missing[match]
@@ -210,9 +220,9 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _same_value(a: Any, b: Any, tolerance: float) -> bool:
+def _same_value(a: Any, b: Any, tolerance: float, read: _NumberReader) -> bool:
     if isinstance(b, (int, float)) and not isinstance(b, bool):
-        return _same_number(str(a), str(b), tolerance)
+        return _same_number(str(a), str(b), tolerance, read)
     return _value(a) == _value(b)
 
 

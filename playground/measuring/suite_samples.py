@@ -27,6 +27,7 @@ from playground.measuring.question_sets import (
     Question,
     QuestionSet,
     SampleRecord,
+    check_question,
 )
 from playground.measuring.results import Progress
 from playground.measuring.suites import Suite, category_of, row_image, row_question
@@ -193,6 +194,7 @@ class SampleJob:
                 size = image.size
             draw = int.from_bytes(hashlib.sha256(f"{self._seed} {row} question".encode()).digest()[:4])
             question = row_question(self._suite, values, name, size, draw)
+            check_question(question)
         except (Failure, ValueError, TypeError, OSError) as error:
             return _DrawnRow(row, problem=str(error).rstrip("."))
         self._write(self.folder / name, data)

@@ -15,8 +15,9 @@ import msgspec
 import pytest
 
 from playground.comparing.divergence import how_much, word_changes
-from playground.errors import BadInput
-from playground.measuring.question_sets import read_questions
+from playground.errors import BadImage, BadInput
+from playground.measuring.question_sets import Question, Rule, read_questions
+from playground.measuring.scoring_rules import score
 from playground.notebooks import file_format
 from playground.notebooks.cells import Run
 from playground.rendering import markdown
@@ -211,3 +212,66 @@ def test_questions_when_a_line_is_too_much_then_it_alone_is_left_out(tmp_path: P
 def test_questions_when_a_list_says_that_it_is_huge_then_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="larger than 64 MiB"):
         read_questions(zipped(tmp_path, items__csv=b"x" * (2**26 + 1)))
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ('"options": ' + json.dumps(["x"] * 28), "more than 26 options"),
+        ('"answers": ' + json.dumps(["x"] * 101), "more than 100 accepted answers"),
+        ('"answers": ["' + "x" * 300_000 + '"]', "its text is longer than 200,000 characters"),
+        ('"box_scale": [0, 1]', "box_scale has a side that is not above 0"),
+        ('"image_size": [10, -1]', "image_size or box_scale has a side"),
+        ('"tolerance": -0.5', "its tolerance is -0.5"),
+    ],
+)
+def test_question_when_it_cannot_be_scored_then_it_alone_is_left_out(tmp_path: Path, more: str, problem: str) -> None:
+    """28 options were no regular expression, a scale of 0 was divided by: the whole measurement ended."""
+    line = '{"image": "a.png", "question": "What?", ' + more + "}\n"
+    question_set = read_questions(zipped(tmp_path, items__jsonl=f"{GOOD}{line}{GOOD}", a__png=b""))
+    assert len(question_set.items) == 2
+    assert problem in question_set.problems[0]
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_when_what_is_packed_in_it_is_damaged_then_said_of_the_list_and_of_the_picture(
+    tmp_path: Path, packed: int
+) -> None:
+    """Each way of packing has an error of its own."""
+
+    def damaged(name: str) -> Path:
+        path = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(path, "w", packed) as archive:
+            archive.writestr("items.jsonl", GOOD * 100)
+            archive.writestr("a.png", bytes(range(256)) * 40)
+            entry = archive.getinfo(name)
+        data = bytearray(path.read_bytes())
+        begin = entry.header_offset + 30 + len(name)
+        for at in range(begin + 20, begin + entry.compress_size):
+            data[at] ^= 0xFF
+        path.write_bytes(data)
+        return path
+
+    with pytest.raises(BadInput, match=r"cannot be read as a folder or zip: .+"):
+        read_questions(damaged("items.jsonl"))
+    question_set = read_questions(damaged("a.png"))
+    with pytest.raises(BadImage, match=r"a\.png cannot be read from the zip"):
+        question_set.image(question_set.items[0])
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_picture_when_it_has_a_name_that_no_file_can_have_then_it_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "items.jsonl").write_text(GOOD)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(BadImage, match="cannot be called"):
+        read_questions(tmp_path).image(Question(name, ""))
+
+
+@pytest.mark.thorough
+def test_fields_when_both_sides_have_thousands_then_scored_within_seconds() -> None:
+    """8,000 against 100,000 would take hours."""
+    given, accepted = (json.dumps(list(range(10**6, 10**6 + n))) for n in (8000, 100_000))
+    begun = time.process_time()
+    points = score(Question("a", "", (accepted,), Rule.JSON), given)
+    assert time.process_time() - begun < SECONDS
+    assert points == pytest.approx(2 * 1000 / 108_000)

@@ -142,6 +142,14 @@ def changed(path: Path, *, version: str = "3", record: dict[str, Any] | None = N
         ({"counts": numpy.ones(5, numpy.int32)}, "incomplete"),
         ({"rest": numpy.full(5, numpy.nan, numpy.float32)}, "invalid probabilities"),
         ({"rest": numpy.zeros(5, numpy.float64)}, "other types"),
+        ({"record": {"max_tokens": -1}}, "a number that is none of a model or an answer"),
+        ({"record": {"n_vocabulary": 2**70}}, "a number that is none of a model or an answer"),
+        ({"record": {"reasoning_tokens": 2**40}}, "a number that is none of a model or an answer"),
+        ({"record": {"label": "x" * 1_000_000}}, "a name in it has more than 300 characters"),
+        ({"record": {"floor": 1e300}}, "a drift that is too large"),
+        ({"record": {"image_tokens": [-1, None]}}, "image_min_tokens has to be between"),
+        ({"record": {"form": {"template_variables": {"messages": []}}}}, "cannot be called 'messages'"),
+        ({"record": {"questions": [{"image": "a", "question": "?", "box_scale": [0, 1]}] * 2}}, "box_scale"),
     ],
 )
 def test_pack_when_it_is_invalid_then_it_is_said_why(tmp_path: Path, how: dict[str, Any], message: str) -> None:
@@ -150,6 +158,21 @@ def test_pack_when_it_is_invalid_then_it_is_said_why(tmp_path: Path, how: dict[s
         assert packs.read(path).record == pack().record
         return
     with pytest.raises(BadInput, match=message):
+        packs.read(path)
+
+
+@pytest.mark.parametrize("kind", [b"BF16", b"F8_E4M3"])
+def test_pack_when_numpy_has_no_such_numbers_then_it_is_said_why(tmp_path: Path, kind: bytes) -> None:
+    """safetensors knows more types than numpy."""
+    halves = numpy.zeros(5, numpy.float16) if kind == b"BF16" else numpy.zeros(5, numpy.int8)
+    path = changed(tmp_path / "a.safetensors", rest=halves)
+    written = path.read_bytes()
+    old = b'"F16"' if kind == b"BF16" else b'"I8"'
+    assert written.count(old) == 1, "of the head's types"
+    head = int.from_bytes(written[:8], "little")
+    renamed = written[8:].replace(old, b'"' + kind + b'"')
+    path.write_bytes((head + len(kind) + 2 - len(old)).to_bytes(8, "little") + renamed)
+    with pytest.raises(BadInput, match="other types"):
         packs.read(path)
 
 

@@ -180,3 +180,14 @@ def test_score_command_when_a_line_is_invalid_then_the_others_are_scored_and_the
     assert "malformed" in second["error"]
     assert "`str`" in third["error"]
     assert "2 of the lines could not be read" in result.stderr
+
+
+def test_score_command_when_a_line_cannot_be_scored_then_it_says_why_and_the_next_one_is_scored() -> None:
+    text = (
+        '{"answer": "[0, 0, 1, 1]", "accepted": "[0, 0, 1, 1]", "box_scale": [0, 0]}\n{"answer": "", "accepted": ""}\n'
+    )
+    result = CliRunner().invoke(app, ["score", "--rule", "iou", "-"], input=text)
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert "box_scale" in first["error"]
+    assert second["score"] == 0
+    assert result.exit_code == 1
