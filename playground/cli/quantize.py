@@ -33,7 +33,7 @@ from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.settings import Settings
 from playground.values.files import Half
 from playground.values.request import Runtime
-from playground.wiring import open_parts
+from playground.wiring import Parts, open_parts
 
 
 def quantize(
@@ -72,34 +72,59 @@ def quantize(
             quantization, types = applied.quantization, (*types, *applied.tensor_types)
             name, suffix = named.name, recipes.slug(named)
         target = out or source.with_name(f"{quantizer.stem(source)}-{suffix}.gguf")
-        if partner is not None and not dry_run:
-            pair = parts.catalog.read_pair(*((partner, source) if half is Half.PROJECTOR else (source, partner)))
-            wanted = 2 * n if calibrate else n
-            making = MakeJob(parts.lab, parts.workshop, Runtime())
-            order = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
-            checked = followed(
-                making.run(pair, order, questions_of(parts, QuestionOptions(items=questions, n=wanted))), CheckedVariant
-            )
-            _print_checked(checked, source)
-            return
-        made = quantizer.make(
-            source,
-            target,
-            quantization,
-            parts.pool,
-            half,
-            tensor_types=types,
-            requantize=requantize,
-            dry_run=dry_run,
-            imatrix=imatrix,
-            name=name,
-            on_plan=_say_all,
-            on_step=lambda step: line(f"{step.done} of {step.total} {step.tensor}"),
-        )
-        line("")
-    _say_all(made.notes if dry_run else [])
-    would = "would have " if dry_run else ""
-    typer.echo(f"{target.name}: {would}{made.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB")
+        request = MakeRequest(half, quantization, types, name, target, calibrate, imatrix, requantize)
+        if dry_run:
+            _print_plan(parts, source, target, request)
+        elif partner is not None:
+            options = QuestionOptions(items=questions, n=2 * n if calibrate else n)
+            _print_checked(_checked(parts, source, partner, request, options), source)
+        else:
+            _make(parts, source, target, request)
+
+
+def _print_plan(parts: Parts, source: Path, target: Path, request: MakeRequest) -> None:
+    planned = quantizer.plan(
+        source,
+        request.quantization,
+        parts.pool,
+        request.half,
+        tensor_types=request.tensor_types,
+        requantize=request.requantize,
+        imatrix=request.imatrix,
+    )
+    _say_all(planned.notes)
+    typer.echo(f"{target.name}: would have {_sizes(planned.bytes, source)}")
+
+
+def _make(parts: Parts, source: Path, target: Path, request: MakeRequest) -> None:
+    made = quantizer.make(
+        source,
+        target,
+        request.quantization,
+        parts.pool,
+        request.half,
+        tensor_types=request.tensor_types,
+        requantize=request.requantize,
+        imatrix=request.imatrix,
+        name=request.name,
+        on_plan=_say_all,
+        on_step=lambda step: line(f"{step.done} of {step.total} {step.tensor}"),
+    )
+    line("")
+    typer.echo(f"{target.name}: {_sizes(made.bytes, source)}")
+
+
+def _checked(
+    parts: Parts, source: Path, partner: Path, request: MakeRequest, options: QuestionOptions
+) -> CheckedVariant:
+    job = MakeJob(parts.lab, parts.workshop, Runtime())
+    planned = job.check(source, request)  # before both files are hashed, which takes long
+    pair = parts.catalog.read_pair(*((partner, source) if request.half is Half.PROJECTOR else (source, partner)))
+    return followed(job.run(pair, request, questions_of(parts, options), planned), CheckedVariant)
+
+
+def _sizes(n_bytes: int, source: Path) -> str:
+    return f"{n_bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB"
 
 
 def _say_all(notes: Sequence[str]) -> None:
@@ -111,9 +136,7 @@ def _print_checked(checked: CheckedVariant, source: Path) -> None:
     for note in checked.notes:
         say(note)
     with_matrix = f", with {checked.imatrix}" if checked.imatrix else ""
-    typer.echo(
-        f"{checked.path.name}: {checked.bytes / 1e6:.1f} MB, from {source.stat().st_size / 1e6:.1f} MB{with_matrix}"
-    )
+    typer.echo(f"{checked.path.name}: {_sizes(checked.bytes, source)}{with_matrix}")
     if checked.embeddings is not None:
         typer.echo(
             f"embeddings against the source's, {checked.embeddings.images} images: cosine "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -78,34 +77,42 @@ class MakeJob:
         self._form = form
         self._stop = stop
 
-    def check(self, source: Variant, request: MakeRequest) -> Path:
-        """The new file's path. Raises what can be refused before a question is asked, as quantizer.make does: names
-        that llama.cpp does not know, a source that is quantized, too little room."""
-        file = Path(source.half(request.half).path)
-        target = request.target or self._workshop.folder / f"{quantizer.stem(file)}-{request.quantization}.gguf"
-        if target.exists():
-            raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-        planned = self._maker(source, request, target)(dry_run=True, imatrix=request.imatrix)
+    def check(
+        self, source: Path, request: MakeRequest, planned: quantizer.QuantizedFile | None = None
+    ) -> quantizer.QuantizedFile:
+        """What llama.cpp plans of the half's file. Raises what can be refused before a question is asked, as
+        quantizer.make does: names that llama.cpp does not know, a source that is quantized, too little room.
+
+        `planned`: of an earlier check. llama.cpp would plan the same; another file may have the name now, or the room.
+        """
+        target = self._target(source, request)
+        quantizer.check_name(target)
+        if planned is None:
+            planned = quantizer.plan(
+                source,
+                request.quantization,
+                self._lab.pool,
+                request.half,
+                tensor_types=request.tensor_types,
+                requantize=request.requantize,
+                imatrix=request.imatrix,
+                stop=self._stop,
+            )
         quantizer.check_room(target, planned.bytes)
-        return target
+        return planned
 
-    def _maker(self, source: Variant, request: MakeRequest, target: Path) -> Callable[..., quantizer.QuantizedFile]:
-        """quantizer.make with what the request says."""
-        return partial(
-            quantizer.make,
-            Path(source.half(request.half).path),
-            target,
-            request.quantization,
-            self._lab.pool,
-            request.half,
-            tensor_types=request.tensor_types,
-            requantize=request.requantize,
-            stop=self._stop,
-        )
+    def _target(self, source: Path, request: MakeRequest) -> Path:
+        return request.target or self._workshop.folder / f"{quantizer.stem(source)}-{request.quantization}.gguf"
 
-    def run(self, source: Variant, request: MakeRequest, questions: QuestionSet) -> Iterator[Progress | CheckedVariant]:
+    def run(
+        self,
+        source: Variant,
+        request: MakeRequest,
+        questions: QuestionSet,
+        planned: quantizer.QuantizedFile | None = None,
+    ) -> Iterator[Progress | CheckedVariant]:
         """Yields Progress, and at the end the checked variant. A file that cannot be used is deleted again; one that
-        could not be checked is kept.
+        could not be checked is kept. `planned`: what `check` returned for this request.
 
         Half of the questions calibrate, if that is wanted, and the other half judges: they share no picture. Raises
         what quantizer.make and MeasureJob raise.
@@ -114,7 +121,8 @@ class MakeJob:
         calibrating, judging = questions.parts(2) if calibrates else (None, questions)
         if not judging.items:
             raise BadInput("At least two questions about two pictures are needed to calibrate and check a new file.")
-        target = self.check(source, request)
+        file = Path(source.half(request.half).path)
+        target, planned = self._target(file, request), self.check(file, request, planned)
         imatrix, made, checked, kept = request.imatrix, None, None, False
         calibrated = target.with_suffix(".imatrix.gguf") if calibrates else None
         made_with = fingerprints(calibrating) if calibrating is not None else ()
@@ -123,7 +131,8 @@ class MakeJob:
                 imatrix = calibrated
                 _remove(imatrix)  # of a job that was killed
                 yield from self._calibrate(source, request, calibrating, imatrix)
-            made = yield from self._quantize(source, request, target, imatrix, made_with)
+                planned = None  # it knew no matrix
+            made = yield from self._quantize(file, request, target, imatrix, made_with, planned)
             try:
                 checked = yield from self._check(source, request, made, judging)
             except (BadInput, Unavailable) as error:  # of the questions, or of this machine now; not of the file
@@ -158,21 +167,36 @@ class MakeJob:
         yield from _in_thread(work)
 
     def _quantize(
-        self, source: Variant, request: MakeRequest, target: Path, imatrix: Path | None, made_with: Sequence[str]
+        self,
+        source: Path,
+        request: MakeRequest,
+        target: Path,
+        imatrix: Path | None,
+        made_with: Sequence[str],
+        planned: quantizer.QuantizedFile | None,
     ) -> Generator[Progress, None, quantizer.QuantizedFile]:
         made: list[quantizer.QuantizedFile] = []
-        planned: list[str] = []
+        notes: list[str] = []
 
         def work(report: Callable[[Progress], None]) -> None:
             made.append(
-                self._maker(source, request, target)(
+                quantizer.make(
+                    source,
+                    target,
+                    request.quantization,
+                    self._lab.pool,
+                    request.half,
+                    tensor_types=request.tensor_types,
+                    requantize=request.requantize,
                     imatrix=imatrix,
                     name=request.name,
                     made_with=made_with,
-                    on_plan=lambda notes: planned.extend(note.partition(" for ")[0] for note in notes),
+                    planned=planned,
+                    on_plan=lambda planned_notes: notes.extend(note.partition(" for ")[0] for note in planned_notes),
                     on_step=lambda step: report(
-                        Progress("; ".join([f"quantizing {step.tensor}", *planned]), step.done, step.total)
+                        Progress("; ".join([f"quantizing {step.tensor}", *notes]), step.done, step.total)
                     ),
+                    stop=self._stop,
                 )
             )
 

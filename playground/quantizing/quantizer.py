@@ -6,7 +6,8 @@ import hashlib
 import importlib.metadata
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -68,6 +69,33 @@ def quantize_file(source: Path, target: Path, quantization: str, pool: Pool, hal
     run_request(protocol.Quantize(str(source), str(target), quantization, half), pool)
 
 
+def plan(
+    source: Path,
+    quantization: str,
+    pool: Pool,
+    half: Half,
+    *,
+    tensor_types: Sequence[protocol.TensorType] = (),
+    requantize: bool = False,
+    imatrix: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> QuantizedFile:
+    """What a file would be: how large, and what a type cannot hold. Nothing is written. Raises as `make`."""
+    request = protocol.Quantize(
+        source=str(source),
+        target="",
+        quantization=quantization,
+        half=half,
+        tensor_types=tuple(tensor_types),
+        requantize=requantize,
+        dry_run=True,
+        imatrix="" if imatrix is None else str(imatrix),
+    )
+    with _explained(source, stop):
+        planned = run_request(request, pool, stop=stop)
+    return QuantizedFile(None, planned.bytes or source.stat().st_size, planned.seconds, planned.notes)
+
+
 def make(
     source: Path,
     target: Path,
@@ -77,17 +105,18 @@ def make(
     *,
     tensor_types: Sequence[protocol.TensorType] = (),
     requantize: bool = False,
-    dry_run: bool = False,
     imatrix: Path | None = None,
     name: str = "",
     made_with: Sequence[str] = (),
+    planned: QuantizedFile | None = None,
     on_plan: Callable[[Sequence[str]], None] = lambda notes: None,
     on_step: Callable[[protocol.Step], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> QuantizedFile:
     """Write a quantized file: all of it or nothing, and never over the source.
 
-    `on_plan` gets the notes before anything is quantized: what a type cannot hold, what stays as it is.
+    `planned`: what `plan` said of the same arguments; None: it is asked now. `on_plan` gets its notes before anything
+    is quantized: what a type cannot hold, what stays as it is.
 
     `imatrix`: an importance matrix of this half (quantizing/importance_matrix.py, or llama-imatrix).
     `name`: what to call the new file's quantization where llama.cpp's name does not tell it all.
@@ -97,34 +126,45 @@ def make(
     """
     if target.resolve() == source.resolve():
         raise BadInput("The new file would replace its source. Give it another name.")
-    if target.exists() and not dry_run:
-        raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
-
-    def request(to: str, *, dry: bool) -> protocol.Quantize:
-        return protocol.Quantize(
-            source=str(source),
-            target=to,
-            quantization=quantization,
-            half=half,
-            tensor_types=tuple(tensor_types),
-            requantize=requantize,
-            dry_run=dry,
-            metadata={} if dry else _metadata(source, quantization, tensor_types, imatrix, name, made_with),
-            imatrix="" if imatrix is None else str(imatrix),
-        )
-
+    check_name(target)
     try:
-        planned = run_request(request("", dry=True), pool, stop=stop)
-        wanted = planned.bytes or source.stat().st_size
-        if dry_run:
-            return QuantizedFile(None, wanted, planned.seconds, planned.notes)
+        if planned is None:
+            planned = plan(
+                source,
+                quantization,
+                pool,
+                half,
+                tensor_types=tensor_types,
+                requantize=requantize,
+                imatrix=imatrix,
+                stop=stop,
+            )
         on_plan(planned.notes)
-        check_room(target, wanted)
-        with atomic.replacing(target) as part:
-            done = run_request(request(str(part), dry=False), pool, on_step=on_step, stop=stop)
+        check_room(target, planned.bytes)
+        with _explained(source, stop), atomic.replacing(target) as part:
+            request = protocol.Quantize(
+                source=str(source),
+                target=str(part),
+                quantization=quantization,
+                half=half,
+                tensor_types=tuple(tensor_types),
+                requantize=requantize,
+                metadata=_metadata(source, quantization, tensor_types, imatrix, name, made_with),
+                imatrix="" if imatrix is None else str(imatrix),
+            )
+            done = run_request(request, pool, on_step=on_step, stop=stop)
             if stop():  # it cannot be asked to stop: it was killed, or was done before that
                 raise Interrupted("Stopped.")
         return QuantizedFile(target, target.stat().st_size, done.seconds, done.notes)
+    except OSError as error:
+        raise cannot_write(target, error) from None
+
+
+@contextmanager
+def _explained(source: Path, stop: Callable[[], bool]) -> Iterator[None]:
+    """Raises Interrupted where a worker was killed for `stop`, and BadModel where the source is quantized already."""
+    try:
+        yield
     except EngineError as error:
         if stop():
             raise Interrupted("Stopped.") from None
@@ -134,8 +174,12 @@ def make(
                 "or say that you want it all the same."
             ) from None
         raise
-    except OSError as error:
-        raise cannot_write(target, error) from None
+
+
+def check_name(target: Path) -> None:
+    """Raises BadInput if there is a file of this name."""
+    if target.exists():
+        raise BadInput(f"{target.name} is there already. Give another name, or delete it first.")
 
 
 def check_room(target: Path, wanted: int) -> None:

@@ -246,8 +246,7 @@ def with_sizes(parts: Parts, files: FamilyFiles) -> FamilyFiles:
         if part.origin is not Origin.MADE or source.origin is not Origin.HERE:
             return part
         name = part.quantization.upper()
-        planned = quantizer.make(source.path, part.path, name, parts.pool, part.half, dry_run=True)
-        return replace(part, bytes=planned.bytes)
+        return replace(part, bytes=quantizer.plan(source.path, name, parts.pool, part.half).bytes)
 
     return replace(files, models=tuple(map(sized, files.models)), projectors=tuple(map(sized, files.projectors)))
 

@@ -20,6 +20,7 @@ from playground.measuring.results import Progress
 from playground.notebooks.cells import Run
 from playground.quantizing import quantizer
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
+from playground.quantizing.quantizer import QuantizedFile
 from playground.values.files import Half, ModelFile, Variant
 from playground.values.request import PromptForm, Runtime
 from playground.wiring import Parts
@@ -80,21 +81,23 @@ def make(
     form: PromptForm,
     stop: StopFlag,
     n: int | None = None,
+    planned: QuantizedFile | None = None,
 ) -> Generator[Progress | CheckedVariant, None, None]:
     """Quantize a half of `source`, and check it on images. `form`: of the questions.
 
-    `n`: how many questions judge the new file; as many again calibrate it, if that is wanted.
+    `n`: how many questions judge the new file; as many again calibrate it, if that is wanted. `planned`: by `check`.
     Raises BadInput, and what MakeJob raises."""
     job = MakeJob(parts.lab, parts.workshop, Runtime(), stop.wanted, form)
     request = _request(parts, source, wanted)  # another one may have made it, or taken the room, since the check
     n = _QUESTIONS if n is None else n
-    yield from job.run(source, request, questions.first(2 * n if wanted.calibrate else n))
+    yield from job.run(source, request, questions.first(2 * n if wanted.calibrate else n), planned)
 
 
-def check(parts: Parts, source: Variant, wanted: FileChoice, stop: StopFlag) -> None:
-    """Raises what `make` would refuse, before anybody waits for its turn."""
+def check(parts: Parts, source: Variant, wanted: FileChoice, stop: StopFlag) -> QuantizedFile:
+    """What llama.cpp plans. Raises what `make` would refuse, before anybody waits for its turn."""
     request = _request(parts, source, wanted)
-    MakeJob(parts.lab, parts.workshop, Runtime(), stop.wanted).check(source, request)
+    job = MakeJob(parts.lab, parts.workshop, Runtime(), stop.wanted)
+    return job.check(Path(source.half(request.half).path), request)
 
 
 def _request(parts: Parts, source: Variant, wanted: FileChoice) -> MakeRequest:

@@ -129,10 +129,10 @@ class QuantizePanel:
             with self._long_jobs.held(person):
                 waiting = cell_view.notice("Waiting for its turn ...")
                 yield {self._result: waiting, self._stop: gr.update(interactive=True)}, None
-                made_files.check(own_parts, source, wanted, stop)
+                planned = made_files.check(own_parts, source, wanted, stop)
                 with self._own_turn(stop):
                     form = cell.settings.prompt_form()
-                    for update in made_files.make(own_parts, source, wanted, questions, form, stop, n):
+                    for update in made_files.make(own_parts, source, wanted, questions, form, stop, n, planned):
                         if isinstance(update, Progress):
                             yield {self._result: measurement_view.progress(update)}, None
                             continue

@@ -236,6 +236,7 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
         (f"quantize {MODEL} Q4_0 --calibrate", "--calibrate makes a matrix with the other half"),
         (f"quantize {MODEL} Q4_0 --tensor-type x", "PATTERN=TYPE"),
         (f"quantize {MODEL} Q9_9 --dry-run", "no quantization called 'Q9_9'"),
+        (f"quantize {MODEL} Q9_9 --partner gone.gguf", "no quantization called 'Q9_9'"),  # before a file is hashed
     ],
 )  # fmt: skip
 def test_words_when_they_make_no_sense_then_one_line_and_code_2(call: Call, words: str, message: str) -> None:

@@ -13,7 +13,7 @@ import numpy
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from playground.engine.protocol import TensorType
+from playground.engine.protocol import Quantize, Quantized, TensorType
 from playground.errors import BadInput, BadModel, EngineError, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.gate import Verdict, gates
@@ -21,6 +21,7 @@ from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import Progress
 from playground.models.catalog import Catalog
 from playground.models.presets import data_folder
+from playground.pool.pool import Pool
 from playground.quantizing import quantizer
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.settings import Settings
@@ -122,12 +123,21 @@ def test_projector_when_made_then_judged_by_its_drift_on_questions_that_did_not_
 
 
 def test_language_model_when_made_with_types_of_its_own_then_checked_without_embeddings(
-    parts: Parts, source: Variant, tmp_path: Path
+    parts: Parts, source: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    dry_runs = []
+    run_request = quantizer.run_request
+
+    def counted(request: Quantize, pool: Pool, **more: Any) -> Quantized:
+        dry_runs.append(request.dry_run)
+        return run_request(request, pool, **more)
+
+    monkeypatch.setattr(quantizer, "run_request", counted)
     tensor_types = (TensorType("attn", "q8_0"),)
     variant = checked(
         parts, source, tmp_path / "new.gguf", MakeRequest(Half.MODEL, "Q4_0", tensor_types, "Q4_0 attn=q8_0")
     )
+    assert dry_runs == [True, False]  # llama.cpp plans a file once
     assert (variant.embeddings, variant.looks, variant.images) == (None, None, ())
     assert variant.verdict == "not enough questions"
     types = {t.name: t.tensor_type.name for t in GGUFReader(variant.path).tensors}

@@ -30,7 +30,7 @@ def test_half_when_quantized_then_as_planned_with_where_it_comes_from(
     target = tmp_path / "new.gguf"
     steps: list[Step] = []
     tensor_types = (TensorType("ffn_down", "q8_0"),)
-    planned = quantizer.make(source, target, "Q4_0", parts.pool, half=half, tensor_types=tensor_types, dry_run=True)
+    planned = quantizer.plan(source, "Q4_0", parts.pool, half=half, tensor_types=tensor_types)
     assert not target.exists()
     file = quantizer.make(
         source, target, "Q4_0", parts.pool, half=half, tensor_types=tensor_types, on_step=steps.append
