@@ -179,7 +179,7 @@ def card_of(run: Run) -> ShipCard | None:
         limits,
         engine=run.engine,
         machine=run.machine,
-        set_name=_set_name(wanted),
+        set_name=set_name(wanted),
         settings=ship_card.settings_line(plan, runtime.n_ctx, measurement.form),
         command=shlex.join(command),
         when=run.started,
@@ -197,7 +197,7 @@ def results_of(run: Run, uploader: str = "") -> ResultDocument | None:
         run.reference,
         engine=run.engine,
         machine=run.machine,
-        set_name=_set_name(wanted),
+        set_name=set_name(wanted),
         plan=wanted.plan,
         runtime=run.cell.settings.runtime(),
         uploader=uploader,
@@ -208,7 +208,8 @@ def results_of(run: Run, uploader: str = "") -> ResultDocument | None:
     return msgspec.structs.replace(made, reference=msgspec.structs.replace(made.reference, pack_sha256=wanted.pack))
 
 
-def _set_name(wanted: CellQuestions) -> str:
+def set_name(wanted: CellQuestions) -> str:
+    """How cards, documents and exports name the questions of a cell."""
     if wanted.pack:
         return f"questions of {wanted.pack_name}"
     return ship_card.set_title(wanted.name if wanted.source else "", wanted.level)

@@ -106,6 +106,7 @@ _COLUMNS = (
     ("memory", "of both workers: on the GPU if its driver reports it, else resident in host memory"),
 )
 
+_NOISE = " = noise"  # behind a mean KL: computing the same thing another way changes as much
 _IN_NATS = range(4, 8)  # of a row's cells: KL to p99
 
 
@@ -185,7 +186,7 @@ def _cells(
         (changed.share, f"{changed.hits} of {changed.n}", "") if changed else unknown,
         (changed.at_most, f"{changed.at_most:.1%}", "") if changed else unknown,
         (judged.evidence, judged.verdict, judged.words) if judged else unknown,
-        (kl, nats(kl) + (" = noise" if r.within_arithmetic else at_least if heavy else ""), share),
+        (kl, nats(kl) + (_NOISE if r.within_arithmetic else at_least if heavy else ""), share),
         (heavy.per_question if heavy else None, nats(heavy.per_question if heavy else None), ""),
         (r.floor, nats(r.floor), ""),
         (r.p99_kl, nats(r.p99_kl), ""),
@@ -237,7 +238,7 @@ def numbers(r: VariantResult, judged: Gate | None) -> list[str]:
         f"{changed.hits} of {changed.n}" if changed else number_format.UNKNOWN,
         f"{changed.at_most:.1%}" if changed else number_format.UNKNOWN,
         judged.verdict if judged else number_format.UNKNOWN,
-        nats(heavy.per_token if heavy else None),
+        nats(heavy.per_token if heavy else None) + (_NOISE if r.within_arithmetic else ""),
         nats(heavy.per_question if heavy else None),
         *(_share(interval, 1)[1] for interval in (r.same_top, r.accuracy)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from playground.notebooks import file_format as file
 from playground.notebooks import votes
 from playground.notebooks.cells import Cell, CellQuestions, CompareCell, NoteCell, Picture, Run
 from playground.notebooks.own_files import OwnFiles
+from playground.notebooks.run_cell import card_of, set_name
 from playground.notebooks.run_diff import settings_of
 from playground.notebooks.votes import VoteRow
 from playground.rendering import cell_view, measurement_view, number_format, templating
@@ -68,7 +70,7 @@ def html(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) -> st
         shown.append(
             {
                 "markdown": "",
-                "prompts": cell.prompts,
+                "prompts": cell.prompts if cell.questions is None else [_measured_what(cell.questions)],
                 "pictures": [(p, _picture_url(p, files)) for p in cell.pictures],
                 "model": family_name(cell.family),
                 "settings": _settings(cell),
@@ -114,6 +116,12 @@ def _run(run: Run, cell: CompareCell, runs: Sequence[Run], files: OwnFiles, pict
         overall=cell_view.overall(run),
         can_follow=False,
     )
+
+
+def _measured_what(questions: CellQuestions) -> str:
+    """A line in place of the prompt, where a cell asks a set of questions."""
+    how_many = "" if questions.pack else f", {questions.n} asked"
+    return _line(f"Measurement: {set_name(questions)}{how_many}")
 
 
 def _picture_url(picture: Picture, files: OwnFiles) -> str | None:
@@ -163,7 +171,8 @@ def _votes(tally: Sequence[VoteRow]) -> str:
 
 
 def _asked(cell: CompareCell, thumbnail: Thumbnail) -> str:
-    parts = [f"## {_line(cell.prompts[0]) or 'No prompt'}"]
+    asks = cell.prompts[0] if cell.questions is None else _measured_what(cell.questions)
+    parts = [f"## {_line(asks) or 'No prompt'}"]
     if cell.family:
         parts.append(f"Model: {_line(family_name(cell.family))}")
     parts += [f"↳ {_line(prompt)}" for prompt in cell.prompts[1:]]
@@ -244,7 +253,8 @@ def _table(panes: Sequence[Pane], run: Run) -> str:
             number_format.file_size(row.bytes),
             number_format.bits(row.bits_per_weight),
             number_format.seconds(row.metrics.ttft_s),
-            number_format.speed(row.metrics.decode_tok_per_s) + (" (shared)" if row.metrics.beside_others else ""),
+            number_format.sampled_speed(row.metrics.decode_tok_per_s)
+            + (" (shared)" if row.metrics.beside_others else ""),
             number_format.memory(row.memory_bytes),
             number_format.share(row.same_prefix),
             same,
@@ -311,10 +321,21 @@ def jupyter(title: str, whole: Whole, files: OwnFiles, picture_of: PictureOf) ->
             page = f"<style>{templating.css()}</style><div>{_run(newest, cell, runs, files, picture_of)}</div>"
             shown = {"text/html": page, "text/markdown": as_html.inert(_answered(newest))}
             outputs.append(v4.new_output("display_data", data=shown))
-        made.append(v4.new_code_cell(_code(cell), outputs=outputs, execution_count=newest.number if newest else None))
+        code = _code(cell) if cell.questions is None else _measuring(cell.questions, newest)
+        made.append(v4.new_code_cell(code, outputs=outputs, execution_count=newest.number if newest else None))
     book = v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})
     nbformat.validate(book)
     return str(nbformat.writes(book))
+
+
+def _measuring(questions: CellQuestions, newest: Run | None) -> str:
+    card = card_of(newest) if newest is not None else None
+    if card is None:
+        return f"# {_measured_what(questions)}: run it on the page."
+    return (
+        f"# {_measured_what(questions)}. This measures again, where the playground is installed.\n"
+        f"import subprocess\n\nsubprocess.run({shlex.split(card.command)!r}, check=True)"
+    )
 
 
 def _code(cell: CompareCell) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from typing import Any
 
 import msgspec
 import pytest
 
 from playground.comparing.run_settings import RunSettings
-from playground.notebooks.cells import CompareCell, Run, RunState
+from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState
 from playground.notebooks.library import Notebook, RunInfo
 from playground.rendering import cell_view, reports
 from testkit.notebooks import ANSWERED, BLUE, F16, Q2, RED, compare_cell, picture, run_of
@@ -85,3 +87,14 @@ def test_markdown_when_pictures_are_kept_then_each_is_shown_once_also_an_older_r
     assert text.count("](data:image/png;base64,") == 2
     assert text.index("![a.png](") < text.index("### Run 2") < text.index("### Run 1") < text.index("![b.png](")
     assert "data:" not in reports.markdown("t", [(CELL, runs)])
+
+
+def test_exports_when_a_cell_measures_then_its_questions_stand_in_place_of_a_prompt() -> None:
+    asked = CellQuestions(source="a" * 64, name="own.zip\nimport os  # {1+1}", n=7)
+    cell = msgspec.structs.replace(CELL, prompts=("",), pictures=(), questions=asked)
+    line = "Measurement: own.zip import os # {1+1}, 7 asked"
+    assert f"## {line}\n" in reports.markdown("t", [(cell, ())])
+    no_files: Any = None  # the cell has no pictures
+    assert line in reports.html("t", [(cell, ())], no_files, lambda questions: lambda name: None)
+    book = json.loads(reports.jupyter("t", [(cell, ())], no_files, lambda questions: lambda name: None))
+    assert "".join(book["cells"][1]["source"]) == f"# {line}: run it on the page."
