@@ -60,8 +60,8 @@ class _Decoded(msgspec.Struct, frozen=True):
 class ImageDecoder:
     """Owns the children. Safe to use from several threads. A child starts with the first image, and stays."""
 
-    def __init__(self, at_once: int = _AT_ONCE, time_s: int = _TIME_S, memory_bytes: int = _MEMORY_BYTES) -> None:
-        self._places = BoundedSemaphore(at_once)
+    def __init__(self, time_s: int = _TIME_S, memory_bytes: int = _MEMORY_BYTES) -> None:
+        self._places = BoundedSemaphore(_AT_ONCE)
         self._idle: LifoQueue[_Child] = LifoQueue()
         self._lock = Lock()
         self._turns: dict[str, list[Lock]] = {}  # by person: their one lock, once for each of their images

@@ -76,8 +76,7 @@ def encode(
 
     def send(known: dict[int, str]) -> protocol.EncodedPrompt:
         sent = tuple(replace(image, rgb=b"") if i in known else image for i, image in enumerate(images))
-        reply = lease.request(protocol.Encode(tuple(messages), sent, template, dict(variables or {})), stop=stop)
-        return reply
+        return lease.request(protocol.Encode(tuple(messages), sent, template, dict(variables or {})), stop=stop)
 
     if embeddings is None:
         return send({}), False

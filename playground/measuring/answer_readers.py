@@ -79,23 +79,22 @@ class Number(NamedTuple):
 
 def read_number(text: str, *, year: bool = False) -> Number | None:
     """The number that a text gives: of several the result that it announces, else one with a currency or a percent
-    sign, else the first. `year`: a year is asked for; otherwise "in 2023" only dates the number."""
+    sign, else the first in digits, else the first in words. `year`: a year is asked for; otherwise "in 2023" only dates
+    the number."""
     text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
     matches = [(match.start(), match, _numeral(match)) for match in _NUMBER.finditer(text)]
     numerals = [(start, match, number) for start, match, number in matches if number is not None]
-    dated = [entry for entry in numerals if year or not _is_date(text, entry[1], entry[2])]
-    words = [(match.start(), Number(float(_word_value(match)))) for match in _WORD.finditer(text.casefold())]
-    results = [number for start, _, number in dated if _announced(text[max(0, start - 60) : start])]
+    counts = [(start, match, number) for start, match, number in numerals if year or not _is_date(text, match)]
+    results = [number for start, _, number in counts if _announced(text[max(0, start - 60) : start])]
     if results:
         return results[-1]
-    marked = [number for _, match, number in dated if match["currency"] or match["currency2"] or match["unit"]]
+    marked = [number for _, match, number in counts if match["currency"] or match["currency2"] or match["unit"]]
     if marked and not year:
         return marked[0]
-    plain_numbers = sorted([(start, number) for start, _, number in dated] + words, key=lambda entry: entry[0])
-    if dated:
-        return dated[0][2]
-    if plain_numbers:
-        return plain_numbers[0][1]
+    if counts:
+        return counts[0][2]
+    if word := _WORD.search(text.casefold()):
+        return Number(float(_word_value(word)))
     return numerals[0][2] if numerals else None
 
 
@@ -103,7 +102,7 @@ def _announced(before: str) -> bool:
     return before.rstrip().casefold().endswith(("=", ":", "is", "was")) and _RESULT.search(before) is not None
 
 
-def _is_date(text: str, match: re.Match[str], number: Number) -> bool:
+def _is_date(text: str, match: re.Match[str]) -> bool:
     digits = match["digits"]
     return bool(
         re.fullmatch(r"(?:1[5-9]|20)\d\d", digits)

@@ -21,6 +21,8 @@ _PAIRS = re.compile(rf"[\[(]\s*{_N}{_COMMA}{_N}\s*[\])]\s*(?:,\s*)?(?:(?:and|to)
 _BARE = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)(?!\w)")
 _LABEL = re.compile(r"[\"'](?:label|name|class|object|category)[\"']\s*:\s*[\"']([^\"']{1,80})[\"']")
 
+_MOST = 50  # boxes of an answer
+
 
 class Box(NamedTuple):
     """Left, top, right, bottom as the answer writes them, and what it says about their scale."""
@@ -43,14 +45,14 @@ def read_box(text: str, *, y_first: bool | None = None) -> Box | None:
     return _turned(Box(_four(bare)), bool(y_first)) if len(bare) == 4 else None
 
 
-def read_boxes(text: str, *, limit: int = 50) -> tuple[Box, ...]:
-    """All boxes of a text that are written in one form. Four numbers without brackets are not taken for a box."""
+def read_boxes(text: str) -> tuple[Box, ...]:
+    """The first _MOST boxes of a text, which are written in one form. Four numbers without brackets are no box."""
     boxes = []
     for box in _written(text, None):
         left, top, right, bottom = box.corners
         if min(box.corners) >= 0 and left < right and top < bottom:
             boxes.append(box)
-        if len(boxes) == limit:
+        if len(boxes) == _MOST:
             break
     return tuple(boxes)
 

@@ -25,13 +25,13 @@ _LEVEL = 0.005  # of the sign test: 10 of 10, 20 of 24
 _MOVED = 1e-3  # nats an answer: what computing the same again may change; a picture that moves less moves nothing
 
 
-def chosen(items: Sequence[Item], n: int = QUESTIONS) -> list[int]:
-    """Up to n places of questions, evenly from the whole set, no two about one picture."""
+def chosen(items: Sequence[Item]) -> list[int]:
+    """Up to QUESTIONS places of questions, evenly from the whole set, no two about one picture."""
     first: dict[str, int] = {}
     for k, item in enumerate(items):
         first.setdefault(item.image.sha256, k)
-    places, step = list(first.values()), max(1.0, len(first) / n)
-    return [places[int(k * step)] for k in range(min(n, len(places)))]
+    places, step = list(first.values()), max(1.0, len(first) / QUESTIONS)
+    return [places[int(k * step)] for k in range(min(QUESTIONS, len(places)))]
 
 
 def key(steps: Steps, variant: Variant, item: Item, pictures: Sequence[Image]) -> str:

@@ -105,7 +105,7 @@ def card(
     """`when`: ISO 8601; empty: now."""
     ranked = rows(measured, variants, reference, limits)
     seconds = measured.elapsed_s / len(measured.questions) if measured.elapsed_s and measured.questions else None
-    recommended, reasons = recommend(ranked, reference, limits, len(measured.questions), seconds)
+    recommended, reasons = recommend(ranked, reference, len(measured.questions), seconds)
     return ShipCard(
         rows=ranked,
         reference=reference,
@@ -151,11 +151,7 @@ def rows(measured: Measurement, variants: Sequence[Variant], reference: str, lim
 
 
 def recommend(
-    ranked: Sequence[CardRow],
-    reference: str,
-    limits: ShipLimits,
-    questions: int,
-    seconds_a_question: float | None = None,
+    ranked: Sequence[CardRow], reference: str, questions: int, seconds_a_question: float | None
 ) -> tuple[str | None, tuple[str, ...]]:
     """The smallest variant that passes the gate and keeps every limit, and why; None, and what stood in the way.
 
@@ -166,7 +162,7 @@ def recommend(
     whole = next(row for row in ranked if row.variant == reference)
     passing = sorted((row for row in rivals if not row.failing), key=lambda row: (row.bytes, _kl(row)))
     if not passing:
-        return None, _nothing(rivals, limits, questions, seconds_a_question)
+        return None, _nothing(rivals, questions, seconds_a_question)
     best = passing[0]
     equals = [row.label for row in passing[1:] if row.bytes == best.bytes and not _differ(best, row)]
     which = "the only one that passes" if len(passing) == 1 else f"the smallest of the {len(passing)} that pass"
@@ -211,9 +207,7 @@ def evidence(row: CardRow) -> list[str]:
     return seen
 
 
-def _nothing(
-    rivals: Sequence[CardRow], limits: ShipLimits, questions: int, seconds_a_question: float | None
-) -> tuple[str, ...]:
+def _nothing(rivals: Sequence[CardRow], questions: int, seconds_a_question: float | None) -> tuple[str, ...]:
     """Why none is recommended, and what would help."""
     if not rivals:
         return ("There is nothing to compare: only the reference was measured.",)

@@ -253,12 +253,12 @@ def questions_needed(margin: float, *, share: float = 0.0, alpha: float = ALPHA)
     return n + 1
 
 
-def holm(evidence: Sequence[float], alpha: float = ALPHA) -> tuple[bool, ...]:
-    """Which of several hypotheses fall, so that a false one among the verdicts is as rare as alpha (Holm 1979)."""
+def holm(evidence: Sequence[float]) -> tuple[bool, ...]:
+    """Which of several hypotheses fall, so that a false one among the verdicts is as rare as ALPHA (Holm 1979)."""
     order = sorted(range(len(evidence)), key=lambda k: -evidence[k])
     fallen = [False] * len(evidence)
     for place, k in enumerate(order):
-        if evidence[k] < (len(evidence) - place) / alpha:
+        if evidence[k] < (len(evidence) - place) / ALPHA:
             break
         fallen[k] = True
     return tuple(fallen)
@@ -417,10 +417,10 @@ def _losses_needed(pairs: int) -> int | None:
     return high
 
 
-def questions_for_difference(difference: float, discordant: float = DISCORDANT) -> int | None:
+def questions_for_difference(difference: float) -> int | None:
     """How many questions show such a difference in 80 % of cases; None: more than 100,000."""
     low, high = 0, 100_000
-    discordant = max(discordant, difference)
+    discordant = max(DISCORDANT, difference)
 
     def shows(n: int) -> bool:
         shown = detectable_difference(n, discordant)

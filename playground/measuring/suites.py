@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +21,6 @@ from playground.measuring.question_sets import Question, Rule
 from playground.support.shipped import shipped_folder
 
 _MAX_LITERAL = 100_000  # characters of a list that is written as text
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class SuiteColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -230,7 +230,7 @@ def _prompt(suite: Suite, row: Mapping[str, Any], question: str, options: Sequen
     if isinstance(hint, str) and hint not in ("", "nan"):
         question = f"{hint} {question}"
     after = suite.after if options or suite.after_open is None else suite.after_open
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=False))
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
     return f"{suite.before}{question}{suite.between if options else ''}{listed}{after}"
 
 
@@ -245,9 +245,9 @@ def _options(columns: SuiteColumns, row: Mapping[str, Any]) -> tuple[str, ...]:
 def _letter(suite: Suite, answer: str, options: Sequence[str]) -> str:
     if not suite.answer_index:
         return answer
-    if not answer.isdecimal() or int(answer) >= min(len(options), len(_LETTERS)):
+    if not answer.isdecimal() or int(answer) >= min(len(options), len(ascii_uppercase)):
         raise BadInput(f"its answer {answer[:40]!r} is not the place of an option")
-    return _LETTERS[int(answer)]
+    return ascii_uppercase[int(answer)]
 
 
 def _list(value: object) -> list[Any]:

@@ -19,6 +19,8 @@ from playground.values.request import Image
 # Of a file that is sound: it was loaded, and gave numbers for all questions.
 _VERDICTS = {Verdict.BROKEN.value: "answers change a lot", Verdict.CHANGES.value: "answers change"}
 
+_MAP_PIXELS = 168  # of a heat map's longer side
+
 
 def html(checked: CheckedVariant) -> markupsafe.Markup:
     maps: Sequence[tuple[str | None, str]] = ()
@@ -42,7 +44,7 @@ def link(name: str) -> markupsafe.Markup:
     return markupsafe.Markup('<a href="./vp-made/{}" download>Download the file</a>').format(urllib.parse.quote(name))
 
 
-def heat_map(image: Image, cosines: Sequence[float], *, size: int = 168) -> str | None:
+def heat_map(image: Image, cosines: Sequence[float]) -> str | None:
     """The picture with each patch marked by how far its embedding turned, as a data URL; None where the patches are no
     grid over the picture (several tiles, or rows with separators)."""
     grid = _grid(len(cosines), image.width / image.height)
@@ -53,7 +55,7 @@ def heat_map(image: Image, cosines: Sequence[float], *, size: int = 168) -> str 
     off = numpy.clip((numpy.log10(numpy.maximum(1 - numpy.asarray(cosines), 1e-6)) + 3) / 3, 0, 1)
     alpha = PIL.Image.fromarray((off.reshape(rows, columns) * 230).astype(numpy.uint8))
     picture = PIL.Image.frombytes("RGB", (image.width, image.height), image.rgb)
-    picture.thumbnail((size, size))
+    picture.thumbnail((_MAP_PIXELS, _MAP_PIXELS))
     grey = picture.convert("L").convert("RGB")
     red = PIL.Image.new("RGB", grey.size, (214, 40, 28))
     marked = PIL.Image.composite(red, grey, alpha.resize(grey.size, PIL.Image.Resampling.NEAREST))

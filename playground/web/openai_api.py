@@ -445,7 +445,7 @@ def _digest(data: bytes) -> bytes:
 
 def _added(before: str, now: str) -> str:
     """What is new in a text. It begins anew if what looked like the answer was reasoning."""
-    return now[len(before) :] if now.startswith(before) else now
+    return now.removeprefix(before)
 
 
 async def _next(events: asyncio.Queue[bytes | None]) -> bytes | None:

@@ -228,12 +228,12 @@ class Hub:
             paths = [hf.hf_hub_download(id, name, revision=commit, token=access) for name in wanted]
         return Path(paths[0]).parent
 
-    def push_to_dataset(self, id: str, path: Path, *, private: bool, token: str | None = None) -> str:
+    def push_to_dataset(self, id: str, path: Path, *, private: bool) -> str:
         """Commit a file to a dataset repository, which is created where it is missing. Returns the commit.
 
         `private`: of a new repository. Raises Offline, BadInput, NotAllowed.
         """
-        access = self._token(token)
+        access = self._token(None)
         with translated(f"datasets/{id}"):
             self._api.create_repo(id, repo_type="dataset", private=private, exist_ok=True, token=access)
             commit = self._api.upload_file(
