@@ -1,12 +1,14 @@
 """Draws the receipt of a first visitor's notebook: a picture that looks like work, which the embedded pair can read.
 
 The pair was trained on drawn scenes and never saw a receipt; it reads the one large number on it. SHOWN was chosen
-among the seeds 0 to 199, since low bits change one digit of its total. Written again by
-`python -m training.receipt playground/data/tiny-vlm`.
+among the first SEEDS, since low bits change one digit of its total. Written again by
+`python -m training.receipt playground/data/tiny-vlm`. With `--questions`, all of them are written as a question set:
+`python -m playground accuracy --items FOLDER -n 200` then counts what the first notebook says of them.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ from training.scenes import FONTS, font_of
 GOODS = ("TEA", "RICE", "SOAP", "MILK", "BREAD", "OIL", "EGGS", "SALT", "FISH", "BEANS")
 TABLES = ((58, 62, 70), (120, 92, 70), (46, 60, 84), (90, 90, 96))
 PAPER, INK, FAINT, RULE = (250, 248, 240), (40, 42, 48), (150, 150, 150), (120, 120, 120)
-SHOWN = 73
+SHOWN, SEEDS = 73, 200
 SIZES = ((288, 288), (240, 320), (288, 384))
 
 
@@ -47,5 +49,21 @@ def draw(seed: int) -> tuple[PIL.Image.Image, str]:
     return image, total
 
 
+def questions(folder: Path) -> None:
+    """All receipts, with the question of the first notebook."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for seed in range(SEEDS):
+        image, total = draw(seed)
+        image.save(folder / f"{seed}.png")
+        row = {"image": f"{seed}.png", "question": "What does the text say?", "answers": [total], "rule": "exact"}
+        lines.append(json.dumps(row))
+    (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
+
+
 if __name__ == "__main__":
-    draw(SHOWN)[0].save(Path(sys.argv[1]) / "receipt.png", optimize=True)
+    target = Path(sys.argv[-1])
+    if "--questions" in sys.argv:
+        questions(target)
+    else:
+        draw(SHOWN)[0].save(target / "receipt.png", optimize=True)
