@@ -217,11 +217,11 @@ def _print_sensitivity(scanned: scan_results.Sensitivity, recipe_file: Path | No
         cells = "".join(f"{'–' if r.kl is None else format(r.kl, '.2g'):>11}" for r in sensitivity.rungs)
         price = scan_results.price(sensitivity)
         typer.echo(f"{sensitivity.group.name:24}{cells}{'–' if price is None else format(price, '.2g'):>11}")
-    dearest = scan_results.dearest(scanned.sensed)
+    dearest = scan_results.dearest(scanned.sensed, scanned.pictures)
     if dearest:
         names = ", ".join(sensitivity.group.name for sensitivity in dearest)
         words = "costs most for each megabyte saved" if len(dearest) == 1 else "cannot be told apart as the dearest"
-        typer.echo(f"{names}: {words} (sign test over {scanned.n_searched} questions)")
+        typer.echo(f"{names}: {words} (sign test over {len(set(scanned.pictures))} pictures)")
     for left in sorted(scanned.restored, key=lambda r: r.kl - r.kl_of_all):
         typer.echo(
             f"{left.group.half} at {left.kind} but for {left.group.name}: {left.kl:.2g} instead of "

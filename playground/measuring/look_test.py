@@ -21,7 +21,7 @@ from playground.values.request import Image
 QUESTIONS = 24  # asked at most, each about another picture
 _OTHERS = 3  # pictures that each answer is read with beside its own
 _LEAST = 10  # questions; with fewer no outcome is rare enough to say anything
-_LEVEL = 0.005  # of the sign test: 10 of 10, 20 of 24
+_LEVEL = 0.005  # of the sign test: 10 of 10, 19 of 24
 _MOVED = 1e-3  # nats an answer: what computing the same again may change; a picture that moves less moves nothing
 
 

@@ -194,6 +194,7 @@ class Effect(msgspec.Struct, frozen=True):
     language: float | None  # of the language model with the reference's projector
     vision: float | None  # of the projector with the reference's language model
     by_question: tuple[float, ...] = ()  # mean KL of each
+    pictures: tuple[str, ...] = ()  # of each question
 
 
 def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> tuple[Effect, ...]:
@@ -224,7 +225,8 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
         language, vision = kl.get((model, halves[base.id][1])), kl.get((halves[base.id][0], projector))
         seen = questions.get(halves[v.id], ())
         rows = v.model.label + labels[v.id].model_label, v.projector.label + labels[v.id].projector_label
-        effects.append(Effect(*rows, v.bytes, total, language, vision, seen))
+        pictures = tuple(question.image for question in measured.questions) if seen else ()
+        effects.append(Effect(*rows, v.bytes, total, language, vision, seen, pictures))
     return tuple(effects)
 
 
@@ -243,16 +245,17 @@ def which_half(effects: Sequence[Effect]) -> str:
 
 
 def _dearer(name: str, language: Effect, language_saved: int, vision: Effect, vision_saved: int) -> str:
-    """By a sign test of the price on each question."""
+    """By a sign test of the price on each question; questions about one picture count once."""
     prices = {"language model": 1e6 * language.kl / language_saved, "projector": 1e6 * vision.kl / vision_saved}
-    pairs = [
-        (a / language_saved, b / vision_saved) for a, b in zip(language.by_question, vision.by_question, strict=False)
+    dearer = [
+        a / language_saved - b / vision_saved for a, b in zip(language.by_question, vision.by_question, strict=False)
     ]
-    counts = {"language model": sum(a > b for a, b in pairs), "projector": sum(b > a for a, b in pairs)}
+    counts = dict(zip(("language model", "projector"), statistics.signs(dearer, language.pictures), strict=True))
+    what = "questions" if len(set(language.pictures)) == len(language.pictures) else "pictures"
     dear, cheap = sorted(prices, key=lambda half: -prices[half])
     if statistics.sign_test(counts[dear], counts[cheap]) > statistics.ALPHA / 2:
         return f"At {name} these questions do not show which half costs more for each megabyte saved."
     return (
         f"At {name}, quantizing the {dear} costs more for each megabyte saved ({prices[dear]:.2g} nats a token) than "
-        f"quantizing the {cheap} ({prices[cheap]:.2g}), on {counts[dear]} of {sum(counts.values())} questions."
+        f"quantizing the {cheap} ({prices[cheap]:.2g}), on {counts[dear]} of {sum(counts.values())} {what}."
     )

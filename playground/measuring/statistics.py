@@ -264,6 +264,18 @@ def holm(evidence: Sequence[float]) -> tuple[bool, ...]:
     return tuple(fallen)
 
 
+def signs(differences: Sequence[float], pictures: Sequence[Hashable] = ()) -> tuple[int, int]:
+    """How many pictures have more positive than negative differences, and how many more negative ones.
+
+    Questions about one picture depend on each other, so a sign test counts the picture once. `pictures`: that of each
+    question; empty: each has its own.
+    """
+    sums: dict[Hashable, int] = {}
+    for difference, picture in zip(differences, pictures or range(len(differences)), strict=True):
+        sums[picture] = sums.get(picture, 0) + (difference > 0) - (difference < 0)
+    return sum(total > 0 for total in sums.values()), sum(total < 0 for total in sums.values())
+
+
 def sign_test(wins: int, losses: int) -> float:
     """One-sided exact p of at least so many wins, if both were equally likely. Ties are left out before."""
     return float(special.bdtrc(wins - 1, wins + losses, 0.5)) if wins + losses else 1.0

@@ -44,6 +44,7 @@ class UniformComparison(msgspec.Struct, frozen=True, omit_defaults=True):
     against: Interval | None = None  # of an older version: its KL less the recipe's; the interval did not cover
     # Questions on which the recipe lay closer to the reference, and those on which this pair did.
     closer: tuple[int, int] | None = None
+    closer_pictures: tuple[int, int] | None = None  # the same of pictures; None: an older version measured it
 
 
 class BuiltRecipe(msgspec.Struct, frozen=True):
@@ -72,6 +73,7 @@ class Sensitivity(msgspec.Struct, frozen=True):
     built: BuiltRecipe | None = None
     problems: tuple[str, ...] = ()
     elapsed_s: float = 0.0
+    pictures: tuple[int, ...] = ()  # the number of the picture of each question searched with; empty: older version
 
 
 def price(group: GroupSensitivity) -> float | None:
@@ -85,29 +87,29 @@ def ranked(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
     return sorted(sensed, key=lambda group: -(price(group) or 0.0))
 
 
-def dearest(sensed: Sequence[GroupSensitivity]) -> list[GroupSensitivity]:
-    """The dearest group, and those that the questions cannot tell from it.
+def dearest(sensed: Sequence[GroupSensitivity], pictures: Sequence[int] = ()) -> list[GroupSensitivity]:
+    """The dearest group, and those that the questions cannot tell from it. `pictures`: of each question.
 
-    By a sign test of the price on each question at 5 % over all rivals (Holm). Without numbers of single questions
+    By a sign test of the price on each picture at 5 % over all rivals (Holm). Without numbers of single questions
     (measurements of older versions) none can be told apart.
     """
     priced = ranked([group for group in sensed if price(group)])
     if not priced:
         return []
     first, *rest = priced
-    p_values = [statistics.sign_test(*_dearer(first, group)) for group in rest]
+    p_values = [statistics.sign_test(*_dearer(first, group, pictures)) for group in rest]
     told_apart = statistics.holm([1 / p if p else math.inf for p in p_values])
     return [first, *(group for group, apart in zip(rest, told_apart, strict=True) if not apart)]
 
 
-def _dearer(a: GroupSensitivity, b: GroupSensitivity) -> tuple[int, int]:
-    """On how many questions a megabyte costs more in a, and on how many in b."""
+def _dearer(a: GroupSensitivity, b: GroupSensitivity, pictures: Sequence[int]) -> tuple[int, int]:
+    """On how many pictures a megabyte costs more in a, and on how many in b."""
     prices = []
     for group in (a, b):
         rung = next(rung for rung in reversed(group.rungs) if rung.price is not None)
         prices.append([kl / rung.saved for kl in rung.by_question])
-    pairs = list(zip(*prices, strict=False))
-    return sum(x > y for x, y in pairs), sum(y > x for x, y in pairs)
+    differences = [x - y for x, y in zip(*prices, strict=False)]
+    return statistics.signs(differences, pictures if differences else ())
 
 
 def compared(built: BuiltRecipe) -> list[tuple[str, Interval, int]]:
@@ -131,7 +133,7 @@ def outcome(built: BuiltRecipe) -> RecipeOutcome | None:
     rivals, best = _rivals(built)
     if best.closer is None:
         return None
-    wins, losses = best.closer
+    wins, losses = best.closer_pictures or best.closer
     # The best of several rivals is the one to beat, so each test has its share of the error.
     level = statistics.ALPHA / (2 * len(rivals))
     if statistics.sign_test(wins, losses) <= level:
@@ -161,4 +163,7 @@ def sentence(built: BuiltRecipe) -> str:
         return f"{comparison}."
     wins, losses = best.closer
     counts = f"the recipe lies closer to the reference on {wins} of {wins + losses} questions"
+    if best.closer_pictures not in (None, best.closer):
+        wins, losses = best.closer_pictures
+        counts += f", on {wins} of {wins + losses} pictures"
     return f"{comparison}: {counts}, {outcome(built)}."

@@ -154,7 +154,15 @@ class ScanJob:
             built=built,
             problems=(*measuring.problems, *self._problems),
             elapsed_s=time.monotonic() - started,
+            pictures=self._pictures,
         )
+
+    @property
+    def _pictures(self) -> tuple[int, ...]:
+        """Of the questions that are searched with: each picture has a number."""
+        names = [image.sha256 for _, image in self._measuring.items]
+        numbers = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        return tuple(numbers[name] for name in names)
 
     @property
     def _made_with(self) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 
 from playground.errors import Failure
+from playground.measuring import statistics
 from playground.measuring.measure import MeasureJob
 from playground.measuring.results import Progress, QuestionDrift
 from playground.measuring.statistics import Interval
@@ -53,8 +54,17 @@ class UniformBaseline:
                 except Failure as error:
                     self.problems.append(f"{_title(names)}: {error.message}")
                 else:
-                    kl, closer = Interval(mean_kl(rival)), _closer(drifts, rival)
-                    comparisons.append(UniformComparison(_title(names), size, kl, closer=closer))
+                    nearer = [(b.mean_kl or 0.0) - (a.mean_kl or 0.0) for a, b in zip(drifts, rival, strict=True)]
+                    by_picture = statistics.signs(nearer, [image.sha256 for _, image in measuring.items])
+                    comparisons.append(
+                        UniformComparison(
+                            _title(names),
+                            size,
+                            Interval(mean_kl(rival)),
+                            closer=statistics.signs(nearer),
+                            closer_pictures=by_picture,
+                        )
+                    )
         return Interval(mean_kl(drifts)), tuple(sorted(comparisons, key=lambda comparison: comparison.bytes))
 
     def _read(self, names: _Names, records: Path) -> Generator[Progress, None, tuple[int, list[QuestionDrift]]]:
@@ -101,9 +111,3 @@ class UniformBaseline:
 def _title(names: _Names) -> str:
     model, projector = names
     return f"{model} + mmproj-{projector}" if projector else model
-
-
-def _closer(recipe: Sequence[QuestionDrift], rival: Sequence[QuestionDrift]) -> tuple[int, int]:
-    """On how many questions the recipe, and on how many the rival, lies closer to the reference."""
-    pairs = [(a.mean_kl or 0.0, b.mean_kl or 0.0) for a, b in zip(recipe, rival, strict=True)]
-    return sum(a < b for a, b in pairs), sum(b < a for a, b in pairs)

@@ -92,7 +92,8 @@ def _first(sensitivity: Sensitivity) -> str:
     """The dearest group of each half, or those that the questions cannot tell apart."""
     sentences, kind = [], sensitivity.scan.kinds[-1]
     for half in Half:
-        dearest = scan_results.dearest([group for group in sensitivity.sensed if group.group.half is half])
+        of_half = [group for group in sensitivity.sensed if group.group.half is half]
+        dearest = scan_results.dearest(of_half, sensitivity.pictures)
         if len(dearest) == 1:
             price = nats(scan_results.price(dearest[0]))
             sentences.append(

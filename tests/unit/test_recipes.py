@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from playground.engine.protocol import TensorType
 from playground.errors import BadInput
-from playground.quantizing import recipe_search, recipes
+from playground.quantizing import recipe_search, recipes, scan_results
 from playground.quantizing.recipe_search import Allocation
 from playground.quantizing.recipes import Group, GroupSensitivity, Recipe, Rung
 from playground.values.files import Half
@@ -140,6 +140,16 @@ def sensed(*groups: Sequence[tuple[int, float | None]]) -> list[GroupSensitivity
         )
         for n, rungs in enumerate(groups)
     ]
+
+
+def test_dearest_when_its_questions_share_a_picture_then_they_do_not_tell_it_apart() -> None:
+    kls = (0.5, 0.1)  # of both groups, the same on each of ten questions
+    groups = [
+        GroupSensitivity(Group(False, f"g{n}", f"^g{n}$", 1000), (Rung("Q2_K", 500, kl, by_question=(kl,) * 10),))
+        for n, kl in enumerate(kls)
+    ]
+    assert scan_results.dearest(groups) == scan_results.dearest(groups, range(10)) == groups[:1]
+    assert scan_results.dearest(groups, (0, 0, 0, 0, 0, 1, 1, 1, 1, 1)) == groups
 
 
 def priced(scan: Sequence[GroupSensitivity], whole: int, allocation: Allocation) -> tuple[int, float]:

@@ -143,6 +143,13 @@ def test_cautious_design_effect_when_few_are_lost_then_they_do_not_show_that_pic
     assert statistics.cautious_design_effect(differences, range(200)) == 1.0
 
 
+def test_signs_when_questions_share_pictures_then_each_picture_counts_once() -> None:
+    differences = [1.0, 2.0, -1.0, 1.0, -1.0, 0.0, -3.0]
+    assert statistics.signs(differences) == (3, 3)
+    assert statistics.signs(differences, ["a", "a", "a", "b", "b", "c", "d"]) == (1, 1)
+    assert statistics.signs([]) == (0, 0)
+
+
 def test_heavy_when_one_question_carries_the_sum_then_it_says_so_and_gives_no_interval() -> None:
     heavy = statistics.heavy([(0.01, 10), (0.02, 10), (3.0, 2), (0.0, 0)])
     assert heavy is not None

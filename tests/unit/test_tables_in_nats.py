@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from playground.measuring.gate import Gate, Verdict
-from playground.measuring.results import Sight
+from playground.measuring.results import Effect, Sight, which_half
 from playground.measuring.statistics import Interval
+from playground.quantizing import scan_results
 from playground.quantizing.make_variant import CheckedVariant
-from playground.quantizing.scan_results import UniformComparison
+from playground.quantizing.scan_results import RecipeOutcome, UniformComparison
 from playground.rendering import made_view, measurement_view, sensitivity_view
 from playground.web import made_files
 from testkit.notebooks import F16, Q2, measurement, sensitivity
@@ -47,6 +48,31 @@ def test_recipe_when_it_does_not_win_then_it_is_not_marked_as_recommended(
     html = str(sensitivity_view.html(msgspec.structs.replace(scan, built=built)))
     assert html.count("vp-row-recipe") == 1
     assert ("vp-row-ship" in html) is is_green
+
+
+def test_recipe_when_its_questions_share_pictures_then_pictures_decide_whether_it_wins() -> None:
+    scan = sensitivity()
+    assert scan.built is not None
+    rival = UniformComparison("Q4_K_M", 600, Interval(0.02), closer=(20, 0), closer_pictures=(4, 0))
+    built = msgspec.structs.replace(scan.built, uniform=(rival,))
+    assert scan_results.outcome(built) is RecipeOutcome.EVEN
+    assert "on 20 of 20 questions, on 4 of 4 pictures, no difference" in scan_results.sentence(built)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [(10, "on 10 of 10 questions"), (2, "these questions do not show which half costs more")],
+)
+def test_grid_when_questions_share_pictures_then_pictures_decide_which_half_costs_more(
+    pictures: int, words: str
+) -> None:
+    about = tuple(str(k % pictures) for k in range(10))
+
+    def effect(model: str, projector: str, size: int, kl: float) -> Effect:
+        return Effect(model, projector, size, kl, None, None, (kl,) * 10, about)
+
+    effects = (effect("F16", "F16", 1000, 0.0), effect("Q2_K", "F16", 500, 0.5), effect("F16", "Q2_K", 500, 0.1))
+    assert words in which_half(effects)
 
 
 @pytest.mark.parametrize(
