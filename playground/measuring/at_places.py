@@ -62,7 +62,10 @@ class AtPlaces:
         self._reference_is_known = Event()
 
     def start(self, spec: WorkerSpec) -> Results[Progress]:
-        """`spec`: of one of the variants; the places are those that it may be loaded at."""
+        """`spec`: of one of the variants; the places are those that it may be loaded at.
+
+        Iterating raises what `measure` raises, and Interrupted.
+        """
         return Results(partial(self._work, spec), self._abandoned)
 
     def measure(self, steps: Steps) -> None:
@@ -95,7 +98,7 @@ class AtPlaces:
         begun, since = self._answered(places), time.monotonic()
         while not self._reference_is_known.wait(_AGAIN_S):
             if self._stop():
-                return
+                raise Interrupted("Stopped.")
         self._shares.waited(places, time.monotonic() - since)
         on_gpu = self._pool.on_gpu
         here, group = self._steps.at(places), begun.pop(0) if begun else self._take(places)
@@ -144,8 +147,10 @@ class AtPlaces:
         shares, pool = self._shares, self._pool
         while True:
             self._is_free(places, lambda: shares.none_left)
+            if self._stop():
+                raise Interrupted("Stopped.")
             group = shares.take(places)
-            if group or shares.none_left or self._stop() or not pool.devices.has(places):
+            if group or shares.none_left or not pool.devices.has(places):
                 return group
             self._abandoned.wait(_AGAIN_S)
 
