@@ -122,40 +122,49 @@ class MeasureJob:
 
     def run(self) -> Iterator[Progress | Measurement]:
         """Raises Interrupted, and what makes all of it impossible. A question that fails is reported and left out."""
-        plan, base = self._plan, self._reference
+        with self._results.scratch() as records:
+            outcomes = yield from self._outcomes(records)
+            floor = outcomes[self._reference.id].floor
+            if floor is not None:
+                self._floors = {self._other_way: floor, **self._floors}
+            speeds = (yield from self._time()) if self._plan.speed else {}
+        yield self._measurement(outcomes, speeds)
+
+    def _outcomes(self, records: Path) -> Generator[Progress, None, dict[str, _Outcome]]:
+        """Of each variant, by its id. Their problems are in `problems`."""
+        base = self._reference
         # Variants with one language model stand together, so that it is loaded once.
         order = [v.model.sha256 for v in self._variants]
         order.insert(0, base.model.sha256)
         rivals = [v for v in self._variants if v.id != base.id]
         others = sorted((v for v in rivals if not v.endpoint), key=lambda v: order.index(v.model.sha256))
         self._expect_all(len(others))
-        with self._results.scratch() as records:
-            anywhere = self.steps
-            outcomes: dict[str, _Outcome] = {}
-            here = others if base.endpoint else [base, *others]
-            self.stay()
-            at_places = self._at_places(anywhere, here, records, outcomes)
-            with closing(at_places.start(self._language_spec(self._at_hand[0]))) as progress:
-                yield from self.ask()
-                if plan.drift:
-                    yield from self.record(records, others)
-                self.steps = self.steps.at(anywhere.lab.pool.only)
-                for rival in (v for v in rivals if v.endpoint):  # first: a server that is gone takes no work along
-                    outcomes[rival.id] = _asked((yield from self._asked_elsewhere(rival)))
-                if base.endpoint:
-                    answered = self._answered()
-                    outcomes[base.id] = _asked([self._scored(QuestionDrift(), *item) for item in answered])
-                at_places.measure(self.steps)
-                yield from progress
-            for variant in here:
-                self.problems += outcomes[variant.id].problems
-            floor = outcomes[base.id].floor
-            if floor is not None:
-                self._floors = {self._other_way: floor, **self._floors}
-            speeds = (yield from self._time()) if plan.speed else {}
+        anywhere = self.steps
+        outcomes: dict[str, _Outcome] = {}
+        here = others if base.endpoint else [base, *others]
+        self.stay()
+        at_places = self._at_places(anywhere, here, records, outcomes)
+        with closing(at_places.start(self._language_spec(self._at_hand[0]))) as progress:
+            yield from self.ask()
+            if self._plan.drift:
+                yield from self.record(records, others)
+            self.steps = self.steps.at(anywhere.lab.pool.only)
+            for rival in (v for v in rivals if v.endpoint):  # first: a server that is gone takes no work along
+                outcomes[rival.id] = _asked((yield from self._asked_elsewhere(rival)))
+            if base.endpoint:
+                answered = self._answered()
+                outcomes[base.id] = _asked([self._scored(QuestionDrift(), *item) for item in answered])
+            at_places.measure(self.steps)
+            yield from progress
+        for variant in here:
+            self.problems += outcomes[variant.id].problems
+        return outcomes
+
+    def _measurement(self, outcomes: Mapping[str, _Outcome], speeds: Mapping[str, Speed]) -> Measurement:
+        base = self._reference
         questions = tuple(item.question for item in self.items)
         drifts = {id: outcome.drifts for id, outcome in outcomes.items()}
-        at = {outcome.place for id, outcome in outcomes.items() if id in {v.id for v in here}}
+        at = {outcomes[variant.id].place for variant in self._at_hand}
         places = tuple(sorted(at | {self._speeds_at} - {""}))
         if len(places) == 1 and not machine_of(places[0]):
             places = ()  # the page's only one, or the only one that was free
@@ -167,7 +176,7 @@ class MeasureJob:
             )
             for v in self._variants
         ]
-        yield Measurement(
+        return Measurement(
             questions=questions,
             answers=tuple(answer.text for answer in self._answers),
             results=tuple(_judged(results)),
