@@ -127,7 +127,7 @@ def _print(record: PackRecord, size: int) -> None:
     positions = sum(len(answer.token_ids) + 1 for answer in record.answers)
     typer.echo(f"size: {size / 1e6:,.2f} MB, {positions} positions of at most {record.n_vocabulary:,} tokens")
     typer.echo(f"left out: tokens with at most {record.left_out_mass:g} of the probability of a position")
-    typer.echo(f"floor: {record.floor:.1e} nats a token ({record.other_way})")
+    typer.echo(f"noise floor: {record.floor:.1e} nats a token ({record.other_way})")
     for check in record.checks:
         share = f", {1 - check.packed / check.whole:.2%} less" if check.whole else ""
         typer.echo(f"check: {check.variant} {check.whole:.5g} nats a token, from the pack {check.packed:.5g}{share}")

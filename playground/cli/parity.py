@@ -97,7 +97,7 @@ def _print(reading: Parity, variant: Variant) -> None:
     typer.echo(f"pair: {variant.label} ({reading.quantization}), {reading.engine}")
     typer.echo(
         f"KL: {reading.kl:.3g} nats a token over {reading.tokens} positions; same top {reading.same_top:.1%}; same "
-        f"answers {reading.same_answers} of {reading.questions}; floor {reading.floor:.1e}"
+        f"answers {reading.same_answers} of {reading.questions}; noise floor {reading.floor:.1e}"
     )
     for part, kl in reading.parts.items():
         mark = "  <- differs" if kl > reading.limit else ""

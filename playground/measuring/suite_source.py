@@ -166,7 +166,7 @@ def what_it_shows(n: int) -> str:
     share = f"{statistics.DISCORDANT:.0%} of the answers"
     if shown is None:
         return (
-            f"{n} questions are too few to show a difference of accuracy: a variant may change whether {share} are "
+            f"{n} questions are too few to show a difference of accuracy, where a variant changes whether {share} are "
             "right."
         )
     return (

@@ -346,7 +346,7 @@ def _code(cell: CompareCell) -> str:
         "from gradio_client import Client, handle_file",
         "",
         'client = Client("http://127.0.0.1:7860")',
-        f"image = {f'handle_file({json.dumps(name)})' if name else None}",
+        f"image = {f'handle_file({json.dumps(name)})  # the image has to lie beside this notebook' if name else None}",
         f"variants = {json.dumps(list(cell.variants), indent=4)}",
         f"for prompt in {json.dumps(list(cell.prompts[:1]), ensure_ascii=False)}:",
         f"    job = client.submit(image, prompt, variants, {settings!r}, api_name='/compare')",

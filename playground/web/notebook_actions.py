@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
@@ -130,8 +131,16 @@ class NotebookActions:
         notebook, can_edit = self._library.read(key)
         whole = (WholeCell(cell, self._library.all_runs(notebook, cell.id)) for cell in self._view.cells(notebook))
         title = f"{notebook.title} (copy)" if can_edit else notebook.title
-        copied = self._library.create(browser, title, whole, self._library.files(notebook).may_show)
+        copied = self._library.create(
+            browser, self._free_title(browser, title), whole, self._library.files(notebook).may_show
+        )
         return self._view.page(copied.id, browser, home=True)
+
+    def _free_title(self, browser: str, title: str) -> str:
+        """With a number where the browser has a notebook of this title: a list of equal ones says nothing."""
+        taken = {entry.title for entry in self._library.browser(browser)[1]}
+        numbered = (f"{title} ({n})" for n in itertools.count(2))
+        return next(name for name in itertools.chain([title], numbered) if name not in taken)
 
     def remove(self, key: str, browser: str) -> PageReply:
         self._runs.stop(self._library.own(key).id)
@@ -155,6 +164,7 @@ class NotebookActions:
             text = uploaded_file(path).read_text("utf-8-sig", errors="replace") if path is not None else text or ""
             title, cells, problems = file.opened(text)
             own = functools.cache(lambda: self._library.named_by(browser))
+            title = self._free_title(browser, title)
             notebook = self._library.create(browser, title, cells, lambda sha256: sha256 in own())
         return replace(self._view.page(notebook.id, browser, home=True), problems=tuple(problems))
 

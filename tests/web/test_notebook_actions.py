@@ -471,3 +471,19 @@ def test_chunks_when_pieces_are_small_then_few_and_nothing_is_held_back_for_long
     chunks = notebook_file.chunks(given, size=6)
     assert next(chunks) == b"ababab"
     assert len(list(given)) == 7, "the rest was not taken yet"
+
+
+def test_notebook_when_the_browser_has_one_of_its_title_then_a_number_tells_them_apart(
+    parts: Parts, actions_of: ActionsOf
+) -> None:
+    actions, library = actions_of(parts), parts.library
+    opened = actions.open()
+    exported = actions.export(str(opened.key), "json").text
+    replies = [actions.import_file(opened.browser, exported) for _ in range(2)]
+    replies += [actions.copy(str(opened.key), opened.browser) for _ in range(2)]
+    title = library.own(str(opened.key)).title
+    assert [library.own(str(reply.key)).title for reply in replies] == [
+        f"{title} (2)", f"{title} (3)", f"{title} (copy)", f"{title} (copy) (2)"
+    ]  # fmt: skip
+    elsewhere = actions.import_file("another browser", exported)
+    assert library.own(str(elsewhere.key)).title == title
