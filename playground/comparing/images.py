@@ -107,7 +107,9 @@ def read_page(
                     width, height = opened.size
                     if width * height > (PIL.Image.MAX_IMAGE_PIXELS or width * height):
                         raise PIL.Image.DecompressionBombError
-                notes.append(f"page {page + 1} of {more}" if page else f"first of {more} frames")
+                    notes.append(f"page {page + 1} of {more}")
+                else:
+                    notes.append(f"first of {more} frames")
             # Pillow turns a TIFF itself while it loads, and finds a PNG's tag only then.
             before = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1)
             opened.draft("RGB", _fitting(opened.size, max_pixels))  # lets a JPEG be decoded at a fraction of its size

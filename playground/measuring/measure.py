@@ -30,7 +30,14 @@ from playground.engine import protocol
 from playground.errors import BadInput, Failure, Interrupted, MachineLost
 from playground.measuring import elsewhere, look_test, pace, question_sets, speed_test, statistics
 from playground.measuring.at_places import AtPlaces, OnProgress, say_where
-from playground.measuring.measure_request import MeasureRequest, check_comparable, n_alone, steps_of, steps_of_one
+from playground.measuring.measure_request import (
+    MeasureRequest,
+    check_comparable,
+    chosen_alone,
+    n_alone,
+    steps_of,
+    steps_of_one,
+)
 from playground.measuring.parity import Parity, key_parts
 from playground.measuring.question_sets import Question
 from playground.measuring.results import (
@@ -565,7 +572,8 @@ class MeasureJob:
         together = steps.in_batches(self.items)
         if not together:
             return None
-        chosen = together[:: -(-len(together) // n_alone(len(together), len(self._at_hand)))]
+        pictures = [self.items[k].image.sha256 for k in together]
+        chosen = [together[i] for i in chosen_alone(pictures, n_alone(len(together), len(self._at_hand)))]
         keys = {
             k: (steps.key("alone", base, self.items[k]), steps.key("alone drift", base, self.items[k])) for k in chosen
         }

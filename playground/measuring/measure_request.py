@@ -17,6 +17,7 @@ from playground.values.files import Variant
 from playground.values.request import USUAL_FORM, PromptForm, Runtime
 
 _ALONE = 8  # questions that are asked in a batch, and then one at a time as well
+_ALONE_A_PICTURE = 2  # so the second one finds its picture read; all about one picture would say little
 _BATCHED_FOR_ONE = 16  # questions times variants: 8 of 32 took a third of a measurement's time (bench/README.md)
 _DOCTOR_QUESTIONS = 12  # of a pair that is about to be used: a large model takes seconds for each
 
@@ -35,6 +36,19 @@ class MeasureRequest(msgspec.Struct, frozen=True):
 def n_alone(n_questions: int, n_variants: int) -> int:
     """How many of the questions that are asked in batches the reference is asked alone as well."""
     return min(_ALONE, max(2, n_questions * n_variants // _BATCHED_FOR_ONE))
+
+
+def chosen_alone(pictures: Sequence[str], n: int) -> list[int]:
+    """Which of the questions that are about these pictures are asked alone, at most n: of pictures from all over the
+    set. Those about one picture follow each other. `pictures`: not empty."""
+    places: dict[str, list[int]] = {}
+    for place, picture in enumerate(pictures):
+        places.setdefault(picture, []).append(place)
+    most = max(_ALONE_A_PICTURE, -(-n // len(places)))
+    groups = [group[:most] for group in places.values()]
+    n_pictures = min(len(groups), max(2, -(-n * len(groups) // sum(map(len, groups)))))
+    each = -(-n // n_pictures)
+    return [place for i in range(n_pictures) for place in groups[i * len(groups) // n_pictures][:each]][:n]
 
 
 def steps_of(plan: MeasurementPlan, n_questions: int, n_variants: int) -> dict[Kind, int]:

@@ -251,6 +251,11 @@ def _speed(speed: Speed | None) -> list[str]:
     return [f"{sentence}."]
 
 
+def only_unmeasured(row: CardRow) -> bool:
+    """Whether nothing but what was not measured keeps it from being recommended."""
+    return bool(row.failing) and all("was not measured" in reason for reason in row.failing)
+
+
 def _only_unknown(row: CardRow) -> bool:
     return all(reason.startswith((_UNSHOWN, _SIGHT[Sight.UNKNOWN])) for reason in row.failing)
 
@@ -319,7 +324,9 @@ def _failing(
             failing.append("its drift was not measured")
         elif judged.verdict is Verdict.UNKNOWN and judged.changed is not None:
             counts = f"{judged.changed.hits} of {judged.changed.n} answers changed"
-            failing.append(f"{_UNSHOWN}: {counts}, at most {judged.changed.at_most:.1%} would")
+            would = f", at most {judged.changed.at_most:.1%} would"
+            enough = f"; about {judged.enough} questions would be enough if they went on like these"
+            failing.append(f"{_UNSHOWN}: {counts}{would if judged.enough is None else enough}")
         elif judged.verdict is not Verdict.FIT:
             failing.append(judged.words.rstrip("."))
         if drift is not None and limits.max_kl is not None and drift.worst > limits.max_kl:

@@ -39,14 +39,18 @@ def model_of(card: ShipCard) -> str:
     return family_name(named.partition(":")[0])
 
 
-def verdict(card: ShipCard, *, printed: bool = False) -> markupsafe.Markup:
-    """What is recommended and why; `printed`: without the buttons that write files."""
+def verdict(card: ShipCard, *, printed: bool = False, unticked: Sequence[str] = ()) -> markupsafe.Markup:
+    """What is recommended and why; `printed`: without the buttons that write files.
+
+    `unticked`: what the person has to tick in the cell to get a recommendation.
+    """
     return templating.markup(
         "card-verdict.html",
         card=card,
         model=model_of(card),
         kinds=list(_WRITERS),
         printed=printed,
+        unticked=" and ".join(unticked),
         parity=parity.words(card.parity),
     )
 

@@ -10,7 +10,8 @@ import msgspec
 
 from playground.comparing.divergence import by_text, same_answer
 from playground.comparing.speeds import NO_SPREADS, Spreads, spreads
-from playground.measuring import suite_source
+from playground.measuring import ship_card, suite_source
+from playground.measuring.ship_card import ShipCard
 from playground.measuring.suites import read_suites
 from playground.models.presets import Example, family_name
 from playground.notebooks import marks, votes
@@ -76,6 +77,13 @@ KEYS = (
 
 Thumbnail = Callable[[str], tuple[str, bytes] | None]  # MIME type and bytes by sha256
 
+_TASKS = (  # of MeasurementPlan: the name, what the page calls it, what it is
+    ("drift", "How far answers move (KL)", "KL divergence from the reference, token by token"),
+    ("accuracy", "Right or wrong", "Each variant answers, and the answer is compared with the accepted ones"),
+    ("look", "Does it use the image?", "Whether answers are likelier with their own picture than with others"),
+    ("speed", "Speed", "Rounds of 64 tokens in which all variants take turns, and the memory they hold"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _CellView:
@@ -94,12 +102,7 @@ class _CellView:
     shows: str = ""  # which difference so many questions show
     suites: Sequence[tuple[str, str]] = ()
     levels: Sequence[tuple[str, str]] = (("hard", "hard"), ("easy", "easy"), ("", "easy and hard"))
-    tasks: Sequence[tuple[str, str, str]] = (  # of Plan
-        ("drift", "How far answers move (KL)", "KL divergence from the reference, token by token"),
-        ("accuracy", "Right or wrong", "Each variant answers, and the answer is compared with the accepted ones"),
-        ("look", "Does it use the image?", "Whether answers are likelier with their own picture than with others"),
-        ("speed", "Speed", "Rounds of 64 tokens in which all variants take turns, and the memory they hold"),
-    )
+    tasks: Sequence[tuple[str, str, str]] = _TASKS
     # Of Limits, with the unit that a person writes.
     limits: Sequence[tuple[str, str, float, str]] = (
         ("max_bytes", "size of both files ≤ MB", 1e6, "Both files together; also what a recipe may take"),
@@ -325,11 +328,22 @@ def waterfalls(shown: Run) -> list[markupsafe.Markup]:
     return drawn
 
 
+def _missing(shown: Run, made: ShipCard) -> set[str]:
+    """What a run did not measure, and a recommendation needs."""
+    asked = shown.cell.questions
+    if asked is None or made.recommended is not None or not any(map(ship_card.only_unmeasured, made.rows)):
+        return set()
+    timed = asked.limits.max_memory is not None or asked.limits.min_tokens_per_second is not None
+    needed = {"look": True, "speed": timed}  # without drift there is no card
+    return {name for name, wanted in needed.items() if wanted and not getattr(asked.plan, name)}
+
+
 def measurement(shown: Run, picture: measurement_view.Picture, *, printed: bool = False) -> list[markupsafe.Markup]:
     """What a run over a set of questions found: which one to ship, then what that rests on."""
     blocks, made = [], card_of(shown)
     if made is not None:
-        blocks.append(card_view.verdict(made, printed=printed))
+        unticked = [] if printed else [f"“{words}”" for name, words, _ in _TASKS if name in _missing(shown, made)]
+        blocks.append(card_view.verdict(made, printed=printed, unticked=unticked))
     if shown.measurement is not None:
         margin = shown.cell.questions.limits.max_changed if shown.cell.questions else None
         blocks.append(

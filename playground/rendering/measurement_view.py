@@ -409,7 +409,7 @@ def sentence(measured: Measurement, variants: Sequence[Variant], reference: str,
         (Verdict.BROKEN, "Changes more than half of the answers"),
         (Verdict.UNKNOWN, "Not enough questions to tell"),
     ):
-        names = [labels[id] for id, one in judged.items() if one.verdict is verdict]
+        names = [labels[id] + _enough(one) for id, one in judged.items() if one.verdict is verdict]
         sentences += [f"{words}: {', '.join(names)}"] if names else []
     for words, ids in (
         ("Worse than the reference", [r.variant for r in measured.results if r.against and r.against.words == "worse"]),
@@ -418,6 +418,12 @@ def sentence(measured: Measurement, variants: Sequence[Variant], reference: str,
     ):
         sentences += [f"{words}: {', '.join(labels[id] for id in ids)}"] if ids else []
     return ". ".join(sentences) + "." if sentences else ""
+
+
+def _enough(judged: Gate) -> str:
+    if judged.verdict is not Verdict.UNKNOWN or judged.enough is None:
+        return ""
+    return f" (about {judged.enough} would be enough)"
 
 
 def pictures(image_of: Callable[[str], Any]) -> Picture:

@@ -21,6 +21,7 @@ from playground.comparing.run_settings import RunSettings
 from playground.errors import BadInput, NoNotebook, NoRoom
 from playground.measuring import result_documents
 from playground.measuring.question_sets import DEFAULT_QUESTIONS
+from playground.measuring.results import MeasurementPlan
 from playground.models.presets import Preset, data_folder
 from playground.notebooks import file_format as file
 from playground.notebooks import marks, votes
@@ -60,6 +61,7 @@ _FIRST_START_S = 60.0
 _OVERTAKEN = "This cell was changed in another tab meanwhile. What you wrote here has replaced it."
 
 _MOST_TICKED = 6  # variants in a cell that a person did not tick
+_FIRST_PLAN = MeasurementPlan(look=True)  # what the ship card asks for, so that it can recommend one
 _MOST_REPEATS = 10  # of one press of "Run"
 _MOST_REPORTED = 1000  # runs of a report: 100 MB of HTML
 _MOST_IMPORTS = 2  # of all people at once: reading one keeps a core busy
@@ -332,7 +334,7 @@ class NotebookActions:
             near = cell if isinstance(cell, CompareCell) and (near is None or id == after) else near
         fresh: Cell = NoteCell("") if kind == "note" else self._blank(near)
         if kind == "measure" and isinstance(fresh, CompareCell):
-            fresh = replace(fresh, questions=CellQuestions(n=DEFAULT_QUESTIONS))
+            fresh = replace(fresh, questions=CellQuestions(n=DEFAULT_QUESTIONS, plan=_FIRST_PLAN))
         return self._view.added(key, self._library.add(key, fresh, after))
 
     def duplicate(self, key: str, cell: str) -> CellsReply:

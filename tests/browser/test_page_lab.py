@@ -66,6 +66,7 @@ def measure(page: Page, **fields: str) -> Any:
     active = page.locator(".vp-is-compare.vp-active")
     for label, value in {"how many": "4", "max tokens": "16", **fields}.items():
         active.get_by_label(label).fill(value)
+    active.get_by_label("Does it use the image?").uncheck()
     active.get_by_label("Where bits can be saved (slow)").check()
     return active
 

@@ -1023,6 +1023,8 @@ def test_measurement_when_run_on_the_page_then_table_grid_and_answers(page: Page
     page.get_by_role("button", name="+ Measure").click()
     active = page.locator(".vp-is-compare.vp-active")
     active.get_by_label("how many").fill("4")
+    expect(active.get_by_label("Does it use the image?")).to_be_checked()  # or no variant would be recommended
+    active.get_by_label("Does it use the image?").uncheck()
     active.get_by_label("Right or wrong").check()
     tick(page, "F16", "Q2_K")
     page.locator("#vp-projectors").get_by_label("Q4_0").check()

@@ -98,7 +98,7 @@ def test_images_when_one_person_has_many_then_another_persons_is_read_at_once(de
 def test_tiff_when_it_has_thousands_of_pages_then_they_are_not_all_counted(tmp_path: Path) -> None:
     pages = [PIL.Image.new("L", (1, 1))] * 1000
     pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
-    assert read_image(tmp_path / "a.tiff").note == "first of more than 100 frames"
+    assert read_image(tmp_path / "a.tiff").note == "page 1 of more than 100"
 
 
 def test_decoder_when_it_has_read_an_image_then_its_session_has_a_tenth_of_the_weight(decoder: ImageDecoder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from playground.measuring.measure_request import n_alone
+from playground.measuring.measure_request import chosen_alone, n_alone
 from playground.measuring.results import AskedAlone, Measurement
 from playground.rendering import measurement_view
 from testkit.notebooks import F16, Q2, measurement
@@ -32,6 +32,25 @@ def test_measurement_when_some_were_asked_alone_then_the_page_says_how_many_diff
 )
 def test_questions_when_there_are_few_then_fewer_are_asked_alone(questions: int, variants: int, alone: int) -> None:
     assert n_alone(questions, variants) == alone
+
+
+@pytest.mark.parametrize(
+    ("questions_a_picture", "n", "chosen"),
+    [
+        ([8, 8, 8, 8], 4, [0, 1, 16, 17]),
+        ([8, 8], 2, [0, 8]),
+        ([8, 8, 8], 3, [0, 1, 8]),
+        ([1] * 100, 8, [0, 12, 25, 37, 50, 62, 75, 87]),
+        ([5], 4, [0, 1, 2, 3]),
+        ([1, 1], 8, [0, 1]),
+        ([2, 1, 1, 1], 4, [0, 2, 3, 4]),
+    ],
+)
+def test_questions_when_pictures_have_several_then_two_of_each_follow_each_other(
+    questions_a_picture: list[int], n: int, chosen: list[int]
+) -> None:
+    pictures = [f"{number}.png" for number, several in enumerate(questions_a_picture) for _ in range(several)]
+    assert chosen_alone(pictures, n) == chosen
 
 
 def test_measurement_when_an_older_version_made_it_then_nothing_is_said_of_batches() -> None:

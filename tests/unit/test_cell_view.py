@@ -10,9 +10,12 @@ import msgspec
 import pytest
 
 from playground.comparing.run_settings import RunSettings
+from playground.measuring.results import Measurement, MeasurementPlan, VariantResult
+from playground.measuring.ship_card import ShipLimits
 from playground.notebooks.cells import CellQuestions, CompareCell, Run, RunState
 from playground.notebooks.library import Notebook, RunInfo
 from playground.rendering import cell_view, reports
+from testkit import ship_cards
 from testkit.notebooks import ANSWERED, BLUE, F16, Q2, RED, compare_cell, picture, run_of
 
 CELL = compare_cell()
@@ -98,3 +101,40 @@ def test_exports_when_a_cell_measures_then_its_questions_stand_in_place_of_a_pro
     assert line in reports.html("t", [(cell, ())], no_files, lambda questions: lambda name: None)
     book = json.loads(reports.jupyter("t", [(cell, ())], no_files, lambda questions: lambda name: None))
     assert "".join(book["cells"][1]["source"]) == f"# {line}: run it on the page."
+
+
+LOOK, SPEED = "“Does it use the image?”", "“Speed”"
+
+
+@pytest.mark.parametrize(
+    ("measured", "asked", "tick"),
+    [
+        ({"looks": None}, CellQuestions(), f"tick {LOOK} and press"),
+        ({"looks": None, "speed": None}, CellQuestions(limits=ShipLimits(min_tokens_per_second=9)),
+         f"tick {LOOK} and {SPEED} and press"),
+        ({"speed": None}, CellQuestions(plan=MeasurementPlan(look=True), limits=ShipLimits(max_memory=9 * 2**20)),
+         f"tick {SPEED} and press"),
+        # It would not help.
+        ({"looks": None, "changed": 60}, CellQuestions(), None),
+        ({}, CellQuestions(plan=MeasurementPlan(look=True)), None),
+    ],
+)  # fmt: skip
+def test_card_when_only_what_was_not_measured_is_missing_then_the_page_says_what_to_tick(
+    measured: dict[str, object], asked: CellQuestions, tick: str | None
+) -> None:
+    results: tuple[VariantResult, ...] = (
+        ship_cards.result("F16"),
+        ship_cards.result("Q8", 0.0001, **{"memory": None, **measured}),
+    )
+    variants = tuple(ship_cards.VARIANTS[name] for name in ("F16", "Q8"))
+    run = run_of(
+        compare_cell(questions=asked), variants=variants, reference=variants[0].id,
+        measurement=Measurement(ship_cards.ASKED, ("a",) * ship_cards.N, results),
+    )  # fmt: skip
+    html, printed = (
+        " ".join("".join(map(str, cell_view.measurement(run, lambda name: None, printed=printed))).split())
+        for printed in (False, True)
+    )
+    assert ("To get a recommendation, " in html) == (tick is not None)
+    assert tick is None or tick in html
+    assert "To get a recommendation, " not in printed

@@ -465,7 +465,8 @@ def test_animation_when_read_then_it_is_its_first_frame(tmp_path: Path, suffix: 
     )
     image = read_image(path)
     assert pixel(path) == pytest.approx((255, 0, 0), abs=1)
-    assert (image.width, image.height, image.note) == (8, 8, "first of 3 frames")
+    note = "page 1 of 3" if suffix == "tiff" else "first of 3 frames"
+    assert (image.width, image.height, image.note) == (8, 8, note)
 
 
 def test_photo_when_a_phone_adds_a_second_picture_then_the_first_one_is_read(tmp_path: Path) -> None:
@@ -535,7 +536,7 @@ def test_tiff_when_it_has_pages_then_each_is_a_picture_and_an_animation_is_one(t
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
     read = read_pages(tmp_path / "a.tiff")
     assert [(image.width, image.note) for image in read] == [
-        (20, "first of 3 frames"),
+        (20, "page 1 of 3"),
         (21, "page 2 of 3"),
         (22, "page 3 of 3"),
     ]
