@@ -23,18 +23,19 @@ class Kind(StrEnum):
     ALONE = "alone"  # an answer read outside of a batch, as a scan does it
 
 
-# Seconds of a step of the embedded pair on two busy cores. Only their ratios count, and only until steps of a kind were
-# seen.
+# Seconds of a step of the embedded pair on two busy cores, without loading its models. Only their ratios count, and only
+# until steps of a kind were seen.
 _TYPICAL = {
-    Kind.ASK: 0.21,
+    Kind.ASK: 0.07,
     Kind.RECORD: 0.05,
     Kind.FLOOR: 0.06,
     Kind.DRIFT: 0.10,
     Kind.ANSWER: 0.06,
-    Kind.LOOK: 0.49,
+    Kind.LOOK: 0.41,
     Kind.SPEED: 0.37,
     Kind.ALONE: 0.25,
 }
+_LOAD_S = 3.5  # of the reference's models, in the time that it takes to answer
 _FEWEST = 5  # of fewer steps, loading the models is most of the time
 _TRUST = 2  # steps of a kind count as much as what is typical
 
@@ -130,9 +131,10 @@ class TimeLeft:
 
     def _rates(self, worked: Mapping[Kind, float]) -> dict[Kind, float]:
         """Seconds of a step."""
-        typical = sum(_TYPICAL[k] * worked[k] for k in Kind)
-        pace = sum(self._spent.values()) / typical if typical > 0 else 1.0
-        return {k: (self._spent[k] + _TRUST * pace * _TYPICAL[k]) / (max(0.0, worked[k]) + _TRUST) for k in Kind}
+        typical = _TYPICAL | {Kind.ASK: _TYPICAL[Kind.ASK] + _LOAD_S / max(1, self._expected[Kind.ASK])}
+        all_worked = sum(typical[k] * worked[k] for k in Kind)
+        pace = sum(self._spent.values()) / all_worked if all_worked > 0 else 1.0
+        return {k: (self._spent[k] + _TRUST * pace * typical[k]) / (max(0.0, worked[k]) + _TRUST) for k in Kind}
 
     def _seconds(self) -> float | None:
         if not self._ended.total() or self._kind is None:
