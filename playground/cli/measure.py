@@ -87,6 +87,8 @@ def drift(
             f"{v.label:28} {counts:>9} {judged.changed.at_most:8.1%} {sums.per_token:9.2g} {sums.per_question:9.2g} "
             f"{_floor(r.floor)}{_encode(r)}  {judged.verdict}{within}{f', {r.looks}' if r.looks else ''}"
         )
+    if sentence := gate.sentence(measured.measurement, measured.variants, measured.reference):
+        typer.echo(sentence)
     typer.echo(
         f"changed: answers that differ from the reference's; at most: the share that would, in all questions of this "
         f"kind (95 %). A mean KL has no bound: questions rarer than {3 / len(measured.measurement.questions):.1%} may "

@@ -144,7 +144,7 @@ def _print_checked(checked: CheckedVariant, source: Path) -> None:
             f"{checked.embeddings.relative_error:.2%}"
         )
     looks = f", {checked.looks}" if checked.looks else ""
-    typer.echo(f"{checked.questions} questions: {checked.verdict}{looks}. {checked.gate.words}")
+    typer.echo(f"{checked.questions} questions: {checked.verdict}{looks}. {checked.gate.reason}")
     typer.echo(f"mean drift {checked.kl.value:.2g} nats a token on these questions, which bounds nothing")
 
 

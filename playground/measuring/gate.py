@@ -13,8 +13,9 @@ import msgspec
 
 from playground.measuring import statistics
 from playground.measuring.question_sets import Question
-from playground.measuring.results import VariantResult
+from playground.measuring.results import Measurement, Sight, VariantResult
 from playground.measuring.statistics import ALPHA, Count
+from playground.values.files import Variant
 
 MARGIN = 0.05  # the share of changed answers that is accepted where nobody names another: a convention
 _BROKEN = 0.5  # a variant that changes more than half of the answers is another model
@@ -56,6 +57,11 @@ class Gate(msgspec.Struct, frozen=True):
             f"Not enough questions: {seen}; {self.margin:.0%} are accepted. "
             f"About {self.enough} questions would be enough if they went on like these."
         )
+
+    @property
+    def reason(self) -> str:
+        """The same behind the verdict's name."""
+        return self.words.removeprefix("Not enough questions: ")
 
 
 def gates(
@@ -120,3 +126,31 @@ def _lost(result: VariantResult, base: VariantResult, questions: Sequence[Questi
         return None
     lost, pictures = [lost for lost, _ in scored], [image for _, image in scored]
     return statistics.count(lost, statistics.cautious_design_effect([-float(value) for value in lost], pictures))
+
+
+def sentence(measured: Measurement, variants: Sequence[Variant], reference: str, margin: float | None = None) -> str:
+    """What the tests allow to say, the variants of each verdict together."""
+    labels = {v.id: v.label for v in variants}
+    judged = gates(measured.results, measured.questions, reference, margin)
+    sentences = []
+    for verdict, words in (
+        (Verdict.FIT, "Keeps the answers"),
+        (Verdict.CHANGES, "Changes more answers than are accepted"),
+        (Verdict.BROKEN, "Changes more than half of the answers"),
+        (Verdict.UNKNOWN, "Not enough questions to tell"),
+    ):
+        names = [labels[id] + _enough(one) for id, one in judged.items() if one.verdict is verdict]
+        sentences += [f"{words}: {', '.join(names)}"] if names else []
+    for words, ids in (
+        ("Worse than the reference", [r.variant for r in measured.results if r.against and r.against.words == "worse"]),
+        ("Ignores the picture", [r.variant for r in measured.results if r.looks == Sight.BLIND]),
+        ("Not shown to read the picture", [r.variant for r in measured.results if r.looks == Sight.REACTS]),
+    ):
+        sentences += [f"{words}: {', '.join(labels[id] for id in ids)}"] if ids else []
+    return ". ".join(sentences) + "." if sentences else ""
+
+
+def _enough(judged: Gate) -> str:
+    if judged.verdict is not Verdict.UNKNOWN or judged.enough is None:
+        return ""
+    return f" (about {judged.enough} would be enough)"

@@ -23,8 +23,8 @@ class Kind(StrEnum):
     ALONE = "alone"  # an answer read outside of a batch, as a scan does it
 
 
-# Seconds of a step of the embedded pair on two busy cores, without loading its models. Only their ratios count, and only
-# until steps of a kind were seen.
+# Seconds of a step of the embedded pair on two busy cores, its models loaded. Only their ratios count, and only until
+# steps of a kind were seen.
 _TYPICAL = {
     Kind.ASK: 0.07,
     Kind.RECORD: 0.05,

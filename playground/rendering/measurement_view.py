@@ -14,13 +14,12 @@ import PIL.Image
 
 from playground.errors import PlaygroundError
 from playground.measuring import gate, look_test, statistics
-from playground.measuring.gate import Gate, Verdict
+from playground.measuring.gate import Gate
 from playground.measuring.question_sets import Question
 from playground.measuring.results import (
     Effect,
     Measurement,
     Progress,
-    Sight,
     Speed,
     TokenCost,
     VariantResult,
@@ -154,7 +153,7 @@ def html(
         grid=_grid(measured, variants, reference),
         examples=_examples(measured, by_id, picture),
         flips=_flips(measured, by_id, reference, picture),
-        sentence=sentence(measured, variants, reference, margin),
+        sentence=gate.sentence(measured, variants, reference, margin),
         rare=f"{3 / max(1, len(measured.questions)):.1%}",
         printed=printed,
     )
@@ -396,34 +395,6 @@ def _flips(measured: Measurement, by_id: dict[str, Variant], reference: str, pic
                 }
             )
     return flips[:_MAX_FLIPS]
-
-
-def sentence(measured: Measurement, variants: Sequence[Variant], reference: str, margin: float | None = None) -> str:
-    """What the tests allow to say, the variants of each verdict together."""
-    labels = {v.id: v.label for v in variants}
-    judged = gate.gates(measured.results, measured.questions, reference, margin)
-    sentences = []
-    for verdict, words in (
-        (Verdict.FIT, "Keeps the answers"),
-        (Verdict.CHANGES, "Changes more answers than are accepted"),
-        (Verdict.BROKEN, "Changes more than half of the answers"),
-        (Verdict.UNKNOWN, "Not enough questions to tell"),
-    ):
-        names = [labels[id] + _enough(one) for id, one in judged.items() if one.verdict is verdict]
-        sentences += [f"{words}: {', '.join(names)}"] if names else []
-    for words, ids in (
-        ("Worse than the reference", [r.variant for r in measured.results if r.against and r.against.words == "worse"]),
-        ("Ignores the picture", [r.variant for r in measured.results if r.looks == Sight.BLIND]),
-        ("Not shown to read the picture", [r.variant for r in measured.results if r.looks == Sight.REACTS]),
-    ):
-        sentences += [f"{words}: {', '.join(labels[id] for id in ids)}"] if ids else []
-    return ". ".join(sentences) + "." if sentences else ""
-
-
-def _enough(judged: Gate) -> str:
-    if judged.verdict is not Verdict.UNKNOWN or judged.enough is None:
-        return ""
-    return f" (about {judged.enough} would be enough)"
 
 
 def pictures(image_of: Callable[[str], Any]) -> Picture:
