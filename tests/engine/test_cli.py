@@ -270,6 +270,7 @@ def test_drift_when_a_question_cannot_be_asked_then_the_table_and_the_exit_code_
     drift = call(*options)
     assert drift.code == 1
     assert "1 questions (1 left out)" in drift.out
+    assert "\nNot enough questions to tell: Q2_K" in drift.out
     assert "1 of 2 questions could not be asked" in drift.err
     assert "this model was trained for" in drift.err.lower()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from playground.measuring.gate import Verdict, gates
+from playground.measuring.gate import Verdict, gates, sentence
 from playground.measuring.question_sets import Question
-from playground.measuring.results import QuestionDrift, TokenCost, VariantResult
+from playground.measuring.results import Measurement, QuestionDrift, TokenCost, VariantResult
+from testkit.notebooks import F16, Q2
 
 
 def answered(changed: int, n: int, *, wrong: int = 0, failed: int = 0) -> VariantResult:
@@ -77,6 +79,10 @@ def test_gate_when_there_are_too_few_questions_then_it_says_how_many_would_do() 
         "Not enough questions: 0 of 24 answers changed, at most 11.7% would (95 %); 5% are accepted. "
         "About 88 questions would be enough if they went on like these."
     )
+    assert gate.reason == (
+        "0 of 24 answers changed, at most 11.7% would (95 %); 5% are accepted. "
+        "About 88 questions would be enough if they went on like these."
+    )
     assert gate.lost is not None
     assert (gate.lost.hits, gate.lost.n) == (2, 24)
 
@@ -90,3 +96,22 @@ def test_gate_when_questions_share_pictures_that_decide_then_they_count_less() -
     assert gate.verdict is Verdict.UNKNOWN
     assert gate.changed is not None
     assert gate.changed.effective == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("changed", "n", "said"),
+    [
+        (0, 24, "Not enough questions to tell: Q2_K (about 88 would be enough)."),
+        (2, 150, "Not enough questions to tell: Q2_K (about 196 would be enough)."),
+        (4, 40, "Not enough questions to tell: Q2_K."),  # it changes more than is accepted: more would not make it fit
+        (0, 88, "Keeps the answers: Q2_K."),
+        (40, 40, "Changes more than half of the answers: Q2_K."),
+    ],
+)
+def test_sentence_when_there_are_too_few_questions_then_it_says_how_many_would_do(
+    changed: int, n: int, said: str
+) -> None:
+    questions = tuple(Question(f"{k}.png", "What?", ("a",)) for k in range(n))
+    reference = VariantResult(F16.id, items=tuple(QuestionDrift(text="a", score=1.0) for _ in range(n)))
+    rival = msgspec.structs.replace(answered(changed, n), variant=Q2.id)
+    assert sentence(Measurement(questions, ("a",) * n, (reference, rival)), (F16, Q2), F16.id) == said
