@@ -44,7 +44,8 @@ def label(card: ShipCard) -> str | None:
         # A share that a person names.
         ((*LADDER[:3], result("Q4", 0.009, changed=10)), {"max_changed": 0.2}, "Q4", {}),
         ((*LADDER[:3], result("Q4", 0.009, changed=2)), {}, "Q6",
-         {"Q4": "not enough questions: 2 of 150 answers changed; about 259 questions would be enough if they went on like these"}),
+         {"Q4": "not enough questions: 2 of 150 answers changed; about 259 questions would be enough if they went on "
+                "like these"}),
         # Speed and memory: unknown is not within a limit; without a limit nobody asks.
         ((*LADDER[:3], result("Q4", 0.009, speed=49.0)), {"min_tokens_per_second": 50.0}, "Q6",
          {"Q4": "49 tok/s are fewer than 50"}),

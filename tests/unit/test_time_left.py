@@ -10,8 +10,8 @@ import pytest
 from playground.measuring.time_left import Kind, TimeLeft
 
 # Of three measurements of the embedded pair on two busy cores: 24 questions with a scan of which tensors matter, 48
-# questions of which half were known, and 150 of six variants as a new cell asks them. Each stage: the kind of its steps,
-# how many, and seconds.
+# questions of which half were known, and 150 of six variants as a new cell asks them. Each stage: the kind of its
+# steps, how many, and seconds.
 RECORDED: list[list[tuple[str, int, float]]] = json.loads(
     (Path(__file__).parents[1] / "data/measurement-steps.json").read_text()
 )
