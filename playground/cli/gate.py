@@ -104,18 +104,10 @@ def gate(
     except BadInput as error:
         _fail(error.message, None, as_json=as_json)
     try:
-        if not 0 < margin < 100:
-            raise BadInput("--margin has to be between 0 and 100 points.")
-        if max_changed is not None and not 0 < max_changed < 1:
-            raise BadInput("--max-changed has to be a share between 0 and 1.")
-        if max_kl is not None and not max_kl > 0:
-            raise BadInput("--max-kl has to be above 0.")
-        if max_changed is None and max_kl is None and not not_worse:
-            max_changed = verdicts.MARGIN
         options = GateOptions(
             reference=reference,
             candidates=tuple(listed_pairs(candidate)),
-            limits=ReleaseLimits(max_kl, max_changed, margin / 100 if not_worse else None),
+            limits=_limits(max_kl, max_changed, margin, not_worse=not_worse),
             questions=questions,
             shared=shared,
             pack=pack,
@@ -137,6 +129,19 @@ def gate(
         say(traceback.format_exc())
         _fail(f"{type(error).__name__}: {error}", junit, as_json=as_json)
     _end(report, junit, as_json=as_json)
+
+
+def _limits(max_kl: float | None, max_changed: float | None, margin: float, *, not_worse: bool) -> ReleaseLimits:
+    """`margin`: in points. Raises BadInput."""
+    if not 0 < margin < 100:
+        raise BadInput("--margin has to be between 0 and 100 points.")
+    if max_changed is not None and not 0 < max_changed < 1:
+        raise BadInput("--max-changed has to be a share between 0 and 1.")
+    if max_kl is not None and not max_kl > 0:
+        raise BadInput("--max-kl has to be above 0.")
+    if max_changed is None and max_kl is None and not not_worse:
+        max_changed = verdicts.MARGIN
+    return ReleaseLimits(max_kl, max_changed, margin / 100 if not_worse else None)
 
 
 def listed_pairs(values: Sequence[str]) -> list[str]:

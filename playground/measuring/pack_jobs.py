@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy
@@ -46,20 +47,11 @@ def make_pack(
         floor = yield from job.floor(reference, records)
         whole = {}
         for variant in others:
-            whole[variant.id] = mean_kl((yield from job.read(variant, records, strict=True)))
+            whole[variant] = mean_kl((yield from job.read(variant, records, strict=True)))
         paths = [record_of(reference, records, k) for k in range(len(job.items))]
         rows = [numpy.fromfile(path, job.steps.dtype) for path in paths]
         n_vocabulary = len(rows[0]) // (len(job.answers[0].token_ids) + 1)
-        mass, checks = packs.UNCHECKED, list[PackCheck]()
-        distributions = _kept(rows, n_vocabulary, mass)
-        for mass in packs.LADDER if others else ():
-            distributions = _kept(rows, n_vocabulary, mass)
-            checks = []
-            for variant in others:
-                packed = yield from _packed_kl(job, variant, distributions, n_vocabulary, records)
-                checks.append(PackCheck(variant.label, whole[variant.id], packed))
-            if all(abs(check.whole - check.packed) <= packs.WITHIN * check.whole for check in checks):
-                break
+        content = yield from _fewest(job, whole, rows, n_vocabulary, records)
     yield Pack(
         PackRecord(
             version=packs.VERSION,
@@ -75,18 +67,48 @@ def make_pack(
             reasoning_tokens=request.plan.reasoning_tokens,
             form=request.form.or_none,
             image_tokens=request.runtime.of(reference).image_tokens,
-            left_out_mass=mass,
+            left_out_mass=content.left_out_mass,
             engine=engine,
             floor=floor,
             other_way=job.steps.other_way(reference).name,
-            checks=tuple(checks),
+            checks=content.checks,
             set_name=request.questions.name,
             sample=request.questions.sample if len(job.items) == n else None,
             chat_template=reference.chat_template,
             licence=licence,
         ),
-        distributions,
+        content.distributions,
     )
+
+
+class _Content(NamedTuple):
+    """What a pack keeps of each answer, and how far the KLs from it are from those over the whole vocabulary."""
+
+    left_out_mass: float
+    distributions: tuple[Distributions, ...]
+    checks: tuple[PackCheck, ...]
+
+
+def _fewest(
+    job: MeasureJob,
+    whole: Mapping[Variant, float],
+    rows: Sequence[numpy.ndarray],
+    n_vocabulary: int,
+    records: Path,
+) -> Generator[Progress, None, _Content]:
+    """The fewest tokens with which all KLs are as those of `whole`, or else the most; without a variant, unchecked."""
+    if not whole:
+        return _Content(packs.UNCHECKED, _kept(rows, n_vocabulary, packs.UNCHECKED), ())
+    for mass in packs.LADDER:
+        distributions = _kept(rows, n_vocabulary, mass)
+        checks = []
+        for variant, kl in whole.items():
+            packed = yield from _packed_kl(job, variant, distributions, n_vocabulary, records)
+            checks.append(PackCheck(variant.label, kl, packed))
+        content = _Content(mass, distributions, tuple(checks))
+        if all(abs(check.whole - check.packed) <= packs.WITHIN * check.whole for check in checks):
+            break
+    return content
 
 
 def _kept(rows: Sequence[numpy.ndarray], n_vocabulary: int, mass: float) -> tuple[Distributions, ...]:
