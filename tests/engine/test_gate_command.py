@@ -96,4 +96,4 @@ def test_gate_when_planned_then_it_says_how_long_and_what_would_show(call: Call)
     process = call("--reference", "F16", "--candidate", "Q8_0", "-n", 200, "--max-tokens", 4, "--plan")
     assert process.code == 0, process.err
     assert "200 questions take" in process.out
-    assert "200 questions show a difference of 5.2 points" in process.out
+    assert "200 questions show a difference of 5.6 points" in process.out
