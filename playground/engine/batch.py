@@ -325,6 +325,10 @@ class Batch:
             self._release(sequence)
             self._fail(sequence.join.id, error)
             return
+        except BadInput as error:  # its grammar takes too long
+            self._release(sequence)
+            self._fail(sequence.join.id, error)
+            return
         is_end = self._model.vocabulary.ends_text(token)
         if sequence.scores is not None:
             logits = sequence.sampler.logits(self._context.handle, row)

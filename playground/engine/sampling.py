@@ -8,17 +8,25 @@ vocabulary: 0.01 ms a token in place of 0.08 with a vocabulary of 32,000.
 from __future__ import annotations
 
 import ctypes
+import signal
+import time
 from typing import Any
 
 from llama_cpp import llama_cpp as C
 
 from playground.engine import finite, grammar
 from playground.engine.vocabulary import Vocabulary
+from playground.errors import BadInput
 from playground.values.request import Sampling
 
 _DRY_LAST_N = 4096  # generated tokens in which the DRY sampler looks for the repetition
 # Texts at which a repetition ends for it: llama.cpp's own (common/common.h).
 _SEQUENCE_BREAKERS = (b"\n", b":", b'"', b"*")
+# What llama.cpp computes for a grammar grows with the ways in which it may go on: 500 optional letters in a row, each
+# with 500 ways to go on behind it, take minutes for one token, in a call that nothing can interrupt. Then SIGALRM ends
+# the process.
+_TOKEN_S = 10.0
+_ANSWER_S, _EACH_S = 10.0, 0.5  # of the processor for the grammar of one answer, and more with each token
 
 
 class TokenSampler:
@@ -29,6 +37,7 @@ class TokenSampler:
         self._sequence = sequence
         self._chain: C.llama_sampler_p | None = None
         self._in_graph = True
+        self._left_s = _ANSWER_S  # of the processor, for the grammar
         self.sampling: Sampling | None = None  # of the chain that is attached
 
     def attach(self, context: C.llama_context_p, sampling: Sampling, *, in_graph: bool = True) -> None:
@@ -37,6 +46,7 @@ class TokenSampler:
         `in_graph`: False leaves all logits to the host, for `logits`. Raises BadInput for a grammar that llama.cpp
         cannot read.
         """
+        self._left_s = _ANSWER_S
         if self._chain is not None and self.sampling == sampling and self._in_graph == in_graph:
             C.llama_sampler_reset(self._chain)
             return
@@ -53,7 +63,7 @@ class TokenSampler:
     def sample(self, context: C.llama_context_p, i: int = -1) -> int:
         """Choose the token that follows the i-th token of the last batch; by default the last one of those with logits.
 
-        Raises EngineError if the logits are NaN or infinite.
+        Raises EngineError if the logits are NaN or infinite, and BadInput for a grammar that takes too long.
         """
         if self.sampling is not None and self.sampling.takes_largest and not self._in_graph:
             logits = self.logits(context, i)
@@ -61,7 +71,18 @@ class TokenSampler:
             finite.check_logits(logits[largest])
             return largest
         finite.check_logits(self._logits(context, i), sampled=True)
-        return int(C.llama_sampler_sample(self._chain, context, i))
+        if self.sampling is None or not self.sampling.bound:
+            return int(C.llama_sampler_sample(self._chain, context, i))
+        begun = time.thread_time()
+        signal.setitimer(signal.ITIMER_REAL, _TOKEN_S)
+        try:
+            token = int(C.llama_sampler_sample(self._chain, context, i))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._left_s += _EACH_S - (time.thread_time() - begun)
+        if self._left_s < 0:
+            raise BadInput("The grammar or JSON schema may go on in too many ways: each token takes too long.")
+        return token
 
     def accept(self, token_id: int) -> None:
         """Count a token that was not sampled, as the penalties count those that were."""

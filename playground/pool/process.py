@@ -310,6 +310,11 @@ def _last_words(code: int, log: tuple[str, ...]) -> str:
         return f"llama.cpp aborted: {aborted[-1].strip()} The file or a setting is not one that it can run."
     if code == -signal.SIGKILL:
         return "The worker was killed (SIGKILL), by a person or because memory ran out. Run again to start it anew."
+    if code == -signal.SIGALRM:  # engine/sampling.py
+        return (
+            "The grammar or JSON schema may go on in too many ways: one token took more than 10 s, and the worker "
+            "ended. Write fewer optional parts in a row."
+        )
     if code < 0:
         name = signal.Signals(-code).name
         return f"llama.cpp crashed ({name}). The file may be damaged, or not one that this llama.cpp can run."

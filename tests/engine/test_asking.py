@@ -133,6 +133,10 @@ def test_answer_when_bound_to_a_schema_then_it_is_such_json(parts: Parts, scene:
         ({"grammar": 'other ::= "a"'}, "root"),
         ({"json_schema": '{"type": "wrong"}'}, "JSON schema cannot be used"),
         ({"json_schema": '{"$ref": "#/nowhere"}'}, "JSON schema cannot be used"),
+        ({"json_schema": '{"type": "array", "items": {}, "minItems": 1000000000}'}, "repeats too often"),
+        ({"json_schema": '{"allOf": [{"type": "string", "pattern": "^[ab]{9,100000}$"}]}'}, "repeats too often"),
+        ({"json_schema": '{"type": "string", "maxLength": 20000}'}, "more than 2,000 brackets in each other"),
+        ({"grammar": "root ::= " + '(")" ' * 40_000 + '"a"' + ")" * 40_000}, "more than 2,000 brackets"),
     ],
 )
 def test_answer_form_when_llama_cpp_cannot_read_it_then_refused_before_anything_is_loaded(

@@ -74,6 +74,13 @@ def test_busy_worker_when_its_process_is_stopped_then_its_request_ends_after_the
     assert is_gone(worker)
 
 
+def test_worker_when_its_clock_for_a_token_runs_out_then_the_grammar_is_named(worker: WorkerProcess) -> None:
+    """engine/sampling.py sets that clock. Nothing else ends a call of llama.cpp that takes minutes."""
+    with pytest.raises(WorkerDied, match="one token took more than 10 s"):
+        worker.request(ENDLESS, on_chunk=lambda _: os.kill(worker.pid, signal.SIGALRM))
+    assert is_gone(worker)
+
+
 @pytest.mark.parametrize("request_", [ENDLESS, protocol.Generate(LARGE, Sampling(), RUNTIME)], ids=["small", "9 MB"])
 def test_stopped_worker_when_the_person_stops_the_run_then_it_ends_within_2_s(
     worker: WorkerProcess, request_: protocol.Generate
