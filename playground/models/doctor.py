@@ -222,33 +222,39 @@ def embedding_width(model: GgufHeader) -> int | None:
     return None if width is None else width * (1 + layers)
 
 
-def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -> Iterable[Finding]:
-    name, arch = projector_type(projector), model.architecture
-    reads, writes = embedding_width(model), width_of(projector)
+def _type_findings(projector: GgufHeader, kind: ProjectorType | None) -> Iterable[Finding]:
+    """Whether llama.cpp can run a projector that says it is of this type."""
+    name = projector_type(projector)
     if name is None:
         yield Finding(
             Level.BROKEN, "projector-type", "The projector's file does not state its type, so llama.cpp refuses it.",
             "It is damaged, or older than the present format. Look for a newer mmproj file.",
         )  # fmt: skip
-        return
-    if name in AUDIO_TYPES:
+    elif name in AUDIO_TYPES:
         yield Finding(
             Level.BROKEN, "audio", f"The projector's type '{name}' is for audio.",
             "Choose the mmproj file for images; a repository may have one of each.",
         )  # fmt: skip
-        return
-    if kind is None:
+    elif kind is None:
         yield Finding(
             Level.DOUBTFUL, "projector-type", f"The projector's type '{name[:_SHORT]}' is not on this app's list.",
             "If it does not load, a newer llama-cpp-python may support it.",
         )  # fmt: skip
-    elif projector.complete and (lacking := _lacking_tensors(projector, kind, writes)):
+    elif projector.complete and (lacking := _lacking_tensors(projector, kind, width_of(projector))):
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         yield Finding(
             Level.BROKEN, "projector-tensor",
             f"The projector lacks the tensor {lacking[0]}{more}, without which llama.cpp cannot run the type '{name}'.",
             "It is damaged, or older than the present format. Look for a newer mmproj file.",
         )  # fmt: skip
+
+
+def _fit(model: GgufHeader, projector: GgufHeader, kind: ProjectorType | None) -> Iterable[Finding]:
+    name, arch = projector_type(projector), model.architecture
+    reads, writes = embedding_width(model), width_of(projector)
+    of_type = tuple(_type_findings(projector, kind))
+    yield from of_type
+    if any(finding.level is Level.BROKEN for finding in of_type):
         return
     if reads is not None and writes is not None and reads != writes:
         yield Finding(
