@@ -85,8 +85,22 @@ class TokenSampler:
         return token
 
     def accept(self, token_id: int) -> None:
-        """Count a token that was not sampled, as the penalties count those that were."""
+        """Count a token that was not sampled, as the penalties count those that were.
+
+        Raises BadInput for one that the grammar does not allow: llama.cpp would abort.
+        """
+        if self.sampling is not None and self.sampling.bound and not self._allows(token_id):
+            raise BadInput(
+                "The grammar or JSON schema of this answer does not allow the token that it has to go on with."
+            )
         C.llama_sampler_accept(self._chain, token_id)
+
+    def _allows(self, token_id: int) -> bool:
+        """Whether the grammar, which is the chain's first sampler, does."""
+        token = C.llama_token_data(token_id, 0.0, 0.0)
+        one = C.llama_token_data_array(ctypes.pointer(token), 1, -1, False)
+        C.llama_sampler_apply(C.llama_sampler_chain_get(self._chain, 0), ctypes.byref(one))
+        return token.logit == 0.0
 
     def _logits(self, context: C.llama_context_p, i: int) -> Any:
         """What is chosen from, as far as the host has it: all logits, or those that the device's samplers left."""

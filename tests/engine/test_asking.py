@@ -117,6 +117,19 @@ def test_answer_when_bound_to_a_grammar_then_it_keeps_to_it(parts: Parts, scene:
     assert re.fullmatch(r"\d{3}", hot.text)
 
 
+def test_answer_when_it_has_to_go_on_with_a_token_that_its_grammar_forbids_then_said_and_the_worker_lives(
+    parts: Parts, scene: Image
+) -> None:
+    """The likely tokens that a person may choose are those without the grammar. llama.cpp aborted."""
+    free = answer(parts, scene)
+    (variant,) = parts.catalog.choose(["F16"])
+    bound = comparison(scene, WHAT, (variant,), sampling=Sampling(grammar='root ::= "yes" | "no"'))
+    before = [worker.id for worker in parts.pool.memory().workers]
+    refused = run(parts, replace(bound, begun={variant.id: free.token_ids[:1]})).panes[0]
+    assert "does not allow the token" in (refused.error or "")
+    assert [worker.id for worker in parts.pool.memory().workers] == before
+
+
 def test_answer_when_bound_to_a_schema_then_it_is_such_json(parts: Parts, scene: Image) -> None:
     pane = answer(parts, scene, json_schema=json.dumps(SCHEMA), max_tokens=200)
     assert pane.finish_reason == "end of text"
