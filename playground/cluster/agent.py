@@ -23,7 +23,7 @@ from playground.cluster.copies import Copies
 from playground.cluster.messages import Description, Fault, Located, SensorReadings, Versions, WantedFile
 from playground.cluster.shared_embeddings import References, put_back
 from playground.engine import protocol
-from playground.errors import EngineError, PlaygroundError
+from playground.errors import EngineError, NotAllowed, PlaygroundError
 from playground.models.checksums import Checksums
 from playground.models.hub.address import hub_cache
 from playground.models.hub.client import Hub
@@ -239,7 +239,7 @@ class Agent:
         self._downloads.setdefault(name, Event()).set()
 
     async def write(self, path: str, piece: bytes) -> None:
-        assert Path(path).parent == self._scratch
+        self._check(path)
 
         def write() -> None:
             with open(path, "ab") as file:
@@ -248,7 +248,7 @@ class Agent:
         await self._in_thread(write)
 
     async def read(self, path: str, offset: int, n_bytes: int) -> bytes:
-        assert Path(path).parent == self._scratch
+        self._check(path)
 
         def read() -> bytes:
             try:
@@ -261,10 +261,15 @@ class Agent:
         return await self._in_thread(read)
 
     async def delete(self, path: str) -> None:
-        assert Path(path).parent == self._scratch
+        self._check(path)
         Path(path).unlink(missing_ok=True)
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    def _check(self, path: str) -> None:
+        """Raises NotAllowed for what is no file of the folder that requests write and read."""
+        if Path(path).parent != self._scratch or Path(path).name == "..":
+            raise NotAllowed(f"{path[:200]} is not a file that a page has here.")
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

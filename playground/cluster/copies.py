@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from threading import Lock
 
 from playground.cluster.messages import Located, WantedFile
-from playground.errors import BadModel, NoRoom, cannot_write
+from playground.errors import BadInput, BadModel, NoRoom, cannot_write
 from playground.models.checksums import Checksums
 from playground.models.gguf import file_links, file_names
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _SPARE_BYTES = 2**30  # that a copy leaves free on the disk
 _PART = "copy.part"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _USED = "used"  # a file beside a copy: its time is that of the last use
 # A copy is kept so long after it was wanted, though no worker has loaded it yet: other shards of its model may come
 # first. So is a part after its last piece.
@@ -72,7 +74,7 @@ class Copies:
 
     def locate(self, file: WantedFile) -> Located:
         """A file that has this sha256 now. A file that was changed since is not it."""
-        copy = self._folder / file.sha256 / file.name
+        copy = self._whole(file)
         candidates = [copy, *self._hub_cache.glob(f"models--*/blobs/{file.sha256}")]
         candidates += [path for root in self._own_folders for path in root.rglob("*") if file_names.is_gguf(path.name)]
         for path in candidates:
@@ -103,7 +105,7 @@ class Copies:
 
     def finish(self, file: WantedFile) -> str:
         """The path of a whole copy. Raises BadModel if what came is not the file: the copy is deleted."""
-        part, copy = self._part(file), self._folder / file.sha256 / file.name
+        part, copy = self._part(file), self._whole(file)
         with self._writing:
             if not part.exists() and self._keep_arrived(copy):
                 return str(copy)
@@ -225,8 +227,14 @@ class Copies:
             except FileNotFoundError:
                 continue  # another agent has deleted it
 
+    def _whole(self, file: WantedFile) -> Path:
+        """Raises BadInput for a file that would lie elsewhere."""
+        if not _SHA256.fullmatch(file.sha256) or Path(file.name).name != file.name or file.name in ("..", _PART, _USED):
+            raise BadInput(f"A copy cannot be called {file.name[:200]!r}, with the sha256 {file.sha256[:100]!r}.")
+        return self._folder / file.sha256 / file.name
+
     def _part(self, file: WantedFile) -> Path:
-        return self._folder / file.sha256 / _PART
+        return self._whole(file).with_name(_PART)
 
 
 def _locked(copy: Path) -> BufferedReader | None:

@@ -100,7 +100,7 @@ class TokenSampler:
         token = C.llama_token_data(token_id, 0.0, 0.0)
         one = C.llama_token_data_array(ctypes.pointer(token), 1, -1, False)
         C.llama_sampler_apply(C.llama_sampler_chain_get(self._chain, 0), ctypes.byref(one))
-        return token.logit == 0.0
+        return bool(token.logit == 0.0)
 
     def _logits(self, context: C.llama_context_p, i: int) -> Any:
         """What is chosen from, as far as the host has it: all logits, or those that the device's samplers left."""

@@ -11,7 +11,7 @@ import pytest
 
 from playground.cluster.copies import Copies
 from playground.cluster.messages import Located, WantedFile
-from playground.errors import BadModel, NoRoom
+from playground.errors import BadInput, BadModel, NoRoom
 from playground.models.checksums import Checksums
 from testkit.full_disk import full_disk, needs_linux
 
@@ -197,3 +197,17 @@ def test_shard_when_it_goes_then_the_links_to_it_go_with_it(opened: Callable[[in
         "m-00002-of-00002.gguf",
         "m-00002-of-00002.gguf",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [("../a.gguf", FILE.sha256), ("", FILE.sha256), ("..", FILE.sha256), ("copy.part", FILE.sha256),
+     ("/etc/a", FILE.sha256), ("a.gguf", ".."), ("a.gguf", "*"), ("a.gguf", "../" * 21 + "x")],
+)  # fmt: skip
+def test_copy_when_it_would_lie_elsewhere_then_refused(copies: Copies, tmp_path: Path, name: str, sha256: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    wanted = WantedFile(name, sha256, len(DATA))
+    for call in (copies.locate, copies.finish, lambda file: copies.append(file, 0, DATA)):
+        with pytest.raises(BadInput, match="A copy cannot be called"):
+            call(wanted)
+    assert sorted(tmp_path.rglob("*")) == before
