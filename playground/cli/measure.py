@@ -89,10 +89,10 @@ def drift(
         )
     if sentence := gate.sentence(measured.measurement, measured.variants, measured.reference):
         typer.echo(sentence)
+    rare = statistics.unseen(len(measured.measurement.questions))
     typer.echo(
         f"changed: answers that differ from the reference's; at most: the share that would, in all questions of this "
-        f"kind (95 %). A mean KL has no bound: questions rarer than {3 / len(measured.measurement.questions):.1%} may "
-        "dominate it."
+        f"kind (95 %). A mean KL has no bound: questions rarer than {rare:.1%} may dominate it."
     )
     if any(gates[v.id].changed is None for v in measured.variants if v.id != measured.reference):
         raise typer.Exit(1)

@@ -143,7 +143,7 @@ def _print_checked(checked: CheckedVariant, source: Path) -> None:
             f"{checked.embeddings.cosine_mean:.4f} (lowest patch {checked.embeddings.cosine_min:.4f}), relative error "
             f"{checked.embeddings.relative_error:.2%}"
         )
-    looks = f", {checked.looks}" if checked.looks else ""
+    looks = f"; look test: {checked.looks}" if checked.looks else ""
     typer.echo(f"{checked.questions} questions: {checked.verdict}{looks}. {checked.gate.reason}")
     typer.echo(f"mean drift {checked.kl.value:.2g} nats a token on these questions, which bounds nothing")
 

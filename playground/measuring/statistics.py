@@ -61,6 +61,11 @@ class Count:
         return _upper(self.share, self.effective, 0.05) if self.n else 1.0
 
 
+def unseen(n: int) -> float:
+    """How rare a kind of question may be that n questions have missed (95 %)."""
+    return Count(0, n, n).at_most
+
+
 def count(hits: Sequence[bool], effect: float = 1.0) -> Count:
     """`effect`: the design effect of questions that share a picture (`design_effect`)."""
     return Count(sum(map(bool, hits)), len(hits), len(hits) / effect)

@@ -154,7 +154,7 @@ def html(
         examples=_examples(measured, by_id, picture),
         flips=_flips(measured, by_id, reference, picture),
         sentence=gate.sentence(measured, variants, reference, margin),
-        rare=f"{3 / max(1, len(measured.questions)):.1%}",
+        rare=f"{statistics.unseen(len(measured.questions)):.1%}",
         printed=printed,
     )
 

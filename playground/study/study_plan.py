@@ -9,6 +9,7 @@ import msgspec
 
 from playground.errors import Failure, Offline, PlaygroundError
 from playground.measuring import pace, statistics, suite_source
+from playground.measuring.gate import MARGIN
 from playground.measuring.measure_request import steps_of
 from playground.measuring.question_sets import QuestionSet
 from playground.measuring.results import MeasurementPlan
@@ -102,8 +103,9 @@ class StudyPlan(msgspec.Struct, frozen=True):
                 size = number_format.file_size(file.bytes) if file.bytes else "unknown size"
                 most = "at most " if file.origin is Origin.MADE else ""
                 lines.append(f"  {file.half} {file.quantization}: {file.name}, {most}{size}, {file.origin}")
+        rivals = max((family.variants - 1 for family in self.families), default=1)
         for suite in self.suites:
-            lines.append(f"{suite.name}: {_suite_words(suite)}")
+            lines.append(f"{suite.name}: {_suite_words(suite, rivals)}")
         lines.append(f"measurements: {self.measurements}, of which {self.done} are finished in {self.folder}")
         unknown = [f.title for f in self.families if not f.files] + [s.name for s in self.suites if s.bytes is None]
         more = f", and what is unknown: {', '.join(unknown)}" if unknown else ""
@@ -131,13 +133,14 @@ def time_words(seconds: float) -> str:
     )
 
 
-def _suite_words(suite: PlannedSuite) -> str:
+def _suite_words(suite: PlannedSuite, rivals: int) -> str:
+    """`rivals`: of the reference, in the largest family; the verdicts are over all of them."""
     words = []
     if suite.questions:
         words.append(suite_source.what_it_shows(suite.questions))
-        needed = statistics.questions_needed(0.05)
+        needed = statistics.questions_needed(MARGIN, alpha=statistics.ALPHA / max(rivals, 1))
         if needed is not None and suite.questions >= needed:
-            words.append("Without a changed answer they show that less than 5 % of the answers change.")
+            words.append(f"Without a changed answer they show that less than {MARGIN:.0%} of the answers change.")
     if suite.bytes:
         words.append(f"To download: {number_format.file_size(suite.bytes)}.")
     return " ".join([*words, suite.problem]).strip()

@@ -202,7 +202,7 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
     lines = fine(call(*words)).splitlines()
     assert lines[0].startswith("new.gguf: 2.")
     assert lines[1].startswith("embeddings against the source's, 1 images: cosine 0.99")
-    assert lines[2].startswith("1 questions: not enough questions, too few questions.")
+    assert lines[2].startswith("1 questions: not enough questions; look test: too few questions.")
     assert "About 88 questions would be enough if they went on like these." in lines[2]
     shown = fine(call("quantize", MODEL, "Q2_K", "--dry-run"))
     assert shown.startswith("tiny-vlm-7M-Q2_K.gguf: would have ")

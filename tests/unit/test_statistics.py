@@ -143,6 +143,12 @@ def test_cautious_design_effect_when_few_are_lost_then_they_do_not_show_that_pic
     assert statistics.cautious_design_effect(differences, range(200)) == 1.0
 
 
+def test_unseen_when_questions_are_few_then_it_is_a_share() -> None:
+    assert statistics.unseen(2) == pytest.approx(1 - 0.05**0.5)
+    assert statistics.unseen(100) == pytest.approx(0.03, abs=0.001)
+    assert statistics.unseen(0) == 1.0
+
+
 def test_signs_when_questions_share_pictures_then_each_picture_counts_once() -> None:
     differences = [1.0, 2.0, -1.0, 1.0, -1.0, 0.0, -3.0]
     assert statistics.signs(differences) == (3, 3)

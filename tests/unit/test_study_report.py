@@ -18,6 +18,7 @@ from playground.measuring.results import Measurement, MeasurementPlan, QuestionD
 from playground.measuring.summaries import variant_result
 from playground.study.study_file import parse
 from playground.study.study_job import StudyFamilyResult, StudyResult, measurements_at_once, spread
+from playground.study.study_plan import PlannedFamily, PlannedSuite, StudyPlan
 from playground.study.study_report import documents, html, markdown, pooled, write
 from playground.study.study_steps import QUESTIONS, SPEED, FinishedStep, StepStore, StudyStep
 from playground.values.files import ModelFile, Variant
@@ -234,3 +235,11 @@ def test_work_when_a_piece_fails_then_the_others_end_and_its_error_is_raised() -
     stopped.set()
     with pytest.raises(Interrupted):
         spread([1], 1, do, stopped)
+
+
+@pytest.mark.parametrize(("variants", "is_enough"), [(2, True), (8, False)])
+def test_plan_when_many_variants_are_judged_then_more_questions_have_to_be_unchanged(
+    variants: int, is_enough: bool
+) -> None:
+    plan = StudyPlan("s", (PlannedFamily("Tiny", variants),), (PlannedSuite("drawn", 100, 0),), variants, "out")
+    assert any("Without a changed answer they show that less than 5%" in line for line in plan.lines) is is_enough
