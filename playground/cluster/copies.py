@@ -229,7 +229,8 @@ class Copies:
 
     def _whole(self, file: WantedFile) -> Path:
         """Raises BadInput for a file that would lie elsewhere."""
-        if not _SHA256.fullmatch(file.sha256) or Path(file.name).name != file.name or file.name in ("..", _PART, _USED):
+        is_plain = Path(file.name).name == file.name and file.name not in ("", "..", _PART, _USED)
+        if not is_plain or not _SHA256.fullmatch(file.sha256):
             raise BadInput(f"A copy cannot be called {file.name[:200]!r}, with the sha256 {file.sha256[:100]!r}.")
         return self._folder / file.sha256 / file.name
 
