@@ -121,6 +121,7 @@ class Agent:
     async def start(self, name: str, places: Places) -> int:
         """The process id of a worker that has been started, and is not ready yet."""
         worker = await self._in_thread(lambda: self._start_worker(name, places))
+        self._outboxes.pop(worker.pid, None)  # of an earlier process that had this id
         with self._changing:
             self._workers[worker.pid] = worker
         return worker.pid
@@ -251,12 +252,9 @@ class Agent:
         self._check(path)
 
         def read() -> bytes:
-            try:
-                with open(path, "rb") as file:
-                    file.seek(offset)
-                    return file.read(n_bytes)
-            except FileNotFoundError:  # the request failed before it wrote one
-                return b""
+            with open(path, "rb") as file:
+                file.seek(offset)
+                return file.read(n_bytes)
 
         return await self._in_thread(read)
 
