@@ -123,6 +123,10 @@ def test_doctor_when_the_files_are_here_or_on_the_hub_then_it_finds_the_same(
     assert here["level"] == on_hub["level"] < 2
     shared = {finding["code"] for finding in here["findings"]} & {finding["code"] for finding in on_hub["findings"]}
     assert "room" in shared
+    blobs = [tmp_path / f"sha256-{n}" for n in "01"]  # as Ollama names its files
+    for blob, file in zip(blobs, (files.model, files.projector), strict=True):
+        blob.symlink_to(file)
+    assert json.loads(call("doctor", *blobs, "--json").out)["level"] == here["level"]
     swapped = call("doctor", files.projector, f"{REPO}:pair-F16.gguf")
     assert swapped.code == 2
     assert "The two files are swapped" in swapped.out
