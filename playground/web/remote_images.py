@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 from pathlib import Path
 
 import gradio as gr
@@ -21,6 +22,7 @@ from playground.web.uploads import Uploads
 _FETCH_S = 20.0
 _MOST_REDIRECTS = 5
 _PLAIN = {"Accept-Encoding": "identity"}  # and nothing is unpacked: 60 kB may become gigabytes
+_TUNNELS = [ipaddress.ip_network(name) for name in ("2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32")]
 _AT_ONCE = 8  # for Gradio: each may hold max_upload_bytes
 
 
@@ -44,7 +46,10 @@ async def _read(url: str, name: str, most: int) -> bytes:
         address = httpx.URL(url)
         if address.scheme not in ("http", "https") or not address.host:
             raise ValueError("no address on the internet")
-        transport = safehttpx.AsyncSecureTransport(await safehttpx.async_validate_url(address.host))
+        connected = await safehttpx.async_validate_url(address.host)
+        if not is_public(connected):
+            raise ValueError("no public address")
+        transport = safehttpx.AsyncSecureTransport(connected)
         async with (
             httpx.AsyncClient(transport=transport) as client,
             client.stream("GET", url, headers=_PLAIN) as response,
@@ -60,6 +65,17 @@ async def _read(url: str, name: str, most: int) -> bytes:
                     raise BadImage(f"{name} is larger than {most:,} bytes.")
             return bytes(data)
     raise ValueError("too many redirects")
+
+
+def is_public(host: str) -> bool:
+    """safehttpx knows private addresses, but not those that carriers and private networks such as Tailscale share
+    (100.64.0.0/10), nor IPv6 addresses that lead to an IPv4 one (6to4, NAT64, Teredo)."""
+    address = ipaddress.ip_address(host)
+    if address.version == 4:
+        return address.is_global and not address.is_multicast
+    if address.ipv4_mapped is not None:
+        return is_public(str(address.ipv4_mapped))
+    return address.is_global and not address.is_multicast and not any(address in network for network in _TUNNELS)
 
 
 def fetch_for_gradio(settings: Settings, uploads: Uploads) -> None:

@@ -139,6 +139,7 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
 
     monkeypatch.setattr(safehttpx, "async_validate_url", validated)
     monkeypatch.setattr(safehttpx, "async_resolve_hostname_google", nothing)
+    monkeypatch.setattr(remote_images, "is_public", lambda address: address == "127.0.0.1")
     public = f"http://public.example:{host.rpartition(':')[2]}"
 
     def fetched(url: str, **settings: Any) -> bytes:
@@ -156,6 +157,20 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
         fetched(f"{public}/a.png", max_upload_bytes=2000)
     assert "/b" not in requests
     assert fetched(f"{public}/bomb", max_upload_bytes=20_000) == BOMB, "nothing is unpacked"
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True), ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("100.64.0.1", False), ("100.127.255.254", False), ("224.0.0.1", False),
+        ("169.254.169.254", False), ("::ffff:10.0.0.1", False), ("::ffff:100.64.0.1", False), ("2002:7f00:1::", False),
+        ("2002:a00:1::", False), ("64:ff9b::a00:1", False), ("2001:0:7f00:1::", False), ("ff0e::1", False),
+        ("fd7a:115c:a1e0::1", False),
+    ],
+)  # fmt: skip
+def test_address_when_shared_or_leading_to_a_private_one_then_it_is_not_public(address: str, public: bool) -> None:
+    assert remote_images.is_public(address) is public
 
 
 def test_fetch_when_gradio_wants_many_images_then_a_few_at_once(
