@@ -200,7 +200,7 @@ class Readings:
             except (Interrupted, MemoryError):
                 raise
             except PlaygroundError as error:
-                for number in numbers:
+                for number in (number for number in numbers if number not in begun):
                     del readings[number]
                     self._send(failed(joins[number].id, error))
         self._prefix_s += time.perf_counter() - started

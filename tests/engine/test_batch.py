@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from queue import SimpleQueue
+from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -21,8 +23,11 @@ import pytest
 from playground.comparing import batch
 from playground.comparing.batch import BatchAnswer
 from playground.engine import protocol, scoring
+from playground.engine.language import LanguageModel
+from playground.engine.reading import Readings
+from playground.engine.sequences import Begun
 from playground.engine.vocabulary import Vocabulary
-from playground.errors import BadPrompt, Failure, Interrupted, PlaygroundError
+from playground.errors import BadPrompt, EngineError, Failure, Interrupted, PlaygroundError
 from playground.measuring import question_sets
 from playground.measuring.measure import MeasureJob
 from playground.measuring.measure_request import MeasureRequest
@@ -549,6 +554,29 @@ def test_reading_when_its_record_is_of_another_answer_or_gone_then_it_fails_alon
     assert "another vocabulary or answer" in (reads[0].failed or protocol.Failed("", "")).message
     assert "is not there" in (reads[2].failed or protocol.Failed("", "")).message
     assert reads[1].log_probability == pytest.approx(steps.log_probability(variant, prompts[1], (5, 6)), rel=1e-3)
+
+
+def test_readings_when_a_later_pack_of_prompts_fails_then_what_was_decoded_before_is_read() -> None:
+    """On a GPU, where memory may run out between two packs. No pair fails so on a CPU."""
+
+    class SecondPackFails:
+        key = SimpleNamespace(kv_unified=False)
+        batches = 0
+
+        def begin_together(self, prompts: object, cancelled: object) -> Iterator[dict[int, Begun]]:
+            yield {1: Begun((5,), 0, 0)}
+            raise EngineError("no memory is left")
+
+    sent: list[protocol.Reply] = []
+    model = cast(LanguageModel, SimpleNamespace(batch_context=lambda request: SecondPackFails()))
+    read = Readings(model, protocol.ReadBatch(Runtime(), 3, None), SimpleQueue(), Event(), sent.append)
+    joins = {n: protocol.JoinReading(n, cast(protocol.EncodedPrompt, None), ()) for n in (1, 2, 3)}
+    left = dict.fromkeys(joins, cast(Any, None))
+    assert read._begun(joins, left).keys() == left.keys() == {1}
+    assert [(reply.id, reply.failed is not None) for reply in sent if isinstance(reply, protocol.SequenceRead)] == [
+        (2, True),
+        (3, True),
+    ]
 
 
 def test_drift_when_questions_share_a_picture_then_as_one_at_a_time(parts: Parts, tmp_path: Path) -> None:
