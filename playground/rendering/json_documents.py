@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
+from playground.measuring import gate
+from playground.measuring.gate import Verdict
 from playground.measuring.results import Measurement, Progress
 from playground.values.answer import ComparisonUpdate, Pane
 from playground.values.files import Variant
@@ -74,17 +77,31 @@ def of_update(update: ComparisonUpdate) -> dict[str, Any]:
     }
 
 
-def of_news(news: Progress | Measurement) -> dict[str, Any]:
-    """Of a running measurement. The single questions are left out. None: not measured."""
+def of_news(news: Progress | Measurement, variants: Sequence[Variant] = (), reference: str = "") -> dict[str, Any]:
+    """Of a running measurement. The single questions are left out. None: not measured.
+
+    `variants`, `reference`: of a Measurement; what may be said of them stands in `verdict`.
+    """
     if isinstance(news, Progress):
         return {"done": False, "what": news.what, "step": news.done, "steps": news.total}
+    judged = gate.gates(news.results, news.questions, reference)
+    measured = []
+    for result in news.results:
+        entry = {name: value for name, value in msgspec.to_builtins(result).items() if name != "items"}
+        verdict = None if result.variant == reference else judged[result.variant]
+        measured.append(
+            entry
+            | {
+                "verdict": verdict and verdict.verdict.value,
+                "verdict_words": verdict and verdict.words,
+                "enough_questions": verdict.enough if verdict and verdict.verdict is Verdict.UNKNOWN else None,
+            }
+        )
     return {
         "done": True,
+        "verdict": gate.sentence(news, variants, reference),
         "questions": len(news.questions),
-        "variants": [
-            {name: value for name, value in msgspec.to_builtins(result).items() if name != "items"}
-            for result in news.results
-        ],
+        "variants": measured,
         "problems": list(news.problems),
         "elapsed_s": news.elapsed_s,
         "form": msgspec.to_builtins(news.form),

@@ -232,13 +232,12 @@ class _Work:
         request = MeasureRequest(question_set, self.variants, reference, plan, form=settings.prompt_form())
         document = functools.partial(
             result_documents.document,
-            variants=self.variants,
-            reference=reference,
             set_name=set_title("", ""),
             plan=plan,
             runtime=request.runtime,
         )
-        yield from self._documents(endpoint_jobs.job_of(self.own_lab, request, self.stop.wanted).run(), document)
+        job = endpoint_jobs.job_of(self.own_lab, request, self.stop.wanted)
+        yield from self._documents(job.run(), document, self.variants, reference)
 
     def against(self, name: str) -> Iterator[dict[str, Any]]:
         """A pack of the Hub is the reference. Its images are the embedded ones, or its suite's."""
@@ -255,24 +254,28 @@ class _Work:
                     yield json_documents.of_news(drawn)
         document = functools.partial(
             result_documents.document,
-            variants=(record.reference, *self.variants),
-            reference=record.reference.id,
             set_name=record.questions_name,
             plan=record.limits(plan),
             runtime=Runtime(),
             pack=pack,
         )
         job = PackJob(self.own_lab, pack, images, self.variants, plan, stop=self.stop.wanted)
-        yield from self._documents(job.run(), document)
+        yield from self._documents(job.run(), document, (record.reference, *self.variants), record.reference.id)
 
     def _documents(
-        self, news: Iterator[Progress | Measurement], document: Callable[..., ResultDocument]
+        self,
+        news: Iterator[Progress | Measurement],
+        document: Callable[..., ResultDocument],
+        variants: tuple[Variant, ...],
+        reference: str,
     ) -> Iterator[dict[str, Any]]:
         parts = self.parts
         for piece in self.measures.measured(news):
-            reply = json_documents.of_news(piece)
+            reply = json_documents.of_news(piece, variants, reference)
             if isinstance(piece, Measurement):
-                results = document(piece, engine=parts.engine, machine=parts.machine, uploader=self.uploader)
+                results = document(
+                    piece, variants, reference, engine=parts.engine, machine=parts.machine, uploader=self.uploader
+                )
                 reply["results"] = msgspec.to_builtins(results)
             yield reply
 

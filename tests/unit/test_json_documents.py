@@ -10,6 +10,7 @@ import pytest
 
 from playground.comparing import run_settings
 from playground.errors import BadInput
+from playground.measuring.results import Measurement
 from playground.rendering import json_documents
 from playground.values.answer import ComparisonUpdate, Metrics, Pane, PaneState
 from playground.values.files import NO_FILE, ModelFile, Variant
@@ -25,6 +26,7 @@ from playground.values.memory import (
     WorkerState,
 )
 from playground.values.request import ImagePlace, Order, Runtime, Sampling
+from testkit.ship_cards import ASKED, VARIANTS, N, result
 
 # --- settings ---------------------------------------------------------------------------------------------
 
@@ -281,3 +283,24 @@ def test_memory_when_a_document_then_json_with_each_workers_pid_role_state_and_b
     assert (document["gpus"][0]["name"], document["gpus"][0]["temperature_c"]) == ("H100", None)
     assert (document["budget_bytes"], document["queue_length"]) == (25, 2)
     assert "anna" not in json.dumps(document)  # who waits is nobody's business
+
+
+def test_measurement_when_it_has_ended_then_its_document_says_what_the_tests_allow() -> None:
+    variants = [VARIANTS[name] for name in ("F16", "Q8", "Q4", "Q2")]
+    results = (result("F16"), result("Q8", 1e-4), result("Q4", 1e-3, changed=2), result("Q2", 0.1, changed=60))
+    document = json_documents.of_news(Measurement(ASKED, ("a",) * N, results), variants, variants[0].id)
+    said = {v["variant"]: (v["verdict"], v["enough_questions"]) for v in document["variants"]}
+    enough = said[variants[2].id][1]
+    assert enough > N
+    assert said == {
+        variants[0].id: (None, None),
+        variants[1].id: ("fit to ship", None),
+        variants[2].id: ("not enough questions", enough),
+        variants[3].id: ("changes answers", None),
+    }
+    assert document["variants"][2]["verdict_words"].startswith("Not enough questions: 2 of 150 answers changed")
+    assert document["verdict"] == (
+        f"Keeps the answers: Q8. Changes more answers than are accepted: Q2. "
+        f"Not enough questions to tell: Q4 (about {enough} would be enough)."
+    )
+    assert json.loads(json.dumps(document)) == document

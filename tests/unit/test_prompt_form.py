@@ -70,7 +70,7 @@ def test_measurement_when_it_has_a_form_then_the_page_the_json_and_the_card_show
     measured = msgspec.structs.replace(measurement(), form=OFF)
     again = msgspec.json.decode(msgspec.json.encode(measured), type=Measurement)
     assert again.form == OFF
-    assert json.loads(json.dumps(json_documents.of_news(measured)))["form"]["system"] == "Be brief."
+    assert json.loads(json.dumps(json_documents.of_news(measured, (F16, Q2), F16.id)))["form"]["system"] == "Be brief."
     html = str(measurement_view.html(measured, (F16, Q2), F16.id, lambda name: None))
     assert "asked with system message" in html
     card = card_of(run_of(compare_cell(questions=CellQuestions()), measurement=measured))
