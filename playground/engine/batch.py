@@ -204,7 +204,9 @@ class Batch:
                 for join in waiting.values():
                     self._send(SequenceEnded(join.id, "stopped"))
             except ContextFull as error:
-                ((number, join),) = waiting.items()  # with a cache for each there is room
+                if not self._context.key.kv_unified:  # each has the room that was asked for
+                    raise
+                ((number, join),) = waiting.items()
                 self._context.end(number)
                 if not self._running:
                     self._fail(join.id, error)

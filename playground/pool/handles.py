@@ -16,8 +16,6 @@ from playground.pool.worker_spec import WorkerSpec
 from playground.values.memory import Forecast, is_host
 
 Stop = Callable[[], bool]
-
-
 OnStep = Callable[[protocol.Step], None]
 
 
