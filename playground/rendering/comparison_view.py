@@ -197,10 +197,11 @@ def _table(
         )
         for r in rows
     ]
+    heads = [(name, unit if name != "speed" or any(r.spread for r in rows) else "") for name, unit in _COLUMNS]
     known = [n for n in range(len(_COLUMNS) - 1) if any(row[n][1] != number_format.UNKNOWN for row in cells)]
     return markup(
         "table.html",
-        columns=[_COLUMNS[0], *(_COLUMNS[n + 1] for n in known)],
+        columns=[heads[0], *(heads[n + 1] for n in known)],
         rows=[(row, [shown[n] for n in known]) for row, shown in zip(rows, cells, strict=True)],
         plot=plots.speed_by_size(rows),
         ledger=plots.ledger(rows),

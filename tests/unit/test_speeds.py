@@ -84,6 +84,8 @@ def test_repeats_when_the_same_was_asked_then_median_and_range_in_pane_table_and
     html = " ".join(str(cell_view.block(runs[-1], 0, lambda sha256: None, spreads=spreads)).split())
     assert html.count("490–2,000 in 3") == 3  # pane, table, plot
     assert "median; this run: 900 tok/s" in html
+    assert "median of the repeats" in html
+    assert "median of the repeats" not in cell_view.block(runs[-1], 0, lambda sha256: None)
     rows = summary_rows(runs[-1].results[0].update.panes, [F16, Q8], F16.id, spreads)
     plot = plots.speed_by_size(rows)
     assert plot is not None
