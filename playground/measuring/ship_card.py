@@ -184,7 +184,10 @@ def evidence(row: CardRow) -> list[str]:
     seen = [row.gate.words] if row.gate else []
     lost = row.gate.lost if row.gate else None
     if lost is not None:
-        seen.append(f"{lost.hits} of {lost.n} right answers lost: at most {lost.at_most:.1%} would be (95 %).")
+        seen.append(
+            f"On {lost.hits} of {lost.n} scored questions the reference's answer is better: at most "
+            f"{lost.at_most:.1%} would be (95 %)."
+        )
     if row.within_arithmetic and row.floor is not None:
         seen.append(
             f"Computed another way it differs from itself by {row.floor:.2g} nats a token: its drift of "
@@ -204,6 +207,8 @@ def evidence(row: CardRow) -> list[str]:
         )
     if row.against is not None:
         seen.append(f"Accuracy against the reference: {row.against}.")
+    elif row.gate is not None:
+        seen.append("Accuracy was not measured; an answer that is not changed is not lost.")
     return seen
 
 

@@ -103,6 +103,14 @@ def test_recommendation_when_under_limits_then_the_smallest_that_keeps_them(
             assert f"Not {row.label}: {'; '.join(row.failing)}." in card.reasons
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_recommendation_when_accuracy_was_not_measured_then_the_card_says_so(measured: bool) -> None:
+    results = LADDER[:2] if measured else [msgspec.structs.replace(r, against=None) for r in LADDER[:2]]
+    reasons = card_of(*results).reasons
+    assert ("Accuracy was not measured; an answer that is not changed is not lost." in reasons) is not measured
+    assert any(reason.startswith("Accuracy against the reference") for reason in reasons) is measured
+
+
 def test_recommendation_when_there_are_too_few_questions_then_it_says_how_many_and_how_long() -> None:
     few = [msgspec.structs.replace(r, items=r.items[:8]) for r in LADDER[:3]]
     measured = Measurement(ASKED[:8], ("a",) * 8, tuple(few), elapsed_s=16.0)
