@@ -173,20 +173,21 @@ async def _pieces(name: str, response: httpx.Response) -> AsyncIterator[Piece]:
 
 async def _events(name: str, response: httpx.Response) -> AsyncIterator[bytes]:
     """The data of server-sent events. An event's lines are joined; comments and other fields are left out."""
-    rest, event, size = b"", list[bytes](), 0
+    rest, event, size, held = b"", list[bytes](), 0, 0
     async for data in response.aiter_raw():
         size += len(data)
         rest += data
         *lines, rest = rest.split(b"\n")
-        if size > _MOST_BYTES or len(rest) + sum(map(len, event)) > _MOST_LINE:
+        if size > _MOST_BYTES or len(rest) + held > _MOST_LINE:
             raise EndpointError(f"{name} sends too much.")
         for line in lines:
             line = line.removesuffix(b"\r")
             if line.startswith(b"data:"):
                 event.append(line[5:].removeprefix(b" "))
+                held += len(line)  # an empty one too: it is an object in the list
             elif not line and event:
                 yield b"\n".join(event)
-                event = []
+                event, held = [], 0
     if rest.startswith(b"data:"):  # the last line may lack its end
         event.append(rest[5:].strip())
     if event:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from playground.comparing.divergence import how_much, word_changes
-from playground.errors import BadImage, BadInput
+from playground.endpoints import client
+from playground.errors import BadImage, BadInput, EndpointError
 from playground.measuring.question_sets import Question, Rule, read_questions
 from playground.measuring.scoring_rules import score
 from playground.notebooks import file_format
@@ -265,6 +268,26 @@ def test_picture_when_it_has_a_name_that_no_file_can_have_then_it_is_said(tmp_pa
     (tmp_path / "a.png").touch()
     with pytest.raises(BadImage, match="cannot be called"):
         read_questions(tmp_path).image(Question(name, ""))
+
+
+def test_stream_when_a_server_sends_only_empty_lines_of_data_then_it_is_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of them counted, and each piece of the stream counted all of them: minutes of the processor."""
+    monkeypatch.setattr(client, "_MOST_LINE", 10_000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"data:\n" * 1000
+
+    response = httpx.Response(200)
+    response.aiter_raw = pieces  # type: ignore[method-assign,assignment]
+
+    async def read() -> list[bytes]:
+        return [event async for event in client._events("far", response)]
+
+    with pytest.raises(EndpointError, match="far sends too much"):
+        asyncio.run(read())
 
 
 @pytest.mark.thorough
