@@ -62,7 +62,7 @@ def drift(
     plan = results.MeasurementPlan(look=look)
     measured = _measure(choice, questions, sweep, shared, plan, pack, [endpoint] if endpoint else (), endpoint or None)
     if as_json:
-        _print_json(measured.measurement)
+        _print_json(measured)
         return
     _print_floor(measured.measurement)
     kl = "KL at least" if endpoint else "KL/token"
@@ -127,7 +127,7 @@ def grid(
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
     if as_json:
-        _print_json(measured.measurement)
+        _print_json(measured)
         return
     _print_floor(measured.measurement)
     columns = list(dict.fromkeys(e.projector for e in effects))
@@ -156,7 +156,7 @@ def accuracy(
     plan = results.MeasurementPlan(drift=False, accuracy=True)
     measured = _measure(choice, questions, sweep, shared, plan, pack, listed(endpoint), reference)
     if as_json:
-        _print_json(measured.measurement)
+        _print_json(measured)
         return
     typer.echo(f"{'variant':28} {'accuracy':>9} {'95 %':>17} {'lost':>5} {'won':>4} {'p':>7}")
     for v, r in zip(measured.variants, measured.measurement.results, strict=True):
@@ -297,9 +297,16 @@ def _fail_if_left_out(measurement: results.Measurement) -> None:
         raise typer.Exit(1)
 
 
-def _print_json(measurement: results.Measurement) -> None:
-    """Raises typer.Exit as `_fail_if_left_out`."""
-    typer.echo(msgspec.json.encode(measurement).decode())
+def _print_json(measured: MeasuredVariants) -> None:
+    """The measurement, and what the tests allow to say of it. Raises typer.Exit as `_fail_if_left_out`."""
+    measurement, reference = measured.measurement, measured.reference
+    judged = gate.gates(measurement.results, measurement.questions, reference)
+    document = msgspec.to_builtins(measurement) | {
+        "reference": reference,
+        "verdict": gate.sentence(measurement, measured.variants, reference),
+        "verdicts": {variant: said.verdict for variant, said in judged.items()},
+    }
+    typer.echo(msgspec.json.encode(document).decode())
     _fail_if_left_out(measurement)
 
 

@@ -169,6 +169,7 @@ def test_variants_when_named_with_files_then_these_of_the_pairs(call: Call, deri
     words = ("--model", MODEL, "--model", other, "--projector", PROJECTOR)
     document = json.loads(fine(call("drift", *VARIANTS, *words, "--variants", "Q2_K")))
     assert [row["variant"] for row in document["results"]] == ["tiny-vlm:Q2_K+mmproj-F16"]
+    assert (document["reference"], document["verdicts"]) == ("tiny-vlm:Q2_K+mmproj-F16", {})
 
 
 def test_help_when_shown_then_it_names_every_command(call: Call) -> None:
