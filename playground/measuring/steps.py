@@ -649,8 +649,10 @@ class Steps:
         return self._use(spec, lambda lease: lease.request(request, stop=self.stop)).drifts
 
     def choose_dtype(self, n_vocabulary: int, n_records: int, folder: Path) -> None:
-        """By the vocabulary alone, so that cached results were rounded alike. Raises BadInput if the records would not
-        fit on the disk."""
+        """By the vocabulary and the longest answer, so that cached results were rounded alike.
+
+        Raises BadInput if the records would not fit on the disk.
+        """
         record = 4 * n_vocabulary * (self.sampling.max_tokens + 1)
         if record > _EXACT_BYTES:
             self._dtype, record = "float16", record // 2
