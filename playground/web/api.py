@@ -167,6 +167,7 @@ class _PublicApi:
         pack: str = "",
     ) -> Iterator[dict[str, Any]]:
         """Measure accuracy and drift of some variants on the embedded questions. The last document has done = true.
+        Its "verdict" is what may be said: where it says "not enough questions", the numbers show nothing yet.
 
         Args:
             variants: ids of at least two variants; the most precise one is the reference.
