@@ -6,9 +6,10 @@ several, separated by commas.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -98,8 +99,33 @@ _results.command(cls=_Command)(results.push)
 app.add_typer(_results, name="results")
 
 
+# Colours, and the clearing of a line, which these commands write themselves; and control characters.
+_CONTROL = re.compile(r"(\r?\x1b\[(?:[\d;]*m|K))|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shown(text: str) -> str:
+    """As a terminal may get it: names, metadata and answers of strangers could change its title or the clipboard."""
+    return _CONTROL.sub(lambda match: match[1] or "", text)
+
+
+class _Terminal:
+    """A terminal that gets what `shown` leaves of a text. Nothing else of it is changed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(shown(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
     """Run one command. An error that is meant for people ends it with exit status 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name).isatty():
+            setattr(sys, name, _Terminal(getattr(sys, name)))
     try:
         app(standalone_mode=True)
     except PlaygroundError as error:
