@@ -499,3 +499,10 @@ def test_page_when_a_path_of_the_server_is_given_as_an_upload_then_refused(page:
     assert "asked for something that it may not" in texts[4]
     assert texts[5] == "There is no notebook here."
     assert "Function not found" in texts[6]
+
+
+def test_page_when_the_notebook_cannot_be_opened_then_it_says_so_in_place_of_waiting(page: Page) -> None:
+    page.route("**/component_server/", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#vp-notebook")).to_have_text("The notebook could not be opened. Reload the page to try again.")
+    page.unroute("**/component_server/")

@@ -74,13 +74,20 @@ async function begin(query) {
   const variants = query.get("compare")?.split(",");
   const {hash} = location;
   page.choosesFirst = !variants;
-  await call("open", {key: query.get("notebook"), cell: parsed(hash)?.cell ?? null}).finally(showPage);
+  await call("open", {key: query.get("notebook"), cell: parsed(hash)?.cell ?? null}).catch(notOpened).finally(showPage);
   page.choosesFirst = true;
   if (hash) await pointAt(hash);
   if (!variants || !page.canEdit) return;
   history.replaceState(null, "", location.pathname);
   const reply = await call("compare", {variants});
   focusCell(reply.cells[0].id);
+}
+
+// The message goes by itself, and what the page says meanwhile would stay.
+function notOpened(refused) {
+  const waits = $(":scope > .vp-empty");
+  if (waits) waits.textContent = "The notebook could not be opened. Reload the page to try again.";
+  throw refused;
 }
 
 // A panel has changed a cell, or added one.
