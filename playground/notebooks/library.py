@@ -464,10 +464,13 @@ class Library:
                 self._live.discard((run.cell.id, run.number))
             try:
                 notebook = self.own(key)
+                is_kept = self._entries.get(f"cell/{notebook.id}/{run.cell.id}") is not None
             except NoNotebook:
                 return
             except Unreadable:  # a run is written under its own number, and so replaces nothing else
                 self._put(f"run/{key}/{run.cell.id}/{run.number}", msgspec.json.encode(run))
+                return
+            if not is_kept:
                 return
             if run.state is RunState.RUNNING:
                 self._live.add((run.cell.id, run.number))

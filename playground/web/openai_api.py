@@ -14,7 +14,6 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from io import BytesIO
 from threading import Thread
@@ -40,6 +39,7 @@ from playground.web import login, openai_reply, remote_images
 from playground.web.openai_reply import ApiError
 from playground.web.openai_request import ChatRequest, data_of, read_chat
 from playground.web.prometheus import RunMetrics
+from playground.web.request_line import RequestLine
 from playground.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -53,35 +53,6 @@ _SHORT_BYTES = 2**20  # of a body that is read within a millisecond: as long as 
 _RECENT_BYTES = 64 * 2**20  # of pixels
 _TIMES = 2  # that a question is asked whose worker dies
 _LEFT = 499  # nginx's number for a client that closed the connection; nobody reads it
-
-
-class RequestLine:
-    """Where each person's requests wait before their images are read, which take memory.
-
-    Lives in the server's event loop alone.
-    """
-
-    def __init__(self, at_once: int, most: int) -> None:
-        """`at_once`: requests of one person that run, or wait for a turn. `most`: of one person, open."""
-        self._at_once = at_once
-        self._most = most
-        self._open: Counter[str] = Counter()
-        self._turns: dict[str, asyncio.Semaphore] = {}
-
-    @asynccontextmanager
-    async def turn(self, who: str) -> AsyncIterator[None]:
-        """First come, first served. Raises Busy."""
-        if self._open[who] >= self._most:
-            raise Busy(f"Busy: {self._most} of your requests are open. Wait for one of them to end.")
-        self._open[who] += 1
-        semaphore = self._turns.setdefault(who, asyncio.Semaphore(self._at_once))
-        try:
-            async with semaphore:
-                yield
-        finally:
-            self._open[who] -= 1
-            if not self._open[who]:
-                del self._open[who], self._turns[who]
 
 
 class RecentImages:
@@ -115,9 +86,12 @@ class OpenAiApi:
         self._parts = parts
         self._deriving = deriving
         self._metrics = metrics
-        places = max(1, len(parts.pool.devices.gpu_places))
         sequences = parts.settings.max_sequences or SEQUENCES
-        self._line = RequestLine(places * (sequences + _AHEAD), parts.settings.max_api_requests)
+
+        def at_once() -> int:  # not once for all: a machine may join
+            return max(1, len(parts.pool.devices.gpu_places)) * (sequences + _AHEAD)
+
+        self._line = RequestLine(at_once, parts.settings.max_api_requests)
         self._turns = SharedTurns(sequences)
         self._held_bytes: Counter[str] = Counter()  # by person
         self._recent = RecentImages(parts.read_image, _RECENT_BYTES)

@@ -21,7 +21,7 @@ import pytest
 from playground.comparing.images import from_rgb
 from playground.errors import BadImage, BadInput, Busy, NoNotebook, NotAllowed, Unreadable
 from playground.notebooks import file_format
-from playground.notebooks.cells import NoteCell, RunState
+from playground.notebooks.cells import CompareCell, NoteCell, RunState
 from playground.notebooks.file_format import WholeCell, from_json, to_json
 from playground.notebooks.library import Library, Notebook
 from playground.support.byte_cache import BytesCache
@@ -211,6 +211,20 @@ def test_cells_when_25_are_deleted_then_the_last_20_come_back_in_order(open_libr
     assert texts(library, notebook) == [str(number) for number in range(5, 25)]
     with pytest.raises(BadInput):
         library.undo(notebook.id)
+
+
+def test_run_when_its_cell_cannot_come_back_then_nothing_of_it_is_kept(library: Library) -> None:
+    notebook = notes(library, *(str(number) for number in range(20)))
+    cell = library.add(notebook.id, compare_cell(), None)
+    assert isinstance(cell, CompareCell)
+    run = library.begin_run(notebook.id, run_of(cell, state=RunState.RUNNING))
+    library.delete(notebook.id, cell.id)
+    library.save_run(notebook.id, run)
+    assert library.runs(notebook, cell.id)  # undo may bring it back
+    for id in notebook.cells:
+        library.delete(notebook.id, id)
+    library.save_run(notebook.id, run)
+    assert library.runs(notebook, cell.id) == ()
 
 
 def test_write_when_another_tab_wrote_before_then_the_later_one_wins_and_says_so(library: Library) -> None:
