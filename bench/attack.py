@@ -309,6 +309,10 @@ def _long_words(attacker: _Person, app: WebApp) -> None:
     _import(attacker, _one_answer())
 
 
+def _white_space(attacker: _Person, app: WebApp) -> None:
+    _import(attacker, _fenced())
+
+
 def _many_runs(attacker: _Person, app: WebApp) -> None:
     """Each is written to the disk, and deleted again."""
     key = attacker.ask("import_file", path=attacker.upload("runs.json", _runs()))["key"]
@@ -318,6 +322,13 @@ def _many_runs(attacker: _Person, app: WebApp) -> None:
 @functools.cache
 def _one_answer() -> bytes:
     return _notebook(1, 1, " ".join(str(n * 7919 % 10) for n in range(250_000)))
+
+
+@functools.cache
+def _fenced() -> bytes:
+    """A code fence full of white space, which once held every thread for 8 s."""
+    space = "```html\n" + " " * 45_000 + "x"
+    return _notebook(1, 1, "WORD").replace(b'"a WORD"', json.dumps(space).encode())
 
 
 @functools.cache
@@ -474,6 +485,7 @@ def _scene() -> bytes:
 # What takes the attacker some seconds, before anything is measured.
 _BUILT_BEFORE: dict[str, Callable[[], object]] = {
     "long_words": _one_answer,
+    "white_space": _fenced,
     "many_runs": _runs,
     "bad_lines": functools.partial(_zip, "lines"),
     "many_lists": functools.partial(_zip, "lists"),
@@ -493,6 +505,7 @@ INPUTS: dict[str, Input] = {
     "big_picture": _big_picture,
     "full_queue": _full_queue,
     "long_words": _long_words,
+    "white_space": _white_space,
     "looping_template": _looping_template,
     "many_threads": _many_threads,
     "many_values": _many_values,
