@@ -81,7 +81,7 @@ def drift(
             failed = sum(item.error is not None for item in r.items)
             typer.echo(f"{v.label:28} {'failed':>9} on {failed} of {len(r.items)} questions")
             continue
-        within = " (no more than noise)" if r.within_arithmetic else ""
+        within = " (= noise)" if r.within_arithmetic else ""
         counts = f"{judged.changed.hits} of {judged.changed.n}"
         typer.echo(
             f"{v.label:28} {counts:>9} {judged.changed.at_most:8.1%} {sums.per_token:9.2g} {sums.per_question:9.2g} "
