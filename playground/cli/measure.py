@@ -43,6 +43,9 @@ from playground.wiring import open_parts
 
 _ENCODE = f"{'encode':>10}"
 _GRID_PROJECTORS = "F16,Q8_0,Q4_0,Q2_K"
+ReferenceLabel = Annotated[
+    str | None, typer.Option("--reference", help="Label or id of the reference. Default: the most precise variant.")
+]
 
 
 @with_options
@@ -56,11 +59,15 @@ def drift(
     endpoint: Annotated[
         str, typer.Option(help="The name of a server elsewhere as the reference: each KL is then a lower bound.")
     ] = "",
+    reference: ReferenceLabel = None,
     as_json: AsJson = False,
 ) -> None:
     """How far each variant's distributions lie from the reference's, on images."""
     plan = results.MeasurementPlan(look=look)
-    measured = _measure(choice, questions, sweep, shared, plan, pack, [endpoint] if endpoint else (), endpoint or None)
+    if endpoint and reference is not None:
+        raise BadInput("The server is the reference. Leave out --reference or --endpoint.")
+    servers = [endpoint] if endpoint else ()
+    measured = _measure(choice, questions, sweep, shared, plan, pack, servers, endpoint or reference)
     if as_json:
         _print_json(measured)
         return
@@ -117,12 +124,13 @@ def grid(
     sweep: AxisOptions,
     shared: ResultsOptions,
     pack: PackFile = None,
+    reference: ReferenceLabel = None,
     as_json: AsJson = False,
 ) -> None:
     """Language models by projectors (default: F16, Q8_0, Q4_0, Q2_K): mean KL, and which half it comes from."""
     if not choice.projector and not choice.model:
         choice = replace(choice, projector=[_GRID_PROJECTORS])
-    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(), pack)
+    measured = _measure(choice, questions, sweep, shared, results.MeasurementPlan(), pack, reference=reference)
     effects = results.grid(measured.measurement, measured.variants, measured.reference)
     if not effects:
         raise BadInput("A grid needs at least two language models and two projectors.")
@@ -135,7 +143,8 @@ def grid(
     for name in dict.fromkeys(e.model for e in effects):
         cells = {e.projector: e.kl for e in effects if e.model == name}
         typer.echo(f"{name:24}" + "".join(f"{cells[p]:14.5f}" if p in cells else f"{'–':>14}" for p in columns))
-    typer.echo(results.which_half(effects))
+    if sentence := results.which_half(effects):
+        typer.echo(sentence)
     _fail_if_left_out(measured.measurement)
 
 
@@ -192,6 +201,7 @@ def card(
         list[Path] | None, typer.Option(help="A file to write: .html, .json or .png; may be repeated.")
     ] = None,
     pack: PackFile = None,
+    reference: ReferenceLabel = None,
     as_json: AsJson = False,
 ) -> None:
     """Size, speed, drift and accuracy of some variants, and which one to ship under your limits."""
@@ -209,7 +219,7 @@ def card(
         card_view.check_kind(path.suffix.removeprefix("."))
         check_folder_of(path)
     plan = results.MeasurementPlan(accuracy=True, look=True, speed=True)
-    measured = _measure(choice, questions, sweep, shared, plan, pack)
+    measured = _measure(choice, questions, sweep, shared, plan, pack, reference=reference)
     made = ship.card(
         measured.measurement,
         measured.variants,

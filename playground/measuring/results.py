@@ -231,9 +231,14 @@ def grid(measured: Measurement, variants: Sequence[Variant], reference: str) -> 
 
 
 def which_half(effects: Sequence[Effect]) -> str:
-    """What a byte saved costs in either half, at the quantizations that both have. One sentence each."""
+    """What a byte saved costs in either half, at the quantizations that both have. One sentence each.
+
+    Empty if the reference, whose drift is not measured, is not the largest pair: nothing is saved then.
+    """
     whole = max(e.bytes for e in effects)
     base = next((e for e in effects if e.bytes == whole), effects[0])
+    if base.by_question:
+        return ""
     sentences = []
     for name in dict.fromkeys(e.model for e in effects):
         language = next((e for e in effects if (e.model, e.projector) == (name, base.projector)), None)

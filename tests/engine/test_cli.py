@@ -270,6 +270,7 @@ def test_drift_when_a_question_cannot_be_asked_then_the_table_and_the_exit_code_
     options = ("drift", "--variants", "F16,Q2_K", "--items", folder, "--max-tokens", "8")
     drift = call(*options)
     assert drift.code == 1
+    assert re.search(r"^Q2_K +reference", call(*options, "--reference", "Q2_K").out, re.MULTILINE)
     assert "1 questions (1 left out)" in drift.out
     assert "\nNot enough questions to tell: Q2_K" in drift.out
     assert "1 of 2 questions could not be asked" in drift.err

@@ -69,10 +69,12 @@ def test_grid_when_questions_share_pictures_then_pictures_decide_which_half_cost
     about = tuple(str(k % pictures) for k in range(10))
 
     def effect(model: str, projector: str, size: int, kl: float) -> Effect:
-        return Effect(model, projector, size, kl, None, None, (kl,) * 10, about)
+        return Effect(model, projector, size, kl, None, None, (kl,) * 10 if kl else (), about if kl else ())
 
     effects = (effect("F16", "F16", 1000, 0.0), effect("Q2_K", "F16", 500, 0.5), effect("F16", "Q2_K", 500, 0.1))
     assert words in which_half(effects)
+    others = (effect("F16", "F16", 1000, 0.2), *effects[1:])
+    assert which_half(others) == ""  # another pair is the reference
 
 
 @pytest.mark.parametrize(
