@@ -39,6 +39,7 @@ from playground.measuring import gate, packs, parity, results, statistics
 from playground.measuring import ship_card as ship
 from playground.measuring.summaries import kl_sums
 from playground.settings import Settings
+from playground.values.counts import counted
 from playground.wiring import open_parts
 
 _ENCODE = f"{'encode':>10}"
@@ -325,7 +326,7 @@ def _print_floor(measurement: results.Measurement) -> None:
     left_out = f" ({measurement.left_out} left out)" if measurement.left_out else ""
     n = len(measurement.questions)
     itself = f" The reference against itself, nats a token: {floors}" if floors else ""
-    typer.echo(f"{n} questions{left_out}.{itself}")
+    typer.echo(f"{counted(n, 'question')}{left_out}.{itself}")
     _print_asking(measurement)
 
 

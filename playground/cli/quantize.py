@@ -31,6 +31,7 @@ from playground.quantizing import quantizer, recipes, scan_results
 from playground.quantizing.make_variant import CheckedVariant, MakeJob, MakeRequest
 from playground.quantizing.sensitivity_scan import ScanJob, ScanRequest
 from playground.settings import Settings
+from playground.values.counts import counted
 from playground.values.files import Half
 from playground.values.request import Runtime
 from playground.wiring import Parts, open_parts
@@ -144,7 +145,7 @@ def _print_checked(checked: CheckedVariant, source: Path) -> None:
             f"{checked.embeddings.relative_error:.2%}"
         )
     looks = f"; look test: {checked.looks}" if checked.looks else ""
-    typer.echo(f"{checked.questions} questions: {checked.verdict}{looks}. {checked.gate.reason}")
+    typer.echo(f"{counted(checked.questions, 'question')}: {checked.verdict}{looks}. {checked.gate.reason}")
     typer.echo(f"mean drift {checked.kl.value:.2g} nats a token on these questions, which bounds nothing")
 
 
@@ -209,9 +210,8 @@ def sensitivity(
 
 def _print_sensitivity(scanned: scan_results.Sensitivity, recipe_file: Path | None) -> None:
     scan = scanned.scan
-    typer.echo(
-        f"{scanned.n_searched} questions, noise floor {scanned.floor:.1e}. One group at one type, KL in nats a token:"
-    )
+    questions = counted(scanned.n_searched, "question")
+    typer.echo(f"{questions}, noise floor {scanned.floor:.1e}. One group at one type, KL in nats a token:")
     typer.echo(f"{'group':24}" + "".join(f"{kind:>11}" for kind in scan.kinds) + f"{'nats/MB':>11}")
     for sensitivity in scan_results.ranked(scanned.sensed):
         cells = "".join(f"{'–' if r.kl is None else format(r.kl, '.2g'):>11}" for r in sensitivity.rungs)

@@ -14,6 +14,7 @@ from playground.cli.options import say
 from playground.errors import BadInput
 from playground.measuring import scoring_rules
 from playground.measuring.question_sets import Question, Rule, check_question
+from playground.values.counts import counted
 
 # What OpenAI's API and this app call the reason of an answer that was cut off.
 _CUT_OFF = ("length", "max tokens", "context full")
@@ -114,7 +115,7 @@ def _summarize(rule: Rule, lines: list[tuple[_Line, _Scored]], failed: int) -> N
     """On standard error, so that standard output has one line for each answer."""
     scores = [scored.score for _, scored in lines if scored.score is not None]
     cut_off = sum(scored.truncated for _, scored in lines)
-    words = ["1 answer" if len(lines) == 1 else f"{len(lines)} answers"]
+    words = [counted(len(lines), "answer")]
     if scores:
         words.append(f"mean score {sum(scores) / len(scores):.4f}")
     if len(scores) < len(lines):

@@ -10,6 +10,7 @@ from functools import lru_cache
 from rapidfuzz.distance import Levenshtein
 
 from playground.values.answer import Pane
+from playground.values.counts import counted
 
 # Chinese and Japanese (their punctuation too), Thai, Lao, Burmese and Khmer write no spaces: each character is a word.
 _ALONE = (
@@ -122,12 +123,12 @@ def how_much(reference: str, answer: str) -> str:
         return "white space" if answer != reference else "tokens of the same text"
     if changes != word_changes(reference, answer):
         characters = sum(max(len(before), len(after)) for before, after in changed)
-        return f"{characters} character{'s' if characters > 1 else ''}"
+        return counted(characters, "character")
     same = sum(_words(after) for kind, _, after in changes if kind == "equal")
     if _words(answer) > max(_SHORT_ANSWER, 2 * same):
         return "most words"
     words = sum(max(_words(before), _words(after)) for before, after in changed)
-    return f"{words} word{'s' if words > 1 else ''}" if words else "punctuation"
+    return counted(words, "word") if words else "punctuation"
 
 
 def _words(text: str) -> int:

@@ -32,6 +32,7 @@ from playground.measuring.question_sets import (
 from playground.measuring.results import Progress
 from playground.measuring.suites import Suite, category_of, row_image, row_question
 from playground.support import atomic
+from playground.values.counts import counted
 
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp", b"II*": "tiff"}
 
@@ -291,7 +292,7 @@ def read_sample(folder: Path, n: int) -> QuestionSet | None:
     if left_out > MAX_PROBLEMS:
         problems = [*problems[:MAX_PROBLEMS], f"{left_out - MAX_PROBLEMS} more rows were left out."]
     if len(questions) < n:
-        problems.append(f"The set has only {len(questions)} questions that can be used.")
+        problems.append(f"The set has only {counted(len(questions), 'question')} that can be used.")
     if not any(question.answers for question in questions):
         problems.append(f"{suite.name} has no accepted answers in this split: accuracy cannot be measured.")
     record = SampleRecord(

@@ -18,6 +18,7 @@ from playground.measuring import packs, parity
 from playground.measuring.ship_card import CardRow, ShipCard
 from playground.models.presets import family_name
 from playground.rendering import measurement_view, number_format, plots, templating
+from playground.values.counts import counted
 
 
 def check_kind(kind: str) -> None:
@@ -192,7 +193,7 @@ def _png(card: ShipCard) -> bytes:
     page = PIL.Image.new("RGB", (_PAGE * _SCALE, height * _SCALE), _PAPER)
     sheet = _Sheet(PIL.ImageDraw.Draw(page))
     sheet.text(20, 34, f"Which quantization to ship: {_recommended(card)}", size=18)
-    about = f"{model_of(card)}, {card.questions} questions ({card.set_name}), measured {card.measured[:10]}"
+    about = f"{model_of(card)}, {counted(card.questions, 'question')} ({card.set_name}), measured {card.measured[:10]}"
     sheet.text(20, 54, about, size=12, ink=_DIM)
     top = 80
     for words in wrapped:

@@ -31,6 +31,7 @@ from playground.measuring.statistics import Interval
 from playground.measuring.summaries import kl_sums
 from playground.rendering import number_format, templating
 from playground.values import durations
+from playground.values.counts import counted
 from playground.values.files import Variant
 
 _MAX_PROBLEMS = 5
@@ -211,7 +212,7 @@ def _speed_cells(speed: Speed | None) -> list[tuple[float | None, str, str]]:
     if speed is None:
         return [(None, number_format.UNKNOWN, "")] * 3
     parts = f"encode {number_format.seconds(speed.encode_s)}, prompt {number_format.seconds(speed.prompt_s)}"
-    spread = f"{speed.questions} questions"
+    spread = counted(speed.questions, "question")
     if speed.slowest is not None and speed.fastest is not None:
         spread = (
             f"{number_format.speed(speed.slowest)} to {number_format.speed(speed.fastest)} in {speed.rounds} rounds"

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from playground.comparing.top_drift import TopDrift
 from playground.values.answer import Elsewhere, Metrics
+from playground.values.counts import counted
 from playground.values.files import Variant
 
 UNKNOWN = "–"
@@ -104,7 +105,7 @@ def when(started: str) -> str:
 
 
 def drift_at_least(drift: TopDrift) -> str:
-    tokens = "1 token" if drift.tokens == 1 else f"{drift.tokens} tokens"
+    tokens = counted(drift.tokens, "token")
     return f"at least {drift.kl:.2g} nats a token from the reference: a lower bound by the top tokens, over {tokens}"
 
 

@@ -28,6 +28,7 @@ from playground.notebooks.votes import VoteRow
 from playground.rendering import cell_view, measurement_view, number_format, templating
 from playground.rendering import markdown as as_html
 from playground.values.answer import Branch, ComparisonUpdate, Pane, PaneState
+from playground.values.counts import counted
 from playground.values.files import Variant
 
 _FULL_PICTURE = 2_000_000  # bytes of a PNG that goes into a report as it is; a larger one as its thumbnail
@@ -274,7 +275,9 @@ def measured(measurement: Measurement, variants: Sequence[Variant], reference: s
     judged = gates(measurement.results, measurement.questions, reference, margin)
     columns = ("variant", "changed", "at most (95 %)", "verdict", "KL a token", "KL a question", "same top", "accuracy")
     rows = [[labels[r.variant], *measurement_view.numbers(r, judged.get(r.variant))] for r in measurement.results]
-    heading = f"{len(measurement.questions)} questions; noise floor {measurement_view.nats(measurement.floor)}"
+    heading = (
+        f"{counted(len(measurement.questions), 'question')}; noise floor {measurement_view.nats(measurement.floor)}"
+    )
     form_words = [] if measurement.form is None else [f"asked with {measurement.form.words}"]
     return "\n\n".join(["; ".join([heading, *form_words]), as_html.table(columns, rows)])
 

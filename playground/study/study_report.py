@@ -24,6 +24,7 @@ from playground.rendering import markdown as as_html
 from playground.study.study_job import StudyFamilyResult, StudyResult
 from playground.study.study_steps import QUESTIONS, SPEED, FinishedStep
 from playground.support import atomic
+from playground.values.counts import counted
 from playground.values.files import Half, Variant
 from playground.values.overrides import Overrides
 from playground.values.request import Runtime
@@ -327,9 +328,7 @@ def _about(result: StudyResult) -> list[str]:
     ]
     where = dict.fromkeys(f"{step.engine}; {step.machine}" for step in result.finished)
     families, suites = len(result.families), len(result.sets)
-    first = (
-        f"{families} famil{'ies' if families != 1 else 'y'}, {suites} suite{'s' if suites != 1 else ''}, {n} questions."
-    )
+    first = f"{families} famil{'ies' if families != 1 else 'y'}, {counted(suites, 'suite')}, {counted(n, 'question')}."
     return [first, *shown, *where]
 
 

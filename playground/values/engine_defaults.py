@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from playground.values.counts import counted
+
 # The question that the candidates are compared by: LLaVA's image with some text, and an answer.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 600, 128
 
@@ -25,7 +27,7 @@ class EngineSettings:
     def words(self) -> str:
         """For a person."""
         attention = {None: "llama.cpp's choice", True: "on", False: "off"}[self.flash_attention]
-        threads = f"{self.n_threads} thread{'' if self.n_threads == 1 else 's'}"
+        threads = counted(self.n_threads, "thread")
         return f"flash attention {attention}, {threads}, context {self.n_ctx}"
 
 

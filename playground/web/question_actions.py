@@ -21,6 +21,7 @@ from playground.notebooks import marks
 from playground.notebooks.cells import CellQuestions, CompareCell
 from playground.notebooks.library import Library
 from playground.rendering import templating
+from playground.values.counts import counted
 from playground.web import demo
 from playground.web.job_limits import JobLimits
 from playground.web.notebook_view import NotebookView
@@ -125,7 +126,7 @@ class QuestionActions:
             now = self._view.compare_cell(notebook, cell)
             before = _questions_of(now)
             plan = replace(before.plan, accuracy=True)
-            name = f"{n} marked question{'s' if n > 1 else ''}"
+            name = counted(n, "marked question")
             questions = replace(before, source=source, name=name, n=n, plan=plan)
             written, _ = self._library.write(key, replace(now, questions=questions))
             self._library.files(notebook).accept(source)
