@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 
 import markupsafe
@@ -22,6 +23,8 @@ from playground.values.files import Variant
 from playground.web.public_link import PublicLink
 from playground.web.replies import CellHtml, CellsReply, PageReply
 from playground.wiring import Parts
+
+logger = logging.getLogger(__name__)
 
 # Cells whose answers come with the page; the others follow at once, or when they are scrolled to.
 _FILLED_AT_ONCE = 3
@@ -125,18 +128,23 @@ class NotebookView:
         if shown is None:
             return cell_view.notice("This run cannot be read. Run the cell again.")
         other = self._library.run(notebook, id, newest) if beside and shown.number != newest else None
-        picture = self.picture_of(notebook, shown.cell.questions)
-        return cell_view.run(
-            shown,
-            runs,
-            cell,
-            self._library.files(notebook).thumbnail,
-            picture,
-            can_edit=can_edit,
-            beside=other,
-            repeats=self._repeats(notebook, id, shown),
-            tally=self._tally(notebook),
-        )
+        try:
+            return cell_view.run(
+                shown,
+                runs,
+                cell,
+                self._library.files(notebook).thumbnail,
+                self.picture_of(notebook, shown.cell.questions),
+                can_edit=can_edit,
+                beside=other,
+                repeats=self._repeats(notebook, id, shown),
+                tally=self._tally(notebook),
+            )
+        except PlaygroundError:
+            raise
+        except Exception:  # one run, which may be imported, must not keep the notebook from opening
+            logger.exception("run %s of cell %s", shown.number, id)
+            return cell_view.notice("This run cannot be shown. The app's log has more. Run the cell again.")
 
     def run_html(self, key: str, run: Run) -> markupsafe.Markup:
         """A run that goes on or has just ended, as the newest one of its cell."""

@@ -201,8 +201,8 @@ def test_shard_when_it_goes_then_the_links_to_it_go_with_it(opened: Callable[[in
 
 @pytest.mark.parametrize(
     ("name", "sha256"),
-    [("../a.gguf", FILE.sha256), ("", FILE.sha256), ("..", FILE.sha256), ("copy.part", FILE.sha256),
-     ("/etc/a", FILE.sha256), ("a.gguf", ".."), ("a.gguf", "*"), ("a.gguf", "../" * 21 + "x")],
+    [("../a.gguf", "a" * 64), ("", "a" * 64), ("..", "a" * 64), ("copy.part", "a" * 64), ("/etc/a", "a" * 64),
+     ("a.gguf", ".."), ("a.gguf", "*"), ("a.gguf", "../" * 21 + "x")],
 )  # fmt: skip
 def test_copy_when_it_would_lie_elsewhere_then_refused(copies: Copies, tmp_path: Path, name: str, sha256: str) -> None:
     before = sorted(tmp_path.rglob("*"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -21,10 +22,10 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from playground.errors import BadImage, BadInput, NoRoom, NotAllowed
-from playground.notebooks.cells import CellQuestions, CompareCell, NoteCell
+from playground.notebooks.cells import CellQuestions, CompareCell, NoteCell, Run
 from playground.notebooks.file_format import WholeCell
 from playground.notebooks.library import Library
-from playground.rendering import qr_code
+from playground.rendering import cell_view, qr_code
 from playground.web import notebook_file
 from playground.web.live_runs import LiveRuns, RunJob
 from playground.web.notebook_actions import NotebookActions
@@ -271,6 +272,26 @@ def test_picture_when_its_image_is_uploaded_or_in_the_file_then_it_is_shown(
     forged = re.sub(r'("images":\{"[0-9a-f]{64}":")[^"]*', r"\1AAAA", whole)
     third = actions.import_file("a fourth browser", forged)
     assert library.files(library.own(str(third.key))).png(picture.sha256) is None
+
+
+def test_run_when_it_cannot_be_shown_then_the_others_are(
+    parts: Parts, actions_of: ActionsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = str(actions_of(parts).open().key)
+    first, second = (parts.library.add(key, compare_cell(), None) for _ in range(2))
+    for cell in (first, second):
+        parts.library.begin_run(key, run_of(cast(CompareCell, cell), ANSWERED))
+    drawn = cell_view.run
+
+    def fails_for_one(shown: Run, *rest: Any, **more: Any) -> Any:
+        if shown.cell.id == first.id:
+            raise ZeroDivisionError
+        return drawn(shown, *rest, **more)
+
+    monkeypatch.setattr(cell_view, "run", fails_for_one)
+    failed, shown = (output.html for output in actions_of(parts).outputs(key, [first.id, second.id]).outputs)
+    assert "This run cannot be shown." in failed
+    assert "red squares" in shown
 
 
 def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets_it_by_no_name(
