@@ -291,7 +291,7 @@ def test_run_when_it_cannot_be_shown_then_the_others_are(
     monkeypatch.setattr(cell_view, "run", fails_for_one)
     failed, shown = (output.html for output in actions_of(parts).outputs(key, [first.id, second.id]).outputs)
     assert "This run cannot be shown." in failed
-    assert "red squares" in shown
+    assert "vp-pane" in shown
 
 
 def test_pack_when_chosen_then_the_cell_has_its_limits_and_another_notebook_gets_it_by_no_name(
