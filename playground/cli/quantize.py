@@ -140,7 +140,7 @@ def _print_checked(checked: CheckedVariant, source: Path) -> None:
     typer.echo(f"{checked.path.name}: {_sizes(checked.bytes, source)}{with_matrix}")
     if checked.embeddings is not None:
         typer.echo(
-            f"embeddings against the source's, {checked.embeddings.images} images: cosine "
+            f"embeddings against the source's, {counted(checked.embeddings.images, 'image')}: cosine "
             f"{checked.embeddings.cosine_mean:.4f} (lowest patch {checked.embeddings.cosine_min:.4f}), relative error "
             f"{checked.embeddings.relative_error:.2%}"
         )

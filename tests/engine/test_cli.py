@@ -202,8 +202,8 @@ def test_quantize_when_with_the_partner_then_checked_and_said(call: Call) -> Non
     words = ("quantize", PROJECTOR, "Q4_0", "--partner", MODEL, "-n", "1", "--out", "new.gguf")
     lines = fine(call(*words)).splitlines()
     assert lines[0].startswith("new.gguf: 2.")
-    assert lines[1].startswith("embeddings against the source's, 1 images: cosine 0.99")
-    assert lines[2].startswith("1 questions: not enough questions; look test: too few questions.")
+    assert lines[1].startswith("embeddings against the source's, 1 image: cosine 0.99")
+    assert lines[2].startswith("1 question: not enough questions; look test: too few questions.")
     assert "About 88 questions would be enough if they went on like these." in lines[2]
     shown = fine(call("quantize", MODEL, "Q2_K", "--dry-run"))
     assert shown.startswith("tiny-vlm-7M-Q2_K.gguf: would have ")
@@ -271,7 +271,7 @@ def test_drift_when_a_question_cannot_be_asked_then_the_table_and_the_exit_code_
     drift = call(*options)
     assert drift.code == 1
     assert re.search(r"^Q2_K +reference", call(*options, "--reference", "Q2_K").out, re.MULTILINE)
-    assert "1 questions (1 left out)" in drift.out
+    assert "1 question (1 left out)" in drift.out
     assert "\nNot enough questions to tell: Q2_K" in drift.out
     assert "1 of 2 questions could not be asked" in drift.err
     assert "this model was trained for" in drift.err.lower()

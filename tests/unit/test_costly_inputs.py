@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -27,6 +26,7 @@ from playground.rendering import markdown
 from playground.support import pieces
 from playground.values.answer import Candidate, TokenScore
 from testkit.notebooks import F16, Q2, compare_cell, measurement, pane, result, run_of
+from testkit.waiting import awaited
 
 SECONDS = 20.0  # of the processor, on a slow machine; they take a tenth. Each once took 5 s to minutes
 HEAD = '{"format":"vlm-quant-playground/notebook","version":1,"title":"t","cells": '
@@ -287,7 +287,7 @@ def test_stream_when_a_server_sends_only_empty_lines_of_data_then_it_is_too_much
         return [event async for event in client._events("far", response)]
 
     with pytest.raises(EndpointError, match="far sends too much"):
-        asyncio.run(read())
+        awaited(read())
 
 
 @pytest.mark.thorough

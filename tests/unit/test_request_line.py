@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from playground.web.request_line import RequestLine
+from testkit.waiting import awaited
 
 
 def test_requests_when_a_machine_joins_then_more_of_them_run_at_once() -> None:
@@ -31,4 +32,4 @@ def test_requests_when_a_machine_joins_then_more_of_them_run_at_once() -> None:
             end.set()
         return running
 
-    assert asyncio.run(held()) == 4
+    assert awaited(held()) == 4

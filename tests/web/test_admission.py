@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from playground.settings import Settings
 from playground.web import admission, login, server
 from playground.web.admission import Admission
 from playground.web.uploads import Uploads
+from testkit.waiting import awaited
 
 JOIN = "/gradio_api/queue/join"
 
@@ -99,8 +99,7 @@ def test_events_when_one_person_sends_many_at_once_then_they_begin_one_after_ano
         await asyncio.gather(*(join() for _ in range(40)))
 
     monkeypatch.setattr(admission, "_sleep", sleep)
-    with ThreadPoolExecutor(1) as executor:
-        executor.submit(asyncio.run, all_at_once()).result()
+    awaited(all_at_once())
     assert statuses == [200] * 40
     assert most == 1
 
@@ -145,9 +144,7 @@ def test_heartbeat_when_its_connection_closes_then_the_page_was_left(
         closes.set()
         await open_page
 
-    # In a thread of its own: browser tests in the same process leave a running loop in theirs.
-    with ThreadPoolExecutor(1) as executor:
-        executor.submit(asyncio.run, page()).result()
+    awaited(page())
     assert left == ["s1"]
     assert sent[1]["body"] == b"data: ALIVE\n\n"
     assert app.state_holder.session_data["s1"].is_closed

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 import pytest
@@ -15,9 +13,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 from testkit.running import SCENE, WHAT
+from testkit.waiting import awaited
 from testkit.webapp import WebApp, running
 
-_T = TypeVar("_T")
 F16, Q2 = "tiny-vlm:F16+mmproj-F16", "tiny-vlm:Q2_K+mmproj-F16"
 SCENE_URL = "data:image/png;base64," + base64.b64encode(SCENE.read_bytes()).decode()
 
@@ -31,12 +29,6 @@ def app(derived: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web
         yield started
 
 
-def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """In a thread of its own: the browser that other tests of this process opened has its loop in this one."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, work).result()
-
-
 def test_tools_when_listed_then_their_arguments_have_types(app: WebApp) -> None:
     async def listed() -> dict[str, Any]:
         async with (
@@ -46,7 +38,7 @@ def test_tools_when_listed_then_their_arguments_have_types(app: WebApp) -> None:
             await session.initialize()
             return {tool.name: tool.inputSchema for tool in (await session.list_tools()).tools}
 
-    tools = run(listed())
+    tools = awaited(listed())
     assert set(tools) == {"variants", "compare", "memory", "doctor", "measure"}
     kinds = {name: {key: field["type"] for key, field in tool["properties"].items()} for name, tool in tools.items()}
     assert kinds["doctor"] == {"variant": "string"}
@@ -76,7 +68,7 @@ def test_tools_when_called_then_the_last_document(app: WebApp) -> None:
                 await session.call_tool("doctor", {"variant": "gone"}),
             ]
 
-    replies = run(called())
+    replies = awaited(called())
     variants, doctor, measured, compared, refused = ("".join(part.text for part in r.content) for r in replies)
     assert [reply.isError for reply in replies] == [False] * 4 + [True]
     assert Q2 in variants

@@ -8,7 +8,6 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -38,6 +37,7 @@ from playground.web.uploads import Uploads
 from playground.wiring import Parts
 from testkit.notebooks import ANSWERED, RED, compare_cell, run_of, whole
 from testkit.running import SCENE
+from testkit.waiting import awaited
 from testkit.webapp import WebApp
 
 # --- files, and other hosts -------------------------------------------------------------------------------------------
@@ -144,8 +144,7 @@ def test_fetch_when_redirected_or_too_large_then_only_public_addresses_are_asked
 
     def fetched(url: str, **settings: Any) -> bytes:
         allowed = Settings(api_remote_images=True, **settings)
-        with ThreadPoolExecutor(1) as executor:
-            return executor.submit(asyncio.run, remote_images.fetch(url, "image 1", allowed)).result()
+        return awaited(remote_images.fetch(url, "image 1", allowed))
 
     assert fetched(f"{public}/to={public}/a.png") == b"x" * 3000
     for url in (f"http://{host}/b", f"{public}/to=http://{host}/b", f"{public}/to=file:///etc/passwd"):
@@ -194,8 +193,7 @@ def test_fetch_when_gradio_wants_many_images_then_a_few_at_once(
     monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", None)  # is put back
     monkeypatch.setattr(remote_images, "fetch", fetch)
     remote_images.fetch_for_gradio(Settings(api_remote_images=True), Uploads(tmp_path, 10_000_000))
-    with ThreadPoolExecutor(1) as executor:
-        files = executor.submit(asyncio.run, all_at_once()).result()
+    files = awaited(all_at_once())
     assert [Path(file).read_bytes() for file in files] == [b"x"] * 20
     assert most == 8
 
