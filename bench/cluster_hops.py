@@ -34,9 +34,12 @@ class StampingAgent(Agent):
         super().__init__()
         stamp_here()
 
-    async def request(self, *given: Any) -> AsyncIterator[Sequence[protocol.Reply | Fault]]:
+    async def request(self, *given: Any) -> AsyncIterator[Sequence[bytes | Fault]]:
         async for replies in super().request(*given):
-            yield [reply if isinstance(reply, Fault) else stamped(reply, "agent") for reply in replies]
+            yield [
+                reply if isinstance(reply, Fault) else protocol.encoded(stamped(protocol.as_reply(reply), "agent"))
+                for reply in replies
+            ]
 
 
 def stamp_here() -> None:

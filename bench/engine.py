@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,17 +38,15 @@ from testkit import pairs
 PROMPT = "Describe what you see in this picture in detail, please."
 QUANTIZATIONS = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")
 # CLIP-L/14-336's shape below the width: 576 image tokens.
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"n_embd": 256, "n_layer": 2, "vision_layer": 2, "image_size": 112, "patch_size": 14},
+SIZES: dict[str, dict[str, Any]] = {  # of pairs.write_llava
+    "tiny": {"n_embd": 256, "n_layer": 2, "size": pairs.VisionSize(layer=2, image=112, patch=14)},
     "168m": {
         "n_embd": 768, "n_layer": 16, "n_head": 12, "n_head_kv": 12, "n_ff": 2048, "n_vocab": 32_000,
-        "vision_embd": 768, "vision_layer": 12, "vision_head": 12, "vision_ff": 3072, "image_size": 336,
-        "patch_size": 14,
+        "size": pairs.VisionSize(embd=768, layer=12, head=12, ff=3072, image=336, patch=14),
     },
     "3b": {
         "n_embd": 2560, "n_layer": 32, "n_head": 20, "n_head_kv": 20, "n_ff": 6912, "n_vocab": 32_000,
-        "vision_embd": 1024, "vision_layer": 24, "vision_head": 16, "vision_ff": 4096, "image_size": 336,
-        "patch_size": 14,
+        "size": pairs.VisionSize(embd=1024, layer=24, head=16, ff=4096, image=336, patch=14),
     },
 }  # fmt: skip
 

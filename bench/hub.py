@@ -21,7 +21,7 @@ from playground.models.hub.client import Hub
 from playground.models.hub.listing import RemoteFile, RepoListing
 from testkit import pairs
 from testkit.gguf_bytes import GOOD, language_with_a_large_vocabulary, mutate, rich
-from testkit.hub_server import HubRepo, hub_server
+from testkit.hub_server import HubFile, HubRepo, hub_server
 
 _BYTES = 10**9
 _ROUNDS = 3
@@ -59,7 +59,7 @@ def measure(folder: Path) -> dict[str, float]:
 def _requests(folder: Path) -> dict[str, float]:
     """What the server counts, for a repository of 30 files and a pair with a vocabulary of 151,936 tokens."""
     pair = pairs.write_llava(folder, size=pairs.VisionSize(32, 27, 4, 64, 112, 14), name="27-layers")
-    files: dict[str, bytes | Path] = {f"a-{n}.gguf": GOOD for n in range(28)}
+    files: dict[str, bytes | Path | HubFile] = {f"a-{n}.gguf": GOOD for n in range(28)}
     files |= {"big-Q4_K_M.gguf": language_with_a_large_vocabulary(), "mmproj-F16.gguf": pair.projector}
     with hub_server([HubRepo("acme/a", files)]) as server, _patched(server.patch, folder / "counted"):
         hub = Hub(own_token=False)

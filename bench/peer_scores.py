@@ -581,6 +581,7 @@ def main() -> None:
                 continue
             keys.add(key)
             ours, theirs = score(row.question, row.answer), float(peers[row.task](row))
+            assert ours is not None  # each row has accepted answers
             reason = "" if same(ours, theirs) else why(row, ours, peers)
             if reason == "?":
                 strange.append((row.task, row.question.answers[0], row.answer, ours, theirs, row.meant))

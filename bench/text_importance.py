@@ -32,7 +32,7 @@ def main() -> None:
             chunk[0] = C.llama_vocab_bos(vocabulary)
         # llama-imatrix wants the logits of every token, so that the last layer computes them all.
         prompt = EncodedPrompt((TextChunk((chunk[0],)),), model.n_embd, "", 0.0, None)
-        scoring.score(model, Score(prompt, chunk[1:], runtime), cancelled=Event())
+        scoring.score(model, Score(prompt, tuple(chunk[1:]), runtime), cancelled=Event())
     importance.write(WriteImportance(out, Path(text).name))
 
 
