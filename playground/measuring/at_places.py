@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
@@ -104,8 +104,7 @@ class AtPlaces:
         here, group = self._steps.at(places), begun.pop(0) if begun else self._take(places)
         while group:
             ahead = begun.pop(0) if begun else self._shares.take(places, ahead=True) if on_gpu else []
-            for variant, then in zip_longest(group, (*group[1:], *(ahead or self._shares.likely(places))[:1])):
-                here.then = then if on_gpu else None  # on a CPU the two would fight for its cores
+            for variant in self._one_by_one(here, group, ahead or self._shares.likely(places)):
                 self._measure(here, variant, done)
             group = ahead or self._take(places)
         self._shares.leave(places)
@@ -118,20 +117,24 @@ class AtPlaces:
         groups: list[list[Variant]] = []
         if self._answer is None or places == self._home:
             return groups
-        here, most, on_gpu = self._steps.at(places), self._shares.fair_share, self._pool.on_gpu
+        here, most = self._steps.at(places), self._shares.fair_share
         while len(groups) < most and self._is_free(places, self._reference_is_known.is_set):
             group = self._shares.take(places, ahead=True, from_the_end=True)
             if not group:
                 break
             groups.append(group)
-            likely = self._shares.likely(places, from_the_end=True)
-            for variant, then in zip_longest(group, (*group[1:], *likely[:1])):
-                here.then = then if on_gpu else None
+            for variant in self._one_by_one(here, group, self._shares.likely(places, from_the_end=True)):
                 try:
                     self._answer(here, variant)
                 except Exception:  # it comes again when the variant is measured
                     logger.debug("%s was not asked ahead", variant.label, exc_info=True)
         return groups
+
+    def _one_by_one(self, here: Steps, group: list[Variant], next_group: list[Variant]) -> Iterator[Variant]:
+        """Its variants. The one behind each is loaded meanwhile; not on a CPU, where the two would fight for cores."""
+        for variant, then in zip_longest(group, (*group[1:], *next_group[:1])):
+            here.then = then if self._pool.on_gpu else None
+            yield variant
 
     def _is_free(self, places: Places, too_late: Callable[[], bool]) -> bool:
         """Wait until nobody else generates there. False: it is too late, or the measurement is stopped."""

@@ -81,19 +81,7 @@ def plan(
     stop: Callable[[], bool] = lambda: False,
 ) -> QuantizedFile:
     """What a file would be: how large, and what a type cannot hold. Nothing is written. Raises as `make`."""
-    request = protocol.Quantize(
-        source=str(source),
-        target="",
-        quantization=quantization,
-        half=half,
-        tensor_types=tuple(tensor_types),
-        requantize=requantize,
-        dry_run=True,
-        imatrix="" if imatrix is None else str(imatrix),
-    )
-    with _explained(source, stop):
-        planned = run_request(request, pool, stop=stop)
-    return QuantizedFile(None, planned.bytes or source.stat().st_size, planned.seconds, planned.notes)
+    return _planned(_request(source, quantization, half, tensor_types, requantize, imatrix), pool, stop)
 
 
 def make(
@@ -127,37 +115,49 @@ def make(
     if target.resolve() == source.resolve():
         raise BadInput("The new file would replace its source. Give it another name.")
     check_name(target)
+    request = _request(source, quantization, half, tensor_types, requantize, imatrix)
     try:
         if planned is None:
-            planned = plan(
-                source,
-                quantization,
-                pool,
-                half,
-                tensor_types=tensor_types,
-                requantize=requantize,
-                imatrix=imatrix,
-                stop=stop,
-            )
+            planned = _planned(request, pool, stop)
         on_plan(planned.notes)
         check_room(target, planned.bytes)
         with _explained(source, stop), atomic.replacing(target) as part:
-            request = protocol.Quantize(
-                source=str(source),
-                target=str(part),
-                quantization=quantization,
-                half=half,
-                tensor_types=tuple(tensor_types),
-                requantize=requantize,
-                metadata=_metadata(source, quantization, tensor_types, imatrix, name, made_with),
-                imatrix="" if imatrix is None else str(imatrix),
-            )
-            done = run_request(request, pool, on_step=on_step, stop=stop)
+            metadata = _metadata(source, quantization, tensor_types, imatrix, name, made_with)
+            order = msgspec.structs.replace(request, target=str(part), dry_run=False, metadata=metadata)
+            done = run_request(order, pool, on_step=on_step, stop=stop)
             if stop():  # it cannot be asked to stop: it was killed, or was done before that
                 raise Interrupted("Stopped.")
         return QuantizedFile(target, target.stat().st_size, done.seconds, done.notes)
     except OSError as error:
         raise cannot_write(target, error) from None
+
+
+def _request(
+    source: Path,
+    quantization: str,
+    half: Half,
+    tensor_types: Sequence[protocol.TensorType],
+    requantize: bool,
+    imatrix: Path | None,
+) -> protocol.Quantize:
+    """A dry run."""
+    return protocol.Quantize(
+        source=str(source),
+        target="",
+        quantization=quantization,
+        half=half,
+        tensor_types=tuple(tensor_types),
+        requantize=requantize,
+        dry_run=True,
+        imatrix="" if imatrix is None else str(imatrix),
+    )
+
+
+def _planned(dry_run: protocol.Quantize, pool: Pool, stop: Callable[[], bool]) -> QuantizedFile:
+    source = Path(dry_run.source)
+    with _explained(source, stop):
+        planned = run_request(dry_run, pool, stop=stop)
+    return QuantizedFile(None, planned.bytes or source.stat().st_size, planned.seconds, planned.notes)
 
 
 @contextmanager

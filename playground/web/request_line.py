@@ -30,8 +30,8 @@ class RequestLine:
         if self._open[who] >= self._most:
             raise Busy(f"Busy: {self._most} of your requests are open. Wait for one of them to end.")
         self._open[who] += 1
-        limiter = self._turns.setdefault(who, CapacityLimiter(self._at_once()))
-        limiter.total_tokens = self._at_once()
+        limiter = self._turns.setdefault(who, CapacityLimiter(1))
+        limiter.total_tokens = self._at_once()  # anew: a machine may have joined
         try:
             async with limiter:
                 yield
